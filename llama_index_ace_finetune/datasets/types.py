@@ -1,0 +1,96 @@
+"""What retrieval is about: memories, queries, and which memory answers which query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from llama_index_ace_finetune.datasets.ledger import Ledger
+from llama_index_ace_finetune.datasets.normalise import normalise
+
+NO_METADATA: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """One text that can be retrieved.
+
+    `id` is a string inside the package; a source's own id of another type stands in `metadata["source_id"]`.
+    `text` is what is embedded: for LlamaIndex nodes, `MetadataMode.EMBED`.
+    """
+
+    id: str
+    text: str
+    metadata: Mapping[str, Any] = field(default=NO_METADATA)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One thing a user typed."""
+
+    id: str
+    text: str
+    metadata: Mapping[str, Any] = field(default=NO_METADATA)
+
+
+@dataclass(frozen=True)
+class RetrievalDataset:
+    """Memories, queries and judgements, tied together by ids.
+
+    `judgements[query_id][memory_id]` is the grade as the source gives it: above 0 is right, 0 is judged wrong;
+    a pair that is absent was never judged. Nothing is merged in the fields; the two notions of sameness are
+    derived: memories whose normalised texts are equal are one *answer*, and queries whose normalised texts are
+    equal share their right answers.
+    """
+
+    name: str
+    memories: Mapping[str, Memory]
+    queries: Mapping[str, Query]
+    judgements: Mapping[str, Mapping[str, float]]
+    ledger: Ledger = field(default_factory=Ledger)
+
+    @cached_property
+    def answer_ids(self) -> Mapping[str, str]:
+        """Memory id -> the id of its answer: the smallest id among the memories with an equal text."""
+        return _smallest_id_per_text({m.id: m.text for m in self.memories.values()})
+
+    @cached_property
+    def query_groups(self) -> Mapping[str, str]:
+        """Query id -> the smallest id among the queries with an equal text."""
+        return _smallest_id_per_text({q.id: q.text for q in self.queries.values()})
+
+    @cached_property
+    def _relevant_by_group(self) -> Mapping[str, frozenset[str]]:
+        groups: dict[str, set[str]] = {}
+        for query_id, grades in self.judgements.items():
+            right = {self.answer_ids[memory_id] for memory_id, grade in grades.items() if grade > 0}
+            groups.setdefault(self.query_groups[query_id], set()).update(right)
+        return {group: frozenset(right) for group, right in groups.items()}
+
+    def relevant(self, query_id: str) -> frozenset[str]:
+        """Answer ids that are right for the query, or for any query with an equal text."""
+        return self._relevant_by_group.get(self.query_groups[query_id], frozenset())
+
+    def judged_wrong(self, query_id: str) -> frozenset[str]:
+        """Answer ids that somebody judged wrong for the query and nobody judged right for its text."""
+        wrong = {self.answer_ids[m] for m, grade in self.judgements.get(query_id, {}).items() if grade <= 0}
+        return frozenset(wrong - self.relevant(query_id))
+
+    @cached_property
+    def answers(self) -> Mapping[str, Memory]:
+        """The distinct answers, sorted by id: the rows of every matrix over this dataset's corpus."""
+        return {i: self.memories[i] for i in sorted(set(self.answer_ids.values()))}
+
+
+def _smallest_id_per_text(texts: Mapping[str, str]) -> Mapping[str, str]:
+    smallest: dict[str, str] = {}
+    keys = {}
+    for identifier, text in texts.items():
+        key = keys[identifier] = normalise(text)
+        held = smallest.get(key)
+        if held is None or identifier < held:
+            smallest[key] = identifier
+    return {identifier: smallest[key] for identifier, key in keys.items()}
