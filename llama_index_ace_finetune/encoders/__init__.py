@@ -1,0 +1,1 @@
+"""Text to unit vectors: model files, prompts, identity, cache."""

@@ -1,0 +1,83 @@
+"""Vectors on disk, so that a text is encoded once per model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_KEY_BYTES = 16
+
+
+class VectorCache:
+    """Vectors of one model in one role, keyed by text.
+
+    The folder is `root/fingerprint/role`, so two trainings in one model folder can not collide. Each `add` writes one
+    immutable shard (keys and vectors, renamed into place), so a killed process loses at most the shard in hand.
+    """
+
+    def __init__(self, root: Path, *, fingerprint: str, role: str) -> None:
+        self._folder = root / fingerprint / role
+        self._rows: dict[bytes, tuple[int, int]] = {}
+        self._shards: list[NDArray[np.float32]] = []
+        for file in sorted(self._folder.glob("*.keys.npy")):
+            self._open(file)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def lookup(self, texts: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
+        """Return which of `texts` are held (bool [n]) and their vectors (float32 [held, d]; None if none is)."""
+        places = [self._rows.get(_key(text)) for text in texts]
+        held = np.array([place is not None for place in places], bool)
+        found = [place for place in places if place is not None]
+        if not found:
+            return held, None
+        vectors = np.empty((len(found), self._shards[found[0][0]].shape[1]), np.float32)
+        shard_of = np.array([shard for shard, _ in found])
+        row_of = np.array([row for _, row in found])
+        for shard in np.unique(shard_of):
+            mask = shard_of == shard
+            vectors[mask] = self._shards[shard][row_of[mask]]
+        return held, vectors
+
+    def add(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Store one vector [d] per text; `vectors` is float32 [n, d]."""
+        if not len(texts):
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        keys = np.frombuffer(b"".join(_key(text) for text in texts), np.uint8).reshape(-1, _KEY_BYTES)
+        name = hashlib.sha256(keys.tobytes()).hexdigest()[:16]
+        _write(self._folder / f"{name}.vectors.npy", np.ascontiguousarray(vectors, np.float32))
+        # The keys come last: a shard exists once its keys do.
+        _write(self._folder / f"{name}.keys.npy", keys)
+        self._open(self._folder / f"{name}.keys.npy")
+
+    def _open(self, keys_file: Path) -> None:
+        vectors_file = keys_file.with_name(keys_file.name.replace(".keys.", ".vectors."))
+        try:
+            keys = np.load(keys_file, allow_pickle=False)
+            vectors = np.load(vectors_file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):
+            return  # A damaged shard is only a miss: its texts are encoded again.
+        if keys.ndim != 2 or keys.shape[1] != _KEY_BYTES or vectors.ndim != 2 or len(vectors) != len(keys):
+            return
+        shard = len(self._shards)
+        self._shards.append(vectors)
+        for row, key in enumerate(keys):
+            self._rows[key.tobytes()] = (shard, row)
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
+
+
+def _write(file: Path, array: NDArray[np.float32] | NDArray[np.uint8]) -> None:
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    with aside.open("wb") as handle:
+        np.save(handle, array)
+    aside.replace(file)

