@@ -1,0 +1,175 @@
+"""training_data.json: the original's fields, with ids, scores, the corpus and the split beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from llama_index_ace_finetune.atomic import write_json
+from llama_index_ace_finetune.datasets.normalise import normalise
+from llama_index_ace_finetune.errors import DatasetError
+
+FORMAT_VERSION = "3.0"
+
+
+@dataclass(frozen=True, slots=True)
+class HardNegative:
+    """A wrong answer that today's retrieval ranks high: its id, the source that found it, its score and rank there."""
+
+    memory_id: str
+    source: str = ""
+    score: float | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """One query with every memory known to be right and the negatives mined for it."""
+
+    query_id: str
+    query: str
+    positive_ids: tuple[str, ...]
+    negatives: tuple[HardNegative, ...] = ()
+    split: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def negative_ids(self) -> tuple[str, ...]:
+        """Ids of the mined negatives, hardest first."""
+        return tuple(negative.memory_id for negative in self.negatives)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Everything training needs: examples by id, and the corpus they point into.
+
+    `memories` maps ids to texts (distinct texts); `split` is the manifest of the division the examples come from,
+    None for files that have none.
+    """
+
+    examples: tuple[TrainingExample, ...]
+    memories: Mapping[str, str]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    split: Mapping[str, Any] | None = None
+
+    def save(self, path: Path) -> None:
+        """Write the file whole or not at all."""
+        rows = []
+        for example in self.examples:
+            row: dict[str, Any] = {
+                "query": example.query,
+                "positive": self.memories[example.positive_ids[0]],
+                "negatives": [self.memories[negative.memory_id] for negative in example.negatives],
+                "metadata": dict(example.metadata),
+                "query_id": example.query_id,
+                "positive_ids": list(example.positive_ids),
+                "negative_ids": list(example.negative_ids),
+                "negative_sources": [negative.source for negative in example.negatives],
+                "negative_scores": [negative.score for negative in example.negatives],
+                "negative_ranks": [negative.rank for negative in example.negatives],
+            }
+            if example.split:
+                row["split"] = example.split
+            rows.append(row)
+        metadata = {
+            "total_examples": len(rows),
+            "generated_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "format_version": FORMAT_VERSION,
+            **self.metadata,
+        }
+        write_json(
+            path, {"metadata": metadata, "examples": rows, "memories": dict(self.memories), "split": self.split}
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> TrainingData:
+        """Read a file of ours or of the original (texts only, no ids).
+
+        Raises:
+            DatasetError: naming the file, and the line or the example that is wrong.
+        """
+        document = _read_json(path)
+        rows = document.get("examples") if isinstance(document, dict) else None
+        if not isinstance(rows, list) or not rows:
+            raise DatasetError(
+                f"{str(path)!r} holds no training examples (a non-empty list 'examples'); generate it again."
+            )
+        corpus = document.get("memories") or {}
+        if not isinstance(corpus, dict) or not all(isinstance(text, str) for text in corpus.values()):
+            raise DatasetError(f"{str(path)!r}: 'memories' must map ids to texts; generate it again.")
+        reader = _ExampleReader(path, corpus)
+        examples = tuple(reader.read(number, row) for number, row in enumerate(rows))
+        split = document.get("split")
+        return cls(
+            examples=examples,
+            memories=reader.memories,
+            metadata=document.get("metadata") or {},
+            split=split if isinstance(split, dict) else None,
+        )
+
+
+class _ExampleReader:
+    """Turns rows into examples; rows without ids get them from their texts."""
+
+    def __init__(self, path: Path, corpus: Mapping[str, str]) -> None:
+        self.memories: dict[str, str] = dict(corpus)
+        self._path = path
+        self._by_text = {normalise(text): identifier for identifier, text in self.memories.items()}
+
+    def read(self, number: int, row: Any) -> TrainingExample:
+        where = f"{str(self._path)!r}, example {number}"
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("query", "positive")):
+            raise DatasetError(f"{where}: needs the texts 'query' and 'positive'; generate the file again.")
+        texts = row.get("negatives") or []
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise DatasetError(f"{where}: 'negatives' must be a list of texts; generate the file again.")
+        positive_ids = row.get("positive_ids") or [self._id_of(row["positive"])]
+        negative_ids = row.get("negative_ids") or [self._id_of(text) for text in texts]
+        for identifier in [*positive_ids, *negative_ids]:
+            if identifier not in self.memories:
+                raise DatasetError(
+                    f"{where}: memory {identifier!r} is not among the file's 'memories'; "
+                    "it was made for another corpus, generate it again."
+                )
+        sources, scores, ranks = (
+            row.get(name) or [default] * len(negative_ids)
+            for name, default in (("negative_sources", ""), ("negative_scores", None), ("negative_ranks", None))
+        )
+        return TrainingExample(
+            query_id=str(row.get("query_id", number)),
+            query=row["query"],
+            positive_ids=tuple(positive_ids),
+            negatives=tuple(
+                HardNegative(memory_id=i, source=source, score=score, rank=rank)
+                for i, source, score, rank in zip(negative_ids, sources, scores, ranks, strict=False)
+                if i not in positive_ids
+            ),
+            split=row.get("split"),
+            metadata=row.get("metadata") or {},
+        )
+
+    def _id_of(self, text: str) -> str:
+        key = normalise(text)
+        if key not in self._by_text:
+            identifier = f"text-{len(self.memories)}"
+            self.memories[identifier] = text
+            self._by_text[key] = identifier
+        return self._by_text[key]
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "does not exist"
+        raise DatasetError(f"The training data {str(path)!r} {what}; give the file that the generator wrote.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DatasetError(
+            f"{str(path)!r} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); repair it."
+        ) from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise DatasetError(f"{str(path)!r} cannot be read as UTF-8 JSON ({error}); generate it again.") from error

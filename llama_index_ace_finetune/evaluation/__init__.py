@@ -1,0 +1,1 @@
+"""Measures, certainty, systems under comparison, and the report."""

@@ -1,0 +1,1 @@
+"""Hard negatives from the retrieval that is in use today."""

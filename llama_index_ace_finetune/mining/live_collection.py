@@ -1,0 +1,149 @@
+"""The Qdrant collection that a team searches today, as a source of memories and of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.datasets.normalise import normalise
+from llama_index_ace_finetune.datasets.types import Memory
+from llama_index_ace_finetune.errors import StoreError
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+DEFAULT_COLLECTION = "ace_memories_hybrid"
+DEFAULT_EMBEDDING_MODEL = "text-embedding-qwen3-embedding-8b"
+_TEXT_FIELDS = ("content", "lesson", "text")
+_ID_FIELDS = ("memory_id", "bullet_id", "original_id")
+_DENSE_NAMES = ("dense", "finetuned", "baseline")
+_SECONDS = 30.0
+_TEXT_LIMIT = 8000
+
+
+class LiveCollection:
+    """Reads a collection whose points carry their text in `content`, `lesson` or `text`.
+
+    With an `embedding_url` (an OpenAI-style `/v1/embeddings` endpoint) it also searches the collection as the team's
+    own retrieval does.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        collection: str = DEFAULT_COLLECTION,
+        *,
+        embedding_url: str | None = None,
+        embedding_model: str | None = None,
+        client: QdrantClient | None = None,
+    ) -> None:
+        from qdrant_client import QdrantClient
+
+        self.url = url
+        self.collection = collection
+        self.embedding_url = embedding_url
+        self.embedding_model = embedding_model or DEFAULT_EMBEDDING_MODEL
+        self._client = client or QdrantClient(url=url, timeout=int(_SECONDS), check_compatibility=False)
+
+    def memories(self) -> list[Memory]:
+        """Return every memory of the collection.
+
+        Raises:
+            StoreError: if the server cannot be reached or has no such collection.
+        """
+        found: list[Memory] = []
+        offset: Any = None
+        while True:
+            try:
+                points, offset = self._client.scroll(self.collection, limit=1000, offset=offset, with_payload=True)
+            except Exception as error:
+                raise self._unreachable(error) from error
+            for point in points:
+                payload = point.payload or {}
+                text = next((payload[name] for name in _TEXT_FIELDS if isinstance(payload.get(name), str)), "")
+                if text.strip():
+                    found.append(Memory(_memory_id(point.id, payload), text, {"source_id": point.id, **payload}))
+            if offset is None:
+                return found
+
+    def source(self, queries: Sequence[str], corpus: Sequence[str]) -> CollectionSource:
+        """Return the collection as a candidate source over `corpus`; hits whose text is not there are left out."""
+        return CollectionSource(self, tuple(queries), {normalise(text): row for row, text in enumerate(corpus)})
+
+    def search(self, query: str, k: int) -> list[tuple[str, float]]:
+        """Return the texts and scores of the k best points for a query, as the endpoint's model ranks them."""
+        if self.embedding_url is None:
+            return []
+        vector = self._embed(query)
+        try:
+            params = self._client.get_collection(self.collection).config.params.vectors
+            names = list(params) if isinstance(params, dict) else []
+            using = next((name for name in _DENSE_NAMES if name in names), names[0] if names else None)
+            points = self._client.query_points(
+                self.collection, query=vector, using=using, limit=k, with_payload=True
+            ).points
+        except Exception as error:
+            raise self._unreachable(error) from error
+        hits = []
+        for point in points:
+            payload = point.payload or {}
+            text = next((payload[name] for name in _TEXT_FIELDS if isinstance(payload.get(name), str)), None)
+            if text is not None:
+                hits.append((text, float(point.score)))
+        return hits
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _embed(self, text: str) -> list[float]:
+        import httpx
+
+        assert self.embedding_url is not None
+        address = self.embedding_url.rstrip("/") + "/v1/embeddings"
+        body = {"model": self.embedding_model, "input": text[:_TEXT_LIMIT]}
+        try:
+            reply = httpx.post(address, json=body, timeout=_SECONDS)
+            reply.raise_for_status()
+            vector = reply.json()["data"][0]["embedding"]
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise StoreError(
+                f"The embedding endpoint {address!r} gave no vector ({error}); check the address and the model name."
+            ) from error
+        return [float(value) for value in vector]
+
+    def _unreachable(self, error: Exception) -> StoreError:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return StoreError(
+            f"The collection {self.collection!r} at {self.url!r} cannot be read ({first}); "
+            "check the address, the collection's name and that the server runs."
+        )
+
+
+@dataclass(frozen=True)
+class CollectionSource:
+    """A live collection seen as a `CandidateSource`."""
+
+    collection: LiveCollection
+    queries: tuple[str, ...]
+    row_of: dict[str, int]
+    name: str = "collection"
+
+    def search(self, rows: NDArray[np.int64], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """See `CandidateSource`."""
+        indices = np.full((len(rows), k), -1, np.int32)
+        scores = np.full((len(rows), k), -np.inf, np.float32)
+        for place, query in enumerate(rows):
+            hits = self.collection.search(self.queries[int(query)], k)
+            known = [(self.row_of[normalise(text)], score) for text, score in hits if normalise(text) in self.row_of]
+            for column, (row, score) in enumerate(known):
+                indices[place, column], scores[place, column] = row, score
+        return indices, scores
+
+
+def _memory_id(point_id: Any, payload: dict[str, Any]) -> str:
+    return str(next((payload[name] for name in _ID_FIELDS if payload.get(name) is not None), point_id))

@@ -1,0 +1,209 @@
+"""HardNegativeMiner: wrong answers that the retrieval in use today ranks high."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.datasets.normalise import normalise
+from llama_index_ace_finetune.datasets.training_data import HardNegative
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.encoders.encoder import Encoder, EncoderSettings, Progress
+from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION, LiveCollection
+from llama_index_ace_finetune.mining.mine import MinedNegatives, mine_negatives
+from llama_index_ace_finetune.mining.report import mining_report, require_some
+from llama_index_ace_finetune.mining.settings import MiningSettings
+from llama_index_ace_finetune.mining.sources import CandidateSource, DenseSource, LexicalSource
+from llama_index_ace_finetune.ranking.bm25 import BM25Index
+
+
+class HardNegativeMiner:
+    """Mine hard negatives by id, with every known right answer left out.
+
+    Candidates come from the embedding model and from BM25 over the dataset's own corpus, and with `qdrant_url` also
+    from the collection that is searched today.
+
+    Args:
+        qdrant_url: server that holds today's collection; None mines from the dataset's corpus alone.
+        collection_name: today's collection.
+        embedding_url: OpenAI-style endpoint whose vectors that collection holds.
+        embedding_model: model name at that endpoint.
+        top_k: candidates per source and query.
+        model: embedding model, by folder or hub name.
+        settings: margins; `top_k` overrides the one in it.
+        cache: folder for vectors; none by default.
+        device: torch device of the model.
+    """
+
+    def __init__(
+        self,
+        qdrant_url: str | None = None,
+        collection_name: str = DEFAULT_COLLECTION,
+        embedding_url: str | None = None,
+        embedding_model: str | None = None,
+        top_k: int = 20,
+        *,
+        model: str = DEFAULT_BASE_MODEL,
+        settings: MiningSettings | None = None,
+        encoder: Encoder | None = None,
+        cache: Path | None = None,
+        device: str | None = None,
+    ) -> None:
+        if top_k < 1:
+            raise AceFinetuneError(f"The miner's top_k is {top_k}; it must be at least 1.")
+        base = settings or MiningSettings()
+        self.settings = MiningSettings(
+            top_k=top_k, relative_margin=base.relative_margin, near_duplicate=base.near_duplicate, bm25=base.bm25
+        )
+        self.model = model
+        self.collection = (
+            LiveCollection(qdrant_url, collection_name, embedding_url=embedding_url, embedding_model=embedding_model)
+            if qdrant_url
+            else None
+        )
+        self.report: dict[str, Any] = {}
+        self._encoder = encoder
+        self._cache = cache
+        self._device = device
+        self._dataset: RetrievalDataset | None = None
+
+    def use(self, dataset: RetrievalDataset) -> None:
+        """Set the corpus that `mine_hard_negatives` draws from."""
+        self._dataset = dataset
+
+    def mine(
+        self,
+        dataset: RetrievalDataset,
+        query_ids: Sequence[str],
+        *,
+        count: int,
+        excluded: frozenset[str] = frozenset(),
+        progress: Progress | None = None,
+    ) -> dict[str, tuple[HardNegative, ...]]:
+        """Return up to `count` negatives per query, hardest first; `report` then holds the run's counts.
+
+        Args:
+            dataset: the corpus and the judgements.
+            query_ids: queries to mine for.
+            count: negatives wanted per query.
+            excluded: answer ids that nobody may get, such as right answers of held-out queries.
+            progress: called with the number of texts just encoded.
+
+        Raises:
+            DatasetError: if a query has no right answer in the corpus, or the filters leave nothing at all.
+        """
+        answers = list(dataset.answers)
+        row_of = {identifier: row for row, identifier in enumerate(answers)}
+        for query_id in query_ids:
+            if not dataset.relevant(query_id):
+                raise DatasetError(
+                    f"{dataset.name}: query {query_id!r} has no right answer in the corpus; label it or leave it out."
+                )
+        encoder = self._loaded()
+        queries = [dataset.queries[query_id].text for query_id in query_ids]
+        corpus = [memory.text for memory in dataset.answers.values()]
+        query_vectors = encoder.encode(queries, role="query", cache=self._cache, progress=progress)
+        corpus_vectors = encoder.encode(corpus, role="document", cache=self._cache, progress=progress)
+        mined = mine_negatives(
+            query_vectors=query_vectors,
+            corpus_vectors=corpus_vectors,
+            relevant=[np.array(sorted(row_of[a] for a in dataset.relevant(q)), np.int64) for q in query_ids],
+            judged_wrong=[np.array(sorted(row_of[a] for a in dataset.judged_wrong(q)), np.int64) for q in query_ids],
+            sources=self._sources(queries, corpus, query_vectors, corpus_vectors),
+            count=count,
+            settings=self.settings,
+            excluded=np.array([identifier in excluded for identifier in answers], bool),
+        )
+        if count:
+            require_some(mined)
+        self.report = mining_report(mined, queries=len(query_ids), wanted=count)
+        return _with_ids(mined, query_ids, answers)
+
+    def mine_hard_negatives(self, query: str, correct_memory_id: str | int, num_negatives: int = 5) -> list[str]:
+        """Return the texts of up to `num_negatives` wrong memories for one query, hardest first.
+
+        Call `use(dataset)` first; `TrainingDataGenerator` does. Other right answers that the dataset knows for the
+        same query text are left out too.
+
+        Raises:
+            AceFinetuneError: without a dataset, or for a memory id that is not in it.
+        """
+        if self._dataset is None:
+            raise AceFinetuneError("The miner has no corpus to draw from; call use(dataset) first.")
+        dataset, identifier = self._dataset, str(correct_memory_id)
+        if identifier not in dataset.memories:
+            raise DatasetError(f"{dataset.name}: there is no memory {identifier!r}; give the id of one that is there.")
+        same = [i for i, known in dataset.queries.items() if normalise(known.text) == normalise(query)]
+        right = {dataset.answer_ids[identifier]}.union(*(dataset.relevant(i) for i in same))
+        single = _single_query(dataset, query, right)
+        negatives = self.mine(single, ["query"], count=num_negatives)["query"]
+        return [dataset.memories[negative.memory_id].text for negative in negatives]
+
+    def close(self) -> None:
+        """Let go of connections and of the model."""
+        if self.collection is not None:
+            self.collection.close()
+        self._encoder = None
+
+    def __enter__(self) -> HardNegativeMiner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _loaded(self) -> Encoder:
+        if self._encoder is None:
+            self._encoder = Encoder.load(self.model, settings=EncoderSettings(device=self._device))
+        return self._encoder
+
+    def _sources(
+        self,
+        queries: Sequence[str],
+        corpus: Sequence[str],
+        query_vectors: NDArray[np.float32],
+        corpus_vectors: NDArray[np.float32],
+    ) -> list[CandidateSource]:
+        sources: list[CandidateSource] = []
+        if self.collection is not None:
+            sources.append(self.collection.source(queries, corpus))
+        sources.append(DenseSource(query_vectors, corpus_vectors))
+        if self.settings.bm25:
+            sources.append(LexicalSource(queries, BM25Index.build(corpus)))
+        return sources
+
+
+def _single_query(dataset: RetrievalDataset, text: str, right: set[str]) -> RetrievalDataset:
+    from llama_index_ace_finetune.datasets.types import Query
+
+    return RetrievalDataset(
+        name=dataset.name,
+        memories=dataset.memories,
+        queries={"query": Query("query", text)},
+        judgements={"query": dict.fromkeys(right, 1.0)},
+    )
+
+
+def _with_ids(
+    mined: MinedNegatives, query_ids: Sequence[str], answers: Sequence[str]
+) -> dict[str, tuple[HardNegative, ...]]:
+    return {
+        query_id: tuple(
+            HardNegative(
+                memory_id=answers[negative.row],
+                source=negative.source,
+                score=round(negative.score, 6),
+                rank=negative.rank,
+            )
+            for negative in negatives
+        )
+        for query_id, negatives in zip(query_ids, mined.negatives, strict=True)
+    }

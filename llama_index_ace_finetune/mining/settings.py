@@ -1,0 +1,30 @@
+"""How hard negatives are chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningSettings:
+    """Settings of `HardNegativeMiner`.
+
+    Attributes:
+        top_k: candidates taken from each source per query.
+        relative_margin: a candidate is kept if its cosine with the query is at most this share of the right
+            answer's (NV-Retriever's "perc-pos", Moreira et al. 2024); 1 or more keeps all up to the right answer
+            itself and beyond; None switches the filter off.
+        near_duplicate: candidates whose cosine with a right answer reaches this are taken for the answer itself.
+        bm25: take candidates from BM25 besides the embedding model.
+    """
+
+    top_k: int = 20
+    relative_margin: float | None = None
+    near_duplicate: float = 0.95
+    bm25: bool = True
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
+        if not 0 < self.near_duplicate <= 1.0001:
+            raise ValueError(f"near_duplicate must be in (0, 1], not {self.near_duplicate}")

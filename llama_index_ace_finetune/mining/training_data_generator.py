@@ -1,0 +1,183 @@
+"""TrainingDataGenerator: from queries with known answers to training_data.json."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+from llama_index_ace_finetune.datasets.split import Split, SplitSettings, split_dataset
+from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
+from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
+from llama_index_ace_finetune.encoders.encoder import Progress
+from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.mining.miner import HardNegativeMiner
+
+logger = logging.getLogger(__name__)
+
+DIFFICULTIES = ("easy", "medium", "hard")
+
+
+class TrainingDataGenerator:
+    """Write training data for the train and dev queries of a suite; its test queries are held out.
+
+    Args:
+        test_suite_path: the suite, or any dataset that `read_dataset` takes.
+        output_path: where `training_data.json` is written; a file there is replaced.
+        miner: where negatives come from.
+        max_examples: at most so many examples, drawn at random from all that pass the filters.
+        memories: memories beyond those of the suite (an inventory file); with a miner on a live collection, that
+            collection's memories by default.
+        split_settings: fractions and seed of the split.
+    """
+
+    def __init__(
+        self,
+        test_suite_path: str | Path,
+        output_path: str | Path,
+        miner: HardNegativeMiner,
+        max_examples: int | None = None,
+        *,
+        memories: str | Path | None = None,
+        split_settings: SplitSettings | None = None,
+    ) -> None:
+        self.test_suite_path = Path(test_suite_path)
+        self.output_path = Path(output_path)
+        self.miner = miner
+        self.max_examples = max_examples
+        self.memories = memories
+        self.split_settings = split_settings or SplitSettings()
+
+    def generate_and_save(
+        self,
+        negatives_per_example: int = 5,
+        min_difficulty: str | None = None,
+        skip_categories: Collection[str] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> int:
+        """Mine, write the file, and return the number of examples.
+
+        Args:
+            negatives_per_example: hard negatives per query.
+            min_difficulty: leave out queries marked easier ("easy" < "medium" < "hard").
+            skip_categories: leave out queries of these categories.
+            progress: called with the number of texts just encoded.
+        """
+        if self.output_path.is_dir():
+            raise DatasetError(f"The output {str(self.output_path)!r} is a directory; give the path of a file.")
+        dataset = read_dataset(self.test_suite_path, self.memories)
+        if self.miner.collection is not None and self.memories is None:
+            dataset = _with_collection(dataset, self.miner.collection.memories())
+        split = split_dataset(dataset, settings=self.split_settings)
+        data = generate_training_data(
+            dataset,
+            split,
+            self.miner,
+            negatives=negatives_per_example,
+            min_difficulty=min_difficulty,
+            skip_categories=frozenset(skip_categories or ()),
+            max_examples=self.max_examples,
+            source=str(self.test_suite_path),
+            progress=progress,
+        )
+        data.save(self.output_path)
+        return len(data.examples)
+
+    generate_training_data = generate_and_save
+
+
+def generate_training_data(
+    dataset: RetrievalDataset,
+    split: Split,
+    miner: HardNegativeMiner,
+    *,
+    negatives: int = 5,
+    min_difficulty: str | None = None,
+    skip_categories: frozenset[str] = frozenset(),
+    max_examples: int | None = None,
+    source: str = "",
+    progress: Progress | None = None,
+) -> TrainingData:
+    """Return training data for the train and dev queries of `split`.
+
+    Right answers of dev and test queries never become negatives, so nothing that is measured later was trained on.
+
+    Raises:
+        DatasetError: if the filters leave no query.
+    """
+    chosen = {
+        query_id: part
+        for part in ("train", "dev")
+        for query_id in split.part(part)
+        if _passes(dataset.queries[query_id], min_difficulty, skip_categories)
+    }
+    if max_examples is not None and len(chosen) > max_examples:
+        kept = random.Random(split.settings.seed).sample(sorted(chosen), max_examples)
+        chosen = {query_id: chosen[query_id] for query_id in kept}
+    if not any(part == "train" for part in chosen.values()):
+        raise DatasetError(
+            f"{dataset.name}: no training query passes the filters (minimum difficulty {min_difficulty or 'none'}, "
+            f"skipped categories: {', '.join(sorted(skip_categories)) or 'none'}); loosen them."
+        )
+    order = [query_id for query_id in dataset.queries if query_id in chosen]
+    held = frozenset(split.answers["dev"]) | frozenset(split.answers["test"])
+    mined = miner.mine(dataset, order, count=negatives, excluded=held, progress=progress)
+    examples = tuple(
+        TrainingExample(
+            query_id=query_id,
+            query=dataset.queries[query_id].text,
+            positive_ids=_positives(dataset, query_id),
+            negatives=mined[query_id],
+            split=chosen[query_id],
+            metadata=_metadata(dataset, query_id),
+        )
+        for query_id in order
+    )
+    return TrainingData(
+        examples=examples,
+        memories={identifier: memory.text for identifier, memory in dataset.answers.items()},
+        metadata={
+            "source": source or dataset.name,
+            "format": dataset.ledger.format,
+            "ledger": dict(dataset.ledger.counts),
+            "mining": {"model": miner.model, **miner.report},
+        },
+        split=split.manifest(),
+    )
+
+
+def _passes(query: Query, min_difficulty: str | None, skip_categories: frozenset[str]) -> bool:
+    difficulty = query.metadata.get("difficulty")
+    rank = DIFFICULTIES.index(difficulty) if difficulty in DIFFICULTIES else 0
+    floor = DIFFICULTIES.index(min_difficulty) if min_difficulty in DIFFICULTIES else 0
+    category = query.metadata.get("query_category", query.metadata.get("category"))
+    return rank >= floor and category not in skip_categories
+
+
+def _positives(dataset: RetrievalDataset, query_id: str) -> tuple[str, ...]:
+    """Right answers, the query's own label first."""
+    own = [dataset.answer_ids[memory] for memory, grade in dataset.judgements[query_id].items() if grade > 0]
+    return tuple(dict.fromkeys([*own, *sorted(dataset.relevant(query_id))]))
+
+
+def _metadata(dataset: RetrievalDataset, query_id: str) -> Mapping[str, Any]:
+    """The original's four fields; ids keep the type they have in the source."""
+    query = dataset.queries[query_id]
+    memory_id = next((memory for memory, grade in dataset.judgements[query_id].items() if grade > 0))
+    memory = dataset.memories[memory_id]
+    return {
+        "memory_id": memory.metadata.get("source_id", memory_id),
+        "category": memory.metadata.get("category", query.metadata.get("category")),
+        "difficulty": query.metadata.get("difficulty"),
+        "query_category": query.metadata.get("query_category", query.metadata.get("category")),
+    }
+
+
+def _with_collection(dataset: RetrievalDataset, memories: list[Memory]) -> RetrievalDataset:
+    """Add a collection's memories; where an id is known, the dataset's text stands."""
+    return replace(dataset, memories={**{memory.id: memory for memory in memories}, **dataset.memories})

@@ -1,0 +1,1 @@
+"""Scores to ranked rows: arrays in, arrays out."""

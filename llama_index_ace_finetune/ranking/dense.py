@@ -1,0 +1,78 @@
+"""Exact nearest neighbours by inner product, in tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def dense_top_k(
+    queries: NDArray[np.float32],
+    documents: NDArray[np.float32],
+    k: int,
+    *,
+    query_tile: int = 1024,
+    document_tile: int = 65_536,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the k rows of `documents` with the largest inner product for each row of `queries`.
+
+    Args:
+        queries: float array [n, d].
+        documents: float array [m, d]. With unit rows the scores are cosines.
+        k: hits per query; `min(k, m)` come back.
+        query_tile: rows of `queries` scored at once.
+        document_tile: rows of `documents` scored at once; one tile of scores is all the memory that is needed.
+
+    Returns:
+        Indices int32 [n, min(k, m)] and scores float32 of the same shape, best first, equal scores by row index.
+
+    Raises:
+        ValueError: if a vector holds NaN or infinity, since no order is defined then.
+    """
+    if not (np.isfinite(queries).all() and np.isfinite(documents).all()):
+        raise ValueError("vectors hold NaN or infinity")
+    count, k = len(queries), min(k, len(documents))
+    indices = np.zeros((count, k), np.int32)
+    scores = np.zeros((count, k), np.float32)
+    if k == 0:
+        return indices, scores
+    for start in range(0, count, query_tile):
+        block = queries[start : start + query_tile]
+        best_scores = np.empty((len(block), 0), np.float32)
+        best_indices = np.empty((len(block), 0), np.int32)
+        for offset in range(0, len(documents), document_tile):
+            tile = block @ documents[offset : offset + document_tile].T
+            tile_indices, tile_scores = top_k_per_row(tile, k)
+            best_scores = np.concatenate([best_scores, tile_scores], axis=1)
+            best_indices = np.concatenate([best_indices, tile_indices + offset], axis=1)
+            # Both parts are in order and the older rows have the smaller indices, so a stable sort keeps the tie rule.
+            order = np.argsort(-best_scores, axis=1, kind="stable")[:, :k]
+            best_scores = np.take_along_axis(best_scores, order, axis=1)
+            best_indices = np.take_along_axis(best_indices, order, axis=1)
+        scores[start : start + query_tile] = best_scores
+        indices[start : start + query_tile] = best_indices
+    return indices, scores
+
+
+def top_k_per_row(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the k largest entries of each row of `scores` [n, m], best first, equal scores by column index.
+
+    Returns:
+        Indices int32 [n, min(k, m)] and float32 scores of the same shape.
+    """
+    k = min(k, scores.shape[1])
+    if k == 0:
+        return np.zeros((len(scores), 0), np.int32), np.zeros((len(scores), 0), np.float32)
+    threshold = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k][:, None]
+    above = scores > threshold
+    # Among entries equal to the k-th largest, the first columns win: that is what makes ties deterministic.
+    room = k - above.sum(axis=1, keepdims=True)
+    equal = scores == threshold
+    chosen = above | (equal & (np.cumsum(equal, axis=1) <= room))
+    columns = np.nonzero(chosen)[1].reshape(len(scores), k)
+    picked = np.take_along_axis(scores, columns, axis=1)
+    order = np.argsort(-picked, axis=1, kind="stable")
+    return (
+        np.take_along_axis(columns, order, axis=1).astype(np.int32),
+        np.take_along_axis(picked, order, axis=1).astype(np.float32),
+    )

@@ -1,0 +1,1 @@
+"""Contrastive fine-tuning, and the choice of what ships."""

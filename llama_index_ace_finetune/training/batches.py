@@ -1,0 +1,78 @@
+"""Batches in which each distinct document is encoded once and every right answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.training.examples import IndexedExamples
+from llama_index_ace_finetune.training.loss import MASKED, NEGATIVE, POSITIVE
+
+
+@dataclass
+class BatchCollator:
+    """Turn example numbers into the two feature blocks and the targets that `MaskedRankingLoss` takes.
+
+    A batch of q queries holds, for each, one right answer (they take turns) and `hard_negatives` mined ones (they
+    rotate); documents that several queries bring in are encoded once. Targets [q, d] mark every right answer of a
+    query that is in the batch, whoever brought it in, and mask documents in `suspected`.
+
+    Attributes:
+        preprocess: the model's own `preprocess(texts, prompt=..., task=...)`.
+        examples: what the numbers mean.
+        hard_negatives: mined negatives per query and batch.
+        query_prompt: text in front of every query.
+        document_prompt: text in front of every document.
+        suspected: per query, rows that are masked because they are probably right.
+        valid_label_columns: read by the trainer.
+    """
+
+    preprocess: Callable[..., dict[str, Any]]
+    examples: IndexedExamples
+    hard_negatives: int
+    query_prompt: str
+    document_prompt: str
+    suspected: tuple[NDArray[np.int64], ...] | None = None
+    valid_label_columns: list[str] = field(default_factory=list)
+    _visits: dict[int, int] = field(default_factory=dict, repr=False)
+
+    def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
+        """Build the batch for dataset rows of the form {"example": number}."""
+        numbers = [row["example"] for row in rows]
+        documents, targets = self.select(numbers)
+        batch: dict[str, Any] = {"label": torch.from_numpy(targets), "return_loss": True}
+        texts = {
+            "query": [self.examples.queries[number] for number in numbers],
+            "document": [self.examples.corpus[row] for row in documents],
+        }
+        for role, prompt in (("query", self.query_prompt), ("document", self.document_prompt)):
+            features = self.preprocess(texts[role], prompt=prompt or None, task=role)
+            batch.update({f"{role}_{key}": value for key, value in features.items()})
+        return batch
+
+    def select(self, numbers: list[int]) -> tuple[list[int], NDArray[np.int8]]:
+        """Return the corpus rows of the batch (distinct, in order of first use) and the targets int8 [q, d]."""
+        columns: dict[int, int] = {}
+        for number in numbers:
+            visit = self._visits.get(number, 0)
+            self._visits[number] = visit + 1
+            relevant, negatives = self.examples.relevant[number], self.examples.negatives[number]
+            chosen = [int(relevant[visit % len(relevant)])]
+            for step in range(min(self.hard_negatives, len(negatives))):
+                chosen.append(int(negatives[(visit * self.hard_negatives + step) % len(negatives)]))
+            for row in chosen:
+                columns.setdefault(row, len(columns))
+        documents = list(columns)
+        targets = np.full((len(numbers), len(documents)), NEGATIVE, np.int8)
+        for place, number in enumerate(numbers):
+            if self.suspected is not None:
+                targets[place, [columns[row] for row in self.suspected[number].tolist() if row in columns]] = MASKED
+            targets[place, [columns[row] for row in self.examples.relevant[number].tolist() if row in columns]] = (
+                POSITIVE
+            )
+        return documents, targets

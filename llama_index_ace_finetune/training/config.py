@@ -1,0 +1,79 @@
+"""Every choice of a training, in one frozen and validated value."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.errors import AceFinetuneError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of `EmbeddingFineTuner`.
+
+    Attributes:
+        base_model: hub name or folder.
+        output_dir: where the model folder is written.
+        epochs: passes over the training queries.
+        batch_size: queries per step.
+        learning_rate: peak of the schedule (linear warm-up, linear decay).
+        warmup_steps: steps of warm-up, at most a tenth of all steps.
+        train_split: share of the training queries that is trained on; the rest is dev. Applies where the training
+            data does not say itself what is dev.
+        hard_negatives: mined negatives per query and step; they rotate over the epochs.
+        temperature: divisor of the cosines in the softmax.
+        eval_steps: evaluate on dev every so many steps; None means after each epoch.
+        patience: stop after so many dev evaluations in a row without a new best; None never stops early.
+        interpolation: shares of the tuned weights to try on dev between base (0) and tuned (1).
+        max_seq_length: tokens per text; the base model's own limit when that is lower.
+        precision: "auto" measures whether bfloat16 is faster here.
+        device: "cpu", "cuda", "mps"; the best one by default.
+        seed: of everything random.
+    """
+
+    base_model: str = DEFAULT_BASE_MODEL
+    output_dir: str = "ace_finetuned"
+    epochs: int = 5
+    batch_size: int = 64
+    learning_rate: float = 5e-5
+    warmup_steps: int = 100
+    train_split: float = 0.8
+    hard_negatives: int = 2
+    temperature: float = 0.05
+    eval_steps: int | None = None
+    patience: int | None = 3
+    interpolation: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    max_seq_length: int | None = 256
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "interpolation", tuple(self.interpolation))
+        positive = ("epochs", "batch_size", "learning_rate", "temperature")
+        for name in positive:
+            self._require(getattr(self, name) > 0, name, "greater than 0")
+        self._require(0 < self.train_split < 1, "train_split", "between 0 and 1")
+        self._require(self.warmup_steps >= 0, "warmup_steps", "0 or more")
+        self._require(self.hard_negatives >= 0, "hard_negatives", "0 or more")
+        self._require(self.eval_steps is None or self.eval_steps > 0, "eval_steps", "greater than 0")
+        self._require(self.patience is None or self.patience > 0, "patience", "greater than 0")
+        self._require(all(0 < share <= 1 for share in self.interpolation), "interpolation", "in (0, 1]")
+        self._require(self.precision in ("auto", "float32", "bfloat16"), "precision", "auto, float32 or bfloat16")
+
+    def _require(self, holds: bool, name: str, rule: str) -> None:
+        if not holds:
+            raise AceFinetuneError(f"The training setting {name} is {getattr(self, name)!r}; it must be {rule}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**dataclasses.asdict(self), "interpolation": list(self.interpolation)}
+
+    def save(self, path: Path) -> None:
+        """Write the settings as JSON."""
+        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")

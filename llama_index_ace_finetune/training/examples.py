@@ -1,0 +1,67 @@
+"""Training examples as row numbers: what a batch is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.datasets.normalise import normalise
+from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
+
+
+@dataclass(frozen=True)
+class IndexedExamples:
+    """Queries and the corpus as texts, answers and negatives as corpus rows.
+
+    Attributes:
+        query_ids: one per query.
+        queries: texts [n].
+        corpus_ids: one per document.
+        corpus: texts [m]; texts that are equal after normalisation are one document.
+        relevant: right rows of each query: those of every query with an equal text.
+        negatives: mined rows of each query, hardest first, never a right one.
+    """
+
+    query_ids: tuple[str, ...]
+    queries: tuple[str, ...]
+    corpus_ids: tuple[str, ...]
+    corpus: tuple[str, ...]
+    relevant: tuple[NDArray[np.int64], ...]
+    negatives: tuple[NDArray[np.int64], ...]
+
+
+def index_examples(data: TrainingData, examples: Sequence[TrainingExample]) -> IndexedExamples:
+    """Turn `examples` into row numbers over the corpus of `data`.
+
+    Right answers are gathered over *all* examples of `data`, so a text that is right for one query is never trained
+    against by another query of the same wording.
+    """
+    rows: dict[str, int] = {}
+    row_of: dict[str, int] = {}
+    corpus_ids, corpus = [], []
+    for identifier, text in data.memories.items():
+        row = rows.setdefault(normalise(text), len(corpus))
+        if row == len(corpus):
+            corpus_ids.append(identifier)
+            corpus.append(text)
+        row_of[identifier] = row
+    right: dict[str, set[int]] = {}
+    for example in data.examples:
+        right.setdefault(normalise(example.query), set()).update(row_of[i] for i in example.positive_ids)
+    relevant, negatives = [], []
+    for example in examples:
+        answers = right[normalise(example.query)]
+        relevant.append(np.array(sorted(answers), np.int64))
+        mined = dict.fromkeys(row_of[i] for i in example.negative_ids)
+        negatives.append(np.array([row for row in mined if row not in answers], np.int64))
+    return IndexedExamples(
+        query_ids=tuple(example.query_id for example in examples),
+        queries=tuple(example.query for example in examples),
+        corpus_ids=tuple(corpus_ids),
+        corpus=tuple(corpus),
+        relevant=tuple(relevant),
+        negatives=tuple(negatives),
+    )

@@ -1,0 +1,78 @@
+"""Multiple negatives ranking with several right answers and a mask for suspected ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+POSITIVE, NEGATIVE, MASKED = 1, 0, -1
+
+
+def masked_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
+    """Return the mean over queries of the contrastive loss of each query's right answers.
+
+    For a query with right answers P and negatives N (masked documents are in neither), with s = similarity / temperature:
+        loss = mean over p in P of -log( exp(s_p) / (exp(s_p) + sum over n in N of exp(s_n)) )
+    so that right answers never compete with each other.
+
+    Source: MultipleNegativesRankingLoss (Henderson et al. 2017, arXiv:1705.00652), extended to several positives.
+
+    Args:
+        similarities: float tensor [queries, documents], cosines.
+        targets: integer tensor of the same shape: POSITIVE, NEGATIVE or MASKED.
+        temperature: divisor of the cosines.
+
+    Returns:
+        Scalar tensor. Queries without a right answer do not count; 0 if none has one.
+    """
+    scaled = similarities.float() / temperature
+    positive = targets == POSITIVE
+    # The smallest finite number, not -inf: the gradient of logsumexp over a row of -inf is NaN.
+    lowest = torch.finfo(scaled.dtype).min / 4
+    negatives = torch.logsumexp(scaled.masked_fill(targets != NEGATIVE, lowest), dim=1, keepdim=True)
+    per_positive = nn.functional.softplus(negatives - scaled) * positive
+    count = positive.sum(dim=1)
+    counted = count > 0
+    per_query = per_positive.sum(dim=1) / count.clamp(min=1)
+    return per_query.sum() / counted.sum().clamp(min=1)
+
+
+class MaskedRankingLoss(nn.Module):
+    """`masked_ranking_loss` over the two feature blocks (queries, distinct documents) of a batch."""
+
+    def __init__(self, model: nn.Module, *, temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+
+    def forward(self, features: list[dict[str, Tensor]], labels: Tensor) -> Tensor:
+        """Embed both blocks and compare every query with every document; `labels` are the targets."""
+        queries, documents = (nn.functional.normalize(embed_by_length(self.model, block)) for block in features)
+        similarities = queries @ documents.T
+        return masked_ranking_loss(similarities, labels, temperature=self.temperature)
+
+
+def embed_by_length(model: nn.Module, features: dict[str, Tensor], *, bucket: int = 32) -> Tensor:
+    """Return sentence embeddings float32 [n, d], computed in buckets of texts of like length.
+
+    One long text would otherwise pad every text of the batch to its length. The result and the gradients are those of
+    a single forward pass; only padding is saved.
+
+    Args:
+        model: maps features to "sentence_embedding".
+        features: tensors [n, length], with `attention_mask`; what is not of that shape is passed on whole.
+        bucket: texts per forward pass.
+    """
+    mask = features.get("attention_mask")
+    if mask is None or len(mask) <= bucket:
+        return model(dict(features))["sentence_embedding"].float()  # type: ignore[no-any-return]
+    order = torch.argsort(mask.sum(dim=1), stable=True)
+    parts = []
+    for rows in order.split(bucket):
+        columns = torch.nonzero(mask[rows].any(dim=0)).squeeze(1)
+        part = {
+            name: value[rows][:, columns] if isinstance(value, Tensor) and value.shape == mask.shape else value
+            for name, value in features.items()
+        }
+        parts.append(model(part)["sentence_embedding"].float())
+    return torch.cat(parts)[torch.argsort(order)]

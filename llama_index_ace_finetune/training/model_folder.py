@@ -1,0 +1,89 @@
+"""The model folder: what `encode_query` and `encode_document` load, plus where it comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_index_ace_finetune.atomic import new_folder, write_json
+from llama_index_ace_finetune.datasets.normalise import text_hash
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
+from llama_index_ace_finetune.errors import ModelError, OutputExistsError
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.model_card import model_card
+from llama_index_ace_finetune.training.selection import Selection
+
+PROVENANCE = "ace_finetune.json"
+
+
+def save_model_folder(
+    encoder: Encoder,
+    path: Path,
+    *,
+    config: TrainingConfig,
+    selection: Selection | None,
+    metrics: dict[str, Any],
+    history: Sequence[dict[str, float]],
+    data: TrainingData,
+    trained_queries: Sequence[str],
+) -> Path:
+    """Write the model with its card and provenance to `path`, whole or not at all, and return `path`.
+
+    A folder of ours is replaced, as retraining into the same place is usual; anything else is left alone.
+
+    Raises:
+        OutputExistsError: if `path` holds something that is not a model of ours.
+    """
+    check_replaceable(path)
+    provenance = {
+        "format_version": 1,
+        "base_model": config.base_model,
+        "base_fingerprint": encoder.fingerprint,
+        "selection": selection.to_dict() if selection else None,
+        "metrics": {name: value for name, value in metrics.items() if name != "selection"},
+        "config": config.to_dict(),
+        "prompts": dict(encoder.model.prompts),
+        "data": {**dict(data.metadata), "memories": len(data.memories)},
+        "split": data.split,
+        # What the model has seen, so that an evaluation can leave it out.
+        "seen_query_hashes": sorted({text_hash(text) for text in trained_queries}),
+        "history": list(history),
+    }
+    with new_folder(path) as folder:
+        encoder.model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
+        provenance["fingerprint"] = fingerprint_folder(folder, {})
+        write_json(folder / PROVENANCE, provenance)
+        (folder / "README.md").write_text(model_card(provenance), encoding="utf-8")
+    return path
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise OutputExistsError if `path` exists and is neither an empty folder nor a model folder of ours."""
+    if path.is_file():
+        raise OutputExistsError(f"The output {str(path)!r} is a file; give a folder.")
+    if path.is_dir() and any(path.iterdir()) and not (path / PROVENANCE).is_file():
+        raise OutputExistsError(
+            f"The output folder {str(path)!r} holds something that this package did not write; give another folder."
+        )
+
+
+def read_provenance(folder: Path) -> dict[str, Any] | None:
+    """Return what `save_model_folder` recorded, or None for a model that was not trained here.
+
+    Raises:
+        ModelError: if the record is there but cannot be read.
+    """
+    file = folder / PROVENANCE
+    if not file.is_file():
+        return None
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"The file {str(file)!r} is corrupt ({error}); train or copy the model again.") from error
+    if not isinstance(record, dict):
+        raise ModelError(f"The file {str(file)!r} is corrupt (not an object); train or copy the model again.")
+    return record

@@ -1,0 +1,101 @@
+"""Do no harm: the base model is always a candidate, and the tuned one has to beat it on dev."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_difference
+from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
+
+RULE = (
+    "Ship the tuned weights if the 95 % bootstrap interval (resampled by right answer) of the paired difference "
+    "in MRR@10 to the base model on the dev queries lies above zero; else ship the base model."
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was tried on dev and what won.
+
+    Attributes:
+        share: of the tuned weights in what ships; 0 is the base model.
+        difference: of the best candidate to the base, in MRR@10 on dev.
+        candidates: headline means per share, 0 included.
+    """
+
+    share: float
+    difference: PairedDifference
+    candidates: Mapping[float, Mapping[str, float]]
+
+    @property
+    def ships_tuned(self) -> bool:
+        """Whether the rule let tuned weights through."""
+        return self.share > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "rule": RULE,
+            "shipped": "finetuned" if self.ships_tuned else "base",
+            "share": self.share,
+            "dev_difference_mrr@10": asdict(self.difference),
+            "dev_candidates": {str(share): dict(means) for share, means in self.candidates.items()},
+        }
+
+
+def select_weights(
+    encoder: Encoder,
+    *,
+    base: Mapping[str, Tensor],
+    tuned: Mapping[str, Tensor],
+    base_scores: DevScores,
+    dev: DevSet,
+    shares: Sequence[float],
+) -> Selection:
+    """Try interpolations between base and tuned weights on dev, load the winner into `encoder.model`, and say so.
+
+    Source: weight-space interpolation, WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903).
+
+    Args:
+        encoder: holds the model whose weights are set.
+        base: state dict before training.
+        tuned: state dict of the best checkpoint.
+        base_scores: of the base weights on dev.
+        dev: the dev queries.
+        shares: of the tuned weights to try, each in (0, 1].
+    """
+    scores: dict[float, DevScores] = {0.0: base_scores}
+    for share in sorted(set(shares)):
+        load_interpolated(encoder, base=base, tuned=tuned, share=share)
+        scores[share] = dev.score(encoder)
+    best = max((share for share in scores if share > 0), key=lambda share: (scores[share].mrr.mean(), -share))
+    difference = paired_difference(scores[best].mrr, base_scores.mrr, groups=dev.groups)
+    share = best if difference.low > 0 else 0.0
+    load_interpolated(encoder, base=base, tuned=tuned, share=share)
+    return Selection(
+        share=share, difference=difference, candidates={share: score.means for share, score in scores.items()}
+    )
+
+
+def load_interpolated(
+    encoder: Encoder, *, base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float
+) -> None:
+    """Set the model's weights to (1 - share) * base + share * tuned; share 0 and 1 are exact."""
+    mixed = {}
+    for name, weight in base.items():
+        if share == 0 or not torch.is_floating_point(weight):
+            mixed[name] = weight
+        else:
+            mixed[name] = tuned[name] if share == 1 else torch.lerp(weight.float(), tuned[name].float(), share).to(weight)
+    encoder.model.load_state_dict(mixed)
+
+
+def copy_weights(encoder: Encoder) -> dict[str, Tensor]:
+    """Return the model's weights, detached and on the processor."""
+    return {name: weight.detach().cpu().clone() for name, weight in encoder.model.state_dict().items()}

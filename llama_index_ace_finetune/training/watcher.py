@@ -1,0 +1,105 @@
+"""Watches a training: progress for people, the best weights for the end, a stop when it goes wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.errors import TrainingError
+from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
+from llama_index_ace_finetune.training.selection import copy_weights
+
+StepProgress = Callable[[int, int, dict[str, float]], None]
+
+
+class TrainingWatcher(TrainerCallback):
+    """Evaluates on dev, keeps the weights of the best evaluation, stops early, and stops on a loss that is not a number.
+
+    `history` holds one row per logged step or evaluation: step, epoch, loss or dev measures.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        dev: DevSet | None,
+        *,
+        base_scores: DevScores | None,
+        eval_steps: int | None,
+        patience: int | None,
+        progress: StepProgress | None = None,
+    ) -> None:
+        self.history: list[dict[str, float]] = []
+        self.best_weights: dict[str, Tensor] | None = None
+        self._encoder = encoder
+        self._dev = dev
+        self._eval_steps = eval_steps
+        self._patience = patience
+        self._progress = progress
+        self._best = -math.inf
+        self._without_gain = 0
+        self._evaluated_at = -1
+        self._latest: dict[str, float] = {}
+        if base_scores is not None:
+            self.history.append({"step": 0, "epoch": 0.0, **base_scores.means})
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Keep the loss and stop where it is no number."""
+        if not logs or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss is {loss} at step {state.global_step}; lower the learning rate or set precision to float32."
+            )
+        self._latest["loss"] = loss
+        self.history.append({"step": state.global_step, "epoch": state.epoch or 0.0, "loss": loss})
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Report the step; evaluate where `eval_steps` says so."""
+        if self._eval_steps and state.global_step % self._eval_steps == 0:
+            self._evaluate(state, control)
+        if self._progress:
+            self._progress(state.global_step, state.max_steps, dict(self._latest))
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Evaluate after each epoch where no `eval_steps` is given."""
+        if not self._eval_steps:
+            self._evaluate(state, control)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Make sure that the last weights were evaluated."""
+        if state.global_step and self._evaluated_at != state.global_step:
+            self._evaluate(state, control)
+
+    def _evaluate(self, state: TrainerState, control: TrainerControl) -> None:
+        if self._evaluated_at == state.global_step:
+            return
+        self._evaluated_at = state.global_step
+        if self._dev is None:
+            self.best_weights = copy_weights(self._encoder)
+            return
+        self._encoder.model.eval()
+        scores = self._dev.score(self._encoder)
+        self._encoder.model.train()
+        self._latest["dev_mrr"] = float(scores.mrr.mean())
+        self.history.append({"step": state.global_step, "epoch": state.epoch or 0.0, **scores.means})
+        if scores.mrr.mean() > self._best:
+            self._best = float(scores.mrr.mean())
+            self._without_gain = 0
+            self.best_weights = copy_weights(self._encoder)
+            return
+        self._without_gain += 1
+        if self._patience is not None and self._without_gain >= self._patience:
+            control.should_training_stop = True
