@@ -39,11 +39,19 @@ class LedgerBuilder:
         self._counts: Counter[str] = Counter()
         self._entries: list[LedgerEntry] = []
 
-    def note(self, rule: str, where: str, detail: str = "") -> None:
-        """Count one occurrence of `rule`; the first few keep their place and detail."""
+    def note(self, rule: str, where: object, detail: str = "") -> None:
+        """Count one occurrence of `rule`; the first few keep their place, as `str(where)`, and detail."""
         self._counts[rule] += 1
         if self._counts[rule] <= self.EXAMPLES_PER_RULE:
-            self._entries.append(LedgerEntry(rule=rule, where=where, detail=detail[:200]))
+            self._entries.append(LedgerEntry(rule=rule, where=str(where), detail=detail[:200]))
+
+    def absorb(self, other: LedgerBuilder, prefix: str) -> None:
+        """Take over what another builder noted, its rules named `prefix/rule`."""
+        self._counts.update({f"{prefix}/{rule}": count for rule, count in other._counts.items()})
+        self._entries.extend(
+            LedgerEntry(rule=f"{prefix}/{entry.rule}", where=entry.where, detail=entry.detail)
+            for entry in other._entries
+        )
 
     def build(self) -> Ledger:
         """Return the ledger as collected so far."""

@@ -56,6 +56,10 @@ class TrainingData:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     split: Mapping[str, Any] | None = None
 
+    def examples_of(self, part: str) -> list[TrainingExample]:
+        """Return the examples of "train" or "dev"."""
+        return [example for example in self.examples if example.split == part]
+
     def save(self, path: Path) -> None:
         """Write the file whole or not at all."""
         rows = []
@@ -81,9 +85,7 @@ class TrainingData:
             "format_version": FORMAT_VERSION,
             **self.metadata,
         }
-        write_json(
-            path, {"metadata": metadata, "examples": rows, "memories": dict(self.memories), "split": self.split}
-        )
+        write_json(path, {"metadata": metadata, "examples": rows, "memories": dict(self.memories), "split": self.split})
 
     @classmethod
     def load(cls, path: Path) -> TrainingData:

@@ -14,6 +14,11 @@ from llama_index_ace_finetune.datasets.normalise import normalise
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
+def _no_metadata() -> Mapping[str, Any]:
+    # A factory, as Python 3.10 and 3.11 take the unhashable proxy for a mutable default.
+    return NO_METADATA
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """One text that can be retrieved.
@@ -24,7 +29,7 @@ class Memory:
 
     id: str
     text: str
-    metadata: Mapping[str, Any] = field(default=NO_METADATA)
+    metadata: Mapping[str, Any] = field(default_factory=_no_metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class Query:
 
     id: str
     text: str
-    metadata: Mapping[str, Any] = field(default=NO_METADATA)
+    metadata: Mapping[str, Any] = field(default_factory=_no_metadata)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,211 @@
+"""What the parts of a split, and the training examples made for it, have in common."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from llama_index_ace_finetune.datasets.groups import group_values
+from llama_index_ace_finetune.datasets.near_duplicates import near_duplicate_pairs
+from llama_index_ace_finetune.datasets.normalise import normalise, text_hash
+from llama_index_ace_finetune.datasets.split_record import PARTS, Split
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.errors import LeakageError
+
+_EXAMPLES = 3
+
+
+class TrainingRow(Protocol):
+    """What an audit reads of a training example: ids."""
+
+    @property
+    def query_id(self) -> str:
+        """Id of the query."""
+
+    @property
+    def positive_ids(self) -> tuple[str, ...]:
+        """Memory ids it is pulled towards."""
+
+    @property
+    def negative_ids(self) -> tuple[str, ...]:
+        """Memory ids it is pushed away from."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """One kind of overlap: how often it was found, whether it may occur at all, and the first ids."""
+
+    name: str
+    meaning: str
+    count: int
+    forbidden: bool
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The overlaps of a split, in a fixed order."""
+
+    name: str
+    overlaps: tuple[Overlap, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every forbidden overlap is zero."""
+        return not any(overlap.forbidden and overlap.count for overlap in self.overlaps)
+
+    def count(self, name: str) -> int:
+        """Return the count of the overlap of that name; raises KeyError for a name that was not audited."""
+        return {overlap.name: overlap.count for overlap in self.overlaps}[name]
+
+    def lines(self) -> list[str]:
+        """Return the audit as text: a line per overlap, then the verdict."""
+        width = max(len(overlap.meaning) for overlap in self.overlaps)
+        lines = []
+        for overlap in self.overlaps:
+            verdict = "" if not overlap.forbidden else "ok" if not overlap.count else "FORBIDDEN"
+            examples = f"  {', '.join(overlap.examples)}" if overlap.count and overlap.examples else ""
+            lines.append(f"{overlap.meaning:<{width}}  {overlap.count:>7,}  {verdict}{examples}".rstrip())
+        verdict = "passed" if self.passed else "FAILED"
+        return [*lines, f"audit of {self.name}: {verdict}"]
+
+
+def audit_split(
+    dataset: RetrievalDataset,
+    split: Split,
+    training_examples: Iterable[TrainingRow] | None = None,
+    *,
+    forbid_held_out_negatives: bool = True,
+) -> Audit:
+    """Count what the parts of a split, and the training examples made for it, have in common.
+
+    Query texts, answers and groups are compared between train, dev and test; training examples with what is held
+    out, dev and test. A query that is word for word some memory is counted but may occur: the memory may be its own
+    answer. `forbid_held_out_negatives=False` also lets held-out answers be training negatives, as they are for an
+    objective over the whole corpus. Raises nothing: see `require_clean`.
+    """
+    parts = _Parts(dataset, split)
+    overlaps = [
+        parts.changed(),
+        parts.shared("query_id", "query ids in two parts", lambda i: [i]),
+        parts.shared("query_equal", "equal query texts in two parts", lambda i: [parts.texts[i]]),
+        parts.near(),
+        parts.shared("shared_answer", "right answers of two parts", dataset.relevant),
+        parts.query_as_answer(),
+        parts.query_as_memory(),
+    ]
+    field = split.settings.group_field
+    if field is not None:
+        values = partial(group_values, dataset, field=field)
+        overlaps.append(parts.shared("group", f"values of {field} in two parts", values))
+    if training_examples is not None:
+        overlaps.extend(parts.training(training_examples, forbid_held_out_negatives))
+    return Audit(split.name, tuple(overlaps))
+
+
+def require_clean(audit: Audit) -> None:
+    """Raise LeakageError where the audit did not pass."""
+    found = [f"{o.count} {o.meaning}" for o in audit.overlaps if o.forbidden and o.count]
+    if found:
+        raise LeakageError(f"{audit.name}: the split leaks ({'; '.join(found)}); make it and the training data again.")
+
+
+class _Parts:
+    """The queries of a split that the dataset still has, with their texts."""
+
+    def __init__(self, dataset: RetrievalDataset, split: Split) -> None:
+        self.dataset = dataset
+        self.split = split
+        self.ids = {name: [i for i in split.part(name) if i in dataset.queries] for name in PARTS}
+        self.texts = {i: normalise(dataset.queries[i].text) for ids in self.ids.values() for i in ids}
+        self.parts_of_text: dict[str, set[str]] = defaultdict(set)
+        for name, ids in self.ids.items():
+            for i in ids:
+                self.parts_of_text[self.texts[i]].add(name)
+
+    def changed(self) -> Overlap:
+        """Queries and answers that are gone or have another text than when the split was made."""
+        split, dataset = self.split, self.dataset
+        rows = (
+            *((i, h, dataset.queries.get(i)) for i, h in split.query_hashes.items()),
+            *((i, h, dataset.memories.get(i)) for i, h in split.answer_hashes.items()),
+        )
+        found = [i for i, hashed, row in rows if row is None or text_hash(row.text) != hashed]
+        return _overlap("changed", "ids of the split whose text is gone or changed", found, forbidden=True)
+
+    def shared(self, name: str, meaning: str, keys: Callable[[str], Iterable[str]]) -> Overlap:
+        """Keys of queries that stand in more than one part."""
+        parts: dict[str, set[str]] = defaultdict(set)
+        for part, ids in self.ids.items():
+            for i in ids:
+                for key in keys(i):
+                    parts[key].add(part)
+        return _overlap(name, meaning, [key for key, held in parts.items() if len(held) > 1], forbidden=True)
+
+    def near(self) -> Overlap:
+        """Pairs of near-duplicate texts of which no part holds both."""
+        texts = sorted(self.parts_of_text)
+        found = []
+        for pairs in near_duplicate_pairs(texts, self.split.settings.near_duplicate):
+            for i, j in pairs.tolist():
+                if self.parts_of_text[texts[i]] != self.parts_of_text[texts[j]]:
+                    found.append(f"{texts[i]!r} ~ {texts[j]!r}")
+        return _overlap("query_near", "pairs of near-duplicate query texts in two parts", found, forbidden=True)
+
+    def query_as_answer(self) -> Overlap:
+        """Queries that are word for word a right answer of another part."""
+        parts: dict[str, set[str]] = defaultdict(set)
+        for part, ids in self.ids.items():
+            for answer in {a for i in ids for a in self.dataset.relevant(i)}:
+                parts[normalise(self.dataset.memories[answer].text)].add(part)
+        found = [i for part, ids in self.ids.items() for i in ids if parts.get(self.texts[i], set()) - {part}]
+        return _overlap(
+            "query_is_answer", "queries that are another part's right answer verbatim", found, forbidden=True
+        )
+
+    def query_as_memory(self) -> Overlap:
+        """Queries that are word for word a memory."""
+        memories = {normalise(memory.text) for memory in self.dataset.answers.values()}
+        found = [i for i, text in self.texts.items() if text in memories]
+        return _overlap("query_is_memory", "queries that are a memory verbatim", found, forbidden=False)
+
+    def training(self, rows: Iterable[TrainingRow], forbid: bool) -> list[Overlap]:
+        """Overlaps of training examples with dev and test."""
+        held_out_texts = {self.texts[i] for part in ("dev", "test") for i in self.ids[part]}
+        held_out = {a for part in ("dev", "test") for i in self.ids[part] for a in self.dataset.relevant(i)}
+        train = set(self.split.train)
+        answer_ids = self.dataset.answer_ids
+        queries: set[str] = set()
+        foreign: set[str] = set()
+        positives: set[str] = set()
+        negatives: set[str] = set()
+        wronged: set[str] = set()
+        for row in rows:
+            query = self.dataset.queries.get(row.query_id)
+            if query is not None and normalise(query.text) in held_out_texts:
+                queries.add(row.query_id)
+            if row.query_id not in train:
+                foreign.add(row.query_id)
+            positives.update(_answers(row.positive_ids, answer_ids) & held_out)
+            negatives.update(_answers(row.negative_ids, answer_ids) & held_out)
+            if query is not None and _answers(row.negative_ids, answer_ids) & self.dataset.relevant(row.query_id):
+                wronged.add(row.query_id)
+        return [
+            _overlap("training_query_foreign", "training queries that are not in train", foreign, forbidden=True),
+            _overlap("training_query_held_out", "training queries with a held-out text", queries, forbidden=True),
+            _overlap("training_positive", "held-out answers used as training positives", positives, forbidden=True),
+            _overlap("training_negative", "held-out answers used as training negatives", negatives, forbidden=forbid),
+            _overlap("negative_is_right", "training queries with a right answer as negative", wronged, forbidden=True),
+        ]
+
+
+def _answers(memory_ids: Iterable[str], answer_ids: Mapping[str, str]) -> set[str]:
+    return {answer_ids.get(memory_id, memory_id) for memory_id in memory_ids}
+
+
+def _overlap(name: str, meaning: str, found: Iterable[str], *, forbidden: bool) -> Overlap:
+    listed = sorted(found)
+    return Overlap(name, meaning, len(listed), forbidden, tuple(text[:120] for text in listed[:_EXAMPLES]))

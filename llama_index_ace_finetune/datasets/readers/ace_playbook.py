@@ -1,0 +1,92 @@
+"""ACE playbooks and skillbooks: memories without queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from llama_index_ace_finetune.datasets.builder import DatasetBuilder
+from llama_index_ace_finetune.datasets.place import JsonPlace
+from llama_index_ace_finetune.datasets.readers.json_document import JsonDocument, expect_object
+from llama_index_ace_finetune.datasets.text_files import json_type
+from llama_index_ace_finetune.errors import DatasetError
+
+FORMAT = "ace_playbook"
+
+_CONTAINERS = ("bullets", "skills")
+
+
+def recognises(document: JsonDocument) -> bool:
+    """Say whether the document is a playbook (`bullets`, or the older `sections`) or a skillbook (`skills`)."""
+    return isinstance(document.value, dict) and any(key in document.value for key in (*_CONTAINERS, "sections"))
+
+
+def read_ace_playbook(document: JsonDocument, builder: DatasetBuilder) -> None:
+    """Add the active entries of a playbook, a skillbook, or a skillbook of schema version 2.
+
+    The text is `embedding_text` where there is one, else `content`, else issue, insight and "Keywords: a, b" joined by
+    blank lines, as the skillbook embeds them. Entries marked invalid or inactive are counted as
+    `inactive_memory_skipped`. Raises DatasetError.
+    """
+    root = document.root
+    value = expect_object(document.value, root, "the playbook")
+    for key in _CONTAINERS:
+        for name, entry, place in _entries(value.get(key), root.at(key)):
+            _read_entry(name, expect_object(entry, place, "the entry"), place, builder)
+    sections = value.get("sections")
+    if sections is not None:
+        for section, listed in expect_object(sections, root.at("sections"), "sections").items():
+            for name, entry, place in _entries(listed, root.at("sections", section)):
+                if not isinstance(entry, str):  # a string is the id of an entry read above
+                    entry = {"section": section, **expect_object(entry, place, "the entry")}
+                    _read_entry(name, entry, place, builder)
+
+
+def _entries(listed: Any, place: JsonPlace) -> Iterator[tuple[str | None, Any, JsonPlace]]:
+    """Yield (key or None, entry, place) of an object keyed by id or of a list."""
+    if isinstance(listed, dict):
+        yield from ((name, entry, place.at(name)) for name, entry in listed.items())
+    elif isinstance(listed, list):
+        yield from ((None, entry, place.at(index)) for index, entry in enumerate(listed))
+    elif listed is not None:
+        raise DatasetError(f"{place}: the entries are {json_type(listed)}; they must be an object or a list.")
+
+
+def _read_entry(name: str | None, entry: dict[str, Any], place: JsonPlace, builder: DatasetBuilder) -> None:
+    identifier = entry.get("id", name)
+    if identifier is None:
+        raise DatasetError(f"{place}: the entry has no 'id'; add one.")
+    if entry.get("status") == "invalid" or entry.get("active") is False:
+        builder.ledger.note("inactive_memory_skipped", place, str(identifier))
+        return
+    if entry.get("embedding") is not None:
+        builder.ledger.note("stored_embedding_ignored", place, str(identifier))
+    text, used = _text(entry, place)
+    metadata = {k: v for k, v in entry.items() if k not in ("id", "embedding", used)}
+    builder.add_memory(identifier, text, place, metadata)
+
+
+def _text(entry: dict[str, Any], place: JsonPlace) -> tuple[Any, str]:
+    """Return the text and the field it stands in, "" for a text put together."""
+    for key in ("embedding_text", "content"):
+        if entry.get(key):
+            return entry[key], key
+    if "issue" in entry or "insight" in entry:
+        return _schema_2_text(entry, place), ""
+    if "content" not in entry:
+        raise DatasetError(f"{place}: the entry has no 'content' and no 'issue' or 'insight'; add its text.")
+    return entry["content"], "content"
+
+
+def _schema_2_text(entry: dict[str, Any], place: JsonPlace) -> str:
+    parts = []
+    for key in ("issue", "insight"):
+        part = entry.get(key)
+        if part is not None and not isinstance(part, str):
+            raise DatasetError(f"{place.at(key)}: {key} is {json_type(part)}; it must be a string.")
+        parts.append(part or "")
+    keywords = entry.get("keywords") or []
+    if not isinstance(keywords, list) or not all(isinstance(word, str) for word in keywords):
+        raise DatasetError(f"{place.at('keywords')}: keywords must be a list of strings; correct it.")
+    parts.append(f"Keywords: {', '.join(keywords)}" if keywords else "")
+    return "\n\n".join(part for part in parts if part)

@@ -1,0 +1,41 @@
+"""LlamaIndex nodes: the text is what LlamaIndex embeds, the id is the node's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llama_index_ace_finetune.datasets.builder import DatasetBuilder
+from llama_index_ace_finetune.datasets.place import Place
+from llama_index_ace_finetune.errors import DatasetError
+
+FORMAT = "llama_nodes"
+
+
+def recognises(source: object) -> bool:
+    """Say whether the source is a sequence of LlamaIndex nodes (or of nodes with scores)."""
+    if isinstance(source, (str, bytes)) or not isinstance(source, Sequence) or not source:
+        return False
+    return callable(getattr(_node(source[0]), "get_content", None))
+
+
+def read_llama_nodes(nodes: Sequence[Any], builder: DatasetBuilder) -> None:
+    """Add nodes with text `MetadataMode.EMBED`, id `node_id`, and their metadata with `ref_doc_id`.
+
+    Raises DatasetError for an element that is no node.
+    """
+    from llama_index.core.schema import BaseNode, MetadataMode
+
+    for index, element in enumerate(nodes):
+        place = Place("nodes", 0, f"[{index}]")
+        node = _node(element)
+        if not isinstance(node, BaseNode):
+            raise DatasetError(f"{place}: expected a LlamaIndex node, found {type(node).__name__}; give nodes only.")
+        metadata = dict(node.metadata)
+        if node.ref_doc_id is not None:
+            metadata.setdefault("ref_doc_id", node.ref_doc_id)
+        builder.add_memory(node.node_id, node.get_content(metadata_mode=MetadataMode.EMBED), place, metadata)
+
+
+def _node(element: Any) -> Any:
+    return getattr(element, "node", element)

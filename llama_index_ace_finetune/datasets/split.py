@@ -1,0 +1,163 @@
+"""Train, dev and test without a leak: whole components of connected queries go to one part."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from llama_index_ace_finetune.datasets.assignment import Component, assign
+from llama_index_ace_finetune.datasets.components import query_components
+from llama_index_ace_finetune.datasets.split_record import PARTS, Split
+from llama_index_ace_finetune.datasets.split_settings import SplitSettings
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.errors import DatasetError
+
+__all__ = ["Split", "SplitSettings", "k_folds", "resplit_train_dev", "split_dataset"]
+
+_TRAIN = 0
+
+
+def split_dataset(dataset: RetrievalDataset, *, settings: SplitSettings | None = None) -> Split:
+    """Divide the queries that have a right answer into train, dev and test.
+
+    No component (see `components.query_components`) is ever cut. One that is larger than the test fraction goes to
+    train, and the notes say so. The result depends on ids, texts, judgements and the seed, not on their order.
+    Raises DatasetError where a part that should hold something would be empty.
+    """
+    settings = settings or SplitSettings()
+    components, without_answer = _components(dataset, settings)
+    parts, notes = _divide(components, settings)
+    empty = [name for name in PARTS if getattr(settings, name) > 0 and not parts[name]]
+    if empty:
+        raise DatasetError(
+            f"{dataset.name}: the queries form {len(components)} independent group(s), which leaves "
+            f"{' and '.join(empty)} empty; bring more queries, or set that fraction to 0."
+        )
+    return Split.of(
+        dataset,
+        parts,
+        settings,
+        components=len(components),
+        largest_component=max((c.size for c in components), default=0),
+        without_answer=without_answer,
+        notes=tuple(notes),
+    )
+
+
+def k_folds(dataset: RetrievalDataset, *, k: int, settings: SplitSettings | None = None) -> list[Split]:
+    """Return k splits whose test parts are disjoint and hold together every query that has a right answer.
+
+    The rest of each fold is divided into train and dev in the proportion of the settings' fractions. Raises
+    DatasetError where k is below 2 or above the number of independent groups of queries.
+    """
+    settings = settings or SplitSettings()
+    components, without_answer = _components(dataset, settings)
+    if not 2 <= k <= len(components):
+        raise DatasetError(
+            f"{dataset.name}: {k} folds cannot be made of {len(components)} independent group(s) of queries; "
+            f"choose between 2 and {len(components)}."
+        )
+    fold_of = assign(components, [1 / k] * k, seed=settings.seed, fixed={})
+    folds = []
+    for fold in range(k):
+        test = [c for c, f in zip(components, fold_of, strict=True) if f == fold]
+        rest = [c for c, f in zip(components, fold_of, strict=True) if f != fold]
+        share = settings.dev / (settings.train + settings.dev) if settings.train + settings.dev else 0.0
+        parts, notes = _divide(rest, replace(settings, train=1 - share, dev=share, test=0.0))
+        parts["test"] = [i for c in test for i in c.query_ids]
+        fold_settings = replace(settings, train=(1 - share) * (1 - 1 / k), dev=share * (1 - 1 / k), test=1 / k)
+        folds.append(
+            Split.of(
+                dataset,
+                parts,
+                fold_settings,
+                components=len(components),
+                largest_component=max(c.size for c in components),
+                without_answer=without_answer,
+                notes=(f"Fold {fold + 1} of {k}.", *notes),
+            )
+        )
+    return folds
+
+
+def resplit_train_dev(
+    dataset: RetrievalDataset, split: Split, *, dev_fraction: float, seed: int | None = None
+) -> Split:
+    """Divide the queries outside the test part again, `dev_fraction` of them to dev; the test part stays as it is.
+
+    Raises DatasetError for a fraction outside [0, 1] or one that leaves a part empty.
+    """
+    seed = split.settings.seed if seed is None else seed
+    settings = replace(split.settings, train=1 - dev_fraction, dev=dev_fraction, test=0.0, seed=seed)
+    ids = sorted((*split.train, *split.dev))
+    # Components are those of all queries: two that are tied through a third one stay together.
+    components, _ = _components(dataset, settings, ids)
+    parts, notes = _divide(components, settings)
+    empty = [name for name in ("train", "dev") if getattr(settings, name) > 0 and not parts[name]]
+    if empty:
+        raise DatasetError(
+            f"{dataset.name}: {len(components)} independent group(s) of queries outside the test part leave "
+            f"{' and '.join(empty)} empty; choose another dev_fraction."
+        )
+    parts["test"] = list(split.test)
+    outside = 1 - split.settings.test
+    kept = replace(split.settings, train=outside * (1 - dev_fraction), dev=outside * dev_fraction, seed=seed)
+    return Split.of(
+        dataset,
+        parts,
+        kept,
+        components=split.components,
+        largest_component=split.largest_component,
+        without_answer=split.without_answer,
+        notes=(*split.notes, f"Train and dev were divided again with a dev fraction of {dev_fraction:g}.", *notes),
+    )
+
+
+def _components(
+    dataset: RetrievalDataset, settings: SplitSettings, only: Sequence[str] | None = None
+) -> tuple[list[Component], tuple[str, ...]]:
+    """Return the components of the queries with a right answer, and the ids of the queries without one."""
+    ordered = sorted(dataset.queries)
+    ids = [i for i in ordered if dataset.relevant(i)]
+    if not ids:
+        raise DatasetError(f"{dataset.name}: no query has a right answer; give judgements above 0.")
+    without_answer = tuple(i for i in ordered if not dataset.relevant(i))
+    numbers = query_components(dataset, ids, threshold=settings.near_duplicate, group_field=settings.group_field)
+    wanted = None if only is None else set(only)
+    members: dict[int, list[str]] = {}
+    for query_id, number in zip(ids, numbers.tolist(), strict=True):
+        if wanted is None or query_id in wanted:
+            members.setdefault(number, []).append(query_id)
+    return [Component(tuple(m), _categories(dataset, m, settings)) for m in members.values()], without_answer
+
+
+def _categories(dataset: RetrievalDataset, query_ids: Sequence[str], settings: SplitSettings) -> Counter[str]:
+    found = (dataset.queries[i].metadata.get(settings.category_field) for i in query_ids)
+    return Counter(str(category) for category in found if category is not None)
+
+
+def _divide(components: Sequence[Component], settings: SplitSettings) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the query ids per part and notes for the manifest."""
+    total = sum(c.size for c in components)
+    largest_held_out = (settings.test or settings.dev) * total
+    # A part needs one group, however large that is: without this, three groups could never be split.
+    oversized = {n: _TRAIN for n, c in enumerate(components) if c.size > max(1.0, largest_held_out)}
+    if settings.train == 0:
+        oversized = {}
+    fractions = [getattr(settings, name) for name in PARTS]
+    chosen = assign(components, fractions, seed=settings.seed, fixed=oversized)
+    parts: dict[str, list[str]] = {name: [] for name in PARTS}
+    for component, part in zip(components, chosen, strict=True):
+        parts[PARTS[part]].extend(component.query_ids)
+    notes = [_oversized_note(components[n], total, PARTS[chosen[n]], settings) for n in sorted(oversized)]
+    return parts, notes
+
+
+def _oversized_note(component: Component, total: int, part: str, settings: SplitSettings) -> str:
+    name, fraction = ("test", settings.test) if settings.test else ("dev", settings.dev)
+    end = "goes to train" if part == "train" else f"goes to {part}, which would be empty otherwise"
+    return (
+        f"A component of {component.size} of {total} queries (from {component.query_ids[0]}) is larger than the "
+        f"{name} fraction of {fraction:g} and {end}."
+    )

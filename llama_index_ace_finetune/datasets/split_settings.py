@@ -1,0 +1,37 @@
+"""How a dataset is divided."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from llama_index_ace_finetune.errors import DatasetError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSettings:
+    """Fractions of the queries per part, and what keeps queries together.
+
+    `near_duplicate` is the Jaccard similarity of two queries' word sets from which they stay together;
+    `group_field` is a metadata field of the queries, or of their right answers, whose equal values stay together;
+    `category_field` is the queries' metadata field by which parts are balanced, where they have it.
+    Raises DatasetError for fractions that do not sum to 1 and thresholds outside (0, 1].
+    """
+
+    train: float = 0.6
+    dev: float = 0.15
+    test: float = 0.25
+    seed: int = 0
+    near_duplicate: float = 0.8
+    group_field: str | None = None
+    category_field: str = "category"
+
+    def __post_init__(self) -> None:
+        fractions = (self.train, self.dev, self.test)
+        if not all(math.isfinite(f) and 0 <= f <= 1 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
+            raise DatasetError(
+                f"Split: the fractions train {self.train}, dev {self.dev}, test {self.test} must be 0 or more and "
+                "sum to 1."
+            )
+        if not 0 < self.near_duplicate <= 1:
+            raise DatasetError(f"Split: near_duplicate is {self.near_duplicate}; it must lie above 0 and at most at 1.")

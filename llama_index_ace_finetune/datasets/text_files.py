@@ -1,0 +1,161 @@
+"""Files to text, lines and JSON values, with errors that name the file and the line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from llama_index_ace_finetune.datasets.place import Place
+from llama_index_ace_finetune.errors import DatasetError
+
+MAX_LINE_BYTES = 16 * 2**20
+"""A longer line is taken for a file of another format."""
+
+
+class _RepeatedKeyError(Exception):
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):  # the plain parser would keep the last value and say nothing
+        seen: set[str] = set()
+        raise _RepeatedKeyError(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    return record
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def iterate_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line without its end) of a UTF-8 file, gzipped or not.
+
+    A byte order mark and CRLF ends are taken off. Raises DatasetError for a file that cannot be read,
+    is not UTF-8, or has a line over `MAX_LINE_BYTES`.
+    """
+    with _open(path) as stream:
+        number = 0
+        while True:
+            line = _read_line(stream, path, number + 1)
+            if not line:
+                return
+            number += 1
+            if number == 1:
+                line = _without_byte_order_mark(line, path)
+            yield number, _decode(line, path, number).rstrip("\r\n")
+
+
+def read_text(path: Path) -> str:
+    """Return a whole UTF-8 file, gzipped or not, without a byte order mark; raises DatasetError."""
+    with _open(path) as stream:
+        try:
+            content = stream.read()
+        except (OSError, EOFError, zlib.error) as error:
+            raise _unreadable(path, error) from error
+    content = _without_byte_order_mark(content, path)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, content.count(b"\n", 0, error.start) + 1) from error
+
+
+def parse_json(text: str, place: Place) -> Any:
+    """Return the JSON value in `text`; raises DatasetError with line and column."""
+    try:
+        return _DECODER.decode(text)
+    except _RepeatedKeyError as error:
+        line = text.count("\n", 0, max(0, text.rfind(json.dumps(error.key, ensure_ascii=False)))) + (place.line or 1)
+        raise DatasetError(
+            f"{Place(place.file, line)}: the key {error.key!r:.80} stands twice in one object; remove or rename one."
+        ) from error
+    except json.JSONDecodeError as error:
+        line = place.line + error.lineno - 1 if place.line else error.lineno
+        raise DatasetError(
+            f"{Place(place.file, line)}: invalid JSON at column {error.colno} ({error.msg}); correct the file."
+        ) from error
+    except RecursionError as error:
+        raise DatasetError(f"{place}: the JSON is nested too deeply; flatten it.") from error
+    except ValueError as error:  # a number with thousands of digits
+        raise DatasetError(f"{place}: the JSON holds a value that cannot be read ({error}); correct it.") from error
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value in a file; raises DatasetError."""
+    text = read_text(path)
+    if not text.strip():
+        raise DatasetError(f"{path}: the file is empty; give a file with data in it.")
+    return parse_json(text, Place(str(path)))
+
+
+def iterate_json_lines(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Yield (place, record) for every line of a JSON Lines file that is not blank; raises DatasetError."""
+    file = str(path)
+    for number, line in iterate_lines(path):
+        if not line or line.isspace():
+            continue
+        place = Place(file, number)
+        record = parse_json(line, place)
+        if not isinstance(record, dict):
+            raise DatasetError(f"{place}: expected a JSON object, found {json_type(record)}; write one object a line.")
+        yield place, record
+
+
+def json_type(value: object) -> str:
+    """Return what JSON calls the type of a value."""
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _open(path: Path) -> BinaryIO | gzip.GzipFile:
+    try:
+        if path.is_dir():
+            raise DatasetError(f"{path}: this is a folder; give the file itself.")
+        with path.open("rb") as stream:
+            gzipped = stream.read(2) == b"\x1f\x8b"
+        return gzip.open(path, "rb") if gzipped else path.open("rb")
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_line(stream: BinaryIO | gzip.GzipFile, path: Path, number: int) -> bytes:
+    try:
+        line = stream.readline(MAX_LINE_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(path, error, number) from error
+    if len(line) > MAX_LINE_BYTES:
+        limit = MAX_LINE_BYTES // 2**20
+        raise DatasetError(f"{Place(str(path), number)}: the line is over {limit} MB; write one record a line.")
+    return line
+
+
+def _without_byte_order_mark(content: bytes, path: Path) -> bytes:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DatasetError(f"{Place(str(path), 1)}: the file is UTF-16; save it as UTF-8.")
+    return content.removeprefix(b"\xef\xbb\xbf")
+
+
+def _decode(line: bytes, path: Path, number: int) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, number) from error
+
+
+def _not_utf8(path: Path, number: int) -> DatasetError:
+    return DatasetError(f"{Place(str(path), number)}: the text is not UTF-8; save the file as UTF-8.")
+
+
+def _unreadable(path: Path, error: Exception, number: int = 0) -> DatasetError:
+    if isinstance(error, FileNotFoundError):
+        return DatasetError(f"{path}: there is no such file; check the path.")
+    if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
+        return DatasetError(f"{Place(str(path), number)}: the gzip file is cut off or damaged; fetch it again.")
+    return DatasetError(f"{path}: the file cannot be read ({error}); check the path and its permissions.")
