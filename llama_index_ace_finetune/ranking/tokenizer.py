@@ -1,0 +1,227 @@
+"""Text -> terms, for lexical search."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import Stemmer
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.errors import AceFinetuneError
+
+# Articles, pronouns, prepositions, auxiliaries and question words: what English says without meaning a subject.
+_ENGLISH = """
+a about above after again against all am an and any are as at be because been before being below between both
+but by can did do does doing down during each few for from further had has have having he her here hers herself
+him himself his how i if in into is it its itself just me more most my myself no nor not now of off on once only
+or other our ours ourselves out over own same she should so some such than that the their theirs them themselves
+then there these they this those through to too under until up very was we were what when where which while who
+whom why will with you your yours yourself yourselves
+"""
+ENGLISH_STOP_WORDS = frozenset(_ENGLISH.split())
+
+# Vowel signs, accents and points that `\w` leaves out although they stand inside words (Devanagari, Arabic, Hebrew,
+# Thai and others); danda, the full stop of Indic scripts, is not among them.
+_MARKS = (
+    "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u0711-\u074a"
+    "\u0900-\u0963\u0971-\u0dff\u0e31-\u0e4e\u0eb1-\u0ece\u0f71-\u0f84\u102b-\u103e\u17b4-\u17d3\u200c-\u200d"
+)
+# Scripts written without spaces between words: Thai, Lao, Myanmar, Khmer, kana and Han.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"\w[\w{_MARKS}]*")
+_ASCII_WORD = re.compile(r"\w+", re.ASCII)
+_SCRIPTS = re.compile(rf"[{_UNSPACED}]+|[^{_UNSPACED}]+")
+_HAS_UNSPACED = re.compile(f"[{_UNSPACED}]")
+# snake_case, camelCase, HTTPServer, and between letters and digits: utf8, E1234.
+_IDENTIFIER_JOINT = re.compile(
+    r"_+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])"
+)
+_CACHE_LIMIT = 1 << 18
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """How a text becomes terms; saved with every index, since queries must be cut as the documents were.
+
+    language: of the stemmer (a name PyStemmer knows) and of the stop words.
+    stop_words: True drops the language's own list (there is one for English; for other languages nothing is
+        dropped), False drops nothing, a tuple is the list. Compared after lower-casing, before stemming.
+    stemming: Snowball stemming by PyStemmer.
+    split_identifiers: `getUserName`, `get_user_name` and `E1234` give their parts beside the whole
+        (`getusername`, `get`, `user`, `name`), so that either is found by the other.
+    token_pattern: a regular expression for what counts as a word, instead of runs of word characters.
+    min_length: shorter terms are dropped.
+
+    The defaults are those with the best mean R@1 and MRR@10 over eight sets (agent memories, dialogue, compiler
+    errors, shell commands, Python functions, health, science).
+    """
+
+    language: str = "english"
+    lowercase: bool = True
+    stop_words: bool | tuple[str, ...] = True
+    stemming: bool = True
+    split_identifiers: bool = True
+    token_pattern: str | None = None
+    min_length: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise AceFinetuneError for stop words that are neither a bool nor a tuple of strings."""
+        words = self.stop_words
+        if not (isinstance(words, bool) or (isinstance(words, tuple) and all(isinstance(w, str) for w in words))):
+            raise AceFinetuneError(f"The stop words are {words!r}; give True, False or a tuple of strings.")
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> TokenizerSettings:
+        """Make settings from what `dataclasses.asdict` gave and JSON stored (a tuple comes back as a list)."""
+        stop_words = values.get("stop_words", True)
+        return cls(**{**values, "stop_words": tuple(stop_words) if isinstance(stop_words, list) else stop_words})
+
+
+class Tokenizer:
+    """Cuts texts into terms: words lower-cased and stemmed, identifiers with their parts, CJK as characters and pairs.
+
+    Text that is not ASCII is brought to NFKC first. A run of a script written without spaces gives its characters
+    and its pairs of neighbours, so that a query of one character still finds something.
+    """
+
+    def __init__(self, settings: TokenizerSettings | None = None) -> None:
+        """Raise AceFinetuneError for a language PyStemmer does not know, or a pattern that is no regular expression."""
+        self.settings = settings = settings or TokenizerSettings()
+        self._stem = _stemmer(settings.language) if settings.stemming else _same
+        self._pattern = None if settings.token_pattern is None else _compiled(settings.token_pattern)
+        self._stop_words = _stop_words(settings)
+        self._known: dict[str, tuple[str, ...]] = {}
+
+    def __call__(self, text: str) -> list[str]:
+        """Return the terms of one text, in order, with repeats."""
+        known = self._known
+        if len(known) > _CACHE_LIMIT:
+            known.clear()
+        terms: list[str] = []
+        for word in self._words(text):
+            found = known.get(word)
+            if found is None:
+                found = known[word] = self._terms_of(word)
+            terms += found
+        return terms
+
+    def batch(self, texts: Iterable[str]) -> list[list[str]]:
+        """Return the terms of each text."""
+        return [self(text) for text in texts]
+
+    def encode(self, texts: Iterable[str], vocabulary: dict[str, int]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return the term numbers of all texts, end to end, and where each text begins.
+
+        vocabulary: term -> number; new terms are given the next numbers.
+        Returns numbers int32 [n_terms] and offsets int64 [n_texts + 1].
+
+        Each distinct word is analysed once; per occurrence there is only a look-up.
+        """
+        number_of: defaultdict[str, int] = defaultdict()
+        number_of.default_factory = number_of.__len__
+        look_up = number_of.__getitem__
+        words = array("i")
+        ends = array("q", [0])
+        for text in texts:
+            words.extend(map(look_up, self._words(text)))
+            ends.append(len(words))
+
+        # Word numbers -> term numbers: a word gives none (a stop word), one, or several terms (an identifier).
+        terms = array("i")
+        term_ends = array("q", [0])
+        for word in number_of:
+            terms.extend([vocabulary.setdefault(term, len(vocabulary)) for term in self._terms_of(word)])
+            term_ends.append(len(terms))
+        return _expand(
+            np.frombuffer(words, np.int32), np.frombuffer(ends, np.int64),
+            np.frombuffer(terms, np.int32), np.frombuffer(term_ends, np.int64),
+        )  # fmt: skip
+
+    def _words(self, text: str) -> list[str]:
+        if text.isascii():
+            return (self._pattern or _ASCII_WORD).findall(text)
+        return (self._pattern or _WORD).findall(unicodedata.normalize("NFKC", text))
+
+    def _terms_of(self, word: str) -> tuple[str, ...]:
+        """Analyse one word of a text."""
+        if word.isascii() or not _HAS_UNSPACED.search(word):
+            return self._terms_of_run(word)
+        terms: list[str] = []
+        for run in _SCRIPTS.findall(word):
+            if _HAS_UNSPACED.match(run):
+                terms += run
+                terms += map("".join, pairwise(run))
+            else:
+                terms += self._terms_of_run(run)
+        return tuple(term for term in terms if len(term) >= self.settings.min_length)
+
+    def _terms_of_run(self, word: str) -> tuple[str, ...]:
+        parts = [word]
+        # Most words are plain, and a plain word has no joint.
+        if self.settings.split_identifiers and not (word.isalpha() and word[1:].islower()):
+            parts = [part for part in _IDENTIFIER_JOINT.split(word) if part]
+            if len(parts) > 1:
+                parts.insert(0, "".join(parts))
+        if self.settings.lowercase:
+            parts = [part.lower() for part in parts]
+        kept = (part for part in parts if part not in self._stop_words)
+        return tuple(term for term in map(self._stem, kept) if len(term) >= self.settings.min_length)
+
+
+def _expand(
+    words: NDArray[np.int32], ends: NDArray[np.int64], terms: NDArray[np.int32], term_ends: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Replace each word number w by terms[term_ends[w]:term_ends[w + 1]]; `ends` bounds the texts before and after."""
+    counts = np.diff(term_ends)[words]
+    before = np.zeros(len(words) + 1, np.int64)
+    np.cumsum(counts, out=before[1:])
+    source = np.repeat(term_ends[words] - before[:-1], counts)
+    source += np.arange(len(source))
+    return terms[source], before[ends]
+
+
+def _stop_words(settings: TokenizerSettings) -> frozenset[str]:
+    if isinstance(settings.stop_words, tuple):
+        return frozenset(settings.stop_words)
+    # "porter" is PyStemmer's name for an older English stemmer.
+    return ENGLISH_STOP_WORDS if settings.stop_words and settings.language in ("english", "porter") else frozenset()
+
+
+def _same(word: str) -> str:
+    return word
+
+
+def _stemmer(language: str) -> Callable[[str], str]:
+    if language not in Stemmer.algorithms():
+        raise AceFinetuneError(
+            f"There is no stemmer for language {language!r}; choose one of {', '.join(Stemmer.algorithms())}, "
+            "or set stemming to False."
+        )
+    stem: Callable[[str], str] = Stemmer.Stemmer(language, 0).stemWord
+    return stem
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise AceFinetuneError(
+            f"The token pattern {pattern!r} is no regular expression ({error}); correct it or leave it out."
+        ) from error
+    if compiled.groups > 1:
+        raise AceFinetuneError(
+            f"The token pattern {pattern!r} has {compiled.groups} groups, of which only one can be the word; "
+            "write the others as (?:...)."
+        )
+    return compiled

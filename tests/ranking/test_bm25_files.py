@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama_index_ace_finetune.errors import OutputExistsError, StoreError
+from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings
+from llama_index_ace_finetune.ranking.tokenizer import Tokenizer, TokenizerSettings
+
+TEXTS = ["Die Häuser sind voll", "disk full on get_user", "猫が好き", ""]
+FILES = sorted(
+    ["index.json", "vocabulary.json"]
+    + [f"{name}.npy" for name in ("starts", "rows", "counts", "lengths", "present", "idf", "weights")]
+)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    BM25Index.build(TEXTS).save(tmp_path / "index")
+    return tmp_path / "index"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    texts=st.lists(st.text(max_size=20), max_size=8),
+    query=st.text(max_size=20),
+    variant=st.sampled_from(["okapi", "plus", "l"]),
+    removed=st.booleans(),
+)
+def test_a_loaded_index_equals_the_saved_one(texts: list[str], query: str, variant, removed: bool) -> None:
+    index = BM25Index.build(texts, settings=BM25Settings(variant))
+    if removed and texts:
+        index.remove([0])
+    with tempfile.TemporaryDirectory() as folder:
+        index.save(Path(folder) / "index")
+        loaded = BM25Index.load(Path(folder) / "index")
+        for text in [query, *texts]:
+            assert loaded.scores(text).tolist() == index.scores(text).tolist()
+            for ours, theirs in zip(index.search(text, 5), loaded.search(text, 5), strict=True):
+                assert ours.tolist() == theirs.tolist()
+        assert loaded.add(["neu"]).tolist() == index.add(["neu"]).tolist()
+        assert loaded.search("neu", 5)[0].tolist() == index.search("neu", 5)[0].tolist()
+        assert len(loaded) == len(index)
+
+
+def test_settings_of_index_and_tokenizer_come_back(tmp_path: Path) -> None:
+    tokenizer = TokenizerSettings(language="german", stop_words=("die", "sind"), token_pattern=r"\w+", min_length=2)
+    chosen = BM25Settings("okapi", k1=1.2, b=0.5, epsilon=0.1)
+    BM25Index.build(TEXTS, settings=chosen, tokenizer=Tokenizer(tokenizer)).save(tmp_path / "index")
+    loaded = BM25Index.load(tmp_path / "index")
+    assert loaded.settings == chosen
+    assert loaded.tokenizer.settings == tokenizer
+    assert loaded.search("Haus", 5)[0].tolist() == [0]
+    assert loaded.search("die", 5)[0].tolist() == []
+
+
+def test_the_same_texts_give_the_same_bytes_and_no_pickle(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        BM25Index.build(TEXTS).save(tmp_path / name)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == FILES
+    for name in FILES:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_arrays_are_mapped_not_read(saved: Path) -> None:
+    weights = BM25Index.load(saved)._state.weights
+    assert isinstance(weights.base, np.memmap)
+    assert not weights.flags.writeable
+
+
+def test_saving_over_the_index_one_was_loaded_from(saved: Path) -> None:
+    index = BM25Index.load(saved)
+    other = BM25Index.load(saved)
+    index.add(["a new disk"])
+    index.save(saved)
+    assert sorted(BM25Index.load(saved).search("disk", 5)[0].tolist()) == [1, 4]
+    assert other.search("disk", 5)[0].tolist() == [1]  # still reads what it opened
+    assert [path.name for path in saved.parent.iterdir()] == ["index"]
+
+
+def test_a_save_that_fails_leaves_the_old_index(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    index = BM25Index.build(["another text"])
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", fail)
+        with pytest.raises(StoreError, match=r"cannot be written .*No space left"):
+            index.save(saved)
+    assert BM25Index.load(saved).search("disk", 5)[0].tolist() == [1]
+    assert [path.name for path in saved.parent.iterdir()] == ["index"]
+
+
+def test_a_folder_with_other_things_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputExistsError, match="something other"):
+        BM25Index.build(TEXTS).save(tmp_path)
+    with pytest.raises(OutputExistsError, match=r"thesis\.txt"):
+        BM25Index.build(TEXTS).save(tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    BM25Index.build(TEXTS).save(tmp_path / "empty")
+    assert len(BM25Index.load(tmp_path / "empty")) == 4
+
+
+def test_loading_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no BM25 index at .*build it"):
+        BM25Index.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "index.json"])
+def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(StoreError, match=rf"{name} is missing; build the BM25 index again"):
+        BM25Index.load(saved)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["cut", "emptied", "flipped"])
+def test_a_damaged_file_is_named(saved: Path, name: str, damage: str) -> None:
+    path = saved / name
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[-3] ^= 0x40
+    path.write_bytes({"cut": content[:-5], "emptied": b"", "flipped": content}[damage])
+    with pytest.raises(StoreError, match=rf"{name} is damaged .*; build the BM25 index again"):
+        BM25Index.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": "bm25-index-9"}, "has format 'bm25-index-9'"),
+        ({"settings": {"variant": "plus", "k9": 1}}, "damaged"),
+        ({"settings": {"variant": "bm11"}}, "damaged"),
+        ({"tokenizer": {"unknown": True}}, "damaged"),
+        ({"checksums": None}, "damaged"),
+    ],
+)
+def test_an_index_file_that_says_something_else(saved: Path, change: dict, words: str) -> None:
+    index = json.loads((saved / "index.json").read_text())
+    (saved / "index.json").write_text(json.dumps({**index, **change}))
+    with pytest.raises(StoreError, match=rf"index\.json .*{words}"):
+        BM25Index.load(saved)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot be written .*choose another folder"):
+        BM25Index.build(TEXTS).save(tmp_path / "file" / "index")
