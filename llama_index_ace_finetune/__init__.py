@@ -1,1 +1,76 @@
-"""Fine-tune the embedding model behind a LlamaIndex retriever, prove it on held-out data, and swap it in."""
+"""Fine-tune the embedding model behind a LlamaIndex retriever, prove it on held-out data, and swap it in.
+
+Importing this package imports neither torch nor transformers nor LlamaIndex; each name is loaded at its first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+    from llama_index_ace_finetune.datasets.split import SplitSettings, split_dataset
+    from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
+    from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
+    from llama_index_ace_finetune.errors import AceFinetuneError
+    from llama_index_ace_finetune.finetuned_retrieval import FineTunedRetrieval
+    from llama_index_ace_finetune.mining.miner import HardNegativeMiner
+    from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
+    from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
+    from llama_index_ace_finetune.stores.memory_store import MemoryStore
+    from llama_index_ace_finetune.training.config import TrainingConfig
+    from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+
+__all__ = [
+    "AceFinetuneError",
+    "EmbeddingFineTuner",
+    "FineTunedEmbedding",
+    "FineTunedHybridRetriever",
+    "FineTunedRetrieval",
+    "HardNegativeMiner",
+    "Memory",
+    "MemoryStore",
+    "Query",
+    "RetrievalDataset",
+    "SplitSettings",
+    "TrainingConfig",
+    "TrainingDataGenerator",
+    "__version__",
+    "read_dataset",
+    "split_dataset",
+]
+
+_HOMES = {
+    "AceFinetuneError": "errors",
+    "EmbeddingFineTuner": "training.fine_tuner",
+    "FineTunedEmbedding": "embeddings.finetuned_embedding",
+    "FineTunedHybridRetriever": "retrievers.hybrid_retriever",
+    "FineTunedRetrieval": "finetuned_retrieval",
+    "HardNegativeMiner": "mining.miner",
+    "Memory": "datasets.types",
+    "MemoryStore": "stores.memory_store",
+    "Query": "datasets.types",
+    "RetrievalDataset": "datasets.types",
+    "SplitSettings": "datasets.split",
+    "TrainingConfig": "training.config",
+    "TrainingDataGenerator": "mining.training_data_generator",
+    "read_dataset": "datasets.read_dataset",
+    "split_dataset": "datasets.split",
+}
+
+try:
+    __version__ = version("llama-index-ace-finetune")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0.0.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

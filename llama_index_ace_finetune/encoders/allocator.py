@@ -24,6 +24,4 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False  # musl has no mallopt
     largest = (1 << 31) - 1
-    return bool(
-        mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, largest) and mallopt(_TOP_PAD, _TOP_PAD_BYTES)
-    )
+    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, largest) and mallopt(_TOP_PAD, _TOP_PAD_BYTES))

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.encoders.cache import VectorCache
-from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
-from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
-from llama_index_ace_finetune.encoders.prompts import Prompts, resolve_prompts
+from llama_index_ace_finetune.encoders.identity import identify_model
+from llama_index_ace_finetune.encoders.prompts import Prompts
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -26,38 +25,6 @@ logger = logging.getLogger(__name__)
 
 Role = Literal["query", "document"]
 Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderSettings:
-    """What changes a vector, and where it is computed.
-
-    Attributes:
-        max_seq_length: tokens per text; the checkpoint's own by default.
-        query_prompt: overrides the prompt that the checkpoint or its family gives; None leaves it.
-        document_prompt: likewise for documents.
-        truncate_dim: keep the first dimensions only (Matryoshka models); all by default.
-        precision: "float32", or "bfloat16" for autocast where the processor is faster with it.
-        trust_remote_code: run code that comes with a model; off unless asked for.
-        device: torch device; the best one by default. Does not enter the fingerprint.
-        batch_size: texts per forward pass. Does not enter the fingerprint.
-    """
-
-    max_seq_length: int | None = None
-    query_prompt: str | None = None
-    document_prompt: str | None = None
-    truncate_dim: int | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
-    trust_remote_code: bool = False
-    device: str | None = None
-    batch_size: int = 64
-
-    def vector_settings(self) -> dict[str, object]:
-        """The settings that change a vector."""
-        kept = asdict(self)
-        for name in ("device", "batch_size", "trust_remote_code"):
-            del kept[name]
-        return kept
 
 
 class Encoder:
@@ -83,18 +50,10 @@ class Encoder:
             ModelError: if it cannot be found, is incomplete, or is not an embedding model.
         """
         settings = settings or EncoderSettings()
-        folder = resolve_checkpoint(name)
-        model = _load_model(folder, settings)
-        prompts = resolve_prompts(str(name), model.prompts)
-        apply_prompts(
-            model,
-            Prompts(
-                query=prompts.query if settings.query_prompt is None else settings.query_prompt,
-                document=prompts.document if settings.document_prompt is None else settings.document_prompt,
-            ),
-        )
-        identity = {**settings.vector_settings(), "prompts": dict(model.prompts)}
-        return cls(model, name=str(name), fingerprint=fingerprint_folder(folder, identity), settings=settings)
+        identity = identify_model(name, settings=settings)
+        model = _load_model(identity.folder, settings)
+        apply_prompts(model, identity.prompts)
+        return cls(model, name=str(name), fingerprint=identity.fingerprint, settings=settings)
 
     @property
     def dimension(self) -> int:
@@ -181,7 +140,9 @@ def apply_prompts(model: SentenceTransformer, prompts: Prompts) -> None:
 
 def _load_model(folder: Path, settings: EncoderSettings) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model = SentenceTransformer(
             str(folder),

@@ -26,8 +26,6 @@ def fingerprint_folder(folder: Path, settings: Mapping[str, Any]) -> str:
         if file.name in _IGNORED or relative.parts[0].startswith("."):
             continue
         digest.update(relative.as_posix().encode() + b"\0")
-        with file.open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest() if hasattr(hashlib, "file_digest") else
-                          hashlib.sha256(handle.read()).digest())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
     digest.update(json.dumps(dict(settings), sort_keys=True).encode())
     return digest.hexdigest()[:32]

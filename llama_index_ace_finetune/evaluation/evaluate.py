@@ -126,6 +126,4 @@ def evaluate_systems(
 
 def _rows(system: System, rows: slice) -> System:
     cosine = None if system.cosine is None else system.cosine[rows]
-    return System(
-        name=system.name, kind=system.kind, rankings=system.rankings[rows], model=system.model, cosine=cosine
-    )
+    return System(name=system.name, kind=system.kind, rankings=system.rankings[rows], model=system.model, cosine=cosine)

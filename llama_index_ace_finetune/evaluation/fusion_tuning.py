@@ -40,9 +40,7 @@ def tune_fusion(dense: System, lexical: System, dev: EvaluationSet) -> FusionCho
     measure = MRR(_DEPTH)
     values = {}
     for weight in GRID:
-        fused = fuse_rankings(
-            [dense.rankings, lexical.rankings], weights=(weight, 1 - weight), k=RRF_K, limit=_DEPTH
-        )
+        fused = fuse_rankings([dense.rankings, lexical.rankings], weights=(weight, 1 - weight), k=RRF_K, limit=_DEPTH)
         values[weight] = per_query(measure, fused, dev.relevant)
     curve = {weight: round(float(value.mean()), 4) for weight, value in values.items()}
     best = max(GRID, key=lambda weight: (values[weight].mean(), -abs(weight - _EQUAL)))

@@ -35,7 +35,7 @@ class Success:
 
     def per_query(self, right: NDArray[np.bool_], answers: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return float [n] from `relevance_of` [n, depth] and the number of right answers [n]."""
-        return right[:, : self.k].any(axis=1).astype(np.float64)
+        return np.asarray(right[:, : self.k].any(axis=1), np.float64)
 
 
 @dataclass(frozen=True, slots=True)

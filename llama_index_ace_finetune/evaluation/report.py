@@ -66,10 +66,11 @@ def build_report(evaluation: Evaluation, verdict: Verdict, context: ReportContex
                 "kind": system.kind,
                 "model": system.model,
                 "weights": list(system.weights) if system.weights else None,
-                "means": {name: round(evaluation.mean(system.name, name), 6) for name in evaluation.values[system.name]},
+                "means": {
+                    name: round(evaluation.mean(system.name, name), 6) for name in evaluation.values[system.name]
+                },
                 "difference_to_base": {
-                    name: asdict(difference)
-                    for name, difference in evaluation.differences.get(system.name, {}).items()
+                    name: asdict(difference) for name, difference in evaluation.differences.get(system.name, {}).items()
                 },
             }
             for system in evaluation.systems
@@ -86,9 +87,9 @@ def build_report(evaluation: Evaluation, verdict: Verdict, context: ReportContex
     }
 
 
-def write_report(report: dict[str, Any], folder: Path) -> tuple[Path, Path]:
-    """Write `report.json` and `report.html` into `folder`; return both paths."""
-    json_path, html_path = folder / "report.json", folder / "report.html"
+def write_report(report: dict[str, Any], json_path: Path) -> tuple[Path, Path]:
+    """Write the report to `json_path`, and as a page beside it with the ending `.html`; return both paths."""
+    html_path = json_path.with_suffix(".html")
     write_json(json_path, report)
     write_text(html_path, render_html(report))
     return json_path, html_path

@@ -24,13 +24,13 @@ def render_html(report: dict[str, Any]) -> str:
 def _plot(systems: list[dict[str, Any]], measure: str) -> dict[str, Any]:
     """Lay out the difference plot: a zero line, and per system a point with its interval, in pixels."""
     rows = [system for system in systems if system["difference_to_base"]]
-    reach = max(
-        [0.01] + [abs(row["difference_to_base"][measure][end]) for row in rows for end in ("low", "high")]
-    ) * 1.1
+    reach = (
+        max([0.01] + [abs(row["difference_to_base"][measure][end]) for row in rows for end in ("low", "high")]) * 1.1
+    )
     width = _PLOT_WIDTH - _LABEL_WIDTH
 
     def x(value: float) -> float:
-        return round(_LABEL_WIDTH + width * (value + reach) / (2 * reach), 1)
+        return float(round(_LABEL_WIDTH + width * (value + reach) / (2 * reach), 1))
 
     return {
         "measure": measure,

@@ -56,8 +56,10 @@ class EvaluationSet:
     @property
     def groups(self) -> list[str]:
         """What queries are resampled with: the first right answer."""
-        return [self.corpus_ids[int(rows[0])] if len(rows) else query for rows, query in
-                zip(self.relevant, self.query_ids, strict=True)]
+        return [
+            self.corpus_ids[int(rows[0])] if len(rows) else query
+            for rows, query in zip(self.relevant, self.query_ids, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

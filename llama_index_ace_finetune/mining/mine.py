@@ -76,7 +76,7 @@ def mine_negatives(
     filtered: Counter[str] = Counter()
     candidates = 0
     result = []
-    for query in queries:
+    for query in range(len(query_vectors)):
         right = relevant[query]
         wrong = judged_wrong[query] if judged_wrong is not None else np.empty(0, np.int64)
         ranked = _by_best_rank(wrong, [(name, rows[query], scores[query]) for name, rows, scores in rankings])

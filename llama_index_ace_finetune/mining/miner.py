@@ -14,7 +14,8 @@ from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.training_data import HardNegative
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
-from llama_index_ace_finetune.encoders.encoder import Encoder, EncoderSettings, Progress
+from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION, LiveCollection
 from llama_index_ace_finetune.mining.mine import MinedNegatives, mine_negatives

@@ -16,7 +16,9 @@ from llama_index_ace_finetune.ranking.dense import dense_top_k
 class CandidateSource(Protocol):
     """Something that ranks the corpus for queries, as today's retrieval does."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the hits are marked with."""
 
     def search(self, rows: NDArray[np.int64], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Rank the corpus for the queries with these row numbers.

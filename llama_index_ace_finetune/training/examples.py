@@ -41,7 +41,8 @@ def index_examples(data: TrainingData, examples: Sequence[TrainingExample]) -> I
     """
     rows: dict[str, int] = {}
     row_of: dict[str, int] = {}
-    corpus_ids, corpus = [], []
+    corpus_ids: list[str] = []
+    corpus: list[str] = []
     for identifier, text in data.memories.items():
         row = rows.setdefault(normalise(text), len(corpus))
         if row == len(corpus):

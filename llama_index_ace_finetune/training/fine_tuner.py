@@ -13,7 +13,8 @@ import numpy as np
 
 from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
-from llama_index_ace_finetune.encoders.encoder import Encoder, EncoderSettings
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.batches import BatchCollator
 from llama_index_ace_finetune.training.config import TrainingConfig
@@ -145,7 +146,8 @@ class EmbeddingFineTuner:
             metrics=metrics or {},
             history=self.history,
             data=self.data,
-            trained_queries=examples.queries,
+            train=examples,
+            dev=self._dev.examples if self._dev else None,
         )
 
     def _ready(self) -> tuple[Encoder, IndexedExamples]:
@@ -183,14 +185,15 @@ class EmbeddingFineTuner:
         from llama_index_ace_finetune.training.loss import MaskedRankingLoss
 
         model, config = encoder.model, self.config
-        transformers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        model.model_card_data.generate_widget_examples = False
         prompts = model.prompts
         collator = BatchCollator(
             preprocess=model.preprocess,
             examples=examples,
             hard_negatives=config.hard_negatives,
-            query_prompt=prompts.get("query", ""),
-            document_prompt=prompts.get("document", ""),
+            query_prompt=prompts.get("query") or "",
+            document_prompt=prompts.get("document") or "",
         )
         total = -(-len(examples.queries) // config.batch_size) * config.epochs
         with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch:
@@ -217,7 +220,7 @@ class EmbeddingFineTuner:
                 args=arguments,
                 train_dataset=Dataset.from_dict({"example": list(range(len(examples.queries)))}),
                 loss=MaskedRankingLoss(model, temperature=config.temperature),
-                data_collator=collator,
+                data_collator=collator,  # type: ignore[arg-type]  # it is called, never subclassed
                 callbacks=[watcher],
             )
             trainer.remove_callback(PrinterCallback)
@@ -240,9 +243,7 @@ def divide_examples(
     held = {example.query_id for example in dev}
     answers = {identifier for example in dev for identifier in example.positive_ids}
     train = [
-        dataclasses.replace(
-            example, negatives=tuple(n for n in example.negatives if n.memory_id not in answers)
-        )
+        dataclasses.replace(example, negatives=tuple(n for n in example.negatives if n.memory_id not in answers))
         for example in usable
         if example.query_id not in held
     ]

@@ -11,7 +11,7 @@ POSITIVE, NEGATIVE, MASKED = 1, 0, -1
 def masked_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
     """Return the mean over queries of the contrastive loss of each query's right answers.
 
-    For a query with right answers P and negatives N (masked documents are in neither), with s = similarity / temperature:
+    For a query with right answers P and negatives N (masked documents are in neither), s = similarity / temperature:
         loss = mean over p in P of -log( exp(s_p) / (exp(s_p) + sum over n in N of exp(s_n)) )
     so that right answers never compete with each other.
 
@@ -68,7 +68,7 @@ def embed_by_length(model: nn.Module, features: dict[str, Tensor], *, bucket: in
         return model(dict(features))["sentence_embedding"].float()  # type: ignore[no-any-return]
     order = torch.argsort(mask.sum(dim=1), stable=True)
     parts = []
-    for rows in order.split(bucket):
+    for rows in torch.split(order, bucket):
         columns = torch.nonzero(mask[rows].any(dim=0)).squeeze(1)
         part = {
             name: value[rows][:, columns] if isinstance(value, Tensor) and value.shape == mask.shape else value

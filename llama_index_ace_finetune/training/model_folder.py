@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from llama_index_ace_finetune.datasets.normalise import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
-from llama_index_ace_finetune.errors import ModelError, OutputExistsError
+from llama_index_ace_finetune.errors import OutputExistsError
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.examples import IndexedExamples
 from llama_index_ace_finetune.training.model_card import model_card
+from llama_index_ace_finetune.training.provenance import PROVENANCE
 from llama_index_ace_finetune.training.selection import Selection
-
-PROVENANCE = "ace_finetune.json"
 
 
 def save_model_folder(
@@ -29,7 +28,8 @@ def save_model_folder(
     metrics: dict[str, Any],
     history: Sequence[dict[str, float]],
     data: TrainingData,
-    trained_queries: Sequence[str],
+    train: IndexedExamples,
+    dev: IndexedExamples | None,
 ) -> Path:
     """Write the model with its card and provenance to `path`, whole or not at all, and return `path`.
 
@@ -45,12 +45,12 @@ def save_model_folder(
         "base_fingerprint": encoder.fingerprint,
         "selection": selection.to_dict() if selection else None,
         "metrics": {name: value for name, value in metrics.items() if name != "selection"},
-        "config": config.to_dict(),
+        "config": {name: value for name, value in config.to_dict().items() if name != "output_dir"},
         "prompts": dict(encoder.model.prompts),
         "data": {**dict(data.metadata), "memories": len(data.memories)},
         "split": data.split,
         # What the model has seen, so that an evaluation can leave it out.
-        "seen_query_hashes": sorted({text_hash(text) for text in trained_queries}),
+        "seen": {"train": _seen(train), "dev": _seen(dev)},
         "history": list(history),
     }
     with new_folder(path) as folder:
@@ -61,6 +61,16 @@ def save_model_folder(
     return path
 
 
+def _seen(examples: IndexedExamples | None) -> dict[str, list[str]]:
+    if examples is None:
+        return {"query_hashes": [], "answer_hashes": []}
+    answers = {int(row) for rows in examples.relevant for row in rows}
+    return {
+        "query_hashes": sorted({text_hash(text) for text in examples.queries}),
+        "answer_hashes": sorted({text_hash(examples.corpus[row]) for row in answers}),
+    }
+
+
 def check_replaceable(path: Path) -> None:
     """Raise OutputExistsError if `path` exists and is neither an empty folder nor a model folder of ours."""
     if path.is_file():
@@ -69,21 +79,3 @@ def check_replaceable(path: Path) -> None:
         raise OutputExistsError(
             f"The output folder {str(path)!r} holds something that this package did not write; give another folder."
         )
-
-
-def read_provenance(folder: Path) -> dict[str, Any] | None:
-    """Return what `save_model_folder` recorded, or None for a model that was not trained here.
-
-    Raises:
-        ModelError: if the record is there but cannot be read.
-    """
-    file = folder / PROVENANCE
-    if not file.is_file():
-        return None
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"The file {str(file)!r} is corrupt ({error}); train or copy the model again.") from error
-    if not isinstance(record, dict):
-        raise ModelError(f"The file {str(file)!r} is corrupt (not an object); train or copy the model again.")
-    return record

@@ -92,7 +92,9 @@ def load_interpolated(
         if share == 0 or not torch.is_floating_point(weight):
             mixed[name] = weight
         else:
-            mixed[name] = tuned[name] if share == 1 else torch.lerp(weight.float(), tuned[name].float(), share).to(weight)
+            mixed[name] = (
+                tuned[name] if share == 1 else torch.lerp(weight.float(), tuned[name].float(), share).to(weight)
+            )
     encoder.model.load_state_dict(mixed)
 
 

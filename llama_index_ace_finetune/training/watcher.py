@@ -18,7 +18,7 @@ StepProgress = Callable[[int, int, dict[str, float]], None]
 
 
 class TrainingWatcher(TrainerCallback):
-    """Evaluates on dev, keeps the weights of the best evaluation, stops early, and stops on a loss that is not a number.
+    """Evaluates on dev, keeps the best weights, stops early, and stops on a loss that is no number.
 
     `history` holds one row per logged step or evaluation: step, epoch, loss or dev measures.
     """

@@ -1,0 +1,287 @@
+"""The command `ace-finetune`: one verb per stage, `run` for all of them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llama_index_ace_finetune import __version__
+from llama_index_ace_finetune.errors import AceFinetuneError
+
+# The rooms are imported inside the verbs, so that --help does not wait for torch.
+
+app = typer.Typer(
+    name="ace-finetune",
+    help="Fine-tune the embedding model behind a retriever, prove it on held-out queries, and serve it.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
+
+Data = Annotated[Path, typer.Option("--data", "--test-suite", help="Queries with known answers: a file or folder.")]
+Memories = Annotated[Path | None, typer.Option(help="Further memories: an inventory file.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best one by default.")]
+BaseModel = Annotated[str, typer.Option(help="Hub name or folder.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training queries.")]
+BatchSize = Annotated[int | None, typer.Option(help="Queries per step.")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
+Seed = Annotated[int, typer.Option(help="Of the split and of the training.")]
+Negatives = Annotated[int, typer.Option(help="Hard negatives mined per query.")]
+MinDifficulty = Annotated[str | None, typer.Option(help="Leave out easier queries: easy, medium or hard.")]
+SkipCategories = Annotated[list[str] | None, typer.Option(help="Leave out queries of this category; repeatable.")]
+
+
+@app.callback(invoke_without_command=True)
+def version_option(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Fine-tune the embedding model behind a retriever, prove it on held-out queries, and serve it."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run folder; must not hold anything.")],
+    memories: Memories = None,
+    base_model: BaseModel = DEFAULT_BASE,
+    negatives: Negatives = 5,
+    min_difficulty: MinDifficulty = None,
+    skip_categories: SkipCategories = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    device: Device = None,
+    seed: Seed = 0,
+) -> None:
+    """Do everything: read, split, mine, train, evaluate, index."""
+
+    def command() -> None:
+        from llama_index_ace_finetune.commands.run import RunSettings, run_pipeline
+        from llama_index_ace_finetune.datasets.split import SplitSettings
+
+        run_pipeline(
+            RunSettings(
+                data=data,
+                memories=memories,
+                out=out,
+                training=_training(base_model, str(out / "model"), epochs, batch_size, learning_rate, device, seed),
+                split=SplitSettings(seed=seed),
+                negatives=negatives,
+                min_difficulty=_difficulty(min_difficulty),
+                skip_categories=frozenset(skip_categories or ()),
+                command=shlex.join(["ace-finetune", *sys.argv[1:]]),
+            )
+        )
+
+    _run(command)
+
+
+@app.command()
+def generate(
+    data: Data,
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("training_data.json"),
+    memories: Memories = None,
+    base_model: BaseModel = DEFAULT_BASE,
+    negatives: Negatives = 5,
+    min_difficulty: MinDifficulty = None,
+    skip_categories: SkipCategories = None,
+    max_examples: Annotated[int | None, typer.Option(help="At most so many examples.")] = None,
+    top_k: Annotated[int, typer.Option(help="Candidates per query and source.")] = 20,
+    qdrant_url: Annotated[str | None, typer.Option(help="Mine from a collection on this server too.")] = None,
+    collection: Annotated[str, typer.Option(help="That collection.")] = "ace_memories_hybrid",
+    embedding_url: Annotated[str | None, typer.Option(help="Endpoint whose vectors it holds.")] = None,
+    device: Device = None,
+    seed: Seed = 0,
+) -> None:
+    """Mine hard negatives and write training data."""
+
+    def command() -> None:
+        from llama_index_ace_finetune.commands.console import console
+        from llama_index_ace_finetune.commands.generate import generate as write
+        from llama_index_ace_finetune.datasets.split import SplitSettings
+        from llama_index_ace_finetune.mining.miner import HardNegativeMiner
+        from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
+
+        miner = HardNegativeMiner(qdrant_url, collection, embedding_url, top_k=top_k, model=base_model, device=device)
+        write(
+            TrainingDataGenerator(
+                data, output, miner, max_examples, memories=memories, split_settings=SplitSettings(seed=seed)
+            ),
+            negatives=negatives,
+            min_difficulty=_difficulty(min_difficulty),
+            skip_categories=skip_categories or (),
+            screen=console(),
+        )
+
+    _run(command)
+
+
+@app.command()
+def train(
+    training_data: Annotated[Path, typer.Option(help="File that `generate` wrote.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder for the model; its index goes beside it.")],
+    base_model: BaseModel = DEFAULT_BASE,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    device: Device = None,
+    seed: Seed = 0,
+) -> None:
+    """Fine-tune on training data; ships the base model where tuning does not help."""
+
+    def command() -> None:
+        from llama_index_ace_finetune.commands.console import console
+        from llama_index_ace_finetune.commands.train import train_and_index
+
+        config = _training(base_model, str(output_dir), epochs, batch_size, learning_rate, device, seed)
+        index = train_and_index(training_data, config)
+        console().print(f"model   {output_dir}\nindex   {index}", markup=False)
+
+    _run(command)
+
+
+@app.command()
+def evaluate(
+    data: Data,
+    model: Annotated[Path, typer.Option("--model", "--finetuned-model", help="Folder of the tuned model.")],
+    memories: Memories = None,
+    output: Annotated[Path, typer.Option(help="JSON file to write; an HTML page goes beside it.")] = Path(
+        "report.json"
+    ),
+    max_queries: Annotated[int | None, typer.Option(help="Test on a random sample of so many.")] = None,
+) -> None:
+    """Compare BM25, base, tuned and hybrids on queries that the model has not seen."""
+
+    def command() -> None:
+        from llama_index_ace_finetune.commands.console import console
+        from llama_index_ace_finetune.commands.summary import print_summary
+        from llama_index_ace_finetune.evaluate_finetuned import EmbeddingEvaluator
+
+        report = EmbeddingEvaluator(data, memories=memories).compare_models(
+            model,
+            output_path=output,
+            max_queries=max_queries,
+            command=shlex.join(["ace-finetune", *sys.argv[1:]]),
+        )
+        print_summary(report, console())
+        console().print(f"report  {output.with_suffix('.html')}", markup=False)
+
+    _run(command)
+
+
+@app.command()
+def index(
+    data: Data,
+    model: Annotated[Path, typer.Option(help="Folder of the tuned model.")],
+    memories: Memories = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the index; beside the model by default.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an index that is there.")] = False,
+    device: Device = None,
+) -> None:
+    """Embed memories with the tuned model and its base, for serving."""
+
+    def command() -> None:
+        from llama_index_ace_finetune.commands.console import console
+        from llama_index_ace_finetune.commands.index import index_beside, write_index
+        from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+        from llama_index_ace_finetune.encoders.encoder import Encoder
+        from llama_index_ace_finetune.encoders.settings import EncoderSettings
+        from llama_index_ace_finetune.training.provenance import read_provenance
+
+        dataset = read_dataset(data, memories)
+        settings = EncoderSettings(device=device)
+        tuned = Encoder.load(model, settings=settings)
+        base_name = (read_provenance(model) or {}).get("base_model") or DEFAULT_BASE
+        base = Encoder.load(base_name, settings=settings)
+        path = out or index_beside(model)
+        count = write_index(dataset.memories.values(), tuned=tuned, base=base, path=path, replace=replace)
+        console().print(f"{count} memories in {path}", markup=False)
+
+    _run(command)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    run_folder: Annotated[Path, typer.Option("--run", help="Folder that `run` made.")],
+    limit: Annotated[int, typer.Option(help="Results at most.")] = 5,
+    mode: Annotated[str, typer.Option(help="hybrid, dense or sparse.")] = "hybrid",
+    threshold: Annotated[float | None, typer.Option(help="Lowest cosine of a dense hit.")] = None,
+) -> None:
+    """Search the memories of a run."""
+
+    def command() -> None:
+        from llama_index_ace_finetune.commands.search import print_hits
+        from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
+
+        options: dict[str, Any] = {"similarity_top_k": limit, "mode": mode, "threshold": threshold}
+        retriever = FineTunedHybridRetriever.from_run(run_folder, **options)
+        try:
+            print_hits(retriever.retrieve(query))
+        finally:
+            retriever.close()
+
+    _run(command)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder; must not hold anything.")] = Path("demo-run"),
+) -> None:
+    """Run everything on the playbook that comes with the package."""
+
+    def command() -> None:
+        from llama_index_ace_finetune.commands.demo import run_demo
+
+        run_demo(out, command=shlex.join(["ace-finetune", *sys.argv[1:]]))
+
+    _run(command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _run(command: Callable[[], None]) -> None:
+    from llama_index_ace_finetune.commands.console import run_command
+
+    raise typer.Exit(run_command(command))
+
+
+def _training(
+    base_model: str,
+    output_dir: str,
+    epochs: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    device: str | None,
+    seed: int,
+) -> Any:
+    from llama_index_ace_finetune.training.config import TrainingConfig
+
+    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    return TrainingConfig(
+        base_model=base_model,
+        output_dir=output_dir,
+        device=device,
+        seed=seed,
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+    )
+
+
+def _difficulty(value: str | None) -> str | None:
+    if value not in (None, "easy", "medium", "hard"):
+        raise AceFinetuneError(f"The minimum difficulty is {value!r}; it must be easy, medium or hard.")
+    return value

@@ -1,0 +1,1 @@
+"""What the command line does: the only room that prints."""

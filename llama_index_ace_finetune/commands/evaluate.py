@@ -1,0 +1,136 @@
+"""Evaluate a model folder on queries that it has not seen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_index_ace_finetune.commands.console import texts_progress
+from llama_index_ace_finetune.datasets.normalise import text_hash
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
+from llama_index_ace_finetune.evaluation.report import ReportContext, build_report
+from llama_index_ace_finetune.evaluation.verdict import Verdict, reach_verdict
+from llama_index_ace_finetune.training.provenance import read_provenance
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """An evaluation with its verdict and the report made of both."""
+
+    evaluation: Evaluation
+    verdict: Verdict
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class UnseenQueries:
+    """Query ids that may be tested on, those that choices may be made on, and what a reader must know."""
+
+    test: tuple[str, ...]
+    dev: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def unseen_queries(dataset: RetrievalDataset, record: Mapping[str, Any] | None) -> UnseenQueries:
+    """Divide a dataset's queries by what a model's record says that it has seen.
+
+    A query is seen if its text, or the text of one of its right answers, was trained on or chosen on.
+
+    Raises:
+        DatasetError: if nothing is left to test on.
+    """
+    labelled = [query_id for query_id in dataset.queries if dataset.relevant(query_id)]
+    if record is None:
+        warning = "It is not known what this model was trained on; if it saw these queries, its figures are too high."
+        return UnseenQueries(test=tuple(labelled), dev=(), warnings=(warning,))
+    seen = record.get("seen") or {}
+    train, dev = (_Seen(seen.get(part) or {}) for part in ("train", "dev"))
+    held_out = set(((record.get("split") or {}).get("queries") or {}).get("test", {}).values())
+    chosen: dict[str, list[str]] = {"test": [], "dev": []}
+    for query_id in labelled:
+        query = text_hash(dataset.queries[query_id].text)
+        answers = {text_hash(dataset.memories[answer].text) for answer in dataset.relevant(query_id)}
+        if train.holds(query, answers):
+            continue
+        if dev.holds(query, answers):
+            if query in dev.queries:
+                chosen["dev"].append(query_id)
+        elif not held_out or query in held_out:
+            chosen["test"].append(query_id)
+    if not chosen["test"]:
+        raise DatasetError(
+            f"{dataset.name}: the model was trained on all of these queries or their answers, so none is left to test "
+            "it on; evaluate on other data."
+        )
+    return UnseenQueries(test=tuple(chosen["test"]), dev=tuple(chosen["dev"]))
+
+
+class _Seen:
+    def __init__(self, part: Mapping[str, Any]) -> None:
+        self.queries = frozenset(part.get("query_hashes") or ())
+        self.answers = frozenset(part.get("answer_hashes") or ())
+
+    def holds(self, query: str, answers: set[str]) -> bool:
+        return query in self.queries or not self.answers.isdisjoint(answers)
+
+
+def evaluate_model(
+    dataset: RetrievalDataset,
+    model: Path,
+    *,
+    max_queries: int | None = None,
+    base_model: str | None = None,
+    device: str | None = None,
+    cache: Path | None = None,
+    tuned: Encoder | None = None,
+    command: str = "",
+    seed: int = 0,
+) -> EvaluatedModel:
+    """Compare BM25, base, tuned and hybrids on the queries that the model has not seen.
+
+    Args:
+        dataset: corpus, queries and judgements.
+        model: the model folder; its record says what it has seen and what its base is.
+        max_queries: test on a random sample of so many.
+        base_model: baseline to compare with; the recorded base by default.
+        device: torch device.
+        cache: folder for vectors.
+        tuned: the model, if it is loaded already.
+        command: what the report names as the way to reproduce it.
+        seed: of the sample.
+    """
+    from llama_index_ace_finetune.encoders.settings import EncoderSettings
+
+    settings = EncoderSettings(device=device)
+    tuned = tuned or Encoder.load(model, settings=settings)
+    record = read_provenance(model)
+    queries = unseen_queries(dataset, record)
+    test = list(queries.test)
+    if max_queries is not None and len(test) > max_queries:
+        test = sorted(random.Random(seed).sample(test, max_queries))
+    base_name = base_model or (record or {}).get("base_model") or DEFAULT_BASE_MODEL
+    base = Encoder.load(base_name, settings=settings)
+    total = 2 * (len(test) + len(queries.dev) + len(dataset.answers))
+    with texts_progress("evaluating", total) as progress:
+        evaluation = evaluate_systems(
+            dataset, test=test, dev=queries.dev, base=base, tuned=tuned, cache=cache, progress=progress
+        )
+    verdict = reach_verdict(evaluation, (record or {}).get("selection"))
+    split = (record or {}).get("split") or {}
+    context = ReportContext(
+        title=f"{dataset.name}: does fine-tuning help?",
+        base_model=str(base_name),
+        tuned_model=str(model),
+        split_counts=split.get("counts") or {},
+        split_notes=tuple(split.get("notes") or ()),
+        warnings=queries.warnings,
+        command=command,
+    )
+    return EvaluatedModel(evaluation, verdict, build_report(evaluation, verdict, context))

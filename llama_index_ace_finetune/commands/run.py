@@ -1,0 +1,127 @@
+"""All stages in one: read, split, mine, train, evaluate, index."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from llama_index_ace_finetune import __version__
+from llama_index_ace_finetune.atomic import new_folder, write_json
+from llama_index_ace_finetune.commands.console import console, texts_progress
+from llama_index_ace_finetune.commands.evaluate import evaluate_model
+from llama_index_ace_finetune.commands.index import write_index
+from llama_index_ace_finetune.commands.summary import print_summary
+from llama_index_ace_finetune.commands.train import train_model
+from llama_index_ace_finetune.datasets.audit import audit_split, require_clean
+from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+from llama_index_ace_finetune.datasets.split import SplitSettings, split_dataset
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.evaluation.report import write_report
+from llama_index_ace_finetune.mining.miner import HardNegativeMiner
+from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
+from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.training.config import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What `ace-finetune run` does with which data.
+
+    Attributes:
+        data: a dataset that `read_dataset` takes.
+        memories: memories beyond those of the data.
+        out: run folder; must not exist.
+        training: settings of the training; its output_dir is not used.
+        split: settings of the split.
+        negatives: mined per query.
+        min_difficulty: leave out easier training queries.
+        skip_categories: leave out training queries of these categories.
+        command: as typed, for the report.
+    """
+
+    data: Path
+    out: Path
+    memories: Path | None = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    split: SplitSettings = field(default_factory=SplitSettings)
+    negatives: int = 5
+    min_difficulty: str | None = None
+    skip_categories: frozenset[str] = frozenset()
+    command: str = ""
+
+
+def run_pipeline(settings: RunSettings) -> dict[str, Any]:
+    """Run every stage and return the report. The run folder appears whole at the end, or not at all."""
+    RunFolder.create(settings.out)
+    screen = console()
+    start = time.perf_counter()
+    dataset = read_dataset(settings.data, settings.memories)
+    screen.print(
+        f"{dataset.name}: {len(dataset.memories)} memories ({len(dataset.answers)} distinct), "
+        f"{len(dataset.queries)} queries, read as {dataset.ledger.format}"
+    )
+    for rule, count in sorted(dataset.ledger.counts.items()):
+        screen.print(f"  {rule}: {count}", markup=False)
+    split = split_dataset(dataset, settings=settings.split)
+    screen.print(f"split: train {len(split.train)}, dev {len(split.dev)}, test {len(split.test)} queries")
+    encoding = EncoderSettings(device=settings.training.device)
+    base = Encoder.load(settings.training.base_model, settings=encoding)
+    with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch, new_folder(settings.out) as aside:
+        cache, folder = Path(scratch), RunFolder(aside)
+        miner = HardNegativeMiner(model=settings.training.base_model, encoder=base, cache=cache)
+        with texts_progress("mining", len(split.train) + len(split.dev) + len(dataset.answers)) as progress:
+            data = generate_training_data(
+                dataset,
+                split,
+                miner,
+                negatives=settings.negatives,
+                min_difficulty=settings.min_difficulty,
+                skip_categories=settings.skip_categories,
+                source=str(settings.data),
+                progress=progress,
+            )
+        report = miner.report
+        screen.print(f"mined {report['kept']} hard negatives, {report['distinct']} distinct")
+        require_clean(audit_split(dataset, split, data.examples_of("train")))
+        split.save(folder.split)
+        data.save(folder.training_data)
+        metrics = train_model(data, dataclasses.replace(settings.training, output_dir=str(folder.model)))
+        tuned = Encoder.load(folder.model, settings=encoding)
+        result = evaluate_model(
+            dataset, folder.model, device=settings.training.device, cache=cache, tuned=tuned, command=settings.command
+        )
+        result.report["finetuned"]["model"] = "model"
+        write_report(result.report, folder.report)
+        write_index(dataset.memories.values(), tuned=tuned, base=base, path=folder.index, cache=cache)
+        seconds = time.perf_counter() - start
+        write_json(folder.manifest, _manifest(settings, metrics, seconds))
+    print_summary(result.report, screen)
+    final = RunFolder(settings.out)
+    screen.print(f"model   {final.model}", markup=False)
+    screen.print(f"index   {final.index}", markup=False)
+    screen.print(f"report  {final.report.with_suffix('.html')}", markup=False)
+    screen.print(f"{seconds:.0f} s in all", markup=False)
+    return result.report
+
+
+def _manifest(settings: RunSettings, metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
+    return {
+        "format_version": 1,
+        "package_version": __version__,
+        "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "data": str(settings.data),
+        "memories": str(settings.memories) if settings.memories else None,
+        "base_model": settings.training.base_model,
+        "training": settings.training.to_dict(),
+        "split": dataclasses.asdict(settings.split),
+        "negatives": settings.negatives,
+        "training_seconds": metrics["training_time_seconds"],
+        "shipped": (metrics.get("selection") or {}).get("shipped"),
+    }

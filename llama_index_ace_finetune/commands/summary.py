@@ -1,0 +1,47 @@
+"""The table and the verdict that end an evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def print_summary(report: dict[str, Any], screen: Console) -> None:
+    """Print the systems with their differences to the base, then the verdict and its notes."""
+    metadata = report["metadata"]
+    screen.print(
+        f"\n{metadata['total_queries_evaluated']} held-out queries over {metadata['corpus_size']} distinct memories"
+    )
+    table = Table(header_style="bold")
+    table.add_column("system")
+    for name in ("R@1", "R@5", "MRR@10"):
+        table.add_column(name, justify="right")
+    table.add_column("MRR@10 against base, 95 % interval", justify="right")
+    for system in report["systems"]:
+        difference = system["difference_to_base"].get("MRR@10")
+        table.add_row(
+            escape(_label(system)),
+            *(f"{system['means'][name]:.3f}" for name in ("Success@1", "Success@5", "MRR@10")),
+            _interval(difference) if difference else "reference",
+        )
+    screen.print(table)
+    verdict = report["verdict"]
+    color = "green" if verdict["ship_tuned"] and verdict["confirmed"] else "yellow"
+    screen.print(f"[bold {color}]{escape(verdict['sentence'])}[/]")
+    for warning in verdict["warnings"]:
+        screen.print(f"[yellow]note:[/] {escape(warning)}")
+
+
+def _label(system: dict[str, Any]) -> str:
+    if not system["weights"]:
+        return str(system["name"])
+    dense, lexical = system["weights"]
+    return f"{system['name']} ({dense:.2g} : {lexical:.2g})"
+
+
+def _interval(difference: dict[str, float]) -> str:
+    color = "green" if difference["low"] > 0 else "red" if difference["high"] < 0 else "default"
+    return f"[{color}]{difference['mean']:+.3f}  \\[{difference['low']:+.3f}, {difference['high']:+.3f}][/]"

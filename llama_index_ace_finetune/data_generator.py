@@ -1,0 +1,62 @@
+"""The original's first stage: `python -m llama_index_ace_finetune.data_generator` and its classes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from llama_index_ace_finetune.commands.console import console, run_command
+from llama_index_ace_finetune.commands.generate import generate
+from llama_index_ace_finetune.datasets.training_data import TrainingExample
+from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION
+from llama_index_ace_finetune.mining.miner import HardNegativeMiner
+from llama_index_ace_finetune.mining.training_data_generator import DIFFICULTIES, TrainingDataGenerator
+
+__all__ = ["HardNegativeMiner", "TrainingDataGenerator", "TrainingExample", "main"]
+
+DEFAULT_SUITE = "rag_training/test_suite/enhanced_test_suite.json"
+DEFAULT_OUTPUT = "ace/embedding_finetuning/training_data.json"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with the original's flags and defaults."""
+    parser = argparse.ArgumentParser(
+        prog="python -m llama_index_ace_finetune.data_generator",
+        description="Write training data with hard negatives from a test suite.",
+    )
+    parser.add_argument("--test-suite", default=DEFAULT_SUITE, help="test suite, or any dataset this package reads")
+    parser.add_argument("--memories", help="further memories: an inventory file")
+    parser.add_argument("--output", default=DEFAULT_OUTPUT, help="file to write")
+    parser.add_argument("--negatives", type=int, default=5, help="hard negatives per example (default 5)")
+    parser.add_argument("--min-difficulty", choices=DIFFICULTIES, help="leave out easier queries")
+    parser.add_argument("--skip-categories", nargs="+", default=[], help="leave out queries of these categories")
+    parser.add_argument("--max-examples", type=int, help="at most so many examples")
+    parser.add_argument("--qdrant-url", help="mine from a collection on this server too")
+    parser.add_argument("--collection", default=DEFAULT_COLLECTION, help="that collection")
+    parser.add_argument("--embedding-url", help="OpenAI-style endpoint whose vectors that collection holds")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = build_parser().parse_args(arguments)
+
+    def command() -> None:
+        miner = HardNegativeMiner(
+            qdrant_url=options.qdrant_url, collection_name=options.collection, embedding_url=options.embedding_url
+        )
+        generate(
+            TrainingDataGenerator(
+                options.test_suite, options.output, miner, options.max_examples, memories=options.memories
+            ),
+            negatives=options.negatives,
+            min_difficulty=options.min_difficulty,
+            skip_categories=options.skip_categories,
+            screen=console(),
+        )
+
+    return run_command(command)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

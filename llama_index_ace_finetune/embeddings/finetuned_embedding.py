@@ -1,0 +1,135 @@
+"""FineTunedEmbedding: a fine-tuned model as a LlamaIndex embedding."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any, Literal
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
+
+from llama_index_ace_finetune.encoders.encoder import Encoder, Role
+from llama_index_ace_finetune.encoders.identity import identify_model
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.errors import ModelError
+
+
+class FineTunedEmbedding(BaseEmbedding):
+    """A sentence-transformers model with its own query and document prompts.
+
+    The weights are loaded at the first text. Everything that changes a vector is a field, so `from_dict(to_dict())`,
+    pickling and copying give an object that makes the same vectors; `fingerprint` names the model's content, so that
+    caches and indexes notice a retrained model in the same folder.
+
+    Raises:
+        ModelError: at construction if the model is missing, incomplete, or not the one that `fingerprint` names.
+    """
+
+    device: str | None = Field(default=None, description="Torch device; the best one by default.")
+    query_prompt: str | None = Field(default=None, description="Overrides the model's own query prompt.")
+    text_prompt: str | None = Field(default=None, description="Overrides the model's own document prompt.")
+    max_length: int | None = Field(default=None, description="Tokens per text; the model's own limit by default.")
+    truncate_dim: int | None = Field(default=None, description="Keep the first dimensions only.")
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="Of the forward pass.")
+    trust_remote_code: bool = Field(default=False, description="Run code that comes with the model.")
+    fingerprint: str = Field(default="", description="Content of the model; filled in at construction.")
+
+    _encoder: Encoder | None = PrivateAttr(default=None)
+    _loading: Any = PrivateAttr(default=None)
+
+    def __init__(self, model_name: str, *, embed_batch_size: int = DEFAULT_EMBED_BATCH_SIZE, **fields: Any) -> None:
+        super().__init__(model_name=model_name, embed_batch_size=embed_batch_size, **fields)
+        self._loading = threading.Lock()
+        identity = identify_model(self.model_name, settings=self._settings())
+        if self.fingerprint and self.fingerprint != identity.fingerprint:
+            raise ModelError(
+                f"The model {self.model_name!r} is not the one that was used before (fingerprint "
+                f"{identity.fingerprint} instead of {self.fingerprint}); embed the memories again with it, "
+                "or give the folder of the earlier model."
+            )
+        self.fingerprint = identity.fingerprint
+
+    @classmethod
+    def from_encoder(cls, encoder: Encoder) -> FineTunedEmbedding:
+        """Wrap an encoder that is loaded already."""
+        settings = encoder.settings
+        embedding = cls(
+            encoder.name,
+            device=settings.device,
+            query_prompt=settings.query_prompt,
+            text_prompt=settings.document_prompt,
+            max_length=settings.max_seq_length,
+            truncate_dim=settings.truncate_dim,
+            precision=settings.precision,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        embedding._encoder = encoder
+        return embedding
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name under which LlamaIndex serialises the class."""
+        return "FineTunedEmbedding"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the weights and the lock out: the other side loads the model from its name."""
+        state = super().__getstate__()
+        private = dict(state.get("__pydantic_private__") or {})
+        state["__pydantic_private__"] = {
+            name: value for name, value in private.items() if name not in {"_encoder", "_loading"}
+        }
+        return state
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> FineTunedEmbedding:
+        """Copies share the loaded weights, which nobody changes."""
+        copied = type(self)(**{name: getattr(self, name) for name in type(self).model_fields})
+        copied._encoder = self._encoder
+        return copied
+
+    @property
+    def encoder(self) -> Encoder:
+        """The loaded model."""
+        if self._encoder is None:
+            with self._loading:
+                if self._encoder is None:
+                    self._encoder = Encoder.load(self.model_name, settings=self._settings())
+        return self._encoder
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector; loads the model."""
+        return self.encoder.dimension
+
+    def _settings(self) -> EncoderSettings:
+        return EncoderSettings(
+            max_seq_length=self.max_length,
+            query_prompt=self.query_prompt,
+            document_prompt=self.text_prompt,
+            truncate_dim=self.truncate_dim,
+            precision=self.precision,
+            trust_remote_code=self.trust_remote_code,
+            device=self.device,
+        )
+
+    def _embed(self, texts: list[str], role: Role) -> list[list[float]]:
+        return [vector.tolist() for vector in self.encoder.encode(texts, role=role)]
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self._embed([query], "query")[0]
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._embed([text], "document")[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return self._embed(texts, "document")
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return await asyncio.to_thread(self._get_query_embedding, query)
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return await asyncio.to_thread(self._get_text_embedding, text)
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return await asyncio.to_thread(self._get_text_embeddings, texts)

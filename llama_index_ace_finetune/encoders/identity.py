@@ -1,0 +1,51 @@
+"""Where a model lies, which prompts it takes and what its fingerprint is, without loading it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
+from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
+from llama_index_ace_finetune.encoders.prompts import Prompts, resolve_prompts
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """A model's folder, the prompts it is used with, and the fingerprint of its vectors."""
+
+    folder: Path
+    prompts: Prompts
+    fingerprint: str
+
+
+def identify_model(name: str | Path, *, settings: EncoderSettings | None = None) -> ModelIdentity:
+    """Resolve a folder or hub name.
+
+    Raises:
+        ModelError: if it cannot be found or is incomplete.
+    """
+    settings = settings or EncoderSettings()
+    folder = resolve_checkpoint(name)
+    prompts = resolve_prompts(str(name), _saved_prompts(folder))
+    if settings.query_prompt is not None or settings.document_prompt is not None:
+        prompts = Prompts(
+            query=prompts.query if settings.query_prompt is None else settings.query_prompt,
+            document=prompts.document if settings.document_prompt is None else settings.document_prompt,
+        )
+    identity = {
+        **settings.vector_settings(),
+        "query_prompt": prompts.query,
+        "document_prompt": prompts.document,
+    }
+    return ModelIdentity(folder=folder, prompts=prompts, fingerprint=fingerprint_folder(folder, identity))
+
+
+def _saved_prompts(folder: Path) -> dict[str, str]:
+    file = folder / "config_sentence_transformers.json"
+    if not file.is_file():
+        return {}
+    saved = json.loads(file.read_text(encoding="utf-8")).get("prompts") or {}
+    return {str(name): text for name, text in saved.items() if isinstance(text, str)}

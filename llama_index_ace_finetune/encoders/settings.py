@@ -1,0 +1,38 @@
+"""How a model is run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """What changes a vector, and where it is computed.
+
+    Attributes:
+        max_seq_length: tokens per text; the checkpoint's own by default.
+        query_prompt: overrides the prompt that the checkpoint or its family gives; None leaves it.
+        document_prompt: likewise for documents.
+        truncate_dim: keep the first dimensions only (Matryoshka models); all by default.
+        precision: "float32", or "bfloat16" for autocast where the processor is faster with it.
+        trust_remote_code: run code that comes with a model; off unless asked for.
+        device: torch device; the best one by default. Does not enter the fingerprint.
+        batch_size: texts per forward pass. Does not enter the fingerprint.
+    """
+
+    max_seq_length: int | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    truncate_dim: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    trust_remote_code: bool = False
+    device: str | None = None
+    batch_size: int = 64
+
+    def vector_settings(self) -> dict[str, object]:
+        """The settings that change a vector."""
+        kept = asdict(self)
+        for name in ("device", "batch_size", "trust_remote_code"):
+            del kept[name]
+        return kept

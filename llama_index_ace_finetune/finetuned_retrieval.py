@@ -1,0 +1,195 @@
+"""The original's last stage: `python -m llama_index_ace_finetune.finetuned_retrieval` and its class."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+
+from llama_index_ace_finetune.commands.console import run_command
+from llama_index_ace_finetune.commands.index import index_beside
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION, LiveCollection
+from llama_index_ace_finetune.retrievers.hybrid_search import RESULT_KEY, HybridSearch, SearchSettings
+from llama_index_ace_finetune.retrievers.load_models import load_models
+from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
+from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.training.provenance import read_provenance
+
+DEFAULT_MODEL = "ace/embedding_finetuning/models/ace_finetuned"
+
+
+class FineTunedRetrieval:
+    """Search memories with the original's call and result keys.
+
+    Memories come from the index that training left beside the model, or, with `qdrant_url`, from a collection on a
+    server: one of ours is searched in place; another one's texts are read and embedded at construction.
+
+    Args:
+        finetuned_model_path: the model folder.
+        qdrant_url: server to use instead of the index beside the model.
+        collection_name: collection on that server.
+        baseline_embedding_url: accepted for compatibility; the baseline is the model's own base model.
+        baseline_model: model to fall back to; the base model that was tuned by default.
+        fallback_to_baseline: search with the baseline where the tuned model fails; each result says what served it.
+
+    Raises:
+        ModelError: if the model cannot be loaded and there is no fallback.
+        StoreError: if there is no index.
+    """
+
+    def __init__(
+        self,
+        finetuned_model_path: str | Path = DEFAULT_MODEL,
+        qdrant_url: str | None = None,
+        collection_name: str = DEFAULT_COLLECTION,
+        baseline_embedding_url: str | None = None,
+        baseline_model: str | None = None,
+        fallback_to_baseline: bool = True,
+    ) -> None:
+        fallback = "baseline" if fallback_to_baseline else "off"
+        folder = Path(finetuned_model_path)
+        base = baseline_model or _base_model(folder)
+        tuned, baseline = load_models(folder, base, fallback=fallback)
+        store = _open_store(folder, qdrant_url, collection_name, tuned, baseline)
+        try:
+            self._search = HybridSearch(
+                store,
+                embed_model=tuned,
+                baseline_model=baseline,
+                fallback="baseline" if fallback_to_baseline else "off",
+            )
+        except Exception:
+            store.close()
+            raise
+
+    def search(
+        self, query: str, limit: int = 10, threshold: float = 0.3, use_hybrid: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return the best memories as dicts; an empty list means that nothing matched.
+
+        Args:
+            query: what to look for.
+            limit: results at most.
+            threshold: lowest cosine of a dense hit; in a hybrid search it applies before fusion, to the dense leg.
+            use_hybrid: fuse the dense ranking with BM25's. The score is then the fused one, scaled to [0, 1].
+        """
+        settings = SearchSettings(top_k=limit, threshold=threshold, mode="hybrid" if use_hybrid else "dense")
+        return [_result(hit) for hit in self._search.run(QueryBundle(query), settings)]
+
+    def batch_search(
+        self, queries: Sequence[str], limit: int = 10, threshold: float = 0.3, use_hybrid: bool = False
+    ) -> list[list[dict[str, Any]]]:
+        """Return `search` of each query, in order."""
+        return [self.search(query, limit=limit, threshold=threshold, use_hybrid=use_hybrid) for query in queries]
+
+    def get_embedding(self, text: str) -> list[float]:
+        """Return the query vector of a text, by whichever model serves."""
+        return self._search.embed(text)
+
+    def close(self) -> None:
+        """Release the index."""
+        self._search.close()
+
+    def __enter__(self) -> FineTunedRetrieval:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def create_finetuned_retrieval(finetuned_model_path: str | Path = DEFAULT_MODEL, **options: Any) -> FineTunedRetrieval:
+    """Return a `FineTunedRetrieval`; options are those of its constructor."""
+    return FineTunedRetrieval(finetuned_model_path, **options)
+
+
+def _base_model(folder: Path) -> str:
+    record = read_provenance(folder) if folder.is_dir() else None
+    return str((record or {}).get("base_model") or DEFAULT_BASE_MODEL)
+
+
+def _open_store(folder: Path, qdrant_url: str | None, collection: str, tuned: Any, baseline: Any) -> MemoryStore:
+    if qdrant_url is None:
+        return MemoryStore.open(path=index_beside(folder))
+    try:
+        return MemoryStore.open(url=qdrant_url, collection=collection)
+    except StoreError:
+        if tuned is None:
+            raise
+        live = LiveCollection(qdrant_url, collection)
+        try:
+            memories = live.memories()
+        finally:
+            live.close()
+        nodes = memory_nodes({memory.id: memory for memory in memories}.values())
+        return build_index(nodes, finetuned=tuned.encoder, baseline=baseline.encoder if baseline else None)
+
+
+def _result(hit: NodeWithScore) -> dict[str, Any]:
+    """The original's keys; payload keys never overwrite what was computed."""
+    metadata = dict(hit.node.metadata)
+    retrieval = metadata.pop(RESULT_KEY)
+    computed = {
+        "id": metadata.get("source_id", hit.node.node_id),
+        "content": hit.node.get_content(MetadataMode.NONE),
+        "score": hit.score,
+        "category": metadata.get("category", ""),
+        "severity": metadata.get("severity", 0),
+        "feedback_type": metadata.get("feedback_type", ""),
+        "helpful": metadata.get("helpful", 0),
+        "harmful": metadata.get("harmful", 0),
+        **retrieval,
+    }
+    return {**metadata, **computed}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with the original's flags."""
+    parser = argparse.ArgumentParser(
+        prog="python -m llama_index_ace_finetune.finetuned_retrieval", description="Search memories with a tuned model."
+    )
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder of the tuned model")
+    parser.add_argument("--query", required=True, help="what to look for")
+    parser.add_argument("--limit", type=int, default=10, help="results at most")
+    parser.add_argument("--threshold", type=float, default=0.3, help="lowest cosine of a dense hit")
+    parser.add_argument("--hybrid", action="store_true", help="fuse with BM25")
+    parser.add_argument("--qdrant-url", help="server to search instead of the index beside the model")
+    parser.add_argument("--collection", default=DEFAULT_COLLECTION, help="collection on that server")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = build_parser().parse_args(arguments)
+
+    def search() -> None:
+        from llama_index_ace_finetune.commands.console import console
+
+        with FineTunedRetrieval(
+            options.model, qdrant_url=options.qdrant_url, collection_name=options.collection
+        ) as retrieval:
+            results = retrieval.search(
+                options.query, limit=options.limit, threshold=options.threshold, use_hybrid=options.hybrid
+            )
+        out = console()
+        out.print(f"Found {len(results)} results:", markup=False)
+        for rank, result in enumerate(results, start=1):
+            out.print(f"{rank}. [Score: {result['score']:.3f}] {result['content'][:100]}", markup=False)
+            out.print(
+                f"   Category: {result['category']}  Helpful: {result['helpful']}  Harmful: {result['harmful']}  "
+                f"Served by: {result['served_by']}",
+                markup=False,
+            )
+
+    return run_command(search)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

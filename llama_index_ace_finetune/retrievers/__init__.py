@@ -1,0 +1,1 @@
+"""Hybrid retrieval as a LlamaIndex retriever."""

@@ -1,0 +1,108 @@
+"""The folder that a run leaves: what lies where."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError
+from llama_index_ace_finetune.training.provenance import PROVENANCE, read_provenance
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths inside a run folder.
+
+    manifest.json       what was run on what; its presence marks a finished run
+    split.json          which query is train, dev, test
+    training_data.json  queries, right answers, mined negatives, corpus
+    model/              what ships
+    index/              embedded store with the vectors of model and base
+    report.json, report.html
+    """
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Return a finished run.
+
+        Raises:
+            AceFinetuneError: if there is none.
+        """
+        if not (path / MANIFEST).is_file():
+            raise AceFinetuneError(
+                f"{str(path)!r} holds no finished run (no {MANIFEST}); make one with `ace-finetune run --out {path}`."
+            )
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """Make the folder for a new run.
+
+        Raises:
+            OutputExistsError: if there is something already.
+        """
+        if path.is_file():
+            raise OutputExistsError(f"The output {str(path)!r} is a file; give a folder.")
+        if path.is_dir() and any(path.iterdir()):
+            what = "a run" if (path / MANIFEST).is_file() else "other files"
+            raise OutputExistsError(
+                f"The output folder {str(path)!r} already holds {what}; give another folder, or delete it first."
+            )
+        return cls(path)
+
+    @property
+    def manifest(self) -> Path:
+        """What was run."""
+        return self.path / MANIFEST
+
+    @property
+    def split(self) -> Path:
+        """The division of the queries."""
+        return self.path / "split.json"
+
+    @property
+    def training_data(self) -> Path:
+        """Mined examples."""
+        return self.path / "training_data.json"
+
+    @property
+    def model(self) -> Path:
+        """The model that ships."""
+        return self.path / "model"
+
+    @property
+    def index(self) -> Path:
+        """The embedded store."""
+        return self.path / "index"
+
+    @property
+    def report(self) -> Path:
+        """The figures."""
+        return self.path / "report.json"
+
+    def base_model(self) -> str | None:
+        """Name of the base model, from the model's record or, where the model is gone, from the manifest."""
+        record = read_provenance(self.model) if (self.model / PROVENANCE).is_file() else None
+        name = (record or self._read(self.manifest)).get("base_model")
+        return str(name) if name else None
+
+    def fusion_weights(self) -> tuple[float, float]:
+        """Weights of the dense and the BM25 leg that dev chose; equal where there is no report."""
+        if not self.report.is_file():
+            return (1.0, 1.0)
+        dense, sparse = self._read(self.report)["fusion"]["weights"]
+        return (float(dense), float(sparse))
+
+    @staticmethod
+    def _read(file: Path) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise AceFinetuneError(f"The file {str(file)!r} is corrupt ({error}); make the run again.") from error
+        return content
