@@ -31,6 +31,7 @@ Memories = Annotated[Path | None, typer.Option(help="Further memories: an invent
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best one by default.")]
 BaseModel = Annotated[str, typer.Option(help="Hub name or folder.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training queries.")]
+Budget = Annotated[float | None, typer.Option(help="Minutes of training at most; 10 by default.")]
 BatchSize = Annotated[int | None, typer.Option(help="Queries per step.")]
 LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
 Seed = Annotated[int, typer.Option(help="Of the split and of the training.")]
@@ -59,6 +60,7 @@ def run(
     min_difficulty: MinDifficulty = None,
     skip_categories: SkipCategories = None,
     epochs: Epochs = None,
+    budget: Budget = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     device: Device = None,
@@ -75,7 +77,9 @@ def run(
                 data=data,
                 memories=memories,
                 out=out,
-                training=_training(base_model, str(out / "model"), epochs, batch_size, learning_rate, device, seed),
+                training=_training(
+                    base_model, str(out / "model"), epochs, budget, batch_size, learning_rate, device, seed
+                ),
                 split=SplitSettings(seed=seed),
                 negatives=negatives,
                 min_difficulty=_difficulty(min_difficulty),
@@ -133,6 +137,7 @@ def train(
     output_dir: Annotated[Path, typer.Option(help="Folder for the model; its index goes beside it.")],
     base_model: BaseModel = DEFAULT_BASE,
     epochs: Epochs = None,
+    budget: Budget = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     device: Device = None,
@@ -144,7 +149,7 @@ def train(
         from llama_index_ace_finetune.commands.console import console
         from llama_index_ace_finetune.commands.train import train_and_index
 
-        config = _training(base_model, str(output_dir), epochs, batch_size, learning_rate, device, seed)
+        config = _training(base_model, str(output_dir), epochs, budget, batch_size, learning_rate, device, seed)
         index = train_and_index(training_data, config)
         console().print(f"model   {output_dir}\nindex   {index}", markup=False)
 
@@ -212,6 +217,36 @@ def index(
 
 
 @app.command()
+def inspect(data: Data, memories: Memories = None) -> None:
+    """Show what a dataset holds: sizes, duplicates, ambiguity, and what BM25 finds."""
+
+    def command() -> None:
+        from llama_index_ace_finetune.commands.inspect import print_statistics
+
+        print_statistics(data, memories)
+
+    _run(command)
+
+
+@app.command()
+def audit(
+    path: Annotated[Path, typer.Argument(help="A run folder, or a split.json.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", "--test-suite", help="The data; the run's own by default.")
+    ] = None,
+    memories: Memories = None,
+) -> None:
+    """Count what train, dev and test share; exit 1 where they share what they must not."""
+
+    def command() -> int:
+        from llama_index_ace_finetune.commands.audit import print_audit
+
+        return print_audit(path, data, memories)
+
+    _run(command)
+
+
+@app.command()
 def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     run_folder: Annotated[Path, typer.Option("--run", help="Folder that `run` made.")],
@@ -254,7 +289,7 @@ def main() -> None:
     app()
 
 
-def _run(command: Callable[[], None]) -> None:
+def _run(command: Callable[[], int | None]) -> None:
     from llama_index_ace_finetune.commands.console import run_command
 
     raise typer.Exit(run_command(command))
@@ -264,6 +299,7 @@ def _training(
     base_model: str,
     output_dir: str,
     epochs: int | None,
+    budget: float | None,
     batch_size: int | None,
     learning_rate: float | None,
     device: str | None,
@@ -271,7 +307,7 @@ def _training(
 ) -> Any:
     from llama_index_ace_finetune.training.config import TrainingConfig
 
-    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    given = {"epochs": epochs, "budget_minutes": budget, "batch_size": batch_size, "learning_rate": learning_rate}
     return TrainingConfig(
         base_model=base_model,
         output_dir=output_dir,

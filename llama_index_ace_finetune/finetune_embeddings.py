@@ -29,8 +29,10 @@ class TrainingConfig(training_config.TrainingConfig):
 
     output_dir: str = DEFAULT_OUTPUT
     epochs: int = 3
+    budget_minutes: float | None = None
     batch_size: int = 16
     learning_rate: float = 2e-5
+    eval_steps: int | None = 50
     save_steps: int = 100
 
 

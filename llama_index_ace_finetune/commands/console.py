@@ -31,21 +31,23 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
-def run_command(command: Callable[[], None]) -> int:
-    """Run a command; print a user's error as one sentence and return the exit status (0, 2, or 130 for Ctrl-C)."""
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run a command and return the exit status: its own (None is 0), 2 for a user's error, 130 for Ctrl-C.
+
+    A user's error is printed as one sentence, without a traceback.
+    """
     from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
 
     keep_freed_memory()
     _quieten_libraries()
     try:
-        command()
+        return command() or 0
     except AceFinetuneError as error:
         console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}")
         return USER_ERROR
     except KeyboardInterrupt:
         console(stderr=True).print("stopped")
         return 130
-    return 0
 
 
 @contextmanager

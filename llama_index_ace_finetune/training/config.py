@@ -19,7 +19,9 @@ class TrainingConfig:
     Attributes:
         base_model: hub name or folder.
         output_dir: where the model folder is written.
-        epochs: passes over the training queries.
+        epochs: passes over the training queries, at most.
+        budget_minutes: of training; where the epochs would take longer, fewer steps are planned (the schedule fits
+            them). None trains all epochs, whatever it takes.
         batch_size: queries per step.
         learning_rate: peak of the schedule (linear warm-up, linear decay).
         warmup_steps: steps of warm-up, at most a tenth of all steps.
@@ -38,7 +40,8 @@ class TrainingConfig:
 
     base_model: str = DEFAULT_BASE_MODEL
     output_dir: str = "ace_finetuned"
-    epochs: int = 5
+    epochs: int = 4
+    budget_minutes: float | None = 10.0
     batch_size: int = 64
     learning_rate: float = 5e-5
     warmup_steps: int = 100
@@ -58,6 +61,7 @@ class TrainingConfig:
         positive = ("epochs", "batch_size", "learning_rate", "temperature")
         for name in positive:
             self._require(getattr(self, name) > 0, name, "greater than 0")
+        self._require(self.budget_minutes is None or self.budget_minutes > 0, "budget_minutes", "greater than 0")
         self._require(0 < self.train_split < 1, "train_split", "between 0 and 1")
         self._require(self.warmup_steps >= 0, "warmup_steps", "0 or more")
         self._require(self.hard_negatives >= 0, "hard_negatives", "0 or more")

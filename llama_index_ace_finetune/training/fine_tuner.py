@@ -114,7 +114,7 @@ class EmbeddingFineTuner:
         self.history = watcher.history
         self.selection = self._select(encoder, base_weights, watcher, base_scores)
         metrics = {
-            "epochs": epochs,
+            "epochs": round(epochs, 2),
             "total_steps": steps,
             "training_time_seconds": round(seconds, 2),
             "examples_per_second": round(epochs * len(examples.queries) / seconds, 2),
@@ -176,56 +176,40 @@ class EmbeddingFineTuner:
             shares=self.config.interpolation,
         )
 
-    def _fit(self, encoder: Encoder, examples: IndexedExamples, watcher: TrainingWatcher) -> tuple[int, int]:
+    def _fit(self, encoder: Encoder, examples: IndexedExamples, watcher: TrainingWatcher) -> tuple[int, float]:
         from datasets import Dataset
-        from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
         from transformers import PrinterCallback
-        from transformers.utils import logging as transformers_logging
 
         from llama_index_ace_finetune.training.loss import MaskedRankingLoss
+        from llama_index_ace_finetune.training.trainer import ContrastiveTrainer, planned_steps, training_arguments
 
         model, config = encoder.model, self.config
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        model.model_card_data.generate_widget_examples = False
-        prompts = model.prompts
-        collator = BatchCollator(
-            preprocess=model.preprocess,
-            examples=examples,
-            hard_negatives=config.hard_negatives,
-            query_prompt=prompts.get("query") or "",
-            document_prompt=prompts.get("document") or "",
-        )
-        total = -(-len(examples.queries) // config.batch_size) * config.epochs
-        with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch:
-            arguments = SentenceTransformerTrainingArguments(
-                output_dir=scratch,
-                num_train_epochs=config.epochs,
-                per_device_train_batch_size=config.batch_size,
-                learning_rate=config.learning_rate,
-                warmup_steps=min(config.warmup_steps, total // 10),
-                bf16=encoder.settings.precision == "bfloat16",
-                use_cpu=model.device.type == "cpu",
-                seed=config.seed,
-                data_seed=config.seed,
-                logging_steps=max(1, total // 50),
-                logging_nan_inf_filter=False,
-                eval_strategy="no",
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                dataloader_pin_memory=model.device.type == "cuda",
+        bfloat16 = encoder.settings.precision == "bfloat16"
+
+        def collator() -> BatchCollator:
+            return BatchCollator(
+                preprocess=model.preprocess,
+                examples=examples,
+                hard_negatives=config.hard_negatives,
+                query_prompt=model.prompts.get("query") or "",
+                document_prompt=model.prompts.get("document") or "",
             )
-            trainer = SentenceTransformerTrainer(
+
+        steps = planned_steps(config, model, collator(), bfloat16=bfloat16)
+        with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch:
+            trainer = ContrastiveTrainer(
                 model=model,
-                args=arguments,
+                args=training_arguments(
+                    config, steps=steps, device=model.device.type, bfloat16=bfloat16, scratch=scratch
+                ),
                 train_dataset=Dataset.from_dict({"example": list(range(len(examples.queries)))}),
                 loss=MaskedRankingLoss(model, temperature=config.temperature),
-                data_collator=collator,  # type: ignore[arg-type]  # it is called, never subclassed
+                data_collator=collator(),  # type: ignore[arg-type]  # it is called, never subclassed
                 callbacks=[watcher],
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train()
-            return int(trainer.state.global_step), round(trainer.state.epoch or 0)
+            return int(trainer.state.global_step), float(trainer.state.epoch or 0.0)
 
 
 def divide_examples(

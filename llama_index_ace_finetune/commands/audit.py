@@ -1,0 +1,43 @@
+"""Audit a run or a split against its data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from llama_index_ace_finetune.commands.console import console
+from llama_index_ace_finetune.datasets.audit import audit_split
+from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+from llama_index_ace_finetune.datasets.split import Split
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.run_folder import RunFolder
+
+FAILED = 1
+
+
+def print_audit(path: Path, data: Path | None, memories: Path | None) -> int:
+    """Print the overlap counts; return 0 where none is forbidden, else 1.
+
+    Args:
+        path: a run folder, whose training negatives are audited too, or a `split.json`.
+        data: the dataset; by default the one that the run was made of.
+        memories: likewise.
+    """
+    examples = None
+    if path.is_dir():
+        run = RunFolder.open(path)
+        manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
+        data = data or Path(manifest["data"])
+        memories = memories or (Path(manifest["memories"]) if manifest.get("memories") else None)
+        split = Split.load(run.split)
+        examples = TrainingData.load(run.training_data).examples_of("train")
+    else:
+        split = Split.load(path)
+    if data is None:
+        raise DatasetError(f"An audit of {str(path)!r} needs the data it divides; give it with --data.")
+    audit = audit_split(read_dataset(data, memories), split, examples)
+    screen = console()
+    for line in audit.lines():
+        screen.print(line, markup=False)
+    return 0 if audit.passed else FAILED
