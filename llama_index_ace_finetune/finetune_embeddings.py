@@ -74,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-5)
     parser.add_argument("--warmup-steps", type=int, default=100)
+    parser.add_argument("--max-examples", type=int, help="train on a random sample of so many examples")
     parser.add_argument("--device", choices=("cpu", "cuda", "mps"), help="the best one by default")
     return parser
 
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warmup_steps=options.warmup_steps,
             device=options.device,
         )
-        index = train_and_index(Path(options.training_data), config)
+        index = train_and_index(Path(options.training_data), config, max_examples=options.max_examples)
         console().print(f"model   {options.output_dir}\nindex   {index}", markup=False)
 
     return run_command(command)

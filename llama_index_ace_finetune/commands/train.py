@@ -42,9 +42,14 @@ def train_model(data: Path | TrainingData, config: TrainingConfig) -> dict[str, 
     return metrics
 
 
-def train_and_index(path: Path, config: TrainingConfig) -> Path:
-    """`train_model` from a file, then an index of the file's memories beside the model; return the index's folder."""
+def train_and_index(path: Path, config: TrainingConfig, *, max_examples: int | None = None) -> Path:
+    """`train_model` from a file, then an index of the file's memories beside the model; return the index's folder.
+
+    With `max_examples`, a random sample of so many examples is trained and chosen on.
+    """
     data = TrainingData.load(path)
+    if max_examples is not None:
+        data = data.sample(max_examples, seed=config.seed)
     model, index = Path(config.output_dir), index_beside(Path(config.output_dir))
     train_model(data, config)
     settings = EncoderSettings(device=config.device)

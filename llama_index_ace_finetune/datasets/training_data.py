@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.datasets.normalise import normalise
+from llama_index_ace_finetune.datasets.split_record import PARTS
 from llama_index_ace_finetune.errors import DatasetError
 
 FORMAT_VERSION = "3.0"
@@ -60,6 +62,13 @@ class TrainingData:
         """Return the examples of "train" or "dev"."""
         return [example for example in self.examples if example.split == part]
 
+    def sample(self, count: int, *, seed: int) -> TrainingData:
+        """Return the data with at most `count` examples, drawn at random, in their order."""
+        if count >= len(self.examples):
+            return self
+        kept = sorted(random.Random(seed).sample(range(len(self.examples)), max(count, 0)))
+        return replace(self, examples=tuple(self.examples[place] for place in kept))
+
     def save(self, path: Path) -> None:
         """Write the file whole or not at all."""
         rows = []
@@ -79,11 +88,12 @@ class TrainingData:
             if example.split:
                 row["split"] = example.split
             rows.append(row)
+        # Ours come last: the metadata of a file that was read may tell of other examples.
         metadata = {
+            **self.metadata,
             "total_examples": len(rows),
             "generated_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "format_version": FORMAT_VERSION,
-            **self.metadata,
         }
         write_json(path, {"metadata": metadata, "examples": rows, "memories": dict(self.memories), "split": self.split})
 
@@ -103,13 +113,16 @@ class TrainingData:
         corpus = document.get("memories") or {}
         if not isinstance(corpus, dict) or not all(isinstance(text, str) for text in corpus.values()):
             raise DatasetError(f"{str(path)!r}: 'memories' must map ids to texts; generate it again.")
+        metadata = document.get("metadata") or {}
+        if not isinstance(metadata, dict):
+            raise DatasetError(f"{str(path)!r}: 'metadata' must be an object; generate it again.")
         reader = _ExampleReader(path, corpus)
         examples = tuple(reader.read(number, row) for number, row in enumerate(rows))
         split = document.get("split")
         return cls(
             examples=examples,
             memories=reader.memories,
-            metadata=document.get("metadata") or {},
+            metadata=metadata,
             split=split if isinstance(split, dict) else None,
         )
 
@@ -129,16 +142,23 @@ class _ExampleReader:
         texts = row.get("negatives") or []
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise DatasetError(f"{where}: 'negatives' must be a list of texts; generate the file again.")
-        positive_ids = row.get("positive_ids") or [self._id_of(row["positive"])]
-        negative_ids = row.get("negative_ids") or [self._id_of(text) for text in texts]
+        metadata = row.get("metadata") or {}
+        if not isinstance(metadata, dict):
+            raise DatasetError(f"{where}: 'metadata' must be an object; generate the file again.")
+        if row.get("split") not in (None, *PARTS):
+            # An unknown part would be trained on.
+            raise DatasetError(f"{where}: 'split' is {row['split']!r}; it must be one of {', '.join(PARTS)}.")
+        positive_ids = _list(row, "positive_ids", where) or [self._id_of(row["positive"])]
+        negative_ids = _list(row, "negative_ids", where) or [self._id_of(text) for text in texts]
         for identifier in [*positive_ids, *negative_ids]:
-            if identifier not in self.memories:
+            if not isinstance(identifier, str) or identifier not in self.memories:
                 raise DatasetError(
                     f"{where}: memory {identifier!r} is not among the file's 'memories'; "
                     "it was made for another corpus, generate it again."
                 )
+        count = len(negative_ids)
         sources, scores, ranks = (
-            row.get(name) or [default] * len(negative_ids)
+            _list(row, name, where, length=count) or [default] * count
             for name, default in (("negative_sources", ""), ("negative_scores", None), ("negative_ranks", None))
         )
         return TrainingExample(
@@ -147,20 +167,31 @@ class _ExampleReader:
             positive_ids=tuple(positive_ids),
             negatives=tuple(
                 HardNegative(memory_id=i, source=source, score=score, rank=rank)
-                for i, source, score, rank in zip(negative_ids, sources, scores, ranks, strict=False)
+                for i, source, score, rank in zip(negative_ids, sources, scores, ranks, strict=True)
                 if i not in positive_ids
             ),
             split=row.get("split"),
-            metadata=row.get("metadata") or {},
+            metadata=metadata,
         )
 
     def _id_of(self, text: str) -> str:
         key = normalise(text)
         if key not in self._by_text:
-            identifier = f"text-{len(self.memories)}"
+            number = len(self.memories)
+            while (identifier := f"text-{number}") in self.memories:
+                number += 1
             self.memories[identifier] = text
             self._by_text[key] = identifier
         return self._by_text[key]
+
+
+def _list(row: Mapping[str, Any], name: str, where: str, *, length: int | None = None) -> list[Any]:
+    """Return a list of the row, empty where it has none; `length` is what it must have if it is there."""
+    value = row.get(name) or []
+    if not isinstance(value, list) or (value and length is not None and len(value) != length):
+        size = "" if length is None else f" of {length}, one for each negative"
+        raise DatasetError(f"{where}: {name!r} must be a list{size}; generate the file again.")
+    return value
 
 
 def _read_json(path: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from typing import Any, Literal
 
@@ -43,12 +44,8 @@ class FineTunedEmbedding(BaseEmbedding):
         super().__init__(model_name=model_name, embed_batch_size=embed_batch_size, **fields)
         self._loading = threading.Lock()
         identity = identify_model(self.model_name, settings=self._settings())
-        if self.fingerprint and self.fingerprint != identity.fingerprint:
-            raise ModelError(
-                f"The model {self.model_name!r} is not the one that was used before (fingerprint "
-                f"{identity.fingerprint} instead of {self.fingerprint}); embed the memories again with it, "
-                "or give the folder of the earlier model."
-            )
+        if self.fingerprint:
+            self._require_unchanged(identity.fingerprint)
         self.fingerprint = identity.fingerprint
 
     @classmethod
@@ -75,18 +72,17 @@ class FineTunedEmbedding(BaseEmbedding):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the weights and the lock out: the other side loads the model from its name."""
-        state = super().__getstate__()
-        private = dict(state.get("__pydantic_private__") or {})
-        state["__pydantic_private__"] = {
-            name: value for name, value in private.items() if name not in {"_encoder", "_loading"}
-        }
-        return state
+        bare = copy.copy(self)
+        bare._encoder = bare._loading = None
+        return super(FineTunedEmbedding, bare).__getstate__()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build from the fields; unlike LlamaIndex's own, this does not go on when the model is another one by now."""
+        self.__init__(**state["__dict__"])  # type: ignore[misc]
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> FineTunedEmbedding:
         """Copies share the loaded weights, which nobody changes."""
-        copied = type(self)(**{name: getattr(self, name) for name in type(self).model_fields})
-        copied._encoder = self._encoder
-        return copied
+        return copy.copy(self)
 
     @property
     def encoder(self) -> Encoder:
@@ -94,13 +90,23 @@ class FineTunedEmbedding(BaseEmbedding):
         if self._encoder is None:
             with self._loading:
                 if self._encoder is None:
-                    self._encoder = Encoder.load(self.model_name, settings=self._settings())
+                    encoder = Encoder.load(self.model_name, settings=self._settings())
+                    self._require_unchanged(encoder.fingerprint)
+                    self._encoder = encoder
         return self._encoder
 
     @property
     def dimension(self) -> int:
         """Length of a vector; loads the model."""
         return self.encoder.dimension
+
+    def _require_unchanged(self, fingerprint: str) -> None:
+        if fingerprint != self.fingerprint:
+            raise ModelError(
+                f"The model {self.model_name!r} is not the one that was used before (fingerprint "
+                f"{fingerprint} instead of {self.fingerprint}); embed the memories again with it, "
+                "or give the folder of the earlier model."
+            )
 
     def _settings(self) -> EncoderSettings:
         return EncoderSettings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class VectorCache:
         try:
             keys = np.load(keys_file, allow_pickle=False)
             vectors = np.load(vectors_file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return  # A damaged shard is only a miss: its texts are encoded again.
         if keys.ndim != 2 or keys.shape[1] != _KEY_BYTES or vectors.ndim != 2 or len(vectors) != len(keys):
             return
@@ -77,7 +78,8 @@ def _key(text: str) -> bytes:
 
 
 def _write(file: Path, array: NDArray[np.float32] | NDArray[np.uint8]) -> None:
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    # Threads of one process may write the same shard at the same time.
+    aside = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
     with aside.open("wb") as handle:
         np.save(handle, array)
     aside.replace(file)

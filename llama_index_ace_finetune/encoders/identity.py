@@ -10,6 +10,7 @@ from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.encoders.prompts import Prompts, resolve_prompts
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,5 +48,10 @@ def _saved_prompts(folder: Path) -> dict[str, str]:
     file = folder / "config_sentence_transformers.json"
     if not file.is_file():
         return {}
-    saved = json.loads(file.read_text(encoding="utf-8")).get("prompts") or {}
+    config = json.loads(file.read_text(encoding="utf-8"))
+    saved = (config.get("prompts") or {}) if isinstance(config, dict) else None
+    if not isinstance(saved, dict):
+        raise ModelError(
+            f"The model file {str(file)!r} does not map prompt names to texts; copy or train the model again."
+        )
     return {str(name): text for name, text in saved.items() if isinstance(text, str)}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from llama_index_ace_finetune.atomic import write_json, write_text
+from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
 from llama_index_ace_finetune.evaluation.evaluate import BASE, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.report_html import render_html
 from llama_index_ace_finetune.evaluation.verdict import MEASURE, Verdict
@@ -117,10 +118,15 @@ def _means(evaluation: Evaluation, name: str, chosen: np.ndarray[Any, np.dtype[n
 def _slices(evaluation: Evaluation, name: str, field: str) -> dict[str, Any]:
     labels = [evaluation.metadata[query_id].get(field) for query_id in evaluation.data.query_ids]
     slices = {}
-    for label in sorted({str(label) for label in labels if label is not None}):
+    for label in sorted({str(label) for label in labels if label is not None}, key=_slice_order):
         chosen = np.array([str(other) == label for other in labels])
         slices[label] = {**_means(evaluation, name, chosen), "count": int(chosen.sum())}
     return slices
+
+
+def _slice_order(label: str) -> tuple[int, str]:
+    """Difficulties in their own order, other labels by name."""
+    return (DIFFICULTIES.index(label) if label in DIFFICULTIES else len(DIFFICULTIES), label)
 
 
 def _relative(new: float, old: float) -> float:

@@ -109,12 +109,11 @@ class LiveCollection:
         try:
             reply = httpx.post(address, json=body, timeout=_SECONDS)
             reply.raise_for_status()
-            vector = reply.json()["data"][0]["embedding"]
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+            return [float(value) for value in reply.json()["data"][0]["embedding"]]
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
             raise StoreError(
                 f"The embedding endpoint {address!r} gave no vector ({error}); check the address and the model name."
             ) from error
-        return [float(value) for value in vector]
 
     def _unreachable(self, error: Exception) -> StoreError:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -119,15 +119,16 @@ def _reasons(
 ) -> NDArray[np.str_]:
     """Name the first filter that takes each candidate; an empty string where none does."""
     reason = np.full(len(rows), "", dtype="U24")
-    if not len(rows) or not len(right):
+    if not len(rows):
         return reason
-    if settings.relative_margin is not None:
+    if len(right) and settings.relative_margin is not None:
         positive = float(np.min(corpus_vectors[right] @ query_vector))
         # |positive| keeps the margin below the positive for negative cosines too.
         limit = positive - abs(positive) * (1 - settings.relative_margin)
         reason[cosines > limit] = "above the margin"
-    near = (corpus_vectors[rows] @ corpus_vectors[right].T).max(axis=1) >= settings.near_duplicate
-    reason[near] = "near-duplicate"
+    if len(right):
+        near = (corpus_vectors[rows] @ corpus_vectors[right].T).max(axis=1) >= settings.near_duplicate
+        reason[near] = "near-duplicate"
     if excluded is not None:
         reason[excluded[rows]] = "held-out answer"
     reason[np.isin(rows, right)] = "right answer"

@@ -98,8 +98,11 @@ class HardNegativeMiner:
             progress: called with the number of texts just encoded.
 
         Raises:
+            AceFinetuneError: if `count` is negative.
             DatasetError: if a query has no right answer in the corpus, or the filters leave nothing at all.
         """
+        if count < 0:
+            raise AceFinetuneError(f"The number of negatives per query is {count}; it must be 0 or more.")
         answers = list(dataset.answers)
         row_of = {identifier: row for row, identifier in enumerate(answers)}
         for query_id in query_ids:

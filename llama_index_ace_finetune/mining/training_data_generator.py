@@ -9,17 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.split import Split, SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Progress
-from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 
 logger = logging.getLogger(__name__)
-
-DIFFICULTIES = ("easy", "medium", "hard")
 
 
 class TrainingDataGenerator:
@@ -73,6 +72,7 @@ class TrainingDataGenerator:
         dataset = read_dataset(self.test_suite_path, self.memories)
         if self.miner.collection is not None and self.memories is None:
             dataset = _with_collection(dataset, self.miner.collection.memories())
+        self.miner.use(dataset)
         split = split_dataset(dataset, settings=self.split_settings)
         data = generate_training_data(
             dataset,
@@ -108,8 +108,13 @@ def generate_training_data(
     Right answers of dev and test queries never become negatives, so nothing that is measured later was trained on.
 
     Raises:
+        AceFinetuneError: for an unknown difficulty, or fewer than one example.
         DatasetError: if the filters leave no query.
     """
+    if min_difficulty is not None and min_difficulty not in DIFFICULTIES:
+        raise AceFinetuneError(f"The minimum difficulty is {min_difficulty!r}; it must be {', '.join(DIFFICULTIES)}.")
+    if max_examples is not None and max_examples < 1:
+        raise AceFinetuneError(f"The largest number of examples is {max_examples}; it must be at least 1.")
     chosen = {
         query_id: part
         for part in ("train", "dev")

@@ -20,7 +20,7 @@ from llama_index_ace_finetune.training.batches import BatchCollator
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.examples import IndexedExamples, index_examples
-from llama_index_ace_finetune.training.model_folder import save_model_folder
+from llama_index_ace_finetune.training.model_folder import check_replaceable, save_model_folder
 from llama_index_ace_finetune.training.precision import choose_precision
 from llama_index_ace_finetune.training.selection import Selection, copy_weights, select_weights
 from llama_index_ace_finetune.training.watcher import StepProgress, TrainingWatcher
@@ -94,9 +94,12 @@ class EmbeddingFineTuner:
             epochs, total_steps, training_time_seconds, examples_per_second, and `selection`.
 
         Raises:
+            OutputExistsError: if `config.output_dir` holds something that is not a model of ours.
             TrainingError: if the loss is no number, or data and model were not loaded first.
         """
         encoder, examples = self._ready()
+        # Before the work, not after it.
+        check_replaceable(Path(self.config.output_dir))
         base_weights = copy_weights(encoder)
         base_scores = self._dev.score(encoder) if self._dev else None
         watcher = TrainingWatcher(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def save_model_folder(
         "metrics": {name: value for name, value in metrics.items() if name != "selection"},
         "config": {name: value for name, value in config.to_dict().items() if name != "output_dir"},
         "prompts": dict(encoder.model.prompts),
-        "data": {**dict(data.metadata), "memories": len(data.memories)},
+        "data": {**_named(data.metadata), "total_examples": len(data.examples), "memories": len(data.memories)},
         "split": data.split,
         # What the model has seen, so that an evaluation can leave it out.
         "seen": {"train": _seen(train), "dev": _seen(dev)},
@@ -59,6 +59,11 @@ def save_model_folder(
         write_json(folder / PROVENANCE, provenance)
         (folder / "README.md").write_text(model_card(provenance), encoding="utf-8")
     return path
+
+
+def _named(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The data's metadata with the name of its source instead of a path on the machine that trained."""
+    return {**metadata, "source": Path(str(metadata.get("source", ""))).name or "unknown"}
 
 
 def _seen(examples: IndexedExamples | None) -> dict[str, list[str]]:
