@@ -13,7 +13,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index_ace_finetune.commands.console import run_command
 from llama_index_ace_finetune.commands.index import index_beside
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
-from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.errors import ModelError, StoreError
 from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION, LiveCollection
 from llama_index_ace_finetune.retrievers.hybrid_search import RESULT_KEY, HybridSearch, SearchSettings
 from llama_index_ace_finetune.retrievers.load_models import load_models
@@ -111,7 +111,10 @@ def create_finetuned_retrieval(finetuned_model_path: str | Path = DEFAULT_MODEL,
 
 
 def _base_model(folder: Path) -> str:
-    record = read_provenance(folder) if folder.is_dir() else None
+    try:
+        record = read_provenance(folder)
+    except ModelError:
+        record = None  # Loading the model tells what is broken.
     return str((record or {}).get("base_model") or DEFAULT_BASE_MODEL)
 
 

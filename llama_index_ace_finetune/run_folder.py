@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError
-from llama_index_ace_finetune.training.provenance import PROVENANCE, read_provenance
+from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError
+from llama_index_ace_finetune.training.provenance import read_provenance
 
 MANIFEST = "manifest.json"
 
@@ -87,8 +87,11 @@ class RunFolder:
         return self.path / "report.json"
 
     def base_model(self) -> str | None:
-        """Name of the base model, from the model's record or, where the model is gone, from the manifest."""
-        record = read_provenance(self.model) if (self.model / PROVENANCE).is_file() else None
+        """Name of the base model, from the model's record or, where that is gone or broken, from the manifest."""
+        try:
+            record = read_provenance(self.model)
+        except ModelError:
+            record = None
         name = (record or self._read(self.manifest)).get("base_model")
         return str(name) if name else None
 

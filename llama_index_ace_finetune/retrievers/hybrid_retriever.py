@@ -75,7 +75,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             dense_top_k=dense_top_k,
             sparse_top_k=sparse_top_k,
             rrf_k=rrf_k,
-            weights=(float(weights[0]), float(weights[1])),
+            weights=weights,
             threshold=threshold,
             mode=mode,
         )
@@ -136,7 +136,11 @@ class FineTunedHybridRetriever(BaseRetriever):
             baseline=baseline_model.encoder if baseline_model else None,
             path=path,
         )
-        return cls(store, embed_model=embed_model, baseline_model=baseline_model, **options)
+        try:
+            return cls(store, embed_model=embed_model, baseline_model=baseline_model, **options)
+        except Exception:
+            store.close()
+            raise
 
     def close(self) -> None:
         """Release the store."""

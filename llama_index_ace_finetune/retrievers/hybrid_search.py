@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
@@ -42,6 +43,8 @@ class SearchSettings:
             raise AceFinetuneError(f"The search mode is {self.mode!r}; it must be hybrid, dense or sparse.")
         if len(self.weights) != 2 or min(self.weights) < 0 or max(self.weights) <= 0:
             raise AceFinetuneError(f"The leg weights are {self.weights!r}; give two numbers of 0 or more, one above 0.")
+        if self.rrf_k < 0:
+            raise AceFinetuneError(f"The constant rrf_k is {self.rrf_k}; it must be 0 or more.")
         if self.top_k < 1:
             raise AceFinetuneError(f"The number of results is {self.top_k}; it must be at least 1.")
 
@@ -75,6 +78,7 @@ class HybridSearch:
         self.store = store
         self.fallback: Fallback = fallback
         self.served: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self._models = {
             name: model
             for name, model in ((FINETUNED, embed_model), (BASELINE, baseline_model))
@@ -152,7 +156,8 @@ class HybridSearch:
     def _results(
         self, dense: list[LegHit], sparse: list[LegHit], served_by: str, settings: SearchSettings
     ) -> list[NodeWithScore]:
-        self.served[served_by] += 1
+        with self._counting:
+            self.served[served_by] += 1
         ids = sorted({hit.node_id for hit in [*dense, *sparse]})
         row = {node_id: number for number, node_id in enumerate(ids)}
         legs = [{hit.node_id: hit for hit in leg} for leg in (dense, sparse)]

@@ -103,8 +103,9 @@ class MemoryStore:
         Raises:
             StoreError: if it is not there, was made by something else, or is locked by another process.
         """
-        if path is not None and not Path(path).is_dir():
-            raise StoreError(f"There is no index folder {str(path)!r}; build it with `ace-finetune index`.")
+        # Qdrant would make an index of any folder that it opens.
+        if path is not None and not (Path(path) / "meta.json").is_file():
+            raise StoreError(f"There is no index in the folder {str(path)!r}; build it with `ace-finetune index`.")
         client, where = _connect(path=path, url=url, api_key=api_key)
         try:
             spaces = _read_spaces(client, collection, where)
@@ -197,9 +198,11 @@ class MemoryStore:
 def point_id(node_id: str) -> str:
     """Return the Qdrant point id of a node: itself where it is a UUID, else a UUID made from it."""
     try:
-        return str(uuid.UUID(node_id))
+        if str(uuid.UUID(node_id)) == node_id:  # another spelling of a UUID is another id
+            return node_id
     except ValueError:
-        return str(uuid.uuid5(_NAMESPACE, node_id))
+        pass
+    return str(uuid.uuid5(_NAMESPACE, node_id))
 
 
 def _connect(*, path: str | Path | None, url: str | None, api_key: str | None) -> tuple[QdrantClient, str]:

@@ -1,8 +1,8 @@
-"""Dev queries ranked over the full corpus, during and after training."""
+"""Dev queries ranked during and after training."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,17 @@ from llama_index_ace_finetune.ranking.dense import dense_top_k
 from llama_index_ace_finetune.training.examples import IndexedExamples
 
 DEPTH = 10
+POOL_QUERIES = 200
+POOL_DEPTH = 20
 
 
 @dataclass(frozen=True)
 class DevScores:
-    """Per-query MRR@10 of one model on dev, float [n], and the headline means by measure name."""
+    """One model on dev: per-query MRR@10 float [n], headline means by name, and rankings int32 [n, depth]."""
 
     mrr: NDArray[np.float64]
     means: dict[str, float] = field(default_factory=dict)
+    rankings: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 0), np.int32))
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,40 @@ class DevSet:
         return [self.examples.corpus_ids[int(rows[0])] for rows in self.examples.relevant]
 
     def score(self, encoder: Encoder) -> DevScores:
-        """Rank the whole corpus for every dev query with `encoder`."""
+        """Rank the corpus for every dev query with `encoder`."""
         queries = encoder.encode_queries(self.examples.queries)
         corpus = encoder.encode_documents(self.examples.corpus)
-        rankings, _ = dense_top_k(queries, corpus, DEPTH)
+        rankings, _ = dense_top_k(queries, corpus, POOL_DEPTH)
         values = {str(measure): per_query(measure, rankings, self.examples.relevant) for measure in HEADLINE}
         return DevScores(
-            mrr=values[str(MRR(DEPTH))], means={name: float(value.mean()) for name, value in values.items()}
+            mrr=values[str(MRR(DEPTH))],
+            means={name: float(value.mean()) for name, value in values.items()},
+            rankings=rankings,
+        )
+
+    def pooled(self, rankings: NDArray[np.int32], *, seed: int = 0) -> DevSet:
+        """Return a smaller set for the many looks during training: fewer queries over the memories that matter.
+
+        It holds at most 200 of the queries, and of the corpus their right answers and the first 20 of `rankings`
+        [n, depth], the base model's. A set whose corpus would not shrink by half is returned as it is. The decision
+        to ship is never made on a pool, since the base's own mistakes are over-represented there.
+        """
+        examples = self.examples
+        count = len(examples.queries)
+        chosen = np.sort(np.random.default_rng(seed).permutation(count)[:POOL_QUERIES])
+        rows = np.unique(
+            np.concatenate([rankings[chosen, :POOL_DEPTH].ravel(), *(examples.relevant[row] for row in chosen)])
+        )
+        if len(rows) > len(examples.corpus) / 2:
+            return self
+        return DevSet(
+            replace(
+                examples,
+                query_ids=tuple(examples.query_ids[row] for row in chosen),
+                queries=tuple(examples.queries[row] for row in chosen),
+                corpus_ids=tuple(examples.corpus_ids[row] for row in rows),
+                corpus=tuple(examples.corpus[row] for row in rows),
+                relevant=tuple(np.searchsorted(rows, examples.relevant[row]) for row in chosen),
+                negatives=tuple(np.empty(0, np.int64) for _ in chosen),
+            )
         )

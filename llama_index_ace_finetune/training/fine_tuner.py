@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from llama_index_ace_finetune.datasets.held_out import require_held_out
 from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -54,9 +55,11 @@ class EmbeddingFineTuner:
 
         Raises:
             DatasetError: if the file is not training data.
+            LeakageError: if it holds what its own split holds out.
             TrainingError: if there are too few examples.
         """
         data = source if isinstance(source, TrainingData) else TrainingData.load(Path(source))
+        require_held_out(data)
         train, dev = divide_examples(data, train_split=self.config.train_split, seed=self.config.seed)
         if len(train) < MIN_EXAMPLES:
             raise TrainingError(
@@ -102,10 +105,11 @@ class EmbeddingFineTuner:
         check_replaceable(Path(self.config.output_dir))
         base_weights = copy_weights(encoder)
         base_scores = self._dev.score(encoder) if self._dev else None
+        pool = self._dev.pooled(base_scores.rankings, seed=self.config.seed) if self._dev and base_scores else None
         watcher = TrainingWatcher(
             encoder,
-            self._dev,
-            base_scores=base_scores,
+            pool,
+            base_scores=base_scores if pool is self._dev or pool is None else pool.score(encoder),
             eval_steps=self.config.eval_steps,
             patience=self.config.patience,
             progress=progress,
@@ -115,7 +119,7 @@ class EmbeddingFineTuner:
         seconds = time.perf_counter() - start
         encoder.model.eval()
         self.history = watcher.history
-        self.selection = self._select(encoder, base_weights, watcher, base_scores)
+        self.selection = self._select(encoder, base_weights, watcher, base_scores, pool)
         metrics = {
             "epochs": round(epochs, 2),
             "total_steps": steps,
@@ -166,6 +170,7 @@ class EmbeddingFineTuner:
         base_weights: dict[str, Any],
         watcher: TrainingWatcher,
         base_scores: DevScores | None,
+        pool: DevSet | None,
     ) -> Selection | None:
         if self._dev is None or base_scores is None or watcher.best_weights is None:
             logger.warning("there are no dev queries, so whether tuning helped is not known; the tuned model is kept")
@@ -177,6 +182,7 @@ class EmbeddingFineTuner:
             base_scores=base_scores,
             dev=self._dev,
             shares=self.config.interpolation,
+            pool=pool,
         )
 
     def _fit(self, encoder: Encoder, examples: IndexedExamples, watcher: TrainingWatcher) -> tuple[int, float]:

@@ -27,11 +27,13 @@ class Selection:
         share: of the tuned weights in what ships; 0 is the base model.
         difference: of the best candidate to the base, in MRR@10 on dev.
         candidates: headline means per share, 0 included.
+        ranked_memories: how many memories the candidates were ranked over; the difference is over all of them.
     """
 
     share: float
     difference: PairedDifference
     candidates: Mapping[float, Mapping[str, float]]
+    ranked_memories: int = 0
 
     @property
     def ships_tuned(self) -> bool:
@@ -45,6 +47,7 @@ class Selection:
             "shipped": "finetuned" if self.ships_tuned else "base",
             "share": self.share,
             "dev_difference_mrr@10": asdict(self.difference),
+            "dev_candidates_over_memories": self.ranked_memories,
             "dev_candidates": {str(share): dict(means) for share, means in self.candidates.items()},
         }
 
@@ -57,6 +60,7 @@ def select_weights(
     base_scores: DevScores,
     dev: DevSet,
     shares: Sequence[float],
+    pool: DevSet | None = None,
 ) -> Selection:
     """Try interpolations between base and tuned weights on dev, load the winner into `encoder.model`, and say so.
 
@@ -69,17 +73,26 @@ def select_weights(
         base_scores: of the base weights on dev.
         dev: the dev queries.
         shares: of the tuned weights to try, each in (0, 1].
+        pool: a smaller set on which the share is chosen; whether it ships is decided on the whole of `dev`.
     """
-    scores: dict[float, DevScores] = {0.0: base_scores}
-    for share in sorted(set(shares)):
+    compared = pool if pool is not None and pool is not dev else dev
+    scores: dict[float, DevScores] = {0.0: base_scores} if compared is dev else {}
+    for share in sorted({*shares, 0.0} - set(scores)):
         load_interpolated(encoder, base=base, tuned=tuned, share=share)
-        scores[share] = dev.score(encoder)
+        scores[share] = compared.score(encoder)
     best = max((share for share in scores if share > 0), key=lambda share: (scores[share].mrr.mean(), -share))
-    difference = paired_difference(scores[best].mrr, base_scores.mrr, groups=dev.groups)
+    winner = scores[best]
+    if compared is not dev:
+        load_interpolated(encoder, base=base, tuned=tuned, share=best)
+        winner = dev.score(encoder)
+    difference = paired_difference(winner.mrr, base_scores.mrr, groups=dev.groups)
     share = best if difference.low > 0 else 0.0
     load_interpolated(encoder, base=base, tuned=tuned, share=share)
     return Selection(
-        share=share, difference=difference, candidates={share: score.means for share, score in scores.items()}
+        share=share,
+        difference=difference,
+        candidates={share: scores[share].means for share in sorted(scores)},
+        ranked_memories=len(compared.examples.corpus),
     )
 
 

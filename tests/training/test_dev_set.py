@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import numpy as np
+
+from llama_index_ace_finetune.training.dev_set import DevSet
+from llama_index_ace_finetune.training.examples import IndexedExamples
+
+
+def examples(queries: int, corpus: int) -> IndexedExamples:
+    return IndexedExamples(
+        query_ids=tuple(f"q{i}" for i in range(queries)),
+        queries=tuple(f"query {i}" for i in range(queries)),
+        corpus_ids=tuple(f"m{i}" for i in range(corpus)),
+        corpus=tuple(f"memory {i}" for i in range(corpus)),
+        relevant=tuple(np.array([corpus - 1 - i, corpus - 1]) for i in range(queries)),
+        negatives=tuple(np.array([0]) for _ in range(queries)),
+    )
+
+
+def test_a_pool_holds_right_answers_and_what_the_base_ranks_first() -> None:
+    dev = DevSet(examples(queries=3, corpus=500))
+    rankings = np.array([[0, 1], [1, 2], [2, 3]], np.int32)
+    pool = dev.pooled(rankings).examples
+    assert pool.queries == ("query 0", "query 1", "query 2")
+    assert pool.corpus_ids == ("m0", "m1", "m2", "m3", "m497", "m498", "m499")
+    right = [[pool.corpus_ids[row] for row in rows] for rows in pool.relevant]
+    assert right == [["m499", "m499"], ["m498", "m499"], ["m497", "m499"]]
+
+
+def test_a_pool_that_saves_little_is_the_whole_set() -> None:
+    dev = DevSet(examples(queries=3, corpus=8))
+    assert dev.pooled(np.array([[0, 1], [1, 2], [2, 3]], np.int32)) is dev
+
+
+def test_a_pool_draws_queries_by_seed() -> None:
+    dev = DevSet(examples(queries=1000, corpus=100_000))
+    rankings = np.arange(20_000, dtype=np.int32).reshape(1000, 20)
+    first, again, other = (dev.pooled(rankings, seed=seed).examples for seed in (0, 0, 1))
+    assert len(first.queries) == 200
+    assert first.query_ids == again.query_ids
+    assert first.query_ids != other.query_ids
