@@ -15,8 +15,9 @@ from llama_index_ace_finetune.commands.index import index_beside
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.errors import ModelError, StoreError
 from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION, LiveCollection
-from llama_index_ace_finetune.retrievers.hybrid_search import RESULT_KEY, HybridSearch, SearchSettings
+from llama_index_ace_finetune.retrievers.hybrid_search import RESULT_KEY, Fallback, HybridSearch, SearchSettings
 from llama_index_ace_finetune.retrievers.load_models import load_models
+from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.training.provenance import read_provenance
@@ -52,8 +53,9 @@ class FineTunedRetrieval:
         baseline_model: str | None = None,
         fallback_to_baseline: bool = True,
     ) -> None:
-        fallback = "baseline" if fallback_to_baseline else "off"
+        fallback: Fallback = "baseline" if fallback_to_baseline else "off"
         folder = Path(finetuned_model_path)
+        self._weights = _leg_weights(folder)
         base = baseline_model or _base_model(folder)
         tuned, baseline = load_models(folder, base, fallback=fallback)
         store = _open_store(folder, qdrant_url, collection_name, tuned, baseline)
@@ -62,7 +64,7 @@ class FineTunedRetrieval:
                 store,
                 embed_model=tuned,
                 baseline_model=baseline,
-                fallback="baseline" if fallback_to_baseline else "off",
+                fallback=fallback,
             )
         except Exception:
             store.close()
@@ -77,9 +79,14 @@ class FineTunedRetrieval:
             query: what to look for.
             limit: results at most.
             threshold: lowest cosine of a dense hit; in a hybrid search it applies before fusion, to the dense leg.
-            use_hybrid: fuse the dense ranking with BM25's. The score is then the fused one, scaled to [0, 1].
+            use_hybrid: fuse the dense ranking with BM25's, with the weights of the run. The score is then the fused one, scaled to [0, 1].
         """
-        settings = SearchSettings(top_k=limit, threshold=threshold, mode="hybrid" if use_hybrid else "dense")
+        settings = SearchSettings(
+            top_k=limit,
+            threshold=threshold,
+            mode="hybrid" if use_hybrid else "dense",
+            weights=self._weights,
+        )
         return [_result(hit) for hit in self._search.run(QueryBundle(query), settings)]
 
     def batch_search(
@@ -108,6 +115,12 @@ class FineTunedRetrieval:
 def create_finetuned_retrieval(finetuned_model_path: str | Path = DEFAULT_MODEL, **options: Any) -> FineTunedRetrieval:
     """Return a `FineTunedRetrieval`; options are those of its constructor."""
     return FineTunedRetrieval(finetuned_model_path, **options)
+
+
+def _leg_weights(model: Path) -> tuple[float, float]:
+    """The weights that dev chose, where the model lies in a run folder; equal ones elsewhere."""
+    run = RunFolder(model.resolve().parent)
+    return run.fusion_weights() if run.manifest.is_file() else (1.0, 1.0)
 
 
 def _base_model(folder: Path) -> str:

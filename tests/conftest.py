@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from llama_index_ace_finetune.datasets.types import RetrievalDataset
+    from llama_index_ace_finetune.encoders.encoder import Encoder
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -19,3 +25,36 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def demo_suite() -> Path:
     return PROJECT / "examples" / "data" / "playbook_suite.json"
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Encoder:
+    """The default base model with its published weights; treat it as read-only."""
+    import torch
+
+    from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
+    from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+    from llama_index_ace_finetune.encoders.encoder import Encoder
+    from llama_index_ace_finetune.encoders.settings import EncoderSettings
+
+    # As the commands do; it halves the time of everything that runs the model.
+    keep_freed_memory()
+    # On small batches a second thread gains little, and where the processor is shared it costs several times as much.
+    torch.set_num_threads(1)
+    return Encoder.load(DEFAULT_BASE_MODEL, settings=EncoderSettings(device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def small_suite(demo_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's first 12 memories with their 60 queries, as a suite of their own."""
+    suite = json.loads(demo_suite.read_text(encoding="utf-8"))
+    path = tmp_path_factory.mktemp("suite") / "small_suite.json"
+    path.write_text(json.dumps({"metadata": {}, "test_cases": suite["test_cases"][:12]}), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_dataset(small_suite: Path) -> RetrievalDataset:
+    from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+
+    return read_dataset(small_suite)

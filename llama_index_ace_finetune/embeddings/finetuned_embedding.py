@@ -14,7 +14,7 @@ from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
 from llama_index_ace_finetune.encoders.encoder import Encoder, Role
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
 
 
 class FineTunedEmbedding(BaseEmbedding):
@@ -25,6 +25,7 @@ class FineTunedEmbedding(BaseEmbedding):
     caches and indexes notice a retrained model in the same folder.
 
     Raises:
+        AceFinetuneError: for an `embeddings_cache`, which would mix up vectors of several models or prompts.
         ModelError: at construction if the model is missing, incomplete, or not the one that `fingerprint` names.
     """
 
@@ -42,6 +43,11 @@ class FineTunedEmbedding(BaseEmbedding):
 
     def __init__(self, model_name: str, *, embed_batch_size: int = DEFAULT_EMBED_BATCH_SIZE, **fields: Any) -> None:
         super().__init__(model_name=model_name, embed_batch_size=embed_batch_size, **fields)
+        if self.embeddings_cache is not None:
+            raise AceFinetuneError(
+                "LlamaIndex's embeddings_cache holds one vector per text, whichever model or prompt made it, and would "
+                "give this model another one's; leave it out."
+            )
         self._loading = threading.Lock()
         identity = identify_model(self.model_name, settings=self._settings())
         if self.fingerprint:

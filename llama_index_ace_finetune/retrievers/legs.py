@@ -27,7 +27,7 @@ def ranked(hits: Sequence[tuple[str, float]]) -> list[LegHit]:
 
 
 class LexicalLeg:
-    """BM25 over the EMBED texts of a store, read from it at the first search.
+    """BM25 over the EMBED texts of a store, read from it at the first search and after each `upsert` through it.
 
     Only memories that share a word with the query are hits.
     """
@@ -36,19 +36,21 @@ class LexicalLeg:
         self._store = store
         self._lock = threading.Lock()
         self._index: BM25Index | None = None
+        self._revision = store.revision
         self._node_ids: list[str] = []
 
     def search(self, query: str, k: int) -> list[LegHit]:
         """Return the k best memories, best first, ties by node id."""
-        index = self._built()
+        index, node_ids = self._built()
         rows, scores = index.search(query, k)
-        return ranked([(self._node_ids[row], float(score)) for row, score in zip(rows, scores, strict=True)])
+        return ranked([(node_ids[row], float(score)) for row, score in zip(rows, scores, strict=True)])
 
-    def _built(self) -> BM25Index:
+    def _built(self) -> tuple[BM25Index, list[str]]:
         with self._lock:
-            if self._index is None:
+            if self._index is None or self._revision != self._store.revision:
+                self._revision = self._store.revision
                 # Sorted by id, so that BM25's tie rule (by row) is a tie rule by id.
                 nodes = sorted(self._store.nodes(), key=lambda node: node.node_id)
                 self._node_ids = [node.node_id for node in nodes]
                 self._index = BM25Index.build([node.get_content(MetadataMode.EMBED) for node in nodes])
-            return self._index
+            return self._index, self._node_ids

@@ -46,6 +46,7 @@ class MemoryStore:
         self.collection = collection
         self.spaces = dict(spaces)
         self.where = where
+        self.revision = 0
 
     @classmethod
     def create(
@@ -118,7 +119,10 @@ class MemoryStore:
         return cls(client, collection, spaces, where)
 
     def upsert(self, nodes: Sequence[BaseNode], vectors: Mapping[str, NDArray[np.float32]]) -> None:
-        """Write nodes with one row of `vectors[name]` [n, dimension] each; a node id that is there is replaced."""
+        """Write nodes with one row of `vectors[name]` [n, dimension] each; a node id that is there is replaced.
+
+        `revision` goes up, so that what was derived from the store is derived again.
+        """
         for name, rows in vectors.items():
             space = self.spaces.get(name)
             if space is None or rows.shape != (len(nodes), space.dimension):
@@ -136,6 +140,7 @@ class MemoryStore:
                 for place, node in enumerate(nodes[start : start + _BATCH])
             ]
             self._call(self.client.upsert, self.collection, points)
+        self.revision += 1
 
     def search(self, name: str, vector: Sequence[float], k: int) -> list[tuple[str, float]]:
         """Return node ids and cosines of the k nearest memories in the space `name`, best first, ties by node id."""

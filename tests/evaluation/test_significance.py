@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_difference
+
+
+def compare(differences: list[float] | np.ndarray, **options: object) -> PairedDifference:
+    values = np.asarray(differences, np.float64)
+    return paired_difference(values + 0.5, np.full(len(values), 0.5), **options)  # type: ignore[arg-type]
+
+
+def test_by_hand() -> None:
+    result = paired_difference(np.array([1.0, 0.5, 0.0, 1.0]), np.array([0.5, 0.5, 1.0, 0.0]), seed=3)
+    assert result.mean == pytest.approx(0.125)
+    assert (result.wins, result.ties, result.losses) == (2, 1, 1)
+    assert result.low <= result.mean <= result.high
+    # Of the 8 sign patterns of (.5, -1, 1) six have a sum of at least .5 in size: |+-.5|, |+-1.5| twice, |+-2.5|.
+    assert result.p_value == pytest.approx(1.0, abs=0.001)
+
+
+def test_the_p_value_is_the_share_of_sign_flips_that_reach_the_sum() -> None:
+    # With differences 1, 2, 4 all signs give another sum; only +++ and --- reach 7.
+    assert compare([1.0, 2.0, 4.0]).p_value == pytest.approx(2 / 8, abs=0.02)
+    # 1 + 4 - 2 = 3 is reached by 3, 5, 7, -3, -5, -7.
+    assert compare([1.0, -2.0, 4.0]).p_value == pytest.approx(6 / 8, abs=0.02)
+
+
+def test_the_interval_is_that_of_the_bootstrap() -> None:
+    differences = np.random.default_rng(0).normal(0.2, 1.0, 400)
+    result = compare(differences)
+    error = differences.std() / np.sqrt(400)
+    assert result.low == pytest.approx(differences.mean() - 1.96 * error, abs=0.15 * error)
+    assert result.high == pytest.approx(differences.mean() + 1.96 * error, abs=0.15 * error)
+
+
+def test_the_same_seed_gives_the_same_result() -> None:
+    differences = np.random.default_rng(1).normal(size=30)
+    assert compare(differences, seed=5) == compare(differences, seed=5)
+    assert compare(differences, seed=5) != compare(differences, seed=6)
+
+
+def test_swapping_the_systems_mirrors_the_result() -> None:
+    ours, theirs = np.random.default_rng(2).random((2, 50))
+    one, other = paired_difference(ours, theirs), paired_difference(theirs, ours)
+    assert one.mean == pytest.approx(-other.mean)
+    assert one.low == pytest.approx(-other.high, abs=0.01)
+    assert (one.wins, one.ties, one.losses) == (other.losses, other.ties, other.wins)
+    assert one.p_value == other.p_value
+
+
+# ------------------------------------------------------------------------------------------------ edges
+
+
+def test_no_queries_say_nothing() -> None:
+    assert compare([]) == PairedDifference(0.0, 0.0, 0.0, 1.0, 0, 0, 0)
+
+
+def test_one_query_is_never_significant() -> None:
+    result = compare([0.5])
+    assert (result.mean, result.low, result.high) == (0.5, 0.5, 0.5)
+    assert result.p_value == 1.0
+
+
+def test_all_ties() -> None:
+    result = compare([0.0] * 20)
+    assert (result.mean, result.low, result.high, result.p_value) == (0, 0, 0, 1.0)
+    assert (result.wins, result.ties, result.losses) == (0, 20, 0)
+
+
+def test_no_variance() -> None:
+    result = compare([0.25] * 20)
+    assert result.low == result.high == pytest.approx(0.25)
+    # Only 2 of 2^20 sign patterns reach the sum.
+    assert result.p_value < 0.001
+
+
+def test_differences_within_rounding_are_ties() -> None:
+    result = paired_difference(np.array([0.1 + 0.2]), np.array([0.3]))
+    assert (result.wins, result.ties, result.losses) == (0, 1, 0)
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+
+def test_groups_widen_the_interval() -> None:
+    generator = np.random.default_rng(4)
+    differences = np.repeat(generator.normal(0.1, 1, 20), 10)
+    groups = [f"answer {number // 10}" for number in range(200)]
+    alone, together = compare(differences), compare(differences, groups=groups)
+    assert together.mean == alone.mean
+    assert together.high - together.low > 2 * (alone.high - alone.low)
+    assert together.p_value > alone.p_value
+
+
+def test_groups_of_one_are_no_groups() -> None:
+    differences = np.random.default_rng(5).normal(size=25)
+    labels = [f"{number:02d}" for number in range(25)]
+    assert compare(differences, groups=labels) == compare(differences)
+
+
+def test_one_group_is_one_observation() -> None:
+    result = compare([1.0, 0.0, 0.5], groups=["a"] * 3)
+    assert result.low == result.high == result.mean == pytest.approx(0.5)
+    assert result.p_value == 1.0
+
+
+# ------------------------------------------------------------------------------------------------ simulations
+
+
+def simulate(trials: int, *, effect: float, seed: int) -> list[PairedDifference]:
+    """Experiments with 40 answers of 1 to 3 queries each, whose differences hang together per answer."""
+    generator = np.random.default_rng(seed)
+    results = []
+    for trial in range(trials):
+        sizes = generator.integers(1, 4, 40)
+        labels = np.repeat(np.arange(40), sizes)
+        shared = generator.normal(0, 0.3, 40)[labels]
+        differences = effect + shared + generator.normal(0, 0.2, len(labels))
+        results.append(compare(differences, groups=[str(label) for label in labels], resamples=400, seed=trial))
+    return results
+
+
+def test_without_an_effect_it_is_found_in_one_of_twenty_and_the_interval_covers_zero() -> None:
+    results = simulate(300, effect=0.0, seed=0)
+    false_alarms = sum(result.p_value <= 0.05 for result in results)
+    low, high = binom.ppf([0.0005, 0.9995], 300, 0.05)
+    assert low <= false_alarms <= high
+    covered = sum(result.low <= 0 <= result.high for result in results)
+    # A percentile bootstrap of 40 groups covers a little less than it says.
+    assert 0.89 <= covered / 300 <= 0.99
+
+
+def test_a_large_effect_is_found() -> None:
+    results = simulate(60, effect=0.25, seed=1)
+    assert np.mean([result.p_value <= 0.05 for result in results]) > 0.9
+    assert np.mean([result.low <= 0.25 <= result.high for result in results]) > 0.85

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient, models
+
+from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.mining.live_collection import LiveCollection
+
+POINTS: list[tuple[int, list[float], dict[str, Any]]] = [
+    (1, [1.0, 0.0], {"content": "Retry with a growing delay", "category": "ERRORS", "memory_id": 3215809140}),
+    (2, [0.8, 0.6], {"lesson": "Close the file first"}),
+    (3, [0.0, 1.0], {"text": "Pin the base image", "bullet_id": "strategy-00001"}),
+    (4, [0.9, 0.1], {"note": "no text here"}),
+    (5, [0.7, 0.7], {"content": "   "}),
+]
+
+
+class Endpoint(HTTPServer):
+    """An embedding endpoint that answers with `status` and `body`, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.status = 200
+        self.body: bytes = json.dumps({"data": [{"embedding": [1.0, 0.0]}]}).encode()
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Endpoint
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.requests.append((self.path, json.loads(content)))
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(self.server.body)))
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    server = Endpoint()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def client_with(collection: str, *, names: tuple[str, ...] = ("other", "dense")) -> QdrantClient:
+    """A collection in memory; in each vector space but the last of `names` the points lie the other way round."""
+    client = QdrantClient(":memory:")
+    parameters = models.VectorParams(size=2, distance=models.Distance.COSINE)
+    client.create_collection(collection, vectors_config=dict.fromkeys(names, parameters) if names else parameters)
+    client.upsert(
+        collection,
+        [
+            models.PointStruct(
+                id=number,
+                vector={name: vector if name == names[-1] else vector[::-1] for name in names} if names else vector,
+                payload=payload,
+            )
+            for number, vector, payload in POINTS
+        ],
+    )
+    return client
+
+
+def live(client: QdrantClient, url: str | None = None, collection: str = "memories") -> LiveCollection:
+    return LiveCollection("http://db", collection, embedding_url=url, embedding_model="a-model", client=client)
+
+
+def test_memories_are_the_points_with_a_text_under_their_own_ids() -> None:
+    memories = live(client_with("memories")).memories()
+    assert {memory.id: memory.text for memory in memories} == {
+        "3215809140": "Retry with a growing delay",
+        "2": "Close the file first",
+        "strategy-00001": "Pin the base image",
+    }
+    first = next(memory for memory in memories if memory.id == "3215809140")
+    assert first.metadata["source_id"] == 1
+    assert first.metadata["category"] == "ERRORS"
+
+
+def test_more_points_than_a_page() -> None:
+    client = QdrantClient(":memory:")
+    client.create_collection("many", vectors_config=models.VectorParams(size=1, distance=models.Distance.DOT))
+    client.upsert(
+        "many",
+        [
+            models.PointStruct(id=number, vector=[1.0], payload={"content": f"memory {number}"})
+            for number in range(1203)
+        ],
+    )
+    memories = live(client, collection="many").memories()
+    assert {memory.id for memory in memories} == {str(number) for number in range(1203)}
+    assert len(memories) == 1203
+
+
+def test_search_asks_the_endpoint_and_ranks_by_the_dense_vectors(endpoint: Endpoint) -> None:
+    hits = live(client_with("memories"), endpoint.url + "/").search("it fails", 4)
+    assert [text for text, _ in hits] == ["Retry with a growing delay", "Close the file first", "   "]
+    assert hits[0][1] == pytest.approx(1.0)
+    assert hits[1][1] == pytest.approx(0.8)
+    assert endpoint.requests == [("/v1/embeddings", {"model": "a-model", "input": "it fails"})]
+
+
+@pytest.mark.parametrize("names", [(), ("mine",), ("finetuned",)])
+def test_other_vector_names_are_found(endpoint: Endpoint, names: tuple[str, ...]) -> None:
+    hits = live(client_with("memories", names=names), endpoint.url).search("it fails", 1)
+    assert hits == [("Retry with a growing delay", pytest.approx(1.0))]
+
+
+def test_long_queries_are_cut(endpoint: Endpoint) -> None:
+    live(client_with("memories"), endpoint.url).search("x" * 9000, 1)
+    assert len(endpoint.requests[0][1]["input"]) == 8000
+
+
+def test_without_an_endpoint_there_are_no_hits() -> None:
+    assert live(client_with("memories")).search("it fails", 3) == []
+
+
+def test_as_a_source_it_gives_rows_of_the_corpus(endpoint: Endpoint) -> None:
+    corpus = ["Pin the base image", "CLOSE the  file first", "only in the dataset"]
+    source = live(client_with("memories"), endpoint.url).source(["unused", "it fails"], corpus)
+    rows, scores = source.search(np.array([1]), 5)
+    assert source.name == "collection"
+    assert rows.tolist() == [[1, 0, -1, -1, -1]]
+    assert scores[0, :2].tolist() == pytest.approx([0.8, 0.0], abs=1e-6)
+    assert np.isneginf(scores[0, 2:]).all()
+    assert endpoint.requests[0][1]["input"] == "it fails"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (500, b"{}"),
+        (404, b"not found"),
+        (200, b"not json"),
+        (200, b"{}"),
+        (200, b"[]"),
+        (200, b'{"data": []}'),
+        (200, b'{"data": [{}]}'),
+        (200, b'{"data": [{"embedding": null}]}'),
+        (200, b'{"data": [{"embedding": "AACAPw=="}]}'),
+        (200, b'{"data": [{"embedding": ["a", 1]}]}'),
+    ],
+)
+def test_an_endpoint_without_a_vector_is_told(endpoint: Endpoint, status: int, body: bytes) -> None:
+    endpoint.status, endpoint.body = status, body
+    collection = live(client_with("memories"), endpoint.url)
+    with pytest.raises(StoreError, match=r"embedding endpoint 'http://127\.0\.0\.1:\d+/v1/embeddings' gave no vector"):
+        collection.search("it fails", 1)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "no scheme", "http://[", "http://127.0.0.1:99999"])
+def test_an_endpoint_that_nobody_answers_at_is_told(url: str) -> None:
+    with pytest.raises(StoreError, match="gave no vector"):
+        live(client_with("memories"), url).search("it fails", 1)
+
+
+def test_vectors_of_another_length_are_told(endpoint: Endpoint) -> None:
+    endpoint.body = json.dumps({"data": [{"embedding": [1.0, 0.0, 0.0]}]}).encode()
+    with pytest.raises(StoreError, match="'memories' at 'http://db' cannot be read"):
+        live(client_with("memories"), endpoint.url).search("it fails", 1)
+
+
+def test_a_missing_collection_is_told(endpoint: Endpoint) -> None:
+    collection = live(client_with("memories"), endpoint.url, collection="others")
+    with pytest.raises(StoreError, match="'others' at 'http://db' cannot be read"):
+        collection.memories()
+    with pytest.raises(StoreError, match="'others' at 'http://db' cannot be read"):
+        collection.search("it fails", 1)
+
+
+def test_a_server_that_does_not_run_is_told() -> None:
+    collection = LiveCollection("http://127.0.0.1:9", "memories")
+    with pytest.raises(StoreError) as caught:
+        collection.memories()
+    collection.close()
+    message = str(caught.value)
+    assert "'memories' at 'http://127.0.0.1:9' cannot be read" in message
+    assert "\n" not in message

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from qdrant_client import QdrantClient, models
+
+from llama_index_ace_finetune.datasets.split import split_dataset
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.mining.live_collection import LiveCollection
+from llama_index_ace_finetune.mining.miner import HardNegativeMiner
+from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator, generate_training_data
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("vectors")
+
+
+@pytest.fixture
+def miner(minilm: Encoder, cache: Path) -> HardNegativeMiner:
+    return HardNegativeMiner(encoder=minilm, cache=cache)
+
+
+def test_the_file_has_the_originals_fields_and_ours(
+    miner: HardNegativeMiner, small_suite: Path, small_dataset: RetrievalDataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / "training_data.json"
+    written = TrainingDataGenerator(small_suite, path, miner).generate_and_save(negatives_per_example=3)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    split = split_dataset(small_dataset)
+    assert set(document) == {"metadata", "examples", "memories", "split"}
+    assert document["metadata"]["total_examples"] == written == len(document["examples"])
+    assert document["metadata"]["source"] == str(small_suite)
+    assert document["metadata"]["mining"]["kept"] == miner.report["kept"]
+    assert "generated_at" in document["metadata"]
+    assert Counter(row["split"] for row in document["examples"]) == {"train": len(split.train), "dev": len(split.dev)}
+    assert document["split"] == split.manifest()
+    assert document["memories"] == {i: memory.text for i, memory in small_dataset.answers.items()}
+    for row in document["examples"]:
+        assert {"query", "positive", "negatives", "metadata"} <= set(row)
+        assert set(row["metadata"]) == {"memory_id", "category", "difficulty", "query_category"}
+        query = small_dataset.queries[row["query_id"]]
+        memory = small_dataset.memories[row["positive_ids"][0]]
+        assert row["query"] == query.text
+        assert row["positive"] == memory.text
+        assert row["metadata"] == {
+            "memory_id": int(memory.id),
+            "category": memory.metadata["category"],
+            "difficulty": query.metadata["difficulty"],
+            "query_category": query.metadata["query_category"],
+        }
+        assert row["negatives"] == [small_dataset.memories[i].text for i in row["negative_ids"]]
+        assert len(row["negatives"]) == 3
+        assert row["positive"] not in row["negatives"]
+        assert len(row["negative_scores"]) == len(row["negative_sources"]) == len(row["negative_ranks"]) == 3
+
+
+def test_held_out_answers_and_queries_stay_out(miner: HardNegativeMiner, small_dataset: RetrievalDataset) -> None:
+    split = split_dataset(small_dataset)
+    data = generate_training_data(small_dataset, split, miner, negatives=12)
+    held = {*split.answers["dev"], *split.answers["test"]}
+    assert held
+    assert not held & {i for example in data.examples for i in example.negative_ids}
+    assert {example.query_id for example in data.examples} == {*split.train, *split.dev}
+    assert data.metadata["mining"]["filtered"]["held-out answer"] > 0
+    for example in data.examples:
+        assert set(example.positive_ids) == small_dataset.relevant(example.query_id)
+
+
+@pytest.mark.parametrize(
+    ("floor", "kept"), [("easy", {"easy", "medium", "hard"}), ("medium", {"medium", "hard"}), ("hard", {"hard"})]
+)
+def test_easier_queries_are_left_out(
+    miner: HardNegativeMiner, small_dataset: RetrievalDataset, floor: str, kept: set[str]
+) -> None:
+    split = split_dataset(small_dataset)
+    data = generate_training_data(small_dataset, split, miner, negatives=1, min_difficulty=floor)
+    assert [example.query_id for example in data.examples] == [
+        query_id
+        for query_id, query in small_dataset.queries.items()
+        if query_id in {*split.train, *split.dev} and query.metadata["difficulty"] in kept
+    ]
+
+
+def test_categories_of_queries_are_left_out(miner: HardNegativeMiner, small_dataset: RetrievalDataset) -> None:
+    split = split_dataset(small_dataset)
+    everything = generate_training_data(small_dataset, split, miner, negatives=1)
+    fewer = generate_training_data(
+        small_dataset, split, miner, negatives=1, skip_categories=frozenset({"vague", "keywords"})
+    )
+    skipped = [e for e in everything.examples if e.metadata["query_category"] in {"vague", "keywords"}]
+    assert skipped
+    assert len(fewer.examples) == len(everything.examples) - len(skipped)
+    # A memory's category is another thing than a query's.
+    category = str(everything.examples[0].metadata["category"])
+    same = generate_training_data(small_dataset, split, miner, negatives=1, skip_categories=frozenset({category}))
+    assert len(same.examples) == len(everything.examples)
+
+
+def test_max_examples_draws_from_all_and_always_the_same(
+    miner: HardNegativeMiner, small_dataset: RetrievalDataset
+) -> None:
+    split = split_dataset(small_dataset)
+    draws = [
+        generate_training_data(small_dataset, split, miner, negatives=1, max_examples=20).examples for _ in range(2)
+    ]
+    assert draws[0] == draws[1]
+    assert len(draws[0]) == 20
+    assert len({example.positive_ids for example in draws[0]}) > 4
+    many = generate_training_data(small_dataset, split, miner, negatives=1, max_examples=10_000)
+    assert len(many.examples) == len(split.train) + len(split.dev)
+
+
+def test_filters_that_leave_nothing_are_told(miner: HardNegativeMiner, small_dataset: RetrievalDataset) -> None:
+    categories = {str(query.metadata["query_category"]) for query in small_dataset.queries.values()}
+    with pytest.raises(DatasetError, match=r"no training query passes the filters .*keywords"):
+        generate_training_data(
+            small_dataset, split_dataset(small_dataset), miner, skip_categories=frozenset(categories)
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_difficulty": "Hard"}, "minimum difficulty is 'Hard'; it must be easy, medium, hard"),
+        ({"max_examples": 0}, "largest number of examples is 0"),
+        ({"max_examples": -3}, "largest number of examples is -3"),
+        ({"negatives": -1}, "number of negatives per query is -1"),
+    ],
+)
+def test_bad_options_are_told(
+    miner: HardNegativeMiner, small_dataset: RetrievalDataset, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(AceFinetuneError, match=message):
+        generate_training_data(small_dataset, split_dataset(small_dataset), miner, **options)  # type: ignore[arg-type]
+
+
+def test_an_output_that_is_a_directory_is_told_before_the_work(
+    miner: HardNegativeMiner, small_suite: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match="is a directory; give the path of a file"):
+        TrainingDataGenerator(small_suite, tmp_path, miner).generate_and_save()
+    assert miner.report == {}
+
+
+def test_a_suite_that_is_not_there_is_told(miner: HardNegativeMiner, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no such file"):
+        TrainingDataGenerator(tmp_path / "none.json", tmp_path / "out.json", miner).generate_and_save()
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_afterwards_the_miner_answers_for_single_queries(
+    miner: HardNegativeMiner, small_suite: Path, small_dataset: RetrievalDataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.json"
+    TrainingDataGenerator(small_suite, path, miner, max_examples=30).generate_training_data(1)
+    assert len(TrainingData.load(path).examples) == 30
+    memory = next(iter(small_dataset.memories))
+    assert len(miner.mine_hard_negatives("how do I do that?", int(memory), 3)) == 3
+
+
+def test_the_live_collections_memories_join_the_corpus(
+    miner: HardNegativeMiner, small_suite: Path, small_dataset: RetrievalDataset, tmp_path: Path
+) -> None:
+    known = next(iter(small_dataset.memories))
+    client = QdrantClient(":memory:")
+    client.create_collection("m", vectors_config=models.VectorParams(size=1, distance=models.Distance.DOT))
+    client.upsert(
+        "m",
+        [
+            models.PointStruct(id=int(known), vector=[1.0], payload={"content": "another text for a known id"}),
+            models.PointStruct(id=7, vector=[1.0], payload={"content": "a memory that the suite does not have"}),
+        ],
+    )
+    miner.collection = LiveCollection("http://db", "m", client=client)
+    path = tmp_path / "out.json"
+    TrainingDataGenerator(small_suite, path, miner).generate_and_save(2)
+    memories = TrainingData.load(path).memories
+    assert memories["7"] == "a memory that the suite does not have"
+    assert memories[known] == small_dataset.memories[known].text
+    assert len(memories) == len(small_dataset.answers) + 1

@@ -1,0 +1,110 @@
+"""From memories to a store, and what LlamaIndex's own vector store finds in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llama_index.core import VectorStoreIndex
+from llama_index.core.schema import MetadataMode, TextNode
+from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
+from llama_index.vector_stores.qdrant import QdrantVectorStore
+from serving_files import BASE, QUERIES, TEXTS, small_memories
+
+from llama_index_ace_finetune.commands.index import index_beside, write_index
+from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
+from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
+from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder.load(BASE)
+
+
+class TestBuildIndex:
+    def test_memories_become_nodes_whose_embed_text_is_the_memory(self) -> None:
+        for memory, node in zip(small_memories(), memory_nodes(small_memories()), strict=True):
+            assert node.node_id == memory.id
+            assert node.get_content(MetadataMode.EMBED) == node.get_content(MetadataMode.LLM) == memory.text
+            assert node.metadata == dict(memory.metadata)
+
+    def test_what_is_embedded_is_the_embed_text(self, encoder: Encoder) -> None:
+        node = TextNode(id_="n", text="rotate the keys", metadata={"team": "identity"})
+        with build_index([node], finetuned=encoder, baseline=None) as store:
+            for text in ("rotate the keys", node.get_content(MetadataMode.EMBED)):
+                (_, score) = store.search(FINETUNED, encoder.encode_documents([text])[0].tolist(), 1)[0]
+                assert (score == pytest.approx(1, abs=1e-5)) == (text != "rotate the keys")
+
+    def test_without_a_baseline_there_is_one_space(self, encoder: Encoder) -> None:
+        with build_index(memory_nodes(small_memories()), finetuned=encoder, baseline=None) as store:
+            assert list(store.spaces) == [FINETUNED]
+            assert store.spaces[FINETUNED].fingerprint == encoder.fingerprint
+
+    def test_the_cache_and_progress_are_used(self, encoder: Encoder, tmp_path: Path) -> None:
+        done: list[int] = []
+        nodes = memory_nodes(small_memories())
+        build_index(nodes, finetuned=encoder, baseline=encoder, cache=tmp_path, progress=done.append).close()
+        assert sum(done) == 2 * len(nodes)
+        assert (tmp_path / encoder.fingerprint / "document").is_dir()
+
+
+class TestWriteIndex:
+    def test_an_index_is_replaced_only_when_asked(self, encoder: Encoder, tmp_path: Path) -> None:
+        path = tmp_path / "index"
+        assert write_index(small_memories()[:2], tuned=encoder, base=encoder, path=path) == 2
+        with pytest.raises(OutputExistsError, match="already holds something"):
+            write_index(small_memories(), tuned=encoder, base=encoder, path=path)
+        assert write_index(small_memories()[:3], tuned=encoder, base=encoder, path=path, replace=True) == 3
+        with MemoryStore.open(path=path) as store:
+            assert len(store) == 3
+
+    def test_a_folder_of_something_else_is_never_replaced(self, encoder: Encoder, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("mine")
+        with pytest.raises(OutputExistsError):
+            write_index(small_memories(), tuned=encoder, base=encoder, path=tmp_path, replace=True)
+        assert (tmp_path / "notes.txt").read_text() == "mine"
+
+    def test_no_memory(self, encoder: Encoder, tmp_path: Path) -> None:
+        with pytest.raises(DatasetError, match="no memories to index"):
+            write_index([], tuned=encoder, base=encoder, path=tmp_path / "index")
+
+    def test_where_an_index_lies(self, tmp_path: Path) -> None:
+        assert index_beside(tmp_path / "run" / "model") == tmp_path / "run" / "index"
+        assert index_beside(tmp_path / "ace_finetuned") == tmp_path / "ace_finetuned_index"
+
+
+class TestLlamaIndexVectorStore:
+    """An existing LlamaIndex application reads the same collection."""
+
+    @pytest.fixture(scope="class")
+    def index(self, encoder: Encoder):
+        store = build_index(memory_nodes(small_memories()), finetuned=encoder, baseline=encoder)
+        vector_store = QdrantVectorStore(
+            client=store.client, collection_name=store.collection, dense_vector_name=FINETUNED
+        )
+        yield VectorStoreIndex.from_vector_store(vector_store, embed_model=FineTunedEmbedding.from_encoder(encoder))
+        store.close()
+
+    def test_it_finds_what_the_store_finds(self, index: VectorStoreIndex, encoder: Encoder) -> None:
+        retriever = index.as_retriever(similarity_top_k=3)
+        rows = encoder.encode_documents(list(TEXTS.values()))
+        for query in QUERIES.values():
+            hits = retriever.retrieve(query)
+            cosines = rows @ encoder.encode_queries([query])[0]
+            best = np.argsort(-cosines)[:3]
+            assert [hit.node.node_id for hit in hits] == [list(TEXTS)[row] for row in best]
+            assert np.allclose([hit.score for hit in hits], cosines[best], atol=1e-5)
+
+    def test_it_gives_the_same_nodes(self, index: VectorStoreIndex) -> None:
+        (hit,) = index.as_retriever(similarity_top_k=1).retrieve(TEXTS["backup"])
+        assert hit.node.text == TEXTS["backup"]
+        assert hit.node.metadata == dict(next(m for m in small_memories() if m.id == "backup").metadata)
+
+    def test_metadata_can_be_filtered(self, index: VectorStoreIndex) -> None:
+        filters = MetadataFilters(filters=[MetadataFilter(key="helpful", value=4)])
+        (hit,) = index.as_retriever(similarity_top_k=3, filters=filters).retrieve(QUERIES["backup"])
+        assert hit.node.node_id == "retries"

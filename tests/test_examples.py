@@ -1,0 +1,80 @@
+"""The examples run as a reader runs them, and print what they promise."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from serving_files import write_run, write_tuned_model
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+FIGURES = re.compile(r"^  (\S+(?: \S+)?)\s+MRR@10 (\d\.\d{3})$", re.MULTILINE)
+SYSTEMS = ["BM25", "base", "tuned", "hybrid base", "hybrid equal", "hybrid"]
+
+
+def run_example(name: str, *arguments: object, cwd: Path) -> str:
+    """Run an example in a folder of its own; return what it prints."""
+    path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
+    finished = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "Traceback" not in finished.stderr
+    return finished.stdout
+
+
+class TestQuickstart:
+    def test_on_a_small_suite(self, small_suite: Path, tmp_path: Path) -> None:
+        printed = run_example("quickstart.py", "--data", small_suite, "--epochs", 1, cwd=tmp_path)
+        assert "12 memories, 60 queries" in printed
+        assert re.search(r"train \d+, dev \d+, test \d+", printed)
+        assert re.search(r"\d+ training examples, [1-9]\d* hard negatives", printed)
+        assert [name for name, _ in FIGURES.findall(printed)] == SYSTEMS
+        assert re.search(r"^(SHIP|KEEP|DO NOT SHIP)[A-Z ]*: ", printed, re.MULTILINE)
+        hits = printed.split("push notification shows up twice\n")[1].splitlines()
+        assert len(hits) == 3
+        assert all(re.match(r"  \[[01]\.\d{3}\] \S", hit) for hit in hits)
+        assert (tmp_path / "quickstart" / "model" / "ace_finetune.json").is_file()
+
+    @pytest.mark.slow
+    def test_as_it_stands(self, tmp_path: Path) -> None:
+        printed = run_example("quickstart.py", cwd=tmp_path)
+        assert "240 memories, 1200 queries" in printed
+        figures = {name: float(value) for name, value in FIGURES.findall(printed)}
+        assert figures["tuned"] > figures["base"]
+        best = printed.split("push notification shows up twice\n")[1].splitlines()[0]
+        assert "receives every notification twice" in best
+
+
+class TestQueryEngine:
+    def test_without_a_run_folder(self, tmp_path: Path) -> None:
+        printed = run_example("rag_query_engine.py", cwd=tmp_path)
+        assert "no run folder given" in printed
+        assert printed.count("before: Context information is below.") == 3
+        assert printed.count("after: Context information is below.") == 3
+        assert printed.count("served by finetuned") == 9
+        assert "served: {'finetuned': 3}" in printed
+        # BM25 brings in what the vectors alone miss.
+        before, after = printed.split("users logged out every hour\n")[1].split("  after:")[:2]
+        assert "Two tabs refreshing at once" not in before
+        assert "Two tabs refreshing at once" in after.splitlines()[1]
+
+    def test_with_a_run_folder_whose_model_is_gone(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run", write_tuned_model(tmp_path / "tuned"))
+        shutil.rmtree(run / "model")
+        printed = run_example("rag_query_engine.py", run, cwd=tmp_path)
+        assert "no run folder given" not in printed
+        assert "served by baseline" in printed
+        assert "served by finetuned" not in printed
+        assert "served: {'baseline': 3}" in printed

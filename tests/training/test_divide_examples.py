@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+
+from llama_index_ace_finetune.datasets.normalise import normalise
+from llama_index_ace_finetune.datasets.training_data import HardNegative, TrainingData, TrainingExample
+from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.training.fine_tuner import divide_examples
+
+WORDS = ["disk", "queue", "token", "cache", "deploy", "login", "backup", "metric", "index", "mail"]
+
+
+def example(number: int, memory: int, split: str | None, wrong: list[int] | None = None) -> TrainingExample:
+    return TrainingExample(
+        query_id=f"q{number}",
+        query=f"{WORDS[memory]} trouble {number}",
+        positive_ids=(f"m{memory}",),
+        negatives=tuple(HardNegative(f"m{i}") for i in wrong or []),
+        split=split,
+    )
+
+
+def data(examples: list[TrainingExample]) -> TrainingData:
+    return TrainingData(tuple(examples), {f"m{i}": f"what to do about {word}" for i, word in enumerate(WORDS)})
+
+
+def ids(examples: list[TrainingExample]) -> list[str]:
+    return [example.query_id for example in examples]
+
+
+def test_marks_are_kept_and_test_is_in_neither() -> None:
+    marked = [example(0, 0, "train"), example(1, 1, "dev"), example(2, 2, "test"), example(3, 3, "train")]
+    train, dev = divide_examples(data(marked), train_split=0.8, seed=0)
+    assert ids(train) == ["q0", "q3"]
+    assert ids(dev) == ["q1"]
+
+
+def test_answers_of_dev_are_not_trained_against() -> None:
+    marked = [example(0, 0, "train", [1, 2, 3]), example(1, 1, "dev", [0])]
+    train, dev = divide_examples(data(marked), train_split=0.8, seed=0)
+    assert train[0].negative_ids == ("m2", "m3")
+    assert dev[0].negative_ids == ("m0",)
+
+
+def test_train_marks_alone_leave_no_dev() -> None:
+    train, dev = divide_examples(data([example(0, 0, "train"), example(1, 1, None)]), train_split=0.5, seed=0)
+    assert ids(train) == ["q0", "q1"]
+    assert dev == []
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_without_marks_no_answer_stands_on_both_sides(seed: int) -> None:
+    unmarked = [example(number, number % 10, None, [(number + 1) % 10, (number + 2) % 10]) for number in range(50)]
+    train, dev = divide_examples(data(unmarked), train_split=0.8, seed=seed)
+    assert (len(train), len(dev)) == (40, 10)
+    held = {i for one in dev for i in one.positive_ids}
+    assert held.isdisjoint(i for one in train for i in one.positive_ids)
+    assert held.isdisjoint(i for one in train for i in one.negative_ids)
+    assert ids(divide_examples(data(unmarked), train_split=0.8, seed=seed)[1]) == ids(dev)
+
+
+def test_queries_of_one_wording_stay_together() -> None:
+    unmarked = [example(number, number % 10, None) for number in range(20)]
+    same = [
+        TrainingExample(query_id=f"s{memory}", query="It  Fails", positive_ids=(f"m{memory}",)) for memory in (0, 5)
+    ]
+    train, dev = divide_examples(data([*unmarked, *same]), train_split=0.7, seed=0)
+    for part in (train, dev):
+        texts = [normalise(one.query) for one in part]
+        assert texts.count("it fails") in (0, 2)
+    assert dev
+
+
+def test_one_group_cannot_be_divided() -> None:
+    with pytest.raises(DatasetError, match="leaves dev empty"):
+        divide_examples(data([example(number, 0, None) for number in range(20)]), train_split=0.8, seed=0)

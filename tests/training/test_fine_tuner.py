@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from llama_index_ace_finetune.datasets.normalise import text_hash
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
+from llama_index_ace_finetune.errors import DatasetError, ModelError, OutputExistsError, TrainingError
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+from llama_index_ace_finetune.training.model_folder import check_replaceable
+from llama_index_ace_finetune.training.provenance import read_provenance
+
+QUICK: dict[str, Any] = {
+    "epochs": 1,
+    "budget_minutes": None,
+    "batch_size": 8,
+    "hard_negatives": 1,
+    "interpolation": (0.5, 1.0),
+    "max_seq_length": 32,
+    "precision": "float32",
+    "device": "cpu",
+}
+
+
+def without_dev(data: TrainingData, count: int) -> TrainingData:
+    return dataclasses.replace(data, examples=data.examples[:count])
+
+
+def ready(data: TrainingData, output: Path, **options: Any) -> EmbeddingFineTuner:
+    tuner = EmbeddingFineTuner(TrainingConfig(output_dir=str(output), **{**QUICK, **options}))
+    tuner.load_training_data(data)
+    tuner.initialize_model()
+    return tuner
+
+
+@pytest.fixture(scope="module")
+def one_layer(minilm: Encoder, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The base model with the first of its layers alone, where only the course of a training matters."""
+    model = copy.deepcopy(minilm.model)
+    transformer = model[0].auto_model
+    transformer.encoder.layer = transformer.encoder.layer[:1]
+    transformer.config.num_hidden_layers = 1
+    folder = tmp_path_factory.mktemp("models") / "one_layer"
+    model.save_pretrained(str(folder), create_model_card=False)
+    return str(folder)
+
+
+@dataclasses.dataclass
+class Trained:
+    """One short training and what it said on the way."""
+
+    tuner: EmbeddingFineTuner
+    folder: Path
+    counts: dict[str, int]
+    metrics: dict[str, Any]
+    steps: list[tuple[int, int, dict[str, float]]]
+
+
+@pytest.fixture(scope="module")
+def trained(training_data: TrainingData, tmp_path_factory: pytest.TempPathFactory, minilm: Encoder) -> Trained:
+    folder = tmp_path_factory.mktemp("training") / "model"
+    tuner = EmbeddingFineTuner(TrainingConfig(output_dir=str(folder), **QUICK))
+    counts = tuner.load_training_data(training_data)
+    tuner.initialize_model()
+    steps: list[tuple[int, int, dict[str, float]]] = []
+    metrics = tuner.train(progress=lambda *row: steps.append(row))
+    return Trained(tuner, folder, counts, metrics, steps)
+
+
+# ------------------------------------------------------------------------------------------------ a short training
+
+
+def test_counts_steps_and_progress(trained: Trained) -> None:
+    assert trained.counts == {"train": 40, "dev": 20, "memories": 12}
+    assert trained.metrics["total_steps"] == 5
+    assert trained.metrics["epochs"] == 1
+    assert trained.metrics["examples_per_second"] > 0
+    assert [(step, total) for step, total, _ in trained.steps] == [(step, 5) for step in range(1, 6)]
+    losses = [row["loss"] for row in trained.tuner.history if "loss" in row]
+    assert len(losses) == 5
+    assert np.isfinite(losses).all()
+    assert trained.tuner.history[0]["step"] == 0
+
+
+def test_the_folder_loads_in_plain_sentence_transformers_with_the_same_vectors(
+    trained: Trained, training_data: TrainingData
+) -> None:
+    plain = SentenceTransformer(str(trained.folder), device="cpu")
+    encoder = trained.tuner.encoder
+    assert encoder is not None
+    queries = [example.query for example in training_data.examples[:6]]
+    memories = list(training_data.memories.values())[:6]
+    assert np.abs(plain.encode_query(queries, normalize_embeddings=True) - encoder.encode_queries(queries)).max() < 1e-5
+    documents = plain.encode_document(memories, normalize_embeddings=True)
+    assert np.abs(documents - encoder.encode_documents(memories)).max() < 1e-5
+    loaded = Encoder.load(trained.folder)
+    assert np.abs(loaded.encode_queries(queries) - encoder.encode_queries(queries)).max() < 1e-5
+
+
+def test_what_ships_is_what_the_rule_chose(trained: Trained, minilm: Encoder) -> None:
+    selection = trained.tuner.selection
+    assert selection is not None
+    assert set(selection.candidates) == {0.0, 0.5, 1.0}
+    assert selection.ships_tuned == (selection.difference.low > 0)
+    shipped = Encoder.load(trained.folder).encode_queries(["a query"])
+    moved = float(np.abs(shipped - minilm.encode_queries(["a query"])).max())
+    assert (moved > 1e-5) == selection.ships_tuned
+    assert trained.metrics["selection"] == selection.to_dict()
+
+
+def test_evaluate_tells_dev_measures_and_the_mean_cosine_of_right_pairs(trained: Trained) -> None:
+    result = trained.tuner.evaluate()
+    selection = trained.tuner.selection
+    assert selection is not None
+    assert result["MRR@10"] == pytest.approx(selection.candidates[selection.share]["MRR@10"])
+    assert set(result) == {"avg_positive_similarity", "Success@1", "Success@5", "MRR@10"}
+    assert 0 < result["avg_positive_similarity"] < 1
+
+
+def test_the_record_says_where_the_model_comes_from(
+    trained: Trained, training_data: TrainingData, minilm: Encoder
+) -> None:
+    record = read_provenance(trained.folder)
+    assert record is not None
+    assert record["base_model"] == DEFAULT_BASE_MODEL
+    assert record["fingerprint"] == fingerprint_folder(trained.folder, {})
+    assert record["config"]["epochs"] == 1
+    assert "output_dir" not in record["config"]
+    assert record["data"] == {"source": "small_suite.json", "total_examples": 60, "memories": 12}
+    assert record["selection"]["shipped"] in ("base", "finetuned")
+    assert record["metrics"]["total_steps"] == 5
+    assert record["history"] == trained.tuner.history
+    for part in ("train", "dev"):
+        examples = training_data.examples_of(part)
+        assert record["seen"][part]["query_hashes"] == sorted({text_hash(one.query) for one in examples})
+        answers = {text_hash(training_data.memories[i]) for one in examples for i in one.positive_ids}
+        assert record["seen"][part]["answer_hashes"] == sorted(answers)
+
+
+def test_the_card_is_complete_and_holds_no_text_of_the_data(trained: Trained, training_data: TrainingData) -> None:
+    card = (trained.folder / "README.md").read_text(encoding="utf-8")
+    record = (trained.folder / "ace_finetune.json").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: sentence-transformers\n")
+    assert f'base_model: "{DEFAULT_BASE_MODEL}"' in card
+    assert "60 examples, 12 memories" in card
+    assert "| 0.0 (base) |" in card
+    assert "5 steps" in card
+    assert "{{" not in card
+    assert "{%" not in card
+    for text in [*(one.query for one in training_data.examples), *training_data.memories.values()]:
+        assert text not in card
+        assert text not in record
+
+
+def test_nothing_lies_about_afterwards(trained: Trained) -> None:
+    assert list(trained.folder.parent.iterdir()) == [trained.folder]
+    assert not list(trained.folder.glob("checkpoint*"))
+    assert not list(trained.folder.rglob("*.bin"))
+    json.loads((trained.folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
+
+
+def test_retraining_replaces_the_folder(
+    trained: Trained, training_data: TrainingData, one_layer: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("ace_finetune.json", "README.md"):
+        (folder / name).write_bytes((trained.folder / name).read_bytes())
+    (folder / "left over.txt").write_text("from the last training", encoding="utf-8")
+    tuner = ready(without_dev(training_data, 8), folder, base_model=one_layer)
+    metrics = tuner.train()
+    # Without dev queries nothing can be chosen, and the record says so.
+    assert metrics["selection"] is None
+    assert metrics["total_steps"] == 1
+    assert not (folder / "left over.txt").exists()
+    record = read_provenance(folder)
+    assert record is not None
+    assert record["selection"] is None
+    assert record["data"]["total_examples"] == 8
+    assert record["seen"]["dev"] == {"query_hashes": [], "answer_hashes": []}
+    assert "tuned weights, unchecked" in (folder / "README.md").read_text(encoding="utf-8")
+    assert set(tuner.evaluate()) == {"avg_positive_similarity"}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_time_budget_bounds_the_steps(training_data: TrainingData, one_layer: str, tmp_path: Path) -> None:
+    data = without_dev(training_data, 12)
+    tuner = ready(data, tmp_path / "model", base_model=one_layer, epochs=50, batch_size=4, budget_minutes=1e-6)
+    metrics = tuner.train()
+    assert metrics["total_steps"] == 1
+    assert metrics["epochs"] == pytest.approx(1 / 3, abs=0.01)
+
+
+# ------------------------------------------------------------------------------------------------ what goes wrong
+
+
+def test_a_foreign_folder_is_refused_before_the_work(
+    training_data: TrainingData, one_layer: str, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+    tuner = ready(training_data, tmp_path, base_model=one_layer)
+    with pytest.raises(OutputExistsError, match="holds something that this package did not write"):
+        tuner.train()
+    assert tuner.history == []
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model"
+    file.write_text("x", encoding="utf-8")
+    with pytest.raises(OutputExistsError, match="is a file; give a folder"):
+        check_replaceable(file)
+
+
+def test_missing_and_empty_folders_may_be_written(tmp_path: Path) -> None:
+    check_replaceable(tmp_path)
+    check_replaceable(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_no_number_stops_and_writes_nothing(
+    training_data: TrainingData, one_layer: str, tmp_path: Path
+) -> None:
+    data = without_dev(training_data, 8)
+    tuner = ready(data, tmp_path / "model", base_model=one_layer, batch_size=4, learning_rate=1e30)
+    with pytest.raises(TrainingError, match="The loss is nan at step"):
+        tuner.train()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few_examples_are_told(training_data: TrainingData, tmp_path: Path) -> None:
+    tuner = EmbeddingFineTuner(TrainingConfig(output_dir=str(tmp_path / "model")))
+    with pytest.raises(TrainingError, match="There are 7 training examples, and at least 8 are needed"):
+        tuner.load_training_data(without_dev(training_data, 7))
+    assert tuner.load_training_data(without_dev(training_data, 8))["train"] == 8
+
+
+def test_a_file_that_is_no_training_data_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="does not exist"):
+        EmbeddingFineTuner().load_training_data(tmp_path / "none.json")
+
+
+def test_a_base_model_that_is_not_there_is_told(tmp_path: Path) -> None:
+    tuner = EmbeddingFineTuner(TrainingConfig(base_model=str(tmp_path / "none")))
+    with pytest.raises(ModelError, match="does not exist"):
+        tuner.initialize_model()
+
+
+def test_calls_in_the_wrong_order_are_told(training_data: TrainingData) -> None:
+    tuner = EmbeddingFineTuner()
+    with pytest.raises(TrainingError, match="call load_training_data first"):
+        tuner.train()
+    tuner.load_training_data(training_data)
+    for call in (tuner.train, tuner.evaluate, tuner.save_model):
+        with pytest.raises(TrainingError, match="call initialize_model first"):
+            call()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3"])
+def test_a_damaged_record_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "ace_finetune.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ModelError, match=r"ace_finetune\.json' is corrupt"):
+        read_provenance(tmp_path)
+
+
+def test_a_folder_without_a_record_is_not_ours(tmp_path: Path) -> None:
+    assert read_provenance(tmp_path) is None

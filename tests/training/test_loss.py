@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.training.loss import (
+    MASKED,
+    NEGATIVE,
+    POSITIVE,
+    MaskedRankingLoss,
+    embed_by_length,
+    masked_ranking_loss,
+)
+
+
+def double_loop(similarities: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """The formula of the docstring, one query and one right answer at a time, in double precision."""
+    losses = []
+    for row, labels in zip(similarities.double() / temperature, targets.tolist(), strict=True):
+        negatives = [row[j] for j, label in enumerate(labels) if label == NEGATIVE]
+        terms = [
+            -(row[j] - torch.logsumexp(torch.stack([row[j], *negatives]), dim=0))
+            for j, label in enumerate(labels)
+            if label == POSITIVE
+        ]
+        if terms:
+            losses.append(torch.stack(terms).mean())
+    return torch.stack(losses).mean() if losses else similarities.double().sum() * 0
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(1, 6), st.integers(1, 9), st.sampled_from([0.05, 0.2, 1.0]))
+@settings(deadline=None, max_examples=60)
+def test_values_and_gradients_are_those_of_the_double_loop(
+    seed: int, queries: int, documents: int, temperature: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    cosines = torch.rand(queries, documents, generator=generator) * 2 - 1
+    targets = torch.randint(-1, 2, (queries, documents), generator=generator).to(torch.int8)
+    ours, theirs = cosines.clone().requires_grad_(), cosines.clone().requires_grad_()
+    loss = masked_ranking_loss(ours, targets, temperature=temperature)
+    expected = double_loop(theirs, targets, temperature)
+    loss.backward()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5, rel=1e-5)
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert (ours.grad - theirs.grad).abs().max() < 1e-5 / temperature
+    assert not ours.grad[targets == MASKED].any()
+
+
+def test_one_right_answer_is_cross_entropy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cosines = torch.rand(7, 20, generator=generator) * 2 - 1
+    right = torch.randint(0, 20, (7,), generator=generator)
+    targets = torch.zeros(7, 20, dtype=torch.int8)
+    targets[torch.arange(7), right] = POSITIVE
+    ours, theirs = cosines.clone().requires_grad_(), cosines.clone().requires_grad_()
+    loss = masked_ranking_loss(ours, targets, temperature=0.05)
+    expected = nn.functional.cross_entropy(theirs / 0.05, right)
+    loss.backward()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_by_hand() -> None:
+    # One right answer at .8, one wrong at .6, one masked at .9: log(1 + exp((.6 - .8) / .1)) = log(1 + e^-2).
+    loss = masked_ranking_loss(
+        torch.tensor([[0.8, 0.6, 0.9]]), torch.tensor([[POSITIVE, NEGATIVE, MASKED]]), temperature=0.1
+    )
+    assert float(loss) == pytest.approx(math.log(1 + math.exp(-2)))
+
+
+def test_right_answers_do_not_compete() -> None:
+    alone = masked_ranking_loss(torch.tensor([[0.2, 0.1]]), torch.tensor([[1, 0]]), temperature=0.05)
+    # The second right answer has the cosine of the first, so the mean over both is the same.
+    both = masked_ranking_loss(torch.tensor([[0.2, 0.1, 0.2]]), torch.tensor([[1, 0, 1]]), temperature=0.05)
+    assert float(both) == pytest.approx(float(alone))
+
+
+def test_queries_without_a_right_answer_do_not_count() -> None:
+    cosines = torch.tensor([[0.8, 0.6], [0.1, 0.9]])
+    one = masked_ranking_loss(cosines[:1], torch.tensor([[1, 0]]), temperature=0.1)
+    assert float(masked_ranking_loss(cosines, torch.tensor([[1, 0], [0, -1]]), temperature=0.1)) == pytest.approx(
+        float(one)
+    )
+
+
+@pytest.mark.parametrize("labels", [[[0, 0]], [[-1, -1]], [[1, -1]], [[1, 1]]])
+def test_nothing_to_compare_is_zero_with_finite_gradients(labels: list[list[int]]) -> None:
+    cosines = torch.tensor([[0.8, 0.6]], requires_grad=True)
+    loss = masked_ranking_loss(cosines, torch.tensor(labels), temperature=0.01)
+    loss.backward()
+    assert loss.item() == 0
+    assert cosines.grad is not None
+    assert torch.isfinite(cosines.grad).all()
+
+
+def test_a_number_that_is_none_shows() -> None:
+    loss = masked_ranking_loss(torch.tensor([[math.nan, 0.1]]), torch.tensor([[1, 0]]), temperature=0.05)
+    assert math.isnan(float(loss))
+
+
+# ------------------------------------------------------------------------------------------------ buckets
+
+
+TEXTS = [f"memory {number} " + "and more words " * (number % 5 * 3) for number in range(11)]
+
+
+def embedded(minilm: Encoder, bucket: int | None) -> tuple[Tensor, list[Tensor]]:
+    features = minilm.model.preprocess(TEXTS)
+    minilm.model.zero_grad()
+    if bucket is None:
+        vectors = minilm.model(dict(features))["sentence_embedding"]
+    else:
+        vectors = embed_by_length(minilm.model, features, bucket=bucket)
+    # Any weighting that tells the rows and the dimensions apart.
+    weights = torch.sin(torch.arange(vectors.numel(), dtype=torch.float32)).reshape(vectors.shape)
+    (vectors * weights).sum().backward()
+    gradients = [p.grad.clone() for p in minilm.model.parameters() if p.grad is not None]
+    minilm.model.zero_grad()
+    return vectors.detach(), gradients
+
+
+@pytest.fixture(scope="module")
+def one_pass(minilm: Encoder) -> tuple[Tensor, list[Tensor]]:
+    assert not minilm.model.training
+    return embedded(minilm, None)
+
+
+@pytest.mark.parametrize("bucket", [4, 32])
+def test_buckets_give_the_vectors_and_gradients_of_one_pass(
+    minilm: Encoder, one_pass: tuple[Tensor, list[Tensor]], bucket: int
+) -> None:
+    vectors, gradients = embedded(minilm, bucket)
+    expected, expected_gradients = one_pass
+    assert vectors.dtype == torch.float32
+    assert (vectors - expected).abs().max() < 1e-5
+    assert len(gradients) == len(expected_gradients) > 50
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max().clamp(min=1e-2)
+
+
+def test_buckets_save_padding() -> None:
+    widths: list[int] = []
+
+    class Recorder(nn.Module):
+        def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+            widths.append(features["attention_mask"].shape[1])
+            return {"sentence_embedding": features["input_ids"].float().sum(dim=1, keepdim=True)}
+
+    lengths = [2, 9, 3, 2]
+    mask = torch.tensor([[1] * n + [0] * (9 - n) for n in lengths])
+    out = embed_by_length(Recorder(), {"input_ids": mask * 5, "attention_mask": mask}, bucket=2)
+    assert widths == [2, 9]
+    assert out.squeeze(1).tolist() == [10, 45, 15, 10]
+
+
+def test_the_module_compares_queries_with_documents(minilm: Encoder) -> None:
+    queries, documents = TEXTS[:3], TEXTS[3:7]
+    targets = torch.tensor([[1, 0, 0, 0], [0, 1, -1, 0], [1, 0, 0, 1]])
+    loss = MaskedRankingLoss(minilm.model, temperature=0.05)(
+        [minilm.model.preprocess(queries), minilm.model.preprocess(documents)], targets
+    )
+    cosines = minilm.encode_queries(queries) @ minilm.encode_documents(documents).T
+    expected = double_loop(torch.from_numpy(np.asarray(cosines)), targets, 0.05)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-4)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.training.config import TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", -1),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", -1e-5),
+        ("learning_rate", math.nan),
+        ("temperature", 0.0),
+        ("train_split", 0.0),
+        ("train_split", 1.0),
+        ("warmup_steps", -1),
+        ("hard_negatives", -1),
+        ("eval_steps", 0),
+        ("patience", 0),
+        ("budget_minutes", 0.0),
+        ("budget_minutes", -1.0),
+        ("interpolation", ()),
+        ("interpolation", (0.0, 1.0)),
+        ("interpolation", (0.5, 1.5)),
+        ("precision", "float16"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value_and_its_rule(name: str, value: object) -> None:
+    with pytest.raises(AceFinetuneError) as caught:
+        TrainingConfig(**{name: value})  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert message.startswith(f"The training setting {name} is {value!r}; it must be ")
+    assert message.endswith(".")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"patience": None, "eval_steps": None}, {"warmup_steps": 0, "hard_negatives": 0}, {"budget_minutes": None}],
+)
+def test_edges_that_are_allowed(settings: dict[str, object]) -> None:
+    config = TrainingConfig(**settings)  # type: ignore[arg-type]
+    assert all(getattr(config, name) == value for name, value in settings.items())
+
+
+def test_it_is_frozen_and_takes_lists() -> None:
+    config = TrainingConfig(interpolation=[0.5, 1.0])  # type: ignore[arg-type]
+    assert config.interpolation == (0.5, 1.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.epochs = 3  # type: ignore[misc]
+
+
+def test_what_is_saved_makes_the_same_config(tmp_path: Path) -> None:
+    config = TrainingConfig(epochs=2, eval_steps=7, interpolation=(0.5,), device="cpu")
+    config.save(tmp_path / "config.json")
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert saved == config.to_dict()
+    assert TrainingConfig(**saved) == config

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.errors import TrainingError
+from llama_index_ace_finetune.training.dev_set import DevScores
+from llama_index_ace_finetune.training.watcher import TrainingWatcher
+
+
+class Scripted:
+    """A dev set whose scores are written down."""
+
+    def __init__(self, *scores: float) -> None:
+        self.left = list(scores)
+
+    def score(self, encoder: Encoder) -> DevScores:
+        value = self.left.pop(0)
+        return DevScores(mrr=np.array([value]), means={"MRR@10": value})
+
+
+def watch(minilm: Encoder, *scores: float, **options: Any) -> TrainingWatcher:
+    options = {"base_scores": None, "eval_steps": None, "patience": None, **options}
+    return TrainingWatcher(minilm, Scripted(*scores), **options)  # type: ignore[arg-type]
+
+
+def at(step: int, total: int = 9) -> tuple[TrainingArguments, TrainerState, TrainerControl]:
+    return TrainingArguments(use_cpu=True), TrainerState(global_step=step, max_steps=total, epoch=0.5), TrainerControl()
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_stops_the_training(minilm: Encoder, loss: float) -> None:
+    with pytest.raises(TrainingError, match=r"at step 3; lower the learning rate"):
+        watch(minilm).on_log(*at(3), logs={"loss": loss})
+
+
+def test_the_history_holds_losses_and_dev_measures(minilm: Encoder) -> None:
+    base = DevScores(mrr=np.array([0.2]), means={"MRR@10": 0.2})
+    watcher = watch(minilm, 0.3, base_scores=base)
+    watcher.on_log(*at(1), logs={"loss": 2.0})
+    watcher.on_log(*at(1), logs={"train_runtime": 1.0})
+    watcher.on_epoch_end(*at(2))
+    assert watcher.history == [
+        {"step": 0, "epoch": 0.0, "MRR@10": 0.2},
+        {"step": 1, "epoch": 0.5, "loss": 2.0},
+        {"step": 2, "epoch": 0.5, "MRR@10": 0.3},
+    ]
+    minilm.model.eval()
+
+
+def test_it_evaluates_every_so_many_steps_and_once_per_step(minilm: Encoder) -> None:
+    watcher = watch(minilm, 0.1, 0.2, 0.3, eval_steps=2)
+    for step in (1, 2, 3, 4):
+        watcher.on_step_end(*at(step))
+    watcher.on_epoch_end(*at(4))
+    watcher.on_train_end(*at(4))
+    assert [row["step"] for row in watcher.history] == [2, 4]
+    watcher.on_train_end(*at(5))
+    assert [row["step"] for row in watcher.history] == [2, 4, 5]
+    minilm.model.eval()
+
+
+def test_patience_counts_evaluations_without_a_new_best(minilm: Encoder) -> None:
+    watcher = watch(minilm, 0.3, 0.2, 0.4, 0.4, 0.1, patience=2)
+    stops = []
+    for step in range(1, 6):
+        arguments, state, control = at(step)
+        watcher.on_epoch_end(arguments, state, control)
+        stops.append(control.should_training_stop)
+    assert stops == [False, False, False, False, True]
+    minilm.model.eval()
+
+
+def test_progress_tells_step_total_and_the_latest_figures(minilm: Encoder) -> None:
+    told: list[tuple[int, int, dict[str, float]]] = []
+    watcher = watch(minilm, 0.25, eval_steps=2, progress=lambda *row: told.append(row))
+    watcher.on_log(*at(1), logs={"loss": 2.0})
+    watcher.on_step_end(*at(1))
+    watcher.on_step_end(*at(2))
+    assert told == [(1, 9, {"loss": 2.0}), (2, 9, {"loss": 2.0, "dev_mrr": 0.25})]
+    minilm.model.eval()
