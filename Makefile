@@ -9,11 +9,14 @@ demo: $(STAMP)
 	rm -rf demo-run
 	$(BIN)/ace-finetune demo --out demo-run
 
+# One thread in each of two processes: on small batches that is twice as fast as two threads in one.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(STAMP) lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

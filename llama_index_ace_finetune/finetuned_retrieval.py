@@ -79,7 +79,7 @@ class FineTunedRetrieval:
             query: what to look for.
             limit: results at most.
             threshold: lowest cosine of a dense hit; in a hybrid search it applies before fusion, to the dense leg.
-            use_hybrid: fuse the dense ranking with BM25's, with the weights of the run. The score is then the fused one, scaled to [0, 1].
+            use_hybrid: fuse the dense ranking with BM25's, by the run's weights; the score is the fused one, in [0, 1].
         """
         settings = SearchSettings(
             top_k=limit,

@@ -70,6 +70,7 @@ class TestQueryEngine:
         assert "Two tabs refreshing at once" not in before
         assert "Two tabs refreshing at once" in after.splitlines()[1]
 
+    @pytest.mark.slow
     def test_with_a_run_folder_whose_model_is_gone(self, tmp_path: Path) -> None:
         run = write_run(tmp_path / "run", write_tuned_model(tmp_path / "tuned"))
         shutil.rmtree(run / "model")

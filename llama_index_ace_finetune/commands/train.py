@@ -53,9 +53,8 @@ def train_and_index(path: Path, config: TrainingConfig, *, max_examples: int | N
     model, index = Path(config.output_dir), index_beside(Path(config.output_dir))
     train_model(data, config)
     settings = EncoderSettings(device=config.device)
-    metadata = data.metadata.get("memory_metadata") or {}
     write_index(
-        [Memory(identifier, text, metadata.get(identifier) or {}) for identifier, text in data.memories.items()],
+        [Memory(i, text, data.memory_metadata.get(i, {})) for i, text in data.memories.items()],
         tuned=Encoder.load(model, settings=settings),
         base=Encoder.load(config.base_model, settings=settings),
         path=index,

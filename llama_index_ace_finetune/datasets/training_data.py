@@ -49,7 +49,8 @@ class TrainingExample:
 class TrainingData:
     """Everything training needs: examples by id, and the corpus they point into.
 
-    `memories` maps ids to texts (distinct texts); `split` is the manifest of the division the examples come from,
+    `memories` maps ids to texts (distinct texts), `memory_metadata` to what the source says of them besides (category,
+    severity); `split` is the manifest of the division the examples come from,
     None for files that have none.
     """
 
@@ -57,6 +58,7 @@ class TrainingData:
     memories: Mapping[str, str]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     split: Mapping[str, Any] | None = None
+    memory_metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def examples_of(self, part: str) -> list[TrainingExample]:
         """Return the examples of "train" or "dev"."""
@@ -95,7 +97,14 @@ class TrainingData:
             "generated_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "format_version": FORMAT_VERSION,
         }
-        write_json(path, {"metadata": metadata, "examples": rows, "memories": dict(self.memories), "split": self.split})
+        document = {
+            "metadata": metadata,
+            "examples": rows,
+            "memories": dict(self.memories),
+            "memory_metadata": {identifier: dict(value) for identifier, value in self.memory_metadata.items()},
+            "split": self.split,
+        }
+        write_json(path, document)
 
     @classmethod
     def load(cls, path: Path) -> TrainingData:
@@ -124,7 +133,16 @@ class TrainingData:
             memories=reader.memories,
             metadata=metadata,
             split=split if isinstance(split, dict) else None,
+            memory_metadata=_memory_metadata(document.get("memory_metadata"), path),
         )
+
+
+def _memory_metadata(value: Any, path: Path) -> dict[str, dict[str, Any]]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(entry, dict) for entry in value.values()):
+        raise DatasetError(f"{str(path)!r}: 'memory_metadata' must map ids to objects; generate it again.")
+    return value
 
 
 class _ExampleReader:

@@ -71,6 +71,16 @@ def check_model_folder(path: Path) -> None:
             )
 
 
+def tensor_names(path: Path) -> frozenset[str]:
+    """Return the names of all tensors in a checked model folder's safetensors files."""
+    names: set[str] = set()
+    for file in path.rglob("*.safetensors"):
+        with file.open("rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            names.update(json.loads(handle.read(length)))
+    return frozenset(names - {"__metadata__"})
+
+
 def _safetensors_fault(file: Path) -> str | None:
     """Check the header against the file's size: eight bytes of length, that much JSON, then the tensors."""
     size = file.stat().st_size

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.encoders.cache import VectorCache
+from llama_index_ace_finetune.encoders.checkpoints import tensor_names
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.prompts import Prompts
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
@@ -156,10 +157,31 @@ def _load_model(folder: Path, settings: EncoderSettings) -> SentenceTransformer:
         raise ModelError(
             f"The model in {str(folder)!r} cannot be loaded ({first}); copy or train the model again."
         ) from error
+    _check_weights(model, folder)
     if settings.max_seq_length is not None:
         model.max_seq_length = min(settings.max_seq_length, model.max_seq_length or settings.max_seq_length)
     model.eval()
     return model
+
+
+def _check_weights(model: SentenceTransformer, folder: Path) -> None:
+    """Refuse a file that holds other tensors than the model needs: they would be left at random values."""
+    held = {ending for name in tensor_names(folder) for ending in _endings(name)}
+    needed = [name for name, _ in model.named_parameters()]
+    # The first part is the module's number, which files leave out.
+    missing = [name for name in needed if held.isdisjoint(_endings(name.partition(".")[2]))]
+    # A few may be tied, renamed or unused; another model's file lacks nearly all.
+    if 2 * len(missing) > len(needed):
+        raise ModelError(
+            f"The weights in {str(folder)!r} are not those of its config ({len(missing)} of {len(needed)} tensors are "
+            f"missing, {missing[0]!r} for one); copy or train the model again."
+        )
+
+
+def _endings(name: str) -> list[str]:
+    """A tensor's name, and its endings of three parts and more: files name it with or without prefixes."""
+    parts = name.split(".")
+    return [name, *(".".join(parts[start:]) for start in range(1, len(parts) - 2))]
 
 
 def _scatter(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.training_data import HardNegative
-from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
@@ -74,6 +75,7 @@ class HardNegativeMiner:
         self._cache = cache
         self._device = device
         self._dataset: RetrievalDataset | None = None
+        self._corpus: _Corpus | None = None
 
     def use(self, dataset: RetrievalDataset) -> None:
         """Set the corpus that `mine_hard_negatives` draws from."""
@@ -112,15 +114,14 @@ class HardNegativeMiner:
                 )
         encoder = self._loaded()
         queries = [dataset.queries[query_id].text for query_id in query_ids]
-        corpus = [memory.text for memory in dataset.answers.values()]
         query_vectors = encoder.encode(queries, role="query", cache=self._cache, progress=progress)
-        corpus_vectors = encoder.encode(corpus, role="document", cache=self._cache, progress=progress)
+        corpus = self._prepared(dataset, encoder, progress)
         mined = mine_negatives(
             query_vectors=query_vectors,
-            corpus_vectors=corpus_vectors,
+            corpus_vectors=corpus.vectors,
             relevant=[np.array(sorted(row_of[a] for a in dataset.relevant(q)), np.int64) for q in query_ids],
             judged_wrong=[np.array(sorted(row_of[a] for a in dataset.judged_wrong(q)), np.int64) for q in query_ids],
-            sources=self._sources(queries, corpus, query_vectors, corpus_vectors),
+            sources=self._sources(queries, query_vectors, corpus),
             count=count,
             settings=self.settings,
             excluded=np.array([identifier in excluded for identifier in answers], bool),
@@ -155,6 +156,7 @@ class HardNegativeMiner:
         if self.collection is not None:
             self.collection.close()
         self._encoder = None
+        self._corpus = None
 
     def __enter__(self) -> HardNegativeMiner:
         return self
@@ -169,25 +171,44 @@ class HardNegativeMiner:
             self._encoder = Encoder.load(self.model, settings=EncoderSettings(device=self._device))
         return self._encoder
 
+    def _prepared(self, dataset: RetrievalDataset, encoder: Encoder, progress: Progress | None) -> _Corpus:
+        """Encode and index a corpus once; query after query of the same one then costs its own search only."""
+        if self._corpus is None or self._corpus.memories is not dataset.memories:
+            texts = [memory.text for memory in dataset.answers.values()]
+            self._corpus = _Corpus(
+                memories=dataset.memories,
+                texts=texts,
+                vectors=encoder.encode(texts, role="document", cache=self._cache, progress=progress),
+                bm25=BM25Index.build(texts) if self.settings.bm25 else None,
+            )
+        return self._corpus
+
     def _sources(
         self,
         queries: Sequence[str],
-        corpus: Sequence[str],
         query_vectors: NDArray[np.float32],
-        corpus_vectors: NDArray[np.float32],
+        corpus: _Corpus,
     ) -> list[CandidateSource]:
         sources: list[CandidateSource] = []
         if self.collection is not None:
-            sources.append(self.collection.source(queries, corpus))
-        sources.append(DenseSource(query_vectors, corpus_vectors))
-        if self.settings.bm25:
-            sources.append(LexicalSource(queries, BM25Index.build(corpus)))
+            sources.append(self.collection.source(queries, corpus.texts))
+        sources.append(DenseSource(query_vectors, corpus.vectors))
+        if corpus.bm25 is not None:
+            sources.append(LexicalSource(queries, corpus.bm25))
         return sources
 
 
-def _single_query(dataset: RetrievalDataset, text: str, right: set[str]) -> RetrievalDataset:
-    from llama_index_ace_finetune.datasets.types import Query
+@dataclass(frozen=True)
+class _Corpus:
+    """A dataset's distinct answers, ready to be searched; `memories` tells which dataset it was."""
 
+    memories: Mapping[str, Memory]
+    texts: list[str]
+    vectors: NDArray[np.float32]
+    bm25: BM25Index | None
+
+
+def _single_query(dataset: RetrievalDataset, text: str, right: set[str]) -> RetrievalDataset:
     return RetrievalDataset(
         name=dataset.name,
         memories=dataset.memories,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llama_index_ace_finetune.errors import AceFinetuneError
+
 
 @dataclass(frozen=True, kw_only=True)
 class MiningSettings:
@@ -25,6 +27,6 @@ class MiningSettings:
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
+            raise AceFinetuneError(f"The mining setting top_k is {self.top_k}; it must be at least 1.")
         if not 0 < self.near_duplicate <= 1.0001:
-            raise ValueError(f"near_duplicate must be in (0, 1], not {self.near_duplicate}")
+            raise AceFinetuneError(f"The mining setting near_duplicate is {self.near_duplicate}; it must be in (0, 1].")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -18,7 +17,7 @@ from llama_index_ace_finetune.encoders.encoder import Progress
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 
-logger = logging.getLogger(__name__)
+_PLAIN = (str, int, float, bool)
 
 
 class TrainingDataGenerator:
@@ -122,8 +121,7 @@ def generate_training_data(
         if _passes(dataset.queries[query_id], min_difficulty, skip_categories)
     }
     if max_examples is not None and len(chosen) > max_examples:
-        kept = random.Random(split.settings.seed).sample(sorted(chosen), max_examples)
-        chosen = {query_id: chosen[query_id] for query_id in kept}
+        chosen = _sampled(chosen, max_examples, seed=split.settings.seed)
     if not any(part == "train" for part in chosen.values()):
         raise DatasetError(
             f"{dataset.name}: no training query passes the filters (minimum difficulty {min_difficulty or 'none'}, "
@@ -146,6 +144,11 @@ def generate_training_data(
     return TrainingData(
         examples=examples,
         memories={identifier: memory.text for identifier, memory in dataset.answers.items()},
+        memory_metadata={
+            identifier: {name: value for name, value in memory.metadata.items() if isinstance(value, _PLAIN)}
+            for identifier, memory in dataset.answers.items()
+            if memory.metadata
+        },
         metadata={
             "source": source or dataset.name,
             "format": dataset.ledger.format,
@@ -154,6 +157,21 @@ def generate_training_data(
         },
         split=split.manifest(),
     )
+
+
+def _sampled(parts: Mapping[str, str], count: int, *, seed: int) -> dict[str, str]:
+    """Draw `count` queries at random, train and dev in the proportion they have; one of each where there is room."""
+    generator = random.Random(seed)
+    by_part = {name: sorted(i for i, part in parts.items() if part == name) for name in ("train", "dev")}
+    dev = round(count * len(by_part["dev"]) / len(parts))
+    if by_part["dev"] and count > 1:
+        dev = max(dev, 1)
+    wanted = {"dev": dev, "train": count - dev}
+    return {
+        query_id: part
+        for part, members in by_part.items()
+        for query_id in generator.sample(members, min(wanted[part], len(members)))
+    }
 
 
 def _passes(query: Query, min_difficulty: str | None, skip_categories: frozenset[str]) -> bool:

@@ -15,8 +15,11 @@ from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
 
 RULE = (
     "Ship the tuned weights if the 95 % bootstrap interval (resampled by right answer) of the paired difference "
-    "in MRR@10 to the base model on the dev queries lies above zero; else ship the base model."
+    "in MRR@10 to the base model on the dev queries lies above zero, and the randomisation test gives p <= 0.05; "
+    "else ship the base model."
 )
+# With two or three right answers an interval can lie above zero by chance alone; the test cannot be that sure.
+_LARGEST_P = 0.05
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def select_weights(
         load_interpolated(encoder, base=base, tuned=tuned, share=best)
         winner = dev.score(encoder)
     difference = paired_difference(winner.mrr, base_scores.mrr, groups=dev.groups)
-    share = best if difference.low > 0 else 0.0
+    share = best if difference.low > 0 and difference.p_value <= _LARGEST_P else 0.0
     load_interpolated(encoder, base=base, tuned=tuned, share=share)
     return Selection(
         share=share,

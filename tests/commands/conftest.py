@@ -32,7 +32,7 @@ def _small_suite(source: Path, target: Path, memories: int) -> Path:
 
 @pytest.fixture(scope="session")
 def suite(write_suite: Callable[[Path, int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_suite(tmp_path_factory.mktemp("suite") / "suite.json", 30)
+    return write_suite(tmp_path_factory.mktemp("suite") / "suite.json", 24)
 
 
 @pytest.fixture(scope="session")

@@ -115,7 +115,7 @@ eval_metrics = fine_tuner.evaluate()
 @pytest.fixture(scope="module")
 def workspace(write_suite: Callable[[Path, int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("original")
-    write_suite(folder / "rag_training/test_suite/enhanced_test_suite.json", 30)
+    write_suite(folder / "rag_training/test_suite/enhanced_test_suite.json", 20)
     command(GENERATE, folder)
     command(FINETUNE, folder)
     return folder
@@ -176,6 +176,8 @@ def test_search_prints_the_documented_lines(workspace: Path) -> None:
     printed = command(SEARCH, workspace)
     assert printed.startswith("Found ")
     assert "1. [Score: 0." in printed
+    # What the suite says of a memory is shown with it.
+    assert any(name in printed for name in ("Category: SECURITY", "Category: ERROR_HANDLING", "Category: ARCHITECTURE"))
 
 
 def test_deploy_snippet(workspace: Path) -> None:

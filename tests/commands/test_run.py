@@ -72,7 +72,7 @@ def test_audit_of_a_leaking_split_exits_1(finished_run: Path, suite: Path, tmp_p
 def test_inspect_counts(suite: Path) -> None:
     result = runner.invoke(app, ["inspect", "--data", str(suite)])
     assert result.exit_code == 0, result.output
-    assert "150" in result.output
+    assert "120" in result.output
 
 
 def test_search_and_evaluate_a_run(finished_run: Path, suite: Path, tmp_path: Path) -> None:

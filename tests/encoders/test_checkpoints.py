@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -155,3 +158,11 @@ print(json.dumps(results))
     assert "\n" not in message
     assert seconds < 15
     assert time.perf_counter() - start < 45
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_checkpoint(DEFAULT_BASE_MODEL), folder)
+    save_file({f"tower.{n}.kernel": torch.zeros(2, 2) for n in range(4)}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match="not those of its config"):
+        Encoder.load(folder)

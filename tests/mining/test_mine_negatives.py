@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.mine import MinedNegatives, mine_negatives
 from llama_index_ace_finetune.mining.report import mining_report, require_some
 from llama_index_ace_finetune.mining.settings import MiningSettings
@@ -213,7 +213,7 @@ def test_few_distinct_negatives_are_suspicious() -> None:
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"near_duplicate": 0.0}, {"near_duplicate": 1.1}])
 def test_settings_are_checked(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(options))):
+    with pytest.raises(AceFinetuneError, match=next(iter(options))):
         MiningSettings(**options)  # type: ignore[arg-type]
 
 

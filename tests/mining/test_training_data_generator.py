@@ -34,7 +34,7 @@ def test_the_file_has_the_originals_fields_and_ours(
     written = TrainingDataGenerator(small_suite, path, miner).generate_and_save(negatives_per_example=3)
     document = json.loads(path.read_text(encoding="utf-8"))
     split = split_dataset(small_dataset)
-    assert set(document) == {"metadata", "examples", "memories", "split"}
+    assert set(document) == {"metadata", "examples", "memories", "memory_metadata", "split"}
     assert document["metadata"]["total_examples"] == written == len(document["examples"])
     assert document["metadata"]["source"] == str(small_suite)
     assert document["metadata"]["mining"]["kept"] == miner.report["kept"]
@@ -113,6 +113,8 @@ def test_max_examples_draws_from_all_and_always_the_same(
     assert draws[0] == draws[1]
     assert len(draws[0]) == 20
     assert len({example.positive_ids for example in draws[0]}) > 4
+    few = generate_training_data(small_dataset, split, miner, negatives=1, max_examples=5).examples
+    assert {example.split for example in few} == {"train", "dev"}
     many = generate_training_data(small_dataset, split, miner, negatives=1, max_examples=10_000)
     assert len(many.examples) == len(split.train) + len(split.dev)
 

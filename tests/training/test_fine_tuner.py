@@ -112,7 +112,8 @@ def test_what_ships_is_what_the_rule_chose(trained: Trained, minilm: Encoder) ->
     selection = trained.tuner.selection
     assert selection is not None
     assert set(selection.candidates) == {0.0, 0.5, 1.0}
-    assert selection.ships_tuned == (selection.difference.low > 0)
+    sure = selection.difference.low > 0 and selection.difference.p_value <= 0.05
+    assert selection.ships_tuned == sure
     shipped = Encoder.load(trained.folder).encode_queries(["a query"])
     moved = float(np.abs(shipped - minilm.encode_queries(["a query"])).max())
     assert (moved > 1e-5) == selection.ships_tuned

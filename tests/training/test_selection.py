@@ -145,3 +145,17 @@ def test_dev_scores_are_those_of_a_full_ranking(minilm: Encoder, dev: DevSet) ->
     assert scores.means["MRR@10"] == pytest.approx(float(scores.mrr.mean()))
     assert scores.means["Success@1"] == pytest.approx(float(np.mean([rank == 1 for rank in ranks])))
     assert dev.groups == [dev.examples.corpus_ids[int(rows[0])] for rows in dev.examples.relevant]
+
+
+def test_a_few_right_answers_are_no_evidence(
+    encoder: Encoder, base: dict[str, Tensor], noisy: dict[str, Tensor], training_data: TrainingData
+) -> None:
+    # Three queries that all gain: their interval lies above zero, but no test could tell it from chance.
+    three = DevSet(index_examples(training_data, training_data.examples[:15:5]))
+    load_interpolated(encoder, base=base, tuned=base, share=0)
+    scores = three.score(encoder)
+    worst = dataclasses.replace(scores, mrr=np.zeros(3))
+    selection = select_weights(encoder, base=noisy, tuned=base, base_scores=worst, dev=three, shares=(1.0,))
+    assert selection.difference.low > 0
+    assert selection.difference.p_value > 0.05
+    assert selection.share == 0
