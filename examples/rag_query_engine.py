@@ -17,7 +17,7 @@ from llama_index.core import VectorStoreIndex
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 
-from llama_index_ace_finetune import FineTunedEmbedding, FineTunedHybridRetriever, read_dataset
+from llama_index_ace_finetune import FineTunedEmbedding, FineTunedHybridRetriever, RetrievedMemory, read_dataset
 from llama_index_ace_finetune.stores.build_index import memory_nodes
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -65,10 +65,9 @@ def show(title: str, engine: RetrieverQueryEngine, question: str) -> None:
     response = engine.query(question)
     print(f"  {title}: {textwrap.shorten(str(response), 100)}")
     for source in response.source_nodes:
-        how = source.node.metadata.get("retrieval", {})
         print(f"    [{source.score:.3f}] {textwrap.shorten(source.text, 90)}")
-        if how:
-            print(f"            served by {how['served_by']}, dense {how['dense_rank']}, BM25 {how['sparse_rank']}")
+        if isinstance(source, RetrievedMemory):
+            print(f"            served by {source.served_by}, dense {source.dense_rank}, BM25 {source.sparse_rank}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.mining.miner import HardNegativeMiner
     from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
     from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
+    from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
     from llama_index_ace_finetune.stores.memory_store import MemoryStore
     from llama_index_ace_finetune.training.config import TrainingConfig
     from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
@@ -34,6 +35,7 @@ __all__ = [
     "MemoryStore",
     "Query",
     "RetrievalDataset",
+    "RetrievedMemory",
     "SplitSettings",
     "TrainingConfig",
     "TrainingDataGenerator",
@@ -53,6 +55,7 @@ _HOMES = {
     "MemoryStore": "stores.memory_store",
     "Query": "datasets.types",
     "RetrievalDataset": "datasets.types",
+    "RetrievedMemory": "retrievers.retrieved_memory",
     "SplitSettings": "datasets.split",
     "TrainingConfig": "training.config",
     "TrainingDataGenerator": "mining.training_data_generator",

@@ -8,15 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.schema import MetadataMode, QueryBundle
 
 from llama_index_ace_finetune.commands.console import run_command
 from llama_index_ace_finetune.commands.index import index_beside
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.errors import ModelError, StoreError
 from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION, LiveCollection
-from llama_index_ace_finetune.retrievers.hybrid_search import RESULT_KEY, Fallback, HybridSearch, SearchSettings
+from llama_index_ace_finetune.retrievers.hybrid_search import Fallback, HybridSearch, SearchSettings
 from llama_index_ace_finetune.retrievers.load_models import load_models
+from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
@@ -148,11 +149,11 @@ def _open_store(folder: Path, qdrant_url: str | None, collection: str, tuned: An
         return build_index(nodes, finetuned=tuned.encoder, baseline=baseline.encoder if baseline else None)
 
 
-def _result(hit: NodeWithScore) -> dict[str, Any]:
+def _result(hit: RetrievedMemory) -> dict[str, Any]:
     """The original's keys; payload keys never overwrite what was computed."""
-    metadata = dict(hit.node.metadata)
-    retrieval = metadata.pop(RESULT_KEY)
-    computed = {
+    metadata = hit.node.metadata
+    return {
+        **metadata,
         "id": metadata.get("source_id", hit.node.node_id),
         "content": hit.node.get_content(MetadataMode.NONE),
         "score": hit.score,
@@ -161,9 +162,8 @@ def _result(hit: NodeWithScore) -> dict[str, Any]:
         "feedback_type": metadata.get("feedback_type", ""),
         "helpful": metadata.get("helpful", 0),
         "harmful": metadata.get("harmful", 0),
-        **retrieval,
+        **hit.origin(),
     }
-    return {**metadata, **computed}
 
 
 def build_parser() -> argparse.ArgumentParser:

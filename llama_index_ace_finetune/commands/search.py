@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from llama_index.core.schema import MetadataMode, NodeWithScore
 
 from llama_index_ace_finetune.commands.console import console
-from llama_index_ace_finetune.retrievers.hybrid_search import RESULT_KEY
+from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 
 
 def print_hits(hits: Sequence[NodeWithScore]) -> None:
@@ -16,11 +16,8 @@ def print_hits(hits: Sequence[NodeWithScore]) -> None:
     if not hits:
         screen.print("no memory matched")
     for rank, hit in enumerate(hits, start=1):
-        how = hit.node.metadata[RESULT_KEY]
-        legs = [
-            f"{name} {how[f'{name}_score']:.3f} (rank {how[f'{name}_rank']})"
-            for name in ("dense", "sparse")
-            if how[f"{name}_rank"] is not None
-        ]
         screen.print(f"{rank}. [{hit.score or 0:.3f}] {hit.node.get_content(MetadataMode.NONE)}", markup=False)
-        screen.print(f"   {hit.node.node_id}  {', '.join(legs)}, served by {how['served_by']}", markup=False)
+        if isinstance(hit, RetrievedMemory):
+            legs = [("dense", hit.dense_score, hit.dense_rank), ("BM25", hit.sparse_score, hit.sparse_rank)]
+            found = ", ".join(f"{name} {score:.3f} (rank {place})" for name, score, place in legs if score is not None)
+            screen.print(f"   {hit.node.node_id}  {found}, served by {hit.served_by}", markup=False)

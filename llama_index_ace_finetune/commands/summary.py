@@ -19,7 +19,7 @@ def print_summary(report: dict[str, Any], screen: Console) -> None:
     table.add_column("system")
     for name in ("R@1", "R@5", "MRR@10"):
         table.add_column(name, justify="right")
-    table.add_column("MRR@10 - base [95 % interval]", justify="right")
+    table.add_column("against base, 95 %", justify="right")
     for system in report["systems"]:
         difference = system["difference_to_base"].get("MRR@10")
         table.add_row(

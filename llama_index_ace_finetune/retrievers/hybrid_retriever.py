@@ -29,9 +29,8 @@ class FineTunedHybridRetriever(BaseRetriever):
     """Retrieve memories by a fine-tuned embedding model and BM25, fused by reciprocal rank fusion.
 
     Each result's score is the fused score scaled to [0, 1] (1 = first in every leg); in mode "dense" it is the cosine,
-    in mode "sparse" the BM25 score. `node.metadata["retrieval"]` tells how it came about: `served_by` ("finetuned",
-    "baseline" or "lexical"), the RRF score, and each leg's own score and rank. That key is kept out of prompts and of
-    embedded text.
+    in mode "sparse" the BM25 score. Results are `RetrievedMemory` objects, which also tell what served them
+    ("finetuned", "baseline" or "lexical") and each leg's own score and rank; their nodes are as they were indexed.
 
     An empty list means no hit. A failure is an exception, or, with `fallback="baseline"`, a search in the baseline's
     vectors of the same collection (and by BM25 alone if those fail too), which is logged and counted in `served`.
@@ -147,7 +146,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         self._search.close()
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return self._search.run(query_bundle, self._settings)
+        return [*self._search.run(query_bundle, self._settings)]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await self._search.arun(query_bundle, self._settings)
+        return [*await self._search.arun(query_bundle, self._settings)]

@@ -7,22 +7,22 @@ import logging
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.schema import QueryBundle
 
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.ranking.fusion import RRF_K, reciprocal_rank_fusion
 from llama_index_ace_finetune.retrievers.legs import LegHit, LexicalLeg, ranked
+from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory, ServedBy
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
 
 logger = logging.getLogger(__name__)
 
 Mode = Literal["hybrid", "dense", "sparse"]
 Fallback = Literal["baseline", "off"]
-LEXICAL = "lexical"
-RESULT_KEY = "retrieval"
+LEXICAL: Final = "lexical"
 _OVERSAMPLING = 3
 
 
@@ -52,7 +52,7 @@ class SearchSettings:
         """Hits to take from a leg."""
         return max(configured or _OVERSAMPLING * self.top_k, self.top_k)
 
-    def leg_weights(self, served_by: str) -> tuple[float, float]:
+    def leg_weights(self, served_by: ServedBy) -> tuple[float, float]:
         """Weights (dense, BM25) given what served: a leg that did not run must not scale the scores down."""
         if self.mode == "sparse" or served_by == LEXICAL:
             return (0.0, 1.0)
@@ -79,21 +79,21 @@ class HybridSearch:
         self.fallback: Fallback = fallback
         self.served: Counter[str] = Counter()
         self._counting = threading.Lock()
-        self._models = {
-            name: model
-            for name, model in ((FINETUNED, embed_model), (BASELINE, baseline_model))
-            if model is not None and self._fits(name, model)
-        }
+        candidates: tuple[tuple[ServedBy, BaseEmbedding | None], ...] = (
+            (FINETUNED, embed_model),
+            (BASELINE, baseline_model),
+        )
+        self._models = {name: model for name, model in candidates if model is not None and self._fits(name, model)}
         self._lexical = LexicalLeg(store)
         if fallback == "off" and FINETUNED not in self._models:
             raise ModelError("The tuned model is not available and the fallback is off; give its folder.")
 
-    def run(self, bundle: QueryBundle, settings: SearchSettings) -> list[NodeWithScore]:
+    def run(self, bundle: QueryBundle, settings: SearchSettings) -> list[RetrievedMemory]:
         """Search; an empty list means that nothing matched."""
         dense, served_by = self._dense(bundle, settings)
         return self._results(dense, self._sparse(bundle, settings), served_by, settings)
 
-    async def arun(self, bundle: QueryBundle, settings: SearchSettings) -> list[NodeWithScore]:
+    async def arun(self, bundle: QueryBundle, settings: SearchSettings) -> list[RetrievedMemory]:
         """`run` with both legs at the same time, off the event loop."""
         (dense, served_by), sparse = await asyncio.gather(
             asyncio.to_thread(self._dense, bundle, settings), asyncio.to_thread(self._sparse, bundle, settings)
@@ -125,7 +125,7 @@ class HybridSearch:
         logger.warning("%s", message)
         return False
 
-    def _dense(self, bundle: QueryBundle, settings: SearchSettings) -> tuple[list[LegHit], str]:
+    def _dense(self, bundle: QueryBundle, settings: SearchSettings) -> tuple[list[LegHit], ServedBy]:
         if settings.mode == "sparse":
             return [], LEXICAL
         if not bundle.query_str.strip():
@@ -154,8 +154,8 @@ class HybridSearch:
         return self._lexical.search(bundle.query_str, settings.depth(settings.sparse_top_k))
 
     def _results(
-        self, dense: list[LegHit], sparse: list[LegHit], served_by: str, settings: SearchSettings
-    ) -> list[NodeWithScore]:
+        self, dense: list[LegHit], sparse: list[LegHit], served_by: ServedBy, settings: SearchSettings
+    ) -> list[RetrievedMemory]:
         with self._counting:
             self.served[served_by] += 1
         ids = sorted({hit.node_id for hit in [*dense, *sparse]})
@@ -173,16 +173,19 @@ class HybridSearch:
             node = nodes.get(ids[hit.row])
             if node is None:
                 continue  # Deleted between the search and now.
-            found = {name: leg.get(node.node_id) for name, leg in zip(("dense", "sparse"), legs, strict=True)}
-            node.metadata[RESULT_KEY] = {
-                "served_by": served_by,
-                "rrf_score": hit.score,
-                "scaled_score": hit.scaled,
-                **{f"{name}_score": leg.score if leg else None for name, leg in found.items()},
-                **{f"{name}_rank": leg.rank if leg else None for name, leg in found.items()},
-            }
-            node.excluded_embed_metadata_keys.append(RESULT_KEY)
-            node.excluded_llm_metadata_keys.append(RESULT_KEY)
-            own = found.get(settings.mode)
-            results.append(NodeWithScore(node=node, score=own.score if own else hit.scaled))
+            in_dense, in_sparse = (leg.get(node.node_id) for leg in legs)
+            own = {"hybrid": None, "dense": in_dense, "sparse": in_sparse}[settings.mode]
+            results.append(
+                RetrievedMemory(
+                    node=node,
+                    score=own.score if own else hit.scaled,
+                    served_by=served_by,
+                    rrf_score=hit.score,
+                    scaled_score=hit.scaled,
+                    dense_score=in_dense.score if in_dense else None,
+                    dense_rank=in_dense.rank if in_dense else None,
+                    sparse_score=in_sparse.score if in_sparse else None,
+                    sparse_rank=in_sparse.rank if in_sparse else None,
+                )
+            )
         return results

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from llama_index.core.schema import BaseNode
@@ -17,7 +17,8 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
 
-FINETUNED, BASELINE = "finetuned", "baseline"
+FINETUNED: Final = "finetuned"
+BASELINE: Final = "baseline"
 DEFAULT_COLLECTION = "memories"
 _ID_FIELD = "memory_id"
 _NAMESPACE = uuid.UUID("6e1f3a0c-5f0b-5f5e-9a8e-2f6f5d1c7b11")

@@ -16,6 +16,7 @@ from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
+from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 
 QUERY = QUERIES["migrations"]
@@ -32,7 +33,7 @@ def opened(run: Path, **options) -> Iterator[FineTunedHybridRetriever]:
 
 def served_by(hits: list[NodeWithScore]) -> set[str]:
     assert hits
-    return {hit.node.metadata["retrieval"]["served_by"] for hit in hits}
+    return {hit.served_by for hit in hits if isinstance(hit, RetrievedMemory)}
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -67,9 +67,11 @@ class TestSearch:
     def test_limit_and_threshold(self, retrieval: FineTunedRetrieval) -> None:
         everything = retrieval.search(QUERY, limit=100, threshold=-1)
         assert len(everything) == len(TEXTS)
-        floor = everything[4]["score"]
-        assert retrieval.search(QUERY, limit=100, threshold=floor) == everything[:5]
-        assert retrieval.search(QUERY, limit=2, threshold=-1) == everything[:2]
+        # Between two scores, as the last bits of a vector may differ from call to call.
+        floor = (everything[4]["score"] + everything[5]["score"]) / 2
+        ids = [result["id"] for result in everything]
+        assert [result["id"] for result in retrieval.search(QUERY, limit=100, threshold=floor)] == ids[:5]
+        assert [result["id"] for result in retrieval.search(QUERY, limit=2, threshold=-1)] == ids[:2]
         assert all(result["score"] >= 0.3 for result in retrieval.search(QUERY))
         assert retrieval.search(QUERY, threshold=1.1) == []
         assert retrieval.search("") == []

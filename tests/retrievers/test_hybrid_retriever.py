@@ -21,6 +21,7 @@ from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmb
 from llama_index_ace_finetune.errors import AceFinetuneError, StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
+from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.stores.build_index import memory_nodes
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 
@@ -33,7 +34,8 @@ def ids(hits: list[NodeWithScore]) -> list[str]:
 
 
 def how(hit: NodeWithScore) -> dict:
-    return hit.node.metadata["retrieval"]
+    assert isinstance(hit, RetrievedMemory)
+    return hit.origin()
 
 
 def cosines(embedding: FineTunedEmbedding, query: str) -> dict[str, float]:
@@ -253,6 +255,18 @@ class TestInLlamaIndex:
             [make_retriever(), other], mode=mode, num_queries=1, use_async=use_async, similarity_top_k=4, llm=MockLLM()
         )
         assert "sandbox" in ids(fusion.retrieve(QUERIES["sandbox"]))[:2]
+
+    def test_a_fusion_retriever_counts_agreement(self, make_retriever: Make) -> None:
+        # LlamaIndex fuses by the hash of a node's text and metadata, so nothing may be added to a result's node.
+        legs = [make_retriever(mode="dense"), make_retriever(mode="sparse")]
+        fusion = QueryFusionRetriever(
+            legs, mode="reciprocal_rerank", num_queries=1, use_async=False, similarity_top_k=12, llm=MockLLM()
+        )
+        hits = fusion.retrieve(QUERIES["sandbox"])
+        assert len(set(ids(hits))) == len(hits)
+        firsts = [leg.retrieve(QUERIES["sandbox"])[0].node.node_id for leg in legs]
+        assert firsts == ["sandbox", "sandbox"]
+        assert hits[0].score == pytest.approx(2 / 60)
 
     def test_scaled_scores_pass_a_similarity_cutoff(self, make_retriever: Make) -> None:
         hits = make_retriever().retrieve(QUERIES["backup"])
