@@ -51,8 +51,8 @@ def run_command(command: Callable[[], int | None]) -> int:
 
 
 @contextmanager
-def texts_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar of texts done with rate and time left; nothing when the output is no terminal."""
+def texts_progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar of texts done with rate and time left (unknown where `total` is None); nothing without a terminal."""
     with _bar(label) as progress:
         task = progress.add_task(label, total=total, detail="")
         yield lambda count: progress.advance(task, count)

@@ -19,7 +19,7 @@ def generate(
     screen: Console,
 ) -> None:
     """Run the generator with a progress bar and print the counts of its mining run."""
-    with generator.miner, texts_progress("mining", 0) as progress:
+    with generator.miner, texts_progress("mining", None) as progress:
         written = generator.generate_and_save(
             negatives_per_example=negatives,
             min_difficulty=min_difficulty,
