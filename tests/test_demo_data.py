@@ -1,0 +1,58 @@
+"""The demo's data is what its README says: hand-written, confusable, and neither trivial nor hopeless for BM25."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.ranking.bm25 import BM25Index
+
+RUN_OF_WORDS = 4
+
+
+@pytest.fixture(scope="module")
+def demo(demo_suite: Path) -> RetrievalDataset:
+    return read_dataset(demo_suite)
+
+
+def runs(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[start : start + RUN_OF_WORDS]) for start in range(len(words) - RUN_OF_WORDS + 1)}
+
+
+def test_sizes(demo: RetrievalDataset) -> None:
+    assert len(demo.answers) == len(demo.memories) == 240
+    assert len(demo.queries) == len(set(demo.query_groups.values())) == 1200
+    assert not demo.ledger.counts
+
+
+def test_no_query_is_a_clipping_of_its_memory(demo: RetrievalDataset) -> None:
+    for query_id, query in demo.queries.items():
+        (answer,) = demo.relevant(query_id)
+        assert runs(query.text).isdisjoint(runs(demo.memories[answer].text)), query.text
+
+
+def test_bm25_finds_some_and_not_all(demo: RetrievalDataset) -> None:
+    ids = list(demo.answers)
+    index = BM25Index.build([memory.text for memory in demo.answers.values()])
+    first, _ = index.search_batch([query.text for query in demo.queries.values()], 1)
+    found = [row >= 0 and ids[row] in demo.relevant(i) for row, i in zip(first[:, 0], demo.queries, strict=True)]
+    assert 0.35 < np.mean(found) < 0.65
+
+
+def test_difficulty_follows_the_wording(demo: RetrievalDataset) -> None:
+    ids = {identifier: row for row, identifier in enumerate(demo.answers)}
+    index = BM25Index.build([memory.text for memory in demo.answers.values()])
+    ranked, _ = index.search_batch([query.text for query in demo.queries.values()], 5)
+    hits: dict[str, list[bool]] = {"easy": [], "medium": [], "hard": []}
+    for row, (query_id, query) in zip(ranked, demo.queries.items(), strict=True):
+        (answer,) = demo.relevant(query_id)
+        hits[query.metadata["difficulty"]].append(ids[answer] in row)
+    easy, medium, hard = (float(np.mean(hits[name])) for name in ("easy", "medium", "hard"))
+    assert easy > medium > hard
+    assert min(map(len, hits.values())) > 200
