@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from llama_index_ace_finetune import __version__
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.errors import AceFinetuneError
 
 # The rooms are imported inside the verbs, so that --help does not wait for torch.
@@ -23,8 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
 
 Data = Annotated[Path, typer.Option("--data", "--test-suite", help="Queries with known answers: a file or folder.")]
 Memories = Annotated[Path | None, typer.Option(help="Further memories: an inventory file.")]
@@ -55,7 +54,7 @@ def run(
     data: Data,
     out: Annotated[Path, typer.Option(help="Run folder; must not hold anything.")],
     memories: Memories = None,
-    base_model: BaseModel = DEFAULT_BASE,
+    base_model: BaseModel = DEFAULT_BASE_MODEL,
     negatives: Negatives = 5,
     min_difficulty: MinDifficulty = None,
     skip_categories: SkipCategories = None,
@@ -96,7 +95,7 @@ def generate(
     data: Data,
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("training_data.json"),
     memories: Memories = None,
-    base_model: BaseModel = DEFAULT_BASE,
+    base_model: BaseModel = DEFAULT_BASE_MODEL,
     negatives: Negatives = 5,
     min_difficulty: MinDifficulty = None,
     skip_categories: SkipCategories = None,
@@ -135,7 +134,7 @@ def generate(
 def train(
     training_data: Annotated[Path, typer.Option(help="File that `generate` wrote.")],
     output_dir: Annotated[Path, typer.Option(help="Folder for the model; its index goes beside it.")],
-    base_model: BaseModel = DEFAULT_BASE,
+    base_model: BaseModel = DEFAULT_BASE_MODEL,
     epochs: Epochs = None,
     budget: Budget = None,
     batch_size: BatchSize = None,
@@ -207,7 +206,7 @@ def index(
         dataset = read_dataset(data, memories)
         settings = EncoderSettings(device=device)
         tuned = Encoder.load(model, settings=settings)
-        base_name = (read_provenance(model) or {}).get("base_model") or DEFAULT_BASE
+        base_name = (read_provenance(model) or {}).get("base_model") or DEFAULT_BASE_MODEL
         base = Encoder.load(base_name, settings=settings)
         path = out or index_beside(model)
         count = write_index(dataset.memories.values(), tuned=tuned, base=base, path=path, replace=replace)

@@ -10,7 +10,7 @@ from typing import Any
 
 from llama_index.core.schema import MetadataMode, QueryBundle
 
-from llama_index_ace_finetune.commands.console import run_command
+from llama_index_ace_finetune.commands.console import console, run_command
 from llama_index_ace_finetune.commands.index import index_beside
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.errors import ModelError, StoreError
@@ -186,8 +186,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
 
     def search() -> None:
-        from llama_index_ace_finetune.commands.console import console
-
         with FineTunedRetrieval(
             options.model, qdrant_url=options.qdrant_url, collection_name=options.collection
         ) as retrieval:

@@ -92,8 +92,12 @@ class RunFolder:
             record = read_provenance(self.model)
         except ModelError:
             record = None
-        name = (record or self._read(self.manifest)).get("base_model")
+        name = (record or self.read_manifest()).get("base_model")
         return str(name) if name else None
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Return the manifest; raises AceFinetuneError where it is corrupt."""
+        return self._read(self.manifest)
 
     def fusion_weights(self) -> tuple[float, float]:
         """Weights of the dense and the BM25 leg that dev chose; equal where there is no report."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from llama_index_ace_finetune.commands.console import console
@@ -27,7 +26,7 @@ def print_audit(path: Path, data: Path | None, memories: Path | None) -> int:
     examples = None
     if path.is_dir():
         run = RunFolder.open(path)
-        manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
+        manifest = run.read_manifest()
         data = data or Path(manifest["data"])
         memories = memories or (Path(manifest["memories"]) if manifest.get("memories") else None)
         split = Split.load(run.split)

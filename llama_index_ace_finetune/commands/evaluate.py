@@ -13,6 +13,7 @@ from llama_index_ace_finetune.datasets.normalise import text_hash
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
 from llama_index_ace_finetune.evaluation.report import ReportContext, build_report
@@ -106,8 +107,6 @@ def evaluate_model(
         command: what the report names as the way to reproduce it.
         seed: of the sample.
     """
-    from llama_index_ace_finetune.encoders.settings import EncoderSettings
-
     settings = EncoderSettings(device=device)
     tuned = tuned or Encoder.load(model, settings=settings)
     record = read_provenance(model)

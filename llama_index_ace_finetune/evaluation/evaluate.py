@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -126,4 +126,4 @@ def evaluate_systems(
 
 def _rows(system: System, rows: slice) -> System:
     cosine = None if system.cosine is None else system.cosine[rows]
-    return System(name=system.name, kind=system.kind, rankings=system.rankings[rows], model=system.model, cosine=cosine)
+    return replace(system, rankings=system.rankings[rows], cosine=cosine)

@@ -165,3 +165,9 @@ def test_too_few_examples(tmp_path: Path) -> None:
     file.write_text(json.dumps({"examples": examples}), encoding="utf-8")
     fails(["train", "--training-data", str(file), "--output-dir", str(tmp_path / "m")], naming="at least 8")
     assert not (tmp_path / "m").exists()
+
+
+def test_audit_of_a_run_with_a_corrupt_manifest(finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / "manifest.json").write_text("{", encoding="utf-8")
+    fails(["audit", str(run)], naming="manifest.json")
