@@ -204,7 +204,7 @@ def index(
         from llama_index_ace_finetune.training.provenance import read_provenance
 
         dataset = read_dataset(data, memories)
-        settings = EncoderSettings(device=device)
+        settings = EncoderSettings(device=device, precision="auto")
         tuned = Encoder.load(model, settings=settings)
         base_name = (read_provenance(model) or {}).get("base_model") or DEFAULT_BASE_MODEL
         base = Encoder.load(base_name, settings=settings)

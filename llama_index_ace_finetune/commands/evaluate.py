@@ -107,7 +107,7 @@ def evaluate_model(
         command: what the report names as the way to reproduce it.
         seed: of the sample.
     """
-    settings = EncoderSettings(device=device)
+    settings = EncoderSettings(device=device, precision="auto")
     tuned = tuned or Encoder.load(model, settings=settings)
     record = read_provenance(model)
     queries = unseen_queries(dataset, record)

@@ -70,7 +70,7 @@ def run_pipeline(settings: RunSettings) -> dict[str, Any]:
         screen.print(f"  {rule}: {count}", markup=False)
     split = split_dataset(dataset, settings=settings.split)
     screen.print(f"split: train {len(split.train)}, dev {len(split.dev)}, test {len(split.test)} queries")
-    encoding = EncoderSettings(device=settings.training.device)
+    encoding = EncoderSettings(device=settings.training.device, precision="auto")
     base = Encoder.load(settings.training.base_model, settings=encoding)
     with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch, new_folder(settings.out) as aside:
         cache, folder = Path(scratch), RunFolder(aside)

@@ -52,7 +52,7 @@ def train_and_index(path: Path, config: TrainingConfig, *, max_examples: int | N
         data = data.sample(max_examples, seed=config.seed)
     model, index = Path(config.output_dir), index_beside(Path(config.output_dir))
     train_model(data, config)
-    settings = EncoderSettings(device=config.device)
+    settings = EncoderSettings(device=config.device, precision="auto")
     write_index(
         [Memory(i, text, data.memory_metadata.get(i, {})) for i, text in data.memories.items()],
         tuned=Encoder.load(model, settings=settings),

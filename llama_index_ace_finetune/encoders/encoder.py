@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,17 +15,23 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.encoders.cache import VectorCache
 from llama_index_ace_finetune.encoders.checkpoints import tensor_names
 from llama_index_ace_finetune.encoders.identity import identify_model
+from llama_index_ace_finetune.encoders.precision import choose_precision
 from llama_index_ace_finetune.encoders.prompts import Prompts
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from torch import Tensor
+
+    from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
 
 logger = logging.getLogger(__name__)
 
 Role = Literal["query", "document"]
 Progress = Callable[[int], None]
+_CHECKED_TEXTS = 8
+_LEAST_COSINE = 0.995
 
 
 class Encoder:
@@ -42,6 +48,8 @@ class Encoder:
         self.fingerprint = fingerprint
         self.settings = settings
         self._lock = threading.Lock()
+        self._packed: tuple[int, PackedEncoder] | None = None
+        self._packed_agrees = True
 
     @classmethod
     def load(cls, name: str | Path, *, settings: EncoderSettings | None = None) -> Encoder:
@@ -54,6 +62,8 @@ class Encoder:
         identity = identify_model(name, settings=settings)
         model = _load_model(identity.folder, settings)
         apply_prompts(model, identity.prompts)
+        if settings.precision == "auto":
+            settings = dataclasses.replace(settings, precision=choose_precision(model.device.type))
         return cls(model, name=str(name), fingerprint=identity.fingerprint, settings=settings)
 
     @property
@@ -90,7 +100,9 @@ class Encoder:
         for place, text in enumerate(texts):
             places.setdefault(text, []).append(place)
         distinct = list(places)
-        store = VectorCache(cache, fingerprint=self.fingerprint, role=role) if cache else None
+        # Vectors of two precisions differ in their last digits, and one run must not mix them.
+        key = f"{self.fingerprint}-{self.settings.precision}"
+        store = VectorCache(cache, fingerprint=key, role=role) if cache else None
         missing = distinct
         if store is not None:
             held, found = store.lookup(distinct)
@@ -109,9 +121,21 @@ class Encoder:
         return vectors
 
     def _forward(self, texts: list[str], role: Role) -> NDArray[np.float32]:
+        with self._lock:
+            packed = self._current_packed(texts, role)
+            vectors = packed(*self._tokens(texts, role)).numpy() if packed else self._own_forward(texts, role)
+        result = np.asarray(vectors, dtype=np.float32)
+        if not np.isfinite(result).all():
+            raise ModelError(f"The model {self.name!r} gives NaN or infinite vectors; its weights are broken.")
+        return result
+
+    def _own_forward(self, texts: list[str], role: Role) -> NDArray[np.float32]:
+        import torch
+
         encode = self.model.encode_query if role == "query" else self.model.encode_document
-        with self._lock, self._autocast():
-            vectors = encode(
+        enabled = self.settings.precision == "bfloat16"
+        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=enabled):
+            return encode(
                 texts,
                 batch_size=self.settings.batch_size,
                 normalize_embeddings=True,
@@ -119,18 +143,33 @@ class Encoder:
                 convert_to_numpy=True,
                 truncate_dim=self.settings.truncate_dim,
             )
-        result = np.asarray(vectors, dtype=np.float32)
-        if not np.isfinite(result).all():
-            raise ModelError(f"The model {self.name!r} gives NaN or infinite vectors; its weights are broken.")
-        return result
 
-    @contextlib.contextmanager
-    def _autocast(self) -> Iterator[None]:
-        import torch
+    def _tokens(self, texts: list[str], role: Role) -> tuple[Tensor, Tensor]:
+        features = self.model.preprocess(texts, prompt=self.model.prompts.get(role) or None, task=role)
+        return features["input_ids"], features["attention_mask"]
 
-        enabled = self.settings.precision == "bfloat16"
-        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=enabled):
-            yield
+    def _current_packed(self, texts: list[str], role: Role) -> PackedEncoder | None:
+        """The fast forward pass over the weights as they are now; None where the model's own has to be used."""
+        from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
+
+        settings = self.settings
+        if settings.precision != "bfloat16" or settings.truncate_dim or not PackedEncoder.supports(self.model):
+            return None
+        # Training changes the weights in place, which torch counts per tensor.
+        version = sum(weight._version for weight in self.model.parameters())
+        if self._packed is None or self._packed[0] != version:
+            first = self._packed is None
+            packed = PackedEncoder(self.model)
+            self._packed = (version, packed)
+            if first:
+                sample = texts[:: max(1, len(texts) // _CHECKED_TEXTS)][:_CHECKED_TEXTS]
+                cosines = (self._own_forward(sample, role) * packed(*self._tokens(sample, role)).numpy()).sum(axis=1)
+                self._packed_agrees = bool(cosines.min() > _LEAST_COSINE)
+                if not self._packed_agrees:
+                    logger.warning(
+                        "%s: the fast forward pass disagrees with the model's own and is not used", self.name
+                    )
+        return self._packed[1] if self._packed_agrees else None
 
 
 def apply_prompts(model: SentenceTransformer, prompts: Prompts) -> None:

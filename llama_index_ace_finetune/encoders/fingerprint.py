@@ -17,7 +17,7 @@ def fingerprint_folder(folder: Path, settings: Mapping[str, Any]) -> str:
     """Return 32 hex digits over the model's files and the settings that change its vectors.
 
     Weights, tokenizer, prompts, pooling and normalisation are all in the folder's files; what a caller overrides
-    (maximum length, prompts, precision) comes in as `settings`. A retrained model in the same folder gets another
+    (maximum length, prompts) comes in as `settings`. A retrained model in the same folder gets another
     fingerprint, the same model in another folder the same one.
     """
     digest = hashlib.sha256()

@@ -168,7 +168,7 @@ class HardNegativeMiner:
 
     def _loaded(self) -> Encoder:
         if self._encoder is None:
-            self._encoder = Encoder.load(self.model, settings=EncoderSettings(device=self._device))
+            self._encoder = Encoder.load(self.model, settings=EncoderSettings(device=self._device, precision="auto"))
         return self._encoder
 
     def _prepared(self, dataset: RetrievalDataset, encoder: Encoder, progress: Progress | None) -> _Corpus:

@@ -22,7 +22,6 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.examples import IndexedExamples, index_examples
 from llama_index_ace_finetune.training.model_folder import check_replaceable, save_model_folder
-from llama_index_ace_finetune.training.precision import choose_precision
 from llama_index_ace_finetune.training.selection import Selection, copy_weights, select_weights
 from llama_index_ace_finetune.training.watcher import StepProgress, TrainingWatcher
 
@@ -77,18 +76,11 @@ class EmbeddingFineTuner:
         Raises:
             ModelError: if it cannot be found or loaded.
         """
-        settings = EncoderSettings(max_seq_length=self.config.max_seq_length, device=self.config.device)
-        encoder = Encoder.load(self.config.base_model, settings=settings)
-        precision = self.config.precision
-        if precision == "auto":
-            precision = choose_precision(encoder.model.device.type)
-        # The fingerprint stays that of the base: it is recorded with the model, and dev scores are not cached by it.
-        self.encoder = Encoder(
-            encoder.model,
-            name=self.config.base_model,
-            fingerprint=encoder.fingerprint,
-            settings=dataclasses.replace(settings, precision=precision),
+        settings = EncoderSettings(
+            max_seq_length=self.config.max_seq_length, device=self.config.device, precision=self.config.precision
         )
+        # The fingerprint stays that of the base: it is recorded with the model, and dev scores are not cached by it.
+        self.encoder = Encoder.load(self.config.base_model, settings=settings)
 
     def train(self, *, progress: StepProgress | None = None) -> dict[str, Any]:
         """Train, choose what ships on dev, and save it to `config.output_dir`.

@@ -156,7 +156,6 @@ class TestSettings:
             {"text_prompt": "d: "},
             {"truncate_dim": 64},
             {"max_length": 16},
-            {"precision": "bfloat16"},
         ],
     )
     def test_what_changes_a_vector_changes_the_fingerprint(self, tuned: FineTunedEmbedding, field: dict) -> None:

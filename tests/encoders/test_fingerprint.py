@@ -72,7 +72,6 @@ def test_what_does_not_change_a_vector_does_not_count(model_folder: MakeFolder, 
         {"query_prompt": "query: "},
         {"document_prompt": "passage: "},
         {"truncate_dim": 128},
-        {"precision": "bfloat16"},
     ],
 )
 def test_settings_that_change_a_vector_count(model_folder: MakeFolder, settings: dict[str, object]) -> None:
@@ -80,7 +79,9 @@ def test_settings_that_change_a_vector_count(model_folder: MakeFolder, settings:
     assert fingerprint(folder, **settings) != fingerprint(folder)
 
 
-@pytest.mark.parametrize("settings", [{"device": "cpu"}, {"batch_size": 3}, {"trust_remote_code": True}])
+@pytest.mark.parametrize(
+    "settings", [{"device": "cpu"}, {"batch_size": 3}, {"precision": "bfloat16"}, {"trust_remote_code": True}]
+)
 def test_where_and_how_fast_does_not_count(model_folder: MakeFolder, settings: dict[str, object]) -> None:
     folder = model_folder()
     assert fingerprint(folder, **settings) == fingerprint(folder)

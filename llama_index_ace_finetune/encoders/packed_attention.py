@@ -1,0 +1,51 @@
+"""Self-attention over texts laid end to end, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Scores of one product (texts x heads x length x length) that still fit the processor's cache.
+_CACHED_SCORES = 1 << 21
+
+
+def packed_attention(projected: Tensor, lengths: Sequence[int], *, heads: int) -> Tensor:
+    """Return softmax(Q K' / sqrt(d)) V of each text apart.
+
+    Neighbours of equal length are computed together, so texts in order of length are fastest. Differentiable.
+
+    Args:
+        projected: [tokens, 3 * width], queries (already divided by sqrt(d)), keys and values side by side.
+        lengths: tokens of each text, in order; they sum to `tokens`.
+        heads: attention heads; they divide `width`.
+
+    Returns:
+        [tokens, width], in the type of `projected`.
+    """
+    width = projected.shape[1] // 3
+    parts = []
+    start = 0
+    for length, count in _runs(lengths):
+        at_once = max(1, _CACHED_SCORES // (heads * length * length))
+        for first in range(0, count, at_once):
+            texts = min(at_once, count - first)
+            rows = projected[start : start + texts * length].view(texts, length, 3, heads, width // heads)
+            query, key, value = rows.permute(2, 0, 3, 1, 4).reshape(3, texts * heads, length, width // heads)
+            weights = torch.softmax(torch.bmm(query, key.transpose(1, 2)), dim=-1)
+            mixed = torch.bmm(weights, value).view(texts, heads, length, width // heads)
+            parts.append(mixed.transpose(1, 2).reshape(texts * length, width))
+            start += texts * length
+    return torch.cat(parts)
+
+
+def _runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Group neighbours: (length, how many in a row)."""
+    runs: list[tuple[int, int]] = []
+    for length in lengths:
+        if runs and runs[-1][0] == length:
+            runs[-1] = (length, runs[-1][1] + 1)
+        else:
+            runs.append((length, 1))
+    return runs

@@ -1,0 +1,138 @@
+"""The packed forward pass against the model's own."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Normalize, Pooling, Transformer
+from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.packed_attention import packed_attention
+from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+
+TEXTS = ["", "a", "what is it", "error LNK2019 unresolved external symbol " * 9, "word " * 400, "what is it"]
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Encoder:
+    return Encoder.load("sentence-transformers/all-MiniLM-L6-v2", settings=EncoderSettings(device="cpu"))
+
+
+def naive_attention(projected: torch.Tensor, lengths: list[int], heads: int) -> torch.Tensor:
+    """One text and one head at a time."""
+    width = projected.shape[1] // 3
+    size = width // heads
+    result = torch.empty(len(projected), width)
+    start = 0
+    for length in lengths:
+        rows = projected[start : start + length]
+        for head in range(heads):
+            query, key, value = (rows[:, part * width + head * size :][:, :size] for part in range(3))
+            result[start : start + length, head * size : (head + 1) * size] = torch.softmax(query @ key.T, -1) @ value
+        start += length
+    return result
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.sampled_from([1, 2, 4]))
+@settings(deadline=None, max_examples=40)
+def test_attention_of_each_text_apart(lengths: list[int], heads: int) -> None:
+    projected = torch.randn(sum(lengths), 3 * 8, generator=torch.Generator().manual_seed(len(lengths)))
+    found = packed_attention(projected, lengths, heads=heads)
+    assert torch.allclose(found, naive_attention(projected, lengths, heads), atol=1e-5)
+
+
+def test_attention_over_many_long_texts_is_cut_into_pieces() -> None:
+    lengths = [600] * 8
+    projected = torch.randn(sum(lengths), 3 * 8)
+    found = packed_attention(projected, lengths, heads=2)
+    assert torch.allclose(found, naive_attention(projected, lengths, 2), atol=1e-5)
+
+
+def test_vectors_agree_with_the_models_own(minilm: Encoder) -> None:
+    fast = Encoder(
+        minilm.model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu", precision="bfloat16")
+    )
+    for role in ("query", "document"):
+        vectors = fast.encode(TEXTS, role=role)
+        assert fast._packed is not None
+        assert fast._packed_agrees
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert (vectors * minilm.encode(TEXTS, role=role)).sum(axis=1).min() > 0.999
+        assert (vectors[2] == vectors[5]).all()
+
+
+def test_order_and_company_do_not_matter(minilm: Encoder) -> None:
+    packed = PackedEncoder(minilm.model)
+    features = minilm.model.preprocess(TEXTS)
+    whole = packed(features["input_ids"], features["attention_mask"])
+    for row, text in enumerate(TEXTS):
+        alone = minilm.model.preprocess([text])
+        assert torch.allclose(whole[row], packed(alone["input_ids"], alone["attention_mask"])[0], atol=2e-3)
+
+
+def test_new_weights_are_noticed(minilm: Encoder) -> None:
+    model = copy.deepcopy(minilm.model)
+    fast = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu", precision="bfloat16"))
+    before = fast.encode(TEXTS, role="query")
+    with torch.no_grad():
+        model[0].auto_model.encoder.layer[3].output.dense.weight.mul_(1.5)
+    after = fast.encode(TEXTS, role="query")
+    own = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu"))
+    assert (after * own.encode(TEXTS, role="query")).sum(axis=1).min() > 0.999
+    assert (after * before).sum(axis=1).min() < 0.999
+
+
+def tiny(kind: str, pooling: str, folder: Path) -> SentenceTransformer:
+    """A model of random weights with the bundled model's tokenizer."""
+    from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes |= {"vocab_size": 30522, "max_position_embeddings": 140, "initializer_range": 0.2}
+    bert = BertModel(BertConfig(**sizes)) if kind == "bert" else XLMRobertaModel(XLMRobertaConfig(**sizes))
+    bert.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        file = resolve_checkpoint("sentence-transformers/all-MiniLM-L6-v2") / name
+        if file.is_file():
+            (folder / name).write_bytes(file.read_bytes())
+    transformer = Transformer(str(folder), max_seq_length=128)
+    return SentenceTransformer(modules=[transformer, Pooling(32, pooling_mode=pooling), Normalize()], device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_other_architectures_agree(kind: str, pooling: str, tmp_path: Path) -> None:
+    model = tiny(kind, pooling, tmp_path)
+    assert PackedEncoder.supports(model)
+    features = model.preprocess(TEXTS)
+    found = PackedEncoder(model)(features["input_ids"], features["attention_mask"]).numpy()
+    expected = model.encode(TEXTS, normalize_embeddings=True)
+    assert (found * expected).sum(axis=1).min() > 0.999
+
+
+def test_what_it_does_not_know_is_left_to_the_model(minilm: Encoder, tmp_path: Path) -> None:
+    assert not PackedEncoder.supports(tiny("bert", "max", tmp_path))
+    model = copy.deepcopy(minilm.model)
+    model[0].auto_model.config.hidden_act = "relu"
+    assert not PackedEncoder.supports(model)
+
+
+def test_a_model_that_disagrees_is_not_packed(minilm: Encoder) -> None:
+    model = copy.deepcopy(minilm.model)
+    # A change in the forward pass that the architecture's name does not show.
+    model[0].auto_model.encoder.layer[0].register_forward_hook(lambda _module, _inputs, output: output * -1)
+    fast = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu", precision="bfloat16"))
+    own = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu"))
+    vectors = fast.encode(TEXTS, role="query")
+    assert not fast._packed_agrees
+    assert (vectors * own.encode(TEXTS, role="query")).sum(axis=1).min() > 0.99
+    assert math.isclose(float(np.linalg.norm(vectors[0])), 1, abs_tol=1e-2)
