@@ -14,7 +14,7 @@ from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.errors import DatasetError, LeakageError
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
 from llama_index_ace_finetune.evaluation.report import ReportContext, build_report
 from llama_index_ace_finetune.evaluation.verdict import Verdict, reach_verdict
@@ -45,6 +45,7 @@ def unseen_queries(dataset: RetrievalDataset, record: Mapping[str, Any] | None) 
     A query is seen if its text, or the text of one of its right answers, was trained on or chosen on.
 
     Raises:
+        LeakageError: if a query that the model's split holds out was seen all the same.
         DatasetError: if nothing is left to test on.
     """
     labelled = [query_id for query_id in dataset.queries if dataset.relevant(query_id)]
@@ -58,6 +59,11 @@ def unseen_queries(dataset: RetrievalDataset, record: Mapping[str, Any] | None) 
     for query_id in labelled:
         query = text_hash(dataset.queries[query_id].text)
         answers = {text_hash(dataset.memories[answer].text) for answer in dataset.relevant(query_id)}
+        if query in held_out and (train.holds(query, answers) or dev.holds(query, answers)):
+            raise LeakageError(
+                f"{dataset.name}: the query {query_id!r} is held out for testing, but the model has seen it or one of "
+                "its right answers; split and train again."
+            )
         if train.holds(query, answers):
             continue
         if dev.holds(query, answers):
