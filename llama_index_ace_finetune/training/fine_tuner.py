@@ -181,6 +181,7 @@ class EmbeddingFineTuner:
         from datasets import Dataset
         from transformers import PrinterCallback
 
+        from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
         from llama_index_ace_finetune.training.loss import MaskedRankingLoss
         from llama_index_ace_finetune.training.trainer import ContrastiveTrainer, planned_steps, training_arguments
 
@@ -196,7 +197,10 @@ class EmbeddingFineTuner:
                 document_prompt=model.prompts.get("document") or "",
             )
 
-        steps = planned_steps(config, model, collator(), bfloat16=bfloat16)
+        loss = MaskedRankingLoss(
+            model, temperature=config.temperature, packed=bfloat16 and PackedEncoder.supports(model)
+        )
+        steps = planned_steps(config, loss, collator(), bfloat16=bfloat16)
         with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch:
             trainer = ContrastiveTrainer(
                 model=model,
@@ -204,7 +208,7 @@ class EmbeddingFineTuner:
                     config, steps=steps, device=model.device.type, bfloat16=bfloat16, scratch=scratch
                 ),
                 train_dataset=Dataset.from_dict({"example": list(range(len(examples.queries)))}),
-                loss=MaskedRankingLoss(model, temperature=config.temperature),
+                loss=loss,
                 data_collator=collator(),  # type: ignore[arg-type]  # it is called, never subclassed
                 callbacks=[watcher],
             )

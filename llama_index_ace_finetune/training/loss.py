@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from llama_index_ace_finetune.training.embed import embed
+
 POSITIVE, NEGATIVE, MASKED = 1, 0, -1
 
 
@@ -40,39 +42,13 @@ def masked_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: f
 class MaskedRankingLoss(nn.Module):
     """`masked_ranking_loss` over the two feature blocks (queries, distinct documents) of a batch."""
 
-    def __init__(self, model: nn.Module, *, temperature: float) -> None:
+    def __init__(self, model: nn.Module, *, temperature: float, packed: bool = False) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self.packed = packed
 
     def forward(self, features: list[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """Embed both blocks and compare every query with every document; `labels` are the targets."""
-        queries, documents = (nn.functional.normalize(embed_by_length(self.model, block)) for block in features)
-        similarities = queries @ documents.T
-        return masked_ranking_loss(similarities, labels, temperature=self.temperature)
-
-
-def embed_by_length(model: nn.Module, features: dict[str, Tensor], *, bucket: int = 32) -> Tensor:
-    """Return sentence embeddings float32 [n, d], computed in buckets of texts of like length.
-
-    One long text would otherwise pad every text of the batch to its length. The result and the gradients are those of
-    a single forward pass; only padding is saved.
-
-    Args:
-        model: maps features to "sentence_embedding".
-        features: tensors [n, length], with `attention_mask`; what is not of that shape is passed on whole.
-        bucket: texts per forward pass.
-    """
-    mask = features.get("attention_mask")
-    if mask is None or len(mask) <= bucket:
-        return model(dict(features))["sentence_embedding"].float()  # type: ignore[no-any-return]
-    order = torch.argsort(mask.sum(dim=1), stable=True)
-    parts = []
-    for rows in torch.split(order, bucket):
-        columns = torch.nonzero(mask[rows].any(dim=0)).squeeze(1)
-        part = {
-            name: value[rows][:, columns] if isinstance(value, Tensor) and value.shape == mask.shape else value
-            for name, value in features.items()
-        }
-        parts.append(model(part)["sentence_embedding"].float())
-    return torch.cat(parts)[torch.argsort(order)]
+        queries, documents = (embed(self.model, block, packed=self.packed) for block in features)
+        return masked_ranking_loss(queries @ documents.T, labels, temperature=self.temperature)

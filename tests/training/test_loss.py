@@ -15,7 +15,6 @@ from llama_index_ace_finetune.training.loss import (
     NEGATIVE,
     POSITIVE,
     MaskedRankingLoss,
-    embed_by_length,
     masked_ranking_loss,
 )
 
@@ -108,59 +107,7 @@ def test_a_number_that_is_none_shows() -> None:
     assert math.isnan(float(loss))
 
 
-# ------------------------------------------------------------------------------------------------ buckets
-
-
 TEXTS = [f"memory {number} " + "and more words " * (number % 5 * 3) for number in range(11)]
-
-
-def embedded(minilm: Encoder, bucket: int | None) -> tuple[Tensor, list[Tensor]]:
-    features = minilm.model.preprocess(TEXTS)
-    minilm.model.zero_grad()
-    if bucket is None:
-        vectors = minilm.model(dict(features))["sentence_embedding"]
-    else:
-        vectors = embed_by_length(minilm.model, features, bucket=bucket)
-    # Any weighting that tells the rows and the dimensions apart.
-    weights = torch.sin(torch.arange(vectors.numel(), dtype=torch.float32)).reshape(vectors.shape)
-    (vectors * weights).sum().backward()
-    gradients = [p.grad.clone() for p in minilm.model.parameters() if p.grad is not None]
-    minilm.model.zero_grad()
-    return vectors.detach(), gradients
-
-
-@pytest.fixture(scope="module")
-def one_pass(minilm: Encoder) -> tuple[Tensor, list[Tensor]]:
-    assert not minilm.model.training
-    return embedded(minilm, None)
-
-
-@pytest.mark.parametrize("bucket", [4, 32])
-def test_buckets_give_the_vectors_and_gradients_of_one_pass(
-    minilm: Encoder, one_pass: tuple[Tensor, list[Tensor]], bucket: int
-) -> None:
-    vectors, gradients = embedded(minilm, bucket)
-    expected, expected_gradients = one_pass
-    assert vectors.dtype == torch.float32
-    assert (vectors - expected).abs().max() < 1e-5
-    assert len(gradients) == len(expected_gradients) > 50
-    for ours, theirs in zip(gradients, expected_gradients, strict=True):
-        assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max().clamp(min=1e-2)
-
-
-def test_buckets_save_padding() -> None:
-    widths: list[int] = []
-
-    class Recorder(nn.Module):
-        def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-            widths.append(features["attention_mask"].shape[1])
-            return {"sentence_embedding": features["input_ids"].float().sum(dim=1, keepdim=True)}
-
-    lengths = [2, 9, 3, 2]
-    mask = torch.tensor([[1] * n + [0] * (9 - n) for n in lengths])
-    out = embed_by_length(Recorder(), {"input_ids": mask * 5, "attention_mask": mask}, bucket=2)
-    assert widths == [2, 9]
-    assert out.squeeze(1).tolist() == [10, 45, 15, 10]
 
 
 def test_the_module_compares_queries_with_documents(minilm: Encoder) -> None:

@@ -1,0 +1,86 @@
+"""Embedding in parts, with and without padding, kept or computed anew: one result."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.training import embed as module
+from llama_index_ace_finetune.training.embed import embed
+
+TEXTS = [f"memory {number} " + "and more words " * (number % 5 * 3) for number in range(11)]
+
+
+def gradients_of(minilm: Encoder, vectors: Tensor) -> Tensor:
+    """All gradients of a weighting that tells the rows and the dimensions apart, end to end."""
+    minilm.model.zero_grad()
+    weights = torch.sin(torch.arange(vectors.numel(), dtype=torch.float32)).reshape(vectors.shape)
+    (vectors * weights).sum().backward()
+    gradients = torch.cat([p.grad.flatten() for p in minilm.model.parameters() if p.grad is not None])
+    minilm.model.zero_grad()
+    return gradients
+
+
+@pytest.fixture(scope="module")
+def one_pass(minilm: Encoder) -> tuple[Tensor, Tensor]:
+    assert not minilm.model.training
+    vectors = nn.functional.normalize(minilm.model(dict(minilm.model.preprocess(TEXTS)))["sentence_embedding"])
+    return vectors.detach(), gradients_of(minilm, vectors)
+
+
+@pytest.mark.parametrize("kept_tokens", [0, 10**6])
+@pytest.mark.parametrize("part_tokens", [40, 4096])
+def test_parts_give_the_vectors_and_gradients_of_one_pass(
+    minilm: Encoder,
+    one_pass: tuple[Tensor, Tensor],
+    kept_tokens: int,
+    part_tokens: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_PART_TOKENS", part_tokens)
+    vectors = embed(minilm.model, minilm.model.preprocess(TEXTS), packed=False, kept_tokens=kept_tokens)
+    assert vectors.dtype == torch.float32
+    assert (vectors - one_pass[0]).abs().max() < 1e-5
+    gradients = gradients_of(minilm, vectors)
+    assert len(gradients) == len(one_pass[1])
+    assert (gradients - one_pass[1]).norm() < 1e-4 * one_pass[1].norm()
+
+
+@pytest.mark.parametrize("kept_tokens", [0, 10**6])
+def test_packed_gradients_are_those_of_the_model_in_bfloat16(
+    minilm: Encoder, one_pass: tuple[Tensor, Tensor], kept_tokens: int
+) -> None:
+    vectors = embed(minilm.model, minilm.model.preprocess(TEXTS), packed=True, kept_tokens=kept_tokens)
+    assert (vectors * one_pass[0]).sum(dim=1).min() > 0.999
+    gradients = gradients_of(minilm, vectors)
+    assert nn.functional.cosine_similarity(gradients, one_pass[1], dim=0) > 0.99
+    assert float(gradients.norm()) == pytest.approx(float(one_pass[1].norm()), rel=0.05)
+
+
+def test_computing_anew_keeps_less(minilm: Encoder) -> None:
+    features = minilm.model.preprocess(TEXTS)
+    kept: dict[int, int] = {}
+    for kept_tokens in (0, 10**6):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            embed(minilm.model, features, packed=True, kept_tokens=kept_tokens)
+        kept[kept_tokens] = sum(sizes)
+    assert kept[0] < kept[10**6] / 2
+
+
+def test_parts_save_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+
+    class Recorder(nn.Module):
+        def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+            widths.append(features["attention_mask"].shape[1])
+            total = features["input_ids"].float().sum(dim=1)
+            return {"sentence_embedding": torch.stack([total, torch.ones_like(total)], dim=1)}
+
+    monkeypatch.setattr(module, "_PART_TOKENS", 8)
+    mask = torch.tensor([[1] * n + [0] * (9 - n) for n in (2, 9, 3, 2)])
+    out = embed(Recorder(), {"input_ids": mask * 5, "attention_mask": mask}, packed=False)
+    assert widths == [3, 9]
+    assert (out[:, 0] / out[:, 1]).round().tolist() == [10, 45, 15, 10]
