@@ -98,10 +98,11 @@ class EmbeddingFineTuner:
         base_weights = copy_weights(encoder)
         base_scores = self._dev.score(encoder) if self._dev else None
         pool = self._dev.pooled(base_scores.rankings, seed=self.config.seed) if self._dev and base_scores else None
+        pool_scores = base_scores if pool is self._dev or pool is None else pool.score(encoder)
         watcher = TrainingWatcher(
             encoder,
             pool,
-            base_scores=base_scores if pool is self._dev or pool is None else pool.score(encoder),
+            base_scores=pool_scores,
             eval_steps=self.config.eval_steps,
             patience=self.config.patience,
             progress=progress,
@@ -111,7 +112,7 @@ class EmbeddingFineTuner:
         seconds = time.perf_counter() - start
         encoder.model.eval()
         self.history = watcher.history
-        self.selection = self._select(encoder, base_weights, watcher, base_scores, pool)
+        self.selection = self._select(encoder, base_weights, watcher, base_scores, pool_scores, pool)
         metrics = {
             "epochs": round(epochs, 2),
             "total_steps": steps,
@@ -162,19 +163,22 @@ class EmbeddingFineTuner:
         base_weights: dict[str, Any],
         watcher: TrainingWatcher,
         base_scores: DevScores | None,
+        pool_scores: DevScores | None,
         pool: DevSet | None,
     ) -> Selection | None:
-        if self._dev is None or base_scores is None or watcher.best_weights is None:
+        tuned, tuned_scores = watcher.best_weights, watcher.best_scores
+        if not (self._dev and base_scores and pool_scores and tuned and tuned_scores):
             logger.warning("there are no dev queries, so whether tuning helped is not known; the tuned model is kept")
             return None
         return select_weights(
             encoder,
             base=base_weights,
-            tuned=watcher.best_weights,
+            tuned=tuned,
             base_scores=base_scores,
             dev=self._dev,
             shares=self.config.interpolation,
             pool=pool,
+            known={0.0: pool_scores, 1.0: tuned_scores},
         )
 
     def _fit(self, encoder: Encoder, examples: IndexedExamples, watcher: TrainingWatcher) -> tuple[int, float]:

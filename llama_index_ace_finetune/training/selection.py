@@ -64,6 +64,7 @@ def select_weights(
     dev: DevSet,
     shares: Sequence[float],
     pool: DevSet | None = None,
+    known: Mapping[float, DevScores] | None = None,
 ) -> Selection:
     """Try interpolations between base and tuned weights on dev, load the winner into `encoder.model`, and say so.
 
@@ -77,12 +78,16 @@ def select_weights(
         dev: the dev queries.
         shares: of the tuned weights to try, each in (0, 1].
         pool: a smaller set on which the share is chosen; whether it ships is decided on the whole of `dev`.
+        known: scores of shares on `pool` (on `dev` without one) that need not be computed again.
     """
     compared = pool if pool is not None and pool is not dev else dev
-    scores: dict[float, DevScores] = {0.0: base_scores} if compared is dev else {}
-    for share in sorted({*shares, 0.0} - set(scores)):
-        load_interpolated(encoder, base=base, tuned=tuned, share=share)
-        scores[share] = compared.score(encoder)
+    at_hand = {0.0: base_scores} if compared is dev else {}
+    at_hand.update(known or {})
+    scores: dict[float, DevScores] = {}
+    for share in sorted({*shares, 0.0}):
+        if share not in at_hand:
+            load_interpolated(encoder, base=base, tuned=tuned, share=share)
+        scores[share] = at_hand[share] if share in at_hand else compared.score(encoder)
     best = max((share for share in scores if share > 0), key=lambda share: (scores[share].mrr.mean(), -share))
     winner = scores[best]
     if compared is not dev:

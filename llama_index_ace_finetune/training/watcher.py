@@ -35,6 +35,7 @@ class TrainingWatcher(TrainerCallback):
     ) -> None:
         self.history: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] | None = None
+        self.best_scores: DevScores | None = None
         self._encoder = encoder
         self._dev = dev
         self._eval_steps = eval_steps
@@ -98,7 +99,7 @@ class TrainingWatcher(TrainerCallback):
         if scores.mrr.mean() > self._best:
             self._best = float(scores.mrr.mean())
             self._without_gain = 0
-            self.best_weights = copy_weights(self._encoder)
+            self.best_weights, self.best_scores = copy_weights(self._encoder), scores
             return
         self._without_gain += 1
         if self._patience is not None and self._without_gain >= self._patience:
