@@ -50,6 +50,7 @@ class Encoder:
         self._lock = threading.Lock()
         self._packed: tuple[int, PackedEncoder] | None = None
         self._packed_agrees = True
+        self._weights_stale = False
 
     @classmethod
     def load(cls, name: str | Path, *, settings: EncoderSettings | None = None) -> Encoder:
@@ -120,6 +121,13 @@ class Encoder:
             _scatter(vectors, places, chunk, encoded, progress)
         return vectors
 
+    def weights_changed(self) -> None:
+        """Say that the model's weights were changed in place; to be called after optimiser steps, before encoding.
+
+        Loading a state dict is noticed by itself; fused optimisers change weights without a trace.
+        """
+        self._weights_stale = True
+
     def _forward(self, texts: list[str], role: Role) -> NDArray[np.float32]:
         with self._lock:
             packed = self._current_packed(texts, role)
@@ -155,10 +163,11 @@ class Encoder:
         settings = self.settings
         if settings.precision != "bfloat16" or settings.truncate_dim or not PackedEncoder.supports(self.model):
             return None
-        # Training changes the weights in place, which torch counts per tensor.
+        # Torch counts per tensor how often it was changed in place.
         version = sum(weight._version for weight in self.model.parameters())
-        if self._packed is None or self._packed[0] != version:
+        if self._packed is None or self._packed[0] != version or self._weights_stale:
             first = self._packed is None
+            self._weights_stale = False
             packed = PackedEncoder(self.model)
             self._packed = (version, packed)
             if first:

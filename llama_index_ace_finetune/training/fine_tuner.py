@@ -111,6 +111,7 @@ class EmbeddingFineTuner:
         steps, epochs = self._fit(encoder, examples, watcher)
         seconds = time.perf_counter() - start
         encoder.model.eval()
+        encoder.weights_changed()
         self.history = watcher.history
         self.selection = self._select(encoder, base_weights, watcher, base_scores, pool_scores, pool)
         metrics = {

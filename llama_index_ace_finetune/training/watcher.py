@@ -92,6 +92,7 @@ class TrainingWatcher(TrainerCallback):
             self.best_weights = copy_weights(self._encoder)
             return
         self._encoder.model.eval()
+        self._encoder.weights_changed()
         scores = self._dev.score(self._encoder)
         self._encoder.model.train()
         self._latest["dev_mrr"] = float(scores.mrr.mean())

@@ -92,6 +92,20 @@ def test_new_weights_are_noticed(minilm: Encoder) -> None:
     assert (after * before).sum(axis=1).min() < 0.999
 
 
+def test_a_fused_optimiser_leaves_no_trace_so_it_is_told(minilm: Encoder) -> None:
+    model = copy.deepcopy(minilm.model)
+    fast = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu", precision="bfloat16"))
+    before = fast.encode(TEXTS, role="query")
+    for weight in model.parameters():
+        weight.grad = torch.randn_like(weight)
+    torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True).step()
+    fast.weights_changed()
+    after = fast.encode(TEXTS, role="query")
+    own = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu"))
+    assert (after * own.encode(TEXTS, role="query")).sum(axis=1).min() > 0.999
+    assert (after * before).sum(axis=1).min() < 0.999
+
+
 def tiny(kind: str, pooling: str, folder: Path) -> SentenceTransformer:
     """A model of random weights with the bundled model's tokenizer."""
     from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint

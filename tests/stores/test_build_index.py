@@ -14,6 +14,7 @@ from serving_files import BASE, QUERIES, TEXTS, small_memories
 
 from llama_index_ace_finetune.commands.index import index_beside, write_index
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
+from llama_index_ace_finetune.encoders.cache import VectorCache
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
@@ -49,7 +50,9 @@ class TestBuildIndex:
         nodes = memory_nodes(small_memories())
         build_index(nodes, finetuned=encoder, baseline=encoder, cache=tmp_path, progress=done.append).close()
         assert sum(done) == 2 * len(nodes)
-        assert (tmp_path / encoder.fingerprint / "document").is_dir()
+        text = nodes[0].get_content(MetadataMode.EMBED)
+        (held,) = tmp_path.glob(f"{encoder.fingerprint}-*/document")
+        assert VectorCache(tmp_path, fingerprint=held.parent.name, role="document").lookup([text])[0].all()
 
 
 class TestWriteIndex:

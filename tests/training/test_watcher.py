@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.dev_set import DevScores
 from llama_index_ace_finetune.training.watcher import TrainingWatcher
@@ -84,3 +87,23 @@ def test_progress_tells_step_total_and_the_latest_figures(minilm: Encoder) -> No
     watcher.on_step_end(*at(2))
     assert told == [(1, 9, {"loss": 2.0}), (2, 9, {"loss": 2.0, "dev_mrr": 0.25})]
     minilm.model.eval()
+
+
+def test_each_look_at_dev_sees_the_weights_of_the_moment(minilm: Encoder) -> None:
+    settings = EncoderSettings(device="cpu", precision="bfloat16")
+    encoder = Encoder(copy.deepcopy(minilm.model), name="x", fingerprint="x", settings=settings)
+    looks = []
+
+    class Looking(Scripted):
+        def score(self, encoder: Encoder) -> DevScores:
+            looks.append(encoder.encode_queries(["how often are the signing keys rotated?"]))
+            return super().score(encoder)
+
+    watcher = TrainingWatcher(encoder, Looking(0.1, 0.2), base_scores=None, eval_steps=1, patience=None)  # type: ignore[arg-type]
+    optimiser = torch.optim.AdamW(encoder.model.parameters(), lr=1e-2, fused=True)
+    for step in (1, 2):
+        watcher.on_step_end(*at(step))
+        for weight in encoder.model.parameters():
+            weight.grad = torch.randn_like(weight)
+        optimiser.step()
+    assert float(np.sum(looks[0] * looks[1])) < 0.999
