@@ -51,7 +51,8 @@ class TrainingData:
 
     `memories` maps ids to texts (distinct texts), `memory_metadata` to what the source says of them besides (category,
     severity); `split` is the manifest of the division the examples come from,
-    None for files that have none.
+    None for files that have none. `metadata["generated_at"]` is the time of the data that the examples come from
+    (see `modified_at`), not of the run, so that the same data give the same file.
     """
 
     examples: tuple[TrainingExample, ...]
@@ -94,7 +95,7 @@ class TrainingData:
         metadata = {
             **self.metadata,
             "total_examples": len(rows),
-            "generated_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "generated_at": self.metadata.get("generated_at"),
             "format_version": FORMAT_VERSION,
         }
         document = {
@@ -143,6 +144,22 @@ def _memory_metadata(value: Any, path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(value, dict) or not all(isinstance(entry, dict) for entry in value.values()):
         raise DatasetError(f"{str(path)!r}: 'memory_metadata' must map ids to objects; generate it again.")
     return value
+
+
+def modified_at(*sources: str | Path | None, without: Path | None = None) -> str | None:
+    """Return when these files were last changed, as ISO time in UTC: the newest of them, and of all files in folders.
+
+    Hidden files of folders and the file `without` do not count. None where there is no file, as for a dataset made in
+    memory.
+    """
+    paths = [Path(source) for source in sources if source]
+    inside = [file for path in paths if path.is_dir() for file in path.rglob("*") if not file.name.startswith(".")]
+    skipped = without.resolve() if without else None
+    files = [file for file in [*paths, *inside] if file.is_file() and file.resolve() != skipped]
+    if not files:
+        return None
+    newest = max(file.stat().st_mtime for file in files)
+    return datetime.fromtimestamp(newest, timezone.utc).isoformat(timespec="seconds")
 
 
 class _ExampleReader:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.mining.sources import UNKNOWN, Rankings, rankings_of_hits
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -71,11 +72,18 @@ class LiveCollection:
                 return found
 
     def source(self, queries: Sequence[str], corpus: Sequence[str]) -> CollectionSource:
-        """Return the collection as a candidate source over `corpus`; hits whose text is not there are left out."""
+        """Return the collection as a candidate source over `corpus`; hits whose text is not there are `UNKNOWN`."""
         return CollectionSource(self, tuple(queries), {normalise(text): row for row, text in enumerate(corpus)})
 
     def search(self, query: str, k: int) -> list[tuple[str, float]]:
-        """Return the texts and scores of the k best points for a query, as the endpoint's model ranks them."""
+        """Return the texts and scores of the k best points for a query, as the endpoint's model ranks them.
+
+        Points without a text are left out.
+        """
+        return [(text, score) for text, score in self.ranking(query, k) if text is not None]
+
+    def ranking(self, query: str, k: int) -> list[tuple[str | None, float]]:
+        """Return the k best points, best first: their texts, None where a point has none, and their scores."""
         if self.embedding_url is None:
             return []
         vector = self._embed(query)
@@ -92,8 +100,7 @@ class LiveCollection:
         for point in points:
             payload = point.payload or {}
             text = next((payload[name] for name in _TEXT_FIELDS if isinstance(payload.get(name), str)), None)
-            if text is not None:
-                hits.append((text, float(point.score)))
+            hits.append((text, float(point.score)))
         return hits
 
     def close(self) -> None:
@@ -132,16 +139,13 @@ class CollectionSource:
     row_of: dict[str, int]
     name: str = "collection"
 
-    def search(self, rows: NDArray[np.int64], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def search(self, rows: NDArray[np.int64], k: int) -> Rankings:
         """See `CandidateSource`."""
-        indices = np.full((len(rows), k), -1, np.int32)
-        scores = np.full((len(rows), k), -np.inf, np.float32)
-        for place, query in enumerate(rows):
-            hits = self.collection.search(self.queries[int(query)], k)
-            known = [(self.row_of[normalise(text)], score) for text, score in hits if normalise(text) in self.row_of]
-            for column, (row, score) in enumerate(known):
-                indices[place, column], scores[place, column] = row, score
-        return indices, scores
+        return rankings_of_hits([self._hits(self.queries[int(row)], k) for row in rows], k)
+
+    def _hits(self, query: str, k: int) -> list[tuple[int, float]]:
+        hits = self.collection.ranking(query, k)
+        return [(self.row_of.get(normalise(text or ""), UNKNOWN), score) for text, score in hits]
 
 
 def _memory_id(point_id: Any, payload: dict[str, Any]) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,29 +19,43 @@ from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION, LiveCollection
-from llama_index_ace_finetune.mining.mine import MinedNegatives, mine_negatives
+from llama_index_ace_finetune.mining.mine import mine_negatives
+from llama_index_ace_finetune.mining.mined import MinedNegatives
 from llama_index_ace_finetune.mining.report import mining_report, require_some
+from llama_index_ace_finetune.mining.retriever_source import RetrieverSource
+from llama_index_ace_finetune.mining.samples import mining_samples
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.sources import CandidateSource, DenseSource, LexicalSource
+from llama_index_ace_finetune.mining.teacher import Teacher, load_teacher
+from llama_index_ace_finetune.mining.verdicts import Rescore
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
+
+if TYPE_CHECKING:
+    from llama_index.core.base.base_retriever import BaseRetriever
 
 
 class HardNegativeMiner:
     """Mine hard negatives by id, with every known right answer left out.
 
-    Candidates come from the embedding model and from BM25 over the dataset's own corpus, and with `qdrant_url` also
-    from the collection that is searched today.
+    Candidates come from the embedding model and from BM25 over the dataset's own corpus, with `qdrant_url` also from
+    the collection that is searched today, and with `retriever` also from any LlamaIndex retriever. After each run
+    `report` holds its counts, histograms and samples; `save_mining_report` writes it.
 
     Args:
         qdrant_url: server that holds today's collection; None mines from the dataset's corpus alone.
         collection_name: today's collection.
         embedding_url: OpenAI-style endpoint whose vectors that collection holds.
         embedding_model: model name at that endpoint.
-        top_k: candidates per source and query.
+        top_k: candidates per source and query; by default that of `settings`, which is 20.
         model: embedding model, by folder or hub name.
-        settings: margins; `top_k` overrides the one in it.
-        cache: folder for vectors; none by default.
-        device: torch device of the model.
+        settings: filters, relaxation, selection, and which sources are on.
+        retriever: what answers queries today, such as an index's `as_retriever(similarity_top_k=20)`.
+        encoder: the model, loaded already.
+        cache: folder for vectors; none by default. A run that was cut off goes on from there.
+        device: torch device of the model and of the teacher.
+
+    Raises:
+        AceFinetuneError: for settings that are out of range, or that leave no source.
     """
 
     def __init__(
@@ -50,30 +64,34 @@ class HardNegativeMiner:
         collection_name: str = DEFAULT_COLLECTION,
         embedding_url: str | None = None,
         embedding_model: str | None = None,
-        top_k: int = 20,
+        top_k: int | None = None,
         *,
         model: str = DEFAULT_BASE_MODEL,
         settings: MiningSettings | None = None,
+        retriever: BaseRetriever | None = None,
         encoder: Encoder | None = None,
         cache: Path | None = None,
         device: str | None = None,
     ) -> None:
-        if top_k < 1:
-            raise AceFinetuneError(f"The miner's top_k is {top_k}; it must be at least 1.")
-        base = settings or MiningSettings()
-        self.settings = MiningSettings(
-            top_k=top_k, relative_margin=base.relative_margin, near_duplicate=base.near_duplicate, bm25=base.bm25
-        )
+        self.settings = settings or MiningSettings()
+        if top_k is not None:
+            self.settings = replace(self.settings, top_k=top_k)
+        if not (self.settings.dense or self.settings.bm25 or qdrant_url or retriever is not None):
+            raise AceFinetuneError(
+                "The miner has no source of candidates; switch dense or bm25 on, or give a retriever or a collection."
+            )
         self.model = model
         self.collection = (
             LiveCollection(qdrant_url, collection_name, embedding_url=embedding_url, embedding_model=embedding_model)
             if qdrant_url
             else None
         )
+        self.retriever = retriever
         self.report: dict[str, Any] = {}
         self._encoder = encoder
         self._cache = cache
         self._device = device
+        self._teacher: Teacher | None = None
         self._dataset: RetrievalDataset | None = None
         self._corpus: _Corpus | None = None
 
@@ -90,7 +108,9 @@ class HardNegativeMiner:
         excluded: frozenset[str] = frozenset(),
         progress: Progress | None = None,
     ) -> dict[str, tuple[HardNegative, ...]]:
-        """Return up to `count` negatives per query, hardest first; `report` then holds the run's counts.
+        """Return up to `count` negatives per query, in the order of `MiningSettings.selection`.
+
+        Rows that the data judges wrong come first; what a relaxation added comes last.
 
         Args:
             dataset: the corpus and the judgements.
@@ -102,6 +122,8 @@ class HardNegativeMiner:
         Raises:
             AceFinetuneError: if `count` is negative.
             DatasetError: if a query has no right answer in the corpus, or the filters leave nothing at all.
+            ModelError: if the model or the teacher cannot be used.
+            RetrieverError: if the retriever fails.
         """
         if count < 0:
             raise AceFinetuneError(f"The number of negatives per query is {count}; it must be 0 or more.")
@@ -116,19 +138,28 @@ class HardNegativeMiner:
         queries = [dataset.queries[query_id].text for query_id in query_ids]
         query_vectors = encoder.encode(queries, role="query", cache=self._cache, progress=progress)
         corpus = self._prepared(dataset, encoder, progress)
+        relevant = [np.array(sorted(row_of[a] for a in dataset.relevant(q)), np.int64) for q in query_ids]
         mined = mine_negatives(
             query_vectors=query_vectors,
             corpus_vectors=corpus.vectors,
-            relevant=[np.array(sorted(row_of[a] for a in dataset.relevant(q)), np.int64) for q in query_ids],
+            relevant=relevant,
             judged_wrong=[np.array(sorted(row_of[a] for a in dataset.judged_wrong(q)), np.int64) for q in query_ids],
-            sources=self._sources(queries, query_vectors, corpus),
+            sources=self._sources(dataset, queries, query_vectors, corpus),
             count=count,
             settings=self.settings,
             excluded=np.array([identifier in excluded for identifier in answers], bool),
+            rescore=self._rescore(queries, corpus.texts),
+            # Texts, not numbers or ids: a query then gets the same draw alone as among others.
+            keys=queries,
         )
         if count:
             require_some(mined)
-        self.report = mining_report(mined, queries=len(query_ids), wanted=count)
+        self.report = mining_report(mined, queries=len(query_ids), wanted=count) | {
+            "settings": self.settings.to_dict(),
+            "samples": mining_samples(
+                mined, queries=queries, corpus=corpus.texts, relevant=relevant, seed=self.settings.seed
+            ),
+        }
         return _with_ids(mined, query_ids, answers)
 
     def mine_hard_negatives(self, query: str, correct_memory_id: str | int, num_negatives: int = 5) -> list[str]:
@@ -156,6 +187,7 @@ class HardNegativeMiner:
         if self.collection is not None:
             self.collection.close()
         self._encoder = None
+        self._teacher = None
         self._corpus = None
 
     def __enter__(self) -> HardNegativeMiner:
@@ -185,17 +217,30 @@ class HardNegativeMiner:
 
     def _sources(
         self,
+        dataset: RetrievalDataset,
         queries: Sequence[str],
         query_vectors: NDArray[np.float32],
         corpus: _Corpus,
     ) -> list[CandidateSource]:
+        """The sources that are on, what is in use today first: of equal ranks that of the earlier one counts."""
         sources: list[CandidateSource] = []
+        if self.retriever is not None:
+            sources.append(RetrieverSource.over(dataset, self.retriever, queries))
         if self.collection is not None:
             sources.append(self.collection.source(queries, corpus.texts))
-        sources.append(DenseSource(query_vectors, corpus.vectors))
+        if self.settings.dense:
+            sources.append(DenseSource(query_vectors, corpus.vectors))
         if corpus.bm25 is not None:
             sources.append(LexicalSource(queries, corpus.bm25))
         return sources
+
+    def _rescore(self, queries: Sequence[str], corpus: Sequence[str]) -> Rescore | None:
+        if self.settings.teacher is None:
+            return None
+        if self._teacher is None:
+            self._teacher = load_teacher(self.settings.teacher, device=self._device)
+        teacher = self._teacher
+        return lambda query, row: teacher.score(queries, corpus, (query, row), cache=self._cache)
 
 
 @dataclass(frozen=True)
@@ -225,7 +270,7 @@ def _with_ids(
             HardNegative(
                 memory_id=answers[negative.row],
                 source=negative.source,
-                score=round(negative.score, 6),
+                score=None if negative.score is None else round(negative.score, 6),
                 rank=negative.rank,
             )
             for negative in negatives

@@ -11,11 +11,12 @@ from typing import Any
 from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.split import Split, SplitSettings, split_dataset
-from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
+from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample, modified_at
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Progress
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
+from llama_index_ace_finetune.mining.report import mining_counts
 
 _PLAIN = (str, int, float, bool)
 
@@ -82,6 +83,8 @@ class TrainingDataGenerator:
             skip_categories=frozenset(skip_categories or ()),
             max_examples=self.max_examples,
             source=str(self.test_suite_path),
+            # A file that an earlier run left in the folder of the data is not data.
+            generated_at=modified_at(self.test_suite_path, self.memories, without=self.output_path),
             progress=progress,
         )
         data.save(self.output_path)
@@ -100,11 +103,15 @@ def generate_training_data(
     skip_categories: frozenset[str] = frozenset(),
     max_examples: int | None = None,
     source: str = "",
+    generated_at: str | None = None,
     progress: Progress | None = None,
 ) -> TrainingData:
     """Return training data for the train and dev queries of `split`.
 
     Right answers of dev and test queries never become negatives, so nothing that is measured later was trained on.
+    `source` tells where the dataset is from. The file's `generated_at` is by default the time of the file or folder of
+    that name (see `modified_at`), null where there is none. `miner.report` then holds more than the counts that go into
+    the file.
 
     Raises:
         AceFinetuneError: for an unknown difficulty, or fewer than one example.
@@ -151,9 +158,10 @@ def generate_training_data(
         },
         metadata={
             "source": source or dataset.name,
+            "generated_at": generated_at or modified_at(source),
             "format": dataset.ledger.format,
             "ledger": dict(dataset.ledger.counts),
-            "mining": {"model": miner.model, **miner.report},
+            "mining": {"model": miner.model, **mining_counts(miner.report)},
         },
         split=split.manifest(),
     )

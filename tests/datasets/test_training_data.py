@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.datasets.training_data import HardNegative, TrainingData, TrainingExample
+from llama_index_ace_finetune.datasets.training_data import HardNegative, TrainingData, TrainingExample, modified_at
 from llama_index_ace_finetune.errors import DatasetError
 
 DATA = TrainingData(
@@ -212,3 +214,29 @@ def test_a_row_that_is_no_object(tmp_path: Path) -> None:
 )
 def test_a_wrong_frame_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     assert message in refused(tmp_path, {**original(), **changes})
+
+
+# ------------------------------------------------------------------------------------------------ its time
+
+
+def test_the_time_is_that_of_the_newest_file(tmp_path: Path) -> None:
+    for name, seconds in (("old.json", 1_600_000_000), ("new.json", 1_700_000_000), (".hidden", 1_800_000_000)):
+        (tmp_path / name).write_text("{}")
+        os.utime(tmp_path / name, (seconds, seconds))
+    old, new = "2020-09-13T12:26:40+00:00", "2023-11-14T22:13:20+00:00"
+    assert modified_at(tmp_path / "old.json") == old
+    assert modified_at(str(tmp_path / "old.json"), None, tmp_path / "new.json") == new
+    assert modified_at(tmp_path) == new
+    assert modified_at(tmp_path, without=tmp_path / "new.json") == old
+    assert modified_at("", None, tmp_path / "none.json") is None
+    assert modified_at() is None
+
+
+def test_the_time_of_the_data_is_saved_and_not_that_of_the_run(tmp_path: Path) -> None:
+    for name in ("a.json", "b.json"):
+        DATA.save(tmp_path / name)
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["metadata"]["generated_at"] is None
+    dated = replace(DATA, metadata={**DATA.metadata, "generated_at": "2023-11-14T22:13:20+00:00"})
+    dated.save(tmp_path / "c.json")
+    assert TrainingData.load(tmp_path / "c.json").metadata["generated_at"] == "2023-11-14T22:13:20+00:00"

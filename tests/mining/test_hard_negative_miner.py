@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, ModelError
 from llama_index_ace_finetune.mining.live_collection import LiveCollection
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
-from llama_index_ace_finetune.mining.settings import MiningSettings
+from llama_index_ace_finetune.mining.settings import MiningSettings, Selection
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,72 @@ def test_progress_counts_queries_and_memories(minilm: Encoder, small_dataset: Re
         small_dataset, list(small_dataset.queries)[:3], count=1, progress=done.append
     )
     assert sum(done) == 3 + len(small_dataset.answers)
+
+
+def test_top_k_is_that_of_the_settings_unless_it_is_given() -> None:
+    assert HardNegativeMiner().settings.top_k == 20
+    assert HardNegativeMiner(settings=MiningSettings(top_k=7, seed=2)).settings == MiningSettings(top_k=7, seed=2)
+    assert HardNegativeMiner(None, "c", None, None, 50, settings=MiningSettings(top_k=7)).settings.top_k == 50
+
+
+def test_a_miner_without_a_source_is_told() -> None:
+    with pytest.raises(AceFinetuneError, match="no source of candidates; switch dense or bm25 on"):
+        HardNegativeMiner(settings=MiningSettings(dense=False, bm25=False))
+
+
+def test_without_the_model_only_words_rank(minilm: Encoder, cache: Path) -> None:
+    miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=MiningSettings(dense=False))
+    found = miner.mine(copies(), ["q1"], count=2)
+    assert {negative.source for negative in found["q1"]} == {"bm25"}
+
+
+@pytest.mark.parametrize("selection", ["top", "random", "spread"])
+def test_more_wanted_than_the_corpus_holds(minilm: Encoder, cache: Path, selection: Selection) -> None:
+    miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=MiningSettings(top_k=10**9, selection=selection))
+    found = miner.mine(copies(), ["q1", "q3"], count=1000)
+    assert {negative.memory_id for negative in found["q1"]} == {"21", "22"}
+    assert {negative.memory_id for negative in found["q3"]} == {"10", "12", "20", "22"}
+    assert miner.report["queries_with_fewer"] == 2
+
+
+def test_a_corpus_of_one_memory_is_told(miner: HardNegativeMiner) -> None:
+    data = RetrievalDataset(
+        "one", {"1": Memory("1", "Restart the worker")}, {"q": Query("q", "restart")}, {"q": {"1": 1.0}}
+    )
+    with pytest.raises(DatasetError, match=r"All 1 candidates .* 1 of them as 'right answer'; add memories"):
+        miner.mine(data, ["q"], count=3)
+
+
+def test_a_random_draw_is_the_same_alone_and_among_others(minilm: Encoder, small_dataset: RetrievalDataset) -> None:
+    settings = MiningSettings(selection="random", seed=5)
+    query_ids = list(small_dataset.queries)[:12]
+    miner = HardNegativeMiner(encoder=minilm, settings=settings)
+    everything = miner.mine(small_dataset, query_ids, count=3)
+    backwards = miner.mine(small_dataset, query_ids[::-1], count=3)
+    assert {i: [n.memory_id for n in backwards[i]] for i in query_ids} == {
+        i: [n.memory_id for n in everything[i]] for i in query_ids
+    }
+    query = small_dataset.queries[query_ids[4]]
+    miner.use(small_dataset)
+    (right,) = small_dataset.relevant(query.id)
+    alone = miner.mine_hard_negatives(query.text, right, 3)
+    assert alone == [small_dataset.memories[n.memory_id].text for n in everything[query.id]]
+    other = HardNegativeMiner(encoder=minilm, settings=MiningSettings(selection="random", seed=6))
+    assert other.mine(small_dataset, query_ids, count=3) != everything
+
+
+def test_a_broken_model_is_told(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "broken"
+    shutil.copytree(resolve_checkpoint(DEFAULT_BASE_MODEL), folder)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("word_embeddings.weight"))
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="gives NaN or infinite vectors; its weights are broken"):
+        HardNegativeMiner(model=str(folder), device="cpu").mine(copies(), ["q1"], count=1)
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"top_k": -5}])

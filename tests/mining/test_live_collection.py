@@ -12,6 +12,7 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.mining.live_collection import LiveCollection
+from llama_index_ace_finetune.mining.sources import UNKNOWN
 
 POINTS: list[tuple[int, list[float], dict[str, Any]]] = [
     (1, [1.0, 0.0], {"content": "Retry with a growing delay", "category": "ERRORS", "memory_id": 3215809140}),
@@ -140,9 +141,9 @@ def test_as_a_source_it_gives_rows_of_the_corpus(endpoint: Endpoint) -> None:
     source = live(client_with("memories"), endpoint.url).source(["unused", "it fails"], corpus)
     rows, scores = source.search(np.array([1]), 5)
     assert source.name == "collection"
-    assert rows.tolist() == [[1, 0, -1, -1, -1]]
-    assert scores[0, :2].tolist() == pytest.approx([0.8, 0.0], abs=1e-6)
-    assert np.isneginf(scores[0, 2:]).all()
+    # The best point is not in the corpus, and the others keep their ranks.
+    assert rows.tolist() == [[UNKNOWN, UNKNOWN, 1, UNKNOWN, 0]]
+    assert scores[0].tolist() == pytest.approx([1, 0.994, 0.8, 0.707, 0], abs=1e-3)
     assert endpoint.requests[0][1]["input"] == "it fails"
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,9 @@ def test_the_file_has_the_originals_fields_and_ours(
     assert document["metadata"]["total_examples"] == written == len(document["examples"])
     assert document["metadata"]["source"] == str(small_suite)
     assert document["metadata"]["mining"]["kept"] == miner.report["kept"]
-    assert "generated_at" in document["metadata"]
+    changed = datetime.fromtimestamp(int(small_suite.stat().st_mtime), timezone.utc)
+    assert datetime.fromisoformat(document["metadata"]["generated_at"]) == changed
+    assert not {"histograms", "samples"} & set(document["metadata"]["mining"])
     assert Counter(row["split"] for row in document["examples"]) == {"train": len(split.train), "dev": len(split.dev)}
     assert document["split"] == split.manifest()
     assert document["memories"] == {i: memory.text for i, memory in small_dataset.answers.items()}
@@ -69,6 +72,7 @@ def test_held_out_answers_and_queries_stay_out(miner: HardNegativeMiner, small_d
     assert not held & {i for example in data.examples for i in example.negative_ids}
     assert {example.query_id for example in data.examples} == {*split.train, *split.dev}
     assert data.metadata["mining"]["filtered"]["held-out answer"] > 0
+    assert data.metadata["generated_at"] is None  # made in memory
     for example in data.examples:
         assert set(example.positive_ids) == small_dataset.relevant(example.query_id)
 

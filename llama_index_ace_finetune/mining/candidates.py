@@ -1,0 +1,111 @@
+"""The candidates of every query, merged from the rankings of all sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.mining.ragged import Ragged
+from llama_index_ace_finetune.mining.sources import NOTHING, UNKNOWN, CandidateSource, Rankings
+
+JUDGED = "judged"
+NOT_FOUND = np.iinfo(np.int32).max
+"""The rank of a row in a source that did not find it."""
+_QUERIES_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the sources found: n queries, at most w different corpus rows each, s sources.
+
+    Attributes:
+        sources: names; the first is always `JUDGED`, the rows that the data judges wrong, at rank 0.
+        rows: int32 [n, w], in order of the best rank over the sources, then of the sources, then of the row;
+            `NOTHING` beyond a query's last.
+        ranks: int32 [s, n, w], from 1, `NOT_FOUND` where a source did not find the row.
+        scores: float32 [s, n, w], NaN where there is none.
+        unknown: int64 [s], hits that are not in the corpus.
+    """
+
+    sources: tuple[str, ...]
+    rows: NDArray[np.int32]
+    ranks: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    unknown: NDArray[np.int64]
+
+    @property
+    def filled(self) -> NDArray[np.bool_]:
+        """Which places hold a candidate, bool [n, w]."""
+        return np.asarray(self.rows != NOTHING)
+
+    @property
+    def judged(self) -> NDArray[np.bool_]:
+        """Which candidates the data judges wrong, bool [n, w]."""
+        return np.asarray(self.ranks[0] != NOT_FOUND)
+
+    def of_queries(self, chosen: NDArray[np.int64]) -> Candidates:
+        """Return the candidates of some queries; `unknown` stays that of all."""
+        return Candidates(self.sources, self.rows[chosen], self.ranks[:, chosen], self.scores[:, chosen], self.unknown)
+
+
+def gather_candidates(
+    sources: Sequence[CandidateSource], queries: int, depth: int, *, judged_wrong: Ragged
+) -> Candidates:
+    """Ask every source for its `depth` best rows per query, and merge them; a row counts once."""
+    numbers = np.arange(queries)
+    rankings = [source.search(numbers, depth) for source in sources]
+    width = int(judged_wrong.counts.max(initial=0)) + sum(rows.shape[1] for rows, _ in rankings)
+    shape = (len(sources) + 1, queries, width)
+    merged = Candidates(
+        sources=(JUDGED, *(source.name for source in sources)),
+        rows=np.full((queries, width), NOTHING, np.int32),
+        ranks=np.full(shape, NOT_FOUND, np.int32),
+        scores=np.full(shape, np.nan, np.float32),
+        unknown=np.array([0, *((rows == UNKNOWN).sum() for rows, _ in rankings)], np.int64),
+    )
+    widest = 0
+    for first in range(0, queries, _QUERIES_AT_ONCE):
+        last = min(first + _QUERIES_AT_ONCE, queries)
+        wrong = judged_wrong.padded(first, last)
+        parts = [(rows[first:last], scores[first:last]) for rows, scores in rankings]
+        widest = max(widest, _merge(wrong, parts, merged, first))
+    return Candidates(
+        merged.sources,
+        merged.rows[:, :widest],
+        merged.ranks[:, :, :widest],
+        merged.scores[:, :, :widest],
+        merged.unknown,
+    )
+
+
+def _merge(wrong: NDArray[np.int64], parts: Sequence[Rankings], target: Candidates, first: int) -> int:
+    """Write the merged candidates of a block into `target`, from query `first` on; return how wide the block is."""
+    width = [wrong.shape[1], *(rows.shape[1] for rows, _ in parts)]
+    source_of = np.repeat(np.arange(len(width)), width)
+    # Judged rows stand at rank 0, before all others.
+    rank_of = np.concatenate([np.zeros(width[0], np.int64), *(np.arange(1, each + 1) for each in width[1:])])
+    rows = np.concatenate([wrong, *(rows for rows, _ in parts)], axis=1)
+    scores = np.concatenate([np.full(wrong.shape, np.nan, np.float32), *(scores for _, scores in parts)], axis=1)
+
+    query, column = np.nonzero(rows >= 0)
+    stride = int(rows.max(initial=0)) + 1
+    keys, place = np.unique(query * stride + rows[query, column], return_inverse=True)
+    # Of several hits of one source on one row the first counts, which has the best rank.
+    _, first_hits = np.unique(source_of[column] * len(keys) + place, return_index=True)
+    query, column, place = query[first_hits], column[first_hits], place[first_hits]
+    ranks = np.full((len(width), len(keys)), NOT_FOUND, np.int32)
+    ranks[source_of[column], place] = rank_of[column]
+    values = np.full((len(width), len(keys)), np.nan, np.float32)
+    values[source_of[column], place] = scores[query, column]
+
+    owner, row = np.divmod(keys, stride)
+    order = np.lexsort((row, ranks.argmin(axis=0), ranks.min(axis=0), owner))
+    owner = owner[order]
+    column = np.arange(len(owner)) - np.searchsorted(owner, owner)
+    target.rows[first + owner, column] = row[order]
+    target.ranks[:, first + owner, column] = ranks[:, order]
+    target.scores[:, first + owner, column] = values[:, order]
+    return int(column.max(initial=-1)) + 1

@@ -1,0 +1,90 @@
+"""A LlamaIndex retriever as a source of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.datasets.normalise import normalise
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.mining.sources import UNKNOWN, Rankings, rankings_of_hits
+
+if TYPE_CHECKING:
+    from llama_index.core.base.base_retriever import BaseRetriever
+    from llama_index.core.schema import NodeWithScore
+
+_ID_FIELDS = ("memory_id", "bullet_id", "original_id")
+
+
+class RetrieverError(AceFinetuneError):
+    """A retriever that was to give candidates failed."""
+
+
+@dataclass(frozen=True)
+class RetrieverSource:
+    """What a retriever finds, as rows of a dataset's answers.
+
+    A hit is looked up by its node id, then by its `ref_doc_id`, then by a memory id in its metadata, then by its
+    text; one that none of them leads to the corpus is `UNKNOWN`. It gives as many hits as the retriever does, which
+    its own `similarity_top_k` may limit.
+
+    Args:
+        retriever: any LlamaIndex retriever.
+        queries: the texts that `search` is asked for by number.
+        row_of_id: corpus row of every memory id, copies of a text included.
+        row_of_text: corpus row of every normalised text.
+    """
+
+    retriever: BaseRetriever
+    queries: Sequence[str]
+    row_of_id: Mapping[str, int]
+    row_of_text: Mapping[str, int]
+    name: str = "retriever"
+
+    @classmethod
+    def over(cls, dataset: RetrievalDataset, retriever: BaseRetriever, queries: Sequence[str]) -> RetrieverSource:
+        """Return the source whose rows are those of `dataset.answers`."""
+        row_of_answer = {identifier: row for row, identifier in enumerate(dataset.answers)}
+        return cls(
+            retriever=retriever,
+            queries=queries,
+            row_of_id={memory: row_of_answer[answer] for memory, answer in dataset.answer_ids.items()},
+            row_of_text={normalise(memory.text): row_of_answer[i] for i, memory in dataset.answers.items()},
+        )
+
+    def search(self, rows: NDArray[np.int64], k: int) -> Rankings:
+        """See `CandidateSource`.
+
+        Raises:
+            RetrieverError: if the retriever fails, naming the query.
+        """
+        return rankings_of_hits([self._hits(self.queries[int(row)])[:k] for row in rows], k)
+
+    def _hits(self, query: str) -> list[tuple[int, float]]:
+        try:
+            found = self.retriever.retrieve(query)
+            return [(self._row(hit), float("nan") if hit.score is None else float(hit.score)) for hit in found]
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise RetrieverError(
+                f"The retriever {type(self.retriever).__name__} failed for the query {query[:200]!r} ({first}); "
+                "make it answer that query, or mine without it."
+            ) from error
+
+    def _row(self, hit: NodeWithScore) -> int:
+        from llama_index.core.schema import MetadataMode
+
+        node = hit.node
+        for identifier in (node.node_id, node.ref_doc_id, *(node.metadata.get(field) for field in _ID_FIELDS)):
+            if identifier is not None and str(identifier) in self.row_of_id:
+                return self.row_of_id[str(identifier)]
+        for mode in (MetadataMode.EMBED, MetadataMode.NONE):
+            row = self.row_of_text.get(normalise(node.get_content(mode)))
+            if row is not None:
+                return row
+        return UNKNOWN

@@ -1,0 +1,207 @@
+"""What holds for any settings and any data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import settings as options
+from hypothesis import strategies as st
+
+from llama_index_ace_finetune.mining.mine import mine_negatives
+from llama_index_ace_finetune.mining.mined import MinedNegatives
+from llama_index_ace_finetune.mining.settings import MiningSettings
+from llama_index_ace_finetune.mining.sources import UNKNOWN, DenseSource
+
+ROWS, QUERIES = 14, 6
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A source with one ranking per query, some hits of which are not in the corpus."""
+
+    rankings: np.ndarray
+    name: str = "fixed"
+
+    def search(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        found = self.rankings[rows, :k].astype(np.int32)
+        return found, np.linspace(1, 0, found.shape[1], dtype=np.float32) + np.zeros(found.shape, np.float32)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Queries and corpus as directions in the plane, with judgements."""
+
+    queries: np.ndarray
+    corpus: np.ndarray
+    right: list[np.ndarray]
+    wrong: list[np.ndarray]
+    excluded: np.ndarray
+    rankings: np.ndarray
+
+    @classmethod
+    def drawn(cls, seed: int) -> Data:
+        generator = np.random.default_rng(seed)
+
+        def directions(count: int) -> np.ndarray:
+            angle = generator.uniform(0, 2 * np.pi, count)
+            return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+
+        def some(most: int) -> list[np.ndarray]:
+            return [generator.choice(ROWS, generator.integers(0, most + 1), replace=False) for _ in range(QUERIES)]
+
+        rankings = np.array([generator.permutation(ROWS)[:8] for _ in range(QUERIES)])
+        rankings[generator.random(rankings.shape) < 0.1] = UNKNOWN
+        right = some(3)
+        wrong = [np.setdiff1d(rows, known) for rows, known in zip(some(2), right, strict=True)]
+        excluded = generator.random(ROWS) < 0.2
+        return cls(directions(QUERIES), directions(ROWS), right, wrong, excluded, rankings)
+
+    def mine(self, settings: MiningSettings, count: int, order: list[int] | None = None) -> MinedNegatives:
+        chosen = np.array(list(range(QUERIES)) if order is None else order)
+        queries = self.queries[chosen]
+        return mine_negatives(
+            query_vectors=queries,
+            corpus_vectors=self.corpus,
+            relevant=[self.right[query] for query in chosen],
+            judged_wrong=[self.wrong[query] for query in chosen],
+            sources=[DenseSource(queries, self.corpus), Fixed(self.rankings[chosen])],
+            count=count,
+            settings=settings,
+            excluded=self.excluded,
+            keys=[f"query {query}" for query in chosen],
+        )
+
+
+@st.composite
+def any_settings(draw: Any) -> MiningSettings:
+    top_k = draw(st.integers(1, 20))
+    margin = draw(st.sampled_from([None, 0.5, 0.9]))
+    return MiningSettings(
+        top_k=top_k,
+        min_rank=draw(st.one_of(st.none(), st.integers(1, top_k))),
+        near_duplicate=draw(st.sampled_from([0.8, 0.95, 1.0])),
+        nearer_answer=draw(st.sampled_from([None, 0.7, 1.0])),
+        relative_margin=margin,
+        absolute_margin=draw(st.sampled_from([None, 0.0, 0.1])),
+        max_score=draw(st.sampled_from([None, -0.2, 0.7])),
+        relaxation=() if margin is None else draw(st.sampled_from([(), (1.0,), (1.0, None), (None,)])),
+        selection=draw(st.sampled_from(["top", "random", "spread"])),
+        seed=draw(st.integers(0, 3)),
+    )
+
+
+any_run = given(st.integers(0, 2**32 - 1), any_settings(), st.integers(0, 6))
+enough = options(deadline=None, max_examples=100)
+
+
+@any_run
+@enough
+def test_no_masked_candidate_is_ever_kept(seed: int, settings: MiningSettings, count: int) -> None:
+    data = Data.drawn(seed)
+    for query, negatives in enumerate(data.mine(settings, count).negatives):
+        rows = [negative.row for negative in negatives]
+        assert len(rows) == len(set(rows)) <= count
+        assert not set(rows) & set(data.right[query].tolist())
+        assert not data.excluded[rows].any()
+        for row in set(rows) - set(data.wrong[query].tolist()):
+            assert all(
+                np.dot(data.corpus[right], data.corpus[row]) < settings.near_duplicate for right in data.right[query]
+            )
+
+
+@any_run
+@enough
+def test_counts_add_up(seed: int, settings: MiningSettings, count: int) -> None:
+    result = Data.drawn(seed).mine(settings, count)
+    assert result.candidates == result.kept + sum(result.filtered.values()) + result.not_needed
+    assert result.not_needed >= 0
+    assert result.kept == sum(map(len, result.negatives)) <= count * QUERIES
+    assert sum(result.histograms.kept) == result.kept
+    for name, counts in result.histograms.filtered.items():
+        assert sum(counts) == result.filtered[name]
+    # A query has fewer than asked only where nothing more passed.
+    short = sum(len(negatives) < count for negatives in result.negatives)
+    assert short < QUERIES or result.not_needed == 0
+
+
+@any_run
+@enough
+def test_a_querys_result_does_not_depend_on_the_others(seed: int, settings: MiningSettings, count: int) -> None:
+    data = Data.drawn(seed)
+    everything = data.mine(settings, count).negatives
+    order = np.random.default_rng(seed).permutation(QUERIES).tolist()
+    assert data.mine(settings, count, order).negatives == tuple(everything[query] for query in order)
+    assert data.mine(settings, count, order[:2]).negatives == tuple(everything[query] for query in order[:2])
+
+
+@any_run
+@enough
+def test_what_is_kept_is_what_a_loop_keeps(seed: int, settings: MiningSettings, count: int) -> None:
+    data = Data.drawn(seed)
+    result = data.mine(settings, count)
+    for query in range(QUERIES):
+        strict, relaxed = kept_by_hand(data, settings, query)
+        rows = [negative.row for negative in result.negatives[query]]
+        judged = [row for row in data.wrong[query].tolist() if not data.excluded[row]]
+        first = min(count, len(strict))
+        if settings.selection == "top":
+            assert rows[:first] == strict[:count]
+        assert set(rows[:first]) <= set(strict)
+        assert rows[: min(count, len(judged))] == sorted(judged)[:count]
+        assert set(rows[first:]) <= set(relaxed) - set(strict)
+        assert len(rows) == min(count, len(relaxed))
+
+
+def kept_by_hand(data: Data, settings: MiningSettings, query: int) -> tuple[list[int], list[int]]:
+    """The rows of one query that pass, best rank first: before the relaxation, and at its loosest step."""
+    cosines = (data.corpus @ data.queries[query]).tolist()
+    dense = sorted(range(ROWS), key=lambda row: (-cosines[row], row))[: settings.top_k]
+    fixed = data.rankings[query][: settings.top_k].tolist()
+    wrong, right = set(data.wrong[query].tolist()), data.right[query].tolist()
+    ranks = dict.fromkeys(wrong, (0, 0))
+    for source, ranking in enumerate((dense, fixed), start=1):
+        for rank, row in enumerate(ranking, start=1):
+            if row >= 0:
+                ranks[row] = min(ranks.get(row, (99, 99)), (rank, source))
+    steps = [settings.relative_margin, *settings.relaxation]
+    found = []
+    for margin in (steps[0], steps[-1]):
+        passing = []
+        for row in sorted(ranks, key=lambda row: (ranks[row], row)):
+            if row in right or data.excluded[row]:
+                continue
+            if row in wrong or passes(data, settings, margin, row, cosines, right, ranks[row][0]):
+                passing.append(row)
+        found.append(passing)
+    return found[0], found[1]
+
+
+def passes(
+    data: Data,
+    settings: MiningSettings,
+    margin: float | None,
+    row: int,
+    cosines: list[float],
+    right: list[int],
+    rank: int,
+) -> bool:
+    if any(float(np.dot(data.corpus[answer], data.corpus[row])) >= settings.near_duplicate for answer in right):
+        return False
+    if settings.min_rank is not None and rank < settings.min_rank:
+        return False
+    if settings.max_score is not None and cosines[row] > settings.max_score:
+        return False
+    if right:
+        positive = min(cosines[answer] for answer in right)
+        if settings.nearer_answer is not None:
+            nearest = max(float(np.dot(data.corpus[answer], data.corpus[row])) for answer in right)
+            if nearest > positive - abs(positive) * (1 - settings.nearer_answer):
+                return False
+        if settings.absolute_margin is not None and cosines[row] > positive - settings.absolute_margin:
+            return False
+        if margin is not None and cosines[row] > positive - abs(positive) * (1 - margin):
+            return False
+    return True
