@@ -3,55 +3,84 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
+from llama_index_ace_finetune.evaluation.aligned_legs import AlignedLegs
+from llama_index_ace_finetune.evaluation.convex_fusion import Normalisation, ScoredLeg, align_convex
+from llama_index_ace_finetune.evaluation.judgements import Judgements
 from llama_index_ace_finetune.evaluation.measures import MRR, per_query
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System
-from llama_index_ace_finetune.ranking.fusion import RRF_K, fuse_rankings
+from llama_index_ace_finetune.evaluation.weight_choice import EQUAL, choose_weight
+from llama_index_ace_finetune.ranking.fusion import RRF_K
 
 MIN_QUERIES = 40
 GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-_EQUAL = 0.5
 _DEPTH = 10
 
 
 @dataclass(frozen=True)
 class FusionChoice:
-    """Weights (dense, lexical) that sum to 1, why they were taken, and dev MRR@10 per dense weight of the grid."""
+    """Weights (dense, lexical) that sum to 1, why they were taken, and dev MRR@10 per dense weight of the grid.
+
+    `dropped` names the leg that does not help, and whose weight is therefore 0.
+    """
 
     weights: tuple[float, float]
     reason: str
     curve: dict[float, float] = field(default_factory=dict)
+    dropped: Literal["dense", "BM25"] | None = None
 
 
 def tune_fusion(dense: System, lexical: System, dev: EvaluationSet) -> FusionChoice:
-    """Choose the dense weight of RRF by MRR@10 on dev, pulled to equal weights within one standard error.
+    """Choose the dense weight of RRF by MRR@10 on dev, so that chance does not choose it.
 
-    Among all weights whose paired difference to the best is within one standard error of it, the one nearest to
-    equal is taken; at weight 0 or 1 a leg is dropped, and only if no weight in between is as good. With fewer than
-    40 queries the weights stay equal.
+    `choose_weight` says how: the weight nearest to equal within one standard error of the best, and only if that
+    way of choosing gains on groups of queries it has not seen. At weight 0 or 1 a leg is dropped, and only if no
+    weight in between is as good. With fewer than 40 queries the weights stay equal.
 
-    Source: the one-standard-error rule, Breiman et al., "Classification and Regression Trees", 1984.
+    Raises:
+        AceFinetuneError: for rankings or answers that `find_right_hits` refuses.
     """
+    legs = [dense.rankings, lexical.rankings]
+    gains = [np.broadcast_to(1 / (RRF_K + 1.0 + np.arange(leg.shape[1])), leg.shape) for leg in legs]
+    return _tune(AlignedLegs.of(legs, gains), dev)
+
+
+def tune_convex_fusion(
+    dense: ScoredLeg, lexical: ScoredLeg, dev: EvaluationSet, *, normalisation: Normalisation = "min-max"
+) -> FusionChoice:
+    """`tune_fusion` for `fuse_convex`: the dense weight of a weighted sum of normalised scores.
+
+    Raises:
+        AceFinetuneError: as `tune_fusion`, and for scores that `normalise_scores` refuses.
+    """
+    return _tune(align_convex([dense, lexical], normalisation=normalisation), dev)
+
+
+def _tune(legs: AlignedLegs, dev: EvaluationSet) -> FusionChoice:
     count = len(dev.queries)
     if count < MIN_QUERIES:
-        return FusionChoice((_EQUAL, _EQUAL), f"equal, as {count} dev queries are too few to choose on")
-    measure = MRR(_DEPTH)
-    values = {}
-    for weight in GRID:
-        fused = fuse_rankings([dense.rankings, lexical.rankings], weights=(weight, 1 - weight), k=RRF_K, limit=_DEPTH)
-        values[weight] = per_query(measure, fused, dev.relevant)
-    curve = {weight: round(float(value.mean()), 4) for weight, value in values.items()}
-    best = max(GRID, key=lambda weight: (values[weight].mean(), -abs(weight - _EQUAL)))
-    near = [weight for weight in GRID if _within_one_error(values[best] - values[weight])]
-    chosen = min(near, key=lambda weight: (abs(weight - _EQUAL), -values[weight].mean()))
-    reason = f"dense weight {chosen:g} by MRR@10 on {count} dev queries (best {best:g}, within one standard error)"
-    if chosen in (0.0, 1.0):
-        reason += "; the BM25 leg does not help" if chosen == 1.0 else "; the dense leg does not help"
-    return FusionChoice((chosen, round(1 - chosen, 10)), reason, curve)
-
-
-def _within_one_error(difference: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
-    error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
-    return bool(difference.mean() <= error)
+        return FusionChoice((EQUAL, EQUAL), f"equal, as {count} dev queries are too few to choose on")
+    measure, judgements = MRR(_DEPTH), Judgements.of(dev.relevant)
+    values = np.stack(
+        [per_query(measure, legs.fuse((weight, 1 - weight), limit=_DEPTH), judgements) for weight in GRID]
+    )
+    curve = {weight: round(float(value.mean()), 4) for weight, value in zip(GRID, values, strict=True)}
+    choice = choose_weight(values, np.array(GRID), groups=dev.groups)
+    if not choice.held:
+        reason = (
+            f"equal, as choosing by {measure} on {count} dev queries (best {choice.best:g}) gains {choice.gain:+.3f} "
+            f"+- {choice.error:.3f} on queries left out of the choice"
+        )
+        return FusionChoice((EQUAL, EQUAL), reason, curve)
+    reason = (
+        f"dense weight {choice.weight:g} by {measure} on {count} dev queries "
+        f"(best {choice.best:g}, within one standard error)"
+    )
+    dropped: Literal["dense", "BM25"] | None = None
+    if choice.weight in (0.0, 1.0):
+        dropped = "BM25" if choice.weight == 1.0 else "dense"
+        reason += f"; the {dropped} leg does not help"
+    return FusionChoice((choice.weight, round(1 - choice.weight, 10)), reason, curve, dropped)

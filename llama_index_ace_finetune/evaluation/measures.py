@@ -1,4 +1,7 @@
-"""Measures of one ranking: per query first, mean second."""
+"""Measures of rankings: per query first, mean second.
+
+Each measure is a value that prints its own name and takes `RightHits`. An empty ranking counts 0.
+"""
 
 from __future__ import annotations
 
@@ -6,76 +9,127 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-
-def relevance_of(rankings: NDArray[np.int32], relevant: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
-    """Return bool [n, depth]: whether the hit at each place is right.
-
-    Args:
-        rankings: corpus rows int [n, depth], best first, padded with -1, each row at most once per query.
-        relevant: right corpus rows of each query.
-    """
-    queries = np.repeat(np.arange(len(relevant), dtype=np.int64), [len(rows) for rows in relevant])
-    rows = np.concatenate([np.asarray(r, np.int64) for r in relevant]) if len(relevant) else np.empty(0, np.int64)
-    width = int(max(rankings.max(initial=-1), rows.max(initial=-1))) + 2
-    keys = np.arange(len(rankings), dtype=np.int64)[:, None] * width + rankings
-    right = np.isin(keys, queries * width + rows)
-    return np.asarray(right & (rankings >= 0))
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.evaluation.judgements import Judgements
+from llama_index_ace_finetune.evaluation.right_hits import RightHits, find_right_hits
 
 
 @dataclass(frozen=True, slots=True)
-class Success:
-    """1 if a right answer is among the first k, else 0. What the original and LlamaIndex call recall or hit rate."""
-
+class _AtK:
     k: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise AceFinetuneError(f"The cut-off of a measure is {self.k!r}; it must be a whole number of 1 or more.")
+
+
+@dataclass(frozen=True, slots=True)
+class Success(_AtK):
+    """1 if a right answer is among the first k, else 0. What the original and LlamaIndex call recall or hit rate."""
 
     def __str__(self) -> str:
         return f"Success@{self.k}"
 
-    def per_query(self, right: NDArray[np.bool_], answers: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return float [n] from `relevance_of` [n, depth] and the number of right answers [n]."""
-        return np.asarray(right[:, : self.k].any(axis=1), np.float64)
+    def per_query(self, hits: RightHits) -> NDArray[np.float64]:
+        """Return float64 [n]."""
+        return (hits.total(np.ones(len(hits.ranks)), hits.ranks <= self.k) > 0).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
+class Recall(_AtK):
     """Share of the right answers that are among the first k."""
-
-    k: int
 
     def __str__(self) -> str:
         return f"Recall@{self.k}"
 
-    def per_query(self, right: NDArray[np.bool_], answers: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return float [n] from `relevance_of` [n, depth] and the number of right answers [n]."""
-        return np.asarray(right[:, : self.k].sum(axis=1) / np.maximum(answers, 1), np.float64)
+    def per_query(self, hits: RightHits) -> NDArray[np.float64]:
+        """Return float64 [n]."""
+        return hits.total(np.ones(len(hits.ranks)), hits.ranks <= self.k) / hits.judgements.answers
 
 
 @dataclass(frozen=True, slots=True)
-class MRR:
+class MRR(_AtK):
     """1 / rank of the first right answer among the first k, 0 where there is none."""
-
-    k: int
 
     def __str__(self) -> str:
         return f"MRR@{self.k}"
 
-    def per_query(self, right: NDArray[np.bool_], answers: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return float [n] from `relevance_of` [n, depth] and the number of right answers [n]."""
-        top = right[:, : self.k]
-        if not top.shape[1]:
-            return np.zeros(len(top))
-        return np.where(top.any(axis=1), 1.0 / (top.argmax(axis=1) + 1), 0.0)
+    def per_query(self, hits: RightHits) -> NDArray[np.float64]:
+        """Return float64 [n]."""
+        return hits.total(1.0 / hits.ranks, (hits.places == 1) & (hits.ranks <= self.k))
 
 
-Measure = Success | Recall | MRR
+@dataclass(frozen=True, slots=True)
+class NDCG(_AtK):
+    """Discounted gain of the first k over the largest that any ranking could have.
+
+    The gain is the grade itself (linear, not 2^grade - 1) and the discount log2(rank + 1): `ndcg_cut` of trec_eval.
+    Source: Jarvelin, Kekalainen, "Cumulated gain-based evaluation of IR techniques", TOIS 2002.
+    """
+
+    def __str__(self) -> str:
+        return f"nDCG@{self.k}"
+
+    def per_query(self, hits: RightHits) -> NDArray[np.float64]:
+        """Return float64 [n]."""
+        judgements = hits.judgements
+        # Per query the highest grade stands first, so the judgements are themselves the best ranking.
+        places = np.arange(1, len(judgements.rows) + 1) - np.repeat(judgements.starts[:-1], judgements.answers)
+        best = RightHits(judgements, judgements.queries, places, judgements.grades)
+        return self._gain(hits) / self._gain(best)
+
+    def _gain(self, hits: RightHits) -> NDArray[np.float64]:
+        return hits.total(hits.grades / np.log2(hits.ranks + 1.0), hits.ranks <= self.k)
+
+
+@dataclass(frozen=True, slots=True)
+class MAP(_AtK):
+    """Precision at each right hit among the first k, summed, over the number of right answers.
+
+    `map_cut` of trec_eval. sentence-transformers divides by min(k, right answers) instead, which is larger where a
+    query has more than k right answers.
+    """
+
+    def __str__(self) -> str:
+        return f"MAP@{self.k}"
+
+    def per_query(self, hits: RightHits) -> NDArray[np.float64]:
+        """Return float64 [n]."""
+        return hits.total(hits.places / hits.ranks, hits.ranks <= self.k) / hits.judgements.answers
+
+
+Measure = Success | Recall | MRR | NDCG | MAP
 HEADLINE: tuple[Measure, ...] = (Success(1), Success(5), MRR(10))
 
 
+def measure_rankings(
+    measures: Sequence[Measure],
+    rankings: NDArray[np.int32],
+    judgements: Judgements | Sequence[ArrayLike],
+    *,
+    scores: NDArray[np.floating] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Return per name of a measure its value for each query, float64 [n].
+
+    Args:
+        measures: what to compute; the right hits are looked for once.
+        rankings: corpus rows int [n, depth], best first, padded with -1 at the end.
+        judgements: of the same queries, or the right rows of each.
+        scores: of the hits, float [n, depth]; checked only.
+
+    Raises:
+        AceFinetuneError: as `find_right_hits`; above all, every query must have a right answer.
+    """
+    if not isinstance(judgements, Judgements):
+        judgements = Judgements.of(judgements)
+    hits = find_right_hits(rankings, judgements, scores=scores)
+    return {str(measure): measure.per_query(hits) for measure in measures}
+
+
 def per_query(
-    measure: Measure, rankings: NDArray[np.int32], relevant: Sequence[NDArray[np.int64]]
+    measure: Measure, rankings: NDArray[np.int32], relevant: Judgements | Sequence[ArrayLike]
 ) -> NDArray[np.float64]:
-    """Return the measure of each query, float [n]; an empty ranking counts 0."""
-    answers = np.array([len(rows) for rows in relevant], np.int64)
-    return measure.per_query(relevance_of(rankings, relevant), answers)
+    """Return one measure of each query, float64 [n]; see `measure_rankings`."""
+    return measure_rankings([measure], rankings, relevant)[str(measure)]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.evaluation.bootstrap import bootstrap_intervals
+from llama_index_ace_finetune.evaluation.query_groups import Groups, number_groups
+from llama_index_ace_finetune.evaluation.randomisation import randomisation_p
+
+_TIE = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +32,15 @@ def paired_difference(
     ours: NDArray[np.float64],
     theirs: NDArray[np.float64],
     *,
-    groups: Sequence[str] | None = None,
+    groups: Groups | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedDifference:
     """Compare two systems on the same queries.
 
-    The interval is a percentile bootstrap that resamples whole groups, since queries with the same right answer are
-    not independent; the p-value is the two-sided randomisation test that flips the sign of whole groups, with the
-    +1 correction of Davison and Hinkley (1997).
+    The interval is a bootstrap (`bootstrap_intervals`) that resamples whole groups, since queries with the same right
+    answer are not independent; the p-value is that of the randomisation test (`randomisation_p`) that flips the sign
+    of whole groups. With one query or one group both ends are the mean and p is 1: nothing is known of the spread.
 
     Args:
         ours: per-query values, float [n].
@@ -42,30 +48,39 @@ def paired_difference(
         groups: what each query belongs to; by default each query is its own group.
         resamples: of the bootstrap and of the test.
         seed: of both.
+
+    Raises:
+        AceFinetuneError: for values that differ in number or are not finite, or labels that do.
     """
+    if np.shape(ours) != np.shape(theirs):
+        raise AceFinetuneError(
+            f"One system has {len(ours)} values and the other {len(theirs)}; compare them on the same queries."
+        )
     difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
-    count = len(difference)
-    if count == 0:
-        return PairedDifference(0.0, 0.0, 0.0, 1.0, 0, 0, 0)
-    labels = np.arange(count) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    sums = np.bincount(labels, weights=difference)
-    sizes = np.bincount(labels).astype(np.float64)
-    generator = np.random.default_rng(seed)
-    means, flipped = np.empty(resamples), np.empty(resamples)
-    for start in range(0, resamples, 1000):
-        stop = min(start + 1000, resamples)
-        drawn = generator.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=stop - start)
-        means[start:stop] = (drawn @ sums) / (drawn @ sizes)
-        signs = generator.integers(0, 2, size=(stop - start, len(sums))) * 2 - 1
-        flipped[start:stop] = np.abs(signs @ sums)
-    observed = abs(difference.sum())
-    low, high = np.quantile(means, [0.025, 0.975])
-    return PairedDifference(
-        mean=float(difference.mean()),
-        low=float(low),
-        high=float(high),
-        p_value=float((1 + (flipped >= observed - 1e-12).sum()) / (1 + resamples)),
-        wins=int((difference > 1e-12).sum()),
-        ties=int((np.abs(difference) <= 1e-12).sum()),
-        losses=int((difference < -1e-12).sum()),
-    )
+    return paired_differences(difference[:, None], groups=groups, resamples=resamples, seed=seed)[0]
+
+
+def paired_differences(
+    differences: NDArray[np.float64], *, groups: Groups | None = None, resamples: int = 10_000, seed: int = 0
+) -> list[PairedDifference]:
+    """Return what `paired_difference` says of each column of `differences` [n, m], all from the same resamples."""
+    count, columns = differences.shape
+    labels = number_groups(groups, count)
+    if not np.isfinite(differences).all():
+        raise AceFinetuneError("A per-query value is NaN or infinite; leave out the queries that have no value.")
+    if not differences.size:
+        return [PairedDifference(0.0, 0.0, 0.0, 1.0, 0, 0, 0)] * columns
+    low, high = bootstrap_intervals(differences, labels, resamples=resamples, seed=seed)
+    p_values = randomisation_p(differences, labels, resamples=resamples, seed=seed)
+    return [
+        PairedDifference(
+            mean=float(differences[:, column].mean()),
+            low=float(low[column]),
+            high=float(high[column]),
+            p_value=float(p_values[column]),
+            wins=int((differences[:, column] > _TIE).sum()),
+            ties=int((np.abs(differences[:, column]) <= _TIE).sum()),
+            losses=int((differences[:, column] < -_TIE).sum()),
+        )
+        for column in range(columns)
+    ]

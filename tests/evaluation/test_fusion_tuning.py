@@ -5,7 +5,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from llama_index_ace_finetune.evaluation.fusion_tuning import GRID, MIN_QUERIES, FusionChoice, tune_fusion
+from llama_index_ace_finetune.evaluation.convex_fusion import ScoredLeg, fuse_convex
+from llama_index_ace_finetune.evaluation.fusion_tuning import (
+    GRID,
+    MIN_QUERIES,
+    FusionChoice,
+    tune_convex_fusion,
+    tune_fusion,
+)
 from llama_index_ace_finetune.evaluation.measures import MRR, per_query
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System, hybrid_system
 
@@ -39,11 +46,13 @@ def test_a_leg_that_only_hurts_is_dropped(ranked: Ranked, dev_set: MakeSet) -> N
     bad = np.roll(good, -1, axis=1)
     choice = tune_fusion(System("tuned", "dense", good), System("BM25", "bm25", bad), dev)
     assert choice.weights == (1.0, 0.0)
+    assert choice.dropped == "BM25"
     assert choice.reason.endswith("; the BM25 leg does not help")
     assert choice.curve[1.0] == 1.0
     assert max(value for weight, value in choice.curve.items() if weight < 1) < 1
     mirrored = tune_fusion(System("tuned", "dense", bad), System("BM25", "bm25", good), dev)
     assert mirrored.weights == (0.0, 1.0)
+    assert mirrored.dropped == "dense"
     assert mirrored.reason.endswith("; the dense leg does not help")
 
 
@@ -81,3 +90,43 @@ def test_a_gain_within_one_standard_error_does_not_move_the_weights(ranked: Rank
     # One query of 60 is better with the dense leg alone; that is noise.
     dense, lexical = [1] * 60, [1] * 59 + [20]
     assert tuned(ranked, dev_set(60), dense, lexical).weights == (0.5, 0.5)
+
+
+def test_a_gain_that_does_not_carry_over_leaves_the_weights_equal(ranked: Ranked, dev_set: MakeSet) -> None:
+    # Ranks by chance: on all queries weight .2 is ahead by more than one standard error, on queries left out it is not.
+    generator = np.random.default_rng(7)
+    dense, lexical = (generator.choice([1, 2, 4], 60).tolist() for _ in range(2))
+    choice = tuned(ranked, dev_set(60), dense, lexical)
+    assert choice.weights == (0.5, 0.5)
+    assert choice.reason.startswith("equal, as choosing by MRR@10 on 60 dev queries (best 0.2) gains +0.001 +- 0.024")
+    assert choice.reason.endswith("on queries left out of the choice")
+    assert choice.curve[0.2] == max(choice.curve.values()) > choice.curve[0.5] + 0.1
+
+
+def scored(rankings: np.ndarray, floor: float | None = None) -> ScoredLeg:
+    return ScoredLeg(rankings, np.broadcast_to(np.linspace(1.0, 0.1, rankings.shape[1]), rankings.shape), floor)
+
+
+@pytest.mark.parametrize("normalisation", ["min-max", "z"])
+def test_the_convex_curve_is_that_of_the_fusion(ranked: Ranked, dev_set: MakeSet, normalisation: str) -> None:
+    generator = np.random.default_rng(0)
+    dev = dev_set(50)
+    legs = [scored(ranked(generator.integers(1, 12, 50).tolist())) for _ in range(2)]
+    choice = tune_convex_fusion(*legs, dev, normalisation=normalisation)  # type: ignore[arg-type]
+    for weight, value in choice.curve.items():
+        fused = fuse_convex(legs, weights=(weight, 1 - weight), normalisation=normalisation, limit=10)  # type: ignore[arg-type]
+        assert value == pytest.approx(per_query(MRR(10), fused, dev.relevant).mean(), abs=1e-4)
+
+
+def test_convex_fusion_drops_a_leg_that_only_hurts(ranked: Ranked, dev_set: MakeSet) -> None:
+    good = ranked([1] * 60)
+    # Its wrong second hit gets a full score from the lexical leg, and nearly one from the dense.
+    dense = ScoredLeg(good, np.broadcast_to(np.r_[1.0, np.full(29, 0.99)], good.shape), floor=0.0)
+    choice = tune_convex_fusion(dense, scored(np.roll(good, -1, axis=1)), dev_set(60))
+    assert choice.weights == (1.0, 0.0)
+    assert choice.dropped == "BM25"
+
+
+def test_few_queries_leave_the_convex_weights_equal(ranked: Ranked, dev_set: MakeSet) -> None:
+    choice = tune_convex_fusion(scored(ranked([1] * 39)), scored(ranked([9] * 39)), dev_set(39))
+    assert choice == FusionChoice((0.5, 0.5), "equal, as 39 dev queries are too few to choose on")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_difference
 
 
@@ -82,6 +83,19 @@ def test_differences_within_rounding_are_ties() -> None:
     assert (result.wins, result.ties, result.losses) == (0, 1, 0)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_value_that_is_no_number_is_told(bad: float) -> None:
+    with pytest.raises(AceFinetuneError, match="A per-query value is NaN or infinite"):
+        compare([0.1, bad])
+
+
+def test_systems_on_different_queries_are_told() -> None:
+    with pytest.raises(AceFinetuneError, match="One system has 2 values and the other 3"):
+        paired_difference(np.zeros(2), np.zeros(3))
+    with pytest.raises(AceFinetuneError, match="1 group labels for 2 queries"):
+        compare([0.1, 0.2], groups=["a"])
+
+
 # ------------------------------------------------------------------------------------------------ groups
 
 
@@ -110,27 +124,38 @@ def test_one_group_is_one_observation() -> None:
 # ------------------------------------------------------------------------------------------------ simulations
 
 
-def simulate(trials: int, *, effect: float, seed: int) -> list[PairedDifference]:
-    """Experiments with 40 answers of 1 to 3 queries each, whose differences hang together per answer."""
+def simulate(trials: int, *, effect: float, seed: int, answers: int = 40) -> list[PairedDifference]:
+    """Experiments with answers of 1 to 3 queries each, whose differences hang together per answer."""
     generator = np.random.default_rng(seed)
     results = []
     for trial in range(trials):
-        sizes = generator.integers(1, 4, 40)
-        labels = np.repeat(np.arange(40), sizes)
-        shared = generator.normal(0, 0.3, 40)[labels]
+        sizes = generator.integers(1, 4, answers)
+        labels = np.repeat(np.arange(answers), sizes)
+        shared = generator.normal(0, 0.3, answers)[labels]
         differences = effect + shared + generator.normal(0, 0.2, len(labels))
-        results.append(compare(differences, groups=[str(label) for label in labels], resamples=400, seed=trial))
+        results.append(compare(differences, groups=labels, resamples=600, seed=trial))
     return results
 
 
-def test_without_an_effect_it_is_found_in_one_of_twenty_and_the_interval_covers_zero() -> None:
-    results = simulate(300, effect=0.0, seed=0)
+@pytest.mark.parametrize("answers", [20, 60])
+def test_without_an_effect_it_is_found_in_one_of_twenty_and_the_interval_covers_zero(answers: int) -> None:
+    results = simulate(1000, effect=0.0, seed=0, answers=answers)
     false_alarms = sum(result.p_value <= 0.05 for result in results)
-    low, high = binom.ppf([0.0005, 0.9995], 300, 0.05)
+    low, high = binom.ppf([0.0005, 0.9995], 1000, 0.05)
     assert low <= false_alarms <= high
     covered = sum(result.low <= 0 <= result.high for result in results)
-    # A percentile bootstrap of 40 groups covers a little less than it says.
-    assert 0.89 <= covered / 300 <= 0.99
+    assert 0.93 <= covered / 1000 <= 0.97
+
+
+def test_the_interval_covers_differences_that_are_mostly_zero() -> None:
+    # As differences in MRR are: 7 of 10 queries stay, the others rise or fall by anything.
+    generator = np.random.default_rng(6)
+    covered = 0
+    for trial in range(600):
+        differences = generator.uniform(-0.8, 1, 100) * (generator.random(100) < 0.3)
+        result = compare(differences, resamples=600, seed=trial)
+        covered += result.low <= 0.3 * 0.1 <= result.high
+    assert 0.93 <= covered / 600 <= 0.97
 
 
 def test_a_large_effect_is_found() -> None:

@@ -1,0 +1,54 @@
+"""Intervals of means by resampling."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+_BLOCK = 1 << 22  # draws at once: 32 MB of indices, 32 MB of weights
+
+
+def bootstrap_intervals(
+    values: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the lower and the upper end of the interval of each column's mean, float64 [m] each.
+
+    Whole groups are drawn with replacement, the same groups for all columns. How often each was drawn is a row of
+    weights, and all means of a block of resamples are one matrix product. The ends are percentiles, set a little
+    further out than (1 - level) / 2, to where Student's t with one degree of freedom less than there are groups puts
+    them: with 40 groups the plain percentiles cover too little.
+
+    Source: Efron 1979; the expanded percentiles, Hesterberg, "What teachers should know about the bootstrap",
+    The American Statistician 2015.
+
+    Args:
+        values: float64 [n, m], n above 0.
+        groups: of each row, int [n], from 0 without gaps. With a single group both ends are the mean.
+        resamples: how many.
+        seed: of the draws.
+        level: share of experiments whose interval should hold the true mean.
+    """
+    sizes = np.bincount(groups).astype(np.float64)
+    count = len(sizes)
+    sums = np.stack([*(np.bincount(groups, column) for column in values.T), sizes], axis=1)
+    if count == 1:
+        return sums[0, :-1] / sizes, sums[0, :-1] / sizes
+    generator = np.random.default_rng(seed)
+    means = np.empty((resamples, values.shape[1]))
+    block = max(1, _BLOCK // count)
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        drawn = generator.integers(0, count, (rows, count)) + np.arange(rows)[:, None] * count
+        weights = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
+        totals = weights.astype(np.float64) @ sums
+        means[start : start + rows] = totals[:, :-1] / totals[:, -1:]
+    reach = np.sqrt(count / (count - 1)) * stats.t.ppf((1 - level) / 2, count - 1)
+    tail = float(stats.norm.cdf(reach))
+    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    return low, high

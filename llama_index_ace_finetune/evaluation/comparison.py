@@ -1,0 +1,86 @@
+"""Several systems against one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.evaluation.effect_size import paired_effect_size
+from llama_index_ace_finetune.evaluation.holm import holm
+from llama_index_ace_finetune.evaluation.query_groups import Groups, number_groups
+from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_differences
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Systems against a base, on one measure.
+
+    Attributes:
+        base: name of the system that the others are compared with.
+        queries: how many.
+        groups: how many groups they fall into.
+        differences: per other system, its paired difference to the base.
+        adjusted: per other system, its p-value adjusted for the number of comparisons (`holm`).
+        effect_sizes: per other system, Cohen's d (`paired_effect_size`).
+        note: what to know before the intervals are believed; empty where there is nothing.
+    """
+
+    base: str
+    queries: int
+    groups: int
+    differences: Mapping[str, PairedDifference]
+    adjusted: Mapping[str, float]
+    effect_sizes: Mapping[str, float | None]
+    note: str = ""
+
+
+def compare_systems(
+    values: Mapping[str, NDArray[np.float64]],
+    *,
+    base: str,
+    groups: Groups | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare every system with the base on the same queries, all from the same resamples.
+
+    Args:
+        values: per system, per-query values float [n].
+        base: the system to compare with.
+        groups: what each query belongs to [n]; by default each query is its own group.
+        resamples: of the bootstrap and of the randomisation test.
+        seed: of both.
+
+    Raises:
+        AceFinetuneError: if the base is not among the systems, there is no query, the systems have different numbers
+            of values, or a value is not finite.
+    """
+    if base not in values:
+        raise AceFinetuneError(f"The base {base!r} is not among the systems {', '.join(values)}; name one of them.")
+    count = len(values[base])
+    for name, value in values.items():
+        if len(value) != count or not count:
+            raise AceFinetuneError(
+                f"{name} has {len(value)} values and {base} has {count}; "
+                "evaluate both on the same queries, at least one."
+            )
+    others = [name for name in values if name != base]
+    labels = number_groups(groups, count)
+    n_groups = int(labels.max()) + 1
+    stacked = np.stack([np.asarray(values[name] - values[base], np.float64) for name in others] or [np.zeros(count)], 1)
+    found = paired_differences(stacked[:, : len(others)], groups=labels, resamples=resamples, seed=seed)
+    return Comparison(
+        base=base,
+        queries=count,
+        groups=n_groups,
+        differences=dict(zip(others, found, strict=True)),
+        adjusted=dict(zip(others, holm([one.p_value for one in found]).tolist(), strict=True)),
+        effect_sizes={name: paired_effect_size(stacked[:, column]) for column, name in enumerate(others)},
+        note=""
+        if n_groups > 1
+        else "All queries are one group, so nothing is known of the spread; bring more answers.",
+    )

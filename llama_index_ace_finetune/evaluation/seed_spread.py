@@ -1,0 +1,38 @@
+"""How much a result depends on the seed of the training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from llama_index_ace_finetune.errors import AceFinetuneError
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSpread:
+    """Mean and standard deviation (n - 1) of one figure over training seeds; None with a single seed."""
+
+    mean: float
+    deviation: float | None
+    seeds: int
+
+    @classmethod
+    def of(cls, values: ArrayLike) -> SeedSpread:
+        """Return the spread of one figure per seed, float [seeds], or of per-query values, float [seeds, n].
+
+        Raises:
+            AceFinetuneError: without a seed or a query, or for a value that is not finite.
+        """
+        figures = np.asarray(values, np.float64)
+        if not figures.size or not np.isfinite(figures).all():
+            raise AceFinetuneError("The values of the seeds are empty or hold NaN; give one finite figure per seed.")
+        means = figures.reshape(len(figures), -1).mean(axis=1)
+        deviation = float(means.std(ddof=1)) if len(means) > 1 else None
+        return cls(mean=float(means.mean()), deviation=deviation, seeds=len(means))
+
+    def __str__(self) -> str:
+        if self.deviation is None:
+            return f"{self.mean:.3f} (1 seed)"
+        return f"{self.mean:.3f} +- {self.deviation:.3f} ({self.seeds} seeds)"
