@@ -1,0 +1,292 @@
+"""The first rung: one matrix on the query vector, learned in seconds from vectors that are there already."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from llama_index_ace_finetune.errors import TrainingError
+from llama_index_ace_finetune.evaluation.measures import MRR, per_query
+from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_difference
+from llama_index_ace_finetune.ranking.dense import dense_top_k
+from llama_index_ace_finetune.training.full_corpus_loss import (
+    PADDING,
+    full_corpus_loss,
+    nearest_part,
+    nearest_rows,
+    pad_rows,
+)
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["identity", "ridge", "trained"]
+
+DEPTH = 10
+_LARGEST_P = 0.05
+_SCORES_AT_ONCE = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearSettings:
+    """What `fit_linear` tries and how it trains.
+
+    Attributes:
+        ridges: strengths lambda of the ridge solutions that are tried.
+        pulls: weights of ||W - I||^2 in the training loss, strongest first; each stage goes on from the one before.
+        steps: optimiser steps per stage.
+        alphas: how far to go from the identity (0) to the best matrix (1), beside the whole way.
+        temperature: divisor of the cosines in the softmax.
+        learning_rate: of Adam at the start of each stage; it falls to a tenth.
+        batch_size: queries per step.
+        whole_corpus: largest corpus whose documents all compete in each step. In a larger one those compete that are
+            nearest to, or right for, a query of the batch (see `nearest_part`).
+        nearest: documents that each query brings into that part.
+        dev_queries: candidates are compared on at most so many; the winner and the identity on all.
+        seed: of the batches.
+    """
+
+    ridges: tuple[float, ...] = (3.0, 10.0, 30.0, 100.0, 300.0)
+    pulls: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+    steps: int = 15
+    alphas: tuple[float, ...] = (0.25, 0.5, 0.75)
+    temperature: float = 0.03
+    learning_rate: float = 2e-3
+    batch_size: int = 512
+    whole_corpus: int = 5_000
+    nearest: int = 16
+    dev_queries: int = 1_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "temperature", "learning_rate", "batch_size", "nearest", "dev_queries"):
+            self._require(getattr(self, name) > 0, name, "greater than 0")
+        self._require(self.whole_corpus >= 0, "whole_corpus", "0 or more")
+        for name in ("ridges", "pulls"):
+            self._require(all(value > 0 for value in getattr(self, name)), name, "greater than 0, each of them")
+        self._require(bool(self.ridges or self.pulls), "ridges", "given where there are no pulls")
+        self._require(all(0 < share < 1 for share in self.alphas), "alphas", "between 0 and 1, each of them")
+
+    def _require(self, holds: bool, name: str, rule: str) -> None:
+        if not holds:
+            raise TrainingError(f"The linear setting {name} is {getattr(self, name)!r}; it must be {rule}.")
+
+
+@dataclass(frozen=True, slots=True)
+class LinearCandidate:
+    """One matrix that was tried, and its MRR@10 on dev.
+
+    `strength` is lambda of a ridge solution and the pull of a trained matrix; `steps` counts from the first stage.
+    """
+
+    kind: Kind
+    strength: float
+    steps: int
+    alpha: float
+    dev_mrr: float
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """What `fit_linear` found.
+
+    Attributes:
+        matrix: float32 [d, d]; the new query vector is normalize(matrix @ query vector).
+        chosen: what `matrix` is; the identity where nothing was surely better.
+        candidates: all that were tried, in order, the identity first.
+        difference: of the best candidate to the identity in MRR@10, on all dev queries.
+    """
+
+    matrix: NDArray[np.float32]
+    chosen: LinearCandidate
+    candidates: tuple[LinearCandidate, ...]
+    difference: PairedDifference
+
+
+def fit_linear(
+    query_vectors: NDArray[np.float32],
+    document_vectors: NDArray[np.float32],
+    relevant: Sequence[NDArray[np.int64]],
+    *,
+    dev_queries: NDArray[np.float32],
+    dev_relevant: Sequence[NDArray[np.int64]],
+    settings: LinearSettings | None = None,
+) -> LinearFit:
+    """Learn a matrix that moves each query vector toward its right documents; the documents stay as they are.
+
+    Ridge solutions come first; softmax cross-entropy over the corpus goes on from the best of them, with a pull to
+    the identity that weakens from stage to stage; then parts of the way to the best are tried. The best candidate on
+    dev is returned if the 95 % interval of its gain in MRR@10 (resampled by first right answer) lies above zero with
+    p <= 0.05, else the identity.
+
+    Args:
+        query_vectors: float [n, d], unit rows.
+        document_vectors: float [m, d], unit rows.
+        relevant: right document rows of each query; queries without any do not count.
+        dev_queries: float [k, d], unit rows, on which the choice is made.
+        dev_relevant: right document rows of each of them.
+        settings: what is tried.
+
+    Raises:
+        ValueError: if shapes do not fit or a vector holds NaN or infinity.
+    """
+    settings = settings or LinearSettings()
+    _check(query_vectors, document_vectors, relevant)
+    _check(dev_queries, document_vectors, dev_relevant)
+    identity = np.eye(document_vectors.shape[1], dtype=np.float32)
+    answered = [place for place, rows in enumerate(relevant) if len(rows)]
+    asked = [place for place, rows in enumerate(dev_relevant) if len(rows)]
+    if not answered or not asked:
+        logger.warning("no training or no dev query has a right answer, so the query vectors stay as they are")
+        none = LinearCandidate("identity", 0.0, 0, 0.0, 0.0)
+        return LinearFit(identity, none, (none,), paired_difference(np.empty(0), np.empty(0)))
+    dev_queries, dev_relevant = dev_queries[asked], [dev_relevant[place] for place in asked]
+    documents = torch.from_numpy(np.ascontiguousarray(document_vectors, np.float32))
+    queries = torch.from_numpy(np.ascontiguousarray(query_vectors[answered], np.float32))
+    judge = _Judge(dev_queries, dev_relevant, documents, settings)
+    right_rows = pad_rows([relevant[place] for place in answered])
+    targets = torch.stack([documents[rows[rows != PADDING]].mean(dim=0) for rows in right_rows])
+    for strength in settings.ridges:
+        judge.hear(ridge_matrix(queries, targets, strength), "ridge", strength, 0)
+    start = judge.matrices[judge.best()]
+    for strength, steps, matrix in _stages(start, queries, documents, right_rows, settings):
+        judge.hear(matrix, "trained", strength, steps)
+    whole = judge.best(start=1)
+    found, matrix = judge.candidates[whole], judge.matrices[whole]
+    for alpha in settings.alphas:
+        part = torch.lerp(judge.matrices[0], matrix, alpha)
+        judge.hear(part, found.kind, found.strength, found.steps, alpha)
+    return _decide(judge, dev_queries, document_vectors, dev_relevant)
+
+
+def ridge_matrix(queries: Tensor, targets: Tensor, strength: float) -> Tensor:
+    """Return the W, float32 [d, d], that minimises ||Q W' - D||^2 + strength ||W - I||^2 (Frobenius norms).
+
+    Its transpose is (Q'Q + strength I)^-1 (Q'D + strength I): ridge regression shrunk to the identity, not to zero.
+
+    Args:
+        queries: Q, float [n, d].
+        targets: D, float [n, d].
+        strength: greater than 0.
+    """
+    queries, targets = queries.double(), targets.double()
+    pull = strength * torch.eye(queries.shape[1], dtype=torch.float64)
+    transposed: Tensor = torch.linalg.solve(queries.T @ queries + pull, queries.T @ targets + pull)
+    return transposed.T.float().contiguous()
+
+
+def _stages(
+    start: Tensor, queries: Tensor, documents: Tensor, right_rows: Tensor, settings: LinearSettings
+) -> Iterator[tuple[float, int, Tensor]]:
+    """Train by Adam on batches; yield (pull, steps so far, matrix) at the end of each stage."""
+    identity = torch.eye(documents.shape[1])
+    weight = nn.Parameter(start.clone())
+    optimiser = torch.optim.Adam([weight], betas=(0.9, 0.99))
+    near = None
+    if len(documents) > settings.whole_corpus:
+        near = nearest_rows(nn.functional.normalize(queries @ start.T), documents, settings.nearest)
+    batches = _batches(len(queries), settings)
+    for stage, pull in enumerate(settings.pulls):
+        for step in range(settings.steps):
+            batch = next(batches)
+            rows, part = right_rows[batch], documents
+            if near is not None:
+                part_rows, rows = nearest_part(near[batch], rows)
+                part = documents[part_rows]
+            moved = nn.functional.normalize(queries[batch] @ weight.T)
+            loss = full_corpus_loss(moved, part, rows, temperature=settings.temperature)
+            loss = loss + pull * (weight - identity).square().sum()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            for group in optimiser.param_groups:
+                group["lr"] = settings.learning_rate * (1 - 0.9 * step / settings.steps)
+            optimiser.step()
+        yield pull, (stage + 1) * settings.steps, weight.detach().clone()
+
+
+def _batches(count: int, settings: LinearSettings) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(settings.seed)
+    size = min(settings.batch_size, count)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        # What is left over after whole batches comes up in another pass.
+        yield from torch.split(order[: count // size * size], size)
+
+
+class _Judge:
+    """Keeps the candidates' dev scores and their matrices; the identity is the first of them."""
+
+    def __init__(
+        self,
+        queries: NDArray[np.float32],
+        relevant: Sequence[NDArray[np.int64]],
+        documents: Tensor,
+        settings: LinearSettings,
+    ) -> None:
+        order = np.random.default_rng(settings.seed).permutation(len(queries))
+        chosen = np.sort(order[: settings.dev_queries])
+        self._queries = torch.from_numpy(np.ascontiguousarray(queries[chosen], np.float32))
+        self._right_rows = pad_rows([relevant[place] for place in chosen.tolist()])
+        self._documents = documents
+        self.candidates: list[LinearCandidate] = []
+        self.matrices: list[Tensor] = []
+        self.hear(torch.eye(documents.shape[1]), "identity", 0.0, 0, 0.0)
+
+    def hear(self, matrix: Tensor, kind: Kind, strength: float, steps: int, alpha: float = 1.0) -> None:
+        """Score a candidate, which `matrix` is with its alpha in it."""
+        self.candidates.append(LinearCandidate(kind, strength, steps, alpha, self._mrr(matrix)))
+        self.matrices.append(matrix)
+
+    def best(self, *, start: int = 0) -> int:
+        """The place of the best candidate from `start` on; of equal ones the first."""
+        return max(range(start, len(self.candidates)), key=lambda place: (self.candidates[place].dev_mrr, -place))
+
+    def _mrr(self, matrix: Tensor) -> float:
+        """MRR@10, equal scores counted against the candidate."""
+        total = 0.0
+        size = max(1, _SCORES_AT_ONCE // len(self._documents))
+        for queries, rows in zip(*(torch.split(x, size) for x in (self._queries, self._right_rows)), strict=True):
+            scores = queries @ matrix.T @ self._documents.T
+            right = scores.gather(1, rows.clamp(min=0)).masked_fill_(rows == PADDING, -torch.inf)
+            ranks = (scores >= right.amax(dim=1, keepdim=True)).sum(dim=1)
+            total += float(torch.where(ranks <= DEPTH, 1 / ranks, 0.0).sum())
+        return total / len(self._queries)
+
+
+def _decide(
+    judge: _Judge,
+    queries: NDArray[np.float32],
+    documents: NDArray[np.float32],
+    relevant: Sequence[NDArray[np.int64]],
+) -> LinearFit:
+    """Hold the best candidate against the identity on all dev queries, with the measure of the reports."""
+    measure = MRR(DEPTH)
+
+    def values(matrix: Tensor) -> NDArray[np.float64]:
+        rankings, _ = dense_top_k(queries @ matrix.numpy().T, documents, DEPTH)
+        return per_query(measure, rankings, relevant)
+
+    best = judge.best()
+    base = values(judge.matrices[0])
+    ours = values(judge.matrices[best]) if best else base
+    difference = paired_difference(ours, base, groups=[str(int(rows[0])) for rows in relevant])
+    place = best if difference.low > 0 and difference.p_value <= _LARGEST_P else 0
+    candidates = tuple(judge.candidates)
+    return LinearFit(judge.matrices[place].numpy(), candidates[place], candidates, difference)
+
+
+def _check(queries: NDArray[np.float32], documents: NDArray[np.float32], relevant: Sequence[NDArray[np.int64]]) -> None:
+    if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
+        raise ValueError(f"query vectors {queries.shape} and document vectors {documents.shape} do not fit")
+    if len(queries) != len(relevant):
+        raise ValueError(f"there are {len(queries)} query vectors and right answers of {len(relevant)} queries")
+    if any(len(rows) and (min(rows) < 0 or max(rows) >= len(documents)) for rows in relevant):
+        raise ValueError(f"a right answer is no row of the {len(documents)} documents")
+    if not (np.isfinite(queries).all() and np.isfinite(documents).all()):
+        raise ValueError("vectors hold NaN or infinity")

@@ -1,0 +1,257 @@
+"""The second rung: the query tower learns, the documents keep the vectors that are stored already."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
+from llama_index_ace_finetune.errors import TrainingError
+from llama_index_ace_finetune.evaluation.measures import HEADLINE, MRR, per_query
+from llama_index_ace_finetune.ranking.dense import dense_top_k
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.dev_set import DEPTH, POOL_DEPTH, DevScores, DevSet
+from llama_index_ace_finetune.training.embed import embed
+from llama_index_ace_finetune.training.examples import IndexedExamples
+from llama_index_ace_finetune.training.full_corpus_loss import full_corpus_loss, nearest_part, nearest_rows, pad_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryTowerSettings:
+    """How `train_query_tower` trains.
+
+    Attributes:
+        epochs: passes over the training queries, at most.
+        budget_minutes: of training; where the epochs would take longer, fewer steps are planned. None trains them all.
+        batch_size: queries per step.
+        learning_rate: peak of the schedule (linear warm-up, linear decay).
+        warmup_steps: steps of warm-up, at most a tenth of all steps.
+        temperature: divisor of the cosines in the softmax.
+        whole_corpus: largest corpus whose documents all compete in each step. In a larger one those compete that are
+            nearest to, or right for, a query of the batch (see `nearest_part`).
+        nearest: documents that each query brings into that part.
+        seed: of everything random.
+    """
+
+    epochs: int = 4
+    budget_minutes: float | None = 2.0
+    batch_size: int = 64
+    learning_rate: float = 5e-5
+    warmup_steps: int = 100
+    temperature: float = 0.03
+    whole_corpus: int = 50_000
+    nearest: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # Refuses what the trainer would choke on.
+        _ = self.training_config
+        for name, least in (("whole_corpus", 0), ("nearest", 1)):
+            if getattr(self, name) < least:
+                raise TrainingError(
+                    f"The query tower setting {name} is {getattr(self, name)!r}; it must be {least} or more."
+                )
+
+    @property
+    def training_config(self) -> TrainingConfig:
+        """The same choices as the trainer takes them."""
+        return TrainingConfig(
+            epochs=self.epochs,
+            budget_minutes=self.budget_minutes,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
+
+
+def train_query_tower(
+    encoder: Encoder,
+    examples: IndexedExamples,
+    document_vectors: NDArray[np.float32],
+    *,
+    settings: QueryTowerSettings | None = None,
+    matrix: NDArray[np.float32] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> tuple[int, float]:
+    """Train the weights of `encoder.model` in place, so that queries find their right answers among fixed vectors.
+
+    Softmax cross-entropy over the corpus (`full_corpus_loss`), in the sentence-transformers trainer.
+
+    Args:
+        encoder: its model becomes the query tower; documents have to be encoded by another.
+        examples: the training queries; their mined negatives are not needed.
+        document_vectors: float32 [m, d], unit rows, one per text of `examples.corpus`.
+        settings: of the training.
+        matrix: float32 [d, d] on the tower's output, as `fit_linear` gives it; it stays as it is.
+        callbacks: of the trainer, a `TrainingWatcher` for instance.
+
+    Returns:
+        Steps and epochs done.
+
+    Raises:
+        ValueError: if there is not one vector per document.
+    """
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    from llama_index_ace_finetune.training.trainer import ContrastiveTrainer, planned_steps, training_arguments
+
+    settings = settings or QueryTowerSettings()
+    config, model = settings.training_config, encoder.model
+    if len(document_vectors) != len(examples.corpus):
+        raise ValueError(f"there are {len(document_vectors)} vectors of {len(examples.corpus)} documents")
+    near = None
+    if len(examples.corpus) > settings.whole_corpus:
+        queries = moved_queries(encoder.encode_queries(examples.queries), matrix)
+        near = nearest_rows(torch.from_numpy(queries), torch.from_numpy(document_vectors), settings.nearest)
+    bfloat16 = encoder.settings.precision == "bfloat16"
+    loss = QueryTowerLoss(
+        model,
+        document_vectors,
+        pad_rows(examples.relevant),
+        near=near,
+        matrix=matrix,
+        temperature=settings.temperature,
+        packed=bfloat16 and PackedEncoder.supports(model),
+    )
+    collator = QueryCollator(model.preprocess, examples, model.prompts.get("query") or "")
+    # The collator and the loss are used as those of both towers are, whose document block is empty here.
+    steps = planned_steps(config, loss, collator, bfloat16=bfloat16)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch:
+        args = training_arguments(config, steps=steps, device=model.device.type, bfloat16=bfloat16, scratch=scratch)
+        trainer = ContrastiveTrainer(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_dict({"example": list(range(len(examples.queries)))}),
+            loss=loss,
+            data_collator=collator,  # type: ignore[arg-type]  # it is called, never subclassed
+            callbacks=list(callbacks),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    model.eval()
+    encoder.weights_changed()
+    return int(trainer.state.global_step), float(trainer.state.epoch or 0.0)
+
+
+@dataclass
+class QueryCollator:
+    """Turn example numbers into the query feature block; the numbers themselves are the labels.
+
+    Attributes:
+        preprocess: the model's own `preprocess(texts, prompt=..., task=...)`.
+        examples: what the numbers mean.
+        query_prompt: text in front of every query.
+        valid_label_columns: read by the trainer.
+    """
+
+    preprocess: Callable[..., dict[str, Any]]
+    examples: IndexedExamples
+    query_prompt: str
+    valid_label_columns: list[str] = field(default_factory=list)
+
+    def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
+        """Build the batch for dataset rows of the form {"example": number}."""
+        numbers = [row["example"] for row in rows]
+        texts = [self.examples.queries[number] for number in numbers]
+        features = self.preprocess(texts, prompt=self.query_prompt or None, task="query")
+        batch = {f"query_{name}": value for name, value in features.items()}
+        return {**batch, "label": torch.tensor(numbers), "return_loss": True}
+
+
+class QueryTowerLoss(nn.Module):
+    """`full_corpus_loss` of the queries of a batch; the labels are example numbers.
+
+    Args:
+        model: the query tower.
+        document_vectors: float32 [m, d], unit rows.
+        right_rows: int64 [examples, p], padded.
+        near: int64 [examples, k], the nearest documents of each example; None compares with the whole corpus.
+        matrix: float32 [d, d] on the tower's output; None for none.
+        temperature: divisor of the cosines.
+        packed: see `embed`.
+    """
+
+    documents: Tensor
+    right_rows: Tensor
+    near: Tensor | None
+    matrix: Tensor | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        document_vectors: NDArray[np.float32],
+        right_rows: Tensor,
+        *,
+        near: Tensor | None,
+        matrix: NDArray[np.float32] | None,
+        temperature: float,
+        packed: bool,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        self.packed = packed
+        held = None if matrix is None else torch.from_numpy(matrix)
+        buffers = {"documents": torch.from_numpy(document_vectors), "right_rows": right_rows}
+        for name, value in {**buffers, "near": near, "matrix": held}.items():
+            # Not part of what a checkpoint holds: the corpus can be larger than the model.
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, features: list[dict[str, Tensor]], labels: Tensor) -> Tensor:
+        """Embed the first block and compare it with the documents."""
+        queries = embed(self.model, features[0], packed=self.packed)
+        if self.matrix is not None:
+            queries = nn.functional.normalize(queries @ self.matrix.T)
+        documents, rows = self.documents, self.right_rows[labels]
+        if self.near is not None:
+            part, rows = nearest_part(self.near[labels], rows)
+            documents = documents[part]
+        return full_corpus_loss(queries, documents, rows, temperature=self.temperature)
+
+
+@dataclass(frozen=True)
+class FixedDocumentsDevSet(DevSet):
+    """Dev queries ranked over document vectors that do not change.
+
+    Attributes:
+        document_vectors: float32 [m, d], one per text of `examples.corpus`.
+        matrix: float32 [d, d] on the encoder's query vectors; None for none.
+    """
+
+    document_vectors: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    matrix: NDArray[np.float32] | None = None
+
+    def score(self, encoder: Encoder) -> DevScores:
+        """Rank the corpus for every dev query with `encoder` as the query tower."""
+        queries = moved_queries(encoder.encode_queries(self.examples.queries), self.matrix)
+        rankings, _ = dense_top_k(queries, self.document_vectors, POOL_DEPTH)
+        values = {str(measure): per_query(measure, rankings, self.examples.relevant) for measure in HEADLINE}
+        return DevScores(
+            mrr=values[str(MRR(DEPTH))],
+            means={name: float(value.mean()) for name, value in values.items()},
+            rankings=rankings,
+        )
+
+    def pooled(self, rankings: NDArray[np.int32], *, seed: int = 0) -> FixedDocumentsDevSet:
+        """Return the set itself: with fixed documents, the whole corpus costs one matrix product."""
+        return self
+
+
+def moved_queries(queries: NDArray[np.float32], matrix: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Return normalize(matrix @ q) for each row q of `queries` [n, d]; without a matrix, `queries`."""
+    if matrix is None:
+        return queries
+    moved = queries @ matrix.T
+    return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12), np.float32)

@@ -1,0 +1,88 @@
+"""One model whose queries and documents are embedded differently, in the stock format of sentence-transformers."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Module, Normalize, Router
+from torch import nn
+
+from llama_index_ace_finetune.errors import ModelError
+
+
+def linear_towers(model: SentenceTransformer, matrix: NDArray[np.float32]) -> SentenceTransformer:
+    """Return a model whose query vectors are normalize(matrix @ vector) and whose document vectors are `model`'s own.
+
+    The modules of `model` are shared, in memory and in a saved folder; a `Router` behind them holds the matrix on its
+    query side and nothing on its document side. Plain `encode` takes the document side, so what knows nothing of
+    roles goes on as with `model`.
+
+    Args:
+        model: the base; a model without a Normalize module will do, since the matrix acts on directions alone.
+        matrix: float32 [d, d].
+
+    Raises:
+        ModelError: if the matrix does not fit the model's vectors.
+    """
+    route = Router.for_query_document(_moved(model, matrix), [])
+    return _like(model, [*_modules(model), route])
+
+
+def query_and_document_towers(
+    query_model: SentenceTransformer, document_model: SentenceTransformer, matrix: NDArray[np.float32] | None = None
+) -> SentenceTransformer:
+    """Return a model that embeds queries with `query_model` and documents with `document_model`.
+
+    A `Router` holds both whole; plain `encode` takes the document side. Prompts are those of `document_model`.
+
+    Args:
+        query_model: the trained tower.
+        document_model: the base.
+        matrix: float32 [d, d] on the vectors of `query_model`; None for none.
+
+    Raises:
+        ModelError: if the vectors of the two differ in length, or the matrix does not fit them.
+    """
+    lengths = query_model.get_embedding_dimension(), document_model.get_embedding_dimension()
+    if lengths[0] != lengths[1]:
+        raise ModelError(
+            f"The query model gives vectors of {lengths[0]} numbers and the document model of {lengths[1]}; "
+            "take two models of one kind."
+        )
+    extra = [] if matrix is None else _moved(query_model, matrix)
+    route = Router.for_query_document([*_modules(query_model), *extra], _modules(document_model))
+    return _like(document_model, [route])
+
+
+def _modules(model: SentenceTransformer) -> list[Module]:
+    return cast(list[Module], list(model.children()))
+
+
+def _moved(model: SentenceTransformer, matrix: NDArray[np.float32]) -> list[Module]:
+    """The modules that turn a vector q into normalize(matrix @ q)."""
+    length = model.get_embedding_dimension()
+    if length is None or matrix.shape != (length, length):
+        raise ModelError(
+            f"The matrix is of shape {tuple(matrix.shape)} and the model's vectors hold {length} numbers; "
+            "fit the matrix on vectors of this model."
+        )
+    weight = torch.tensor(matrix, dtype=torch.float32)
+    dense = Dense(length, length, bias=False, activation_function=nn.Identity(), init_weight=weight)
+    return [dense.to(model.device), Normalize()]
+
+
+def _like(model: SentenceTransformer, modules: list[Module]) -> SentenceTransformer:
+    """A model of `modules` with the prompts and the settings of `model`."""
+    built = SentenceTransformer(
+        modules=cast(list[nn.Module], modules),
+        device=str(model.device),
+        prompts={name: text for name, text in model.prompts.items() if text is not None},
+        default_prompt_name=model.default_prompt_name,
+        similarity_fn_name=model.similarity_fn_name,
+        truncate_dim=model.truncate_dim,
+    )
+    return built.train(model.training)

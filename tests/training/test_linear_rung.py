@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.errors import TrainingError
+from llama_index_ace_finetune.evaluation.measures import MRR, per_query
+from llama_index_ace_finetune.ranking.dense import dense_top_k
+from llama_index_ace_finetune.training.linear_rung import LinearFit, LinearSettings, fit_linear, ridge_matrix
+
+Rows = list[NDArray[np.int64]]
+Problem = tuple[NDArray[np.float32], NDArray[np.float32], Rows, NDArray[np.float32], Rows]
+
+
+def unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def rotated(*, documents: int = 400, queries: int = 300, d: int = 24, seed: int = 0, noise: float = 0.6) -> Problem:
+    """Queries that are noisy copies of a document seen through a fixed rotation: a matrix can undo it."""
+    generator = np.random.default_rng(seed)
+    corpus = unit(generator.normal(size=(documents, d)))
+    rotation, upper = np.linalg.qr(np.eye(d) + 0.25 * generator.normal(size=(d, d)))
+    # Without the signs, an axis may be turned around altogether.
+    rotation *= np.sign(np.diag(upper))
+    rows = generator.integers(0, documents, 2 * queries)
+    asked = unit(corpus[rows] @ rotation + noise * generator.normal(size=(2 * queries, d)) / np.sqrt(d))
+    right = [np.array([row], np.int64) for row in rows]
+    return asked[:queries], corpus, right[:queries], asked[queries:], right[queries:]
+
+
+def fit(problem: Problem, **settings: Any) -> LinearFit:
+    queries, corpus, right, dev, dev_right = problem
+    return fit_linear(
+        queries, corpus, right, dev_queries=dev, dev_relevant=dev_right, settings=LinearSettings(**settings)
+    )
+
+
+def mrr(queries: NDArray[np.float32], corpus: NDArray[np.float32], right: Rows) -> float:
+    return float(per_query(MRR(10), dense_top_k(queries, corpus, 10)[0], right).mean())
+
+
+def test_ridge_by_hand() -> None:
+    # One dimension, q = 1, d = .5, lambda = 1: minimise (w - .5)^2 + (w - 1)^2, so w = .75.
+    assert ridge_matrix(torch.tensor([[1.0]]), torch.tensor([[0.5]]), 1.0).item() == pytest.approx(0.75)
+
+
+def test_ridge_is_the_closed_form_and_a_minimum() -> None:
+    generator = np.random.default_rng(0)
+    q, t = generator.normal(size=(50, 6)), generator.normal(size=(50, 6))
+    ours = ridge_matrix(torch.from_numpy(q), torch.from_numpy(t), 3.0).numpy()
+    identity = np.eye(6)
+    # Row by row: (W - I)' solves an ordinary ridge regression of T - Q on Q.
+    expected = identity + (np.linalg.inv(q.T @ q + 3.0 * identity) @ q.T @ (t - q)).T
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+    def objective(w: NDArray[Any]) -> float:
+        return float(((q @ w.T - t) ** 2).sum() + 3.0 * ((w - identity) ** 2).sum())
+
+    nearby = [expected + 0.01 * generator.normal(size=(6, 6)) for _ in range(20)]
+    assert min(objective(matrix) for matrix in nearby) > objective(expected)
+
+
+def test_ridge_goes_from_least_squares_to_the_identity() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, t = torch.randn(40, 5, generator=generator), torch.randn(40, 5, generator=generator)
+    assert torch.allclose(ridge_matrix(q, t, 1e9), torch.eye(5), atol=1e-5)
+    assert torch.allclose(ridge_matrix(q, t, 1e-9), torch.linalg.lstsq(q, t).solution.T, atol=1e-4)
+
+
+@pytest.mark.parametrize("whole_corpus", [5_000, 100])
+def test_it_undoes_a_rotation(whole_corpus: int) -> None:
+    problem = rotated()
+    found = fit(problem, whole_corpus=whole_corpus)
+    _, corpus, _, dev, dev_right = problem
+    before, after = mrr(dev, corpus, dev_right), mrr(dev @ found.matrix.T, corpus, dev_right)
+    assert after > before + 0.1
+    assert found.chosen.kind != "identity"
+    assert found.matrix.dtype == np.float32
+    assert found.matrix.shape == (24, 24)
+    # The table's figures and the difference are those of the measures.
+    assert found.candidates[0].dev_mrr == pytest.approx(before, abs=1e-6)
+    assert found.chosen.dev_mrr == pytest.approx(after, abs=1e-6)
+    assert found.chosen.dev_mrr == max(candidate.dev_mrr for candidate in found.candidates)
+    assert found.difference.mean == pytest.approx(after - before, abs=1e-6)
+    assert found.difference.low > 0
+
+
+def test_training_beats_the_ridge_solution() -> None:
+    # Half the axes are large but blurred in the queries, half are small but sharp: the softmax learns to look at those.
+    generator = np.random.default_rng(0)
+    corpus = unit(generator.normal(size=(400, 24)) * np.repeat([1.0, 0.4], 12))
+    rows = generator.integers(0, 400, 600)
+    blur = 3 / np.sqrt(24) * generator.normal(size=(600, 24)) * np.repeat([1.0, 0.08], 12)
+    asked, right = unit(corpus[rows] + blur), [np.array([row], np.int64) for row in rows]
+    found = fit((asked[:300], corpus, right[:300], asked[300:], right[300:]))
+    best = {kind: max(c.dev_mrr for c in found.candidates if c.kind == kind) for kind in ("ridge", "trained")}
+    assert best["trained"] > best["ridge"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_identity_wins_where_the_labels_are_noise(seed: int) -> None:
+    queries, corpus, right, dev, dev_right = rotated(seed=seed)
+    generator = np.random.default_rng(seed)
+    shuffled = [right[place] for place in generator.permutation(len(right))]
+    dev_shuffled = [dev_right[place] for place in generator.permutation(len(dev_right))]
+    found = fit((queries, corpus, shuffled, dev, dev_shuffled))
+    assert found.chosen.kind == "identity"
+    assert found.chosen is found.candidates[0]
+    np.testing.assert_array_equal(found.matrix, np.eye(24))
+
+
+def test_the_identity_wins_where_training_labels_alone_are_noise() -> None:
+    queries, corpus, right, dev, dev_right = rotated(noise=0.1)
+    shuffled = [right[place] for place in np.random.default_rng(0).permutation(len(right))]
+    assert fit((queries, corpus, shuffled, dev, dev_right)).chosen.kind == "identity"
+
+
+def test_every_setting_is_in_the_table_and_the_same_seed_gives_the_same() -> None:
+    settings = {"ridges": (10.0, 100.0), "pulls": (0.3, 0.03), "alphas": (0.25, 0.5), "steps": 4}
+    first, second = fit(rotated(), **settings), fit(rotated(), **settings)
+    table = [(c.kind, c.strength, c.steps, c.alpha) for c in first.candidates]
+    assert table[:5] == [
+        ("identity", 0.0, 0, 0.0),
+        ("ridge", 10.0, 0, 1.0),
+        ("ridge", 100.0, 0, 1.0),
+        ("trained", 0.3, 4, 1.0),
+        ("trained", 0.03, 8, 1.0),
+    ]
+    whole = max(first.candidates[1:5], key=lambda candidate: candidate.dev_mrr)
+    assert table[5:] == [(whole.kind, whole.strength, whole.steps, alpha) for alpha in (0.25, 0.5)]
+    assert first.candidates == second.candidates
+    np.testing.assert_array_equal(first.matrix, second.matrix)
+
+
+def test_alpha_goes_part_of_the_way() -> None:
+    # A ridge that is far too weak for 20 queries overshoots, and part of the way is better.
+    queries, corpus, right, dev, dev_right = rotated()
+    few = (queries[:20], corpus, right[:20], dev, dev_right)
+    whole, some = (fit(few, ridges=(0.01,), pulls=(), alphas=alphas) for alphas in ((), (0.5,)))
+    assert (whole.chosen.alpha, some.chosen.alpha) == (1.0, 0.5)
+    np.testing.assert_allclose(some.matrix, (np.eye(24) + whole.matrix) / 2, atol=1e-6)
+
+
+def test_a_strong_pull_stays_at_the_identity() -> None:
+    problem = rotated()
+    far, near = (fit(problem, ridges=(), pulls=(pull,), steps=40).matrix for pull in (0.01, 30.0))
+    identity = np.eye(24)
+    assert np.linalg.norm(far - identity) > 3 * np.linalg.norm(near - identity) > 0
+
+
+def test_queries_without_an_answer_do_not_count() -> None:
+    queries, corpus, right, dev, dev_right = rotated()
+    none = np.empty(0, np.int64)
+    more = (np.concatenate([queries, queries[:5]]), corpus, [*right, *[none] * 5], dev, dev_right)
+    with_dev = (*more[:3], np.concatenate([dev, dev[:5]]), [*dev_right, *[none] * 5])
+    np.testing.assert_array_equal(fit(more).matrix, fit((queries, corpus, right, dev, dev_right)).matrix)
+    np.testing.assert_array_equal(fit(with_dev).matrix, fit(more).matrix)
+
+
+@pytest.mark.parametrize("part", ["train", "dev"])
+def test_without_queries_it_is_the_identity(part: str, caplog: pytest.LogCaptureFixture) -> None:
+    queries, corpus, right, dev, dev_right = rotated()
+    empty = queries[:0]
+    problem: Problem = (empty, corpus, [], dev, dev_right) if part == "train" else (queries, corpus, right, empty, [])
+    found = fit(problem)
+    assert found.chosen.kind == "identity"
+    assert "stay as they are" in caplog.text
+
+
+def test_dev_can_be_larger_than_what_candidates_are_compared_on() -> None:
+    problem = rotated()
+    found = fit(problem, dev_queries=50)
+    assert found.chosen.kind != "identity"
+    # The difference is over all of dev, the table over 50 of them.
+    assert found.difference.wins + found.difference.ties + found.difference.losses == 300
+    assert found.candidates[0].dev_mrr != pytest.approx(mrr(problem[3], problem[1], problem[4]), abs=1e-9)
+
+
+def test_equal_scores_count_against_a_candidate() -> None:
+    queries, corpus, right, dev, dev_right = rotated()
+    # Every document twice: the right one never comes first for sure.
+    found = fit((queries, np.concatenate([corpus, corpus]), right, dev, dev_right))
+    assert max(candidate.dev_mrr for candidate in found.candidates) <= 0.5
+
+
+def test_inputs_that_do_not_fit() -> None:
+    queries, corpus, right, dev, dev_right = rotated()
+    broken = queries.copy()
+    broken[0, 0] = np.nan
+    for problem, words in (
+        ((queries[:, :-1], corpus, right, dev, dev_right), "do not fit"),
+        ((queries, corpus, right[:-1], dev, dev_right), "right answers of 299"),
+        ((queries, corpus, right, dev, dev_right[:-1]), "right answers of 299"),
+        ((queries, corpus, [np.array([400]), *right[1:]], dev, dev_right), "no row of the 400"),
+        ((queries, corpus, [np.array([-1]), *right[1:]], dev, dev_right), "no row of the 400"),
+        ((broken, corpus, right, dev, dev_right), "NaN"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fit(problem)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0),
+        ("temperature", -1.0),
+        ("learning_rate", 0.0),
+        ("batch_size", 0),
+        ("nearest", 0),
+        ("dev_queries", 0),
+        ("whole_corpus", -1),
+        ("ridges", (1.0, 0.0)),
+        ("pulls", (-0.1,)),
+        ("alphas", (0.0,)),
+        ("alphas", (0.5, 1.0)),
+    ],
+)
+def test_bad_settings_are_refused(name: str, value: object) -> None:
+    with pytest.raises(TrainingError, match=f"linear setting {name} is"):
+        replace(LinearSettings(), **{name: value})
+    with pytest.raises(TrainingError, match="ridges"):
+        LinearSettings(ridges=(), pulls=())

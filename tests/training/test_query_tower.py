@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.training.dev_set import DevSet
+from llama_index_ace_finetune.training.examples import IndexedExamples, index_examples
+from llama_index_ace_finetune.training.full_corpus_loss import full_corpus_loss, pad_rows
+from llama_index_ace_finetune.training.query_tower import (
+    FixedDocumentsDevSet,
+    QueryCollator,
+    QueryTowerLoss,
+    QueryTowerSettings,
+    moved_queries,
+    train_query_tower,
+)
+from llama_index_ace_finetune.training.watcher import TrainingWatcher
+
+SETTINGS = QueryTowerSettings(epochs=2, batch_size=20, learning_rate=1e-4, budget_minutes=None)
+
+
+@pytest.fixture(scope="module")
+def train(training_data: TrainingData) -> IndexedExamples:
+    return index_examples(training_data, [e for e in training_data.examples if e.split == "train"])
+
+
+@pytest.fixture(scope="module")
+def vectors(minilm: Encoder, train: IndexedExamples) -> NDArray[np.float32]:
+    return minilm.encode_documents(train.corpus)
+
+
+@pytest.fixture(scope="module")
+def matrix(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    d = vectors.shape[1]
+    return np.asarray(np.eye(d) + 0.02 * np.random.default_rng(0).normal(size=(d, d)), np.float32)
+
+
+def own_encoder(**settings: object) -> Encoder:
+    """One whose weights may change."""
+    return Encoder.load(DEFAULT_BASE_MODEL, settings=EncoderSettings(device="cpu", **settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("near", [None, 99])
+def test_the_loss_compares_the_batch_with_the_corpus(
+    minilm: Encoder,
+    train: IndexedExamples,
+    vectors: NDArray[np.float32],
+    matrix: NDArray[np.float32],
+    moved: bool,
+    near: int | None,
+) -> None:
+    used = matrix if moved else None
+    numbers = [30, 3, 11]
+    batch = QueryCollator(minilm.model.preprocess, train, "")([{"example": number} for number in numbers])
+    rows = pad_rows(train.relevant)
+    every = torch.arange(len(vectors)).repeat(len(train.queries), 1)
+    loss = QueryTowerLoss(
+        minilm.model, vectors, rows, near=every if near else None, matrix=used, temperature=0.05, packed=False
+    )
+    features = {name.removeprefix("query_"): value for name, value in batch.items() if name.startswith("query_")}
+    with torch.no_grad():
+        found = loss([features], batch["label"])
+    queries = moved_queries(minilm.encode_queries([train.queries[number] for number in numbers]), used)
+    expected = full_corpus_loss(torch.from_numpy(queries), torch.from_numpy(vectors), rows[numbers], temperature=0.05)
+    assert float(found) == pytest.approx(float(expected), abs=1e-4)
+    assert batch["label"].tolist() == numbers
+
+
+def test_the_corpus_is_no_part_of_the_weights(
+    minilm: Encoder, train: IndexedExamples, vectors: NDArray[np.float32]
+) -> None:
+    loss = QueryTowerLoss(
+        minilm.model, vectors, pad_rows(train.relevant), near=None, matrix=None, temperature=0.05, packed=False
+    )
+    assert {name.partition(".")[0] for name in loss.state_dict()} == {"model"}
+    assert {name.partition(".")[0] for name, _ in loss.named_parameters()} == {"model"}
+
+
+def test_the_collator_puts_the_prompt_in_front(minilm: Encoder, train: IndexedExamples) -> None:
+    batch = QueryCollator(minilm.model.preprocess, train, "query: ")([{"example": 0}])
+    expected = minilm.model.preprocess(["query: " + train.queries[0]])
+    assert torch.equal(batch["query_input_ids"], expected["input_ids"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_moves_queries_to_their_answers(
+    train: IndexedExamples, vectors: NDArray[np.float32], precision: str
+) -> None:
+    encoder = own_encoder(precision=precision)
+    dev = FixedDocumentsDevSet(train, document_vectors=vectors)
+    before = dev.score(encoder)
+    watcher = TrainingWatcher(encoder, dev, base_scores=before, eval_steps=None, patience=None)
+    steps, epochs = train_query_tower(encoder, train, vectors, settings=SETTINGS, callbacks=[watcher])
+    assert (steps, epochs) == (4, 2.0)
+    losses = [row["loss"] for row in watcher.history if "loss" in row]
+    assert losses[-1] < losses[0]
+    scores = [row["MRR@10"] for row in watcher.history if "MRR@10" in row]
+    assert scores[0] == before.means["MRR@10"]
+    assert scores[-1] > scores[0]
+    assert scores[-1] == pytest.approx(dev.score(encoder).means["MRR@10"])
+
+
+def test_dev_looks_at_the_weights_as_they_are(train: IndexedExamples, vectors: NDArray[np.float32]) -> None:
+    encoder = own_encoder(precision="bfloat16")
+    before = encoder.encode_queries(train.queries)
+    train_query_tower(encoder, train, vectors, settings=SETTINGS)
+    # Whatever the encoder kept of the weights before training must be gone.
+    after, truth = encoder.encode_queries(train.queries), encoder.model.encode_query(list(train.queries))
+    assert np.linalg.norm(after - truth) < 0.2 * np.linalg.norm(after - before)
+
+
+def test_a_large_corpus_is_met_in_parts(
+    train: IndexedExamples, vectors: NDArray[np.float32], matrix: NDArray[np.float32]
+) -> None:
+    encoder = own_encoder()
+    dev = FixedDocumentsDevSet(train, document_vectors=vectors, matrix=matrix)
+    before = dev.score(encoder).means["MRR@10"]
+    train_query_tower(encoder, train, vectors, settings=replace(SETTINGS, whole_corpus=0, nearest=2), matrix=matrix)
+    assert dev.score(encoder).means["MRR@10"] > before
+    assert not encoder.model.training
+
+
+def test_dev_scores_over_fixed_documents_are_those_of_the_base(
+    minilm: Encoder, train: IndexedExamples, vectors: NDArray[np.float32], matrix: NDArray[np.float32]
+) -> None:
+    fixed = FixedDocumentsDevSet(train, document_vectors=vectors)
+    ours, theirs = fixed.score(minilm), DevSet(train).score(minilm)
+    assert ours.means == theirs.means
+    np.testing.assert_array_equal(ours.rankings, theirs.rankings)
+    assert fixed.pooled(ours.rankings) is fixed
+    moved = FixedDocumentsDevSet(train, document_vectors=vectors, matrix=matrix).score(minilm)
+    expected = moved_queries(minilm.encode_queries(train.queries), matrix) @ vectors.T
+    np.testing.assert_array_equal(moved.rankings[:, 0], expected.argmax(axis=1))
+
+
+def test_moved_queries_are_unit_vectors() -> None:
+    moved = moved_queries(np.array([[0.6, 0.8]], np.float32), np.array([[0, 2], [2, 0]], np.float32))
+    np.testing.assert_allclose(moved, [[0.8, 0.6]], atol=1e-6)
+    queries = nn.functional.normalize(torch.randn(3, 4)).numpy()
+    assert moved_queries(queries, None) is queries
+
+
+def test_one_vector_per_document_is_needed(
+    minilm: Encoder, train: IndexedExamples, vectors: NDArray[np.float32]
+) -> None:
+    with pytest.raises(ValueError, match="11 vectors of 12 documents"):
+        train_query_tower(minilm, train, vectors[:-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("learning_rate", -1.0),
+        ("temperature", 0.0),
+        ("budget_minutes", 0.0),
+        ("warmup_steps", -1),
+        ("nearest", 0),
+        ("whole_corpus", -1),
+    ],
+)
+def test_bad_settings_are_refused(name: str, value: float) -> None:
+    with pytest.raises(AceFinetuneError, match=f"setting {name} is"):
+        replace(SETTINGS, **{name: value})  # type: ignore[arg-type]

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.training.query_tower import moved_queries
+from llama_index_ace_finetune.training.two_towers import linear_towers, query_and_document_towers
+
+TEXTS = ["restart the worker", "Retry with a longer timeout when the queue is full. " * 4, "?"]
+CPU = EncoderSettings(device="cpu")
+PROMPTED = EncoderSettings(device="cpu", query_prompt="query: ", document_prompt="passage: ")
+
+
+@pytest.fixture(scope="module")
+def prompted() -> Encoder:
+    """The base with prompts, which a folder has to carry."""
+    return Encoder.load(DEFAULT_BASE_MODEL, settings=PROMPTED)
+
+
+@pytest.fixture(scope="module")
+def tower() -> SentenceTransformer:
+    """A query tower that is not the base."""
+    model = Encoder.load(DEFAULT_BASE_MODEL, settings=PROMPTED).model
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.02)
+    return model
+
+
+@pytest.fixture(scope="module")
+def matrix() -> NDArray[np.float32]:
+    return np.asarray(np.eye(384) + 0.03 * np.random.default_rng(0).normal(size=(384, 384)), np.float32)
+
+
+@pytest.fixture(scope="module", params=["linear", "queries", "queries and matrix"])
+def folder(
+    request: pytest.FixtureRequest,
+    prompted: Encoder,
+    tower: SentenceTransformer,
+    matrix: NDArray[np.float32],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[SentenceTransformer, Path]:
+    builders: dict[str, Callable[[], SentenceTransformer]] = {
+        "linear": lambda: linear_towers(prompted.model, matrix),
+        "queries": lambda: query_and_document_towers(tower, prompted.model),
+        "queries and matrix": lambda: query_and_document_towers(tower, prompted.model, matrix),
+    }
+    model = builders[request.param]()
+    path = tmp_path_factory.mktemp("towers") / "model"
+    model.save_pretrained(str(path), create_model_card=False, safe_serialization=True)
+    return model, path
+
+
+def test_the_folder_gives_the_vectors_of_the_model_in_memory(
+    folder: tuple[SentenceTransformer, Path], prompted: Encoder
+) -> None:
+    model, path = folder
+    loaded = SentenceTransformer(str(path), device="cpu", local_files_only=True)
+    np.testing.assert_array_equal(loaded.encode_query(TEXTS), model.encode_query(TEXTS))
+    documents = prompted.model.encode_document(TEXTS)
+    np.testing.assert_array_equal(model.encode_document(TEXTS), documents)
+    np.testing.assert_array_equal(loaded.encode_document(TEXTS), documents)
+    # Without a role, a text is embedded as by the base.
+    np.testing.assert_array_equal(loaded.encode(TEXTS), prompted.model.encode(TEXTS))
+    assert np.abs(loaded.encode_query(TEXTS) - prompted.model.encode_query(TEXTS)).max() > 1e-3
+    assert loaded.prompts == prompted.model.prompts
+    assert loaded.max_seq_length == prompted.model.max_seq_length
+    assert loaded.get_embedding_dimension() == 384
+    assert loaded.similarity_fn_name == prompted.model.similarity_fn_name
+
+
+def test_our_encoder_loads_the_folder(folder: tuple[SentenceTransformer, Path], prompted: Encoder) -> None:
+    model, path = folder
+    encoder = Encoder.load(path, settings=CPU)
+    np.testing.assert_array_equal(encoder.encode_documents(TEXTS), prompted.encode_documents(TEXTS))
+    np.testing.assert_allclose(encoder.encode_queries(TEXTS), model.encode_query(TEXTS), atol=1e-6)
+    assert encoder.dimension == 384
+    assert encoder.fingerprint != prompted.fingerprint
+    short = Encoder.load(path, settings=EncoderSettings(device="cpu", max_seq_length=8))
+    for role in ("query", "document"):
+        features = short.model.preprocess([TEXTS[1]], task=role)
+        assert features["input_ids"].shape == (1, 8)
+
+
+def test_the_folder_holds_safetensors_and_each_weight_once(
+    folder: tuple[SentenceTransformer, Path], request: pytest.FixtureRequest
+) -> None:
+    _, path = folder
+    assert {file.suffix for file in path.rglob("*") if file.is_file()} == {".safetensors", ".json"}
+    sizes = [file.stat().st_size for file in path.rglob("*.safetensors")]
+    towers = 1 if (path / "model.safetensors").is_file() else 2
+    assert sum(size > 50e6 for size in sizes) == towers
+    assert sum(size < 1e6 for size in sizes) == len(sizes) - towers <= 1
+
+
+def test_linear_queries_are_the_moved_vectors_of_the_base(prompted: Encoder, matrix: NDArray[np.float32]) -> None:
+    found = linear_towers(prompted.model, matrix).encode_query(TEXTS)
+    np.testing.assert_allclose(found, moved_queries(prompted.encode_queries(TEXTS), matrix), atol=1e-6)
+
+
+def test_tower_queries_are_those_of_the_tower(
+    prompted: Encoder, tower: SentenceTransformer, matrix: NDArray[np.float32]
+) -> None:
+    queries = tower.encode_query(TEXTS)
+    built = query_and_document_towers(tower, prompted.model)
+    np.testing.assert_array_equal(built.encode_query(TEXTS), queries)
+    moved = query_and_document_towers(tower, prompted.model, matrix).encode_query(TEXTS)
+    np.testing.assert_allclose(moved, moved_queries(queries, matrix), atol=1e-6)
+
+
+def test_a_base_without_a_normalize_module(minilm: Encoder, matrix: NDArray[np.float32], tmp_path: Path) -> None:
+    raw = SentenceTransformer(modules=list(minilm.model.children())[:2], device="cpu").eval()
+    assert np.linalg.norm(raw.encode_document(TEXTS), axis=1).min() > 1.1
+    linear_towers(raw, matrix).save_pretrained(str(tmp_path), create_model_card=False)
+    loaded = SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
+    # Documents keep the length that they are stored with; queries are moved in direction alone.
+    np.testing.assert_array_equal(loaded.encode_document(TEXTS), raw.encode_document(TEXTS))
+    expected = moved_queries(minilm.encode_queries(TEXTS), matrix)
+    np.testing.assert_allclose(loaded.encode_query(TEXTS), expected, atol=1e-6)
+    np.testing.assert_allclose(Encoder.load(tmp_path, settings=CPU).encode_queries(TEXTS), expected, atol=1e-6)
+
+
+def test_another_matrix_gives_another_fingerprint(minilm: Encoder, matrix: NDArray[np.float32], tmp_path: Path) -> None:
+    for name, values in (("one", matrix), ("same", matrix), ("other", matrix.T)):
+        model = linear_towers(minilm.model, np.ascontiguousarray(values))
+        model.save_pretrained(str(tmp_path / name), create_model_card=False)
+    one, same, other = (Encoder.load(tmp_path / name, settings=CPU).fingerprint for name in ("one", "same", "other"))
+    assert one == same != other
+
+
+def test_building_leaves_the_base_and_the_matrix_alone(minilm: Encoder, matrix: NDArray[np.float32]) -> None:
+    before, kept = minilm.encode_queries(TEXTS), matrix.copy()
+    model = linear_towers(minilm.model, matrix)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "linear" in name:
+                weight.zero_()
+    np.testing.assert_array_equal(minilm.encode_queries(TEXTS), before)
+    np.testing.assert_array_equal(matrix, kept)
+
+
+@pytest.mark.parametrize("shape", [(383, 383), (384, 383), (384,)])
+def test_a_matrix_that_does_not_fit(minilm: Encoder, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match="384 numbers"):
+        linear_towers(minilm.model, np.zeros(shape, np.float32))
+    with pytest.raises(ModelError, match="384 numbers"):
+        query_and_document_towers(minilm.model, minilm.model, np.zeros(shape, np.float32))
+
+
+def test_towers_of_different_length(minilm: Encoder) -> None:
+    from sentence_transformers.base.modules import Dense
+
+    narrow = SentenceTransformer(modules=[*minilm.model.children(), Dense(384, 8)], device="cpu")
+    with pytest.raises(ModelError, match="vectors of 8 numbers and the document model of 384"):
+        query_and_document_towers(narrow, minilm.model)
