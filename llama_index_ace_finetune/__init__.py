@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.errors import AceFinetuneError
     from llama_index_ace_finetune.finetuned_retrieval import FineTunedRetrieval
     from llama_index_ace_finetune.mining.miner import HardNegativeMiner
+    from llama_index_ace_finetune.mining.save_report import save_mining_report
+    from llama_index_ace_finetune.mining.settings import MiningSettings
     from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
     from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
     from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
@@ -33,6 +35,7 @@ __all__ = [
     "HardNegativeMiner",
     "Memory",
     "MemoryStore",
+    "MiningSettings",
     "Query",
     "RetrievalDataset",
     "RetrievedMemory",
@@ -41,6 +44,7 @@ __all__ = [
     "TrainingDataGenerator",
     "__version__",
     "read_dataset",
+    "save_mining_report",
     "split_dataset",
 ]
 
@@ -53,6 +57,7 @@ _HOMES = {
     "HardNegativeMiner": "mining.miner",
     "Memory": "datasets.types",
     "MemoryStore": "stores.memory_store",
+    "MiningSettings": "mining.settings",
     "Query": "datasets.types",
     "RetrievalDataset": "datasets.types",
     "RetrievedMemory": "retrievers.retrieved_memory",
@@ -60,6 +65,7 @@ _HOMES = {
     "TrainingConfig": "training.config",
     "TrainingDataGenerator": "mining.training_data_generator",
     "read_dataset": "datasets.read_dataset",
+    "save_mining_report": "mining.save_report",
     "split_dataset": "datasets.split",
 }
 

@@ -37,6 +37,36 @@ Seed = Annotated[int, typer.Option(help="Of the split and of the training.")]
 Negatives = Annotated[int, typer.Option(help="Hard negatives mined per query.")]
 MinDifficulty = Annotated[str | None, typer.Option(help="Leave out easier queries: easy, medium or hard.")]
 SkipCategories = Annotated[list[str] | None, typer.Option(help="Leave out queries of this category; repeatable.")]
+_MINING = "Mining"
+TopK = Annotated[int | None, typer.Option(help="Candidates per query and source.", rich_help_panel=_MINING)]
+MinRank = Annotated[int | None, typer.Option(help="Refuse candidates ranked above this.", rich_help_panel=_MINING)]
+RelativeMargin = Annotated[
+    float | None,
+    typer.Option(
+        help="Highest score of a negative, as a share of its right answer's; 0 is off.", rich_help_panel=_MINING
+    ),
+]
+AbsoluteMargin = Annotated[
+    float | None, typer.Option(help="How far below its right answer a negative scores.", rich_help_panel=_MINING)
+]
+MaxScore = Annotated[float | None, typer.Option(help="Highest score of a negative.", rich_help_panel=_MINING)]
+NearerAnswer = Annotated[
+    float | None,
+    typer.Option(help="Highest cosine with a right answer, as a share of the query's.", rich_help_panel=_MINING),
+]
+TeacherModel = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher", help="Cross-encoder or larger model whose scores the margins use.", rich_help_panel=_MINING
+    ),
+]
+Relax = Annotated[
+    bool,
+    typer.Option("--relax", help="Loosen the relative margin where a query is short.", rich_help_panel=_MINING),
+]
+SelectionName = Annotated[str | None, typer.Option(help="top, random or spread.", rich_help_panel=_MINING)]
+Dense = Annotated[bool, typer.Option(help="Take candidates from the base model.", rich_help_panel=_MINING)]
+Bm25 = Annotated[bool, typer.Option(help="Take candidates from BM25.", rich_help_panel=_MINING)]
 
 
 @app.callback(invoke_without_command=True)
@@ -64,6 +94,17 @@ def run(
     learning_rate: LearningRate = None,
     device: Device = None,
     seed: Seed = 0,
+    top_k: TopK = None,
+    min_rank: MinRank = None,
+    relative_margin: RelativeMargin = None,
+    absolute_margin: AbsoluteMargin = None,
+    max_score: MaxScore = None,
+    nearer_answer: NearerAnswer = None,
+    teacher: TeacherModel = None,
+    relax: Relax = False,
+    selection: SelectionName = None,
+    dense: Dense = True,
+    bm25: Bm25 = True,
 ) -> None:
     """Do everything: read, split, mine, train, evaluate, index."""
 
@@ -81,6 +122,20 @@ def run(
                 ),
                 split=SplitSettings(seed=seed),
                 negatives=negatives,
+                mining=_mining(
+                    top_k,
+                    min_rank,
+                    relative_margin,
+                    absolute_margin,
+                    max_score,
+                    nearer_answer,
+                    teacher,
+                    relax,
+                    selection,
+                    dense,
+                    bm25,
+                    seed,
+                ),
                 min_difficulty=_difficulty(min_difficulty),
                 skip_categories=frozenset(skip_categories or ()),
                 command=shlex.join(["ace-finetune", *sys.argv[1:]]),
@@ -100,12 +155,25 @@ def generate(
     min_difficulty: MinDifficulty = None,
     skip_categories: SkipCategories = None,
     max_examples: Annotated[int | None, typer.Option(help="At most so many examples.")] = None,
-    top_k: Annotated[int, typer.Option(help="Candidates per query and source.")] = 20,
     qdrant_url: Annotated[str | None, typer.Option(help="Mine from a collection on this server too.")] = None,
     collection: Annotated[str, typer.Option(help="That collection.")] = "ace_memories_hybrid",
     embedding_url: Annotated[str | None, typer.Option(help="Endpoint whose vectors it holds.")] = None,
     device: Device = None,
     seed: Seed = 0,
+    top_k: TopK = None,
+    min_rank: MinRank = None,
+    relative_margin: RelativeMargin = None,
+    absolute_margin: AbsoluteMargin = None,
+    max_score: MaxScore = None,
+    nearer_answer: NearerAnswer = None,
+    teacher: TeacherModel = None,
+    relax: Relax = False,
+    selection: SelectionName = None,
+    dense: Dense = True,
+    bm25: Bm25 = True,
+    mining_report: Annotated[
+        Path | None, typer.Option(help="Folder for the full report of the mining.", rich_help_panel=_MINING)
+    ] = None,
 ) -> None:
     """Mine hard negatives and write training data."""
 
@@ -116,7 +184,23 @@ def generate(
         from llama_index_ace_finetune.mining.miner import HardNegativeMiner
         from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
 
-        miner = HardNegativeMiner(qdrant_url, collection, embedding_url, top_k=top_k, model=base_model, device=device)
+        settings = _mining(
+            top_k,
+            min_rank,
+            relative_margin,
+            absolute_margin,
+            max_score,
+            nearer_answer,
+            teacher,
+            relax,
+            selection,
+            dense,
+            bm25,
+            seed,
+        )
+        miner = HardNegativeMiner(
+            qdrant_url, collection, embedding_url, model=base_model, settings=settings, device=device
+        )
         write(
             TrainingDataGenerator(
                 data, output, miner, max_examples, memories=memories, split_settings=SplitSettings(seed=seed)
@@ -124,6 +208,7 @@ def generate(
             negatives=negatives,
             min_difficulty=_difficulty(min_difficulty),
             skip_categories=skip_categories or (),
+            report=mining_report,
             screen=console(),
         )
 
@@ -314,6 +399,39 @@ def _training(
         seed=seed,
         **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
     )
+
+
+def _mining(
+    top_k: int | None,
+    min_rank: int | None,
+    relative_margin: float | None,
+    absolute_margin: float | None,
+    max_score: float | None,
+    nearer_answer: float | None,
+    teacher: str | None,
+    relax: bool,
+    selection: str | None,
+    dense: bool,
+    bm25: bool,
+    seed: int,
+) -> Any:
+    from llama_index_ace_finetune.mining.settings import MiningSettings
+
+    given = {
+        "top_k": top_k,
+        "min_rank": min_rank,
+        "absolute_margin": absolute_margin,
+        "max_score": max_score,
+        "nearer_answer": nearer_answer,
+        "teacher": teacher,
+        "selection": selection,
+    }
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if relative_margin is not None:
+        options["relative_margin"] = relative_margin or None
+    if relax:
+        options["relaxation"] = (1.0, None)
+    return MiningSettings(dense=dense, bm25=bm25, seed=seed, **options)
 
 
 def _difficulty(value: str | None) -> str | None:

@@ -20,6 +20,7 @@ class RunFolder:
     manifest.json       what was run on what; its presence marks a finished run
     split.json          which query is train, dev, test
     training_data.json  queries, right answers, mined negatives, corpus
+    mining/             report of the mining: counts, histograms, samples
     model/              what ships
     index/              embedded store with the vectors of model and base
     report.json, report.html
@@ -70,6 +71,11 @@ class RunFolder:
     def training_data(self) -> Path:
         """Mined examples."""
         return self.path / "training_data.json"
+
+    @property
+    def mining(self) -> Path:
+        """Folder with the report of the mining."""
+        return self.path / "mining"
 
     @property
     def model(self) -> Path:

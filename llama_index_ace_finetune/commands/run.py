@@ -14,16 +14,20 @@ from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.atomic import new_folder, write_json
 from llama_index_ace_finetune.commands.console import console, texts_progress
 from llama_index_ace_finetune.commands.evaluate import evaluate_model
+from llama_index_ace_finetune.commands.generate import print_mining
 from llama_index_ace_finetune.commands.index import write_index
 from llama_index_ace_finetune.commands.summary import print_summary
 from llama_index_ace_finetune.commands.train import train_model
 from llama_index_ace_finetune.datasets.audit import audit_split, require_clean
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.split import SplitSettings, split_dataset
+from llama_index_ace_finetune.datasets.training_data import modified_at
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.evaluation.report import write_report
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
+from llama_index_ace_finetune.mining.save_report import save_mining_report
+from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.training.config import TrainingConfig
@@ -40,6 +44,7 @@ class RunSettings:
         training: settings of the training; its output_dir is not used.
         split: settings of the split.
         negatives: mined per query.
+        mining: where candidates come from, and which are refused.
         min_difficulty: leave out easier training queries.
         skip_categories: leave out training queries of these categories.
         command: as typed, for the report.
@@ -51,6 +56,7 @@ class RunSettings:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     split: SplitSettings = field(default_factory=SplitSettings)
     negatives: int = 5
+    mining: MiningSettings = field(default_factory=MiningSettings)
     min_difficulty: str | None = None
     skip_categories: frozenset[str] = frozenset()
     command: str = ""
@@ -74,7 +80,13 @@ def run_pipeline(settings: RunSettings) -> dict[str, Any]:
     base = Encoder.load(settings.training.base_model, settings=encoding)
     with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch, new_folder(settings.out) as aside:
         cache, folder = Path(scratch), RunFolder(aside)
-        miner = HardNegativeMiner(model=settings.training.base_model, encoder=base, cache=cache)
+        miner = HardNegativeMiner(
+            model=settings.training.base_model,
+            settings=settings.mining,
+            encoder=base,
+            cache=cache,
+            device=settings.training.device,
+        )
         with texts_progress("mining", len(split.train) + len(split.dev) + len(dataset.answers)) as progress:
             data = generate_training_data(
                 dataset,
@@ -84,10 +96,11 @@ def run_pipeline(settings: RunSettings) -> dict[str, Any]:
                 min_difficulty=settings.min_difficulty,
                 skip_categories=settings.skip_categories,
                 source=str(settings.data),
+                generated_at=modified_at(settings.data, settings.memories),
                 progress=progress,
             )
-        report = miner.report
-        screen.print(f"mined {report['kept']} hard negatives, {report['distinct']} distinct")
+        print_mining(miner.report, screen)
+        save_mining_report(miner.report, folder.mining)
         require_clean(audit_split(dataset, split, data.examples_of("train")))
         split.save(folder.split)
         data.save(folder.training_data)
@@ -122,6 +135,7 @@ def _manifest(settings: RunSettings, metrics: dict[str, Any], seconds: float) ->
         "training": settings.training.to_dict(),
         "split": dataclasses.asdict(settings.split),
         "negatives": settings.negatives,
+        "mining": settings.mining.to_dict(),
         "training_seconds": metrics["training_time_seconds"],
         "shipped": (metrics.get("selection") or {}).get("shipped"),
     }
