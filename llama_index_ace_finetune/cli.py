@@ -29,6 +29,8 @@ Data = Annotated[Path, typer.Option("--data", "--test-suite", help="Queries with
 Memories = Annotated[Path | None, typer.Option(help="Further memories: an inventory file.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best one by default.")]
 BaseModel = Annotated[str, typer.Option(help="Hub name or folder.")]
+TrainingMode = Annotated[str | None, typer.Option(help="linear, queries, full, or auto for the best of them.")]
+KeepIndex = Annotated[bool, typer.Option("--keep-index", help="Train queries alone; stored vectors stay valid.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training queries.")]
 Budget = Annotated[float | None, typer.Option(help="Minutes of training at most; 10 by default.")]
 BatchSize = Annotated[int | None, typer.Option(help="Queries per step.")]
@@ -88,6 +90,8 @@ def run(
     negatives: Negatives = 5,
     min_difficulty: MinDifficulty = None,
     skip_categories: SkipCategories = None,
+    mode: TrainingMode = None,
+    keep_index: KeepIndex = False,
     epochs: Epochs = None,
     budget: Budget = None,
     batch_size: BatchSize = None,
@@ -118,7 +122,16 @@ def run(
                 memories=memories,
                 out=out,
                 training=_training(
-                    base_model, str(out / "model"), epochs, budget, batch_size, learning_rate, device, seed
+                    base_model,
+                    str(out / "model"),
+                    mode,
+                    keep_index,
+                    epochs,
+                    budget,
+                    batch_size,
+                    learning_rate,
+                    device,
+                    seed,
                 ),
                 split=SplitSettings(seed=seed),
                 negatives=negatives,
@@ -220,6 +233,8 @@ def train(
     training_data: Annotated[Path, typer.Option(help="File that `generate` wrote.")],
     output_dir: Annotated[Path, typer.Option(help="Folder for the model; its index goes beside it.")],
     base_model: BaseModel = DEFAULT_BASE_MODEL,
+    mode: TrainingMode = None,
+    keep_index: KeepIndex = False,
     epochs: Epochs = None,
     budget: Budget = None,
     batch_size: BatchSize = None,
@@ -233,7 +248,9 @@ def train(
         from llama_index_ace_finetune.commands.console import console
         from llama_index_ace_finetune.commands.train import train_and_index
 
-        config = _training(base_model, str(output_dir), epochs, budget, batch_size, learning_rate, device, seed)
+        config = _training(
+            base_model, str(output_dir), mode, keep_index, epochs, budget, batch_size, learning_rate, device, seed
+        )
         index = train_and_index(training_data, config)
         console().print(f"model   {output_dir}\nindex   {index}", markup=False)
 
@@ -382,6 +399,8 @@ def _run(command: Callable[[], int | None]) -> None:
 def _training(
     base_model: str,
     output_dir: str,
+    mode: str | None,
+    keep_index: bool,
     epochs: int | None,
     budget: float | None,
     batch_size: int | None,
@@ -391,10 +410,17 @@ def _training(
 ) -> Any:
     from llama_index_ace_finetune.training.config import TrainingConfig
 
-    given = {"epochs": epochs, "budget_minutes": budget, "batch_size": batch_size, "learning_rate": learning_rate}
+    given = {
+        "mode": mode,
+        "epochs": epochs,
+        "budget_minutes": budget,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+    }
     return TrainingConfig(
         base_model=base_model,
         output_dir=output_dir,
+        keep_index=keep_index,
         device=device,
         seed=seed,
         **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]

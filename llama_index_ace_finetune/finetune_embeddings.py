@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llama_index_ace_finetune.commands.console import console, run_command
 from llama_index_ace_finetune.commands.train import train_and_index
@@ -28,6 +28,7 @@ class TrainingConfig(training_config.TrainingConfig):
     """
 
     output_dir: str = DEFAULT_OUTPUT
+    mode: Literal["auto", "linear", "queries", "full"] = "full"
     epochs: int = 3
     budget_minutes: float | None = None
     batch_size: int = 16

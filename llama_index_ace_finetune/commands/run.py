@@ -104,7 +104,7 @@ def run_pipeline(settings: RunSettings) -> dict[str, Any]:
         require_clean(audit_split(dataset, split, data.examples_of("train")))
         split.save(folder.split)
         data.save(folder.training_data)
-        metrics = train_model(data, dataclasses.replace(settings.training, output_dir=str(folder.model)))
+        metrics = train_model(data, dataclasses.replace(settings.training, output_dir=str(folder.model)), cache=cache)
         tuned = Encoder.load(folder.model, settings=encoding)
         result = evaluate_model(
             dataset, folder.model, device=settings.training.device, cache=cache, tuned=tuned, command=settings.command

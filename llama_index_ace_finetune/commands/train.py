@@ -14,32 +14,38 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.model_folder import check_replaceable
+from llama_index_ace_finetune.training.rung import Rung
 
 
-def train_model(data: Path | TrainingData, config: TrainingConfig) -> dict[str, Any]:
+def train_model(data: Path | TrainingData, config: TrainingConfig, *, cache: Path | None = None) -> dict[str, Any]:
     """Train with a progress bar, print what dev says, save the winner, and return the training's metrics."""
     check_replaceable(Path(config.output_dir))
     screen = console()
-    tuner = EmbeddingFineTuner(config)
+    tuner = EmbeddingFineTuner(config, cache=cache)
     counts = tuner.load_training_data(data)
     screen.print(
         f"training on {counts['train']} queries, choosing on {counts['dev']}, over {counts['memories']} memories"
     )
     tuner.initialize_model()
     with steps_progress("training") as progress:
-        metrics = tuner.train(progress=progress)
-    screen.print(
-        f"{metrics['total_steps']} steps in {metrics['training_time_seconds']:.0f} s "
-        f"({metrics['examples_per_second']:.1f} queries/s)"
-    )
-    if tuner.selection:
-        difference = tuner.selection.difference
-        outcome = (
-            f"ships {tuner.selection.share:.0%} tuned weights" if tuner.selection.ships_tuned else "ships the base"
+        metrics = tuner.train(
+            progress=progress,
+            on_rung=lambda rung: screen.print(_told(rung)),
+            on_next=lambda name, plan: screen.print(f"{name}: {plan.steps} steps, about {plan.seconds:.0f} s"),
         )
-        interval = f"{difference.low:+.3f} to {difference.high:+.3f}"
-        screen.print(f"dev MRR@10 {difference.mean:+.3f} (95 % interval {interval}): {outcome}")
+    screen.print("ships the base" if tuner.shipped is None else f"ships {tuner.shipped.name}")
     return metrics
+
+
+def _told(rung: Rung) -> str:
+    if rung.selection is None:
+        return f"{rung.name}: {rung.steps} steps in {rung.seconds:.0f} s, unchecked for want of dev queries"
+    difference = rung.selection.difference
+    outcome = "better than the base" if rung.ships else "not surely better than the base"
+    return (
+        f"{rung.name}: dev MRR@10 {difference.mean:+.3f} (95 % interval {difference.low:+.3f} to "
+        f"{difference.high:+.3f}) in {rung.seconds:.0f} s, {outcome}"
+    )
 
 
 def train_and_index(path: Path, config: TrainingConfig, *, max_examples: int | None = None) -> Path:

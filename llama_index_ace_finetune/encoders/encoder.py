@@ -48,9 +48,10 @@ class Encoder:
         self.fingerprint = fingerprint
         self.settings = settings
         self._lock = threading.Lock()
-        self._packed: tuple[int, PackedEncoder] | None = None
-        self._packed_agrees = True
-        self._weights_stale = False
+        self._packed: dict[Role, PackedEncoder | None] = {}
+        self._packed_version = -1
+        self._checked: set[Role] = set()
+        self._disagreeing: set[Role] = set()
 
     @classmethod
     def load(cls, name: str | Path, *, settings: EncoderSettings | None = None) -> Encoder:
@@ -126,7 +127,7 @@ class Encoder:
 
         Loading a state dict is noticed by itself; fused optimisers change weights without a trace.
         """
-        self._weights_stale = True
+        self._packed_version = -1
 
     def _forward(self, texts: list[str], role: Role) -> NDArray[np.float32]:
         with self._lock:
@@ -161,24 +162,27 @@ class Encoder:
         from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
 
         settings = self.settings
-        if settings.precision != "bfloat16" or settings.truncate_dim or not PackedEncoder.supports(self.model):
+        if settings.precision != "bfloat16" or settings.truncate_dim:
             return None
         # Torch counts per tensor how often it was changed in place.
         version = sum(weight._version for weight in self.model.parameters())
-        if self._packed is None or self._packed[0] != version or self._weights_stale:
-            first = self._packed is None
-            self._weights_stale = False
-            packed = PackedEncoder(self.model)
-            self._packed = (version, packed)
-            if first:
+        if version != self._packed_version:
+            self._packed, self._packed_version = {}, version
+        if role not in self._packed:
+            known = PackedEncoder.supports(self.model, role=role) and role not in self._disagreeing
+            packed = PackedEncoder(self.model, role=role) if known else None
+            if packed and role not in self._checked:
+                self._checked.add(role)
                 sample = texts[:: max(1, len(texts) // _CHECKED_TEXTS)][:_CHECKED_TEXTS]
                 cosines = (self._own_forward(sample, role) * packed(*self._tokens(sample, role)).numpy()).sum(axis=1)
-                self._packed_agrees = bool(cosines.min() > _LEAST_COSINE)
-                if not self._packed_agrees:
+                if cosines.min() <= _LEAST_COSINE:
                     logger.warning(
                         "%s: the fast forward pass disagrees with the model's own and is not used", self.name
                     )
-        return self._packed[1] if self._packed_agrees else None
+                    self._disagreeing.add(role)
+                    packed = None
+            self._packed[role] = packed
+        return self._packed[role]
 
 
 def apply_prompts(model: SentenceTransformer, prompts: Prompts) -> None:

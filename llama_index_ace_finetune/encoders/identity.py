@@ -38,10 +38,18 @@ def identify_model(name: str | Path, *, settings: EncoderSettings | None = None)
         )
     identity = {
         **settings.vector_settings(),
+        "max_seq_length": _shorter(settings.max_seq_length, folder),
         "query_prompt": prompts.query,
         "document_prompt": prompts.document,
     }
     return ModelIdentity(folder=folder, prompts=prompts, fingerprint=fingerprint_folder(folder, identity))
+
+
+def _shorter(limit: int | None, folder: Path) -> int | None:
+    """The limit if it changes anything: one that the model's own limit is below is none."""
+    file = folder / "sentence_bert_config.json"
+    own = json.loads(file.read_text(encoding="utf-8")).get("max_seq_length") if file.is_file() else None
+    return None if limit is None or (isinstance(own, int) and own <= limit) else limit
 
 
 def _saved_prompts(folder: Path) -> dict[str, str]:

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from llama_index_ace_finetune.encoders.packed_layers import PackedLayers
+from llama_index_ace_finetune.encoders.towers import tower
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _ARCHITECTURES = {"BertModel", "RobertaModel", "XLMRobertaModel"}
 _POOLINGS = {"mean", "cls"}
+_FURTHER = {"Normalize", "Dense"}
 _TOKENS = 8192
 
 
@@ -25,29 +27,34 @@ class PackedEncoder:
 
     Args:
         model: one that `supports` accepts.
+        role: of the texts, where the model embeds queries and documents differently.
         frozen: work on a fast copy of the weights as they are now. Otherwise gradients flow to the model's weights.
     """
 
-    def __init__(self, model: SentenceTransformer, *, frozen: bool = True) -> None:
-        self._layers = PackedLayers(model[0].auto_model, frozen=frozen)
-        self._first_token = model[1].pooling_mode == "cls"
+    def __init__(self, model: SentenceTransformer, *, role: str = "document", frozen: bool = True) -> None:
+        transformer, pooling, *self._further = tower(model, role)
+        self._layers = PackedLayers(transformer.auto_model, frozen=frozen)
+        self._first_token = pooling.pooling_mode == "cls"
 
     @staticmethod
-    def supports(model: SentenceTransformer) -> bool:
-        """Whether `model` is of an architecture that this class computes, and on the processor."""
-        if model.device.type != "cpu" or not 2 <= len(model) <= 3 or type(model[0]).__name__ != "Transformer":
+    def supports(model: SentenceTransformer, *, role: str = "document") -> bool:
+        """Whether `model` is of an architecture that this class computes in `role`, and on the processor."""
+        modules: list[Any] = tower(model, role)
+        if model.device.type != "cpu" or [type(module).__name__ for module in modules[:2]] != [
+            "Transformer",
+            "Pooling",
+        ]:
             return False
-        bert: Any = model[0].auto_model
+        bert, pooling = modules[0].auto_model, modules[1]
         config = bert.config
         return (
             type(bert).__name__ in _ARCHITECTURES
             and getattr(config, "hidden_act", "") == "gelu"
             and getattr(config, "position_embedding_type", "absolute") == "absolute"
             and not getattr(config, "is_decoder", False)
-            and type(model[1]).__name__ == "Pooling"
-            and str(getattr(model[1], "pooling_mode", "")) in _POOLINGS
-            and bool(getattr(model[1], "include_prompt", True))
-            and (len(model) == 2 or type(model[2]).__name__ == "Normalize")
+            and str(getattr(pooling, "pooling_mode", "")) in _POOLINGS
+            and bool(getattr(pooling, "include_prompt", True))
+            and all(type(module).__name__ in _FURTHER for module in modules[2:])
         )
 
     def __call__(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -68,7 +75,10 @@ class PackedEncoder:
         states = self._layers(token_ids[attention_mask.bool()], lengths).float()
         texts = torch.split(states, lengths)
         pooled = torch.stack([text[0] if self._first_token else text.mean(dim=0) for text in texts])
-        return nn.functional.normalize(pooled, dim=1)
+        features = {"sentence_embedding": pooled}
+        for module in self._further:
+            features = module(features)
+        return nn.functional.normalize(features["sentence_embedding"], dim=1)
 
 
 def parts_by_length(attention_mask: Tensor, *, tokens: int) -> tuple[Tensor, list[Tensor]]:

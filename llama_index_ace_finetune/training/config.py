@@ -19,9 +19,12 @@ class TrainingConfig:
     Attributes:
         base_model: hub name or folder.
         output_dir: where the model folder is written.
-        epochs: passes over the training queries, at most.
-        budget_minutes: of training; where the epochs would take longer, fewer steps are planned (the schedule fits
-            them). None trains all epochs, whatever it takes.
+        mode: "linear" (a matrix on the query vectors; seconds), "queries" (a query tower; a minute or two), "full"
+            (both sides; minutes), or "auto": all of these in turn, and the best on dev ships.
+        keep_index: stop below "full", so that vectors of memories that are stored already stay valid.
+        epochs: passes over the training queries of mode "full", at most.
+        budget_minutes: of training in all; where the epochs would take longer, fewer steps are planned (the schedule
+            fits them). None trains all epochs, whatever it takes.
         batch_size: queries per step.
         learning_rate: peak of the schedule (linear warm-up, linear decay).
         warmup_steps: steps of warm-up, at most a tenth of all steps.
@@ -40,6 +43,8 @@ class TrainingConfig:
 
     base_model: str = DEFAULT_BASE_MODEL
     output_dir: str = "ace_finetuned"
+    mode: Literal["auto", "linear", "queries", "full"] = "auto"
+    keep_index: bool = False
     epochs: int = 4
     budget_minutes: float | None = 10.0
     batch_size: int = 64
@@ -58,6 +63,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "interpolation", tuple(self.interpolation))
+        self._require(self.mode in ("auto", "linear", "queries", "full"), "mode", "auto, linear, queries or full")
+        self._require(not (self.keep_index and self.mode == "full"), "mode", "another than full where keep_index is on")
         positive = ("epochs", "batch_size", "learning_rate", "temperature")
         for name in positive:
             self._require(getattr(self, name) > 0, name, "greater than 0")

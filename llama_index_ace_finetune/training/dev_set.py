@@ -40,8 +40,11 @@ class DevSet:
     def score(self, encoder: Encoder) -> DevScores:
         """Rank the corpus for every dev query with `encoder`."""
         queries = encoder.encode_queries(self.examples.queries)
-        corpus = encoder.encode_documents(self.examples.corpus)
-        rankings, _ = dense_top_k(queries, corpus, POOL_DEPTH)
+        return self.rank(queries, encoder.encode_documents(self.examples.corpus))
+
+    def rank(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> DevScores:
+        """Rank documents [m, d] for query vectors [n, d]."""
+        rankings, _ = dense_top_k(queries, documents, POOL_DEPTH)
         values = {str(measure): per_query(measure, rankings, self.examples.relevant) for measure in HEADLINE}
         return DevScores(
             mrr=values[str(MRR(DEPTH))],

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-import tempfile
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,16 @@ from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.errors import TrainingError
-from llama_index_ace_finetune.training.batches import BatchCollator
+from llama_index_ace_finetune.errors import ModelError, TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
+from llama_index_ace_finetune.training.dev_set import DevSet
 from llama_index_ace_finetune.training.examples import IndexedExamples, index_examples
+from llama_index_ace_finetune.training.ground import Ground
+from llama_index_ace_finetune.training.ladder import OnNext, OnRung, climb
 from llama_index_ace_finetune.training.model_folder import check_replaceable, save_model_folder
-from llama_index_ace_finetune.training.selection import Selection, copy_weights, select_weights
-from llama_index_ace_finetune.training.watcher import StepProgress, TrainingWatcher
-
-logger = logging.getLogger(__name__)
+from llama_index_ace_finetune.training.rung import Rung, best_rung
+from llama_index_ace_finetune.training.selection import Selection
+from llama_index_ace_finetune.training.watcher import StepProgress
 
 MIN_EXAMPLES = 8
 
@@ -33,16 +31,21 @@ MIN_EXAMPLES = 8
 class EmbeddingFineTuner:
     """Fine-tune a sentence-transformers model on training data; ships the base where tuning does not help.
 
+    Args:
+        config: of the training.
+        cache: folder for vectors of the base model, such as the miner's; none by default.
+
     The order of calls is the original's: `load_training_data`, `initialize_model`, `train` (which also saves the
     winner to `config.output_dir`), `evaluate`.
     """
 
-    def __init__(self, config: TrainingConfig | None = None) -> None:
+    def __init__(self, config: TrainingConfig | None = None, *, cache: Path | None = None) -> None:
         self.config = config or TrainingConfig()
         self.data: TrainingData | None = None
         self.encoder: Encoder | None = None
-        self.selection: Selection | None = None
-        self.history: list[dict[str, float]] = []
+        self.rungs: list[Rung] = []
+        self.history: list[Mapping[str, float]] = []
+        self._cache = cache
         self._train: IndexedExamples | None = None
         self._dev: DevSet | None = None
 
@@ -74,19 +77,37 @@ class EmbeddingFineTuner:
         """Load the base model with its prompts.
 
         Raises:
-            ModelError: if it cannot be found or loaded.
+            ModelError: if it cannot be found or loaded, or has two towers already.
         """
         settings = EncoderSettings(
             max_seq_length=self.config.max_seq_length, device=self.config.device, precision=self.config.precision
         )
+        encoder = Encoder.load(self.config.base_model, settings=settings)
+        if any(type(module).__name__ == "Router" for module in encoder.model.children()):
+            raise ModelError(
+                f"The model {self.config.base_model!r} embeds queries and documents differently, which cannot be "
+                "tuned further; start from its own base model."
+            )
         # The fingerprint stays that of the base: it is recorded with the model, and dev scores are not cached by it.
-        self.encoder = Encoder.load(self.config.base_model, settings=settings)
+        self.encoder = encoder
 
-    def train(self, *, progress: StepProgress | None = None) -> dict[str, Any]:
+    def train(
+        self,
+        *,
+        progress: StepProgress | None = None,
+        on_rung: OnRung | None = None,
+        on_next: OnNext | None = None,
+    ) -> dict[str, Any]:
         """Train, choose what ships on dev, and save it to `config.output_dir`.
 
+        Args:
+            progress: called after each optimiser step.
+            on_rung: called with each rung of the ladder that is done.
+            on_next: called with the name and the planned steps of a rung before its first step.
+
         Returns:
-            epochs, total_steps, training_time_seconds, examples_per_second, and `selection`.
+            mode (the rung that ships, or "base"), epochs, total_steps, training_time_seconds, examples_per_second,
+            `selection`, and `rungs`.
 
         Raises:
             OutputExistsError: if `config.output_dir` holds something that is not a model of ours.
@@ -95,34 +116,41 @@ class EmbeddingFineTuner:
         encoder, examples = self._ready()
         # Before the work, not after it.
         check_replaceable(Path(self.config.output_dir))
-        base_weights = copy_weights(encoder)
-        base_scores = self._dev.score(encoder) if self._dev else None
-        pool = self._dev.pooled(base_scores.rankings, seed=self.config.seed) if self._dev and base_scores else None
-        pool_scores = base_scores if pool is self._dev or pool is None else pool.score(encoder)
-        watcher = TrainingWatcher(
-            encoder,
-            pool,
-            base_scores=pool_scores,
-            eval_steps=self.config.eval_steps,
-            patience=self.config.patience,
-            progress=progress,
-        )
-        start = time.perf_counter()
-        steps, epochs = self._fit(encoder, examples, watcher)
-        seconds = time.perf_counter() - start
-        encoder.model.eval()
-        encoder.weights_changed()
-        self.history = watcher.history
-        self.selection = self._select(encoder, base_weights, watcher, base_scores, pool_scores, pool)
+        ground = Ground(encoder, examples, self._dev, self.config, self._cache)
+        self.rungs = climb(ground, progress=progress, on_rung=on_rung, on_next=on_next)
+        shipped, last = self.shipped, self.rungs[-1]
+        if shipped:
+            self.encoder = Encoder(
+                shipped.build(encoder.model),
+                name=encoder.name,
+                fingerprint=encoder.fingerprint,
+                settings=encoder.settings,
+            )
+        self.history = list((shipped or last).history)
+        told = shipped or last
+        seconds = sum(rung.seconds for rung in self.rungs)
         metrics = {
-            "epochs": round(epochs, 2),
-            "total_steps": steps,
+            "mode": shipped.name if shipped else "base",
+            "epochs": round(told.epochs, 2),
+            "total_steps": told.steps,
             "training_time_seconds": round(seconds, 2),
-            "examples_per_second": round(epochs * len(examples.queries) / seconds, 2),
+            "examples_per_second": round(told.epochs * len(examples.queries) / told.seconds, 2),
             "selection": self.selection.to_dict() if self.selection else None,
+            "rungs": [rung.to_dict() for rung in self.rungs],
         }
         self.save_model(metrics)
         return metrics
+
+    @property
+    def shipped(self) -> Rung | None:
+        """The rung that ships; None where that is the base."""
+        return best_rung(self.rungs)
+
+    @property
+    def selection(self) -> Selection | None:
+        """What the rung that ships (the last one, where none does) tried on dev; None without dev queries."""
+        rung = self.shipped or (self.rungs[-1] if self.rungs else None)
+        return rung.selection if rung else None
 
     def evaluate(self) -> dict[str, float]:
         """Return dev measures of what ships, and the mean cosine of its right pairs (`avg_positive_similarity`)."""
@@ -157,69 +185,6 @@ class EmbeddingFineTuner:
         if self.encoder is None:
             raise TrainingError("No model is loaded; call initialize_model first.")
         return self.encoder, self._train
-
-    def _select(
-        self,
-        encoder: Encoder,
-        base_weights: dict[str, Any],
-        watcher: TrainingWatcher,
-        base_scores: DevScores | None,
-        pool_scores: DevScores | None,
-        pool: DevSet | None,
-    ) -> Selection | None:
-        tuned, tuned_scores = watcher.best_weights, watcher.best_scores
-        if not (self._dev and base_scores and pool_scores and tuned and tuned_scores):
-            logger.warning("there are no dev queries, so whether tuning helped is not known; the tuned model is kept")
-            return None
-        return select_weights(
-            encoder,
-            base=base_weights,
-            tuned=tuned,
-            base_scores=base_scores,
-            dev=self._dev,
-            shares=self.config.interpolation,
-            pool=pool,
-            known={0.0: pool_scores, 1.0: tuned_scores},
-        )
-
-    def _fit(self, encoder: Encoder, examples: IndexedExamples, watcher: TrainingWatcher) -> tuple[int, float]:
-        from datasets import Dataset
-        from transformers import PrinterCallback
-
-        from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
-        from llama_index_ace_finetune.training.loss import MaskedRankingLoss
-        from llama_index_ace_finetune.training.trainer import ContrastiveTrainer, planned_steps, training_arguments
-
-        model, config = encoder.model, self.config
-        bfloat16 = encoder.settings.precision == "bfloat16"
-
-        def collator() -> BatchCollator:
-            return BatchCollator(
-                preprocess=model.preprocess,
-                examples=examples,
-                hard_negatives=config.hard_negatives,
-                query_prompt=model.prompts.get("query") or "",
-                document_prompt=model.prompts.get("document") or "",
-            )
-
-        loss = MaskedRankingLoss(
-            model, temperature=config.temperature, packed=bfloat16 and PackedEncoder.supports(model)
-        )
-        steps = planned_steps(config, loss, collator(), bfloat16=bfloat16)
-        with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch:
-            trainer = ContrastiveTrainer(
-                model=model,
-                args=training_arguments(
-                    config, steps=steps, device=model.device.type, bfloat16=bfloat16, scratch=scratch
-                ),
-                train_dataset=Dataset.from_dict({"example": list(range(len(examples.queries)))}),
-                loss=loss,
-                data_collator=collator(),  # type: ignore[arg-type]  # it is called, never subclassed
-                callbacks=[watcher],
-            )
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
-            return int(trainer.state.global_step), float(trainer.state.epoch or 0.0)
 
 
 def divide_examples(

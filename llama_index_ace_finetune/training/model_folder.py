@@ -26,7 +26,7 @@ def save_model_folder(
     config: TrainingConfig,
     selection: Selection | None,
     metrics: dict[str, Any],
-    history: Sequence[dict[str, float]],
+    history: Sequence[Mapping[str, float]],
     data: TrainingData,
     train: IndexedExamples,
     dev: IndexedExamples | None,
@@ -51,7 +51,7 @@ def save_model_folder(
         "split": data.split,
         # What the model has seen, so that an evaluation can leave it out.
         "seen": {"train": _seen(train), "dev": _seen(dev)},
-        "history": list(history),
+        "history": [dict(row) for row in history],
     }
     with new_folder(path) as folder:
         encoder.model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +15,11 @@ from transformers import TrainerCallback
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
 from llama_index_ace_finetune.errors import TrainingError
-from llama_index_ace_finetune.evaluation.measures import HEADLINE, MRR, per_query
-from llama_index_ace_finetune.ranking.dense import dense_top_k
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.dev_set import DEPTH, POOL_DEPTH, DevScores, DevSet
+from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.embed import embed
 from llama_index_ace_finetune.training.examples import IndexedExamples
+from llama_index_ace_finetune.training.fit import OnPlan, fit
 from llama_index_ace_finetune.training.full_corpus_loss import full_corpus_loss, nearest_part, nearest_rows, pad_rows
 
 
@@ -83,6 +81,7 @@ def train_query_tower(
     settings: QueryTowerSettings | None = None,
     matrix: NDArray[np.float32] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    on_plan: OnPlan | None = None,
 ) -> tuple[int, float]:
     """Train the weights of `encoder.model` in place, so that queries find their right answers among fixed vectors.
 
@@ -95,6 +94,7 @@ def train_query_tower(
         settings: of the training.
         matrix: float32 [d, d] on the tower's output, as `fit_linear` gives it; it stays as it is.
         callbacks: of the trainer, a `TrainingWatcher` for instance.
+        on_plan: called with the planned steps before the first.
 
     Returns:
         Steps and epochs done.
@@ -102,13 +102,8 @@ def train_query_tower(
     Raises:
         ValueError: if there is not one vector per document.
     """
-    from datasets import Dataset
-    from transformers import PrinterCallback
-
-    from llama_index_ace_finetune.training.trainer import ContrastiveTrainer, planned_steps, training_arguments
-
     settings = settings or QueryTowerSettings()
-    config, model = settings.training_config, encoder.model
+    model = encoder.model
     if len(document_vectors) != len(examples.corpus):
         raise ValueError(f"there are {len(document_vectors)} vectors of {len(examples.corpus)} documents")
     near = None
@@ -125,24 +120,16 @@ def train_query_tower(
         temperature=settings.temperature,
         packed=bfloat16 and PackedEncoder.supports(model),
     )
-    collator = QueryCollator(model.preprocess, examples, model.prompts.get("query") or "")
-    # The collator and the loss are used as those of both towers are, whose document block is empty here.
-    steps = planned_steps(config, loss, collator, bfloat16=bfloat16)  # type: ignore[arg-type]
-    with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch:
-        args = training_arguments(config, steps=steps, device=model.device.type, bfloat16=bfloat16, scratch=scratch)
-        trainer = ContrastiveTrainer(
-            model=model,
-            args=args,
-            train_dataset=Dataset.from_dict({"example": list(range(len(examples.queries)))}),
-            loss=loss,
-            data_collator=collator,  # type: ignore[arg-type]  # it is called, never subclassed
-            callbacks=list(callbacks),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    model.eval()
-    encoder.weights_changed()
-    return int(trainer.state.global_step), float(trainer.state.epoch or 0.0)
+    return fit(
+        encoder,
+        loss=loss,
+        collator=lambda: QueryCollator(model.preprocess, examples, model.prompts.get("query") or ""),
+        count=len(examples.queries),
+        config=settings.training_config,
+        minutes=settings.budget_minutes,
+        callbacks=callbacks,
+        on_plan=on_plan,
+    )
 
 
 @dataclass
@@ -236,13 +223,7 @@ class FixedDocumentsDevSet(DevSet):
     def score(self, encoder: Encoder) -> DevScores:
         """Rank the corpus for every dev query with `encoder` as the query tower."""
         queries = moved_queries(encoder.encode_queries(self.examples.queries), self.matrix)
-        rankings, _ = dense_top_k(queries, self.document_vectors, POOL_DEPTH)
-        values = {str(measure): per_query(measure, rankings, self.examples.relevant) for measure in HEADLINE}
-        return DevScores(
-            mrr=values[str(MRR(DEPTH))],
-            means={name: float(value.mean()) for name, value in values.items()},
-            rankings=rankings,
-        )
+        return self.rank(queries, self.document_vectors)
 
     def pooled(self, rankings: NDArray[np.int32], *, seed: int = 0) -> FixedDocumentsDevSet:
         """Return the set itself: with fixed documents, the whole corpus costs one matrix product."""

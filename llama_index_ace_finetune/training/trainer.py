@@ -1,17 +1,12 @@
-"""The sentence-transformers trainer with our batches, our loss and a time budget."""
+"""The sentence-transformers trainer and its arguments."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-import torch
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from torch import Tensor
 
-from llama_index_ace_finetune.training.batches import BatchCollator
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.loss import MaskedRankingLoss
 
 _LOGGED_STEPS = 50
 
@@ -45,40 +40,3 @@ def training_arguments(
         disable_tqdm=True,
         dataloader_pin_memory=device == "cuda",
     )
-
-
-def planned_steps(config: TrainingConfig, loss: MaskedRankingLoss, collator: BatchCollator, *, bfloat16: bool) -> int:
-    """Return the steps of `config.epochs`, or as many as fit into `config.budget_minutes`, at least 1.
-
-    The time of a step is measured on the first batch, forward and backward, without changing the model.
-    """
-    count = len(collator.examples.queries)
-    steps = -(-count // config.batch_size) * config.epochs
-    if config.budget_minutes is None:
-        return steps
-    numbers = list(range(0, count, max(1, count // config.batch_size)))[: config.batch_size]
-    seconds = min(_step_seconds(loss, collator, numbers, bfloat16=bfloat16) for _ in range(2))
-    return max(1, min(steps, int(config.budget_minutes * 60 / seconds)))
-
-
-def _step_seconds(loss: MaskedRankingLoss, collator: BatchCollator, numbers: list[int], *, bfloat16: bool) -> float:
-    model = loss.model
-    device = next(model.parameters()).device
-    state = torch.get_rng_state()
-    start = time.perf_counter()
-    batch = collator([{"example": number} for number in numbers])
-    blocks = [
-        {
-            name.removeprefix(f"{role}_"): value.to(device) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-            if name.startswith(f"{role}_")
-        }
-        for role in ("query", "document")
-    ]
-    model.train()
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
-        loss(blocks, batch["label"].to(device)).backward()
-    seconds = time.perf_counter() - start
-    model.zero_grad(set_to_none=True)
-    torch.set_rng_state(state)
-    return seconds

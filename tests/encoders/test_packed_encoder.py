@@ -19,6 +19,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.packed_attention import packed_attention
 from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.training.two_towers import linear_towers, query_and_document_towers
 
 TEXTS = ["", "a", "what is it", "error LNK2019 unresolved external symbol " * 9, "word " * 400, "what is it"]
 
@@ -64,8 +65,7 @@ def test_vectors_agree_with_the_models_own(minilm: Encoder) -> None:
     )
     for role in ("query", "document"):
         vectors = fast.encode(TEXTS, role=role)
-        assert fast._packed is not None
-        assert fast._packed_agrees
+        assert fast._packed[role] is not None
         assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
         assert (vectors * minilm.encode(TEXTS, role=role)).sum(axis=1).min() > 0.999
         assert (vectors[2] == vectors[5]).all()
@@ -148,6 +148,22 @@ def test_a_model_that_disagrees_is_not_packed(minilm: Encoder) -> None:
     fast = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu", precision="bfloat16"))
     own = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu"))
     vectors = fast.encode(TEXTS, role="query")
-    assert not fast._packed_agrees
+    assert fast._packed == {"query": None}
     assert (vectors * own.encode(TEXTS, role="query")).sum(axis=1).min() > 0.99
     assert math.isclose(float(np.linalg.norm(vectors[0])), 1, abs_tol=1e-2)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_two_towers_are_packed_role_by_role(minilm: Encoder, whole: bool) -> None:
+    matrix = np.asarray(np.eye(384) + 0.05 * np.random.default_rng(0).normal(size=(384, 384)), np.float32)
+    trained = copy.deepcopy(minilm.model)
+    with torch.no_grad():
+        trained[0].auto_model.encoder.layer[3].output.dense.weight.mul_(1.5)
+    model = query_and_document_towers(trained, minilm.model, matrix) if whole else linear_towers(trained, matrix)
+    fast = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu", precision="bfloat16"))
+    own = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu"))
+    for role in ("query", "document"):
+        vectors = fast.encode(TEXTS, role=role)
+        assert fast._packed[role] is not None
+        assert (vectors * own.encode(TEXTS, role=role)).sum(axis=1).min() > 0.999
+    assert (fast.encode(TEXTS, role="query") * fast.encode(TEXTS, role="document")).sum(axis=1).max() < 0.999

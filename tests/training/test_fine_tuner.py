@@ -22,6 +22,7 @@ from llama_index_ace_finetune.training.model_folder import check_replaceable
 from llama_index_ace_finetune.training.provenance import read_provenance
 
 QUICK: dict[str, Any] = {
+    "mode": "full",
     "epochs": 1,
     "budget_minutes": None,
     "batch_size": 8,

@@ -1,0 +1,99 @@
+"""The third rung: minutes, and the memories are indexed anew."""
+
+from __future__ import annotations
+
+import time
+
+from sentence_transformers import SentenceTransformer
+
+from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
+from llama_index_ace_finetune.training.batches import BatchCollator
+from llama_index_ace_finetune.training.fit import OnPlan, fit
+from llama_index_ace_finetune.training.ground import Ground
+from llama_index_ace_finetune.training.loss import MaskedRankingLoss
+from llama_index_ace_finetune.training.rung import Rung
+from llama_index_ace_finetune.training.selection import Selection, copy_weights, select_weights
+from llama_index_ace_finetune.training.watcher import StepProgress, TrainingWatcher
+
+
+def climb_full(
+    ground: Ground,
+    *,
+    minutes: float | None,
+    progress: StepProgress | None = None,
+    on_plan: OnPlan | None = None,
+) -> Rung:
+    """Train both sides, and choose on dev between the base, the tuned weights and mixtures of the two.
+
+    Args:
+        ground: without dev queries nothing can be chosen, and the last weights ship unchecked.
+        minutes: of training at most; None trains all epochs.
+        progress: called after each step.
+        on_plan: called with the planned steps before the first.
+    """
+    start = time.perf_counter()
+    encoder, config, dev = ground.encoder, ground.config, ground.dev
+    base_weights = copy_weights(encoder)
+    pool = dev.pooled(ground.base_scores.rankings, seed=config.seed) if dev else None
+    pool_scores = None
+    if dev and pool:
+        pool_scores = ground.base_scores if pool is dev else pool.score(encoder)
+    watcher = TrainingWatcher(
+        encoder,
+        pool,
+        base_scores=pool_scores,
+        eval_steps=config.eval_steps,
+        patience=config.patience,
+        progress=progress,
+    )
+    model, examples = encoder.model, ground.examples
+    packed = encoder.settings.precision == "bfloat16" and PackedEncoder.supports(model)
+    try:
+        steps, epochs = fit(
+            encoder,
+            loss=MaskedRankingLoss(model, temperature=config.temperature, packed=packed),
+            collator=lambda: BatchCollator(
+                preprocess=model.preprocess,
+                examples=examples,
+                hard_negatives=config.hard_negatives,
+                query_prompt=model.prompts.get("query") or "",
+                document_prompt=model.prompts.get("document") or "",
+            ),
+            count=len(examples.queries),
+            config=config,
+            minutes=minutes,
+            callbacks=[watcher],
+            on_plan=on_plan,
+        )
+        selection: Selection | None = None
+        shipped, dev_mrr = watcher.best_weights or base_weights, 0.0
+        if dev and pool_scores and watcher.best_weights and watcher.best_scores:
+            selection = select_weights(
+                encoder,
+                base=base_weights,
+                tuned=watcher.best_weights,
+                base_scores=ground.base_scores,
+                dev=dev,
+                shares=config.interpolation,
+                pool=pool,
+                known={0.0: pool_scores, 1.0: watcher.best_scores},
+            )
+            shipped = copy_weights(encoder)
+            dev_mrr = float(ground.base_scores.mrr.mean()) + (selection.difference.mean if selection.ships_tuned else 0)
+    finally:
+        model.load_state_dict(base_weights)
+
+    def build(base: SentenceTransformer) -> SentenceTransformer:
+        base.load_state_dict(shipped)
+        return base
+
+    return Rung(
+        name="full",
+        selection=selection,
+        dev_mrr=dev_mrr,
+        steps=steps,
+        epochs=epochs,
+        seconds=time.perf_counter() - start,
+        history=watcher.history,
+        build=build,
+    )

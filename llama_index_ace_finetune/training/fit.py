@@ -1,0 +1,116 @@
+"""Run the sentence-transformers trainer over our batches and a loss."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.step_plan import StepPlan
+from llama_index_ace_finetune.training.trainer import ContrastiveTrainer, training_arguments
+
+OnPlan = Callable[[StepPlan], None]
+
+
+class Collator(Protocol):
+    """Turns rows {"example": number} into feature tensors named `query_...` and `document_...`, and `label`."""
+
+    valid_label_columns: list[str]
+
+    def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
+        """Build one batch."""
+        ...
+
+
+def fit(
+    encoder: Encoder,
+    *,
+    loss: nn.Module,
+    collator: Callable[[], Collator],
+    count: int,
+    config: TrainingConfig,
+    minutes: float | None,
+    callbacks: Sequence[TrainerCallback],
+    on_plan: OnPlan | None = None,
+) -> tuple[int, float]:
+    """Train `encoder.model` in place; return steps and epochs done.
+
+    Args:
+        encoder: the model.
+        loss: over the feature blocks and the labels of a batch.
+        collator: makes a fresh collator; one is used up to measure a step.
+        count: examples.
+        config: epochs, batch size, schedule, seed.
+        minutes: of training; where the epochs would take longer, fewer steps are planned. None trains them all.
+        callbacks: of the trainer.
+        on_plan: called with the plan before the first step.
+    """
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    model, bfloat16 = encoder.model, encoder.settings.precision == "bfloat16"
+    plan = plan_steps(loss, collator(), count=count, config=config, minutes=minutes, bfloat16=bfloat16)
+    if on_plan:
+        on_plan(plan)
+    with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch:
+        trainer = ContrastiveTrainer(
+            model=model,
+            args=training_arguments(
+                config, steps=plan.steps, device=model.device.type, bfloat16=bfloat16, scratch=scratch
+            ),
+            train_dataset=Dataset.from_dict({"example": list(range(count))}),
+            loss=loss,
+            data_collator=collator(),  # type: ignore[arg-type]  # it is called, never subclassed
+            callbacks=list(callbacks),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    model.eval()
+    encoder.weights_changed()
+    return int(trainer.state.global_step), float(trainer.state.epoch or 0.0)
+
+
+def plan_steps(
+    loss: nn.Module, collator: Collator, *, count: int, config: TrainingConfig, minutes: float | None, bfloat16: bool
+) -> StepPlan:
+    """Return the steps of `config.epochs`, or as many as fit into `minutes`, at least 1.
+
+    The time of a step is measured on a batch from all over the examples, forward and backward, without changing the
+    model.
+    """
+    steps = -(-count // config.batch_size) * config.epochs
+    numbers = list(range(0, count, max(1, count // config.batch_size)))[: config.batch_size]
+    seconds = min(_step_seconds(loss, collator, numbers, bfloat16=bfloat16) for _ in range(2))
+    if minutes is not None:
+        steps = max(1, min(steps, int(minutes * 60 / seconds)))
+    return StepPlan(steps=steps, seconds=steps * seconds)
+
+
+def _step_seconds(loss: nn.Module, collator: Collator, numbers: list[int], *, bfloat16: bool) -> float:
+    model: nn.Module = loss.model  # type: ignore[assignment]
+    device = next(model.parameters()).device
+    state = torch.get_rng_state()
+    start = time.perf_counter()
+    batch = collator([{"example": number} for number in numbers])
+    blocks = [
+        {
+            name.removeprefix(f"{role}_"): value.to(device) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+            if name.startswith(f"{role}_")
+        }
+        for role in ("query", "document")
+    ]
+    model.train()
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
+        loss(blocks, batch["label"].to(device)).backward()
+    seconds = time.perf_counter() - start
+    model.zero_grad(set_to_none=True)
+    torch.set_rng_state(state)
+    return seconds

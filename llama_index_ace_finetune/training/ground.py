@@ -1,0 +1,56 @@
+"""What every rung of the ladder stands on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
+from llama_index_ace_finetune.training.examples import IndexedExamples
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A base model, the examples, and the base's vectors of them, each computed once.
+
+    Attributes:
+        encoder: the base model; a rung that trains its weights puts them back.
+        examples: the training queries.
+        dev: the dev queries over the same corpus; None where there are none.
+        config: of the training.
+        cache: folder for vectors; none by default.
+    """
+
+    encoder: Encoder
+    examples: IndexedExamples
+    dev: DevSet | None
+    config: TrainingConfig
+    cache: Path | None = None
+
+    @cached_property
+    def document_vectors(self) -> NDArray[np.float32]:
+        """The base's vectors of the corpus, float32 [m, d]."""
+        return self.encoder.encode_documents(self.examples.corpus, cache=self.cache)
+
+    @cached_property
+    def query_vectors(self) -> NDArray[np.float32]:
+        """The base's vectors of the training queries, float32 [n, d]."""
+        return self.encoder.encode_queries(self.examples.queries, cache=self.cache)
+
+    @cached_property
+    def dev_query_vectors(self) -> NDArray[np.float32]:
+        """The base's vectors of the dev queries, float32 [k, d]."""
+        assert self.dev is not None
+        return self.encoder.encode_queries(self.dev.examples.queries, cache=self.cache)
+
+    @cached_property
+    def base_scores(self) -> DevScores:
+        """The base on dev, over the whole corpus."""
+        assert self.dev is not None
+        return self.dev.rank(self.dev_query_vectors, self.document_vectors)

@@ -1,0 +1,96 @@
+"""Climb from the cheapest way of tuning to the dearest, within a budget."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from llama_index_ace_finetune.errors import TrainingError
+from llama_index_ace_finetune.training.climb_full import climb_full
+from llama_index_ace_finetune.training.climb_linear import climb_linear
+from llama_index_ace_finetune.training.climb_queries import climb_queries
+from llama_index_ace_finetune.training.ground import Ground
+from llama_index_ace_finetune.training.rung import Mode, Rung
+from llama_index_ace_finetune.training.step_plan import StepPlan
+from llama_index_ace_finetune.training.watcher import StepProgress
+
+logger = logging.getLogger(__name__)
+
+OnRung = Callable[[Rung], None]
+OnNext = Callable[[Mode, StepPlan], None]
+
+# What the middle rung may take of a budget that the last one shares.
+_QUERIES_SHARE = 0.2
+
+
+def climb(
+    ground: Ground,
+    *,
+    progress: StepProgress | None = None,
+    on_rung: OnRung | None = None,
+    on_next: OnNext | None = None,
+) -> list[Rung]:
+    """Climb the rungs that `ground.config` asks for and return what each left, lowest first.
+
+    "linear" climbs the first alone; "queries" the first two, since the second starts from the first; "full" the last
+    alone; "auto" all of them, the last only where the index may change. The budget covers all of them.
+
+    Args:
+        ground: base model, examples, settings.
+        progress: called after each optimiser step.
+        on_rung: called with each rung that is done.
+        on_next: called with the name and the planned steps of a rung before its first step.
+
+    Raises:
+        TrainingError: if there are no dev queries and the index has to stay, since a rung that keeps it is only
+            shipped where dev says so.
+    """
+    config, start = ground.config, time.perf_counter()
+    mode = config.mode
+    if ground.dev is None:
+        if mode in ("linear", "queries") or config.keep_index:
+            raise TrainingError(
+                f"There are no dev queries, which mode {mode!r} chooses on; add queries, or train in mode 'full'."
+            )
+        mode = "full"
+    rungs: list[Rung] = []
+
+    def done(rung: Rung) -> None:
+        rungs.append(rung)
+        if on_rung:
+            on_rung(rung)
+
+    def left() -> float | None:
+        if config.budget_minutes is None:
+            return None
+        return max(config.budget_minutes - (time.perf_counter() - start) / 60, 0.0)
+
+    last = mode == "queries" or config.keep_index
+    matrix = None
+    if mode != "full":
+        rung, matrix = climb_linear(ground)
+        done(rung)
+    if mode in ("queries", "auto"):
+        minutes = left()
+        if minutes is not None and not last:
+            minutes *= _QUERIES_SHARE
+        done(
+            climb_queries(
+                ground,
+                matrix=matrix,
+                minutes=minutes,
+                progress=progress,
+                on_plan=lambda plan: on_next("queries", plan) if on_next else None,
+            )
+        )
+    if mode == "full" or (mode == "auto" and not config.keep_index):
+        done(
+            climb_full(
+                ground,
+                minutes=left(),
+                progress=progress,
+                on_plan=lambda plan: on_next("full", plan) if on_next else None,
+            )
+        )
+    return rungs

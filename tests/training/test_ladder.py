@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, TrainingError
+from llama_index_ace_finetune.evaluation.significance import PairedDifference
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.dev_set import DevSet
+from llama_index_ace_finetune.training.examples import index_examples
+from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+from llama_index_ace_finetune.training.ground import Ground
+from llama_index_ace_finetune.training.ladder import climb
+from llama_index_ace_finetune.training.provenance import read_provenance
+from llama_index_ace_finetune.training.rung import Rung, best_rung
+from llama_index_ace_finetune.training.selection import Selection
+
+QUICK: dict[str, Any] = {
+    "epochs": 1,
+    "batch_size": 8,
+    "hard_negatives": 1,
+    "interpolation": (1.0,),
+    "max_seq_length": 32,
+    "precision": "float32",
+    "device": "cpu",
+}
+SURE = PairedDifference(mean=0.1, low=0.05, high=0.2, p_value=0.01, wins=3, ties=1, losses=0)
+QUERIES = ["how often are keys rotated?", "who is told when a backup fails?"]
+
+
+def ready(data: TrainingData, output: Path, **options: Any) -> EmbeddingFineTuner:
+    tuner = EmbeddingFineTuner(TrainingConfig(output_dir=str(output), **{**QUICK, **options}))
+    tuner.load_training_data(data)
+    tuner.initialize_model()
+    return tuner
+
+
+def told(name: str, mrr: float, share: float) -> Rung:
+    selection = Selection(share=share, difference=SURE, candidates={})
+    return Rung(name, selection, mrr, 1, 1.0, 1.0, (), lambda model: model)  # type: ignore[arg-type]
+
+
+def test_the_best_rung_that_beats_the_base_ships() -> None:
+    linear, queries, full = told("linear", 0.5, 1), told("queries", 0.6, 1), told("full", 0.7, 0)
+    assert best_rung([linear, queries, full]) is queries
+    assert best_rung([linear, dataclasses.replace(queries, dev_mrr=0.5)]) is linear
+    assert best_rung([full]) is None
+    assert best_rung([dataclasses.replace(full, selection=None)]) is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "climbed"),
+    [
+        ({"mode": "linear"}, ["linear"]),
+        ({"mode": "queries"}, ["linear", "queries"]),
+        ({"mode": "auto"}, ["linear", "queries", "full"]),
+        ({"mode": "auto", "keep_index": True}, ["linear", "queries"]),
+        ({"mode": "full"}, ["full"]),
+    ],
+)
+def test_each_mode_climbs_its_rungs_and_leaves_one_folder(
+    training_data: TrainingData,
+    minilm: Encoder,
+    tmp_path: Path,
+    options: dict[str, Any],
+    climbed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Whatever the rule says on twenty queries: here the folder of the last rung is looked at.
+    monkeypatch.setattr("llama_index_ace_finetune.training.selection.paired_difference", lambda *_, **__: SURE)
+    monkeypatch.setattr("llama_index_ace_finetune.training.fine_tuner.best_rung", lambda rungs: rungs[-1])
+    done: list[str] = []
+    plans: list[str] = []
+    tuner = ready(training_data, tmp_path / "model", **options)
+    metrics = tuner.train(on_rung=lambda rung: done.append(rung.name), on_next=lambda name, _: plans.append(name))
+    assert done == climbed
+    assert plans == [name for name in climbed if name != "linear"]
+    assert metrics["mode"] == climbed[-1]
+    assert [row["rung"] for row in metrics["rungs"]] == climbed
+    record = read_provenance(tmp_path / "model")
+    assert record is not None
+    assert record["metrics"]["rungs"] == metrics["rungs"]
+    assert f"{climbed[-1]} (ships)" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8") or len(done) == 1
+
+    shipped = tuner.encoder
+    assert shipped is not None
+    plain = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    loaded = Encoder.load(tmp_path / "model")
+    memories = list(training_data.memories.values())
+    for ours in (shipped, loaded):
+        queries = plain.encode_query(QUERIES, normalize_embeddings=True)
+        assert np.abs(queries - ours.encode_queries(QUERIES)).max() < 1e-5
+        documents = plain.encode_document(memories, normalize_embeddings=True)
+        assert np.abs(documents - ours.encode_documents(memories)).max() < 1e-5
+    if climbed[-1] != "full":
+        # What is stored for the base stays valid.
+        short = [memory[:80] for memory in memories]
+        assert np.abs(loaded.encode_documents(short) - minilm.encode_documents(short)).max() < 1e-6
+    if climbed[-1] in ("queries", "full"):
+        assert np.abs(loaded.encode_queries(QUERIES) - minilm.encode_queries(QUERIES)).max() > 1e-4
+
+
+def test_climbing_leaves_the_base_as_it_was(training_data: TrainingData, tmp_path: Path) -> None:
+    tuner = ready(training_data, tmp_path / "model", mode="auto")
+    base, examples = tuner.encoder, [e for e in training_data.examples if e.split == "train"]
+    assert base is not None
+    before = base.encode_queries(QUERIES)
+    dev = DevSet(index_examples(training_data, [e for e in training_data.examples if e.split == "dev"]))
+    rungs = climb(Ground(base, index_examples(training_data, examples), dev, tuner.config))
+    assert (base.encode_queries(QUERIES) == before).all()
+    scores = [rung.selection.candidates[0.0]["MRR@10"] for rung in rungs if rung.selection]
+    assert scores == [pytest.approx(float(dev.score(base).mrr.mean()), abs=1e-4)] * 3
+
+
+def test_without_dev_queries_only_full_can_be_climbed(training_data: TrainingData, tmp_path: Path) -> None:
+    data = dataclasses.replace(training_data, examples=training_data.examples[:16])
+    metrics = ready(data, tmp_path / "auto", mode="auto").train()
+    assert [row["rung"] for row in metrics["rungs"]] == ["full"]
+    for options in ({"mode": "linear"}, {"mode": "queries"}, {"mode": "auto", "keep_index": True}):
+        with pytest.raises(TrainingError, match="no dev queries"):
+            ready(data, tmp_path / "none", **options).train()
+    assert not (tmp_path / "none").exists()
+
+
+def test_settings_that_contradict_are_told() -> None:
+    with pytest.raises(AceFinetuneError, match="mode is 'full'; it must be another than full where keep_index"):
+        TrainingConfig(mode="full", keep_index=True)
+    with pytest.raises(AceFinetuneError, match="mode is 'quick'; it must be auto, linear, queries or full"):
+        TrainingConfig(mode="quick")  # type: ignore[arg-type]
+
+
+def test_a_model_with_two_towers_is_no_base(
+    training_data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llama_index_ace_finetune.training.fine_tuner.best_rung", lambda rungs: rungs[-1])
+    ready(training_data, tmp_path / "model", mode="linear").train()
+    with pytest.raises(ModelError, match="embeds queries and documents differently"):
+        ready(training_data, tmp_path / "again", base_model=str(tmp_path / "model"))
