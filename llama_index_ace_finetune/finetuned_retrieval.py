@@ -15,9 +15,11 @@ from llama_index_ace_finetune.commands.index import index_beside
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.errors import ModelError, StoreError
 from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION, LiveCollection
-from llama_index_ace_finetune.retrievers.hybrid_search import Fallback, HybridSearch, SearchSettings
+from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
+from llama_index_ace_finetune.retrievers.ladder import Fallback, FallbackSettings
 from llama_index_ace_finetune.retrievers.load_models import load_models
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
+from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
@@ -65,7 +67,7 @@ class FineTunedRetrieval:
                 store,
                 embed_model=tuned,
                 baseline_model=baseline,
-                fallback=fallback,
+                fallback=FallbackSettings(fallback=fallback),
             )
         except Exception:
             store.close()
@@ -82,19 +84,20 @@ class FineTunedRetrieval:
             threshold: lowest cosine of a dense hit; in a hybrid search it applies before fusion, to the dense leg.
             use_hybrid: fuse the dense ranking with BM25's, by the run's weights; the score is the fused one, in [0, 1].
         """
+        return self.batch_search([query], limit=limit, threshold=threshold, use_hybrid=use_hybrid)[0]
+
+    def batch_search(
+        self, queries: Sequence[str], limit: int = 10, threshold: float = 0.3, use_hybrid: bool = False
+    ) -> list[list[dict[str, Any]]]:
+        """Return `search` of each query, in order; they are embedded together."""
         settings = SearchSettings(
             top_k=limit,
             threshold=threshold,
             mode="hybrid" if use_hybrid else "dense",
             weights=self._weights,
         )
-        return [_result(hit) for hit in self._search.run(QueryBundle(query), settings)]
-
-    def batch_search(
-        self, queries: Sequence[str], limit: int = 10, threshold: float = 0.3, use_hybrid: bool = False
-    ) -> list[list[dict[str, Any]]]:
-        """Return `search` of each query, in order."""
-        return [self.search(query, limit=limit, threshold=threshold, use_hybrid=use_hybrid) for query in queries]
+        found = self._search.run_many([QueryBundle(query) for query in queries], settings)
+        return [[_result(hit) for hit in hits] for hits in found]
 
     def get_embedding(self, text: str) -> list[float]:
         """Return the query vector of a text, by whichever model serves."""

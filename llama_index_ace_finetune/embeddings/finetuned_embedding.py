@@ -106,6 +106,10 @@ class FineTunedEmbedding(BaseEmbedding):
         """Length of a vector; loads the model."""
         return self.encoder.dimension
 
+    def get_query_embeddings(self, queries: list[str]) -> list[list[float]]:
+        """Return the vectors of several queries, embedded together."""
+        return self._embed(queries, "query")
+
     def _require_unchanged(self, fingerprint: str) -> None:
         if fingerprint != self.fingerprint:
             raise ModelError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
+from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.ranking.bm25 import BM25Settings
 from llama_index_ace_finetune.ranking.fusion import RRF_K
-from llama_index_ace_finetune.retrievers.hybrid_search import Fallback, HybridSearch, Mode, SearchSettings
+from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch, Sparse
+from llama_index_ace_finetune.retrievers.ladder import Fallback, FallbackSettings
 from llama_index_ace_finetune.retrievers.load_models import load_models
+from llama_index_ace_finetune.retrievers.search_settings import Mode, SearchSettings
 from llama_index_ace_finetune.run_folder import RunFolder
-from llama_index_ace_finetune.stores.build_index import build_index
-from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.stores.adopt import adopt
+from llama_index_ace_finetune.stores.build_index import build_index, model_encoders
+from llama_index_ace_finetune.stores.filters import Filters
+from llama_index_ace_finetune.stores.memory_store import DEFAULT_COLLECTION, MemoryStore
 
 DEFAULT_TOP_K = 10
 
@@ -33,7 +41,11 @@ class FineTunedHybridRetriever(BaseRetriever):
     ("finetuned", "baseline" or "lexical") and each leg's own score and rank; their nodes are as they were indexed.
 
     An empty list means no hit. A failure is an exception, or, with `fallback="baseline"`, a search in the baseline's
-    vectors of the same collection (and by BM25 alone if those fail too), which is logged and counted in `served`.
+    vectors of the same collection (and by BM25 alone if those fail too), which is logged, counted in `served` and
+    `fallbacks`, and sent as a `FallbackEvent`. A store that cannot be reached is an exception always.
+
+    A vector in a `QueryBundle` is not used, as nothing tells which model made it; `custom_embedding_strs` steer the
+    dense leg, the query text BM25.
 
     Args:
         store: an open memory store.
@@ -46,7 +58,15 @@ class FineTunedHybridRetriever(BaseRetriever):
         weights: of the dense and the BM25 leg.
         threshold: lowest cosine of a dense hit, applied to the dense leg before fusion; none by default.
         mode: "hybrid", "dense" or "sparse".
+        filters: metadata filters, decided by Qdrant for both legs.
+        node_ids: only these nodes.
+        doc_ids: only nodes of these source documents.
+        sparse: where words are searched: "in_process", or "server" for a store with BM25 vectors.
+        bm25: parameters of the in-process BM25.
         fallback: "baseline" or "off".
+        timeout: seconds for embedding a query, after which the next model serves; none by default.
+        breaker_failures: failures in a row after which a model is left alone.
+        breaker_pause: seconds until it is tried again.
 
     Raises:
         StoreError: if the store holds vectors of another model and `fallback` is "off".
@@ -65,7 +85,15 @@ class FineTunedHybridRetriever(BaseRetriever):
         weights: tuple[float, float] = (1.0, 1.0),
         threshold: float | None = None,
         mode: Mode = "hybrid",
+        filters: Filters | None = None,
+        node_ids: Sequence[str] | None = None,
+        doc_ids: Sequence[str] | None = None,
+        sparse: Sparse = "in_process",
+        bm25: BM25Settings | None = None,
         fallback: Fallback = "baseline",
+        timeout: float | None = None,
+        breaker_failures: int = 3,
+        breaker_pause: float = 30.0,
         callback_manager: CallbackManager | None = None,
         verbose: bool = False,
     ) -> None:
@@ -77,8 +105,20 @@ class FineTunedHybridRetriever(BaseRetriever):
             weights=weights,
             threshold=threshold,
             mode=mode,
+            filters=filters,
+            node_ids=node_ids,
+            doc_ids=doc_ids,
         )
-        self._search = HybridSearch(store, embed_model=embed_model, baseline_model=baseline_model, fallback=fallback)
+        self._search = HybridSearch(
+            store,
+            embed_model=embed_model,
+            baseline_model=baseline_model,
+            fallback=FallbackSettings(
+                fallback=fallback, timeout=timeout, failures=breaker_failures, pause=breaker_pause
+            ),
+            sparse=sparse,
+            bm25=bm25,
+        )
         super().__init__(callback_manager=callback_manager, verbose=verbose)
 
     @property
@@ -96,9 +136,19 @@ class FineTunedHybridRetriever(BaseRetriever):
         return self._settings
 
     @property
+    def store(self) -> MemoryStore:
+        """Where the memories are; what is written to it is found by the next search."""
+        return self._search.store
+
+    @property
     def served(self) -> Counter[str]:
         """How many searches each of "finetuned", "baseline" and "lexical" served."""
         return self._search.served
+
+    @property
+    def fallbacks(self) -> Counter[tuple[str, str]]:
+        """How often a model's vectors were not searched, as (name, reason); see `FallbackEvent` for the reasons."""
+        return self._search.fallbacks
 
     @classmethod
     def from_run(cls, run: str | Path, **options: Any) -> FineTunedHybridRetriever:
@@ -109,12 +159,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         folder = RunFolder.open(Path(run))
         options.setdefault("weights", folder.fusion_weights())
         models = load_models(folder.model, folder.base_model(), fallback=options.get("fallback", "baseline"))
-        store = MemoryStore.open(path=folder.index)
-        try:
-            return cls(store, embed_model=models[0], baseline_model=models[1], **options)
-        except Exception:
-            store.close()
-            raise
+        return cls._over(MemoryStore.open(path=folder.index), *models, options)
 
     @classmethod
     def from_nodes(
@@ -124,9 +169,15 @@ class FineTunedHybridRetriever(BaseRetriever):
         model: str | Path,
         baseline: str | Path | None = DEFAULT_BASE_MODEL,
         path: str | Path | None = None,
+        url: str | None = None,
+        collection: str = DEFAULT_COLLECTION,
         **options: Any,
     ) -> FineTunedHybridRetriever:
-        """Embed nodes with both models into a new store (in memory, or in the folder `path`) and search it."""
+        """Embed nodes with both models into a new store and search it.
+
+        The store is in memory, in the folder `path`, or on the server at `url`. With `sparse="server"` Qdrant holds
+        BM25 vectors, too.
+        """
         embed_model = FineTunedEmbedding(str(model))
         baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
         store = build_index(
@@ -134,12 +185,109 @@ class FineTunedHybridRetriever(BaseRetriever):
             finetuned=embed_model.encoder,
             baseline=baseline_model.encoder if baseline_model else None,
             path=path,
+            url=url,
+            collection=collection,
+            server_bm25=options.get("sparse") == "server",
         )
+        return cls._over(store, embed_model, baseline_model, options)
+
+    @classmethod
+    def from_collection(
+        cls,
+        collection: str = DEFAULT_COLLECTION,
+        *,
+        model: str | Path,
+        baseline: str | Path | None = DEFAULT_BASE_MODEL,
+        path: str | Path | None = None,
+        url: str | None = None,
+        api_key: str | None = None,
+        **options: Any,
+    ) -> FineTunedHybridRetriever:
+        """Search a collection of ours, or an alias of one, in a folder or on a server.
+
+        A model that cannot be loaded is replaced by the baseline, visibly, unless `fallback="off"`.
+        """
+        models = load_models(model, baseline, fallback=options.get("fallback", "baseline"))
+        return cls._over(MemoryStore.open(path=path, url=url, api_key=api_key, collection=collection), *models, options)
+
+    @classmethod
+    def from_vector_store(
+        cls,
+        vector_store: QdrantVectorStore,
+        *,
+        model: str | Path,
+        baseline: str | Path | None = DEFAULT_BASE_MODEL,
+        **options: Any,
+    ) -> FineTunedHybridRetriever:
+        """Search the collection of a LlamaIndex vector store.
+
+        One that LlamaIndex built is adopted in place: its points gain the vectors of both models, and the vector store
+        goes on reading it. The vector store's client stays the caller's to close.
+        """
+        embed_model = FineTunedEmbedding(str(model))
+        baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
+        encoders = model_encoders(embed_model.encoder, baseline_model.encoder if baseline_model else None)
+        try:
+            client = vector_store.client
+        except ValueError as error:
+            raise AceFinetuneError(
+                "The vector store has an asynchronous client alone; give it a `client` besides its `aclient`."
+            ) from error
+        return cls._over(adopt(client, vector_store.collection_name, encoders), embed_model, baseline_model, options)
+
+    @classmethod
+    def _over(
+        cls,
+        store: MemoryStore,
+        embed_model: BaseEmbedding | None,
+        baseline_model: BaseEmbedding | None,
+        options: dict[str, Any],
+    ) -> FineTunedHybridRetriever:
+        """Make a retriever, or release the store."""
         try:
             return cls(store, embed_model=embed_model, baseline_model=baseline_model, **options)
-        except Exception:
+        except BaseException:
             store.close()
             raise
+
+    def as_retriever(self, **changes: Any) -> FineTunedHybridRetriever:
+        """Return a retriever with other settings over the same store and models, with the same counters.
+
+        Args:
+            changes: any of `similarity_top_k`, `dense_top_k`, `sparse_top_k`, `rrf_k`, `weights`, `threshold`, `mode`,
+                `filters`, `node_ids` and `doc_ids`.
+        """
+        if "similarity_top_k" in changes:
+            changes["top_k"] = changes.pop("similarity_top_k")
+        unknown = sorted(changes.keys() - {field.name for field in fields(SearchSettings)})
+        if unknown:
+            raise AceFinetuneError(f"A search has no setting {unknown[0]!r}; see `as_retriever` for those it has.")
+        other = copy.copy(self)
+        other._settings = replace(self._settings, **changes)
+        return other
+
+    def search(self, query: str | QueryBundle, **changes: Any) -> list[NodeWithScore]:
+        """`retrieve` with settings of this call's own, such as `filters`; see `as_retriever`."""
+        return self.as_retriever(**changes).retrieve(query)
+
+    async def asearch(self, query: str | QueryBundle, **changes: Any) -> list[NodeWithScore]:
+        """`aretrieve` with settings of this call's own."""
+        return await self.as_retriever(**changes).aretrieve(query)
+
+    def retrieve_batch(self, queries: Sequence[str | QueryBundle], **changes: Any) -> list[list[NodeWithScore]]:
+        """Return the results of each query; they are embedded and searched together, which is faster than in turn."""
+        found = self._search.run_many([_bundle(query) for query in queries], self.as_retriever(**changes)._settings)
+        return [[*results] for results in found]
+
+    async def aretrieve_batch(self, queries: Sequence[str | QueryBundle], **changes: Any) -> list[list[NodeWithScore]]:
+        """`retrieve_batch` off the event loop."""
+        settings = self.as_retriever(**changes)._settings
+        found = await self._search.arun_many([_bundle(query) for query in queries], settings)
+        return [[*results] for results in found]
+
+    def reread(self) -> None:
+        """Have BM25 read the store again: what other processes wrote to a server since is not noticed by itself."""
+        self._search.lexical.reread()
 
     def close(self) -> None:
         """Release the store."""
@@ -150,3 +298,7 @@ class FineTunedHybridRetriever(BaseRetriever):
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return [*await self._search.arun(query_bundle, self._settings)]
+
+
+def _bundle(query: str | QueryBundle) -> QueryBundle:
+    return QueryBundle(query) if isinstance(query, str) else query

@@ -3,66 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextvars
 import threading
 from collections import Counter
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.schema import QueryBundle
+from llama_index.core.schema import BaseNode, QueryBundle
 
-from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
-from llama_index_ace_finetune.ranking.fusion import RRF_K, reciprocal_rank_fusion
+from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
+from llama_index_ace_finetune.ranking.bm25 import BM25Settings
+from llama_index_ace_finetune.ranking.fusion import FusedHit, reciprocal_rank_fusion
+from llama_index_ace_finetune.retrievers.ladder import FallbackSettings, ModelLadder
 from llama_index_ace_finetune.retrievers.legs import LegHit, LexicalLeg, ranked
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory, ServedBy
-from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
+from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, SearchSettings
+from llama_index_ace_finetune.stores.memory_store import MemoryStore
 
-logger = logging.getLogger(__name__)
-
-Mode = Literal["hybrid", "dense", "sparse"]
-Fallback = Literal["baseline", "off"]
-LEXICAL: Final = "lexical"
-_OVERSAMPLING = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchSettings:
-    """Settings of one search; see `FineTunedHybridRetriever` for what they mean."""
-
-    top_k: int = 10
-    dense_top_k: int | None = None
-    sparse_top_k: int | None = None
-    rrf_k: int = RRF_K
-    weights: tuple[float, float] = (1.0, 1.0)
-    threshold: float | None = None
-    mode: Mode = "hybrid"
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("hybrid", "dense", "sparse"):
-            raise AceFinetuneError(f"The search mode is {self.mode!r}; it must be hybrid, dense or sparse.")
-        if len(self.weights) != 2 or min(self.weights) < 0 or max(self.weights) <= 0:
-            raise AceFinetuneError(f"The leg weights are {self.weights!r}; give two numbers of 0 or more, one above 0.")
-        if self.rrf_k < 0:
-            raise AceFinetuneError(f"The constant rrf_k is {self.rrf_k}; it must be 0 or more.")
-        if self.top_k < 1:
-            raise AceFinetuneError(f"The number of results is {self.top_k}; it must be at least 1.")
-
-    def depth(self, configured: int | None) -> int:
-        """Hits to take from a leg."""
-        return max(configured or _OVERSAMPLING * self.top_k, self.top_k)
-
-    def leg_weights(self, served_by: ServedBy) -> tuple[float, float]:
-        """Weights (dense, BM25) given what served: a leg that did not run must not scale the scores down."""
-        if self.mode == "sparse" or served_by == LEXICAL:
-            return (0.0, 1.0)
-        return (1.0, 0.0) if self.mode == "dense" else self.weights
+Sparse = Literal["in_process", "server"]
+# Few, since every waiting thread that wants the interpreter keeps the event loop from it for some milliseconds.
+_THREADS = 4
+_Result = TypeVar("_Result")
+_Dense = tuple[ServedBy, list[list[LegHit]]]
 
 
 class HybridSearch:
     """The legs over a store, and which model serves the dense one.
 
-    `served` counts what served each search: "finetuned", "baseline" or "lexical".
+    `served` counts what served each search: "finetuned", "baseline" or "lexical"; `fallbacks` the steps down to it.
     """
 
     def __init__(
@@ -71,121 +42,195 @@ class HybridSearch:
         *,
         embed_model: BaseEmbedding | None,
         baseline_model: BaseEmbedding | None = None,
-        fallback: Fallback = "baseline",
+        fallback: FallbackSettings | None = None,
+        sparse: Sparse = "in_process",
+        bm25: BM25Settings | None = None,
     ) -> None:
-        if fallback not in ("baseline", "off"):
-            raise AceFinetuneError(f"The fallback is {fallback!r}; it must be baseline or off.")
+        if sparse not in ("in_process", "server"):
+            raise AceFinetuneError(f"The sparse leg is {sparse!r}; it must be in_process or server.")
+        if sparse == "server" and store.sparse is None:
+            store.search_words("", 1)  # raises: there are no BM25 vectors
         self.store = store
-        self.fallback: Fallback = fallback
+        self.sparse: Sparse = sparse
         self.served: Counter[str] = Counter()
         self._counting = threading.Lock()
-        candidates: tuple[tuple[ServedBy, BaseEmbedding | None], ...] = (
-            (FINETUNED, embed_model),
-            (BASELINE, baseline_model),
+        self.ladder = ModelLadder(
+            store, embed_model=embed_model, baseline_model=baseline_model, settings=fallback or FallbackSettings()
         )
-        self._models = {name: model for name, model in candidates if model is not None and self._fits(name, model)}
-        self._lexical = LexicalLeg(store)
-        if fallback == "off" and FINETUNED not in self._models:
-            raise ModelError("The tuned model is not available and the fallback is off; give its folder.")
+        self.lexical = LexicalLeg(store, settings=bm25)
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ace-finetune-search")
+
+    @property
+    def fallbacks(self) -> Counter[tuple[str, str]]:
+        """How often which step of the ladder was left, and why."""
+        return self.ladder.fallbacks
 
     def run(self, bundle: QueryBundle, settings: SearchSettings) -> list[RetrievedMemory]:
         """Search; an empty list means that nothing matched."""
-        dense, served_by = self._dense(bundle, settings)
-        return self._results(dense, self._sparse(bundle, settings), served_by, settings)
+        return self.run_many([bundle], settings)[0]
+
+    def run_many(self, bundles: Sequence[QueryBundle], settings: SearchSettings) -> list[list[RetrievedMemory]]:
+        """Return `run` of each bundle; the queries are embedded and multiplied with the vectors together."""
+        asked = [_encodable(bundle) for bundle in bundles]
+        if self.sparse == "server" and settings.mode == "hybrid" and len(asked) == 1:
+            dense, words = self._both(asked[0], settings)
+        else:
+            dense, words = self._dense(asked, settings), self._words(asked, settings)
+        return self._results(dense, words, settings)
 
     async def arun(self, bundle: QueryBundle, settings: SearchSettings) -> list[RetrievedMemory]:
         """`run` with both legs at the same time, off the event loop."""
-        (dense, served_by), sparse = await asyncio.gather(
-            asyncio.to_thread(self._dense, bundle, settings), asyncio.to_thread(self._sparse, bundle, settings)
+        if self.sparse == "server" or settings.mode != "hybrid":
+            return (await self.arun_many([bundle], settings))[0]
+        asked = [_encodable(bundle)]
+        dense, words = await asyncio.gather(
+            self._in_thread(self._dense, asked, settings), self._in_thread(self._words, asked, settings)
         )
-        return await asyncio.to_thread(self._results, dense, sparse, served_by, settings)
+        return (await self._in_thread(self._results, dense, words, settings))[0]
+
+    async def arun_many(self, bundles: Sequence[QueryBundle], settings: SearchSettings) -> list[list[RetrievedMemory]]:
+        """`run_many` off the event loop."""
+        return await self._in_thread(self.run_many, bundles, settings)
 
     def embed(self, text: str) -> list[float]:
         """Return the query vector of the model that serves: the tuned one, else the baseline."""
-        for model in self._models.values():
-            return model.get_query_embedding(text)
-        raise ModelError("Neither the tuned model nor the baseline is available; the log gives the reasons.")
+        embedded = self.ladder.embed([QueryBundle(text)])
+        if embedded is None:
+            raise ModelError("Neither the tuned model nor the baseline is available; the log gives the reasons.")
+        vector: list[float] = embedded[1][0].tolist()
+        return vector
 
     def close(self) -> None:
-        """Release the store."""
+        """Release the store and the threads."""
+        self._pool.shutdown(wait=False)
         self.store.close()
 
-    def _fits(self, name: str, model: BaseEmbedding) -> bool:
-        """Whether the model is the one that the store's vectors were made with."""
-        space = self.store.spaces.get(name)
-        fingerprint = getattr(model, "fingerprint", None)
-        if space is not None and fingerprint in (None, space.fingerprint):
-            return True
-        message = (
-            f"The model {model.model_name!r} is not the one that the {name} vectors in {self.store.where} "
-            "were made with; build the index again with `ace-finetune index`, or give that model."
-        )
-        if name == FINETUNED and self.fallback == "off":
-            raise StoreError(message)
-        logger.warning("%s", message)
-        return False
+    def _in_thread(self, function: Callable[..., _Result], *arguments: Any) -> asyncio.Future[_Result]:
+        context = contextvars.copy_context()  # instrumentation spans live there
+        try:
+            return asyncio.get_running_loop().run_in_executor(self._pool, context.run, function, *arguments)
+        except RuntimeError:  # the pool was closed with the store, whose error says more
+            return asyncio.get_running_loop().run_in_executor(None, context.run, function, *arguments)
 
-    def _dense(self, bundle: QueryBundle, settings: SearchSettings) -> tuple[list[LegHit], ServedBy]:
+    def _dense(self, bundles: Sequence[QueryBundle], settings: SearchSettings) -> _Dense:
         if settings.mode == "sparse":
-            return [], LEXICAL
-        if not bundle.query_str.strip():
-            return [], FINETUNED if FINETUNED in self._models else BASELINE
-        for name, model in self._models.items():
-            if name == BASELINE and self.fallback == "off":
-                continue
-            try:
-                # Embedded here per model: a vector in the caller's bundle would be of an unknown space.
-                vector = model.get_agg_embedding_from_queries(bundle.embedding_strs)
-                hits = self.store.search(name, vector, settings.depth(settings.dense_top_k))
-            except Exception as error:
-                if self.fallback == "off":
-                    raise
-                logger.warning("the %s leg failed and is skipped: %s", name, error)
-                continue
-            floor = settings.threshold if settings.threshold is not None else float("-inf")
-            return ranked([hit for hit in hits if hit[1] >= floor]), name
-        if settings.mode == "dense":
-            raise ModelError("Neither the tuned model nor the baseline can serve; the log gives the reasons.")
-        return [], LEXICAL
+            return LEXICAL, [[] for _ in bundles]
+        hits: list[list[LegHit]] = [[] for _ in bundles]
+        full = [place for place, bundle in enumerate(bundles) if bundle.query_str.strip()]
+        if not full:
+            return self.ladder.first, hits
+        embedded = self.ladder.embed([bundles[place] for place in full])
+        if embedded is None:
+            return _lexical_alone(settings), hits
+        name, vectors = embedded
+        found = self.store.search_batch(name, vectors, settings.depth(settings.dense_top_k), only=settings.condition())
+        for place, nearest in zip(full, found, strict=True):
+            hits[place] = _above(nearest, settings)
+        return name, hits
 
-    def _sparse(self, bundle: QueryBundle, settings: SearchSettings) -> list[LegHit]:
-        if settings.mode == "dense" or not bundle.query_str.strip():
-            return []
-        return self._lexical.search(bundle.query_str, settings.depth(settings.sparse_top_k))
+    def _words(self, bundles: Sequence[QueryBundle], settings: SearchSettings) -> list[list[LegHit]]:
+        if settings.mode == "dense":
+            return [[] for _ in bundles]
+        search = self.store.search_words if self.sparse == "server" else self.lexical.search
+        depth, only = settings.depth(settings.sparse_top_k), settings.condition()
+        return [
+            ranked(search(bundle.query_str, depth, only=only)) if bundle.query_str.strip() else [] for bundle in bundles
+        ]
+
+    def _both(self, bundle: QueryBundle, settings: SearchSettings) -> tuple[_Dense, list[list[LegHit]]]:
+        """Both legs of one query in one round trip to the server."""
+        embedded = self.ladder.embed([bundle]) if bundle.query_str.strip() else None
+        if embedded is None:
+            served: ServedBy = _lexical_alone(settings) if bundle.query_str.strip() else self.ladder.first
+            return (served, [[]]), self._words([bundle], settings)
+        name, vectors = embedded
+        dense, words = self.store.search_both(
+            name,
+            vectors[0].tolist(),
+            bundle.query_str,
+            dense_k=settings.depth(settings.dense_top_k),
+            words_k=settings.depth(settings.sparse_top_k),
+            only=settings.condition(),
+        )
+        return (name, [_above(dense, settings)]), [ranked(words)]
 
     def _results(
-        self, dense: list[LegHit], sparse: list[LegHit], served_by: ServedBy, settings: SearchSettings
-    ) -> list[RetrievedMemory]:
+        self, dense: _Dense, words: list[list[LegHit]], settings: SearchSettings
+    ) -> list[list[RetrievedMemory]]:
+        served_by, nearest = dense
         with self._counting:
-            self.served[served_by] += 1
-        ids = sorted({hit.node_id for hit in [*dense, *sparse]})
-        row = {node_id: number for number, node_id in enumerate(ids)}
-        legs = [{hit.node_id: hit for hit in leg} for leg in (dense, sparse)]
-        fused = reciprocal_rank_fusion(
-            [[row[hit.node_id] for hit in dense], [row[hit.node_id] for hit in sparse]],
-            weights=settings.leg_weights(served_by),
-            k=settings.rrf_k,
-            limit=settings.top_k,
-        )
-        nodes = self.store.get([ids[hit.row] for hit in fused])
-        results = []
-        for hit in fused:
-            node = nodes.get(ids[hit.row])
-            if node is None:
-                continue  # Deleted between the search and now.
-            in_dense, in_sparse = (leg.get(node.node_id) for leg in legs)
-            own = {"hybrid": None, "dense": in_dense, "sparse": in_sparse}[settings.mode]
-            results.append(
-                RetrievedMemory(
-                    node=node,
-                    score=own.score if own else hit.scaled,
-                    served_by=served_by,
-                    rrf_score=hit.score,
-                    scaled_score=hit.scaled,
-                    dense_score=in_dense.score if in_dense else None,
-                    dense_rank=in_dense.rank if in_dense else None,
-                    sparse_score=in_sparse.score if in_sparse else None,
-                    sparse_rank=in_sparse.rank if in_sparse else None,
-                )
+            self.served[served_by] += len(words)
+        fused = [_fuse(*legs, served_by, settings) for legs in zip(nearest, words, strict=True)]
+        nodes = self.store.get(list({node_id for hits in fused for node_id, _ in hits}))
+        alone = len(fused) == 1
+        return [
+            # Queries of one batch must not share a node, which a caller may change.
+            _results(hits, legs, nodes if alone else _copies(hits, nodes), served_by, settings)
+            for hits, legs in zip(fused, zip(nearest, words, strict=True), strict=True)
+        ]
+
+
+def _encodable(bundle: QueryBundle) -> QueryBundle:
+    """Return the bundle without half characters (lone surrogates), which no tokenizer or server takes."""
+    text = bundle.query_str.encode("utf-8", "replace").decode("utf-8")
+    return bundle if text == bundle.query_str else replace(bundle, query_str=text)
+
+
+def _lexical_alone(settings: SearchSettings) -> ServedBy:
+    if settings.mode == "dense":
+        raise ModelError("Neither the tuned model nor the baseline can serve; the log gives the reasons.")
+    return LEXICAL
+
+
+def _above(hits: list[tuple[str, float]], settings: SearchSettings) -> list[LegHit]:
+    floor = settings.threshold if settings.threshold is not None else float("-inf")
+    return ranked([hit for hit in hits if hit[1] >= floor])
+
+
+def _fuse(
+    dense: list[LegHit], words: list[LegHit], served_by: ServedBy, settings: SearchSettings
+) -> list[tuple[str, FusedHit]]:
+    """Return node ids with their fused hit, best first, ties by node id."""
+    ids = sorted({hit.node_id for hit in [*dense, *words]})
+    row = {node_id: number for number, node_id in enumerate(ids)}
+    fused = reciprocal_rank_fusion(
+        [[row[hit.node_id] for hit in dense], [row[hit.node_id] for hit in words]],
+        weights=settings.leg_weights(served_by),
+        k=settings.rrf_k,
+        limit=settings.top_k,
+    )
+    return [(ids[hit.row], hit) for hit in fused]
+
+
+def _copies(fused: list[tuple[str, FusedHit]], nodes: dict[str, BaseNode]) -> dict[str, BaseNode]:
+    return {node_id: nodes[node_id].model_copy(deep=True) for node_id, _ in fused if node_id in nodes}
+
+
+def _results(
+    fused: list[tuple[str, FusedHit]],
+    legs: tuple[list[LegHit], list[LegHit]],
+    nodes: dict[str, BaseNode],
+    served_by: ServedBy,
+    settings: SearchSettings,
+) -> list[RetrievedMemory]:
+    by_id = [{hit.node_id: hit for hit in leg} for leg in legs]
+    results = []
+    for node_id, hit in fused:
+        if node_id not in nodes:
+            continue  # Deleted between the search and now.
+        in_dense, in_words = (leg.get(node_id) for leg in by_id)
+        own = {"hybrid": None, "dense": in_dense, "sparse": in_words}[settings.mode]
+        results.append(
+            RetrievedMemory(
+                node=nodes[node_id],
+                score=own.score if own else hit.scaled,
+                served_by=served_by,
+                rrf_score=hit.score,
+                scaled_score=hit.scaled,
+                dense_score=in_dense.score if in_dense else None,
+                dense_rank=in_dense.rank if in_dense else None,
+                sparse_score=in_words.score if in_words else None,
+                sparse_rank=in_words.rank if in_words else None,
             )
-        return results
+        )
+    return results

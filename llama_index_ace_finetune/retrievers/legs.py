@@ -1,4 +1,4 @@
-"""The two legs of a hybrid search over one store: nearest vectors, and BM25."""
+"""The lexical leg of a hybrid search in this process, and what a leg's hits look like."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llama_index.core.schema import MetadataMode
+from llama_index.core.schema import BaseNode, MetadataMode
+from qdrant_client import models
 
-from llama_index_ace_finetune.ranking.bm25 import BM25Index
+from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings
+from llama_index_ace_finetune.ranking.tokenizer import Tokenizer
+from llama_index_ace_finetune.stores.allowed import AllowedRows
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
+
+_DEEPER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +32,87 @@ def ranked(hits: Sequence[tuple[str, float]]) -> list[LegHit]:
 
 
 class LexicalLeg:
-    """BM25 over the EMBED texts of a store, read from it at the first search and after each `upsert` through it.
+    """BM25 over the EMBED texts of a store, read from it at the first search and kept in step with its writes.
 
-    Only memories that share a word with the query are hits.
+    Only memories that share a word with the query are hits. What another process writes to a server is seen after
+    `reread`.
     """
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(
+        self, store: MemoryStore, *, settings: BM25Settings | None = None, tokenizer: Tokenizer | None = None
+    ) -> None:
         self._store = store
+        self._settings, self._tokenizer = settings, tokenizer
+        self._log = store.watch()
         self._lock = threading.Lock()
         self._index: BM25Index | None = None
-        self._revision = store.revision
         self._node_ids: list[str] = []
+        self._row_of: dict[str, int] = {}
+        self._version = 0
+        self._allowed = AllowedRows()
 
-    def search(self, query: str, k: int) -> list[LegHit]:
-        """Return the k best memories, best first, ties by node id."""
-        index, node_ids = self._built()
-        rows, scores = index.search(query, k)
-        return ranked([(node_ids[row], float(score)) for row, score in zip(rows, scores, strict=True)])
+    def reread(self) -> None:
+        """Read the whole store again before the next search."""
+        self._log.note(None)
 
-    def _built(self) -> tuple[BM25Index, list[str]]:
+    def search(self, query: str, k: int, *, only: models.Filter | None = None) -> list[tuple[str, float]]:
+        """Return node ids and scores of the k best memories that pass the filter, best first, ties by node id."""
+        index = self._in_step()
+        if only is None:
+            return self._hits(index, query, k)
+        if self._store.embedded:
+            allowed = self._store.passing(only)
+            with self._lock:
+                rows = self._allowed.rows(allowed, self._row_of, self._version)
+            return self._hits(index, query, k, rows)
+        # On a server the points that pass may be millions: ask about those that were found.
+        depth = _DEEPER * k
+        while True:
+            hits = self._hits(index, query, depth)
+            kept = self._store.keep_passing([node_id for node_id, _ in hits], only)
+            passed = [hit for hit in hits if hit[0] in kept]
+            if len(passed) >= k or len(hits) < depth:
+                return passed[:k]
+            depth *= _DEEPER
+
+    def _hits(self, index: BM25Index, query: str, k: int, rows: object = None) -> list[tuple[str, float]]:
+        found, scores = index.search(query, k, allowed=rows)  # type: ignore[arg-type]
+        hits = [(self._node_ids[row], float(score)) for row, score in zip(found, scores, strict=True)]
+        return sorted(hits, key=lambda hit: (-hit[1], hit[0]))
+
+    def _in_step(self) -> BM25Index:
         with self._lock:
-            if self._index is None or self._revision != self._store.revision:
-                self._revision = self._store.revision
-                # Sorted by id, so that BM25's tie rule (by row) is a tie rule by id.
-                nodes = sorted(self._store.nodes(), key=lambda node: node.node_id)
-                self._node_ids = [node.node_id for node in nodes]
-                self._index = BM25Index.build([node.get_content(MetadataMode.EMBED) for node in nodes])
-            return self._index, self._node_ids
+            touched = self._log.take()
+            try:
+                if self._index is None or touched is None:
+                    return self._built()
+                if touched:
+                    self._update(self._index, sorted(touched))
+                return self._index
+            except BaseException:
+                self._log.note(None)  # what was taken was not read
+                raise
+
+    def _built(self) -> BM25Index:
+        # Sorted by id, so that BM25's tie rule (by row) is a tie rule by id.
+        points = sorted(self._store.points_as_nodes(), key=lambda point: point[1].node_id)
+        self._node_ids = [node.node_id for _, node in points]
+        self._row_of = {point: row for row, (point, _) in enumerate(points)}
+        self._version += 1
+        self._index = BM25Index.build(
+            [_text(node) for _, node in points], settings=self._settings, tokenizer=self._tokenizer
+        )
+        return self._index
+
+    def _update(self, index: BM25Index, touched: list[str]) -> None:
+        present = list(self._store.points_as_nodes(touched))
+        index.remove(row for row in (self._row_of.pop(point, None) for point in touched) if row is not None)
+        # The names come first: another thread may find a row as soon as it is in.
+        self._node_ids.extend(node.node_id for _, node in present)
+        for (point, _), row in zip(present, index.add(_text(node) for _, node in present), strict=True):
+            self._row_of[point] = int(row)
+        self._version += 1
+
+
+def _text(node: BaseNode) -> str:
+    return node.get_content(MetadataMode.EMBED)

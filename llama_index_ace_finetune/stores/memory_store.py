@@ -2,52 +2,72 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
-from llama_index.core.schema import BaseNode
-from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
+from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.vector_stores.utils import node_to_metadata_dict
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.stores.connection import connect, failure, is_embedded, told
+from llama_index_ace_finetune.stores.mirror import VectorMirror
+from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, node_id_of, point_id
+from llama_index_ace_finetune.stores.points import node_of, read_points
+from llama_index_ace_finetune.stores.spaces import (
+    VectorSpace,
+    create_collection,
+    read_metadata,
+    resolve_alias,
+)
+from llama_index_ace_finetune.stores.sparse_vectors import BM25, SparseBM25
+from llama_index_ace_finetune.stores.writes import WriteLog, watch
 
 FINETUNED: Final = "finetuned"
 BASELINE: Final = "baseline"
 DEFAULT_COLLECTION = "memories"
-_ID_FIELD = "memory_id"
-_NAMESPACE = uuid.UUID("6e1f3a0c-5f0b-5f5e-9a8e-2f6f5d1c7b11")
 _BATCH = 256
+_FILTERS_KEPT = 64
 
-
-@dataclass(frozen=True, slots=True)
-class VectorSpace:
-    """The vectors of one model in a collection: their length, the model's fingerprint and its name."""
-
-    dimension: int
-    fingerprint: str
-    model: str = ""
+Hits = list[tuple[str, float]]
+_Result = TypeVar("_Result")
 
 
 class MemoryStore:
     """Memories in Qdrant, with one named vector per model and the payload that LlamaIndex's `QdrantVectorStore` reads.
 
     The collection's metadata holds each vector's dimension and model fingerprint, so vectors of different models can
-    not be mixed up. Open it with `create`, `open` or `connect`; close it after use, since an embedded folder is locked
-    while it is open.
+    not be mixed up. Open it with `create`, `open` or `attach`; close it after use, since an embedded folder is locked
+    while it is open. An embedded store answers dense searches from a matrix in this process, with the same results.
     """
 
-    def __init__(self, client: QdrantClient, collection: str, spaces: Mapping[str, VectorSpace], where: str) -> None:
+    def __init__(
+        self,
+        client: QdrantClient,
+        collection: str,
+        spaces: Mapping[str, VectorSpace],
+        where: str,
+        *,
+        sparse: SparseBM25 | None = None,
+        owns_client: bool = True,
+    ) -> None:
         self.client = client
         self.collection = collection
         self.spaces = dict(spaces)
         self.where = where
-        self.revision = 0
+        self.sparse = sparse
+        self.embedded = is_embedded(client)
+        self._owns_client = owns_client
+        self._closed = False
+        self._log = watch(client)
+        self._mirrors: dict[str, VectorMirror] = {}
+        self._passing: OrderedDict[str, tuple[int, frozenset[str]]] = OrderedDict()
 
     @classmethod
     def create(
@@ -58,38 +78,29 @@ class MemoryStore:
         url: str | None = None,
         api_key: str | None = None,
         collection: str = DEFAULT_COLLECTION,
+        sparse: SparseBM25 | None = None,
+        client_options: Mapping[str, Any] | None = None,
+        collection_options: Mapping[str, Any] | None = None,
     ) -> MemoryStore:
         """Make a new collection: in a folder, on a server, or in memory where neither is given.
+
+        Args:
+            spaces: the vectors to hold.
+            path: folder of an embedded store.
+            url: address of a server instead.
+            api_key: of that server; the environment variable QDRANT_API_KEY by default.
+            collection: its name.
+            sparse: how texts become BM25 vectors, to have Qdrant search words as well.
+            client_options: passed to `QdrantClient`, such as `prefer_grpc` and `timeout`.
+            collection_options: passed to `create_collection`, such as `shard_number` and `replication_factor`.
 
         Raises:
             StoreError: if the collection exists, or the folder or the server cannot be used.
         """
-        client, where = _connect(path=path, url=url, api_key=api_key)
-        try:
-            if client.collection_exists(collection):
-                raise StoreError(
-                    f"The collection {collection!r} exists already in {where}; give another name or delete it first."
-                )
-            client.create_collection(
-                collection,
-                vectors_config={
-                    name: models.VectorParams(size=space.dimension, distance=models.Distance.COSINE)
-                    for name, space in spaces.items()
-                },
-                metadata={
-                    "ace_finetune": {
-                        name: {"dimension": s.dimension, "fingerprint": s.fingerprint, "model": s.model}
-                        for name, s in spaces.items()
-                    }
-                },
-            )
-        except StoreError:
-            client.close()
-            raise
-        except Exception as error:
-            client.close()
-            raise _failure(where, error) from error
-        return cls(client, collection, spaces, where)
+        client, where = connect(path=path, url=url, api_key=api_key, client_options=client_options)
+        with _closed_on_error(client):
+            create_collection(client, collection, spaces, where, sparse=sparse, options=collection_options)
+            return cls(client, collection, spaces, where, sparse=sparse)
 
     @classmethod
     def open(
@@ -99,8 +110,11 @@ class MemoryStore:
         url: str | None = None,
         api_key: str | None = None,
         collection: str = DEFAULT_COLLECTION,
+        client_options: Mapping[str, Any] | None = None,
     ) -> MemoryStore:
         """Open a collection that `create` made, in a folder or on a server.
+
+        Behind an alias, the collection that it names now: a store stays with the vectors that its models made.
 
         Raises:
             StoreError: if it is not there, was made by something else, or is locked by another process.
@@ -108,21 +122,30 @@ class MemoryStore:
         # Qdrant would make an index of any folder that it opens.
         if path is not None and not (Path(path) / "meta.json").is_file():
             raise StoreError(f"There is no index in the folder {str(path)!r}; build it with `ace-finetune index`.")
-        client, where = _connect(path=path, url=url, api_key=api_key)
-        try:
-            spaces = _read_spaces(client, collection, where)
-        except StoreError:
-            client.close()
-            raise
-        except Exception as error:
-            client.close()
-            raise _failure(where, error) from error
-        return cls(client, collection, spaces, where)
+        client, where = connect(path=path, url=url, api_key=api_key, client_options=client_options)
+        with _closed_on_error(client):
+            spaces, sparse = read_metadata(client, collection, where)
+            return cls(client, resolve_alias(client, collection), spaces, where, sparse=sparse)
 
-    def upsert(self, nodes: Sequence[BaseNode], vectors: Mapping[str, NDArray[np.float32]]) -> None:
+    @classmethod
+    def attach(cls, client: QdrantClient, collection: str, *, where: str = "the given client") -> MemoryStore:
+        """Open a collection of ours over a client that somebody else opened and will close."""
+        spaces, sparse = read_metadata(client, collection, where)
+        return cls(client, resolve_alias(client, collection), spaces, where, sparse=sparse, owns_client=False)
+
+    # --------------------------------------------------------------------------------------------------- writing
+
+    def upsert(
+        self,
+        nodes: Sequence[BaseNode],
+        vectors: Mapping[str, NDArray[np.float32]],
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
         """Write nodes with one row of `vectors[name]` [n, dimension] each; a node id that is there is replaced.
 
-        `revision` goes up, so that what was derived from the store is derived again.
+        Raises:
+            StoreError: for vectors of another shape or name, or an id that two different nodes share.
         """
         for name, rows in vectors.items():
             space = self.spaces.get(name)
@@ -131,60 +154,149 @@ class MemoryStore:
                     f"The vectors {name!r} have shape {rows.shape}, and {self.where} takes "
                     f"{(len(nodes), space.dimension) if space else 'none of that name'}; encode with the index's model."
                 )
+        _require_own_ids(nodes)
         for start in range(0, len(nodes), _BATCH):
+            batch = nodes[start : start + _BATCH]
             points = [
                 models.PointStruct(
                     id=point_id(node.node_id),
-                    vector={name: rows[start + place].tolist() for name, rows in vectors.items()},
-                    payload={**node_to_metadata_dict(node), _ID_FIELD: node.node_id},
+                    vector={name: rows[start + place].tolist() for name, rows in vectors.items()} | self._words(node),
+                    payload=_payload(node),
                 )
-                for place, node in enumerate(nodes[start : start + _BATCH])
+                for place, node in enumerate(batch)
             ]
             self._call(self.client.upsert, self.collection, points)
-        self.revision += 1
+            if progress:
+                progress(len(batch))
 
-    def search(self, name: str, vector: Sequence[float], k: int) -> list[tuple[str, float]]:
+    def delete(self, node_ids: Sequence[str]) -> None:
+        """Delete nodes; unknown ids are left aside, and an empty list deletes nothing."""
+        for start in range(0, len(node_ids), _BATCH):
+            points = [point_id(node_id) for node_id in node_ids[start : start + _BATCH]]
+            self._call(self.client.delete, self.collection, models.PointIdsList(points=points))  # type: ignore[arg-type]
+
+    def delete_documents(self, ref_doc_ids: Sequence[str]) -> list[str]:
+        """Delete every node of these source documents; return the nodes' ids."""
+        node_ids = self.document_nodes(ref_doc_ids)
+        self.delete(node_ids)
+        return node_ids
+
+    def document_nodes(self, ref_doc_ids: Sequence[str]) -> list[str]:
+        """Return the ids of the nodes of these source documents."""
+        if not ref_doc_ids:
+            return []
+        ours = models.FieldCondition(key="ref_doc_id", match=models.MatchAny(any=list(ref_doc_ids)))
+        return [node_id_of(p) for p in self._points(only=models.Filter(must=[ours]), with_payload=[NODE_ID_FIELD])]
+
+    def changed(self, nodes: Sequence[BaseNode]) -> list[int]:
+        """Return the positions of the nodes that are not in the store as they are here."""
+        places = range(0, len(nodes), _BATCH)
+        found: list[int] = []
+        for start in places:
+            batch = nodes[start : start + _BATCH]
+            ids = [point_id(node.node_id) for node in batch]
+            held = {str(point.id): point for point in self._points(ids=ids, with_vectors=list(self.spaces))}
+            for place, (node, identifier) in enumerate(zip(batch, ids, strict=True)):
+                point = held.get(identifier)
+                whole = point is not None and set(point.vector or {}) >= set(self.spaces)
+                if point is None or not whole or point.payload != _payload(node):
+                    found.append(start + place)
+        return found
+
+    # ------------------------------------------------------------------------------------------------- searching
+
+    def search(self, name: str, vector: Sequence[float], k: int, *, only: models.Filter | None = None) -> Hits:
         """Return node ids and cosines of the k nearest memories in the space `name`, best first, ties by node id."""
-        if len(vector) != self.spaces[name].dimension:
-            raise StoreError(
-                f"The query vector has {len(vector)} dimensions and {name!r} in {self.where} has "
-                f"{self.spaces[name].dimension}; use the model that the index was built with."
-            )
-        points = self._call(
-            self.client.query_points,
-            self.collection,
-            query=list(vector),
-            using=name,
-            limit=k,
-            with_payload=[_ID_FIELD],
-        ).points
-        hits = [(str((point.payload or {})[_ID_FIELD]), float(point.score)) for point in points]
-        return sorted(hits, key=lambda hit: (-hit[1], hit[0]))
+        return self.search_batch(name, np.asarray([vector], np.float32), k, only=only)[0]
+
+    def search_batch(
+        self, name: str, vectors: NDArray[np.float32], k: int, *, only: models.Filter | None = None
+    ) -> list[Hits]:
+        """Return what `search` returns for each row of `vectors` [n, dimension]."""
+        self._require_dimension(name, vectors.shape[1])
+        self._require_open()
+        if not len(vectors):
+            return []
+        if self.embedded:
+            allowed = None if only is None else self.passing(only)
+            return self._call(self._mirror(name).search, vectors, k, allowed=allowed)
+        return self._query([self._dense_request(name, vector.tolist(), k, only) for vector in vectors])
+
+    def search_words(self, query: str, k: int, *, only: models.Filter | None = None) -> Hits:
+        """Return node ids and scores of the k best memories by the store's own BM25 vectors."""
+        request = self._words_request(query, k, only)
+        return self._query([request])[0] if request else []
+
+    def search_both(
+        self,
+        name: str,
+        vector: Sequence[float],
+        query: str,
+        *,
+        dense_k: int,
+        words_k: int,
+        only: models.Filter | None = None,
+    ) -> tuple[Hits, Hits]:
+        """Return `search` and `search_words`, from a server in one round trip."""
+        self._require_dimension(name, len(vector))
+        words = self._words_request(query, words_k, only)
+        if self.embedded or words is None:
+            return self.search(name, vector, dense_k, only=only), self.search_words(query, words_k, only=only)
+        dense, sparse = self._query([self._dense_request(name, list(vector), dense_k, only), words])
+        return dense, sparse
+
+    def passing(self, only: models.Filter) -> frozenset[str]:
+        """Return the ids of the points that pass a filter, as Qdrant decides; remembered until something is written."""
+        key, revision = only.model_dump_json(), self.revision
+        known = self._passing.get(key)
+        if known is None or known[0] != revision:
+            points = frozenset(str(point.id) for point in self._points(only=only, with_payload=False))
+            known = self._passing[key] = (revision, points)
+            while len(self._passing) > _FILTERS_KEPT:
+                self._passing.popitem(last=False)
+        return known[1]
+
+    def keep_passing(self, node_ids: Sequence[str], only: models.Filter) -> set[str]:
+        """Return those of the nodes that pass a filter."""
+        if not node_ids:
+            return set()
+        these = models.HasIdCondition(has_id=[point_id(node_id) for node_id in node_ids])
+        points = self._points(only=models.Filter(must=[these, only]), with_payload=[NODE_ID_FIELD])
+        return {node_id_of(point) for point in points}
+
+    # --------------------------------------------------------------------------------------------------- reading
 
     def nodes(self) -> Iterator[BaseNode]:
         """Yield every node, in the store's order."""
-        offset: Any = None
-        while True:
-            points, offset = self._call(self.client.scroll, self.collection, limit=1000, offset=offset)
-            for point in points:
-                yield metadata_dict_to_node(point.payload or {})
-            if offset is None:
-                return
+        return (node_of(point, self.where) for point in self._points())
+
+    def points_as_nodes(self, ids: Sequence[str] | None = None) -> Iterator[tuple[str, BaseNode]]:
+        """Yield point ids and nodes: all, or those of `ids` that are there."""
+        return ((str(point.id), node_of(point, self.where)) for point in self._points(ids=ids))
 
     def get(self, node_ids: Sequence[str]) -> dict[str, BaseNode]:
         """Return fresh copies of the nodes with these ids; ids that are not there are left out."""
-        points = self._call(
-            self.client.retrieve, self.collection, [point_id(node_id) for node_id in node_ids], with_payload=True
-        )
-        found = [metadata_dict_to_node(point.payload or {}) for point in points]
-        return {node.node_id: node for node in found}
+        points = self._points(ids=[point_id(node_id) for node_id in node_ids])
+        return {node.node_id: node for node in (node_of(point, self.where) for point in points)}
 
     def __len__(self) -> int:
         return int(self._call(self.client.count, self.collection, exact=True).count)
 
+    @property
+    def revision(self) -> int:
+        """Goes up with every write through this store's client, so that what was derived is derived again."""
+        return self._log.count
+
+    def watch(self) -> WriteLog:
+        """Return a log of the writes from now on; it starts with everything."""
+        return watch(self.client)
+
     def close(self) -> None:
-        """Close the connection and release the folder's lock."""
-        self.client.close()
+        """Close the connection, unless it is somebody else's, and release the folder's lock."""
+        self._closed = True
+        self._mirrors.clear()
+        if self._owns_client:
+            self.client.close()
 
     def __enter__(self) -> MemoryStore:
         return self
@@ -194,54 +306,78 @@ class MemoryStore:
     ) -> None:
         self.close()
 
-    def _call(self, function: Any, *arguments: Any, **options: Any) -> Any:
-        try:
-            return function(*arguments, **options)
-        except Exception as error:
-            raise _failure(self.where, error) from error
+    # -------------------------------------------------------------------------------------------------- internals
+
+    def _mirror(self, name: str) -> VectorMirror:
+        mirror = self._mirrors.get(name)
+        if mirror is None:
+            fresh = VectorMirror(
+                self.client, self.collection, name, dimension=self.spaces[name].dimension, where=self.where
+            )
+            mirror = self._mirrors.setdefault(name, fresh)
+        return mirror
+
+    def _words(self, node: BaseNode) -> dict[str, Any]:
+        return {BM25: self.sparse.document(node.get_content(MetadataMode.EMBED))} if self.sparse else {}
+
+    def _dense_request(self, name: str, vector: list[float], k: int, only: models.Filter | None) -> models.QueryRequest:
+        return models.QueryRequest(query=vector, using=name, limit=k, filter=only, with_payload=[NODE_ID_FIELD])
+
+    def _words_request(self, query: str, k: int, only: models.Filter | None) -> models.QueryRequest | None:
+        if self.sparse is None:
+            raise StoreError(
+                f"The collection {self.collection!r} in {self.where} holds no BM25 vectors; build it with "
+                'sparse="server", or search words in this process.'
+            )
+        vector = self.sparse.query(query)
+        if vector is None:
+            return None
+        return models.QueryRequest(query=vector, using=BM25, limit=k, filter=only, with_payload=[NODE_ID_FIELD])
+
+    def _query(self, requests: list[models.QueryRequest]) -> list[Hits]:
+        self._require_open()
+        answers = self._call(self.client.query_batch_points, self.collection, requests)
+        hits = [[(node_id_of(point), float(point.score)) for point in answer.points] for answer in answers]
+        return [sorted(found, key=lambda hit: (-hit[1], hit[0])) for found in hits]
+
+    def _points(self, **options: Any) -> Iterator[Any]:
+        self._require_open()
+        return read_points(self.client, self.collection, self.where, **options)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise failure(self.where, RuntimeError("it was closed"))
+
+    def _require_dimension(self, name: str, given: int) -> None:
+        if given != self.spaces[name].dimension:
+            raise StoreError(
+                f"The query vector has {given} dimensions and {name!r} in {self.where} has "
+                f"{self.spaces[name].dimension}; use the model that the index was built with."
+            )
+
+    def _call(self, function: Callable[..., _Result], *arguments: Any, **options: Any) -> _Result:
+        return told(self.where, function, *arguments, **options)
 
 
-def point_id(node_id: str) -> str:
-    """Return the Qdrant point id of a node: itself where it is a UUID, else a UUID made from it."""
+@contextmanager
+def _closed_on_error(client: QdrantClient) -> Iterator[None]:
+    """Close the client, and with it the folder's lock, where what follows fails."""
     try:
-        if str(uuid.UUID(node_id)) == node_id:  # another spelling of a UUID is another id
-            return node_id
-    except ValueError:
-        pass
-    return str(uuid.uuid5(_NAMESPACE, node_id))
+        yield
+    except BaseException:
+        client.close()
+        raise
 
 
-def _connect(*, path: str | Path | None, url: str | None, api_key: str | None) -> tuple[QdrantClient, str]:
-    if path is not None and url is not None:
-        raise StoreError("Give either a folder or a server's address for the index, not both.")
-    if url is not None:
-        return QdrantClient(url=url, api_key=api_key), repr(url)
-    where = repr(str(path)) if path is not None else "memory"
-    try:
-        if path is None:
-            return QdrantClient(location=":memory:"), where
-        # Searches run in worker threads; the embedded store only reads its arrays there.
-        return QdrantClient(path=str(path), force_disable_check_same_thread=True), where
-    except RuntimeError as error:
-        raise StoreError(
-            f"The index folder {where} is open in another process; close that one, or use a Qdrant server."
-        ) from error
-    except (OSError, ValueError, KeyError) as error:
-        raise _failure(where, error) from error
+def _payload(node: BaseNode) -> dict[str, Any]:
+    payload = {**node_to_metadata_dict(node), NODE_ID_FIELD: node.node_id}
+    payload.setdefault("memory_id", node.node_id)  # what readers of the original's collections look for
+    return payload
 
 
-def _read_spaces(client: QdrantClient, collection: str, where: str) -> dict[str, VectorSpace]:
-    if not client.collection_exists(collection):
-        raise StoreError(f"There is no collection {collection!r} in {where}; build it with `ace-finetune index`.")
-    metadata = (client.get_collection(collection).config.metadata or {}).get("ace_finetune")
-    if not isinstance(metadata, dict):
-        raise StoreError(
-            f"The collection {collection!r} in {where} was not built by this package; "
-            "build one from its memories with `ace-finetune index`."
-        )
-    return {name: VectorSpace(**space) for name, space in metadata.items()}
-
-
-def _failure(where: str, error: Exception) -> StoreError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return StoreError(f"The index in {where} cannot be used ({first}); check that it is there and whole.")
+def _require_own_ids(nodes: Sequence[BaseNode]) -> None:
+    by_id: dict[str, BaseNode] = {}
+    for node in nodes:
+        other = by_id.setdefault(node.node_id, node)
+        if other is not node and other.get_content(MetadataMode.ALL) != node.get_content(MetadataMode.ALL):
+            raise StoreError(f"The id {node.node_id!r} stands for two different nodes; give each an id of its own.")

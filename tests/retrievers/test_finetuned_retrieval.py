@@ -88,7 +88,13 @@ class TestSearch:
         queries = [*QUERIES.values(), "", QUERY]
         for use_hybrid in (False, True):
             expected = [retrieval.search(query, limit=2, threshold=0.1, use_hybrid=use_hybrid) for query in queries]
-            assert retrieval.batch_search(queries, limit=2, threshold=0.1, use_hybrid=use_hybrid) == expected
+            found = retrieval.batch_search(queries, limit=2, threshold=0.1, use_hybrid=use_hybrid)
+            # Texts that are embedded together may differ in the last bits from those embedded alone.
+            for one, other in zip(found, expected, strict=True):
+                assert [{**hit, "score": 0, "dense_score": 0} for hit in one] == [
+                    {**hit, "score": 0, "dense_score": 0} for hit in other
+                ]
+                assert [hit["score"] for hit in one] == pytest.approx([hit["score"] for hit in other], abs=1e-5)
         assert retrieval.batch_search([]) == []
 
     def test_a_bad_limit(self, retrieval: FineTunedRetrieval) -> None:

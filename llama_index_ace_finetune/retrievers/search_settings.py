@@ -1,0 +1,64 @@
+"""What one search depends on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from qdrant_client import models
+
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.ranking.fusion import RRF_K
+from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
+from llama_index_ace_finetune.stores.filters import Filters, qdrant_filter
+
+Mode = Literal["hybrid", "dense", "sparse"]
+LEXICAL: Final = "lexical"
+_OVERSAMPLING = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """Settings of one search; see `FineTunedHybridRetriever` for what they mean."""
+
+    top_k: int = 10
+    dense_top_k: int | None = None
+    sparse_top_k: int | None = None
+    rrf_k: int = RRF_K
+    weights: tuple[float, float] = (1.0, 1.0)
+    threshold: float | None = None
+    mode: Mode = "hybrid"
+    filters: Filters | None = None
+    node_ids: Sequence[str] | None = None
+    doc_ids: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise AceFinetuneError for a value that makes no sense."""
+        if self.mode not in ("hybrid", "dense", "sparse"):
+            raise AceFinetuneError(f"The search mode is {self.mode!r}; it must be hybrid, dense or sparse.")
+        if len(self.weights) != 2 or not all(0 <= w < math.inf for w in self.weights) or not any(self.weights):
+            raise AceFinetuneError(f"The leg weights are {self.weights!r}; give two numbers of 0 or more, one above 0.")
+        if self.rrf_k < 0:
+            raise AceFinetuneError(f"The constant rrf_k is {self.rrf_k}; it must be 0 or more.")
+        if self.top_k < 1:
+            raise AceFinetuneError(f"The number of results is {self.top_k}; it must be at least 1.")
+        for name, depth in (("dense_top_k", self.dense_top_k), ("sparse_top_k", self.sparse_top_k)):
+            if depth is not None and depth < 1:
+                raise AceFinetuneError(f"The depth {name} is {depth}; it must be at least 1.")
+        self.condition()
+
+    def condition(self) -> models.Filter | None:
+        """Return what every result has to fulfil, as Qdrant's filter; None for no condition."""
+        return qdrant_filter(self.filters, node_ids=self.node_ids, doc_ids=self.doc_ids)
+
+    def depth(self, configured: int | None) -> int:
+        """Hits to take from a leg."""
+        return max(configured or _OVERSAMPLING * self.top_k, self.top_k)
+
+    def leg_weights(self, served_by: ServedBy) -> tuple[float, float]:
+        """Weights (dense, BM25) given what served: a leg that did not run must not scale the scores down."""
+        if self.mode == "sparse" or served_by == LEXICAL:
+            return (0.0, 1.0)
+        return (1.0, 0.0) if self.mode == "dense" else self.weights

@@ -1,0 +1,119 @@
+"""Take over a collection that LlamaIndex's `QdrantVectorStore` built, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llama_index.core.schema import MetadataMode
+from qdrant_client import QdrantClient, models
+
+from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
+from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.stores.build_index import vector_spaces
+from llama_index_ace_finetune.stores.connection import told
+from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.stores.point_ids import node_id_of, point_id
+from llama_index_ace_finetune.stores.points import node_of, read_points
+from llama_index_ace_finetune.stores.spaces import VectorSpace, collection_metadata, is_ours, resolve_alias
+
+_AT_ONCE = 2048
+_WRITTEN_AT_ONCE = 256
+
+
+def adopt(
+    client: QdrantClient,
+    collection: str,
+    encoders: Mapping[str, Encoder],
+    *,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    where: str = "the given client",
+) -> MemoryStore:
+    """Give the points of a collection the vectors of these models, beside what they hold; return it as a store.
+
+    What LlamaIndex wrote stays, so its own store goes on reading the collection. The collection counts as ours once
+    every vector is in, so an adoption that was broken off is done by calling again. One that is ours already only
+    gains what points written by LlamaIndex since then lack.
+
+    Args:
+        client: holds the collection; it stays the caller's to close.
+        collection: its name, or an alias of it.
+        encoders: the models by the names of their vectors, "finetuned" and "baseline".
+        cache: folder for vectors.
+        progress: called with the number of texts just embedded.
+        where: what errors call the place.
+
+    Raises:
+        StoreError: if the collection is missing, holds no LlamaIndex nodes, or the server or client is too old.
+    """
+    if not told(where, client.collection_exists, collection):
+        raise StoreError(f"There is no collection {collection!r} in {where}; give the name of one that is there.")
+    collection = resolve_alias(client, collection)
+    if is_ours(client, collection):
+        store = MemoryStore.attach(client, collection, where=where)
+        _fill(store, {name: encoders[name] for name in store.spaces if name in encoders}, cache, progress)
+        return store
+    spaces = vector_spaces(encoders)
+    for name, space in spaces.items():
+        _add_space(client, collection, name, space, where)
+    _fill(MemoryStore(client, collection, spaces, where, owns_client=False), encoders, cache, progress)
+    told(where, client.update_collection, collection, metadata=collection_metadata(spaces, None))
+    return MemoryStore.attach(client, collection, where=where)
+
+
+def _add_space(client: QdrantClient, collection: str, name: str, space: VectorSpace, where: str) -> None:
+    vectors = client.get_collection(collection).config.params.vectors
+    held = vectors.get(name) if isinstance(vectors, dict) else None
+    if held is not None and (held.size != space.dimension or held.distance != models.Distance.COSINE):
+        raise StoreError(
+            f"The collection {collection!r} in {where} has vectors {name!r} of another kind already ({held.size} "
+            f"dimensions, {held.distance.value}); build an index of its texts with `ace-finetune index`."
+        )
+    if held is None:
+        if not hasattr(client, "create_vector_name"):
+            raise StoreError(
+                "This qdrant-client cannot add vectors to a collection that exists; upgrade qdrant-client and server."
+            )
+        config = models.DenseVectorConfig(size=space.dimension, distance=models.Distance.COSINE)
+        told(where, client.create_vector_name, collection, name, models.DenseVectorNameConfig(dense=config))
+
+
+def _fill(store: MemoryStore, encoders: Mapping[str, Encoder], cache: Path | None, progress: Progress | None) -> None:
+    """Embed the points that lack a model's vector."""
+    for name, encoder in encoders.items():
+        if encoder.fingerprint != store.spaces[name].fingerprint:
+            continue  # The ladder of fallbacks tells; vectors of two models must not mix.
+        lacking = models.Filter(must_not=[models.HasVectorCondition(has_vector=name)])
+        # The ids first: what is written while reading would change the pages.
+        ids = [str(p.id) for p in read_points(store.client, store.collection, store.where, only=lacking,
+                                              with_payload=False)]  # fmt: skip
+        points = read_points(store.client, store.collection, store.where, ids=ids)
+        while batch := list(islice(points, _AT_ONCE)):
+            _require_ids(batch, store)
+            texts = [node_of(point, store.where).get_content(MetadataMode.EMBED) for point in batch]
+            vectors = encoder.encode(texts, role="document", cache=cache, progress=progress)
+            _write(store, name, [point.id for point in batch], vectors)
+
+
+def _require_ids(points: list[Any], store: MemoryStore) -> None:
+    for point in points:
+        if point_id(node_id_of(point)) != str(point.id):
+            raise StoreError(
+                f"The point {point.id!r} in {store.where} is not named as LlamaIndex names nodes; build an index of "
+                "the collection's texts with `ace-finetune index`."
+            )
+
+
+def _write(store: MemoryStore, name: str, ids: list[Any], vectors: np.ndarray) -> None:
+    for start in range(0, len(ids), _WRITTEN_AT_ONCE):
+        points = [
+            models.PointVectors(id=identifier, vector={name: vector.tolist()})
+            for identifier, vector in zip(
+                ids[start : start + _WRITTEN_AT_ONCE], vectors[start : start + _WRITTEN_AT_ONCE], strict=True
+            )
+        ]
+        told(store.where, store.client.update_vectors, store.collection, points)

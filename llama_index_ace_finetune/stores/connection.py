@@ -1,0 +1,75 @@
+"""Reaching Qdrant: a folder, memory, or a server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from qdrant_client import QdrantClient
+from qdrant_client.local.qdrant_local import QdrantLocal
+
+from llama_index_ace_finetune.errors import StoreError
+
+API_KEY_VARIABLE: Final = "QDRANT_API_KEY"
+_Result = TypeVar("_Result")
+
+
+def connect(
+    *,
+    path: str | Path | None = None,
+    url: str | None = None,
+    api_key: str | None = None,
+    client_options: Mapping[str, Any] | None = None,
+) -> tuple[QdrantClient, str]:
+    """Return a client, and where it looks, to be named in errors.
+
+    Args:
+        path: folder of an embedded store.
+        url: address of a server; with neither, the store is in memory.
+        api_key: of the server; by default what the environment variable QDRANT_API_KEY holds.
+        client_options: passed to `QdrantClient`, such as `prefer_grpc` and `timeout`.
+
+    Raises:
+        StoreError: for both a folder and an address, or a folder that is locked or cannot be used.
+    """
+    if path is not None and url is not None:
+        raise StoreError("Give either a folder or a server's address for the index, not both.")
+    options = dict(client_options or {})
+    if url is not None:
+        where = repr(url)
+        key = api_key or os.environ.get(API_KEY_VARIABLE)
+        return told(where, lambda: QdrantClient(url=url, api_key=key, **options)), where
+    where = repr(str(path)) if path is not None else "memory"
+    # Searches run in worker threads; the embedded store only reads its arrays there.
+    place = {"location": ":memory:"} if path is None else {"path": str(path), "force_disable_check_same_thread": True}
+    try:
+        return QdrantClient(**place, **options), where
+    except RuntimeError as error:
+        raise StoreError(
+            f"The index folder {where} is open in another process; close that one, or use a Qdrant server."
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise failure(where, error) from error
+
+
+def is_embedded(client: QdrantClient) -> bool:
+    """Whether the client holds the points itself, in memory or in a folder."""
+    return isinstance(getattr(client, "_client", None), QdrantLocal)
+
+
+def told(where: str, function: Callable[..., _Result], *arguments: Any, **options: Any) -> _Result:
+    """Call Qdrant; whatever goes wrong is a StoreError that says where."""
+    try:
+        return function(*arguments, **options)
+    except StoreError:
+        raise
+    except Exception as error:
+        raise failure(where, error) from error
+
+
+def failure(where: str, error: Exception) -> StoreError:
+    """Return the error to raise for one of Qdrant's."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return StoreError(f"The index in {where} cannot be used ({first}); check that it is there and whole.")

@@ -1,0 +1,117 @@
+"""LlamaIndex's metadata filters as Qdrant's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from qdrant_client import models
+
+from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, point_id
+
+Filters = MetadataFilters | models.Filter
+_INTERNAL = frozenset({"_node_content", "_node_type", NODE_ID_FIELD})
+
+
+def qdrant_filter(
+    filters: Filters | None = None, *, node_ids: Sequence[str] | None = None, doc_ids: Sequence[str] | None = None
+) -> models.Filter | None:
+    """Return the condition that all of these put; None where there is none.
+
+    The conditions are those of LlamaIndex's `QdrantVectorStore`; ANY, ALL and CONTAINS, which it refuses, are the
+    conditions on a list's elements that they name. `doc_id`, `document_id` and `ref_doc_id` are the id of a node's
+    source document, as LlamaIndex writes it.
+
+    Args:
+        filters: metadata filters, also nested ones, or a filter of Qdrant's own.
+        node_ids: only these nodes; an empty list allows none.
+        doc_ids: only nodes of these source documents; likewise.
+
+    Raises:
+        StoreError: for a filter that Qdrant cannot express, naming it.
+    """
+    conditions: list[Any] = []
+    if isinstance(filters, models.Filter):
+        conditions.append(filters)
+    elif isinstance(filters, MetadataFilters):
+        if filters.filters:
+            conditions.append(_group(filters))
+    elif filters is not None:
+        raise StoreError(f"The filters are a {type(filters).__name__}; give MetadataFilters or Qdrant's own Filter.")
+    if node_ids is not None:
+        conditions.append(models.HasIdCondition(has_id=[point_id(node_id) for node_id in node_ids]))
+    if doc_ids is not None:
+        conditions.append(models.FieldCondition(key="doc_id", match=models.MatchAny(any=list(doc_ids))))
+    return models.Filter(must=conditions) if conditions else None
+
+
+def _group(group: MetadataFilters) -> models.Filter:
+    nested = [part for part in group.filters if not isinstance(part, MetadataFilters) or part.filters]
+    conditions = [_group(part) if isinstance(part, MetadataFilters) else _condition(part) for part in nested]
+    if group.condition == FilterCondition.OR:
+        return models.Filter(should=conditions)
+    if group.condition == FilterCondition.NOT:
+        return models.Filter(must_not=conditions)
+    return models.Filter(must=conditions)
+
+
+def _condition(part: MetadataFilter) -> Any:
+    if part.key in _INTERNAL:
+        raise StoreError(f"The key {part.key!r} is internal to the index; filter on a key of the metadata.")
+    make = _CONDITIONS.get(part.operator or FilterOperator.EQ)
+    if make is None:
+        raise StoreError(f"Qdrant has no filter {part.operator!r} (on the key {part.key!r}); use another operator.")
+    try:
+        return make(part.key, part.value)
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"Qdrant cannot express the filter {part.key!r} {part.operator.value} {part.value!r}; give a value of the "
+            "type that the operator takes."
+        ) from error
+
+
+def _match(key: str, match: Any) -> models.FieldCondition:
+    return models.FieldCondition(key=key, match=match)
+
+
+def _equal(key: str, value: Any) -> models.FieldCondition:
+    if isinstance(value, float):  # Qdrant matches integers, strings and booleans only
+        return models.FieldCondition(key=key, range=models.Range(gte=value, lte=value))
+    return _match(key, models.MatchValue(value=value))
+
+
+def _ranged(bound: str) -> Callable[[str, Any], models.FieldCondition]:
+    def condition(key: str, value: Any) -> models.FieldCondition:
+        kind: type[Any] = models.DatetimeRange if isinstance(value, str) else models.Range
+        return models.FieldCondition(key=key, range=kind(**{bound: value}))
+
+    return condition
+
+
+def _values(value: Any) -> list[Any]:
+    """Return a list; a string is a list in LlamaIndex's notation."""
+    return list(value) if isinstance(value, (list, tuple, set)) else str(value).split(",")
+
+
+def _all(key: str, value: Any) -> models.Filter:
+    return models.Filter(must=[_equal(key, element) for element in _values(value)])
+
+
+_CONDITIONS: dict[FilterOperator, Callable[[str, Any], Any]] = {
+    FilterOperator.EQ: _equal,
+    FilterOperator.CONTAINS: _equal,
+    FilterOperator.NE: lambda key, value: _match(key, models.MatchExcept(**{"except": [value]})),
+    FilterOperator.IN: lambda key, value: _match(key, models.MatchAny(any=_values(value))),
+    FilterOperator.ANY: lambda key, value: _match(key, models.MatchAny(any=_values(value))),
+    FilterOperator.NIN: lambda key, value: _match(key, models.MatchExcept(**{"except": _values(value)})),
+    FilterOperator.ALL: _all,
+    FilterOperator.LT: _ranged("lt"),
+    FilterOperator.LTE: _ranged("lte"),
+    FilterOperator.GT: _ranged("gt"),
+    FilterOperator.GTE: _ranged("gte"),
+    FilterOperator.TEXT_MATCH: lambda key, value: _match(key, models.MatchText(text=value)),
+    FilterOperator.TEXT_MATCH_INSENSITIVE: lambda key, value: _match(key, models.MatchText(text=value)),
+    FilterOperator.IS_EMPTY: lambda key, _: models.IsEmptyCondition(is_empty=models.PayloadField(key=key)),
+}

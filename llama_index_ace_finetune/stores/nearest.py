@@ -1,0 +1,153 @@
+"""Nearest vectors of an embedded store, searched as one matrix in this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.ranking.top_k import top_k
+from llama_index_ace_finetune.stores.allowed import AllowedRows
+
+_QUERIES_AT_ONCE = 16
+_TINY = np.float32(1e-30)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """One state of the matrix; readers keep theirs while a writer makes the next.
+
+    vectors: float32 [capacity, dimension], of which the first `count` rows are in use; points, ids: their names;
+    dead: rows that were replaced or deleted, bool [count].
+    """
+
+    vectors: NDArray[np.float32]
+    count: int
+    points: list[str]
+    ids: list[str]
+    dead: NDArray[np.bool_]
+
+
+class NearestVectors:
+    """Unit vectors under string ids, and the k nearest of them by cosine, exactly; ties go by id.
+
+    Searching from several threads is safe, also while another puts or drops vectors.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self._dimension = dimension
+        self._lock = threading.Lock()
+        self._row_of: dict[str, int] = {}
+        self._rows = self._empty()
+        self._version = 0
+        self._allowed = AllowedRows()
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._version += 1
+            self._row_of, self._rows = {}, self._empty()
+
+    def put(self, points: Sequence[str], ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Add vectors, float32 [n, dimension], or replace those of points that are there."""
+        if not len(points):
+            return
+        with self._lock:
+            self._version += 1
+            old, first = self._rows, self._rows.count
+            count = first + len(points)
+            matrix = old.vectors
+            if count > len(matrix):
+                matrix = np.empty((max(count, len(matrix) * 3 // 2), self._dimension), np.float32)
+                matrix[:first] = old.vectors[:first]
+            matrix[first:count] = vectors  # rows that no reader knows of yet
+            dead = np.concatenate([old.dead, np.zeros(len(points), np.bool_)])
+            for place, point in enumerate(points):
+                replaced = self._row_of.get(point)
+                if replaced is not None:
+                    dead[replaced] = True
+                self._row_of[point] = first + place
+            old.points.extend(points)
+            old.ids.extend(ids)
+            self._rows = self._compact(_Rows(matrix, count, old.points, old.ids, dead))
+
+    def drop(self, points: Iterable[str]) -> None:
+        """Take points out; unknown ones are left aside."""
+        with self._lock:
+            gone = [row for row in (self._row_of.pop(point, None) for point in points) if row is not None]
+            if not gone:
+                return
+            self._version += 1
+            old = self._rows
+            dead = old.dead.copy()
+            dead[gone] = True
+            self._rows = self._compact(_Rows(old.vectors, old.count, old.points, old.ids, dead))
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, *, allowed: frozenset[str] | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """Return, per query, ids and cosines of the k nearest, best first.
+
+        Args:
+            queries: float32 [n, dimension], of any length but 0.
+            k: at most so many per query.
+            allowed: only these points.
+        """
+        with self._lock:
+            rows = self._rows
+            kept = None if allowed is None else self._allowed.rows(allowed, self._row_of, self._version)
+        lengths = np.linalg.norm(queries, axis=1, keepdims=True)
+        queries = queries / np.maximum(lengths, _TINY)
+        matrix = rows.vectors[: rows.count]
+        if kept is not None and 4 * len(kept) < rows.count:
+            matrix = matrix[kept]
+            selected, kept = kept, None
+        else:
+            selected = None
+        hits = []
+        for start in range(0, len(queries), _QUERIES_AT_ONCE):
+            block = queries[start : start + _QUERIES_AT_ONCE]
+            scores = (matrix @ block[0])[None, :] if len(block) == 1 else block @ matrix.T
+            for row_scores in scores:
+                if selected is None:
+                    row_scores[rows.dead] = -np.inf
+                    if kept is not None:
+                        row_scores = _only(row_scores, kept)
+                hits.append(_best(row_scores, k, rows.ids, selected))
+        return hits
+
+    def _empty(self) -> _Rows:
+        return _Rows(np.empty((0, self._dimension), np.float32), 0, [], [], np.zeros(0, np.bool_))
+
+    def _compact(self, rows: _Rows) -> _Rows:
+        """Copy the living rows together once most are dead."""
+        alive = np.flatnonzero(~rows.dead)
+        if 2 * len(alive) >= rows.count:
+            return rows
+        points, ids = [rows.points[row] for row in alive], [rows.ids[row] for row in alive]
+        self._row_of = {point: row for row, point in enumerate(points)}
+        return _Rows(rows.vectors[alive], len(alive), points, ids, np.zeros(len(alive), np.bool_))
+
+
+def _only(scores: NDArray[np.float32], kept: NDArray[np.int64]) -> NDArray[np.float32]:
+    masked = np.full_like(scores, -np.inf)
+    masked[kept] = scores[kept]
+    return masked
+
+
+def _best(
+    scores: NDArray[np.float32], k: int, ids: list[str], selected: NDArray[np.int64] | None
+) -> list[tuple[str, float]]:
+    """Return the k best above -inf; where several tie for the last place, the first ids win."""
+    rows = top_k(scores, k, -np.inf)  # type: ignore[arg-type]
+    if len(rows) == k:
+        rows = np.flatnonzero(scores >= scores[rows[-1]])
+    names = rows if selected is None else selected[rows]
+    hits = [(ids[name], float(scores[row])) for row, name in zip(rows, names, strict=True)]
+    return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]

@@ -1,0 +1,25 @@
+"""Between a node's id and the id of its point in Qdrant."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, Final
+
+# Not `memory_id`, which a user's metadata may hold.
+NODE_ID_FIELD: Final = "_node_id"
+_NAMESPACE = uuid.UUID("6e1f3a0c-5f0b-5f5e-9a8e-2f6f5d1c7b11")
+
+
+def point_id(node_id: str) -> str:
+    """Return the Qdrant point id of a node: itself where it is a UUID, else a UUID made from it."""
+    try:
+        if str(uuid.UUID(node_id)) == node_id:  # another spelling of a UUID is another id
+            return node_id
+    except ValueError:
+        pass
+    return str(uuid.uuid5(_NAMESPACE, node_id))
+
+
+def node_id_of(point: Any) -> str:
+    """Return the node id of a point: what we wrote into its payload, else its own id, as LlamaIndex writes it."""
+    return str((point.payload or {}).get(NODE_ID_FIELD, point.id))

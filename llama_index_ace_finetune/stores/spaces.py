@@ -1,0 +1,106 @@
+"""Which vectors a collection holds, as Qdrant is told and as the collection's metadata keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from qdrant_client import QdrantClient, models
+
+from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.stores.connection import told
+from llama_index_ace_finetune.stores.sparse_vectors import BM25, SparseBM25
+
+_KEY: Final = "ace_finetune"
+
+
+@dataclass(frozen=True, slots=True)
+class VectorSpace:
+    """The vectors of one model in a collection: their length, the model's fingerprint and its name."""
+
+    dimension: int
+    fingerprint: str
+    model: str = ""
+
+
+def collection_metadata(spaces: Mapping[str, VectorSpace], sparse: SparseBM25 | None) -> dict[str, Any]:
+    """Return what `read_metadata` reads."""
+    words = {BM25: sparse.to_json()} if sparse else {}
+    return {_KEY: {**{name: asdict(space) for name, space in spaces.items()}, **words}}
+
+
+def read_metadata(
+    client: QdrantClient, collection: str, where: str
+) -> tuple[dict[str, VectorSpace], SparseBM25 | None]:
+    """Return a collection's spaces, and how its BM25 vectors were made where it has any.
+
+    Raises:
+        StoreError: if it is not there or was not built by this package.
+    """
+    if not told(where, client.collection_exists, collection):
+        raise StoreError(f"There is no collection {collection!r} in {where}; build it with `ace-finetune index`.")
+    found = (told(where, client.get_collection, collection).config.metadata or {}).get(_KEY)
+    if not isinstance(found, dict):
+        raise StoreError(
+            f"The collection {collection!r} in {where} was not built by this package; "
+            "adopt it with `FineTunedHybridRetriever.from_vector_store`, or build one with `ace-finetune index`."
+        )
+    words = found.get(BM25)
+    spaces = {name: VectorSpace(**space) for name, space in found.items() if name != BM25}
+    return spaces, SparseBM25.from_json(words) if words else None
+
+
+def is_ours(client: QdrantClient, collection: str) -> bool:
+    """Whether the collection exists and this package wrote its metadata."""
+    if not client.collection_exists(collection):
+        return False
+    return isinstance((client.get_collection(collection).config.metadata or {}).get(_KEY), dict)
+
+
+def dense_config(spaces: Mapping[str, VectorSpace]) -> dict[str, models.VectorParams]:
+    """Return Qdrant's settings of the dense vectors."""
+    return {
+        name: models.VectorParams(size=space.dimension, distance=models.Distance.COSINE)
+        for name, space in spaces.items()
+    }
+
+
+def sparse_config(sparse: SparseBM25 | None) -> dict[str, models.SparseVectorParams] | None:
+    """Return Qdrant's settings of the BM25 vectors; None for a collection without."""
+    return {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)} if sparse else None
+
+
+def resolve_alias(client: QdrantClient, name: str) -> str:
+    """Return the collection behind an alias; a collection's own name as it is."""
+    aliases = {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
+    return aliases.get(name, name)
+
+
+def create_collection(
+    client: QdrantClient,
+    collection: str,
+    spaces: Mapping[str, VectorSpace],
+    where: str,
+    *,
+    sparse: SparseBM25 | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Make an empty collection of ours.
+
+    Raises:
+        StoreError: if there is one of that name.
+    """
+    if told(where, client.collection_exists, collection):
+        raise StoreError(
+            f"The collection {collection!r} exists already in {where}; give another name or delete it first."
+        )
+    told(
+        where,
+        client.create_collection,
+        collection,
+        vectors_config=dense_config(spaces),
+        sparse_vectors_config=sparse_config(sparse),
+        metadata=collection_metadata(spaces, sparse),
+        **(options or {}),
+    )

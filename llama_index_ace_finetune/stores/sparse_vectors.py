@@ -1,0 +1,92 @@
+"""BM25 as sparse vectors, for a Qdrant collection that does the lexical search itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+from zlib import crc32
+
+from qdrant_client import models
+
+from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.ranking.bm25_weights import BM25Settings
+from llama_index_ace_finetune.ranking.tokenizer import Tokenizer, TokenizerSettings
+
+BM25: Final = "bm25"
+
+
+@dataclass(frozen=True)
+class SparseBM25:
+    """Turns texts into sparse vectors whose inner product, under Qdrant's IDF modifier, is BM25.
+
+    A document's weight of a term with count f is f (k1 + 1) / (f + k1 L), or BM25L's form of it, with
+    L = 1 - b + b * length / mean_length; a query's weight is the term's count. Qdrant multiplies by its
+    idf = log(1 + (N - n + .5) / (n + .5)) at each search, so it stays right as documents come and go; the mean length
+    is the one at the time the collection was built. With variant "l" that is the in-process score exactly; the idf of
+    "plus" is log((N + 1) / n), so there the scores differ a little, and the order where two are close.
+
+    Terms are numbered by their CRC-32; at a hundred thousand distinct terms about one pair shares a number.
+    """
+
+    settings: BM25Settings
+    tokenizer: Tokenizer
+    mean_length: float
+
+    @classmethod
+    def of(
+        cls, texts: Iterable[str], *, settings: BM25Settings | None = None, tokenizer: Tokenizer | None = None
+    ) -> SparseBM25:
+        """Take the mean length from the texts that are indexed first.
+
+        Raises:
+            StoreError: for the variant "okapi", whose negative idf Qdrant does not have.
+        """
+        settings, tokenizer = settings or BM25Settings(), tokenizer or Tokenizer()
+        if settings.variant == "okapi":
+            raise StoreError("Qdrant cannot hold the weights of BM25 okapi; use the variant plus or l.")
+        lengths = [len(tokenizer(text)) for text in texts]
+        return cls(settings, tokenizer, max(1.0, sum(lengths) / max(1, len(lengths))))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> SparseBM25:
+        """Rebuild from `to_json`."""
+        return cls(
+            BM25Settings(**values["settings"]),
+            Tokenizer(TokenizerSettings.from_json(values["tokenizer"])),
+            float(values["mean_length"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the collection's metadata has to hold, so that queries are weighted as the documents were."""
+        return {
+            "settings": asdict(self.settings),
+            "tokenizer": asdict(self.tokenizer.settings),
+            "mean_length": self.mean_length,
+        }
+
+    def document(self, text: str) -> models.SparseVector:
+        """Return the vector of a text to be found."""
+        terms = self.tokenizer(text)
+        settings = self.settings
+        k1, relative = settings.k1, 1 - settings.b + settings.b * len(terms) / self.mean_length
+        weights = {}
+        for number, count in _numbered(terms).items():
+            if settings.variant == "l":
+                shifted = count / relative + settings.shift
+                weights[number] = count * (k1 + 1) * shifted / (k1 + shifted)
+            else:
+                weights[number] = count * (k1 + 1) / (count + k1 * relative)
+        return models.SparseVector(indices=list(weights), values=list(weights.values()))
+
+    def query(self, text: str) -> models.SparseVector | None:
+        """Return the vector of a query; None where it has no term."""
+        counts = _numbered(self.tokenizer(text))
+        if not counts:
+            return None
+        return models.SparseVector(indices=list(counts), values=[float(count) for count in counts.values()])
+
+
+def _numbered(terms: Sequence[str]) -> Counter[int]:
+    return Counter(crc32(term.encode("utf-8", "surrogatepass")) for term in terms)
