@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.encoders.cache import VectorCache
 from llama_index_ace_finetune.encoders.checkpoints import tensor_names
 from llama_index_ace_finetune.encoders.identity import identify_model
-from llama_index_ace_finetune.encoders.precision import choose_precision
 from llama_index_ace_finetune.encoders.prompts import Prompts
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
@@ -41,6 +40,7 @@ class Encoder:
     """
 
     CHUNK = 1024
+    backend = "torch"
 
     def __init__(self, model: SentenceTransformer, *, name: str, fingerprint: str, settings: EncoderSettings) -> None:
         self.model = model
@@ -65,6 +65,8 @@ class Encoder:
         model = _load_model(identity.folder, settings)
         apply_prompts(model, identity.prompts)
         if settings.precision == "auto":
+            from llama_index_ace_finetune.encoders.precision import choose_precision
+
             settings = dataclasses.replace(settings, precision=choose_precision(model.device.type))
         return cls(model, name=str(name), fingerprint=identity.fingerprint, settings=settings)
 
@@ -75,6 +77,11 @@ class Encoder:
         if dimension is None:
             raise ModelError(f"The model {self.name!r} does not say how long its vectors are; use another model.")
         return min(dimension, self.settings.truncate_dim or dimension)
+
+    @property
+    def vector_key(self) -> str:
+        """Name of the vectors in a cache: those of two precisions differ in their last digits, and must not mix."""
+        return f"{self.fingerprint}-{self.settings.precision}"
 
     def encode_queries(self, texts: Sequence[str], **options: object) -> NDArray[np.float32]:
         """`encode` in the role of queries."""
@@ -102,9 +109,7 @@ class Encoder:
         for place, text in enumerate(texts):
             places.setdefault(text, []).append(place)
         distinct = list(places)
-        # Vectors of two precisions differ in their last digits, and one run must not mix them.
-        key = f"{self.fingerprint}-{self.settings.precision}"
-        store = VectorCache(cache, fingerprint=key, role=role) if cache else None
+        store = VectorCache(cache, fingerprint=self.vector_key, role=role) if cache else None
         missing = distinct
         if store is not None:
             held, found = store.lookup(distinct)

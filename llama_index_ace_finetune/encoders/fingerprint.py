@@ -6,7 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+# Marks a folder that was made from the rest of the model folder, and so is no part of its identity.
+EXPORT_RECORD: Final = "ace_finetune_export.json"
 
 # Files that say how vectors come about. Reports, logs and our own provenance file do not.
 _SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model"})
@@ -20,12 +23,22 @@ def fingerprint_folder(folder: Path, settings: Mapping[str, Any]) -> str:
     (maximum length, prompts) comes in as `settings`. A retrained model in the same folder gets another
     fingerprint, the same model in another folder the same one.
     """
+    return fingerprints(folder, settings)[0]
+
+
+def fingerprints(folder: Path, settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Return `fingerprint_folder` with these settings and without any, reading the files once."""
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES and path.is_file()):
         relative = file.relative_to(folder)
-        if file.name in _IGNORED or relative.parts[0].startswith("."):
+        if file.name in _IGNORED or relative.parts[0].startswith(".") or (file.parent / EXPORT_RECORD).is_file():
             continue
         digest.update(relative.as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return _with(digest, settings), _with(digest, {})
+
+
+def _with(digest: hashlib._Hash, settings: Mapping[str, Any]) -> str:
+    digest = digest.copy()
     digest.update(json.dumps(dict(settings), sort_keys=True).encode())
     return digest.hexdigest()[:32]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
-from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
+from llama_index_ace_finetune.encoders.fingerprint import fingerprints
 from llama_index_ace_finetune.encoders.prompts import Prompts, resolve_prompts
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
@@ -15,11 +15,12 @@ from llama_index_ace_finetune.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """A model's folder, the prompts it is used with, and the fingerprint of its vectors."""
+    """A model's folder, the prompts it is used with, the fingerprint of its vectors, and that of its files alone."""
 
     folder: Path
     prompts: Prompts
     fingerprint: str
+    content: str
 
 
 def identify_model(name: str | Path, *, settings: EncoderSettings | None = None) -> ModelIdentity:
@@ -42,7 +43,8 @@ def identify_model(name: str | Path, *, settings: EncoderSettings | None = None)
         "query_prompt": prompts.query,
         "document_prompt": prompts.document,
     }
-    return ModelIdentity(folder=folder, prompts=prompts, fingerprint=fingerprint_folder(folder, identity))
+    fingerprint, content = fingerprints(folder, identity)
+    return ModelIdentity(folder=folder, prompts=prompts, fingerprint=fingerprint, content=content)
 
 
 def _shorter(limit: int | None, folder: Path) -> int | None:
