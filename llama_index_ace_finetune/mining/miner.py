@@ -46,7 +46,7 @@ class HardNegativeMiner:
         collection_name: today's collection.
         embedding_url: OpenAI-style endpoint whose vectors that collection holds.
         embedding_model: model name at that endpoint.
-        top_k: candidates per source and query; by default that of `settings`, which is 20.
+        top_k: candidates per source and query; by default that of `settings`, which is 50.
         model: embedding model, by folder or hub name.
         settings: filters, relaxation, selection, and which sources are on.
         retriever: what answers queries today, such as an index's `as_retriever(similarity_top_k=20)`.

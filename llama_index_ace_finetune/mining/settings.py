@@ -42,18 +42,18 @@ class MiningSettings:
         seed: of the random draws and of the report's samples.
     """
 
-    top_k: int = 20
+    top_k: int = 50
     min_rank: int | None = None
     dense: bool = True
     bm25: bool = True
     near_duplicate: float = 0.95
     nearer_answer: float | None = None
-    relative_margin: float | None = None
+    relative_margin: float | None = 0.95
     absolute_margin: float | None = None
     max_score: float | None = None
     teacher: str | Path | None = None
     relaxation: tuple[float | None, ...] = ()
-    selection: Selection = "top"
+    selection: Selection = "random"
     seed: int = 0
 
     def __post_init__(self) -> None:

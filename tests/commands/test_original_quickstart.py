@@ -188,10 +188,14 @@ def test_deploy_snippet(workspace: Path) -> None:
     assert all(0 < score <= 1 for score in scores)
 
 
-def test_mining_snippet_gives_ten_negatives(workspace: Path) -> None:
+def test_mining_snippet_gives_up_to_ten_negatives(workspace: Path) -> None:
     snippet(MINE, workspace)
     data = json.loads((workspace / "ace/embedding_finetuning/training_data_aggressive.json").read_text("utf-8"))
-    assert {len(example["negatives"]) for example in data["examples"]} == {10}
+    counts = [len(example["negatives"]) for example in data["examples"]]
+    # The margin leaves some queries with fewer, and nothing is padded.
+    assert max(counts) == 10
+    assert sum(counts) > 8 * len(counts)
+    assert data["metadata"]["mining"]["queries_with_fewer"] == sum(count < 10 for count in counts)
 
 
 def test_training_snippet(workspace: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mining_options import plain
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
@@ -13,7 +14,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, ModelError
 from llama_index_ace_finetune.mining.live_collection import LiveCollection
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
-from llama_index_ace_finetune.mining.settings import MiningSettings, Selection
+from llama_index_ace_finetune.mining.settings import Selection
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def miner(minilm: Encoder, cache: Path) -> HardNegativeMiner:
-    return HardNegativeMiner(encoder=minilm, cache=cache)
+    return HardNegativeMiner(encoder=minilm, cache=cache, settings=plain())
 
 
 def copies() -> RetrievalDataset:
@@ -74,7 +75,7 @@ def test_negatives_are_wrong_distinct_and_hardest_first(
 def test_two_runs_give_the_same(miner: HardNegativeMiner, small_dataset: RetrievalDataset, minilm: Encoder) -> None:
     query_ids = list(small_dataset.queries)[:15]
     first = miner.mine(small_dataset, query_ids, count=3)
-    again = HardNegativeMiner(encoder=minilm).mine(small_dataset, query_ids, count=3)
+    again = HardNegativeMiner(encoder=minilm, settings=plain()).mine(small_dataset, query_ids, count=3)
     assert again == first
 
 
@@ -96,13 +97,13 @@ def test_excluded_answers_are_for_nobody(miner: HardNegativeMiner) -> None:
 
 
 def test_without_bm25_only_the_model_ranks(minilm: Encoder, cache: Path) -> None:
-    miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=MiningSettings(bm25=False))
+    miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=plain(bm25=False))
     found = miner.mine(copies(), ["q1"], count=2)
     assert {negative.source for negative in found["q1"]} == {"dense"}
 
 
 def test_the_filter_is_named_where_it_leaves_nothing(minilm: Encoder, cache: Path) -> None:
-    miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=MiningSettings(near_duplicate=0.01))
+    miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=plain(near_duplicate=0.01))
     with pytest.raises(DatasetError, match="3 of them as 'near-duplicate'"):
         miner.mine(copies(), ["q1"], count=2)
 
@@ -116,32 +117,32 @@ def test_a_query_without_a_right_answer_is_told(miner: HardNegativeMiner) -> Non
 
 def test_progress_counts_queries_and_memories(minilm: Encoder, small_dataset: RetrievalDataset) -> None:
     done: list[int] = []
-    HardNegativeMiner(encoder=minilm).mine(
+    HardNegativeMiner(encoder=minilm, settings=plain()).mine(
         small_dataset, list(small_dataset.queries)[:3], count=1, progress=done.append
     )
     assert sum(done) == 3 + len(small_dataset.answers)
 
 
 def test_top_k_is_that_of_the_settings_unless_it_is_given() -> None:
-    assert HardNegativeMiner().settings.top_k == 20
-    assert HardNegativeMiner(settings=MiningSettings(top_k=7, seed=2)).settings == MiningSettings(top_k=7, seed=2)
-    assert HardNegativeMiner(None, "c", None, None, 50, settings=MiningSettings(top_k=7)).settings.top_k == 50
+    assert HardNegativeMiner().settings.top_k == 50
+    assert HardNegativeMiner(settings=plain(top_k=7, seed=2)).settings == plain(top_k=7, seed=2)
+    assert HardNegativeMiner(None, "c", None, None, 50, settings=plain(top_k=7)).settings.top_k == 50
 
 
 def test_a_miner_without_a_source_is_told() -> None:
     with pytest.raises(AceFinetuneError, match="no source of candidates; switch dense or bm25 on"):
-        HardNegativeMiner(settings=MiningSettings(dense=False, bm25=False))
+        HardNegativeMiner(settings=plain(dense=False, bm25=False))
 
 
 def test_without_the_model_only_words_rank(minilm: Encoder, cache: Path) -> None:
-    miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=MiningSettings(dense=False))
+    miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=plain(dense=False))
     found = miner.mine(copies(), ["q1"], count=2)
     assert {negative.source for negative in found["q1"]} == {"bm25"}
 
 
 @pytest.mark.parametrize("selection", ["top", "random", "spread"])
 def test_more_wanted_than_the_corpus_holds(minilm: Encoder, cache: Path, selection: Selection) -> None:
-    miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=MiningSettings(top_k=10**9, selection=selection))
+    miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=plain(top_k=10**9, selection=selection))
     found = miner.mine(copies(), ["q1", "q3"], count=1000)
     assert {negative.memory_id for negative in found["q1"]} == {"21", "22"}
     assert {negative.memory_id for negative in found["q3"]} == {"10", "12", "20", "22"}
@@ -157,7 +158,7 @@ def test_a_corpus_of_one_memory_is_told(miner: HardNegativeMiner) -> None:
 
 
 def test_a_random_draw_is_the_same_alone_and_among_others(minilm: Encoder, small_dataset: RetrievalDataset) -> None:
-    settings = MiningSettings(selection="random", seed=5)
+    settings = plain(selection="random", seed=5)
     query_ids = list(small_dataset.queries)[:12]
     miner = HardNegativeMiner(encoder=minilm, settings=settings)
     everything = miner.mine(small_dataset, query_ids, count=3)
@@ -170,7 +171,7 @@ def test_a_random_draw_is_the_same_alone_and_among_others(minilm: Encoder, small
     (right,) = small_dataset.relevant(query.id)
     alone = miner.mine_hard_negatives(query.text, right, 3)
     assert alone == [small_dataset.memories[n.memory_id].text for n in everything[query.id]]
-    other = HardNegativeMiner(encoder=minilm, settings=MiningSettings(selection="random", seed=6))
+    other = HardNegativeMiner(encoder=minilm, settings=plain(selection="random", seed=6))
     assert other.mine(small_dataset, query_ids, count=3) != everything
 
 
@@ -259,7 +260,7 @@ def test_todays_collection_is_a_source_of_its_own(minilm: Encoder, cache: Path) 
     )
     collection = SameModel("http://db", "m", embedding_url="http://here", client=client)
     collection.encoder = minilm
-    with HardNegativeMiner(encoder=minilm, cache=cache) as miner:
+    with HardNegativeMiner(encoder=minilm, cache=cache, settings=plain()) as miner:
         miner.collection = collection
         found = miner.mine(data, ["q1"], count=3)
     assert {negative.memory_id for negative in found["q1"]} == {"21", "22"}

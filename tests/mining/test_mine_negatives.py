@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from mining_options import plain
 
 from llama_index_ace_finetune.errors import DatasetError, ModelError
 from llama_index_ace_finetune.mining.filters import NEARER_ANSWER as NEARER
 from llama_index_ace_finetune.mining.mine import mine_negatives
 from llama_index_ace_finetune.mining.mined import MinedNegatives, RelaxedStep
 from llama_index_ace_finetune.mining.report import mining_report, require_some
-from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.sources import UNKNOWN, DenseSource
 
 
@@ -54,7 +54,7 @@ def mined(
         judged_wrong=None if wrong is None else [np.array(wrong, np.int64)],
         sources=sources or [Ranking("dense", (tuple(ranking),))],
         count=count,
-        settings=MiningSettings(**options),  # type: ignore[arg-type]
+        settings=plain(**options),  # type: ignore[arg-type]
         excluded=mask,
     )
     return [negative.row for negative in result.negatives[0]], result
@@ -302,7 +302,7 @@ def test_margins_go_by_the_teacher_where_there_is_one() -> None:
         relevant=[np.array([0])],
         sources=[Ranking("dense", ((0, 1, 2, 3, 4),))],
         count=5,
-        settings=MiningSettings(relative_margin=0.95),
+        settings=plain(relative_margin=0.95),
         rescore=rescore,
     )
     # Once, for all pairs; not for the right answer as a candidate, nor for its near-duplicate.
@@ -321,7 +321,7 @@ def test_a_broken_teacher_is_told(value: float) -> None:
             relevant=[np.array([0])],
             sources=[Ranking("dense", ((1,),))],
             count=1,
-            settings=MiningSettings(relative_margin=0.95),
+            settings=plain(relative_margin=0.95),
             rescore=lambda queries, rows: np.full(len(rows), value, np.float32),
         )
 
@@ -338,7 +338,7 @@ def test_broken_vectors_are_told_whatever_the_source(where: str, value: float) -
             relevant=[np.array([0])] * 2,
             sources=[Ranking("retriever", ((1,), (1,)))],
             count=1,
-            settings=MiningSettings(),
+            settings=plain(),
         )
 
 
@@ -355,7 +355,7 @@ def test_no_queries_at_all() -> None:
         relevant=[],
         sources=[DenseSource(np.empty((0, 2), np.float32), angles(0, 60))],
         count=3,
-        settings=MiningSettings(relative_margin=0.9, relaxation=(None,), selection="spread"),
+        settings=plain(relative_margin=0.9, relaxation=(None,), selection="spread"),
     )
     assert (result.negatives, result.candidates) == ((), 0)
     require_some(result)
@@ -391,7 +391,7 @@ def test_few_distinct_negatives_are_suspicious() -> None:
         relevant=[np.array([0])] * 600,
         sources=[Ranking("dense", ((1,),) * 600)],
         count=1,
-        settings=MiningSettings(),
+        settings=plain(),
     )
     report = mining_report(result, queries=600, wanted=1)
     assert (report["kept"], report["distinct"], report["suspicious"]) == (600, 1, True)

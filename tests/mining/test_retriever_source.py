@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
+from mining_options import plain
 
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.retriever_source import RetrieverError, RetrieverSource
-from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.sources import NOTHING, UNKNOWN
 
 TEXTS = {
@@ -92,7 +92,7 @@ def test_ranks_are_the_retrievers_own() -> None:
 
 def test_a_retriever_is_a_source_beside_the_others(minilm: Encoder) -> None:
     retriever = Fixed([hit("a", 7.5, id_="22"), hit("?", 6.0), hit("b", 5.0, id_="20"), hit("c", None, id_="10")])
-    miner = HardNegativeMiner(encoder=minilm, retriever=retriever)
+    miner = HardNegativeMiner(encoder=minilm, retriever=retriever, settings=plain())
     found = miner.mine(DATASET, ["q1"], count=3)["q1"]
     assert (found[0].memory_id, found[0].source, found[0].rank, found[0].score) == ("22", "retriever", 1, 7.5)
     assert {negative.memory_id for negative in found} == {"20", "21", "22"}
@@ -103,7 +103,7 @@ def test_a_retriever_is_a_source_beside_the_others(minilm: Encoder) -> None:
 
 def test_a_retriever_alone(minilm: Encoder) -> None:
     retriever = Fixed([hit("a", None, id_="10"), hit("b", None, id_="20")])
-    settings = MiningSettings(dense=False, bm25=False)
+    settings = plain(dense=False, bm25=False)
     miner = HardNegativeMiner(encoder=minilm, retriever=retriever, settings=settings)
     found = miner.mine(DATASET, ["q1", "q2"], count=5)
     assert [[(n.memory_id, n.source, n.rank, n.score) for n in negatives] for negatives in found.values()] == [
@@ -126,7 +126,7 @@ def test_a_retriever_that_fails_is_told_with_the_query(minilm: Encoder) -> None:
 
 def test_a_retriever_of_another_corpus_is_told(minilm: Encoder) -> None:
     retriever = Fixed([hit("one"), hit("two")])
-    miner = HardNegativeMiner(encoder=minilm, retriever=retriever, settings=MiningSettings(dense=False, bm25=False))
+    miner = HardNegativeMiner(encoder=minilm, retriever=retriever, settings=plain(dense=False, bm25=False))
     with pytest.raises(DatasetError, match=r"All 4 candidates .* 4 of them as 'unknown id'"):
         miner.mine(DATASET, ["q1", "q2"], count=1)
 

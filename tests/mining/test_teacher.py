@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mining_options import plain
 
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
-from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.teacher import (
     CrossEncoderTeacher,
     EmbeddingTeacher,
@@ -96,9 +96,9 @@ def test_an_embedding_model_gives_cosines(minilm: Encoder) -> None:
 
 def test_the_same_model_as_its_own_teacher_changes_nothing(minilm: Encoder, small_dataset: RetrievalDataset) -> None:
     query_ids = list(small_dataset.queries)[:20]
-    alone = HardNegativeMiner(encoder=minilm, settings=MiningSettings(relative_margin=0.9))
+    alone = HardNegativeMiner(encoder=minilm, settings=plain(relative_margin=0.9))
     taught = HardNegativeMiner(
-        encoder=minilm, settings=MiningSettings(relative_margin=0.9, teacher=DEFAULT_BASE_MODEL), device="cpu"
+        encoder=minilm, settings=plain(relative_margin=0.9, teacher=DEFAULT_BASE_MODEL), device="cpu"
     )
     assert taught.mine(small_dataset, query_ids, count=3) == alone.mine(small_dataset, query_ids, count=3)
     assert taught.report["histograms"]["scores"] == "teacher"
@@ -109,9 +109,7 @@ def test_a_cross_encoders_scores_set_the_margins(
     minilm: Encoder, small_dataset: RetrievalDataset, cross_encoder: Path
 ) -> None:
     query_ids = list(small_dataset.queries)[:6]
-    miner = HardNegativeMiner(
-        encoder=minilm, settings=MiningSettings(absolute_margin=0.0, teacher=cross_encoder), device="cpu"
-    )
+    miner = HardNegativeMiner(encoder=minilm, settings=plain(absolute_margin=0.0, teacher=cross_encoder), device="cpu")
     found = miner.mine(small_dataset, query_ids, count=10)
     teacher = load_teacher(cross_encoder, device="cpu")
     here = (np.zeros(1, np.int64),) * 2
@@ -127,15 +125,13 @@ def test_a_cross_encoders_scores_set_the_margins(
         checked += len(negatives)
     assert checked
     assert miner.report["filtered"]["above the absolute margin"] > 0
-    again = HardNegativeMiner(
-        encoder=minilm, settings=MiningSettings(absolute_margin=0.0, teacher=cross_encoder), device="cpu"
-    )
+    again = HardNegativeMiner(encoder=minilm, settings=plain(absolute_margin=0.0, teacher=cross_encoder), device="cpu")
     assert again.mine(small_dataset, query_ids, count=10) == found
 
 
 def test_a_teacher_that_nothing_asks_is_told() -> None:
     with pytest.raises(AceFinetuneError, match="nothing uses its scores"):
-        MiningSettings(teacher=DEFAULT_BASE_MODEL)
+        plain(teacher=DEFAULT_BASE_MODEL)
 
 
 def test_teachers_that_cannot_be_used_are_told(cross_encoder: Path, tmp_path: Path) -> None:

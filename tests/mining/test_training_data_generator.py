@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from mining_options import plain
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.datasets.split import split_dataset
@@ -25,7 +26,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def miner(minilm: Encoder, cache: Path) -> HardNegativeMiner:
-    return HardNegativeMiner(encoder=minilm, cache=cache)
+    return HardNegativeMiner(encoder=minilm, cache=cache, settings=plain())
 
 
 def test_the_file_has_the_originals_fields_and_ours(
