@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,17 +49,38 @@ class EmbeddingEvaluator:
         baseline: str | None = None,
         output_path: str | Path | None = None,
         max_queries: int | None = None,
+        also: Sequence[str] = (),
+        runs: Sequence[Path] = (),
+        device: str | None = None,
         command: str = "",
     ) -> dict[str, Any]:
-        """Return the report (the original's fields and ours); write it as JSON and HTML where `output_path` says."""
+        """Return the report (the original's fields and ours); write it as JSON and HTML where `output_path` says.
+
+        Args:
+            finetuned: folder of the tuned model.
+            baseline: model to compare with; the recorded base by default.
+            output_path: a JSON file; the page and the values of every query go beside it.
+            max_queries: test on a random sample of so many.
+            also: further untuned models to compare with.
+            runs: TREC run files to compare with.
+            device: torch device.
+            command: what the report names as the way to reproduce it.
+        """
         dataset = self.dataset or self.load_test_suite()
         output = None if output_path is None else _checked_output(Path(output_path))
-        report = evaluate_model(
-            dataset, Path(finetuned), base_model=baseline, max_queries=max_queries, command=command
-        ).report
+        result = evaluate_model(
+            dataset,
+            Path(finetuned),
+            base_model=baseline,
+            max_queries=max_queries,
+            also=also,
+            runs=runs,
+            device=device,
+            command=command,
+        )
         if output is not None:
-            write_report(report, output)
-        return report
+            write_report(result.report, output, evaluation=result.evaluation)
+        return result.report
 
 
 def _checked_output(path: Path) -> Path:
@@ -92,7 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         evaluator = EmbeddingEvaluator(options.test_suite, memories=options.memories)
         report = evaluator.compare_models(
-            options.finetuned_model, output_path=options.output, max_queries=options.max_queries
+            options.finetuned_model,
+            output_path=options.output,
+            max_queries=options.max_queries,
+            command=shlex.join(
+                ["python", "-m", "llama_index_ace_finetune.evaluate_finetuned", *(arguments or sys.argv[1:])]
+            ),
         )
         screen = console()
         screen.print("=== EVALUATION SUMMARY ===")

@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError
 from llama_index_ace_finetune.training.provenance import read_provenance
 
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What dev chose: whose vectors to search, those of the model folder or the base's, and the weights of the legs.
+
+    The weights are of the dense and the BM25 leg under RRF; a leg with weight 0 is not needed.
+    """
+
+    vectors: Literal["model", "base"] = "model"
+    weights: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +34,7 @@ class RunFolder:
     mining/             report of the mining: counts, histograms, samples
     model/              what ships
     index/              embedded store with the vectors of model and base
-    report.json, report.html
+    report.json, report.html, report.per_query.jsonl
     """
 
     path: Path
@@ -105,12 +116,26 @@ class RunFolder:
         """Return the manifest; raises AceFinetuneError where it is corrupt."""
         return self._read(self.manifest)
 
+    def serving(self) -> Serving:
+        """Return what dev chose to serve; the tuned model with equal weights where there is no report.
+
+        Raises:
+            AceFinetuneError: for a report that is corrupt, or of an earlier version.
+        """
+        if not self.report.is_file():
+            return Serving()
+        try:
+            chosen = self._read(self.report)["serving"]
+            dense, lexical = chosen["weights"]
+            return Serving(vectors=chosen["vectors"], weights=(float(dense), float(lexical)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise AceFinetuneError(
+                f"The report {str(self.report)!r} does not say what to serve ({error}); make the run again."
+            ) from error
+
     def fusion_weights(self) -> tuple[float, float]:
         """Weights of the dense and the BM25 leg that dev chose; equal where there is no report."""
-        if not self.report.is_file():
-            return (1.0, 1.0)
-        dense, sparse = self._read(self.report)["fusion"]["weights"]
-        return (float(dense), float(sparse))
+        return self.serving().weights
 
     @staticmethod
     def _read(file: Path) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def write_run(folder: Path, tuned_model: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(tuned_model, run.model)
     write_index(small_memories(), tuned=Encoder.load(run.model), base=Encoder.load(BASE), path=run.index)
-    write_json(run.report, {"fusion": {"weights": [0.75, 0.25]}})
+    write_json(run.report, {"serving": {"vectors": "model", "weights": [0.75, 0.25]}})
     write_json(run.manifest, {"format_version": 1, "base_model": BASE})
     return folder
 

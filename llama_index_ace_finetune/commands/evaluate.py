@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.commands.console import texts_progress
+from llama_index_ace_finetune.datasets.ceiling import attainable
 from llama_index_ace_finetune.datasets.normalise import text_hash
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
@@ -94,19 +97,23 @@ def evaluate_model(
     *,
     max_queries: int | None = None,
     base_model: str | None = None,
+    also: Sequence[str] = (),
+    runs: Sequence[Path] = (),
     device: str | None = None,
     cache: Path | None = None,
     tuned: Encoder | None = None,
     command: str = "",
     seed: int = 0,
 ) -> EvaluatedModel:
-    """Compare BM25, base, tuned and hybrids on the queries that the model has not seen.
+    """Compare BM25, base, tuned, hybrids and further systems on the queries that the model has not seen.
 
     Args:
         dataset: corpus, queries and judgements.
         model: the model folder; its record says what it has seen and what its base is.
         max_queries: test on a random sample of so many.
         base_model: baseline to compare with; the recorded base by default.
+        also: further untuned models to compare with, by folder or name.
+        runs: TREC run files to compare with.
         device: torch device.
         cache: folder for vectors.
         tuned: the model, if it is loaded already.
@@ -122,20 +129,67 @@ def evaluate_model(
         test = sorted(random.Random(seed).sample(test, max_queries))
     base_name = base_model or (record or {}).get("base_model") or DEFAULT_BASE_MODEL
     base = Encoder.load(base_name, settings=settings)
-    total = 2 * (len(test) + len(queries.dev) + len(dataset.answers))
+    others = [Encoder.load(name, settings=settings) for name in also]
+    total = (2 + len(others)) * (len(test) + len(queries.dev) + len(dataset.answers))
     with texts_progress("evaluating", total) as progress:
         evaluation = evaluate_systems(
-            dataset, test=test, dev=queries.dev, base=base, tuned=tuned, cache=cache, progress=progress
+            dataset,
+            test=test,
+            dev=queries.dev,
+            base=base,
+            tuned=tuned,
+            also=others,
+            runs=runs,
+            cache=cache,
+            progress=progress,
         )
     verdict = reach_verdict(evaluation, (record or {}).get("selection"))
-    split = (record or {}).get("split") or {}
     context = ReportContext(
         title=f"{dataset.name}: does fine-tuning help?",
         base_model=str(base_name),
         tuned_model=str(model),
-        split_counts=split.get("counts") or {},
-        split_notes=tuple(split.get("notes") or ()),
+        split=_split_facts((record or {}).get("split") or {}),
+        data=_data_facts(dataset),
+        training={name: (record or {}).get(name) for name in ("selection", "metrics", "config", "history")},
+        ceiling=attainable(_only(dataset, test)),
+        seen_answers=_seen_answers(dataset, record),
         warnings=queries.warnings,
         command=command,
     )
     return EvaluatedModel(evaluation, verdict, build_report(evaluation, verdict, context))
+
+
+def _only(dataset: RetrievalDataset, query_ids: Sequence[str]) -> RetrievalDataset:
+    return replace(
+        dataset,
+        queries={query_id: dataset.queries[query_id] for query_id in query_ids},
+        judgements={query_id: dataset.judgements.get(query_id, {}) for query_id in query_ids},
+    )
+
+
+def _seen_answers(dataset: RetrievalDataset, record: Mapping[str, Any] | None) -> frozenset[str] | None:
+    if record is None:
+        return None
+    hashes = frozenset(((record.get("seen") or {}).get("train") or {}).get("answer_hashes") or ())
+    return frozenset(i for i, memory in dataset.answers.items() if text_hash(memory.text) in hashes)
+
+
+def _split_facts(split: Mapping[str, Any]) -> dict[str, Any]:
+    if not split:
+        return {}
+    manifest = json.dumps(split, sort_keys=True, ensure_ascii=False)
+    return {
+        **{name: split.get(name) for name in ("counts", "settings", "notes")},
+        "sha256": hashlib.sha256(manifest.encode("utf-8")).hexdigest(),
+    }
+
+
+def _data_facts(dataset: RetrievalDataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "format": dataset.ledger.format,
+        "memories": len(dataset.memories),
+        "distinct_memories": len(dataset.answers),
+        "queries": len(dataset.queries),
+        "repairs": dict(dataset.ledger.counts),
+    }

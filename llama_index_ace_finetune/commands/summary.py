@@ -17,19 +17,21 @@ def print_summary(report: dict[str, Any], screen: Console) -> None:
     )
     table = Table(header_style="bold")
     table.add_column("system")
-    for name in ("R@1", "R@5", "MRR@10"):
+    for name in ("R@1", "R@5", "MRR@10", "nDCG@10"):
         table.add_column(name, justify="right")
-    table.add_column("against base, 95 %", justify="right")
+    table.add_column("MRR@10 against base, 95 %", justify="right")
+    chosen = report["verdict"]["system"]["name"]
     for system in report["systems"]:
         difference = system["difference_to_base"].get("MRR@10")
         table.add_row(
             escape(_label(system)),
-            *(f"{system['means'][name]:.3f}" for name in ("Success@1", "Success@5", "MRR@10")),
+            *(f"{system['means'][name]:.3f}" for name in ("Success@1", "Success@5", "MRR@10", "nDCG@10")),
             _interval(difference) if difference else "reference",
+            style="bold" if system["name"] == chosen else "",
         )
     screen.print(table)
     verdict = report["verdict"]
-    color = "green" if verdict["ship_tuned"] and verdict["confirmed"] else "yellow"
+    color = "green" if verdict["confirmed"] else "yellow"
     screen.print(f"[bold {color}]{escape(verdict['sentence'])}[/]")
     for warning in verdict["warnings"]:
         screen.print(f"[yellow]note:[/] {escape(warning)}")

@@ -59,28 +59,58 @@ def compare_systems(
         AceFinetuneError: if the base is not among the systems, there is no query, the systems have different numbers
             of values, or a value is not finite.
     """
+    measured = {name: {"": value} for name, value in values.items()}
+    return compare_measures(measured, base=base, groups=groups, resamples=resamples, seed=seed)[""]
+
+
+def compare_measures(
+    values: Mapping[str, Mapping[str, NDArray[np.float64]]],
+    *,
+    base: str,
+    groups: Groups | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Comparison]:
+    """`compare_systems` for several measures at once: per measure its comparison, all from the same resamples.
+
+    Args:
+        values: per system and measure, per-query values float [n]; every system has the measures of the base.
+        base: the system to compare with.
+        groups: what each query belongs to [n]; by default each query is its own group.
+        resamples: of the bootstrap and of the randomisation test.
+        seed: of both.
+
+    Raises:
+        AceFinetuneError: as `compare_systems`.
+    """
     if base not in values:
         raise AceFinetuneError(f"The base {base!r} is not among the systems {', '.join(values)}; name one of them.")
-    count = len(values[base])
-    for name, value in values.items():
-        if len(value) != count or not count:
-            raise AceFinetuneError(
-                f"{name} has {len(value)} values and {base} has {count}; "
-                "evaluate both on the same queries, at least one."
-            )
+    measures = list(values[base])
+    count = len(next(iter(values[base].values()), ()))
+    for name, measured in values.items():
+        for value in measured.values():
+            if len(value) != count or not count:
+                raise AceFinetuneError(
+                    f"{name} has {len(value)} values and {base} has {count}; "
+                    "evaluate both on the same queries, at least one."
+                )
     others = [name for name in values if name != base]
     labels = number_groups(groups, count)
     n_groups = int(labels.max()) + 1
-    stacked = np.stack([np.asarray(values[name] - values[base], np.float64) for name in others] or [np.zeros(count)], 1)
-    found = paired_differences(stacked[:, : len(others)], groups=labels, resamples=resamples, seed=seed)
-    return Comparison(
-        base=base,
-        queries=count,
-        groups=n_groups,
-        differences=dict(zip(others, found, strict=True)),
-        adjusted=dict(zip(others, holm([one.p_value for one in found]).tolist(), strict=True)),
-        effect_sizes={name: paired_effect_size(stacked[:, column]) for column, name in enumerate(others)},
-        note=""
-        if n_groups > 1
-        else "All queries are one group, so nothing is known of the spread; bring more answers.",
-    )
+    columns = [np.asarray(values[o][m] - values[base][m], np.float64) for m in measures for o in others]
+    stacked = np.stack(columns, axis=1) if columns else np.zeros((count, 0))
+    found = paired_differences(stacked, groups=labels, resamples=resamples, seed=seed)
+    note = "" if n_groups > 1 else "All queries are one group, so nothing is known of the spread; bring more answers."
+    comparisons = {}
+    for place, measure in enumerate(measures):
+        part = slice(place * len(others), (place + 1) * len(others))
+        comparisons[measure] = Comparison(
+            base=base,
+            queries=count,
+            groups=n_groups,
+            differences=dict(zip(others, found[part], strict=True)),
+            adjusted=dict(zip(others, holm([one.p_value for one in found[part]]).tolist(), strict=True)),
+            effect_sizes=dict(zip(others, map(paired_effect_size, columns[part]), strict=True)),
+            note=note,
+        )
+    return comparisons

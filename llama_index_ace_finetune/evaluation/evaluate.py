@@ -1,30 +1,47 @@
-"""BM25, base, tuned and hybrids on queries that no choice has seen."""
+"""BM25, base, tuned, hybrids and whatever else, on queries that no choice has seen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
-from llama_index_ace_finetune.errors import DatasetError
-from llama_index_ace_finetune.evaluation.fusion_tuning import FusionChoice, tune_fusion
-from llama_index_ace_finetune.evaluation.measures import HEADLINE, per_query
-from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_difference
+from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.evaluation.comparison import Comparison, compare_measures
+from llama_index_ace_finetune.evaluation.fusion_tuning import FusionChoice, tune_convex_fusion, tune_fusion
+from llama_index_ace_finetune.evaluation.latency import SystemLatency
+from llama_index_ace_finetune.evaluation.measures import HEADLINE, MAP, MRR, NDCG, Measure, Recall, measure_rankings
+from llama_index_ace_finetune.evaluation.other_systems import retriever_system, run_system
+from llama_index_ace_finetune.evaluation.significance import PairedDifference
 from llama_index_ace_finetune.evaluation.systems import (
+    EncodedSet,
     EvaluationSet,
     System,
     bm25_system,
+    convex_system,
     dense_system,
     hybrid_system,
 )
+from llama_index_ace_finetune.evaluation.time_systems import time_systems
+from llama_index_ace_finetune.ranking.bm25 import BM25Index
+
+if TYPE_CHECKING:
+    from llama_index.core.base.base_retriever import BaseRetriever
 
 BM25, BASE, TUNED = "BM25", "base", "tuned"
-HYBRID_BASE, HYBRID_EQUAL, HYBRID_TUNED = "hybrid base", "hybrid equal", "hybrid"
+HYBRID_BASE, HYBRID_BASE_WEIGHTED = "base + BM25", "base + BM25, dev weights"
+HYBRID_EQUAL, HYBRID_TUNED, HYBRID_CONVEX = "tuned + BM25", "tuned + BM25, dev weights", "tuned + BM25, convex"
+TRAINED = frozenset({TUNED, HYBRID_EQUAL, HYBRID_TUNED, HYBRID_CONVEX})
+"""The systems that need the training."""
+MEASURE = str(MRR(10))
+"""What choices are made by."""
+MEASURES: tuple[Measure, ...] = (*HEADLINE, Recall(10), NDCG(10), MAP(100))
 
 
 @dataclass(frozen=True)
@@ -35,17 +52,25 @@ class Evaluation:
         data: the queries, their answers and the corpus.
         systems: in the order of the table.
         values: per system and measure, per-query values float [n].
-        differences: per system (all but the base) and measure, the paired difference to the base.
-        fusion: the weights of the hybrid, chosen on dev.
+        comparisons: per measure, every system against the base.
+        fusion: the weights of the tuned model and BM25 under RRF, chosen on dev.
+        base_fusion: those of the base model and BM25.
+        convex_fusion: those of the tuned model and BM25 under a convex combination.
+        dev_values: per system that ranks the dev queries, MRR@10 of each, float [dev].
+        latency: per system that was timed.
         metadata: per query id, what the dataset says about the query (category, difficulty).
     """
 
     data: EvaluationSet
     systems: tuple[System, ...]
     values: Mapping[str, Mapping[str, NDArray[np.float64]]]
-    differences: Mapping[str, Mapping[str, PairedDifference]]
+    comparisons: Mapping[str, Comparison]
     fusion: FusionChoice
-    metadata: Mapping[str, Mapping[str, object]]
+    base_fusion: FusionChoice
+    convex_fusion: FusionChoice
+    dev_values: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    latency: Mapping[str, SystemLatency] = field(default_factory=dict)
+    metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def mean(self, system: str, measure: str) -> float:
         """Mean of a measure over all queries; a query with an empty ranking counts 0."""
@@ -55,6 +80,10 @@ class Evaluation:
         """The system of that name."""
         return next(system for system in self.systems if system.name == name)
 
+    def difference(self, system: str, measure: str = MEASURE) -> PairedDifference:
+        """The paired difference of a system to the base."""
+        return self.comparisons[measure].differences[system]
+
 
 def evaluate_systems(
     dataset: RetrievalDataset,
@@ -63,67 +92,91 @@ def evaluate_systems(
     dev: Sequence[str],
     base: Encoder,
     tuned: Encoder,
+    also: Sequence[Encoder] = (),
+    retrievers: Mapping[str, BaseRetriever] | None = None,
+    runs: Sequence[Path] = (),
     cache: Path | None = None,
+    timed_queries: int = 100,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Compare BM25, base, tuned and their hybrids on `test`; the hybrid's weights are chosen on `dev`.
+    """Compare BM25, base, tuned, their hybrids and further systems on `test`; weights are chosen on `dev`.
+
+    Each model encodes the corpus and the queries once. Equal scores rank by the id of the answer.
 
     Args:
         dataset: corpus and judgements.
         test: query ids that nothing was chosen on.
-        dev: query ids to choose the hybrid's weights on.
+        dev: query ids to choose the hybrids' weights on; with fewer than 40 the weights stay equal.
         base: the untuned model.
         tuned: the model that ships; the base itself where tuning did not help.
+        also: further untuned models, such as a larger one, which may be the cheaper answer.
+        retrievers: LlamaIndex retrievers by the name they get in the table.
+        runs: TREC run files over the dataset's ids.
         cache: folder for vectors, so that a text is encoded once per model.
+        timed_queries: at most so many test queries are timed one by one; 0 times nothing.
         progress: called with the number of texts just encoded.
 
     Raises:
-        DatasetError: without a test query.
+        DatasetError: without a test query; for a run over other ids.
+        AceFinetuneError: for two systems of one name, or a query without a right answer.
     """
     if not test:
         raise DatasetError(f"{dataset.name}: there is no held-out query to evaluate on; bring more queries.")
     data, dev_data = EvaluationSet.of(dataset, test), EvaluationSet.of(dataset, dev)
     both = EvaluationSet.of(dataset, [*test, *dev])
-    count = len(test)
+    on_test, on_dev = slice(0, len(test)), slice(len(test), None)
 
-    def ranked(system: System) -> tuple[System, System]:
-        return _rows(system, slice(0, count)), _rows(system, slice(count, None))
-
-    lexical, lexical_dev = ranked(bm25_system(both))
-    base_dense, _ = ranked(dense_system(both, base, name=BASE, cache=cache, progress=progress))
-    tuned_dense, tuned_dev = ranked(dense_system(both, tuned, name=TUNED, cache=cache, progress=progress))
+    index = BM25Index.build(both.corpus)
+    encoders = {BASE: base, TUNED: tuned, **{model.name: model for model in also}}
+    encoded = {name: EncodedSet.of(both, model, cache=cache, progress=progress) for name, model in encoders.items()}
+    lexical = bm25_system(both, index=index)
+    dense = {name: dense_system(both, vectors, name=name) for name, vectors in encoded.items()}
+    lexical_dev, base_dev, tuned_dev = (one.rows(on_dev) for one in (lexical, dense[BASE], dense[TUNED]))
     fusion = tune_fusion(tuned_dev, lexical_dev, dev_data)
-    systems = (
+    base_fusion = tune_fusion(base_dev, lexical_dev, dev_data)
+    convex = tune_convex_fusion(tuned_dev.leg, lexical_dev.leg, dev_data)
+    ours = [
         lexical,
-        base_dense,
-        tuned_dense,
-        hybrid_system(base_dense, lexical, name=HYBRID_BASE),
-        hybrid_system(tuned_dense, lexical, name=HYBRID_EQUAL),
-        hybrid_system(tuned_dense, lexical, name=HYBRID_TUNED, weights=fusion.weights),
-    )
+        dense[BASE],
+        hybrid_system(dense[BASE], lexical, name=HYBRID_BASE),
+        hybrid_system(dense[BASE], lexical, name=HYBRID_BASE_WEIGHTED, weights=base_fusion.weights),
+        dense[TUNED],
+        hybrid_system(dense[TUNED], lexical, name=HYBRID_EQUAL),
+        hybrid_system(dense[TUNED], lexical, name=HYBRID_TUNED, weights=fusion.weights),
+        convex_system(dense[TUNED], lexical, name=HYBRID_CONVEX, weights=convex.weights),
+        *(dense[model.name] for model in also),
+    ]
+    others = [
+        *(retriever_system(dataset, data, retriever, name=name) for name, retriever in (retrievers or {}).items()),
+        *(run_system(dataset, data, path) for path in runs),
+    ]
+    systems = (*(system.rows(on_test) for system in ours), *others)
+    _refuse_equal_names(systems)
+    judgements = data.judgements
     values = {
-        system.name: {str(measure): per_query(measure, system.rankings, data.relevant) for measure in HEADLINE}
-        for system in systems
+        system.name: measure_rankings(MEASURES, system.rankings, judgements, scores=system.scores) for system in systems
     }
-    groups = data.groups
-    differences = {
-        name: {
-            measure: paired_difference(value, values[BASE][measure], groups=groups)
-            for measure, value in measured.items()
-        }
-        for name, measured in values.items()
-        if name != BASE
+    dev_judgements = dev_data.judgements
+    dev_values = {
+        system.name: measure_rankings([MRR(10)], system.rows(on_dev).rankings, dev_judgements)[MEASURE]
+        for system in ours
     }
     return Evaluation(
         data=data,
         systems=systems,
         values=values,
-        differences=differences,
+        comparisons=compare_measures(values, base=BASE, groups=data.groups),
         fusion=fusion,
+        base_fusion=base_fusion,
+        convex_fusion=convex,
+        dev_values=dev_values,
+        latency=time_systems(data.queries[:timed_queries], index, encoders, encoded),
         metadata={query_id: dict(dataset.queries[query_id].metadata) for query_id in test},
     )
 
 
-def _rows(system: System, rows: slice) -> System:
-    cosine = None if system.cosine is None else system.cosine[rows]
-    return replace(system, rankings=system.rankings[rows], cosine=cosine)
+def _refuse_equal_names(systems: Sequence[System]) -> None:
+    names = [system.name for system in systems]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise AceFinetuneError(f"Two systems are called {twice!r}; give each a name of its own.")

@@ -1,37 +1,62 @@
-"""report.json and report.html."""
+"""report.json, report.html and the values of every query."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llama_index_ace_finetune.atomic import write_json, write_text
+from llama_index_ace_finetune.datasets.ceiling import Ceiling
 from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
-from llama_index_ace_finetune.evaluation.evaluate import BASE, TUNED, Evaluation
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.evaluation.changes import first_right_ranks, largest_changes, rank_movement
+from llama_index_ace_finetune.evaluation.environment import describe_environment
+from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, MEASURE, MEASURES, TRAINED, TUNED, Evaluation
+from llama_index_ace_finetune.evaluation.fusion_tuning import FusionChoice
+from llama_index_ace_finetune.evaluation.per_query import per_query_path, write_per_query
 from llama_index_ace_finetune.evaluation.report_html import render_html
-from llama_index_ace_finetune.evaluation.verdict import MEASURE, Verdict
+from llama_index_ace_finetune.evaluation.slice_measures import measure_slices
+from llama_index_ace_finetune.evaluation.slices import slice_queries
+from llama_index_ace_finetune.evaluation.systems import System
+from llama_index_ace_finetune.evaluation.verdict import Verdict
 
-SCHEMA_VERSION = 1
-_PACKAGES = ("torch", "sentence-transformers", "transformers", "llama-index-core", "qdrant-client", "numpy")
-_EXAMPLES = 10
+SCHEMA_VERSION = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportContext:
-    """What the report says about the run besides the figures."""
+    """What the report says about the run besides the figures.
+
+    Attributes:
+        title: of the page.
+        base_model: name of the base.
+        tuned_model: folder of the tuned model.
+        split: what is told of the split: counts, settings, notes, hash of its ids.
+        data: what is told of the data: name, format, sizes, repairs.
+        training: the model's record of its training: selection, metrics, config, history.
+        learning_curve: per size of the training data, what it gave; empty without.
+        ceiling: the best that any ranking could reach where each row counts only its own answer.
+        seen_answers: ids of answers that the model was trained on; None where that is not known.
+        warnings: what a reader must know.
+        command: how to make the report again.
+    """
 
     title: str
     base_model: str
     tuned_model: str
-    split_counts: Mapping[str, Any]
-    split_notes: tuple[str, ...] = ()
+    split: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    learning_curve: tuple[Mapping[str, Any], ...] = ()
+    ceiling: Ceiling | None = None
+    seen_answers: Collection[str] | None = None
     warnings: tuple[str, ...] = ()
     command: str = ""
 
@@ -46,14 +71,21 @@ def build_report(evaluation: Evaluation, verdict: Verdict, context: ReportContex
         "baseline": _summary(evaluation, BASE, context.base_model),
         "finetuned": _summary(evaluation, TUNED, context.tuned_model),
     }
+    # Where the base is kept, what the training would have changed is what a reader wants to see.
+    shown = TUNED if verdict.system.name == BASE else verdict.system.name
+    ranks = {
+        name: first_right_ranks(evaluation.system(name).rankings, evaluation.data.relevant) for name in (BASE, shown)
+    }
     return {
         "metadata": {
             "schema_version": SCHEMA_VERSION,
             "evaluation_date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "total_queries_evaluated": len(evaluation.data.queries),
+            "groups": evaluation.comparisons[MEASURE].groups,
             "corpus_size": len(evaluation.data.corpus),
             "title": context.title,
             "measures": "recall@k means Success@k: a right answer among the first k; mrr is MRR@10",
+            "ties": "equal scores rank by the id of the answer",
             "command": context.command,
         },
         **summaries,
@@ -61,70 +93,147 @@ def build_report(evaluation: Evaluation, verdict: Verdict, context: ReportContex
             name: _relative(summaries["finetuned"][name], summaries["baseline"][name])
             for name in ("recall@1", "recall@5", "mrr")
         },
-        "systems": [
-            {
-                "name": system.name,
-                "kind": system.kind,
-                "model": system.model,
-                "weights": list(system.weights) if system.weights else None,
-                "means": {
-                    name: round(evaluation.mean(system.name, name), 6) for name in evaluation.values[system.name]
-                },
-                "difference_to_base": {
-                    name: asdict(difference) for name, difference in evaluation.differences.get(system.name, {}).items()
-                },
-            }
-            for system in evaluation.systems
-        ],
+        "measures": [str(measure) for measure in MEASURES],
+        "systems": [_system(evaluation, system) for system in evaluation.systems],
         "fusion": {
-            "weights": list(evaluation.fusion.weights),
-            "reason": evaluation.fusion.reason,
-            "dev_curve": {str(weight): value for weight, value in evaluation.fusion.curve.items()},
+            "tuned": _fusion(evaluation.fusion),
+            "base": _fusion(evaluation.base_fusion),
+            "convex": _fusion(evaluation.convex_fusion),
         },
-        "verdict": {**asdict(verdict), "warnings": [*verdict.warnings, *context.warnings]},
-        "split": {"counts": dict(context.split_counts), "notes": list(context.split_notes)},
-        "changes": _changes(evaluation),
-        "environment": _environment(),
+        "verdict": {
+            **asdict(verdict),
+            "system": {**asdict(verdict.system), "description": str(verdict.system)},
+            "warnings": [*verdict.warnings, *context.warnings],
+        },
+        "serving": dict(verdict.serving),
+        "slices": _slices(evaluation, shown, context.seen_answers),
+        "ceiling": asdict(context.ceiling) if context.ceiling else None,
+        "movement": {"before": BASE, "after": shown, **rank_movement(ranks[BASE], ranks[shown])},
+        "changes": {"before": BASE, "after": shown, **largest_changes(evaluation, before=BASE, after=shown)},
+        "training": {**dict.fromkeys(("selection", "metrics", "config", "history")), **context.training},
+        "learning_curve": [dict(point) for point in context.learning_curve],
+        "data": {"repairs": {}, **context.data},
+        "split": {**dict.fromkeys(("counts", "settings", "notes", "sha256")), **context.split},
+        "environment": describe_environment(),
     }
 
 
-def write_report(report: dict[str, Any], json_path: Path) -> tuple[Path, Path]:
-    """Write the report to `json_path`, and as a page beside it with the ending `.html`; return both paths."""
+def write_report(report: dict[str, Any], json_path: Path, *, evaluation: Evaluation | None = None) -> tuple[Path, Path]:
+    """Write the report to `json_path`, and as a page beside it with the ending `.html`; return both paths.
+
+    With the evaluation, the values of every query go beside them (`per_query_path`).
+    """
     html_path = json_path.with_suffix(".html")
     write_json(json_path, report)
     write_text(html_path, render_html(report))
+    if evaluation is not None:
+        write_per_query(evaluation, per_query_path(json_path))
     return json_path, html_path
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return what `write_report` wrote.
+
+    Raises:
+        AceFinetuneError: for a file that is missing, corrupt, or of another version.
+    """
+    if not path.is_file():
+        raise AceFinetuneError(f"There is no report {str(path)!r}; give a finished run, or evaluate its model.")
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise AceFinetuneError(f"The report {str(path)!r} is corrupt ({error}); evaluate again.") from error
+    found = (report.get("metadata") or {}).get("schema_version") if isinstance(report, dict) else None
+    if found != SCHEMA_VERSION:
+        raise AceFinetuneError(
+            f"The report {str(path)!r} has version {found}, not {SCHEMA_VERSION}; evaluate the model again."
+        )
+    return dict(report)
+
+
+def _system(evaluation: Evaluation, system: System) -> dict[str, Any]:
+    name = system.name
+    latency = evaluation.latency.get(name)
+    differences = {}
+    for measure, comparison in evaluation.comparisons.items():
+        if name in comparison.differences:
+            differences[measure] = {
+                **asdict(comparison.differences[name]),
+                "p_holm": comparison.adjusted[name],
+                "effect_size": comparison.effect_sizes[name],
+            }
+    return {
+        "name": name,
+        "kind": system.kind,
+        "model": system.model,
+        "fusion": system.fusion or None,
+        "weights": list(system.weights) if system.weights else None,
+        "trained": name in TRAINED,
+        "means": {measure: round(evaluation.mean(name, measure), 6) for measure in evaluation.values[name]},
+        "difference_to_base": differences,
+        "mean_cosine": _mean_cosine(system),
+        "latency": asdict(latency) if latency else None,
+    }
+
+
+def _mean_cosine(system: System) -> float | None:
+    return None if system.cosine is None else round(float(np.nanmean(system.cosine)), 6)
+
+
+def _fusion(choice: FusionChoice) -> dict[str, Any]:
+    return {
+        "weights": list(choice.weights),
+        "reason": choice.reason,
+        "dropped": choice.dropped,
+        "dev_curve": {str(weight): value for weight, value in choice.curve.items()},
+    }
+
+
+def _slices(evaluation: Evaluation, shown: str, seen_answers: Collection[str] | None) -> list[dict[str, Any]]:
+    values = {name: evaluation.values[name][MEASURE] for name in dict.fromkeys((BM25, BASE, TUNED, shown))}
+    values["difference"] = values[shown] - values[BASE]
+    data = evaluation.data
+    parts = slice_queries(data, metadata=evaluation.metadata, seen_answers=seen_answers)
+    return [
+        {
+            "dimension": part.slice.dimension,
+            "name": part.slice.name,
+            "queries": part.queries,
+            "groups": part.groups,
+            "small": part.slice.small,
+            "means": {name: asdict(interval) for name, interval in part.means.items()},
+        }
+        for part in measure_slices(parts, values, groups=data.groups)
+    ]
 
 
 def _summary(evaluation: Evaluation, name: str, model: str) -> dict[str, Any]:
     everything = np.ones(len(evaluation.data.queries), bool)
-    system = evaluation.system(name)
-    cosine = system.cosine if system.cosine is not None else np.array([np.nan])
     return {
         "model": model,
         **_means(evaluation, name, everything),
-        "avg_similarity": round(float(np.nanmean(cosine)), 6),
-        "by_difficulty": _slices(evaluation, name, "difficulty"),
-        "by_category": _slices(evaluation, name, "query_category"),
+        "avg_similarity": _mean_cosine(evaluation.system(name)) or 0.0,
+        "by_difficulty": _by(evaluation, name, "difficulty"),
+        "by_category": _by(evaluation, name, "query_category"),
     }
 
 
-def _means(evaluation: Evaluation, name: str, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, float]:
+def _means(evaluation: Evaluation, name: str, chosen: NDArray[np.bool_]) -> dict[str, float]:
     values = evaluation.values[name]
     names = {"recall@1": "Success@1", "recall@5": "Success@5", "mrr": MEASURE}
     return {ours: round(float(values[measure][chosen].mean()), 6) for ours, measure in names.items()}
 
 
-def _slices(evaluation: Evaluation, name: str, field: str) -> dict[str, Any]:
-    labels = [evaluation.metadata[query_id].get(field) for query_id in evaluation.data.query_ids]
+def _by(evaluation: Evaluation, name: str, metadata_field: str) -> dict[str, Any]:
+    labels = [evaluation.metadata.get(query_id, {}).get(metadata_field) for query_id in evaluation.data.query_ids]
     slices = {}
-    for label in sorted({str(label) for label in labels if label is not None}, key=_slice_order):
+    for label in sorted({str(label) for label in labels if label is not None}, key=_label_order):
         chosen = np.array([str(other) == label for other in labels])
         slices[label] = {**_means(evaluation, name, chosen), "count": int(chosen.sum())}
     return slices
 
 
-def _slice_order(label: str) -> tuple[int, str]:
+def _label_order(label: str) -> tuple[int, str]:
     """Difficulties in their own order, other labels by name."""
     return (DIFFICULTIES.index(label) if label in DIFFICULTIES else len(DIFFICULTIES), label)
 
@@ -132,43 +241,3 @@ def _slice_order(label: str) -> tuple[int, str]:
 def _relative(new: float, old: float) -> float:
     """Relative percent, as the original counts it; 0 where there is nothing to compare with."""
     return round((new - old) / old * 100, 2) if old else 0.0
-
-
-def _changes(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
-    """The queries that moved most between base and tuned, with their texts."""
-    base, tuned = evaluation.system(BASE), evaluation.system(TUNED)
-    gain = evaluation.values[TUNED][MEASURE] - evaluation.values[BASE][MEASURE]
-    order = np.argsort(-gain, kind="stable")
-    gains = [int(row) for row in order[:_EXAMPLES] if gain[row] > 0]
-    losses = [int(row) for row in order[::-1][:_EXAMPLES] if gain[row] < 0]
-
-    def rows(chosen: list[int]) -> list[dict[str, Any]]:
-        data = evaluation.data
-        return [
-            {
-                "query_id": data.query_ids[row],
-                "query": data.queries[row],
-                "answer": data.corpus[int(data.relevant[row][0])],
-                "base_rank": _rank(base.rankings[row], data.relevant[row]),
-                "tuned_rank": _rank(tuned.rankings[row], data.relevant[row]),
-                "first_hit": data.corpus[int(tuned.rankings[row][0])],
-            }
-            for row in chosen
-        ]
-
-    return {"gains": rows(gains), "losses": rows(losses)}
-
-
-def _rank(ranking: np.ndarray[Any, np.dtype[np.int32]], relevant: np.ndarray[Any, np.dtype[np.int64]]) -> int | None:
-    places = np.flatnonzero(np.isin(ranking, relevant))
-    return int(places[0]) + 1 if len(places) else None
-
-
-def _environment() -> dict[str, Any]:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {"python": platform.python_version(), "machine": platform.machine(), "packages": versions}

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-_PLOT_WIDTH, _ROW_HEIGHT, _LABEL_WIDTH = 640, 34, 130
+from llama_index_ace_finetune.evaluation.plots import (
+    interval_plot,
+    learning_plot,
+    movement_plot,
+    training_plot,
+    weight_plot,
+)
+from llama_index_ace_finetune.evaluation.svg import Picture
+
+_MEASURE = "MRR@10"
 
 
-def render_html(report: dict[str, Any]) -> str:
+def render_html(report: Mapping[str, Any]) -> str:
     """Return the page: no script, no network, every text of the data escaped."""
     environment = Environment(
         loader=PackageLoader("llama_index_ace_finetune.evaluation", "templates"),
@@ -18,36 +28,46 @@ def render_html(report: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(report=report, plot=_plot(report["systems"], "MRR@10"))
+    environment.filters.update(figure=_figure, signed=_signed, p_value=_p_value)
+    template = environment.get_template("report.html.j2")
+    dimensions: dict[str, list[Any]] = {}
+    for part in report["slices"]:
+        dimensions.setdefault(part["dimension"], []).append(part)
+    return template.render(report=report, plots=_plots(report), dimensions=dimensions, measure=_MEASURE)
 
 
-def _plot(systems: list[dict[str, Any]], measure: str) -> dict[str, Any]:
-    """Lay out the difference plot: a zero line, and per system a point with its interval, in pixels."""
-    rows = [system for system in systems if system["difference_to_base"]]
-    reach = (
-        max([0.01] + [abs(row["difference_to_base"][measure][end]) for row in rows for end in ("low", "high")]) * 1.1
-    )
-    width = _PLOT_WIDTH - _LABEL_WIDTH
-
-    def x(value: float) -> float:
-        return float(round(_LABEL_WIDTH + width * (value + reach) / (2 * reach), 1))
-
+def _plots(report: Mapping[str, Any]) -> dict[str, Picture | None]:
+    compared = [one for one in report["systems"] if one["difference_to_base"]]
+    slices = report["slices"]
     return {
-        "measure": measure,
-        "width": _PLOT_WIDTH,
-        "height": _ROW_HEIGHT * len(rows) + 40,
-        "zero": x(0),
-        "axis_y": _ROW_HEIGHT * len(rows) + 14,
-        "ticks": [{"x": x(value), "label": f"{value:+.2f}"} for value in (-reach / 1.1, 0.0, reach / 1.1)],
-        "rows": [
-            {
-                "name": row["name"],
-                "y": _ROW_HEIGHT * place + 20,
-                "mean": row["difference_to_base"][measure]["mean"],
-                "low": x(row["difference_to_base"][measure]["low"]),
-                "high": x(row["difference_to_base"][measure]["high"]),
-                "x": x(row["difference_to_base"][measure]["mean"]),
-            }
-            for place, row in enumerate(rows)
-        ],
+        "differences": interval_plot(
+            [(one["name"], one["difference_to_base"][_MEASURE]) for one in compared],
+            name="differences",
+            what=f"Difference in {_MEASURE} to the base model",
+        ),
+        "movement": movement_plot(report["movement"]),
+        "slices": interval_plot(
+            [(f"{one['dimension']}: {one['name']}", one["means"]["difference"]) for one in slices],
+            name="slices",
+            what=f"Difference in {_MEASURE}, {report['movement']['after']} against {report['movement']['before']}",
+        ),
+        "weights": weight_plot(report["fusion"]),
+        "training": training_plot(_history(report)),
+        "learning": learning_plot(report["learning_curve"]),
     }
+
+
+def _history(report: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return report["training"].get("history") or ()
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}"
+
+
+def _p_value(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.evaluation.convex_fusion import ScoredLeg, fuse_convex
+from llama_index_ace_finetune.evaluation.judgements import Judgements
+from llama_index_ace_finetune.evaluation.mean_cosine import MeanCosine
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.dense import dense_top_k
 from llama_index_ace_finetune.ranking.fusion import RRF_K, fuse_rankings
 
 DEPTH = 100
-SystemKind = Literal["bm25", "dense", "hybrid"]
+SystemKind = Literal["bm25", "dense", "hybrid", "retriever", "run"]
+FusionKind = Literal["", "rrf", "convex"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class EvaluationSet:
         queries: texts.
         corpus_ids: answer ids; a row number in a ranking is a place in this list.
         corpus: texts.
-        relevant: right rows of each query.
+        relevant: right rows of each query, ascending.
+        grades: of those rows, float64; 1 each where there are none.
     """
 
     query_ids: tuple[str, ...]
@@ -37,21 +43,32 @@ class EvaluationSet:
     corpus_ids: tuple[str, ...]
     corpus: tuple[str, ...]
     relevant: tuple[NDArray[np.int64], ...]
+    grades: tuple[NDArray[np.float64], ...] | None = None
 
     @classmethod
     def of(cls, dataset: RetrievalDataset, query_ids: Sequence[str]) -> EvaluationSet:
         """Return the queries with these ids over the dataset's whole corpus."""
         row_of = {identifier: row for row, identifier in enumerate(dataset.answers)}
+        graded = _grades(dataset, {dataset.query_groups[query_id] for query_id in query_ids})
+        right = [sorted(dataset.relevant(query_id)) for query_id in query_ids]
+        groups = [dataset.query_groups[query_id] for query_id in query_ids]
         return cls(
             query_ids=tuple(query_ids),
             queries=tuple(dataset.queries[query_id].text for query_id in query_ids),
             corpus_ids=tuple(dataset.answers),
             corpus=tuple(memory.text for memory in dataset.answers.values()),
-            relevant=tuple(
-                np.array(sorted(row_of[answer] for answer in dataset.relevant(query_id)), np.int64)
-                for query_id in query_ids
+            # Answers are rows in the order of their ids, so ids in order are rows in order.
+            relevant=tuple(np.array([row_of[answer] for answer in answers], np.int64) for answers in right),
+            grades=tuple(
+                np.array([graded[group, answer] for answer in answers], np.float64)
+                for group, answers in zip(groups, right, strict=True)
             ),
         )
+
+    @property
+    def judgements(self) -> Judgements:
+        """What is right for each query, and how right."""
+        return Judgements.of(self.relevant, self.grades)
 
     @property
     def groups(self) -> list[str]:
@@ -66,47 +83,113 @@ class EvaluationSet:
 class System:
     """One system's rankings: corpus rows int32 [n, depth], best first, padded with -1.
 
-    `cosine` holds the query's cosine with its (best) right answer, for dense systems.
+    Attributes:
+        name: in tables.
+        kind: what ranked.
+        rankings: a row beyond the corpus is a hit that the corpus does not hold.
+        scores: of the hits, float [n, depth], where the system gives them; what stands beside padding does not count.
+        model: name of the embedding model.
+        fusion: how the legs of a hybrid are fused.
+        weights: of the dense and the BM25 leg of a hybrid.
+        cosine: mean cosine of each query with its right answers, float64 [n], NaN without one; for dense systems.
     """
 
     name: str
     kind: SystemKind
     rankings: NDArray[np.int32]
+    scores: NDArray[np.floating] | None = None
     model: str = ""
+    fusion: FusionKind = ""
     weights: tuple[float, float] | None = None
-    cosine: NDArray[np.float32] | None = None
+    cosine: NDArray[np.float64] | None = None
+
+    def rows(self, chosen: slice) -> System:
+        """Return the system on some of its queries."""
+        return replace(
+            self,
+            rankings=self.rankings[chosen],
+            scores=None if self.scores is None else self.scores[chosen],
+            cosine=None if self.cosine is None else self.cosine[chosen],
+        )
+
+    @property
+    def leg(self) -> ScoredLeg:
+        """The system as a leg of a convex combination; a cosine is at least -1, a BM25 score has no smallest value."""
+        if self.scores is None:
+            raise AceFinetuneError(f"The system {self.name!r} gives no scores; fuse it by rank.")
+        return ScoredLeg(self.rankings, self.scores, floor=-1.0 if self.kind == "dense" else None)
 
 
-def bm25_system(data: EvaluationSet, *, depth: int = DEPTH) -> System:
-    """Rank by BM25; a memory that shares no word with the query is not in the ranking."""
-    rankings, _ = BM25Index.build(data.corpus).search_batch(list(data.queries), depth)
-    return System(name="BM25", kind="bm25", rankings=rankings)
+def bm25_system(data: EvaluationSet, *, index: BM25Index | None = None, depth: int = DEPTH) -> System:
+    """Rank by BM25 (over `index`, if the corpus is indexed already); only memories that share a word are ranked."""
+    index = index or BM25Index.build(data.corpus)
+    rankings, scores = index.search_batch(list(data.queries), depth)
+    return System(name="BM25", kind="bm25", rankings=rankings, scores=scores)
 
 
-def dense_system(
-    data: EvaluationSet,
-    encoder: Encoder,
-    *,
-    name: str,
-    cache: Path | None = None,
-    depth: int = DEPTH,
-    progress: Progress | None = None,
-) -> System:
+@dataclass(frozen=True, eq=False)
+class EncodedSet:
+    """Queries [n, d] and corpus [m, d] of an evaluation set as unit vectors of one model."""
+
+    model: str
+    queries: NDArray[np.float32]
+    corpus: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls, data: EvaluationSet, encoder: Encoder, *, cache: Path | None = None, progress: Progress | None = None
+    ) -> EncodedSet:
+        """Encode every text once; `cache` and `progress` are those of `Encoder.encode`."""
+        return cls(
+            model=encoder.name,
+            queries=encoder.encode(data.queries, role="query", cache=cache, progress=progress),
+            corpus=encoder.encode(data.corpus, role="document", cache=cache, progress=progress),
+        )
+
+
+def dense_system(data: EvaluationSet, encoded: EncodedSet, *, name: str, depth: int = DEPTH) -> System:
     """Rank by the cosine of an embedding model, queries and corpus both embedded with it."""
-    queries = encoder.encode(data.queries, role="query", cache=cache, progress=progress)
-    corpus = encoder.encode(data.corpus, role="document", cache=cache, progress=progress)
-    rankings, _ = dense_top_k(queries, corpus, depth)
-    cosine = np.array(
-        [
-            float((corpus[rows] @ vector).max()) if len(rows) else np.nan
-            for vector, rows in zip(queries, data.relevant, strict=True)
-        ],
-        np.float32,
+    rankings, scores = dense_top_k(encoded.queries, encoded.corpus, depth)
+    return System(
+        name=name,
+        kind="dense",
+        rankings=rankings,
+        scores=scores,
+        model=encoded.model,
+        cosine=_mean_cosines(encoded.queries, encoded.corpus, data),
     )
-    return System(name=name, kind="dense", rankings=rankings, model=encoder.name, cosine=cosine)
 
 
 def hybrid_system(dense: System, lexical: System, *, name: str, weights: tuple[float, float] = (1.0, 1.0)) -> System:
     """Fuse a dense and a lexical ranking by RRF (k = 60) with weights (dense, lexical)."""
     rankings = fuse_rankings([dense.rankings, lexical.rankings], weights=weights, k=RRF_K, limit=DEPTH)
-    return System(name=name, kind="hybrid", rankings=rankings, model=dense.model, weights=weights)
+    return System(name=name, kind="hybrid", rankings=rankings, model=dense.model, fusion="rrf", weights=weights)
+
+
+def convex_system(dense: System, lexical: System, *, name: str, weights: tuple[float, float]) -> System:
+    """Fuse a dense and a lexical ranking by the weighted sum of their normalised scores (`fuse_convex`)."""
+    rankings = fuse_convex([dense.leg, lexical.leg], weights=weights, limit=DEPTH)
+    return System(name=name, kind="hybrid", rankings=rankings, model=dense.model, fusion="convex", weights=weights)
+
+
+def _mean_cosines(
+    queries: NDArray[np.float32], corpus: NDArray[np.float32], data: EvaluationSet
+) -> NDArray[np.float64]:
+    judged = np.flatnonzero([len(rows) > 0 for rows in data.relevant])
+    cosines = np.full(len(queries), np.nan)
+    if len(judged):
+        own = Judgements.of([data.relevant[row] for row in judged])
+        cosines[judged] = MeanCosine().per_query(queries[judged], corpus, own)
+    return cosines
+
+
+def _grades(dataset: RetrievalDataset, groups: Collection[str]) -> dict[tuple[str, str], float]:
+    """The highest grade that any query of a group gives an answer."""
+    grades: dict[tuple[str, str], float] = {}
+    for query_id, judged in dataset.judgements.items():
+        group = dataset.query_groups[query_id]
+        if group in groups:
+            for memory_id, grade in judged.items():
+                key = (group, dataset.answer_ids[memory_id])
+                grades[key] = max(grade, grades.get(key, grade))
+    return grades

@@ -154,12 +154,17 @@ class FineTunedHybridRetriever(BaseRetriever):
     def from_run(cls, run: str | Path, **options: Any) -> FineTunedHybridRetriever:
         """Open what `ace-finetune run` left: its index, its model, its base model, and the weights that dev chose.
 
-        A model that cannot be loaded is replaced by the baseline, visibly, unless `fallback="off"`.
+        Where dev chose the base model's vectors, they serve. A model that cannot be loaded is replaced by the
+        baseline, visibly. With `fallback="off"` the tuned model serves in any case.
         """
         folder = RunFolder.open(Path(run))
-        options.setdefault("weights", folder.fusion_weights())
-        models = load_models(folder.model, folder.base_model(), fallback=options.get("fallback", "baseline"))
-        return cls._over(MemoryStore.open(path=folder.index), *models, options)
+        serving = folder.serving()
+        options.setdefault("weights", serving.weights)
+        fallback = options.get("fallback", "baseline")
+        tuned, baseline = load_models(folder.model, folder.base_model(), fallback=fallback)
+        if serving.vectors == "base" and baseline is not None:
+            tuned = None
+        return cls._over(MemoryStore.open(path=folder.index), tuned, baseline, options)
 
     @classmethod
     def from_nodes(

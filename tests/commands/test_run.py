@@ -16,9 +16,11 @@ def test_a_run_leaves_everything_and_nothing_else(finished_run: Path) -> None:
     assert sorted(path.name for path in finished_run.iterdir()) == [
         "index",
         "manifest.json",
+        "mining",
         "model",
         "report.html",
         "report.json",
+        "report.per_query.jsonl",
         "split.json",
         "training_data.json",
     ]
@@ -31,10 +33,12 @@ def test_the_report_compares_all_systems_on_test_queries_only(finished_run: Path
     assert [system["name"] for system in report["systems"]] == [
         "BM25",
         "base",
+        "base + BM25",
+        "base + BM25, dev weights",
         "tuned",
-        "hybrid base",
-        "hybrid equal",
-        "hybrid",
+        "tuned + BM25",
+        "tuned + BM25, dev weights",
+        "tuned + BM25, convex",
     ]
     assert report["metadata"]["total_queries_evaluated"] == split["counts"]["test"]["queries"]
     assert report["verdict"]["sentence"]
@@ -111,4 +115,6 @@ def test_a_run_that_fails_leaves_nothing(suite: Path, tmp_path: Path, monkeypatc
 
 def test_fusion_weights_come_from_the_report(finished_run: Path) -> None:
     report = json.loads((finished_run / "report.json").read_text(encoding="utf-8"))
-    assert RunFolder.open(finished_run).fusion_weights() == tuple(report["fusion"]["weights"])
+    assert RunFolder.open(finished_run).fusion_weights() == tuple(report["serving"]["weights"])
+    serving = RunFolder.open(finished_run).serving()
+    assert (serving.vectors, list(serving.weights)) == (report["serving"]["vectors"], report["serving"]["weights"])

@@ -5,18 +5,21 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pytest
 
+from llama_index_ace_finetune.evaluation.comparison import compare_measures
 from llama_index_ace_finetune.evaluation.evaluate import (
     BASE,
     BM25,
     HYBRID_BASE,
+    HYBRID_BASE_WEIGHTED,
+    HYBRID_CONVEX,
     HYBRID_EQUAL,
     HYBRID_TUNED,
+    MEASURES,
     TUNED,
     Evaluation,
 )
 from llama_index_ace_finetune.evaluation.fusion_tuning import FusionChoice
-from llama_index_ace_finetune.evaluation.measures import HEADLINE, per_query
-from llama_index_ace_finetune.evaluation.significance import paired_difference
+from llama_index_ace_finetune.evaluation.measures import MRR, measure_rankings, per_query
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System
 
 CORPUS = 30
@@ -47,36 +50,44 @@ def rankings(ranks: Sequence[int | None]) -> np.ndarray:
 def make_evaluation(
     ranks: Mapping[str, Sequence[int | None]],
     *,
+    dev: Mapping[str, Sequence[int | None]] | None = None,
+    weights: tuple[float, float] = (0.5, 0.5),
+    base_weights: tuple[float, float] = (0.5, 0.5),
     texts: Sequence[str] | None = None,
     metadata: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Evaluation:
+    """An evaluation from the rank of the right answer per system and query; a system without ranks has the base's."""
     count = len(ranks[BASE])
     data = evaluation_set(count, texts)
+    names = [BM25, BASE, HYBRID_BASE, HYBRID_BASE_WEIGHTED, TUNED, HYBRID_EQUAL, HYBRID_TUNED, HYBRID_CONVEX]
     systems = []
-    for name in (BM25, BASE, TUNED, HYBRID_BASE, HYBRID_EQUAL, HYBRID_TUNED):
-        kind = "bm25" if name == BM25 else "dense" if name in (BASE, TUNED) else "hybrid"
+    for name in [*names, *(other for other in ranks if other not in names)]:
+        kind = "bm25" if name == BM25 else "hybrid" if "+" in name else "dense"
         systems.append(
             System(
                 name=name,
                 kind=kind,
                 rankings=rankings(ranks.get(name, ranks[BASE])),
+                fusion="rrf" if kind == "hybrid" else "",
                 weights=(0.5, 0.5) if kind == "hybrid" else None,
-                cosine=np.linspace(0.2, 0.6, count, dtype=np.float32) if kind == "dense" else None,
+                cosine=np.linspace(0.2, 0.6, count) if kind == "dense" else None,
             )
         )
-    values = {
-        s.name: {str(measure): per_query(measure, s.rankings, data.relevant) for measure in HEADLINE} for s in systems
-    }
+    values = {s.name: measure_rankings(MEASURES, s.rankings, data.judgements) for s in systems}
+    dev_values = {}
+    if dev:
+        dev_data = evaluation_set(len(dev[BASE]))
+        dev_values = {name: per_query(MRR(10), rankings(dev.get(name, dev[BASE])), dev_data.relevant) for name in names}
+    curve = {0.0: 0.4, 0.5: 0.5, 1.0: 0.6} if dev else {}
     return Evaluation(
         data=data,
         systems=tuple(systems),
         values=values,
-        differences={
-            name: {m: paired_difference(value, values[BASE][m], groups=data.groups) for m, value in measured.items()}
-            for name, measured in values.items()
-            if name != BASE
-        },
-        fusion=FusionChoice((0.5, 0.5), "equal", {0.5: 0.5}),
+        comparisons=compare_measures(values, base=BASE, groups=data.groups, resamples=2000),
+        fusion=FusionChoice(weights, "a reason", curve),
+        base_fusion=FusionChoice(base_weights, "another reason", curve),
+        convex_fusion=FusionChoice((0.5, 0.5), "a third", curve),
+        dev_values=dev_values,
         metadata=metadata or {query_id: {} for query_id in data.query_ids},
     )
 

@@ -6,13 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from llama_index_ace_finetune.datasets.split import split_dataset
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.evaluation.changes import first_right_ranks
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
+from llama_index_ace_finetune.evaluation.measures import NDCG, per_query
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet
+from llama_index_ace_finetune.evaluation.trec_run import TrecRun, write_run
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.fusion import fuse_rankings
 
@@ -56,10 +61,12 @@ def test_every_system_ranks_every_test_query(
     assert [system.name for system in compared.systems] == [
         "BM25",
         "base",
+        "base + BM25",
+        "base + BM25, dev weights",
         "tuned",
-        "hybrid base",
-        "hybrid equal",
-        "hybrid",
+        "tuned + BM25",
+        "tuned + BM25, dev weights",
+        "tuned + BM25, convex",
     ]
     assert compared.data.query_ids == parts[0]
     for system in compared.systems:
@@ -78,7 +85,7 @@ def test_rankings_are_those_of_the_parts(
     cosines = minilm.encode_queries(data.queries) @ minilm.encode_documents(data.corpus).T
     base = compared.system("base")
     assert base.rankings.tolist() == np.argsort(-cosines, axis=1, kind="stable").tolist()
-    right = [max(row[rows]) for row, rows in zip(cosines, data.relevant, strict=True)]
+    right = [np.mean(row[rows]) for row, rows in zip(cosines, data.relevant, strict=True)]
     assert base.cosine == pytest.approx(np.array(right), abs=1e-5)
     lexical = compared.system("BM25").rankings
     expected, _ = BM25Index.build(data.corpus).search_batch(list(data.queries), 100)
@@ -86,18 +93,20 @@ def test_rankings_are_those_of_the_parts(
         [r for r in row if r >= 0] for row in expected.tolist()
     ]
     fused = fuse_rankings([base.rankings, lexical], limit=100)
-    assert compared.system("hybrid base").rankings.tolist() == fused.tolist()
+    assert compared.system("base + BM25").rankings.tolist() == fused.tolist()
     ranks = [row.index(int(rows[0])) + 1 for row, rows in zip(base.rankings.tolist(), data.relevant, strict=True)]
     assert compared.values["base"]["Success@1"].tolist() == [float(rank == 1) for rank in ranks]
     assert compared.mean("base", "MRR@10") == pytest.approx(np.mean([1 / r if r <= 10 else 0 for r in ranks]))
 
 
 def test_a_worse_model_is_seen_to_be_worse(compared: Evaluation) -> None:
-    difference = compared.differences["tuned"]["MRR@10"]
+    difference = compared.difference("tuned")
     assert compared.mean("tuned", "MRR@10") < compared.mean("base", "MRR@10")
     assert difference.mean == pytest.approx(compared.mean("tuned", "MRR@10") - compared.mean("base", "MRR@10"))
     assert difference.losses > difference.wins
-    assert "base" not in compared.differences
+    assert "base" not in compared.comparisons["MRR@10"].differences
+    adjusted = compared.comparisons["MRR@10"].adjusted["tuned"]
+    assert difference.p_value <= adjusted <= min(1, 7 * difference.p_value)
 
 
 def test_the_same_model_twice_makes_no_difference(
@@ -107,13 +116,111 @@ def test_the_same_model_twice_makes_no_difference(
     result = evaluate_systems(
         small_dataset, test=parts[0], dev=(), base=minilm, tuned=minilm, cache=cache, progress=counted.append
     )
-    difference = result.differences["tuned"]["MRR@10"]
+    difference = result.difference("tuned")
     assert (difference.mean, difference.low, difference.high) == (0, 0, 0)
     assert difference.ties == len(parts[0])
     assert result.fusion.weights == (0.5, 0.5)
     assert "0 dev queries are too few" in result.fusion.reason
-    assert result.system("hybrid").rankings.tolist() == result.system("hybrid equal").rankings.tolist()
+    equal = result.system("tuned + BM25").rankings.tolist()
+    assert result.system("tuned + BM25, dev weights").rankings.tolist() == equal
     assert sum(counted) == 2 * (len(parts[0]) + len(small_dataset.answers))
+
+
+def test_each_measure_is_that_of_the_rankings(compared: Evaluation) -> None:
+    for system in compared.systems:
+        ranks = first_right_ranks(system.rankings, compared.data.relevant)
+        values = compared.values[system.name]
+        assert list(values) == ["Success@1", "Success@5", "MRR@10", "Recall@10", "nDCG@10", "MAP@100"]
+        # Every query of this set has one right answer, so all measures are functions of its rank.
+        found = ranks > 0
+        assert values["nDCG@10"] == pytest.approx([1 / np.log2(r + 1) if 0 < r <= 10 else 0 for r in ranks.tolist()])
+        assert values["MAP@100"] == pytest.approx(np.divide(1, ranks, where=found, out=np.zeros(len(ranks))))
+        assert values["Recall@10"].tolist() == (found & (ranks <= 10)).tolist()
+
+
+def test_encoding_and_searching_are_timed_apart(compared: Evaluation) -> None:
+    assert set(compared.latency) == {"BM25", "base", "base + BM25", "tuned", "tuned + BM25"}
+    assert compared.latency["BM25"].encode is None
+    for latency in compared.latency.values():
+        for timed in (latency.encode, latency.search):
+            if timed is not None:
+                assert 0 < timed.p50_ms <= timed.p95_ms
+                assert timed.calls == len(compared.data.queries)
+
+
+def test_further_systems_stand_in_the_same_table(
+    small_dataset: RetrievalDataset,
+    parts: tuple[tuple[str, ...], tuple[str, ...]],
+    minilm: Encoder,
+    worse: Encoder,
+    cache: Path,
+    tmp_path: Path,
+) -> None:
+    test = parts[0]
+    right = {query: sorted(small_dataset.relevant(query))[0] for query in test}
+    wrong = {query: next(i for i in small_dataset.answers if i != right[query]) for query in test}
+    # First the wrong answer, then the right one; the first query is missing.
+    hits = {query: [(wrong[query], 2.0), (right[query], 1.0)] for query in test[1:]}
+    path = tmp_path / "run.txt"
+    write_run(path, TrecRun("saved", hits))
+    result = evaluate_systems(
+        small_dataset,
+        test=test,
+        dev=(),
+        base=minilm,
+        tuned=minilm,
+        also=[worse],
+        retrievers={"keywords": ByText(small_dataset)},
+        runs=[path],
+        cache=cache,
+        timed_queries=0,
+    )
+    assert [system.name for system in result.systems[-3:]] == ["worse", "keywords", "saved"]
+    assert result.mean("saved", "MRR@10") == pytest.approx(0.5 * (len(test) - 1) / len(test))
+    assert result.values["saved"]["MRR@10"][0] == 0
+    # An unknown hit keeps its place, a repeated one does not.
+    assert result.mean("keywords", "MRR@10") == pytest.approx(1 / 3)
+    assert result.latency == {}
+    with pytest.raises(AceFinetuneError, match="Two systems are called 'worse'"):
+        evaluate_systems(small_dataset, test=test, dev=(), base=minilm, tuned=minilm, also=[worse, worse], cache=cache)
+    write_run(path, TrecRun("strange", {test[0]: [("nowhere", 1.0)]}))
+    with pytest.raises(DatasetError, match="document 'nowhere' is not in"):
+        evaluate_systems(small_dataset, test=test, dev=(), base=minilm, tuned=minilm, runs=[path], cache=cache)
+
+
+class ByText(BaseRetriever):
+    """Finds a stranger, a wrong memory twice, and then the right one."""
+
+    def __init__(self, dataset: RetrievalDataset) -> None:
+        self.dataset = dataset
+        super().__init__()
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        query = next(q.id for q in self.dataset.queries.values() if q.text == query_bundle.query_str)
+        right = sorted(self.dataset.relevant(query))[0]
+        wrong = next(i for i in self.dataset.answers if i != right)
+        ids = ["stranger", wrong, wrong, right]
+        texts = {i: memory.text for i, memory in self.dataset.memories.items()}
+        return [NodeWithScore(node=TextNode(id_=i, text=texts.get(i, "?")), score=1 / n) for n, i in enumerate(ids, 1)]
+
+
+def test_grades_of_the_source_reach_ndcg() -> None:
+    texts = {"a": "one", "b": "two", "c": "three"}
+    data = EvaluationSet.of(
+        RetrievalDataset(
+            name="graded",
+            memories={i: Memory(i, text) for i, text in texts.items()},
+            queries={"q": Query("q", "how?"), "r": Query("r", "HOW?")},
+            judgements={"q": {"a": 1.0, "b": 0.0}, "r": {"a": 3.0, "c": 1.0}},
+        ),
+        ["q"],
+    )
+    assert [rows.tolist() for rows in data.relevant] == [[0, 2]]
+    assert data.grades is not None
+    assert data.grades[0].tolist() == [3.0, 1.0]
+    # c before a: (1 + 3 / log2(3)) / (3 + 1 / log2(3))
+    value = per_query(NDCG(10), np.array([[2, 0]], np.int32), data.judgements)
+    assert value[0] == pytest.approx((1 + 3 / np.log2(3)) / (3 + 1 / np.log2(3)))
 
 
 def test_without_a_test_query_it_is_told(small_dataset: RetrievalDataset, minilm: Encoder) -> None:

@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from browser import CHROMIUM, look_at
 
-from llama_index_ace_finetune.evaluation.evaluate import BASE, TUNED, Evaluation
-from llama_index_ace_finetune.evaluation.report import ReportContext, build_report, write_report
+from llama_index_ace_finetune.datasets.ceiling import Ceiling
+from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.evaluation.evaluate import BASE, HYBRID_EQUAL, TUNED, Evaluation
+from llama_index_ace_finetune.evaluation.per_query import PerQuery, per_query_path, write_per_query
+from llama_index_ace_finetune.evaluation.report import ReportContext, build_report, read_report, write_report
 from llama_index_ace_finetune.evaluation.report_html import render_html
 from llama_index_ace_finetune.evaluation.verdict import reach_verdict
 
 Make = Callable[..., Evaluation]
-VOID = {"meta", "line", "circle", "br"}
+VOID = {"meta", "br"}
 
 
 def report_of(evaluation: Evaluation, **context: Any) -> dict[str, Any]:
@@ -23,7 +29,12 @@ def report_of(evaluation: Evaluation, **context: Any) -> dict[str, Any]:
         "title": "demo",
         "base_model": "base-model",
         "tuned_model": "tuned-model",
-        "split_counts": {"test": {"queries": 4, "answers": 4}, "components": 4},
+        "split": {
+            "counts": {"test": {"queries": 4, "answers": 4}, "components": 4},
+            "notes": ["a note"],
+            "settings": {"seed": 7},
+            "sha256": "0123456789abcdef0123",
+        },
         **context,
     }
     return build_report(evaluation, verdict, ReportContext(**options))
@@ -63,9 +74,18 @@ METADATA = {
 }
 
 
+AFTER = [1, 1, 5, 10]
+
+
 @pytest.fixture
-def report(evaluation: Make) -> dict[str, Any]:
-    return report_of(evaluation({BASE: [1, 2, 4, None], TUNED: [1, 1, 5, 10]}, metadata=METADATA))
+def made(evaluation: Make) -> Evaluation:
+    # Without dev queries the tuned model with equal weights is what is served.
+    return evaluation({BASE: [1, 2, 4, None], TUNED: AFTER, HYBRID_EQUAL: AFTER}, metadata=METADATA)
+
+
+@pytest.fixture
+def report(made: Evaluation) -> dict[str, Any]:
+    return report_of(made)
 
 
 def test_the_originals_summary_fields_by_hand(report: dict[str, Any]) -> None:
@@ -84,7 +104,7 @@ def test_the_originals_summary_fields_by_hand(report: dict[str, Any]) -> None:
     }
     assert report["metadata"]["total_queries_evaluated"] == 4
     assert report["metadata"]["corpus_size"] == 30
-    assert report["metadata"]["schema_version"] == 1
+    assert report["metadata"]["schema_version"] == 2
 
 
 def test_slices_count_their_queries(report: dict[str, Any]) -> None:
@@ -101,43 +121,162 @@ def test_no_improvement_over_nothing(evaluation: Make) -> None:
 
 def test_systems_verdict_and_environment(report: dict[str, Any]) -> None:
     names = [system["name"] for system in report["systems"]]
-    assert names == ["BM25", "base", "tuned", "hybrid base", "hybrid equal", "hybrid"]
+    assert names == ["BM25", "base", *HYBRIDS_OF_BASE, "tuned", *HYBRIDS_OF_TUNED]
     assert report["systems"][1]["difference_to_base"] == {}
-    difference = report["systems"][2]["difference_to_base"]["MRR@10"]
-    assert set(difference) == {"mean", "low", "high", "p_value", "wins", "ties", "losses"}
+    difference = report["systems"][4]["difference_to_base"]["MRR@10"]
+    assert set(difference) == {"mean", "low", "high", "p_value", "wins", "ties", "losses", "p_holm", "effect_size"}
     assert (difference["wins"], difference["ties"], difference["losses"]) == (2, 1, 1)
-    assert report["verdict"]["rule"] == "a rule"
+    assert difference["p_value"] <= difference["p_holm"]
+    # Differences +.5, 0, -.05, +.1.
+    values = np.array([0, 0.5, 1 / 5 - 1 / 4, 0.1])
+    assert difference["effect_size"] == pytest.approx(values.mean() / values.std(ddof=1))
+    assert set(report["systems"][0]["means"]) == set(report["measures"])
+    assert report["verdict"]["rule"].endswith("Weights: a rule")
+    assert report["verdict"]["system"]["name"] == "tuned + BM25"
+    assert report["serving"] == {"system": "tuned + BM25", "vectors": "model", "weights": [0.5, 0.5]}
     assert report["environment"]["packages"]["numpy"]
+
+
+HYBRIDS_OF_BASE = ["base + BM25", "base + BM25, dev weights"]
+HYBRIDS_OF_TUNED = ["tuned + BM25", "tuned + BM25, dev weights", "tuned + BM25, convex"]
 
 
 def test_changes_hold_what_moved_with_ranks(report: dict[str, Any]) -> None:
     gains, losses = report["changes"]["gains"], report["changes"]["losses"]
-    assert [(row["query_id"], row["base_rank"], row["tuned_rank"]) for row in gains] == [("q1", 2, 1), ("q3", None, 10)]
-    assert [(row["query_id"], row["base_rank"], row["tuned_rank"]) for row in losses] == [("q2", 4, 5)]
+    assert [(row["query_id"], row["base_rank"], row["new_rank"]) for row in gains] == [("q1", 2, 1), ("q3", None, 10)]
+    assert [(row["query_id"], row["base_rank"], row["new_rank"]) for row in losses] == [("q2", 4, 5)]
     assert losses[0]["answer"] == "memory 2"
     assert losses[0]["first_hit"] == "memory 0"
+    assert (report["changes"]["before"], report["changes"]["after"]) == ("base", "tuned + BM25")
 
 
-def test_warnings_of_the_run_join_those_of_the_verdict(evaluation: Make) -> None:
-    report = report_of(evaluation({BASE: [1] * 4, TUNED: [2] * 4}), warnings=("look out",), split_notes=("a note",))
+def test_movement_counts_every_query_once(report: dict[str, Any]) -> None:
+    movement = report["movement"]
+    assert movement["buckets"] == ["1", "2-3", "4-10", "11-100", "not found"]
+    assert movement["counts"] == [
+        [1, 0, 0, 0, 0],  # q0: 1 -> 1
+        [1, 0, 0, 0, 0],  # q1: 2 -> 1
+        [0, 0, 1, 0, 0],  # q2: 4 -> 5
+        [0, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0],  # q3: not found -> 10
+    ]
+
+
+def test_slices_hold_means_and_the_difference(evaluation: Make) -> None:
+    metadata = {f"q{n}": {"difficulty": "easy" if n < 12 else "hard"} for n in range(24)}
+    made = evaluation({BASE: [2] * 24, HYBRID_EQUAL: [1] * 12 + [2] * 12}, metadata=metadata)
+    slices = report_of(made, seen_answers={"m00", "m13"})["slices"]
+    by_name = {(one["dimension"], one["name"]): one for one in slices}
+    assert by_name["difficulty", "easy"]["means"]["difference"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert by_name["difficulty", "hard"]["means"]["difference"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert by_name["difficulty", "easy"]["means"]["base"]["mean"] == 0.5
+    assert by_name["answer", "unseen"]["queries"] == 22
+    assert by_name["answer", "other"]["small"]
+    assert {dimension for dimension, _ in by_name} == {"difficulty", "query length", "lexical overlap", "answer"}
+
+
+def test_warnings_of_the_run_join_those_of_the_verdict(made: Evaluation) -> None:
+    report = report_of(made, warnings=("look out",))
     assert report["verdict"]["warnings"][-1] == "look out"
     page = Page(render_html(report))
     assert "Note: look out" in page.text
     assert "a note" in page.text
 
 
-def test_files_are_json_and_a_page_of_its_own(report: dict[str, Any], tmp_path: Path) -> None:
-    json_path, html_path = write_report(report, tmp_path / "new" / "report.json")
-    assert json.loads(json_path.read_text(encoding="utf-8")) == json.loads(json.dumps(report))
+def test_the_ceiling_is_told_where_it_binds(made: Evaluation) -> None:
+    low = Page(render_html(report_of(made, ceiling=Ceiling(0.85, 0.95, 0.9))))
+    assert "no ranking could exceed R@1 0.850, R@5 0.950, MRR 0.900" in low.text
+    assert "Ceiling" not in Page(render_html(report_of(made, ceiling=Ceiling(1.0, 1.0, 1.0)))).text
+
+
+def test_files_are_json_and_a_page_of_its_own(made: Evaluation, report: dict[str, Any], tmp_path: Path) -> None:
+    json_path, html_path = write_report(report, tmp_path / "new" / "report.json", evaluation=made)
+    assert read_report(json_path) == json.loads(json.dumps(report))
     text = html_path.read_text(encoding="utf-8")
     page = Page(text)
     assert page.open == []
-    assert page.tags.count("circle") == 5
     assert "script" not in page.tags
+    targets = re.findall(r"(?:src|href)=[\"']([^\"']*)|url\(([^)]*)\)", text)
+    assert all(one.startswith("#") for pair in targets for one in pair if one)
     assert "http" not in text
-    assert "4 held-out queries, ranked over all 30 distinct memories" in page.text
-    assert "By difficulty" in page.text
-    assert sorted(path.name for path in json_path.parent.iterdir()) == ["report.html", "report.json"]
+    assert "4 held-out queries with 4 right answers, ranked over all 30 distinct memories" in page.text
+    assert "Ten worst losses" in page.text
+    assert sorted(path.name for path in json_path.parent.iterdir()) == [
+        "report.html",
+        "report.json",
+        "report.per_query.jsonl",
+    ]
+
+
+def test_every_picture_has_words_and_ids_of_its_own(evaluation: Make) -> None:
+    made = evaluation({BASE: [2] * 40, HYBRID_EQUAL: [1] * 40}, dev={BASE: [2] * 40})
+    history = [
+        {"step": 0, "MRR@10": 0.5},
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": 1.0},
+        {"step": 2, "MRR@10": 0.6},
+    ]
+    curve = tuple({"queries": n, "mean": n / 1000, "low": 0.0, "high": 0.2} for n in (10, 100))
+    text = render_html(report_of(made, training={"history": history}, learning_curve=curve))
+    pictures = re.findall(r"<svg[^>]*>", text)
+    assert len(pictures) == 6
+    assert all('role="img"' in one and re.search(r'aria-label="[^"]{40,}"', one) for one in pictures)
+    assert "MRR@10 on dev went from 0.500 to 0.600 and the loss from 2.000 to 1.000" in text
+    assert "10 queries +0.010; 100 queries +0.100" in text
+    ids = re.findall(r'\sid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text))
+    assert used <= set(ids)
+    # No colour is fixed, so the pictures follow the page into the dark.
+    assert not re.search(r"#0[1-6]0[1-6]0[1-6]", text)
+
+
+def test_the_values_of_every_query_read_back(made: Evaluation, tmp_path: Path) -> None:
+    path = per_query_path(tmp_path / "report.json")
+    write_per_query(made, path)
+    values = PerQuery.read(path)
+    assert values.query_ids == made.data.query_ids
+    assert values.groups == tuple(made.data.groups)
+    assert set(values.values) == set(made.values)
+    for system, measured in made.values.items():
+        for measure, expected in measured.items():
+            assert values.values[system][measure] == pytest.approx(expected, abs=1e-6)
+    first = json.loads(path.read_text(encoding="utf-8").splitlines()[1])
+    assert (first["query"], first["right"], first["systems"]["base"]["rank"]) == ("query 1", ["m01"], 2)
+    assert first["systems"]["base"]["top"][:2] == ["m00", "m01"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "there is no query in the file"),
+        ("{", "line 1: this is no JSON"),
+        ("[]", "line 1: this is no JSON object"),
+        ('{"query_id": "q"}', "a query lacks a value"),
+    ],
+)
+def test_damaged_values_are_told(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "values.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DatasetError, match=message):
+        PerQuery.read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "There is no report"),
+        ("{", "is corrupt"),
+        ("[]", "has version None"),
+        ('{"metadata": {}}', "version None"),
+    ],
+)
+def test_damaged_reports_are_told(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "report.json"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(AceFinetuneError, match=message):
+        read_report(path)
 
 
 HOSTILE = [
@@ -148,14 +287,17 @@ HOSTILE = [
 ]
 
 
-def test_texts_of_the_data_are_never_markup(evaluation: Make, tmp_path: Path) -> None:
+def hostile_report(evaluation: Make) -> dict[str, Any]:
     made = evaluation(
-        {BASE: [2] * 4, TUNED: [1] * 4},
-        texts=HOSTILE,
-        metadata={f"q{n}": {"difficulty": "<b>hard</b>", "query_category": "a&b"} for n in range(4)},
+        {BASE: [2] * 12, TUNED: [1] * 12, HYBRID_EQUAL: [1] * 12, "<i>$model$</i>": [3] * 12},
+        texts=HOSTILE * 3,
+        metadata={f"q{n}": {"difficulty": "<b>hard</b>", "query_category": "a&b"} for n in range(12)},
     )
-    report = report_of(made, title="<script>title</script>", tuned_model="<i>m</i>", command="run '<u>'")
-    _, html_path = write_report(report, tmp_path / "report.json")
+    return report_of(made, title="<script>title</script>", tuned_model="<i>m</i>", command="run '<u>'")
+
+
+def test_texts_of_the_data_are_never_markup(evaluation: Make, tmp_path: Path) -> None:
+    _, html_path = write_report(hostile_report(evaluation), tmp_path / "report.json")
     text = html_path.read_text(encoding="utf-8")
     page = Page(text)
     assert page.open == []
@@ -164,9 +306,11 @@ def test_texts_of_the_data_are_never_markup(evaluation: Make, tmp_path: Path) ->
     assert '"><img src=x onerror=alert(1)>' in page.text
     assert HOSTILE[2] in page.text
     assert "<b>hard</b>" in page.text
-    # The page shortens what the JSON keeps whole.
+    assert "<i>$model$</i>" in page.text
+    # A long text is folded, and whole.
     assert len(HOSTILE[3]) == 10_000
-    assert len(text) < 40_000
+    assert HOSTILE[3] in page.text
+    assert "(10,000 characters)" in page.text
     kept = {
         row["query"] for row in json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["changes"]["gains"]
     }
@@ -176,5 +320,48 @@ def test_texts_of_the_data_are_never_markup(evaluation: Make, tmp_path: Path) ->
 def test_a_page_without_slices_and_changes(evaluation: Make) -> None:
     page = Page(render_html(report_of(evaluation({BASE: [1] * 4, TUNED: [1] * 4}))))
     assert page.open == []
-    assert "By difficulty" not in page.text
     assert page.text.count("None.") == 2
+    assert "No history of a training is recorded" in page.text
+    assert "Nothing was timed." in page.text
+
+
+def test_one_query(evaluation: Make) -> None:
+    report = report_of(evaluation({BASE: [2], HYBRID_EQUAL: [1]}))
+    difference = report["systems"][5]["difference_to_base"]["MRR@10"]
+    assert (difference["low"], difference["high"], difference["p_value"]) == (0.5, 0.5, 1.0)
+    assert difference["effect_size"] is None
+    assert not report["verdict"]["confirmed"]
+    assert "All queries are one group" in report["verdict"]["warnings"][-1]
+    assert Page(render_html(report)).open == []
+
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome")
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (390, True)])
+def test_the_page_in_a_browser(evaluation: Make, tmp_path: Path, width: int, dark: bool) -> None:
+    _, page = write_report(hostile_report(evaluation), tmp_path / "report.json")
+    seen = look_at(page, width=width, dark=dark)
+    assert seen.errors == []
+    assert seen.width == width
+    assert seen.scroll_width == width, seen.outside
+    assert seen.outside == []
+    assert not [one for one in seen.violations or () if one["impact"] in ("serious", "critical")]
+    assert len(seen.picture) > 20_000
+
+
+@needs_browser
+def test_the_look_sees_what_is_wrong(tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    page.write_text(
+        "<!DOCTYPE html><html><head></head><body><div style='width:2000px;color:#ddd;background:#fff'>wide</div>"
+        "<img src='gone.png'><script>console.error('oh')</script></body></html>",
+        encoding="utf-8",
+    )
+    seen = look_at(page, width=390)
+    assert any("oh" in line for line in seen.errors)
+    assert seen.scroll_width >= 2000
+    assert seen.outside
+    if seen.violations is not None:
+        assert {"image-alt", "html-has-lang", "color-contrast"} <= {one["id"] for one in seen.violations}

@@ -1,59 +1,188 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
-from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, HYBRID_TUNED, TUNED, Evaluation
-from llama_index_ace_finetune.evaluation.verdict import reach_verdict
-from llama_index_ace_finetune.training.selection import RULE
+from llama_index_ace_finetune.evaluation.choice import choose_system
+from llama_index_ace_finetune.evaluation.evaluate import (
+    BASE,
+    BM25,
+    HYBRID_BASE,
+    HYBRID_BASE_WEIGHTED,
+    HYBRID_CONVEX,
+    HYBRID_EQUAL,
+    HYBRID_TUNED,
+    TUNED,
+    Evaluation,
+)
+from llama_index_ace_finetune.evaluation.verdict import RULE, reach_verdict
 
 Make = Callable[..., Evaluation]
-SHIPS = {"shipped": "finetuned", "rule": RULE}
-KEEPS = {"shipped": "base", "rule": RULE}
-GOOD, BAD = [1] * 20, [2] * 20
+SHIPS = {"shipped": "finetuned", "rule": "by dev."}
+KEEPS = {"shipped": "base", "rule": "by dev."}
+GOOD, BAD, MIXED = [1] * 20, [2] * 20, [1, 6] * 10
+ALONE = {"weights": (1.0, 0.0)}
+
+
+def dev(**mean_ranks: int) -> Mapping[str, list[int]]:
+    """40 dev queries; `tuned=1` puts the right answer of the tuned model first."""
+    names = {"tuned": TUNED, "base": BASE, "bm25": BM25, "hybrid_base": HYBRID_BASE, "hybrid": HYBRID_TUNED}
+    names |= {"equal": HYBRID_EQUAL, "convex": HYBRID_CONVEX, "base_weighted": HYBRID_BASE_WEIGHTED}
+    return {BASE: [2] * 40, **{names[key]: [rank] * 40 for key, rank in mean_ranks.items()}}
 
 
 def test_a_gain_on_dev_and_test_ships(evaluation: Make) -> None:
-    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD, HYBRID_TUNED: GOOD}), SHIPS)
+    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=1), **ALONE), SHIPS)
     assert verdict.sentence == (
-        "SHIP THE TUNED MODEL: MRR@10 0.500 -> 1.000, difference +0.500 (95 % interval +0.500 to +0.500) "
-        "on 20 held-out queries."
+        "SHIP THE TUNED MODEL ALONE: MRR@10 0.500 -> 1.000, +0.500 (95 % interval +0.500 to +0.500) against the base "
+        "model on 20 held-out queries, and +0.500 (95 % interval +0.500 to +0.500) against the best system without "
+        "training, BM25."
     )
-    assert (verdict.ship_tuned, verdict.confirmed, verdict.rule) == (True, True, RULE)
-    assert verdict.warnings == ()
+    assert (verdict.ship_tuned, verdict.confirmed) == (True, True)
+    assert verdict.rule == f"{RULE} Weights: by dev."
+    assert verdict.serving == {"system": TUNED, "vectors": "model", "weights": [1.0, 0.0]}
+    assert verdict.best_untuned == BM25  # the first of equals
+
+
+def test_a_better_untuned_system_is_named(evaluation: Make) -> None:
+    ranks = {BASE: [3] * 20, TUNED: BAD, BM25: GOOD}
+    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **ALONE), SHIPS)
+    assert verdict.sentence.startswith(
+        "DO NOT SHIP: BM25, which needs no training, is better than the tuned model alone: MRR@10 1.000 against 0.500, "
+        "difference -0.500"
+    )
+    assert not verdict.confirmed
+    assert verdict.warnings[0] == (
+        "BM25, which needs no training, is ahead of what dev chose in MRR@10 here (1.000 against 0.500)."
+    )
+
+
+def test_not_certainly_better_than_an_untuned_hybrid_ships_with_care(evaluation: Make) -> None:
+    ranks = {BASE: [4] * 20, TUNED: GOOD, HYBRID_BASE: [1] * 18 + [2, 2]}
+    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **ALONE), SHIPS)
+    assert verdict.sentence.startswith("SHIP WITH CARE: the tuned model alone is better than the base model (MRR@10")
+    assert "but not certainly better than base + BM25, which needs no training (+0.050" in verdict.sentence
+    assert not verdict.confirmed
 
 
 def test_a_gain_that_test_does_not_confirm_ships_with_care(evaluation: Make) -> None:
-    mixed = [1, 6] * 10
-    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: mixed}), SHIPS)
-    assert verdict.sentence.startswith("SHIP WITH CARE: the tuned model won on dev; on test the gain is not certain")
+    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: MIXED}, dev=dev(tuned=1), **ALONE), SHIPS)
+    assert verdict.sentence.startswith(
+        "SHIP WITH CARE: the tuned model alone won on dev; on test the gain is not certain"
+    )
     assert (verdict.ship_tuned, verdict.confirmed) == (True, False)
 
 
 def test_a_loss_on_test_is_told(evaluation: Make) -> None:
-    verdict = reach_verdict(evaluation({BASE: GOOD, TUNED: BAD}), SHIPS)
-    assert verdict.sentence.startswith("DO NOT SHIP: the tuned model won on dev but is worse on test: MRR@10 1.000")
+    verdict = reach_verdict(evaluation({BASE: GOOD, TUNED: BAD}, dev=dev(tuned=1), **ALONE), SHIPS)
+    assert verdict.sentence.startswith(
+        "DO NOT SHIP: the tuned model alone won on dev but is worse on test: MRR@10 1.000 -> 0.500"
+    )
     assert not verdict.confirmed
 
 
-def test_no_gain_on_dev_keeps_the_base(evaluation: Make) -> None:
-    verdict = reach_verdict(evaluation({BASE: GOOD, TUNED: GOOD}), KEEPS)
-    assert verdict.sentence.startswith("KEEP THE BASE MODEL: tuning did not beat it on the dev queries")
+def test_an_interval_above_zero_is_not_enough_with_three_queries(evaluation: Make) -> None:
+    # Eight sign flips give no p below 2 / 8.
+    verdict = reach_verdict(evaluation({BASE: [2] * 3, TUNED: [1] * 3}, dev=dev(tuned=1), **ALONE), SHIPS)
+    assert verdict.against_base is not None
+    assert verdict.against_base.low > 0
+    assert verdict.against_base.p_value > 0.2
+    assert not verdict.confirmed
+
+
+def test_no_gain_in_training_keeps_the_base_but_may_name_its_hybrid(evaluation: Make) -> None:
+    ranks = {BASE: BAD, HYBRID_BASE: GOOD}
+    verdict = reach_verdict(evaluation(ranks, dev=dev(hybrid_base=1, tuned=1)), KEEPS)
+    assert verdict.sentence.startswith(
+        "KEEP THE BASE MODEL, SERVED AS THE BASE MODEL WITH BM25 (EQUAL WEIGHTS): tuning did not beat the base model "
+        "on the dev queries; MRR@10 0.500 -> 1.000"
+    )
+    assert (verdict.ship_tuned, verdict.confirmed) == (False, True)
+    # The model folder holds the base then.
+    assert verdict.serving == {"system": HYBRID_BASE, "vectors": "model", "weights": [0.5, 0.5]}
+
+
+def test_the_base_as_it_is(evaluation: Make) -> None:
+    verdict = reach_verdict(
+        evaluation({BASE: GOOD}, dev={**dev(), BASE: [1] * 40, BM25: [2] * 40}, base_weights=(1.0, 0.0)), KEEPS
+    )
+    assert verdict.sentence == ("KEEP THE BASE MODEL AS IT IS: neither tuning nor BM25 beat it on the dev queries.")
+    assert verdict.against_base is None
     assert (verdict.ship_tuned, verdict.confirmed) == (False, False)
+
+
+def test_bm25_alone_where_dev_says_so(evaluation: Make) -> None:
+    verdict = reach_verdict(evaluation({BASE: BAD, BM25: GOOD}, dev=dev(bm25=1, tuned=2), **ALONE), SHIPS)
+    assert verdict.sentence.startswith("USE BM25 ALONE: it is ahead of tuning on dev; MRR@10 0.500 -> 1.000")
+    assert verdict.confirmed
+    assert verdict.serving == {"system": BM25, "vectors": "model", "weights": [0.0, 1.0]}
+    assert verdict.against_untuned is None
+
+
+def test_the_base_hybrid_over_tuned_weights_searches_the_base(evaluation: Make) -> None:
+    made = evaluation(
+        {BASE: BAD, HYBRID_BASE_WEIGHTED: GOOD}, dev=dev(base_weighted=1, hybrid=2), base_weights=(0.7, 0.3)
+    )
+    verdict = reach_verdict(made, SHIPS)
+    assert verdict.serving == {"system": HYBRID_BASE_WEIGHTED, "vectors": "base", "weights": [0.7, 0.3]}
+    assert "THE BASE MODEL WITH BM25 (WEIGHTS 0.7 : 0.3)" in verdict.sentence
+
+
+def test_the_choice_needs_forty_dev_queries(evaluation: Make) -> None:
+    few = {BASE: [2] * 39, BM25: [1] * 39}
+    chosen = choose_system(evaluation({BASE: BAD}, dev=few), tuned=True)
+    assert (chosen.name, chosen.reason, dict(chosen.dev_means)) == (
+        HYBRID_EQUAL,
+        "39 dev queries are too few to choose on",
+        {},
+    )
+    assert choose_system(evaluation({BASE: BAD}, dev=few), tuned=False).name == HYBRID_BASE
+    enough = choose_system(evaluation({BASE: BAD}, dev={BASE: [2] * 40, BM25: [1] * 40}), tuned=True)
+    assert enough.name == BM25
+    assert enough.dev_means == {BM25: 1.0, HYBRID_BASE: 0.5, HYBRID_EQUAL: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("weights", "name"),
+    [((0.5, 0.5), HYBRID_EQUAL), ((0.7, 0.3), HYBRID_TUNED), ((1.0, 0.0), TUNED), ((0.0, 1.0), BM25)],
+)
+def test_a_dropped_leg_names_the_other_alone(evaluation: Make, weights: tuple[float, float], name: str) -> None:
+    ahead = {BASE: [3] * 40, name: [1] * 40}
+    chosen = choose_system(evaluation({BASE: BAD}, dev=ahead, weights=weights), tuned=True)
+    assert (chosen.name, chosen.weights) == (name, weights)
+
+
+def test_equals_on_dev_go_to_what_needs_less(evaluation: Make) -> None:
+    equal = {name: [1] * 40 for name in (BASE, BM25, HYBRID_BASE, HYBRID_EQUAL)}
+    assert choose_system(evaluation({BASE: BAD}, dev=equal), tuned=True).name == BM25
+
+
+def test_a_larger_untuned_model_is_an_opponent(evaluation: Make) -> None:
+    verdict = reach_verdict(
+        evaluation({BASE: [3] * 20, TUNED: BAD, "large-model": GOOD}, dev=dev(tuned=1), **ALONE), SHIPS
+    )
+    assert verdict.best_untuned == "large-model"
+    assert verdict.sentence.startswith("DO NOT SHIP: large-model, which needs no training, is better")
 
 
 @pytest.mark.parametrize("selection", [None, {}])
 def test_a_model_without_a_record_of_its_selection(evaluation: Make, selection: dict[str, str] | None) -> None:
     verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}), selection)
-    assert verdict.rule == "No dev selection is recorded with this model."
+    assert verdict.rule.endswith("No dev selection is recorded with this model.")
 
 
-def test_bm25_ahead_of_the_hybrid_is_told(evaluation: Make) -> None:
-    verdict = reach_verdict(evaluation({BM25: GOOD, BASE: BAD, TUNED: BAD, HYBRID_TUNED: BAD}), SHIPS)
-    assert verdict.warnings == ("BM25 alone (1.000) is ahead of the hybrid (0.500) in MRR@10 here.",)
-
-
-def test_the_dense_leg_ahead_of_the_hybrid_is_told(evaluation: Make) -> None:
-    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD, HYBRID_TUNED: BAD}), SHIPS)
-    assert verdict.warnings == ("The dense leg alone (1.000) is ahead of the hybrid (0.500) in MRR@10 here.",)
+def test_what_a_user_must_be_told(evaluation: Make) -> None:
+    ranks = {BASE: [5] * 20, BM25: BAD, TUNED: GOOD, HYBRID_TUNED: [3] * 20}
+    verdict = reach_verdict(evaluation(ranks, dev=dev(hybrid=1), weights=(0.6, 0.4)), SHIPS)
+    assert verdict.warnings == (
+        "BM25, which needs no training, is ahead of what dev chose in MRR@10 here (0.500 against 0.333).",
+        "The tuned model alone (1.000) is ahead of its hybrid (0.333) in MRR@10 here.",
+        "Equal weights would cost 0.133 of MRR@10: do not fuse this model with BM25 by plain RRF.",
+    )
+    convex = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=2, convex=1), **ALONE), KEEPS | SHIPS)
+    assert not any("convex" in warning for warning in convex.warnings)  # BM25 was chosen: nothing needs the training
+    convex = reach_verdict(
+        evaluation({BASE: [3] * 20, TUNED: GOOD}, dev={**dev(tuned=2, convex=1), BASE: [3] * 40}, **ALONE), SHIPS
+    )
+    assert any("convex combination of scores the tuned model reaches" in warning for warning in convex.warnings)

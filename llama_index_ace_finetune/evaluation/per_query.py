@@ -1,0 +1,111 @@
+"""Every query's values on disk, one JSON object a line, so that runs can be compared later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.atomic import write_text
+from llama_index_ace_finetune.datasets.normalise import text_hash
+from llama_index_ace_finetune.datasets.place import Place
+from llama_index_ace_finetune.datasets.text_files import iterate_lines
+from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.evaluation.changes import first_right_ranks
+from llama_index_ace_finetune.evaluation.evaluate import Evaluation
+
+_TOP = 5
+
+
+def per_query_path(report: Path) -> Path:
+    """Where the values of a report's queries lie: beside it."""
+    return report.with_suffix(".per_query.jsonl")
+
+
+def write_per_query(evaluation: Evaluation, path: Path) -> None:
+    """Write per query its text, right answers and, per system, every measure, the first right rank and the top 5."""
+    data = evaluation.data
+    ranks = {one.name: first_right_ranks(one.rankings, data.relevant) for one in evaluation.systems}
+    lines = []
+    for row, query_id in enumerate(data.query_ids):
+        systems = {
+            system.name: {
+                **{name: round(float(value[row]), 6) for name, value in evaluation.values[system.name].items()},
+                "rank": int(ranks[system.name][row]) or None,
+                "top": [data.corpus_ids[hit] for hit in system.rankings[row, :_TOP] if 0 <= hit < len(data.corpus)],
+            }
+            for system in evaluation.systems
+        }
+        record = {
+            "query_id": query_id,
+            "query": data.queries[row],
+            "query_hash": text_hash(data.queries[row]),
+            "group": data.groups[row],
+            "right": [data.corpus_ids[int(hit)] for hit in data.relevant[row]],
+            "metadata": evaluation.metadata.get(query_id, {}),
+            "systems": systems,
+        }
+        lines.append(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+    write_text(path, "".join(lines))
+
+
+@dataclass(frozen=True)
+class PerQuery:
+    """Values read back.
+
+    Attributes:
+        query_ids: as in the file.
+        hashes: of the queries' texts, to see whether two files are about the same queries.
+        groups: what each query is resampled with.
+        values: per system and measure, float64 [n].
+    """
+
+    query_ids: tuple[str, ...]
+    hashes: tuple[str, ...]
+    groups: tuple[str, ...]
+    values: Mapping[str, Mapping[str, NDArray[np.float64]]]
+
+    @classmethod
+    def read(cls, path: Path) -> PerQuery:
+        """Read what `write_per_query` wrote.
+
+        Raises:
+            DatasetError: with file and line, for a damaged one.
+            AceFinetuneError: where there is no such file.
+        """
+        if not path.is_file():
+            raise AceFinetuneError(f"There is no {str(path)!r}; evaluate again, which writes it beside the report.")
+        records = [_record(line, Place(str(path), number)) for number, line in iterate_lines(path) if line.strip()]
+        if not records:
+            raise DatasetError(f"{path}: there is no query in the file; evaluate again.")
+        try:
+            return cls(
+                query_ids=tuple(str(record["query_id"]) for record in records),
+                hashes=tuple(str(record["query_hash"]) for record in records),
+                groups=tuple(str(record["group"]) for record in records),
+                values={
+                    system: {
+                        measure: np.array([float(record["systems"][system][measure]) for record in records])
+                        for measure in measured
+                        if measure not in ("rank", "top")
+                    }
+                    for system, measured in records[0]["systems"].items()
+                },
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(f"{path}: a query lacks a value ({error}); evaluate again.") from error
+
+
+def _record(line: str, place: Place) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DatasetError(f"{place}: this is no JSON ({error}); evaluate again.") from error
+    if not isinstance(record, dict):
+        raise DatasetError(f"{place}: this is no JSON object; evaluate again.")
+    return record
