@@ -13,6 +13,7 @@ from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings
 from llama_index_ace_finetune.ranking.tokenizer import Tokenizer
 from llama_index_ace_finetune.stores.allowed import AllowedRows
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.stores.point_ids import PointKey
 
 _DEEPER = 4
 
@@ -47,7 +48,7 @@ class LexicalLeg:
         self._lock = threading.Lock()
         self._index: BM25Index | None = None
         self._node_ids: list[str] = []
-        self._row_of: dict[str, int] = {}
+        self._row_of: dict[PointKey, int] = {}
         self._version = 0
         self._allowed = AllowedRows()
 
@@ -87,7 +88,7 @@ class LexicalLeg:
                 if self._index is None or touched is None:
                     return self._built()
                 if touched:
-                    self._update(self._index, sorted(touched))
+                    self._update(self._index, list(touched))
                 return self._index
             except BaseException:
                 self._log.note(None)  # what was taken was not read
@@ -104,7 +105,7 @@ class LexicalLeg:
         )
         return self._index
 
-    def _update(self, index: BM25Index, touched: list[str]) -> None:
+    def _update(self, index: BM25Index, touched: list[PointKey]) -> None:
         present = list(self._store.points_as_nodes(touched))
         index.remove(row for row in (self._row_of.pop(point, None) for point in touched) if row is not None)
         # The names come first: another thread may find a row as soon as it is in.

@@ -16,7 +16,7 @@ from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.build_index import vector_spaces
 from llama_index_ace_finetune.stores.connection import told
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
-from llama_index_ace_finetune.stores.point_ids import node_id_of, point_id
+from llama_index_ace_finetune.stores.point_ids import key_of, node_id_of, point_id
 from llama_index_ace_finetune.stores.points import node_of, read_points
 from llama_index_ace_finetune.stores.spaces import VectorSpace, collection_metadata, is_ours, resolve_alias
 
@@ -89,7 +89,7 @@ def _fill(store: MemoryStore, encoders: Mapping[str, Encoder], cache: Path | Non
             continue  # The ladder of fallbacks tells; vectors of two models must not mix.
         lacking = models.Filter(must_not=[models.HasVectorCondition(has_vector=name)])
         # The ids first: what is written while reading would change the pages.
-        ids = [str(p.id) for p in read_points(store.client, store.collection, store.where, only=lacking,
+        ids = [key_of(p.id) for p in read_points(store.client, store.collection, store.where, only=lacking,
                                               with_payload=False)]  # fmt: skip
         points = read_points(store.client, store.collection, store.where, ids=ids)
         while batch := list(islice(points, _AT_ONCE)):

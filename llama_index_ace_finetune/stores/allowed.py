@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_index_ace_finetune.stores.point_ids import PointKey
+
 _KEPT = 16
 
 
@@ -16,9 +18,9 @@ class AllowedRows:
 
     def __init__(self) -> None:
         # The set is kept beside its rows, so that its identity stays its own.
-        self._known: OrderedDict[tuple[int, int], tuple[frozenset[str], NDArray[np.int64]]] = OrderedDict()
+        self._known: OrderedDict[tuple[int, int], tuple[frozenset[PointKey], NDArray[np.int64]]] = OrderedDict()
 
-    def rows(self, allowed: frozenset[str], row_of: Mapping[str, int], version: int) -> NDArray[np.int64]:
+    def rows(self, allowed: frozenset[PointKey], row_of: Mapping[PointKey, int], version: int) -> NDArray[np.int64]:
         """Return the rows of the allowed points in ascending order; `version` names the state of `row_of`."""
         key = (id(allowed), version)
         if key not in self._known:

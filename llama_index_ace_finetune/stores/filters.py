@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, point_id
 
 Filters = MetadataFilters | models.Filter
+_PLAIN = re.compile(r'[A-Za-z0-9_.\[\]"-]+')
 _INTERNAL = frozenset({"_node_content", "_node_type", NODE_ID_FIELD})
 
 
@@ -64,12 +66,17 @@ def _condition(part: MetadataFilter) -> Any:
     if make is None:
         raise StoreError(f"Qdrant has no filter {part.operator!r} (on the key {part.key!r}); use another operator.")
     try:
-        return make(part.key, part.value)
+        return make(_path(part.key), part.value)
     except (ValueError, TypeError) as error:
         raise StoreError(
             f"Qdrant cannot express the filter {part.key!r} {part.operator.value} {part.value!r}; give a value of the "
             "type that the operator takes."
         ) from error
+
+
+def _path(key: str) -> str:
+    """Return a key as Qdrant's path to it: one with a space or the like has to stand in quotes."""
+    return key if _PLAIN.fullmatch(key) else f'"{key}"'
 
 
 def _match(key: str, match: Any) -> models.FieldCondition:

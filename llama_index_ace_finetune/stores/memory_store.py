@@ -18,7 +18,7 @@ from qdrant_client import QdrantClient, models
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.connection import connect, failure, is_embedded, told
 from llama_index_ace_finetune.stores.mirror import VectorMirror
-from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, node_id_of, point_id
+from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_id
 from llama_index_ace_finetune.stores.points import node_of, read_points
 from llama_index_ace_finetune.stores.spaces import (
     VectorSpace,
@@ -67,7 +67,7 @@ class MemoryStore:
         self._closed = False
         self._log = watch(client)
         self._mirrors: dict[str, VectorMirror] = {}
-        self._passing: OrderedDict[str, tuple[int, frozenset[str]]] = OrderedDict()
+        self._passing: OrderedDict[str, tuple[int, frozenset[PointKey]]] = OrderedDict()
 
     @classmethod
     def create(
@@ -245,12 +245,12 @@ class MemoryStore:
         dense, sparse = self._query([self._dense_request(name, list(vector), dense_k, only), words])
         return dense, sparse
 
-    def passing(self, only: models.Filter) -> frozenset[str]:
+    def passing(self, only: models.Filter) -> frozenset[PointKey]:
         """Return the ids of the points that pass a filter, as Qdrant decides; remembered until something is written."""
         key, revision = only.model_dump_json(), self.revision
         known = self._passing.get(key)
         if known is None or known[0] != revision:
-            points = frozenset(str(point.id) for point in self._points(only=only, with_payload=False))
+            points = frozenset(key_of(point.id) for point in self._points(only=only, with_payload=False))
             known = self._passing[key] = (revision, points)
             while len(self._passing) > _FILTERS_KEPT:
                 self._passing.popitem(last=False)
@@ -270,9 +270,9 @@ class MemoryStore:
         """Yield every node, in the store's order."""
         return (node_of(point, self.where) for point in self._points())
 
-    def points_as_nodes(self, ids: Sequence[str] | None = None) -> Iterator[tuple[str, BaseNode]]:
+    def points_as_nodes(self, ids: Sequence[PointKey] | None = None) -> Iterator[tuple[PointKey, BaseNode]]:
         """Yield point ids and nodes: all, or those of `ids` that are there."""
-        return ((str(point.id), node_of(point, self.where)) for point in self._points(ids=ids))
+        return ((key_of(point.id), node_of(point, self.where)) for point in self._points(ids=ids))
 
     def get(self, node_ids: Sequence[str]) -> dict[str, BaseNode]:
         """Return fresh copies of the nodes with these ids; ids that are not there are left out."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 
 from llama_index_ace_finetune.stores.nearest import NearestVectors
-from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, node_id_of
+from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of
 from llama_index_ace_finetune.stores.points import read_points
 from llama_index_ace_finetune.stores.writes import watch
 
@@ -32,7 +32,7 @@ class VectorMirror:
         self._reading = threading.Lock()
 
     def search(
-        self, queries: NDArray[np.float32], k: int, *, allowed: frozenset[str] | None = None
+        self, queries: NDArray[np.float32], k: int, *, allowed: frozenset[PointKey] | None = None
     ) -> list[list[tuple[str, float]]]:
         """Return, per row of `queries` [n, dimension], node ids and cosines of the k nearest; ties go by node id."""
         self._catch_up()
@@ -49,12 +49,12 @@ class VectorMirror:
                     self._read(None)
                 else:
                     self._nearest.drop(touched)
-                    self._read(sorted(touched))
+                    self._read(list(touched))
             except BaseException:
                 self._log.note(None)  # what was taken was not read
                 raise
 
-    def _read(self, ids: list[str] | None) -> None:
+    def _read(self, ids: list[PointKey] | None) -> None:
         points = read_points(
             self._client, self._collection, self._where, ids=ids,
             with_payload=[NODE_ID_FIELD], with_vectors=[self._name],
@@ -63,7 +63,7 @@ class VectorMirror:
             # A point that another writer made may lack this model's vector.
             held = [point for point in batch if (point.vector or {}).get(self._name) is not None]
             self._nearest.put(
-                [str(point.id) for point in held],
+                [key_of(point.id) for point in held],
                 [node_id_of(point) for point in held],
                 np.array([point.vector[self._name] for point in held], np.float32).reshape(len(held), -1),
             )

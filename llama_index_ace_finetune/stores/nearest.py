@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.ranking.top_k import top_k
 from llama_index_ace_finetune.stores.allowed import AllowedRows
+from llama_index_ace_finetune.stores.point_ids import PointKey
 
 _QUERIES_AT_ONCE = 16
 _TINY = np.float32(1e-30)
@@ -26,13 +27,13 @@ class _Rows:
 
     vectors: NDArray[np.float32]
     count: int
-    points: list[str]
+    points: list[PointKey]
     ids: list[str]
     dead: NDArray[np.bool_]
 
 
 class NearestVectors:
-    """Unit vectors under string ids, and the k nearest of them by cosine, exactly; ties go by id.
+    """Unit vectors under ids, and the k nearest of them by cosine, exactly; ties go by id.
 
     Searching from several threads is safe, also while another puts or drops vectors.
     """
@@ -40,7 +41,7 @@ class NearestVectors:
     def __init__(self, dimension: int) -> None:
         self._dimension = dimension
         self._lock = threading.Lock()
-        self._row_of: dict[str, int] = {}
+        self._row_of: dict[PointKey, int] = {}
         self._rows = self._empty()
         self._version = 0
         self._allowed = AllowedRows()
@@ -54,7 +55,7 @@ class NearestVectors:
             self._version += 1
             self._row_of, self._rows = {}, self._empty()
 
-    def put(self, points: Sequence[str], ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
+    def put(self, points: Sequence[PointKey], ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Add vectors, float32 [n, dimension], or replace those of points that are there."""
         if not len(points):
             return
@@ -77,7 +78,7 @@ class NearestVectors:
             old.ids.extend(ids)
             self._rows = self._compact(_Rows(matrix, count, old.points, old.ids, dead))
 
-    def drop(self, points: Iterable[str]) -> None:
+    def drop(self, points: Iterable[PointKey]) -> None:
         """Take points out; unknown ones are left aside."""
         with self._lock:
             gone = [row for row in (self._row_of.pop(point, None) for point in points) if row is not None]
@@ -90,7 +91,7 @@ class NearestVectors:
             self._rows = self._compact(_Rows(old.vectors, old.count, old.points, old.ids, dead))
 
     def search(
-        self, queries: NDArray[np.float32], k: int, *, allowed: frozenset[str] | None = None
+        self, queries: NDArray[np.float32], k: int, *, allowed: frozenset[PointKey] | None = None
     ) -> list[list[tuple[str, float]]]:
         """Return, per query, ids and cosines of the k nearest, best first.
 

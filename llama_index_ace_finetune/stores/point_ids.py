@@ -10,6 +10,14 @@ NODE_ID_FIELD: Final = "_node_id"
 _NAMESPACE = uuid.UUID("6e1f3a0c-5f0b-5f5e-9a8e-2f6f5d1c7b11")
 
 
+PointKey = int | str
+
+
+def key_of(identifier: int | str | uuid.UUID) -> PointKey:
+    """Return a point's id as Qdrant gives it back: a number, or a UUID in its usual spelling."""
+    return identifier if isinstance(identifier, int) else str(uuid.UUID(str(identifier)))
+
+
 def point_id(node_id: str) -> str:
     """Return the Qdrant point id of a node: itself where it is a UUID, else a UUID made from it."""
     try:

@@ -11,6 +11,7 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.connection import is_embedded, told
+from llama_index_ace_finetune.stores.point_ids import PointKey, key_of
 
 _PAGE = 1000
 
@@ -20,7 +21,7 @@ def read_points(
     collection: str,
     where: str,
     *,
-    ids: Sequence[str] | None = None,
+    ids: Sequence[PointKey] | None = None,
     only: models.Filter | None = None,
     with_payload: bool | list[str] = True,
     with_vectors: bool | list[str] = False,
@@ -34,7 +35,7 @@ def read_points(
         if not with_payload and not with_vectors:
             yield from points
             return
-        ids = [str(point.id) for point in points]
+        ids = [key_of(point.id) for point in points]
     if ids is not None:
         for start in range(0, len(ids), _PAGE):
             yield from told(where, client.retrieve, collection, ids[start : start + _PAGE], **content)

@@ -10,6 +10,8 @@ from typing import Any
 
 from qdrant_client import QdrantClient, models
 
+from llama_index_ace_finetune.stores.point_ids import PointKey, key_of
+
 _WITH_IDS = {"upsert": "points", "upload_points": "points", "delete": "points_selector"}
 _OTHERS = (
     "update_vectors", "delete_vectors", "set_payload", "overwrite_payload", "delete_payload", "clear_payload",
@@ -25,9 +27,9 @@ class WriteLog:
     def __init__(self) -> None:
         self.count = 0
         self._lock = threading.Lock()
-        self._points: set[str] | None = None  # None: any point may have changed, as at the start
+        self._points: set[PointKey] | None = None  # None: any point may have changed, as at the start
 
-    def note(self, points: Iterable[str] | None) -> None:
+    def note(self, points: Iterable[PointKey] | None) -> None:
         """Add points; None stands for all of them."""
         with self._lock:
             self.count += 1
@@ -36,7 +38,7 @@ class WriteLog:
             else:
                 self._points.update(points)
 
-    def take(self) -> set[str] | None:
+    def take(self) -> set[PointKey] | None:
         """Return what was noted, and forget it; None where everything has to be read again."""
         with self._lock:
             taken, self._points = self._points, set()
@@ -75,7 +77,7 @@ def _watched(method: Callable[..., Any], points: str | None, logs: weakref.WeakS
     return write
 
 
-def _ids(given: Any) -> list[str] | None:
+def _ids(given: Any) -> list[PointKey] | None:
     """Return the point ids of points or of a selector; None where it does not list them."""
     if isinstance(given, (models.PointIdsList, models.PointsList)):
         given = given.points
@@ -83,4 +85,11 @@ def _ids(given: Any) -> list[str] | None:
         given = given.ids
     if not isinstance(given, list):
         return None
-    return [str(getattr(point, "id", point)) for point in given]
+    try:
+        return [_id_of(point) for point in given]
+    except ValueError:
+        return None
+
+
+def _id_of(point: Any) -> PointKey:
+    return key_of(getattr(point, "id", point))

@@ -1,0 +1,44 @@
+"""Every way to a store: the matrix in this process, Qdrant's own search, and a server where there is one."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_stores import SPACES, MakeStore
+
+from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.stores.spaces import VectorSpace
+from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
+
+SERVER = "ACE_FINETUNE_QDRANT_URL"
+
+
+@pytest.fixture(params=["memory", "folder", "asked", "server"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeStore]:
+    """Makes empty stores; "asked" sends an embedded Qdrant the requests that a server gets."""
+    made: list[MemoryStore] = []
+    url = os.environ.get(SERVER)
+    if request.param == "server" and not url:
+        pytest.skip(f"no Qdrant server: {SERVER} is not set")
+
+    def make(spaces: dict[str, VectorSpace] = SPACES, *, sparse: SparseBM25 | None = None) -> MemoryStore:
+        name = f"test-{uuid.uuid4().hex}"
+        if request.param == "server":
+            options = {"shard_number": 2}
+            store = MemoryStore.create(spaces, url=url, collection=name, sparse=sparse, collection_options=options)
+        else:
+            path = tmp_path / name if request.param == "folder" else None
+            store = MemoryStore.create(spaces, path=path, collection=name, sparse=sparse)
+            store.embedded = request.param != "asked"
+        made.append(store)
+        return store
+
+    yield make
+    for store in made:
+        if request.param == "server":
+            store.client.delete_collection(store.collection)
+        store.close()

@@ -1,0 +1,95 @@
+"""NearestVectors against a brute-force search, through any sequence of writes."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama_index_ace_finetune.stores.nearest import NearestVectors
+
+DIMENSION = 4
+POINT = st.integers(0, 20).map(str)
+STEP = st.one_of(
+    st.tuples(st.just("put"), st.lists(POINT, min_size=1, max_size=8, unique=True)),
+    st.tuples(st.just("drop"), st.lists(POINT, max_size=8)),
+    st.tuples(st.just("clear"), st.just([])),
+)
+
+
+def unit(rng: np.random.Generator, count: int) -> np.ndarray:
+    rows = rng.integers(-2, 3, (count, DIMENSION)).astype(np.float32)  # few directions, so that ties are common
+    rows[np.abs(rows).sum(axis=1) == 0, 0] = 1
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=st.lists(STEP, max_size=12), k=st.integers(1, 25), seed=st.integers(0, 99), allowed=st.sets(POINT))
+def test_equals_brute_force(steps: list, k: int, seed: int, allowed: set[str]) -> None:
+    rng = np.random.default_rng(seed)
+    nearest, held = NearestVectors(DIMENSION), {}
+    for action, points in steps:
+        if action == "put":
+            rows = unit(rng, len(points))
+            nearest.put(points, [f"id {point}" for point in points], rows)
+            held.update(zip(points, rows, strict=True))
+        elif action == "drop":
+            nearest.drop(points)
+            for point in points:
+                held.pop(point, None)
+        else:
+            nearest.clear()
+            held.clear()
+    assert len(nearest) == len(held)
+    queries = unit(rng, 3)
+    for only in (None, frozenset(allowed)):
+        for query, hits in zip(queries, nearest.search(queries, k, allowed=only), strict=True):
+            scores = {f"id {p}": float(row @ query) for p, row in held.items() if only is None or p in only}
+            expected = sorted(scores, key=lambda name: (-round(scores[name], 5), name))[:k]
+            assert sorted(round(scores[name], 5) for name, _ in hits) == sorted(
+                round(scores[name], 5) for name in expected
+            )
+            assert [round(score, 4) for _, score in hits] == sorted((round(s, 4) for _, s in hits), reverse=True)
+            assert np.allclose([score for _, score in hits], [scores[name] for name, _ in hits], atol=1e-5)
+
+
+def test_ties_for_the_last_place_go_by_id() -> None:
+    nearest = NearestVectors(DIMENSION)
+    same = np.tile(np.eye(DIMENSION, dtype=np.float32)[0], (5, 1))
+    nearest.put(list("vwxyz"), list("ecadb"), same)
+    assert [name for name, _ in nearest.search(same[:1], 3)[0]] == ["a", "b", "c"]
+
+
+def test_a_query_of_nothing_scores_nothing() -> None:
+    nearest = NearestVectors(DIMENSION)
+    nearest.put(["p"], ["i"], np.eye(DIMENSION, dtype=np.float32)[:1])
+    assert nearest.search(np.zeros((1, DIMENSION), np.float32), 1) == [[("i", 0.0)]]
+
+
+def test_searching_while_another_thread_writes() -> None:
+    rng = np.random.default_rng(0)
+    nearest, steady = NearestVectors(DIMENSION), unit(rng, 50)
+    nearest.put([f"s{i}" for i in range(50)], [f"s{i:02}" for i in range(50)], steady)
+    stop, failures = threading.Event(), []
+
+    def write() -> None:
+        while not stop.is_set():
+            nearest.put(["t"] + [f"t{i}" for i in range(30)], ["t"] * 31, unit(rng, 31))
+            nearest.drop([f"t{i}" for i in range(30)])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    query = steady[:1]
+    best = float((steady @ query[0]).max())
+    try:
+        for _ in range(300):
+            hits = nearest.search(query, 200)[0]
+            names = [name for name, _ in hits if name.startswith("s")]
+            if len(set(names)) != 50 or abs(hits[0][1] - best) > 1e-5:
+                failures.append(hits)
+    finally:
+        stop.set()
+        thread.join()
+    assert not failures

@@ -1,0 +1,81 @@
+"""Only what is new or changed is embedded, and a call that was broken off is resumed by the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from serving_files import BASE
+from small_stores import node
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.stores import upsert_nodes as module
+from llama_index_ace_finetune.stores.build_index import build_index
+from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
+from llama_index_ace_finetune.stores.upsert_nodes import refresh_documents, upsert_nodes
+
+NODES = [node(f"n{number}", f"note number {number}", document=f"doc {number // 3}") for number in range(9)]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder.load(BASE)
+
+
+@pytest.fixture
+def store(encoder: Encoder):
+    with build_index(NODES, finetuned=encoder, baseline=None) as store:
+        yield store
+
+
+def test_what_is_there_is_not_embedded_again(store: MemoryStore, encoder: Encoder) -> None:
+    encoded: list[int] = []
+    assert upsert_nodes(store, NODES, {FINETUNED: encoder}, progress=encoded.append) == 0
+    changed = [*NODES[:2], node("n2", "another text"), node("n9", "new")]
+    assert upsert_nodes(store, changed, {FINETUNED: encoder}) == 2
+    assert len(store) == 10
+    assert store.get(["n2"])["n2"].get_content() == "another text"
+    assert sum(encoded) == len(NODES)  # counted as done
+
+
+def test_refresh_replaces_a_document_and_leaves_the_others(store: MemoryStore, encoder: Encoder) -> None:
+    new = [NODES[0], node("n1", "rewritten", document="doc 0"), node("extra", "one more", document="doc 0")]
+    assert refresh_documents(store, new, {FINETUNED: encoder}) == (2, 1)
+    assert sorted(n.node_id for n in store.nodes()) == sorted(
+        ["extra", *(n.node_id for n in NODES if n.node_id != "n2")]
+    )
+    assert refresh_documents(store, new, {FINETUNED: encoder}) == (0, 0)
+    assert refresh_documents(store, [], {FINETUNED: encoder}) == (0, 0)
+
+
+def test_a_model_that_is_missing_or_another(store: MemoryStore) -> None:
+    with pytest.raises(StoreError, match="none was given"):
+        upsert_nodes(store, NODES, {})
+    other = Encoder.load(BASE, settings=EncoderSettings(query_prompt="q: "))
+    with pytest.raises(StoreError, match="is another one"):
+        upsert_nodes(store, NODES, {FINETUNED: other})
+
+
+def test_a_build_is_resumed(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_AT_ONCE", 4)
+    done: list[int] = []
+
+    def stop(count: int) -> None:
+        done.append(count)
+        if sum(done) >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index(NODES, finetuned=encoder, baseline=None, path=tmp_path, progress=stop)
+    with MemoryStore.open(path=tmp_path) as half:
+        assert len(half) == 4
+    with pytest.raises(StoreError, match="exists already"):
+        build_index(NODES, finetuned=encoder, baseline=None, path=tmp_path)
+    with build_index(NODES, finetuned=encoder, baseline=None, path=tmp_path, resume=True) as whole:
+        assert len(whole) == 9
+    with pytest.raises(StoreError, match="vectors of other models"):
+        build_index(NODES, finetuned=encoder, baseline=encoder, path=tmp_path, resume=True)
+    with build_index(NODES, finetuned=encoder, baseline=None, path=tmp_path / "new", resume=True) as fresh:
+        assert len(fresh) == 9
