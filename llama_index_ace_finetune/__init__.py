@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
     from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
     from llama_index_ace_finetune.errors import AceFinetuneError
+    from llama_index_ace_finetune.evaluation.evaluate_retriever import aevaluate_retriever, evaluate_retriever
     from llama_index_ace_finetune.finetuned_retrieval import FineTunedRetrieval
     from llama_index_ace_finetune.mining.miner import HardNegativeMiner
     from llama_index_ace_finetune.mining.save_report import save_mining_report
@@ -43,6 +44,8 @@ __all__ = [
     "TrainingConfig",
     "TrainingDataGenerator",
     "__version__",
+    "aevaluate_retriever",
+    "evaluate_retriever",
     "read_dataset",
     "save_mining_report",
     "split_dataset",
@@ -64,6 +67,8 @@ _HOMES = {
     "SplitSettings": "datasets.split",
     "TrainingConfig": "training.config",
     "TrainingDataGenerator": "mining.training_data_generator",
+    "aevaluate_retriever": "evaluation.evaluate_retriever",
+    "evaluate_retriever": "evaluation.evaluate_retriever",
     "read_dataset": "datasets.read_dataset",
     "save_mining_report": "mining.save_report",
     "split_dataset": "datasets.split",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -266,8 +267,15 @@ def evaluate(
         "report.json"
     ),
     max_queries: Annotated[int | None, typer.Option(help="Test on a random sample of so many.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="Compare with this; the model's own base by default.")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="Compare with this untuned model too, such as a larger one; repeatable.")
+    ] = None,
+    trec: Annotated[list[Path] | None, typer.Option(help="Compare with this TREC run file too; repeatable.")] = None,
+    device: Device = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Compare BM25, base, tuned and hybrids on queries that the model has not seen."""
+    """Compare BM25, base, tuned, hybrids and more on queries that the model has not seen; name one to serve."""
 
     def command() -> None:
         from llama_index_ace_finetune.commands.console import console
@@ -276,12 +284,55 @@ def evaluate(
 
         report = EmbeddingEvaluator(data, memories=memories).compare_models(
             model,
+            baseline=base_model,
             output_path=output,
             max_queries=max_queries,
+            also=also or (),
+            runs=trec or (),
+            device=device,
             command=shlex.join(["ace-finetune", *sys.argv[1:]]),
         )
+        if as_json:
+            console().print(json.dumps(report, indent=2, ensure_ascii=False), markup=False)
+            return
         print_summary(report, console())
         console().print(f"report  {output.with_suffix('.html')}", markup=False)
+
+    _run(command)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or report.json files; each against the first.")],
+    system: Annotated[
+        str | None, typer.Option(help="Compare this system; what each run's dev chose by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare runs query by query on the test queries that they share; several seeds give mean and deviation."""
+
+    def command() -> None:
+        from llama_index_ace_finetune.commands.compare import print_comparison
+        from llama_index_ace_finetune.commands.console import console
+
+        print_comparison(runs, console(), system=system, as_json=as_json)
+
+    _run(command)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a report.json.")],
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Print the verdict and the table of a run, and write its page anew."""
+
+    def command() -> None:
+        from llama_index_ace_finetune.commands.console import console
+        from llama_index_ace_finetune.commands.report import show_report
+
+        show_report(run_folder, console(), open_page=open_page, as_json=as_json)
 
     _run(command)
 

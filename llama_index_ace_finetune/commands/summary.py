@@ -26,7 +26,7 @@ def print_summary(report: dict[str, Any], screen: Console) -> None:
         table.add_row(
             escape(_label(system)),
             *(f"{system['means'][name]:.3f}" for name in ("Success@1", "Success@5", "MRR@10", "nDCG@10")),
-            _interval(difference) if difference else "reference",
+            interval_markup(difference) if difference else "reference",
             style="bold" if system["name"] == chosen else "",
         )
     screen.print(table)
@@ -44,6 +44,7 @@ def _label(system: dict[str, Any]) -> str:
     return f"{system['name']} ({dense:.2g} : {lexical:.2g})"
 
 
-def _interval(difference: dict[str, float]) -> str:
+def interval_markup(difference: dict[str, float]) -> str:
+    """Return a difference with its interval, green or red where it lies on one side of zero."""
     color = "green" if difference["low"] > 0 else "red" if difference["high"] < 0 else "default"
     return f"[{color}]{difference['mean']:+.3f}  \\[{difference['low']:+.3f}, {difference['high']:+.3f}][/]"

@@ -16,7 +16,7 @@ from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.evaluation.comparison import Comparison, compare_measures
 from llama_index_ace_finetune.evaluation.fusion_tuning import FusionChoice, tune_convex_fusion, tune_fusion
 from llama_index_ace_finetune.evaluation.latency import SystemLatency
-from llama_index_ace_finetune.evaluation.measures import HEADLINE, MAP, MRR, NDCG, Measure, Recall, measure_rankings
+from llama_index_ace_finetune.evaluation.measures import MEASURES, MRR, measure_rankings
 from llama_index_ace_finetune.evaluation.other_systems import retriever_system, run_system
 from llama_index_ace_finetune.evaluation.significance import PairedDifference
 from llama_index_ace_finetune.evaluation.systems import (
@@ -41,7 +41,6 @@ TRAINED = frozenset({TUNED, HYBRID_EQUAL, HYBRID_TUNED, HYBRID_CONVEX})
 """The systems that need the training."""
 MEASURE = str(MRR(10))
 """What choices are made by."""
-MEASURES: tuple[Measure, ...] = (*HEADLINE, Recall(10), NDCG(10), MAP(100))
 
 
 @dataclass(frozen=True)

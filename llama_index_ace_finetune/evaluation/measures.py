@@ -102,6 +102,8 @@ class MAP(_AtK):
 
 Measure = Success | Recall | MRR | NDCG | MAP
 HEADLINE: tuple[Measure, ...] = (Success(1), Success(5), MRR(10))
+MEASURES: tuple[Measure, ...] = (*HEADLINE, Recall(10), NDCG(10), MAP(100))
+"""What an evaluation computes by default."""
 
 
 def measure_rankings(

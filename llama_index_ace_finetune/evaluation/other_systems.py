@@ -6,46 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
-from llama_index_ace_finetune.evaluation.systems import DEPTH, EvaluationSet, System
+from llama_index_ace_finetune.evaluation.retriever_hits import retrieve_all
+from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System
 from llama_index_ace_finetune.evaluation.trec_run import TrecRun, rankings_of, read_run
-from llama_index_ace_finetune.mining.retriever_source import RetrieverSource
-from llama_index_ace_finetune.mining.sources import NOTHING, UNKNOWN
 
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever
 
 
-def retriever_system(
-    dataset: RetrievalDataset, data: EvaluationSet, retriever: BaseRetriever, *, name: str, depth: int = DEPTH
-) -> System:
-    """Rank by a LlamaIndex retriever, which may give fewer hits than `depth`.
+def retriever_system(dataset: RetrievalDataset, data: EvaluationSet, retriever: BaseRetriever, *, name: str) -> System:
+    """Rank by a LlamaIndex retriever, which gives as many hits as it does.
 
     Raises:
         AceFinetuneError: if the retriever fails, naming the query.
     """
-    source = RetrieverSource.over(dataset, retriever, data.queries)
-    rows, _ = source.search(np.arange(len(data.queries)), depth)
-    return System(name=name, kind="retriever", rankings=rankings_of_rows(rows, corpus=len(data.corpus)))
-
-
-def rankings_of_rows(rows: NDArray[np.int32], *, corpus: int) -> NDArray[np.int32]:
-    """Turn what a `CandidateSource` found, int32 [n, depth], into rankings.
-
-    A repeated hit leaves no gap, as only its best place counts. A hit that the corpus does not hold is a wrong hit: it
-    keeps its place, as a row beyond the corpus.
-    """
-    rankings = np.full(rows.shape, -1, np.int32)
-    for number, found in enumerate(rows):
-        kept = found[found != NOTHING]
-        unknown = kept == UNKNOWN
-        kept = np.where(unknown, corpus + np.cumsum(unknown) - 1, kept)
-        rankings[number, : len(kept)] = kept
-    return rankings
+    return System(name=name, kind="retriever", rankings=retrieve_all(retriever, dataset, data).rankings)
 
 
 def run_system(dataset: RetrievalDataset, data: EvaluationSet, path: Path) -> System:

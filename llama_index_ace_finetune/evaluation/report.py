@@ -18,8 +18,9 @@ from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.changes import first_right_ranks, largest_changes, rank_movement
 from llama_index_ace_finetune.evaluation.environment import describe_environment
-from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, MEASURE, MEASURES, TRAINED, TUNED, Evaluation
+from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, MEASURE, TRAINED, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.fusion_tuning import FusionChoice
+from llama_index_ace_finetune.evaluation.measures import MEASURES
 from llama_index_ace_finetune.evaluation.per_query import per_query_path, write_per_query
 from llama_index_ace_finetune.evaluation.report_html import render_html
 from llama_index_ace_finetune.evaluation.slice_measures import measure_slices

@@ -68,7 +68,7 @@ class RetrieverSource:
     def _hits(self, query: str) -> list[tuple[int, float]]:
         try:
             found = self.retriever.retrieve(query)
-            return [(self._row(hit), float("nan") if hit.score is None else float(hit.score)) for hit in found]
+            return [(self.row(hit), float("nan") if hit.score is None else float(hit.score)) for hit in found]
         except Exception as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise RetrieverError(
@@ -76,7 +76,8 @@ class RetrieverSource:
                 "make it answer that query, or mine without it."
             ) from error
 
-    def _row(self, hit: NodeWithScore) -> int:
+    def row(self, hit: NodeWithScore) -> int:
+        """The corpus row of a hit, or `UNKNOWN`."""
         from llama_index.core.schema import MetadataMode
 
         node = hit.node

@@ -14,12 +14,11 @@ from llama_index_ace_finetune.evaluation.evaluate import (
     HYBRID_CONVEX,
     HYBRID_EQUAL,
     HYBRID_TUNED,
-    MEASURES,
     TUNED,
     Evaluation,
 )
 from llama_index_ace_finetune.evaluation.fusion_tuning import FusionChoice
-from llama_index_ace_finetune.evaluation.measures import MRR, measure_rankings, per_query
+from llama_index_ace_finetune.evaluation.measures import MEASURES, MRR, measure_rankings, per_query
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System
 
 CORPUS = 30

@@ -1,0 +1,53 @@
+"""Print runs side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from llama_index_ace_finetune.commands.report import report_file
+from llama_index_ace_finetune.commands.summary import interval_markup
+from llama_index_ace_finetune.evaluation.compare_runs import compare_runs
+from llama_index_ace_finetune.evaluation.evaluate import MEASURE
+
+_MEASURES = ("Success@1", "Success@5", "MRR@10", "nDCG@10")
+
+
+def print_comparison(paths: Sequence[Path], screen: Console, *, system: str | None = None, as_json: bool) -> None:
+    """Compare what the runs serve on the queries that they share, each with the first."""
+    found = compare_runs({str(path): report_file(path) for path in paths}, system=system)
+    if as_json:
+        screen.print(json.dumps(found, indent=2, ensure_ascii=False), markup=False)
+        return
+    screen.print(f"{found['queries']} shared test queries")
+    screen.print(_table(found))
+    spread = found["spread"][MEASURE]
+    screen.print(f"{MEASURE} over {spread['seeds']} runs: mean {spread['mean']:.3f}, s.d. {spread['deviation']:.3f}")
+    for warning in found["warnings"]:
+        screen.print(f"[yellow]note:[/] {escape(warning)}")
+
+
+def _table(found: dict[str, Any]) -> Table:
+    table = Table(header_style="bold")
+    table.add_column("run")
+    table.add_column("system")
+    for name in _MEASURES:
+        table.add_column(name, justify="right")
+    table.add_column(f"{MEASURE} against the first, 95 %", justify="right")
+    table.add_column("p", justify="right")
+    for run in found["runs"]:
+        difference = found["differences_to_first"][MEASURE].get(run["run"])
+        table.add_row(
+            escape(run["run"]),
+            escape(run["system"]),
+            *(f"{run['means'][name]:.3f}" for name in _MEASURES),
+            interval_markup(difference) if difference else "reference",
+            f"{difference['p_holm']:.4f}" if difference else "",
+        )
+    return table

@@ -1,0 +1,45 @@
+"""Show the report of a run again."""
+
+from __future__ import annotations
+
+import json
+import webbrowser
+from pathlib import Path
+
+from rich.console import Console
+
+from llama_index_ace_finetune.atomic import write_text
+from llama_index_ace_finetune.commands.summary import print_summary
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.evaluation.report import read_report
+from llama_index_ace_finetune.evaluation.report_html import render_html
+from llama_index_ace_finetune.run_folder import RunFolder
+
+
+def report_file(path: Path) -> Path:
+    """Return the report of a run folder, or the report itself."""
+    return RunFolder.open(path).report if path.is_dir() else path
+
+
+def show_report(path: Path, screen: Console, *, open_page: bool, as_json: bool) -> None:
+    """Print the table and the verdict, write the page anew from report.json, and open it if asked to.
+
+    Raises:
+        AceFinetuneError: for a report that is missing, corrupt or of another version, or a page that cannot be written.
+    """
+    file = report_file(path)
+    report = read_report(file)
+    page = file.with_suffix(".html")
+    try:
+        write_text(page, render_html(report))
+    except OSError as error:
+        raise AceFinetuneError(
+            f"The page {str(page)!r} cannot be written ({error}); copy the report elsewhere."
+        ) from error
+    if as_json:
+        screen.print(json.dumps(report, indent=2, ensure_ascii=False), markup=False)
+    else:
+        print_summary(report, screen)
+        screen.print(f"report  {page}", markup=False)
+    if open_page and not webbrowser.open(page.resolve().as_uri()):
+        raise AceFinetuneError(f"No browser could be started; open {str(page)!r} yourself.")

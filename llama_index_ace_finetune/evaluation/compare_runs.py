@@ -1,0 +1,104 @@
+"""Several runs on the queries that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.evaluation.comparison import compare_measures
+from llama_index_ace_finetune.evaluation.per_query import PerQuery, per_query_path
+from llama_index_ace_finetune.evaluation.report import read_report
+from llama_index_ace_finetune.evaluation.seed_spread import SeedSpread
+
+
+def compare_runs(reports: Mapping[str, Path], *, system: str | None = None) -> dict[str, Any]:
+    """Compare what each run serves, query by query, with the first run; return JSON values.
+
+    Args:
+        reports: by the name that a run gets, its report.json; the values of every query lie beside it.
+        system: compare this system of every run; by default what each run's dev queries chose.
+
+    Raises:
+        AceFinetuneError: for fewer than two runs, runs that share no query, or a run without that system.
+    """
+    if len(reports) < 2:
+        raise AceFinetuneError("There is one run only; give two or more different ones to compare.")
+    read = {name: read_report(path) for name, path in reports.items()}
+    served = {name: system or str(report["serving"]["system"]) for name, report in read.items()}
+    values = {name: PerQuery.read(per_query_path(path)) for name, path in reports.items()}
+    for name, one in values.items():
+        if served[name] not in one.values:
+            raise AceFinetuneError(
+                f"The run {name} has no system {served[name]!r}; name one of {', '.join(one.values)}."
+            )
+    first = next(iter(reports))
+    rows = _shared_rows(list(values.values()))
+    if not len(rows[0]):
+        raise AceFinetuneError(f"The runs {', '.join(reports)} share no test query; compare runs on the same data.")
+    measured: dict[str, Mapping[str, NDArray[np.float64]]] = {}
+    for name, chosen in zip(reports, rows, strict=True):
+        own = values[name].values[served[name]]
+        measured[name] = {measure: own[measure][chosen] for measure in values[first].values[served[first]]}
+    groups = [values[first].groups[row] for row in rows[0]]
+    comparisons = compare_measures(measured, base=first, groups=groups)
+    return {
+        "queries": len(rows[0]),
+        "runs": [_run(name, read[name], served[name], values[name], measured[name]) for name in reports],
+        "differences_to_first": {
+            measure: {
+                name: {**asdict(difference), "p_holm": found.adjusted[name], "effect_size": found.effect_sizes[name]}
+                for name, difference in found.differences.items()
+            }
+            for measure, found in comparisons.items()
+        },
+        "spread": {
+            measure: asdict(SeedSpread.of([float(measured[name][measure].mean()) for name in reports]))
+            for measure in comparisons
+        },
+        "warnings": _warnings(read, values, len(rows[0])),
+    }
+
+
+def _shared_rows(values: Sequence[PerQuery]) -> list[NDArray[np.int64]]:
+    """Per run the rows of the queries that all runs have, with the same text, in the same order."""
+    places = [{key: row for row, key in enumerate(zip(one.query_ids, one.hashes, strict=True))} for one in values]
+    shared = [key for key in places[0] if all(key in other for other in places[1:])]
+    return [np.array([held[key] for key in shared], np.int64) for held in places]
+
+
+def _run(
+    name: str,
+    report: Mapping[str, Any],
+    served: str,
+    values: PerQuery,
+    measured: Mapping[str, NDArray[np.float64]],
+) -> dict[str, Any]:
+    return {
+        "run": name,
+        "title": report["metadata"]["title"],
+        "system": served,
+        "base_model": report["baseline"]["model"],
+        "test_queries": len(values.query_ids),
+        "means": {measure: round(float(value.mean()), 6) for measure, value in measured.items()},
+    }
+
+
+def _warnings(read: Mapping[str, Mapping[str, Any]], values: Mapping[str, PerQuery], shared: int) -> list[str]:
+    warnings = []
+    sizes = {name: report["metadata"]["corpus_size"] for name, report in read.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        warnings.append(f"The runs rank different numbers of memories ({listed}), so their figures differ by that too.")
+    largest = max(len(one.query_ids) for one in values.values())
+    if shared < largest:
+        warnings.append(
+            f"Only {shared} of {largest} test queries are in all runs; another may have trained on the rest, and on "
+            "these: runs with the same split compare best."
+        )
+    return warnings

@@ -1,0 +1,115 @@
+"""What a LlamaIndex retriever finds for many queries."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.evaluation.systems import EvaluationSet
+from llama_index_ace_finetune.mining.retriever_source import RetrieverError, RetrieverSource
+from llama_index_ace_finetune.mining.sources import UNKNOWN
+
+if TYPE_CHECKING:
+    from llama_index.core.base.base_retriever import BaseRetriever
+    from llama_index.core.schema import NodeWithScore
+
+
+@dataclass
+class RetrieverHits:
+    """Hits of each query, collected one by one.
+
+    Attributes:
+        source: knows which corpus row a hit is.
+        corpus: how many rows there are.
+        rows: per query, its distinct rows, best first.
+        seconds: per query, how long the call took.
+    """
+
+    source: RetrieverSource
+    corpus: int
+    rows: dict[int, list[int]] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
+
+    def add(self, number: int, hits: Sequence[NodeWithScore], seconds: float) -> None:
+        """Keep what was found for the query of that number.
+
+        Only the best place of a repeated memory counts. A hit that the corpus does not hold is a wrong hit: it keeps
+        its place, as a row beyond the corpus.
+        """
+        found = dict.fromkeys(
+            self.corpus + place if row == UNKNOWN else row for place, row in enumerate(map(self.source.row, hits))
+        )
+        self.rows[number], self.seconds[number] = list(found), seconds
+
+    @property
+    def rankings(self) -> NDArray[np.int32]:
+        """Rows int32 [n, most hits], best first, padded with -1."""
+        rankings = np.full((len(self.rows), max(map(len, self.rows.values()), default=0)), -1, np.int32)
+        for number, found in self.rows.items():
+            rankings[number, : len(found)] = found
+        return rankings
+
+
+def retrieve_all(retriever: BaseRetriever, dataset: RetrievalDataset, data: EvaluationSet) -> RetrieverHits:
+    """Ask the retriever one query after the other.
+
+    Raises:
+        RetrieverError: if it fails, naming the query.
+    """
+    hits = RetrieverHits(RetrieverSource.over(dataset, retriever, data.queries), len(data.corpus))
+    for number, query in enumerate(data.queries):
+        start = time.perf_counter()
+        try:
+            hits.add(number, retriever.retrieve(query), time.perf_counter() - start)
+        except Exception as error:
+            raise _failure(retriever, query, error) from error
+    return hits
+
+
+async def aretrieve_all(
+    retriever: BaseRetriever, dataset: RetrievalDataset, data: EvaluationSet, *, concurrency: int
+) -> RetrieverHits:
+    """Ask the retriever for at most `concurrency` queries at a time; the first failure stops the others.
+
+    Raises:
+        RetrieverError: if it fails, naming the query.
+        AceFinetuneError: for a concurrency below 1.
+    """
+    if concurrency < 1:
+        raise AceFinetuneError(f"The concurrency is {concurrency}; let at least 1 query run.")
+    hits = RetrieverHits(RetrieverSource.over(dataset, retriever, data.queries), len(data.corpus))
+
+    async def work(waiting: Iterator[tuple[int, str]]) -> None:
+        # All workers draw from one iterator, so each query is asked once.
+        for number, query in waiting:
+            start = time.perf_counter()
+            try:
+                hits.add(number, await retriever.aretrieve(query), time.perf_counter() - start)
+            except Exception as error:
+                raise _failure(retriever, query, error) from error
+
+    waiting = iter(enumerate(data.queries))
+    workers = [asyncio.create_task(work(waiting)) for _ in range(min(concurrency, len(data.queries)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    return hits
+
+
+def _failure(retriever: BaseRetriever, query: str, error: Exception) -> RetrieverError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return RetrieverError(
+        f"The retriever {type(retriever).__name__} failed for the query {query[:200]!r} ({first}); mend it, or leave "
+        "that query out."
+    )
