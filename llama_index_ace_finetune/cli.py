@@ -36,6 +36,7 @@ Epochs = Annotated[int | None, typer.Option(help="Passes over the training queri
 Budget = Annotated[float | None, typer.Option(help="Minutes of training at most; 10 by default.")]
 BatchSize = Annotated[int | None, typer.Option(help="Queries per step.")]
 LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command was broken off.")]
 Seed = Annotated[int, typer.Option(help="Of the split and of the training.")]
 Negatives = Annotated[int, typer.Option(help="Hard negatives mined per query.")]
 MinDifficulty = Annotated[str | None, typer.Option(help="Leave out easier queries: easy, medium or hard.")]
@@ -98,6 +99,7 @@ def run(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     device: Device = None,
+    resume: Resume = False,
     seed: Seed = 0,
     top_k: TopK = None,
     min_rank: MinRank = None,
@@ -152,6 +154,7 @@ def run(
                 ),
                 min_difficulty=_difficulty(min_difficulty),
                 skip_categories=frozenset(skip_categories or ()),
+                resume=resume,
                 command=shlex.join(["ace-finetune", *sys.argv[1:]]),
             )
         )
@@ -241,6 +244,7 @@ def train(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     device: Device = None,
+    resume: Resume = False,
     seed: Seed = 0,
 ) -> None:
     """Fine-tune on training data; ships the base model where tuning does not help."""
@@ -252,7 +256,7 @@ def train(
         config = _training(
             base_model, str(output_dir), mode, keep_index, epochs, budget, batch_size, learning_rate, device, seed
         )
-        index = train_and_index(training_data, config)
+        index = train_and_index(training_data, config, resume=resume)
         console().print(f"model   {output_dir}\nindex   {index}", markup=False)
 
     _run(command)
@@ -394,6 +398,27 @@ def audit(
         from llama_index_ace_finetune.commands.audit import print_audit
 
         return print_audit(path, data, memories)
+
+    _run(command)
+
+
+@app.command()
+def export(
+    path: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
+    backend: Annotated[str, typer.Option(help="onnx or openvino.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Weights in 8 bits (onnx).")] = False,
+    max_loss: Annotated[float, typer.Option(help="Largest fall of dev MRR@10, absolute.")] = 0.005,
+    training_data: Annotated[Path | None, typer.Option(help="File with the dev queries; the run's own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write the model out for serving without torch; kept only where dev says that it ranks as well."""
+
+    def command() -> None:
+        from llama_index_ace_finetune.commands.export import export_model, find_model, print_export
+
+        model, dev = find_model(path, training_data)
+        record = export_model(model, dev, backend=backend, int8=int8, max_loss=max_loss)  # type: ignore[arg-type]
+        print_export(record, as_json=as_json)
 
     _run(command)
 

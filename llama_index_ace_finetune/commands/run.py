@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -18,10 +17,12 @@ from llama_index_ace_finetune.commands.generate import print_mining
 from llama_index_ace_finetune.commands.index import write_index
 from llama_index_ace_finetune.commands.summary import print_summary
 from llama_index_ace_finetune.commands.train import train_model
+from llama_index_ace_finetune.commands.work_folder import work_folder
 from llama_index_ace_finetune.datasets.audit import audit_split, require_clean
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.split import SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.training_data import modified_at
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.evaluation.report import write_report
@@ -47,6 +48,7 @@ class RunSettings:
         mining: where candidates come from, and which are refused.
         min_difficulty: leave out easier training queries.
         skip_categories: leave out training queries of these categories.
+        resume: go on from where a run with the same data and settings was broken off.
         command: as typed, for the report.
     """
 
@@ -59,6 +61,7 @@ class RunSettings:
     mining: MiningSettings = field(default_factory=MiningSettings)
     min_difficulty: str | None = None
     skip_categories: frozenset[str] = frozenset()
+    resume: bool = False
     command: str = ""
 
 
@@ -78,8 +81,9 @@ def run_pipeline(settings: RunSettings) -> dict[str, Any]:
     screen.print(f"split: train {len(split.train)}, dev {len(split.dev)}, test {len(split.test)} queries")
     encoding = EncoderSettings(device=settings.training.device, precision="auto")
     base = Encoder.load(settings.training.base_model, settings=encoding)
-    with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch, new_folder(settings.out) as aside:
-        cache, folder = Path(scratch), RunFolder(aside)
+    inputs = _inputs(settings, dataset)
+    with work_folder(settings.out, inputs=inputs, resume=settings.resume) as work, new_folder(settings.out) as aside:
+        cache, folder = work / "vectors", RunFolder(aside)
         miner = HardNegativeMiner(
             model=settings.training.base_model,
             settings=settings.mining,
@@ -104,7 +108,12 @@ def run_pipeline(settings: RunSettings) -> dict[str, Any]:
         require_clean(audit_split(dataset, split, data.examples_of("train")))
         split.save(folder.split)
         data.save(folder.training_data)
-        metrics = train_model(data, dataclasses.replace(settings.training, output_dir=str(folder.model)), cache=cache)
+        metrics = train_model(
+            data,
+            dataclasses.replace(settings.training, output_dir=str(folder.model)),
+            cache=cache,
+            checkpoints=work / "training",
+        )
         tuned = Encoder.load(folder.model, settings=encoding)
         result = evaluate_model(
             dataset, folder.model, device=settings.training.device, cache=cache, tuned=tuned, command=settings.command
@@ -121,6 +130,19 @@ def run_pipeline(settings: RunSettings) -> dict[str, Any]:
     screen.print(f"report  {final.report.with_suffix('.html')}", markup=False)
     screen.print(f"{seconds:.0f} s in all", markup=False)
     return result.report
+
+
+def _inputs(settings: RunSettings, dataset: RetrievalDataset) -> dict[str, Any]:
+    """All that the result depends on."""
+    return {
+        "memories": {identifier: [memory.text, memory.metadata] for identifier, memory in dataset.memories.items()},
+        "queries": {identifier: [query.text, query.metadata] for identifier, query in dataset.queries.items()},
+        "judgements": {identifier: dict(grades) for identifier, grades in dataset.judgements.items()},
+        "training": settings.training.to_dict(),
+        "split": dataclasses.asdict(settings.split),
+        "mining": settings.mining.to_dict(),
+        "filters": [settings.negatives, settings.min_difficulty, sorted(settings.skip_categories)],
+    }
 
 
 def _manifest(settings: RunSettings, metrics: dict[str, Any], seconds: float) -> dict[str, Any]:

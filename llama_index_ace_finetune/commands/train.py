@@ -7,6 +7,8 @@ from typing import Any
 
 from llama_index_ace_finetune.commands.console import console, steps_progress
 from llama_index_ace_finetune.commands.index import index_beside, write_index
+from llama_index_ace_finetune.commands.work_folder import work_folder
+from llama_index_ace_finetune.datasets.normalise import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -17,11 +19,17 @@ from llama_index_ace_finetune.training.model_folder import check_replaceable
 from llama_index_ace_finetune.training.rung import Rung
 
 
-def train_model(data: Path | TrainingData, config: TrainingConfig, *, cache: Path | None = None) -> dict[str, Any]:
+def train_model(
+    data: Path | TrainingData,
+    config: TrainingConfig,
+    *,
+    cache: Path | None = None,
+    checkpoints: Path | None = None,
+) -> dict[str, Any]:
     """Train with a progress bar, print what dev says, save the winner, and return the training's metrics."""
     check_replaceable(Path(config.output_dir))
     screen = console()
-    tuner = EmbeddingFineTuner(config, cache=cache)
+    tuner = EmbeddingFineTuner(config, cache=cache, checkpoints=checkpoints)
     counts = tuner.load_training_data(data)
     screen.print(
         f"training on {counts['train']} queries, choosing on {counts['dev']}, over {counts['memories']} memories"
@@ -48,16 +56,22 @@ def _told(rung: Rung) -> str:
     )
 
 
-def train_and_index(path: Path, config: TrainingConfig, *, max_examples: int | None = None) -> Path:
+def train_and_index(
+    path: Path, config: TrainingConfig, *, max_examples: int | None = None, resume: bool = False
+) -> Path:
     """`train_model` from a file, then an index of the file's memories beside the model; return the index's folder.
 
-    With `max_examples`, a random sample of so many examples is trained and chosen on.
+    With `max_examples`, a random sample of so many examples is trained and chosen on; with `resume`, a training that
+    was broken off goes on.
     """
     data = TrainingData.load(path)
     if max_examples is not None:
         data = data.sample(max_examples, seed=config.seed)
     model, index = Path(config.output_dir), index_beside(Path(config.output_dir))
-    train_model(data, config)
+    check_replaceable(model)
+    inputs = {"data": text_hash(path.read_text("utf-8")), "max_examples": max_examples, "config": config.to_dict()}
+    with work_folder(model, inputs=inputs, resume=resume) as work:
+        train_model(data, config, cache=work / "vectors", checkpoints=work / "training")
     settings = EncoderSettings(device=config.device, precision="auto")
     write_index(
         [Memory(i, text, data.memory_metadata.get(i, {})) for i, text in data.memories.items()],

@@ -29,6 +29,7 @@ class BatchCollator:
         query_prompt: text in front of every query.
         document_prompt: text in front of every document.
         suspected: per query, rows that are masked because they are probably right.
+        turn: which of the right answers and which negatives are up; the epoch, while a training goes on.
         valid_label_columns: read by the trainer.
     """
 
@@ -38,8 +39,8 @@ class BatchCollator:
     query_prompt: str
     document_prompt: str
     suspected: tuple[NDArray[np.int64], ...] | None = None
+    turn: int = 0
     valid_label_columns: list[str] = field(default_factory=list)
-    _visits: dict[int, int] = field(default_factory=dict, repr=False)
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
         """Build the batch for dataset rows of the form {"example": number}."""
@@ -59,12 +60,10 @@ class BatchCollator:
         """Return the corpus rows of the batch (distinct, in order of first use) and the targets int8 [q, d]."""
         columns: dict[int, int] = {}
         for number in numbers:
-            visit = self._visits.get(number, 0)
-            self._visits[number] = visit + 1
             relevant, negatives = self.examples.relevant[number], self.examples.negatives[number]
-            chosen = [int(relevant[visit % len(relevant)])]
+            chosen = [int(relevant[self.turn % len(relevant)])]
             for step in range(min(self.hard_negatives, len(negatives))):
-                chosen.append(int(negatives[(visit * self.hard_negatives + step) % len(negatives)]))
+                chosen.append(int(negatives[(self.turn * self.hard_negatives + step) % len(negatives)]))
             for row in chosen:
                 columns.setdefault(row, len(columns))
         documents = list(columns)

@@ -62,8 +62,9 @@ def climb_full(
             count=len(examples.queries),
             config=config,
             minutes=minutes,
-            callbacks=[watcher],
+            watchers=[watcher],
             on_plan=on_plan,
+            checkpoints=ground.checkpoints_of("full"),
         )
         selection: Selection | None = None
         shipped, dev_mrr = watcher.best_weights or base_weights, 0.0

@@ -56,8 +56,9 @@ def climb_queries(
         ground.document_vectors,
         settings=QueryTowerSettings(budget_minutes=minutes, seed=config.seed),
         matrix=matrix,
-        callbacks=[watcher],
+        watchers=[watcher],
         on_plan=on_plan,
+        checkpoints=ground.checkpoints_of("queries"),
     )
     assert watcher.best_weights is not None
     assert watcher.best_scores is not None

@@ -34,18 +34,23 @@ class EmbeddingFineTuner:
     Args:
         config: of the training.
         cache: folder for vectors of the base model, such as the miner's; none by default.
+        checkpoints: folder from which a training with the same data and settings goes on, and which it fills; none
+            by default. It can be deleted once the training is done.
 
     The order of calls is the original's: `load_training_data`, `initialize_model`, `train` (which also saves the
     winner to `config.output_dir`), `evaluate`.
     """
 
-    def __init__(self, config: TrainingConfig | None = None, *, cache: Path | None = None) -> None:
+    def __init__(
+        self, config: TrainingConfig | None = None, *, cache: Path | None = None, checkpoints: Path | None = None
+    ) -> None:
         self.config = config or TrainingConfig()
         self.data: TrainingData | None = None
         self.encoder: Encoder | None = None
         self.rungs: list[Rung] = []
         self.history: list[Mapping[str, float]] = []
         self._cache = cache
+        self._checkpoints = checkpoints
         self._train: IndexedExamples | None = None
         self._dev: DevSet | None = None
 
@@ -116,7 +121,7 @@ class EmbeddingFineTuner:
         encoder, examples = self._ready()
         # Before the work, not after it.
         check_replaceable(Path(self.config.output_dir))
-        ground = Ground(encoder, examples, self._dev, self.config, self._cache)
+        ground = Ground(encoder, examples, self._dev, self.config, self._cache, self._checkpoints)
         self.rungs = climb(ground, progress=progress, on_rung=on_rung, on_next=on_next)
         shipped, last = self.shipped, self.rungs[-1]
         if shipped:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.step_plan import StepPlan
 from llama_index_ace_finetune.training.trainer import ContrastiveTrainer, training_arguments
+from llama_index_ace_finetune.training.watcher import SEEN, TrainingWatcher
+
+_PLAN = "plan.json"
+_SAVED_SECONDS = 60
 
 OnPlan = Callable[[StepPlan], None]
 
@@ -22,6 +30,7 @@ OnPlan = Callable[[StepPlan], None]
 class Collator(Protocol):
     """Turns rows {"example": number} into feature tensors named `query_...` and `document_...`, and `label`."""
 
+    turn: int
     valid_label_columns: list[str]
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
@@ -37,8 +46,9 @@ def fit(
     count: int,
     config: TrainingConfig,
     minutes: float | None,
-    callbacks: Sequence[TrainerCallback],
+    watchers: Sequence[TrainingWatcher],
     on_plan: OnPlan | None = None,
+    checkpoints: Path | None = None,
 ) -> tuple[int, float]:
     """Train `encoder.model` in place; return steps and epochs done.
 
@@ -49,32 +59,70 @@ def fit(
         count: examples.
         config: epochs, batch size, schedule, seed.
         minutes: of training; where the epochs would take longer, fewer steps are planned. None trains them all.
-        callbacks: of the trainer.
+        watchers: of the training.
         on_plan: called with the plan before the first step.
+        checkpoints: folder for the plan and for checkpoints about once a minute; what lies there is gone on from, and
+            then ends with the weights of an unbroken training. None keeps none.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
 
     model, bfloat16 = encoder.model, encoder.settings.precision == "bfloat16"
-    plan = plan_steps(loss, collator(), count=count, config=config, minutes=minutes, bfloat16=bfloat16)
+    plan = _kept_plan(checkpoints)
+    if plan is None:
+        plan = plan_steps(loss, collator(), count=count, config=config, minutes=minutes, bfloat16=bfloat16)
+    if checkpoints:
+        write_json(checkpoints / _PLAN, asdict(plan))
     if on_plan:
         on_plan(plan)
+    batches = collator()
     with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch:
+        args = training_arguments(
+            config,
+            steps=plan.steps,
+            device=model.device.type,
+            bfloat16=bfloat16,
+            folder=str(checkpoints or scratch),
+            save_steps=max(1, round(plan.steps * _SAVED_SECONDS / max(plan.seconds, 1))) if checkpoints else None,
+        )
         trainer = ContrastiveTrainer(
             model=model,
-            args=training_arguments(
-                config, steps=plan.steps, device=model.device.type, bfloat16=bfloat16, scratch=scratch
-            ),
+            args=args,
             train_dataset=Dataset.from_dict({"example": list(range(count))}),
             loss=loss,
-            data_collator=collator(),  # type: ignore[arg-type]  # it is called, never subclassed
-            callbacks=list(callbacks),
+            data_collator=batches,  # type: ignore[arg-type]  # it is called, never subclassed
+            callbacks=[_Turns(batches), *watchers],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        last = last_checkpoint(checkpoints)
+        if last:
+            for watcher in watchers:
+                watcher.restore(last)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     model.eval()
     encoder.weights_changed()
     return int(trainer.state.global_step), float(trainer.state.epoch or 0.0)
+
+
+def last_checkpoint(folder: Path | None) -> Path | None:
+    """Return the newest whole checkpoint in `folder`, None where there is none."""
+    whole = [file.parent for file in folder.glob(f"checkpoint-*/{SEEN}")] if folder else []
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+class _Turns(TrainerCallback):
+    """Tells the collator which epoch it is, in an unbroken training and in one that goes on."""
+
+    def __init__(self, collator: Collator) -> None:
+        self._collator = collator
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._collator.turn = int((state.epoch or 0.0) + 1e-6)
+
+
+def _kept_plan(folder: Path | None) -> StepPlan | None:
+    file = folder / _PLAN if folder else None
+    return StepPlan(**json.loads(file.read_text(encoding="utf-8"))) if file and file.is_file() else None
 
 
 def plan_steps(

@@ -25,6 +25,7 @@ class Ground:
         dev: the dev queries over the same corpus; None where there are none.
         config: of the training.
         cache: folder for vectors; none by default.
+        checkpoints: folder for checkpoints of the rungs; none by default.
     """
 
     encoder: Encoder
@@ -32,6 +33,11 @@ class Ground:
     dev: DevSet | None
     config: TrainingConfig
     cache: Path | None = None
+    checkpoints: Path | None = None
+
+    def checkpoints_of(self, rung: str) -> Path | None:
+        """Folder for the checkpoints of one rung."""
+        return self.checkpoints / rung if self.checkpoints else None
 
     @cached_property
     def document_vectors(self) -> NDArray[np.float32]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
@@ -21,6 +21,7 @@ from llama_index_ace_finetune.training.embed import embed
 from llama_index_ace_finetune.training.examples import IndexedExamples
 from llama_index_ace_finetune.training.fit import OnPlan, fit
 from llama_index_ace_finetune.training.full_corpus_loss import full_corpus_loss, nearest_part, nearest_rows, pad_rows
+from llama_index_ace_finetune.training.watcher import TrainingWatcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +81,9 @@ def train_query_tower(
     *,
     settings: QueryTowerSettings | None = None,
     matrix: NDArray[np.float32] | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
+    watchers: Sequence[TrainingWatcher] = (),
     on_plan: OnPlan | None = None,
+    checkpoints: Path | None = None,
 ) -> tuple[int, float]:
     """Train the weights of `encoder.model` in place, so that queries find their right answers among fixed vectors.
 
@@ -93,8 +95,9 @@ def train_query_tower(
         document_vectors: float32 [m, d], unit rows, one per text of `examples.corpus`.
         settings: of the training.
         matrix: float32 [d, d] on the tower's output, as `fit_linear` gives it; it stays as it is.
-        callbacks: of the trainer, a `TrainingWatcher` for instance.
+        watchers: of the training.
         on_plan: called with the planned steps before the first.
+        checkpoints: see `fit`.
 
     Returns:
         Steps and epochs done.
@@ -127,8 +130,9 @@ def train_query_tower(
         count=len(examples.queries),
         config=settings.training_config,
         minutes=settings.budget_minutes,
-        callbacks=callbacks,
+        watchers=watchers,
         on_plan=on_plan,
+        checkpoints=checkpoints,
     )
 
 
@@ -140,12 +144,14 @@ class QueryCollator:
         preprocess: the model's own `preprocess(texts, prompt=..., task=...)`.
         examples: what the numbers mean.
         query_prompt: text in front of every query.
+        turn: the epoch; each query comes once in each, so it changes nothing.
         valid_label_columns: read by the trainer.
     """
 
     preprocess: Callable[..., dict[str, Any]]
     examples: IndexedExamples
     query_prompt: str
+    turn: int = 0
     valid_label_columns: list[str] = field(default_factory=list)
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:

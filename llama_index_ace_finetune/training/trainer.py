@@ -19,11 +19,14 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
 
 
 def training_arguments(
-    config: TrainingConfig, *, steps: int, device: str, bfloat16: bool, scratch: str
+    config: TrainingConfig, *, steps: int, device: str, bfloat16: bool, folder: str, save_steps: int | None = None
 ) -> SentenceTransformerTrainingArguments:
-    """Return the trainer's arguments for `steps` optimiser steps; dev and saving are the watcher's."""
+    """Return the trainer's arguments for `steps` optimiser steps; dev is the watcher's.
+
+    Checkpoints go to `folder` every `save_steps`; None saves none.
+    """
     return SentenceTransformerTrainingArguments(
-        output_dir=scratch,
+        output_dir=folder,
         max_steps=steps,
         per_device_train_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
@@ -35,7 +38,9 @@ def training_arguments(
         logging_steps=max(1, steps // _LOGGED_STEPS),
         logging_nan_inf_filter=False,
         eval_strategy="no",
-        save_strategy="no",
+        save_strategy="no" if save_steps is None else "steps",
+        save_steps=save_steps or 1,
+        save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=device == "cuda",

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.selection import copy_weights
+
+SEEN = "watcher.json"
+_WEIGHTS = "best.safetensors"
 
 StepProgress = Callable[[int, int, dict[str, float]], None]
 
@@ -47,6 +55,11 @@ class TrainingWatcher(TrainerCallback):
         self._latest: dict[str, float] = {}
         if base_scores is not None:
             self.history.append({"step": 0, "epoch": 0.0, **base_scores.means})
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Make up for the look at the end of an epoch, before which its last checkpoint was saved."""
+        if state.global_step and not self._eval_steps and float(state.epoch or 0.0).is_integer():
+            self._evaluate(state, control)
 
     def on_log(
         self,
@@ -83,6 +96,33 @@ class TrainingWatcher(TrainerCallback):
         """Make sure that the last weights were evaluated."""
         if state.global_step and self._evaluated_at != state.global_step:
             self._evaluate(state, control)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Keep what was seen so far with the checkpoint; a checkpoint without it is not whole."""
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        if self.best_weights is not None:
+            save_file(self.best_weights, folder / _WEIGHTS)
+        scores = self.best_scores
+        seen = {
+            "history": self.history,
+            "best": self._best if self.best_scores else None,
+            "without_gain": self._without_gain,
+            "evaluated_at": self._evaluated_at,
+            "mrr": scores.mrr.tolist() if scores else None,
+            "means": scores.means if scores else None,
+        }
+        write_json(folder / SEEN, seen)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from what `on_save` kept."""
+        seen = json.loads((checkpoint / SEEN).read_text(encoding="utf-8"))
+        self.history = seen["history"]
+        self._without_gain, self._evaluated_at = seen["without_gain"], seen["evaluated_at"]
+        if (checkpoint / _WEIGHTS).is_file():
+            self.best_weights = load_file(checkpoint / _WEIGHTS)
+        if seen["mrr"] is not None:
+            self._best = seen["best"]
+            self.best_scores = DevScores(mrr=np.array(seen["mrr"], np.float64), means=seen["means"])
 
     def _evaluate(self, state: TrainerState, control: TrainerControl) -> None:
         if self._evaluated_at == state.global_step:

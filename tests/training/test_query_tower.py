@@ -101,7 +101,7 @@ def test_training_moves_queries_to_their_answers(
     dev = FixedDocumentsDevSet(train, document_vectors=vectors)
     before = dev.score(encoder)
     watcher = TrainingWatcher(encoder, dev, base_scores=before, eval_steps=None, patience=None)
-    steps, epochs = train_query_tower(encoder, train, vectors, settings=SETTINGS, callbacks=[watcher])
+    steps, epochs = train_query_tower(encoder, train, vectors, settings=SETTINGS, watchers=[watcher])
     assert (steps, epochs) == (4, 2.0)
     losses = [row["loss"] for row in watcher.history if "loss" in row]
     assert losses[-1] < losses[0]

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from llama_index_ace_finetune.commands.work_folder import work_folder
+from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError
+
+
+def break_off(output: Path, inputs: dict[str, int], *, resume: bool = False) -> list[str]:
+    """Leave a file in the work folder and fail; return what was there at the start."""
+    with contextlib.suppress(KeyboardInterrupt), work_folder(output, inputs=inputs, resume=resume) as folder:
+        found = sorted(path.name for path in folder.iterdir())
+        (folder / "half").write_text("done", encoding="utf-8")
+        raise KeyboardInterrupt
+    return found
+
+
+def test_what_was_broken_off_is_kept_and_gone_on_from(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    assert break_off(output, {"seed": 1}) == ["work.json"]
+    assert break_off(output, {"seed": 1}, resume=True) == ["half", "work.json"]
+    assert break_off(output, {"seed": 1}) == ["work.json"]
+    with work_folder(output, inputs={"seed": 1}, resume=True) as folder:
+        assert (folder / "half").is_file()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_inputs_are_told_and_nothing_is_lost(tmp_path: Path) -> None:
+    break_off(tmp_path / "run", {"seed": 1})
+    with (
+        pytest.raises(AceFinetuneError, match="had other data or settings"),
+        work_folder(tmp_path / "run", inputs={"seed": 2}, resume=True),
+    ):
+        pass
+    assert (tmp_path / ".run.work" / "half").is_file()
+
+
+def test_two_at_once_are_told(tmp_path: Path) -> None:
+    with (
+        work_folder(tmp_path / "run", inputs={}, resume=False) as folder,
+        pytest.raises(AceFinetuneError, match="Another process is writing"),
+        work_folder(tmp_path / "run", inputs={}, resume=False),
+    ):
+        pass
+    assert not folder.exists()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".run.work").mkdir()
+    (tmp_path / ".run.work" / "thesis.txt").write_text("mine", encoding="utf-8")
+    with (
+        pytest.raises(OutputExistsError, match="holds something else"),
+        work_folder(tmp_path / "run", inputs={}, resume=False),
+    ):
+        pass
+    assert (tmp_path / ".run.work" / "thesis.txt").is_file()

@@ -1,0 +1,71 @@
+"""A training that is killed goes on and ends with the weights of an unbroken one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.training.fit import last_checkpoint
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from llama_index_ace_finetune.training import fit
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+
+fit._SAVED_SECONDS = 0.01  # after every step
+data, output, checkpoints, mode = sys.argv[1:]
+tuner = EmbeddingFineTuner(
+    TrainingConfig(output_dir=output, mode=mode, epochs=3, batch_size=8, hard_negatives=1, budget_minutes=None,
+                   learning_rate=1e-4, interpolation=(1.0,), max_seq_length=32, device="cpu", precision="float32"),
+    checkpoints=Path(checkpoints),
+)
+tuner.load_training_data(data)
+tuner.initialize_model()
+tuner.train(progress=lambda step, total, latest: print("step", step, flush=True))
+print("rows", len(tuner.history))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "killed_at"), [("full", 8), ("queries", 2)])
+def test_a_killed_training_goes_on(training_data: TrainingData, tmp_path: Path, mode: str, killed_at: int) -> None:
+    training_data.save(tmp_path / "data.json")
+
+    def command(name: str) -> list[str]:
+        return [
+            sys.executable,
+            "-c",
+            SCRIPT,
+            *(str(tmp_path / part) for part in ("data.json", name, f"{name}.work")),
+            mode,
+        ]
+
+    whole = subprocess.run(command("whole"), capture_output=True, text=True, check=True)
+    with subprocess.Popen(command("broken"), stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        for line in killed.stdout:
+            if line.strip() == f"step {killed_at}":
+                os.kill(killed.pid, signal.SIGKILL)
+                break
+    assert not (tmp_path / "broken").exists()
+    last = last_checkpoint(tmp_path / "broken.work" / mode)
+    assert last is not None
+    resumed = subprocess.run(command("broken"), capture_output=True, text=True, check=True)
+    steps = [line for line in resumed.stdout.splitlines() if line.startswith("step")]
+    assert steps[0] == f"step {int(last.name.rpartition('-')[2]) + 1}"
+    assert resumed.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
+    for file in (tmp_path / "whole").rglob("*.safetensors"):
+        ours = load_file(tmp_path / "broken" / file.relative_to(tmp_path / "whole"))
+        for name, weights in load_file(file).items():
+            assert (ours[name] == weights).all(), name
