@@ -12,17 +12,22 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
 
 from llama_index_ace_finetune.encoders.encoder import Encoder, Role
+from llama_index_ace_finetune.encoders.exports.load_encoder import Backend, load_encoder
 from llama_index_ace_finetune.encoders.identity import identify_model
+from llama_index_ace_finetune.encoders.query_cache import QueryCache
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
+
+_WARM_UP_WORDS = (4, 12, 20, 28, 36)
 
 
 class FineTunedEmbedding(BaseEmbedding):
     """A sentence-transformers model with its own query and document prompts.
 
-    The weights are loaded at the first text. Everything that changes a vector is a field, so `from_dict(to_dict())`,
-    pickling and copying give an object that makes the same vectors; `fingerprint` names the model's content, so that
-    caches and indexes notice a retrained model in the same folder.
+    The weights are loaded at the first text, or by `warm_up`. Where the model's folder holds an export that
+    `ace-finetune export` wrote, that serves, without torch, unless `backend` says otherwise. Everything that changes a
+    vector is a field, so `from_dict(to_dict())`, pickling and copying give an object that makes the same vectors;
+    `fingerprint` names the model's content, so that caches and indexes notice a retrained model in the same folder.
 
     Raises:
         AceFinetuneError: for an `embeddings_cache`, which would mix up vectors of several models or prompts.
@@ -36,10 +41,13 @@ class FineTunedEmbedding(BaseEmbedding):
     truncate_dim: int | None = Field(default=None, description="Keep the first dimensions only.")
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="Of the forward pass.")
     trust_remote_code: bool = Field(default=False, description="Run code that comes with the model.")
+    backend: Backend = Field(default="auto", description="torch, onnx, openvino; auto takes an export if there is one.")
+    query_cache_size: int = Field(default=1024, ge=0, description="Query vectors kept in memory; 0 keeps none.")
     fingerprint: str = Field(default="", description="Content of the model; filled in at construction.")
 
     _encoder: Encoder | None = PrivateAttr(default=None)
     _loading: Any = PrivateAttr(default=None)
+    _query_cache: Any = PrivateAttr(default=None)
 
     def __init__(self, model_name: str, *, embed_batch_size: int = DEFAULT_EMBED_BATCH_SIZE, **fields: Any) -> None:
         super().__init__(model_name=model_name, embed_batch_size=embed_batch_size, **fields)
@@ -49,6 +57,7 @@ class FineTunedEmbedding(BaseEmbedding):
                 "give this model another one's; leave it out."
             )
         self._loading = threading.Lock()
+        self._query_cache = QueryCache(self.query_cache_size)
         identity = identify_model(self.model_name, settings=self._settings())
         if self.fingerprint:
             self._require_unchanged(identity.fingerprint)
@@ -67,6 +76,7 @@ class FineTunedEmbedding(BaseEmbedding):
             truncate_dim=settings.truncate_dim,
             precision=settings.precision,
             trust_remote_code=settings.trust_remote_code,
+            backend=encoder.backend,
         )
         embedding._encoder = encoder
         return embedding
@@ -77,9 +87,9 @@ class FineTunedEmbedding(BaseEmbedding):
         return "FineTunedEmbedding"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the weights and the lock out: the other side loads the model from its name."""
+        """Leave the weights, the lock and cached vectors out: the other side loads the model from its name."""
         bare = copy.copy(self)
-        bare._encoder = bare._loading = None
+        bare._encoder = bare._loading = bare._query_cache = None
         return super(FineTunedEmbedding, bare).__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -96,7 +106,7 @@ class FineTunedEmbedding(BaseEmbedding):
         if self._encoder is None:
             with self._loading:
                 if self._encoder is None:
-                    encoder = Encoder.load(self.model_name, settings=self._settings())
+                    encoder = load_encoder(self.model_name, settings=self._settings(), backend=self.backend)
                     self._require_unchanged(encoder.fingerprint)
                     self._encoder = encoder
         return self._encoder
@@ -109,6 +119,11 @@ class FineTunedEmbedding(BaseEmbedding):
     def get_query_embeddings(self, queries: list[str]) -> list[list[float]]:
         """Return the vectors of several queries, embedded together."""
         return self._embed(queries, "query")
+
+    def warm_up(self) -> None:
+        """Load the model and embed texts of a few lengths, so that the first query does not wait for either."""
+        for words in _WARM_UP_WORDS:
+            self.encoder.encode_queries(["word " * words])
 
     def _require_unchanged(self, fingerprint: str) -> None:
         if fingerprint != self.fingerprint:
@@ -133,7 +148,9 @@ class FineTunedEmbedding(BaseEmbedding):
         return [vector.tolist() for vector in self.encoder.encode(texts, role=role)]
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self._embed([query], "query")[0]
+        return self._query_cache.get(  # type: ignore[no-any-return]
+            self.encoder.vector_key, query, lambda: self._embed([query], "query")[0]
+        )
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._embed([text], "document")[0]

@@ -40,7 +40,7 @@ class Encoder:
     """
 
     CHUNK = 1024
-    backend = "torch"
+    backend: Literal["torch", "onnx", "openvino"] = "torch"
 
     def __init__(self, model: SentenceTransformer, *, name: str, fingerprint: str, settings: EncoderSettings) -> None:
         self.model = model

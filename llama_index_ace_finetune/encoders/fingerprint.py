@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,8 +35,19 @@ def fingerprints(folder: Path, settings: Mapping[str, Any]) -> tuple[str, str]:
         if file.name in _IGNORED or relative.parts[0].startswith(".") or (file.parent / EXPORT_RECORD).is_file():
             continue
         digest.update(relative.as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(bytes.fromhex(file_hash(file)))
     return _with(digest, settings), _with(digest, {})
+
+
+def file_hash(file: Path) -> str:
+    """Return a file's sha256, read once as long as size, time of change and place on disk stay the same."""
+    state = file.stat()
+    return _hash(file, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@lru_cache(maxsize=256)
+def _hash(file: Path, size: int, changed: int, place: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _with(digest: hashlib._Hash, settings: Mapping[str, Any]) -> str:

@@ -1,0 +1,125 @@
+"""ExportedEncoder: an Encoder that needs neither torch nor transformers."""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from llama_index_ace_finetune.encoders.encoder import Encoder, Role
+from llama_index_ace_finetune.encoders.exports.record import TOKENIZER, ExportRecord, file_hashes
+from llama_index_ace_finetune.encoders.exports.runtime import ExportBackend, Runtime, open_runtime
+from llama_index_ace_finetune.encoders.exports.threads import usable_threads
+from llama_index_ace_finetune.encoders.exports.token_batches import token_batches
+from llama_index_ace_finetune.encoders.identity import ModelIdentity, identify_model
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.errors import ModelError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+class ExportedEncoder(Encoder):
+    """A model folder's export, in ONNX Runtime or OpenVINO.
+
+    Its fingerprint is that of the model it was made from, so it serves the same index; it was kept only because its
+    vectors rank dev queries as well. Calls from several threads run side by side.
+    """
+
+    def __init__(
+        self, identity: ModelIdentity, folder: Path, record: ExportRecord, *, name: str, settings: EncoderSettings
+    ) -> None:
+        self.name = name
+        self.fingerprint = identity.fingerprint
+        self.settings = settings
+        self.backend = record.backend
+        self._identity = identity
+        self._record = record
+        self._prompts = {"query": identity.prompts.query, "document": identity.prompts.document}
+        self._tokenizer = _open_tokenizer(folder / TOKENIZER, _shorter(settings.max_seq_length, record.max_seq_length))
+        self._loading = threading.Lock()
+        opened: dict[str, Runtime] = {
+            file: open_runtime(record.backend, folder / file, precision=record.precision, threads=usable_threads())
+            for file in set(record.graphs.values())
+        }
+        self._runtimes = {role: opened[file] for role, file in record.graphs.items()}
+
+    @classmethod
+    def open(cls, name: str | Path, backend: ExportBackend, *, settings: EncoderSettings | None = None) -> Encoder:
+        """Open the export of a model folder or hub name.
+
+        Raises:
+            MissingRuntimeError: if the backend's package is not installed.
+            ModelError: if there is no export, it is corrupt, or it was made from other weights.
+        """
+        settings = settings or EncoderSettings()
+        identity = identify_model(name, settings=settings)
+        folder = identity.folder / backend
+        record = ExportRecord.read(folder)
+        if record.source != identity.content:
+            raise ModelError(
+                f"The export in {str(folder)!r} was made from other weights than the model folder holds now; "
+                f"make it again with `ace-finetune export --backend {backend}`."
+            )
+        if file_hashes(folder) != record.files:
+            raise ModelError(
+                f"The export in {str(folder)!r} is corrupt (its files are not those that were written); "
+                f"make it again with `ace-finetune export --backend {backend}`."
+            )
+        return cls(identity, folder, record, name=str(name), settings=settings)
+
+    @cached_property
+    def model(self) -> SentenceTransformer:  # type: ignore[override]
+        """The model that the export was made from; loads torch."""
+        with self._loading:
+            return Encoder.load(self.name, settings=self.settings).model
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return min(self._record.dimension, self.settings.truncate_dim or self._record.dimension)
+
+    @property
+    def vector_key(self) -> str:
+        """Name of the vectors: the fingerprint, and what computes them."""
+        return f"{self.fingerprint}-{self.backend}-{self._runtimes['query'].precision}"
+
+    def tokens(self, texts: list[str], role: Role) -> list[list[int]]:
+        """Return the token ids of each text with its role's prompt, cut at the maximum length."""
+        prompt = self._prompts[role]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast([prompt + text for text in texts])]
+
+    def _forward(self, texts: list[str], role: Role) -> NDArray[np.float32]:
+        batches = token_batches(self.tokens(texts, role), padding_id=self._record.padding_id)
+        vectors = np.empty((len(texts), self._record.dimension), np.float32)
+        for batch, rows in zip(batches, self._runtimes[role](batches), strict=True):
+            vectors[batch.rows] = rows
+        if self.dimension < vectors.shape[1]:
+            vectors = vectors[:, : self.dimension]
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        if not np.isfinite(vectors).all():
+            raise ModelError(f"The {self.backend} export of {self.name!r} gives NaN or infinite vectors; export again.")
+        return vectors
+
+
+def _shorter(wanted: int | None, own: int) -> int:
+    return own if wanted is None else min(wanted, own)
+
+
+def _open_tokenizer(file: Path, length: int) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise ModelError(
+            f"The tokenizer {str(file)!r} cannot be read ({error}); make the export again with `ace-finetune export`."
+        ) from error
+    tokenizer.no_padding()
+    # The side comes with the file; everything else about cutting is set here.
+    side = (tokenizer.truncation or {}).get("direction", "right")
+    tokenizer.enable_truncation(length, direction=str(side).lower())
+    return tokenizer

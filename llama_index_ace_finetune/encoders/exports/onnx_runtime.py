@@ -1,0 +1,40 @@
+"""ONNX Runtime on the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from onnxruntime import InferenceSession, SessionOptions
+
+from llama_index_ace_finetune.encoders.exports.runtime import INPUTS
+from llama_index_ace_finetune.encoders.exports.token_batches import TokenBatch
+
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntime:
+    """A graph in ONNX Runtime; every batch takes all threads."""
+
+    def __init__(self, file: Path, *, precision: str, threads: int) -> None:
+        options = SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        # Threads that spin between queries take the processor from whatever else serves.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self.precision = precision
+
+    def __call__(self, batches: Sequence[TokenBatch]) -> list[NDArray[np.float32]]:
+        """Run the batches one after the other; see `Runtime`."""
+        return [
+            cast(
+                "NDArray[np.float32]",
+                self._session.run(None, dict(zip(INPUTS, (batch.token_ids, batch.attention_mask), strict=True)))[0],
+            )
+            for batch in batches
+        ]

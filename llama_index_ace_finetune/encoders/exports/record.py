@@ -1,0 +1,110 @@
+"""ExportRecord: what an export was made from, and what it costs on dev."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llama_index_ace_finetune.atomic import write_json
+from llama_index_ace_finetune.encoders.exports.runtime import EXPORT_BACKENDS, ExportBackend
+from llama_index_ace_finetune.encoders.fingerprint import EXPORT_RECORD, file_hash
+from llama_index_ace_finetune.errors import ModelError
+
+FORMAT_VERSION = 1
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevLoss:
+    """MRR@10 on dev of the model in torch and of its export.
+
+    Attributes:
+        queries: how many there are.
+        memories: how many are ranked.
+        torch: the model's own.
+        export: queries and memories by the export.
+        mixed: queries by the export over memories by torch, as in an index that was made before the export.
+        loss: `torch` minus the smaller of the others; negative where the export is better.
+    """
+
+    queries: int
+    memories: int
+    torch: float
+    export: float
+    mixed: float
+
+    @property
+    def loss(self) -> float:
+        """How much is lost in the worse of the two uses."""
+        return self.torch - min(self.export, self.mixed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRecord:
+    """What lies in an export's folder.
+
+    Attributes:
+        backend: what runs it.
+        precision: of its weights.
+        source: fingerprint of the model folder it was made from, without settings.
+        graphs: file name per role; one file serves both roles unless the model has two towers.
+        files: sha256 of every file.
+        dimension: length of a vector.
+        max_seq_length: tokens per text at most.
+        padding_id: token to pad with.
+        dev: what it costs; None where it was not measured.
+        query_milliseconds: median of one query, by "torch" and by "export", where it was made.
+    """
+
+    backend: ExportBackend
+    precision: Literal["float32", "int8"]
+    source: str
+    graphs: dict[str, str]
+    files: dict[str, str]
+    dimension: int
+    max_seq_length: int
+    padding_id: int
+    dev: DevLoss | None = None
+    query_milliseconds: dict[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return {"format_version": FORMAT_VERSION, **asdict(self)}
+
+    def write(self, folder: Path) -> None:
+        """Write the record into the export's folder."""
+        write_json(folder / EXPORT_RECORD, self.to_dict())
+
+    @classmethod
+    def read(cls, folder: Path) -> ExportRecord:
+        """Read an export's folder.
+
+        Raises:
+            ModelError: if there is no record, or it cannot be read.
+        """
+        file = folder / EXPORT_RECORD
+        if not file.is_file():
+            raise ModelError(f"There is no export in {str(folder)!r}; make one with `ace-finetune export`.")
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content.pop("format_version") != FORMAT_VERSION:
+                raise ValueError("of another version")
+            dev = content.pop("dev")
+            return cls(**content, dev=DevLoss(**dev) if dev else None)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError(
+                f"The record {str(file)!r} is corrupt ({error}); export again with `ace-finetune export`."
+            ) from error
+
+
+def exports_of(model: Path) -> list[ExportBackend]:
+    """Return the backends that the model folder holds an export for."""
+    return [backend for backend in EXPORT_BACKENDS if (model / backend / EXPORT_RECORD).is_file()]
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file in an export's folder but the record, by name."""
+    files = sorted(path for path in folder.iterdir() if path.name != EXPORT_RECORD)
+    return {path.name: file_hash(path) for path in files}

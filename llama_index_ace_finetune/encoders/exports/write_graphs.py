@@ -1,0 +1,187 @@
+"""A model's graph in a file, from token ids to unit vectors."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.exports.exported_encoder import ExportedEncoder
+from llama_index_ace_finetune.encoders.exports.record import TOKENIZER, ExportRecord, file_hashes
+from llama_index_ace_finetune.encoders.exports.runtime import (
+    INPUTS,
+    ExportBackend,
+    MissingRuntimeError,
+    require_runtime,
+)
+from llama_index_ace_finetune.encoders.towers import tower
+from llama_index_ace_finetune.errors import ModelError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_MODULES = {"Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout"}
+_ROLES = ("query", "document")
+_OPSET = 17
+_EXAMPLES = ["a short text", "a text that is somewhat longer than the other one"]
+
+
+def write_graphs(
+    model: SentenceTransformer, folder: Path, *, name: str, source: str, backend: ExportBackend, int8: bool
+) -> ExportRecord:
+    """Write what `ExportedEncoder` opens, but for the record, and return the record.
+
+    One graph serves both roles, unless the model embeds queries and documents differently.
+
+    Args:
+        model: in torch.
+        folder: an empty one.
+        name: of the model, for errors.
+        source: fingerprint of the model folder's files.
+        backend: what will run it.
+        int8: store the weights of products in 8 bits, one scale a channel ("onnx" alone).
+
+    Raises:
+        MissingRuntimeError: if a package is not installed.
+        ModelError: if the model has a module that cannot be exported, or `int8` is not for this backend.
+    """
+    require_runtime(backend)
+    if backend == "onnx" and find_spec("onnx") is None:
+        raise MissingRuntimeError(
+            "An export to onnx needs the package 'onnx', which is not installed; "
+            "run `pip install 'llama-index-ace-finetune[onnx]'`."
+        )
+    if int8 and backend != "onnx":
+        raise ModelError(f"There is no int8 export for {backend}; leave --int8 out, or take --backend onnx.")
+    towers = {role: tower(model, role) for role in _ROLES}
+    for modules in towers.values():
+        _check(modules, name)
+    shared = towers["query"] == towers["document"]
+    suffix = ".onnx" if backend == "onnx" else ".xml"
+    graphs = {role: f"{'model' if shared else role}{suffix}" for role in _ROLES}
+    transformer: Any = towers["document"][0]
+    transformer.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+    features = model.preprocess(_EXAMPLES)
+    example = tuple(features[key].to(model.device) for key in INPUTS)
+    for role in _ROLES[:1] if shared else _ROLES:
+        graph = _Graph(towers[role]).eval()
+        with torch.no_grad(), _quiet():
+            if backend == "onnx":
+                _write_onnx(graph, example, folder / graphs[role], int8=int8)
+            else:
+                _write_openvino(graph, example, folder / graphs[role])
+    return ExportRecord(
+        backend=backend,
+        precision="int8" if int8 else "float32",
+        source=source,
+        graphs=graphs,
+        files=file_hashes(folder),
+        dimension=model.get_embedding_dimension() or 0,
+        max_seq_length=int(transformer.max_seq_length),
+        padding_id=int(transformer.tokenizer.pad_token_id),
+    )
+
+
+def require_same_tokens(encoder: Encoder, exported: ExportedEncoder, texts: list[str]) -> None:
+    """Raise ModelError unless both cut these texts into the same tokens, in both roles."""
+    for role in _ROLES:
+        features = encoder.model.preprocess(texts, prompt=encoder.model.prompts.get(role) or None, task=role)
+        rows = zip(features["input_ids"], features["attention_mask"], strict=True)
+        expected = [ids[mask.bool()].tolist() for ids, mask in rows]
+        found = exported.tokens(texts, role)  # type: ignore[arg-type]
+        if expected != found:
+            raise ModelError(
+                f"The model {encoder.name!r} cuts texts into tokens in a way that an export does not; use it in torch."
+            )
+
+
+class _Graph(nn.Module):
+    """Unit vectors from token ids; what is left of a model when its prompts and tokenizer are taken off."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(modules)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        features = dict(zip(INPUTS, (input_ids, attention_mask), strict=True))
+        for part in self.parts:
+            features = part(features)
+        return nn.functional.normalize(features["sentence_embedding"].float(), dim=1)
+
+
+def _check(modules: list[nn.Module], name: str) -> None:
+    for module in modules:
+        kind = type(module)
+        if kind.__name__ not in _MODULES or not kind.__module__.startswith("sentence_transformers."):
+            raise ModelError(
+                f"The model {name!r} has a module that is not exported ({kind.__module__}.{kind.__name__}); "
+                "use it in torch."
+            )
+    first: Any = modules[0]
+    architecture = type(getattr(first, "auto_model", None))
+    if not architecture.__module__.startswith("transformers."):
+        raise ModelError(
+            f"The model {name!r} runs code of its own ({architecture.__name__}), which is not exported; keep to torch."
+        )
+    if not hasattr(first.tokenizer, "backend_tokenizer"):
+        raise ModelError(f"The model {name!r} has no fast tokenizer, which an export needs; use it in torch.")
+    if any(not getattr(module, "include_prompt", True) for module in modules):
+        raise ModelError(f"The model {name!r} leaves its prompt out of pooling, which is not exported; keep to torch.")
+
+
+def _write_onnx(graph: nn.Module, example: tuple[Tensor, ...], file: Path, *, int8: bool) -> None:
+    plain = file.with_name("float32.onnx") if int8 else file
+    axes = {name: {0: "texts", 1: "tokens"} for name in INPUTS}
+    torch.onnx.export(
+        graph,
+        example,
+        str(plain),
+        input_names=list(INPUTS),
+        output_names=["vectors"],
+        dynamic_axes={**axes, "vectors": {0: "texts"}},
+        opset_version=_OPSET,
+        dynamo=False,  # the newer exporter needs a package more
+    )
+    if int8:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantize_dynamic(
+            str(plain),
+            str(file),
+            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,  # one scale a matrix costs several times as much of the cosine
+        )
+        plain.unlink()
+
+
+def _write_openvino(graph: nn.Module, example: tuple[Tensor, ...], file: Path) -> None:
+    import openvino
+
+    converted = openvino.convert_model(graph, example_input=dict(zip(INPUTS, example, strict=True)))
+    # Half the bytes would halve the mantissa too; the precision of the products is chosen where it runs.
+    openvino.save_model(converted, str(file), compress_to_fp16=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what tracing says of branches that do not depend on the texts; dev decides on the result."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "root", "onnxruntime")]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
