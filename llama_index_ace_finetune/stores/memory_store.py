@@ -18,6 +18,7 @@ from qdrant_client import QdrantClient, models
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.connection import connect, failure, is_embedded, told
 from llama_index_ace_finetune.stores.mirror import VectorMirror
+from llama_index_ace_finetune.stores.nearest import DIGITS
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_id
 from llama_index_ace_finetune.stores.points import node_of, read_points
 from llama_index_ace_finetune.stores.spaces import (
@@ -220,7 +221,8 @@ class MemoryStore:
         if self.embedded:
             allowed = None if only is None else self.passing(only)
             return self._call(self._mirror(name).search, vectors, k, allowed=allowed)
-        return self._query([self._dense_request(name, vector.tolist(), k, only) for vector in vectors])
+        answers = self._query([self._dense_request(name, vector.tolist(), k, only) for vector in vectors])
+        return [_rounded(hits) for hits in answers]
 
     def search_words(self, query: str, k: int, *, only: models.Filter | None = None) -> Hits:
         """Return node ids and scores of the k best memories by the store's own BM25 vectors."""
@@ -243,7 +245,7 @@ class MemoryStore:
         if self.embedded or words is None:
             return self.search(name, vector, dense_k, only=only), self.search_words(query, words_k, only=only)
         dense, sparse = self._query([self._dense_request(name, list(vector), dense_k, only), words])
-        return dense, sparse
+        return _rounded(dense), sparse
 
     def passing(self, only: models.Filter) -> frozenset[PointKey]:
         """Return the ids of the points that pass a filter, as Qdrant decides; remembered until something is written."""
@@ -338,7 +340,7 @@ class MemoryStore:
         self._require_open()
         answers = self._call(self.client.query_batch_points, self.collection, requests)
         hits = [[(node_id_of(point), float(point.score)) for point in answer.points] for answer in answers]
-        return [sorted(found, key=lambda hit: (-hit[1], hit[0])) for found in hits]
+        return [_in_order(found) for found in hits]
 
     def _points(self, **options: Any) -> Iterator[Any]:
         self._require_open()
@@ -367,6 +369,15 @@ def _closed_on_error(client: QdrantClient) -> Iterator[None]:
     except BaseException:
         client.close()
         raise
+
+
+def _in_order(hits: Hits) -> Hits:
+    return sorted(hits, key=lambda hit: (-hit[1], hit[0]))
+
+
+def _rounded(hits: Hits) -> Hits:
+    """Return cosines as the in-process search gives them."""
+    return _in_order([(node_id, round(score, DIGITS)) for node_id, score in hits])
 
 
 def _payload(node: BaseNode) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from llama_index_ace_finetune.ranking.top_k import top_k
 from llama_index_ace_finetune.stores.allowed import AllowedRows
 from llama_index_ace_finetune.stores.point_ids import PointKey
 
+DIGITS = 6
 _QUERIES_AT_ONCE = 16
+_NOISE = np.float32(2e-6)
 _TINY = np.float32(1e-30)
 
 
@@ -115,12 +117,16 @@ class NearestVectors:
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
             block = queries[start : start + _QUERIES_AT_ONCE]
             scores = (matrix @ block[0])[None, :] if len(block) == 1 else block @ matrix.T
-            for row_scores in scores:
+            for query, row_scores in zip(block, scores, strict=True):
                 if selected is None:
                     row_scores[rows.dead] = -np.inf
                     if kept is not None:
                         row_scores = _only(row_scores, kept)
-                hits.append(_best(row_scores, k, rows.ids, selected))
+                found = _candidates(row_scores, k)
+                cosines = _cosines(matrix[found], query)
+                names = found if selected is None else selected[found]
+                best = zip((rows.ids[name] for name in names), cosines, strict=True)
+                hits.append(sorted(best, key=lambda hit: (-hit[1], hit[0]))[:k])
         return hits
 
     def _empty(self) -> _Rows:
@@ -142,13 +148,17 @@ def _only(scores: NDArray[np.float32], kept: NDArray[np.int64]) -> NDArray[np.fl
     return masked
 
 
-def _best(
-    scores: NDArray[np.float32], k: int, ids: list[str], selected: NDArray[np.int64] | None
-) -> list[tuple[str, float]]:
-    """Return the k best above -inf; where several tie for the last place, the first ids win."""
+def _candidates(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Return the k best rows above -inf, and those that are as good as the last of them."""
     rows = top_k(scores, k, -np.inf)  # type: ignore[arg-type]
-    if len(rows) == k:
-        rows = np.flatnonzero(scores >= scores[rows[-1]])
-    names = rows if selected is None else selected[rows]
-    hits = [(ids[name], float(scores[row])) for row, name in zip(rows, names, strict=True)]
-    return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]
+    return np.flatnonzero(scores >= scores[rows[-1]] - _NOISE) if len(rows) == k else rows
+
+
+def _cosines(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> list[float]:
+    """Return cosines in double precision, rounded to what float32 vectors are good for.
+
+    The last bits of a float32 product depend on the row and on how many queries are multiplied at once, and would
+    order equal vectors by chance.
+    """
+    exact = vectors.astype(np.float64) @ query.astype(np.float64)
+    return [round(float(cosine), DIGITS) for cosine in exact]

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from llama_index_ace_finetune.retrievers.circuit_breaker import CircuitBreaker
+from llama_index_ace_finetune.retrievers.within import within
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestCircuitBreaker:
+    def test_it_opens_pauses_tries_once_and_closes(self) -> None:
+        clock = Clock()
+        breaker = CircuitBreaker(failures=2, pause=10, clock=clock)
+        breaker.failed()
+        assert breaker.allows()
+        breaker.failed()
+        assert breaker.is_open
+        assert not breaker.allows()
+        clock.now = 10
+        assert breaker.allows()  # the trial
+        assert not breaker.allows()  # of one caller only
+        breaker.failed()
+        clock.now = 19.9
+        assert not breaker.allows()
+        clock.now = 20
+        assert breaker.allows()
+        breaker.succeeded()
+        assert not breaker.is_open
+        assert breaker.allows()
+
+    def test_only_failures_in_a_row_count(self) -> None:
+        breaker = CircuitBreaker(failures=2, pause=10, clock=Clock())
+        for _ in range(5):
+            breaker.failed()
+            breaker.succeeded()
+        assert breaker.allows()
+
+    def test_a_trial_that_never_ends_does_not_keep_it_open(self) -> None:
+        clock = Clock()
+        breaker = CircuitBreaker(failures=1, pause=10, clock=clock)
+        breaker.failed()
+        clock.now = 10
+        assert breaker.allows()
+        clock.now = 20
+        assert breaker.allows()
+
+
+class TestWithin:
+    def test_results_and_errors_pass(self) -> None:
+        assert within(5, lambda: 3) == within(None, lambda: 3) == 3
+        for seconds in (5, None):
+            with pytest.raises(KeyError, match="mine"):
+                within(seconds, lambda: {}["mine"])
+
+    def test_it_does_not_wait_longer(self) -> None:
+        release = threading.Event()
+        start = time.perf_counter()
+        with pytest.raises(TimeoutError, match=r"longer than 0\.05 seconds"):
+            within(0.05, lambda: release.wait(5))
+        assert time.perf_counter() - start < 2
+        release.set()
+
+    def test_a_timeout_of_the_calls_own_is_its_own(self) -> None:
+        def fail() -> None:
+            raise TimeoutError("theirs")
+
+        with pytest.raises(TimeoutError, match="theirs"):
+            within(5, fail)
