@@ -1,0 +1,268 @@
+"""Exports against the model in torch that they were made from."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from tiny_model import CPU, LENGTH, WIDTH, export, opened, tiny_model
+from torch import nn
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.exports import runtime
+from llama_index_ace_finetune.encoders.exports.exported_encoder import ExportedEncoder
+from llama_index_ace_finetune.encoders.exports.record import EXPORT_RECORD
+from llama_index_ace_finetune.encoders.exports.runtime import MissingRuntimeError
+from llama_index_ace_finetune.encoders.exports.write_graphs import require_same_tokens, write_graphs
+from llama_index_ace_finetune.encoders.identity import identify_model
+from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.training.two_towers import linear_towers
+
+TEXTS = [
+    "restart the queue worker",
+    "",
+    "caché ☃ 猫 مرحبا",
+    "  spaces  around ",
+    "x",
+    "a long text that says what to do when the disk of the build machine is full and nobody is on call " * 3,
+]
+PROMPTS = {"query": "search for: ", "document": "passage: "}
+BACKENDS = ("onnx", "openvino")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny_model(tmp_path_factory.mktemp("exports") / "model", prompts=PROMPTS)
+    for backend in BACKENDS:
+        export(folder, backend)  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture
+def own_model(tmp_path: Path) -> Path:
+    folder = tiny_model(tmp_path / "model")
+    export(folder, "onnx")
+    return folder
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+class TestVectors:
+    @pytest.mark.parametrize("role", ["query", "document"])
+    def test_are_those_of_torch(self, model: Path, backend: Any, role: Any) -> None:
+        expected = Encoder.load(model, settings=CPU).encode(TEXTS, role=role)
+        vectors = opened(model, backend).encode(TEXTS, role=role)
+        assert vectors.dtype == np.float32
+        assert vectors.shape == (len(TEXTS), WIDTH)
+        assert (vectors * expected).sum(axis=1).min() > (0.99999 if backend == "onnx" else 0.999)
+        assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=2e-3)
+
+    def test_do_not_depend_on_the_batch(self, model: Path, backend: Any) -> None:
+        encoder = opened(model, backend)
+        alone = np.concatenate([encoder.encode_queries([text]) for text in TEXTS])
+        together = encoder.encode_queries(TEXTS)
+        assert (alone * together).sum(axis=1).min() > 0.999
+
+    def test_identity_is_that_of_the_model(self, model: Path, backend: Any) -> None:
+        encoder, torchs = opened(model, backend), Encoder.load(model, settings=CPU)
+        assert encoder.fingerprint == torchs.fingerprint
+        assert encoder.dimension == torchs.dimension == WIDTH
+        assert encoder.vector_key != torchs.vector_key
+        assert backend in encoder.vector_key
+
+    def test_settings_are_kept_to(self, model: Path, backend: Any) -> None:
+        settings = {"max_seq_length": 8, "truncate_dim": 16, "query_prompt": "ask: "}
+        encoder = opened(model, backend, **settings)
+        expected = Encoder.load(model, settings=encoder.settings).encode_queries(TEXTS)
+        vectors = encoder.encode_queries(TEXTS)
+        assert vectors.shape == (len(TEXTS), 16)
+        assert (vectors * expected).sum(axis=1).min() > 0.998
+        assert max(map(len, encoder.tokens(TEXTS, "query"))) == 8
+        assert encoder.fingerprint == identify_model(model, settings=encoder.settings).fingerprint
+
+    def test_threads_get_right_vectors(self, model: Path, backend: Any) -> None:
+        encoder = opened(model, backend)
+        expected = encoder.encode_queries(TEXTS)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda text: encoder.encode_queries([text])[0], TEXTS * 10))
+        assert (np.stack(found) * np.tile(expected, (10, 1))).sum(axis=1).min() > 0.999
+
+    def test_a_cache_on_disk_is_kept_apart_from_torchs(self, model: Path, backend: Any, tmp_path: Path) -> None:
+        encoder = opened(model, backend)
+        vectors = encoder.encode_documents(TEXTS, cache=tmp_path)
+        (folder,) = tmp_path.iterdir()
+        assert folder.name == encoder.vector_key
+        assert np.array_equal(opened(model, backend).encode_documents(TEXTS, cache=tmp_path), vectors)
+
+    def test_no_texts_give_an_empty_matrix(self, model: Path, backend: Any) -> None:
+        assert opened(model, backend).encode_queries([]).shape == (0, WIDTH)
+
+    def test_tokens_are_those_of_torch(self, model: Path, backend: Any) -> None:
+        encoder = opened(model, backend)
+        require_same_tokens(Encoder.load(model, settings=CPU), encoder, TEXTS)
+        assert max(map(len, encoder.tokens(TEXTS, "query"))) == LENGTH
+        with pytest.raises(ModelError, match="cuts texts into tokens"):
+            require_same_tokens(Encoder.load(model, settings=CPU), opened(model, backend, max_seq_length=5), TEXTS)
+
+    def test_two_towers_are_two_graphs(self, backend: Any, tmp_path: Path) -> None:
+        base = Encoder.load(tiny_model(tmp_path / "base"), settings=CPU)
+        matrix = np.random.default_rng(0).standard_normal((WIDTH, WIDTH)).astype(np.float32)
+        linear_towers(base.model, matrix).save_pretrained(str(tmp_path / "towers"), create_model_card=False)
+        record = export(tmp_path / "towers", backend)
+        assert len(set(record.graphs.values())) == 2
+        exported, torchs = opened(tmp_path / "towers", backend), Encoder.load(tmp_path / "towers", settings=CPU)
+        for role in ("query", "document"):
+            expected = torchs.encode(TEXTS, role=role)  # type: ignore[arg-type]
+            assert (exported.encode(TEXTS, role=role) * expected).sum(axis=1).min() > 0.99  # type: ignore[arg-type]
+        assert (torchs.encode_queries(TEXTS) * torchs.encode_documents(TEXTS)).sum(axis=1).max() < 0.9
+
+
+def test_cls_pooling(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", pooling="cls")
+    export(model, "onnx")
+    expected = Encoder.load(model, settings=CPU).encode_queries(TEXTS)
+    assert np.abs(opened(model, "onnx").encode_queries(TEXTS) - expected).max() < 1e-4
+
+
+def test_int8_is_near_and_small(own_model: Path) -> None:
+    (own_model / "onnx").rename(own_model.parent / "plain")
+    assert export(own_model, "onnx", int8=True).precision == "int8"
+    size = (own_model / "onnx" / "model.onnx").stat().st_size
+    assert size < 0.4 * (own_model.parent / "plain" / "model.onnx").stat().st_size
+    encoder = opened(own_model, "onnx")
+    expected = Encoder.load(own_model, settings=CPU).encode_queries(TEXTS)
+    assert (encoder.encode_queries(TEXTS) * expected).sum(axis=1).min() > 0.95
+    assert encoder.vector_key.endswith("onnx-int8")
+
+
+def test_a_processor_without_bfloat16_computes_in_float32(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OldCore(openvino.Core):
+        def get_property(self, *arguments: Any) -> Any:
+            return ["FP32"] if "OPTIMIZATION_CAPABILITIES" in arguments else super().get_property(*arguments)
+
+    monkeypatch.setattr(openvino, "Core", OldCore)
+    encoder = opened(model, "openvino")
+    assert encoder.vector_key.endswith("openvino-float32")
+    expected = Encoder.load(model, settings=CPU).encode_queries(TEXTS)
+    assert np.abs(encoder.encode_queries(TEXTS) - expected).max() < 1e-4
+
+
+def test_the_model_in_torch_is_at_hand(model: Path) -> None:
+    assert isinstance(opened(model, "onnx").model, SentenceTransformer)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_neither_torch_nor_transformers_is_imported(model: Path, backend: str) -> None:
+    program = (
+        "import sys\n"
+        "from llama_index_ace_finetune.encoders.exports.load_encoder import load_encoder\n"
+        f"encoder = load_encoder({str(model)!r}, backend={backend!r})\n"
+        "print(encoder.encode_queries(['restart the worker']).shape)\n"
+        "print(sorted({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == [f"(1, {WIDTH})", "[]"]
+
+
+def cut_the_graph(folder: Path) -> None:
+    graph = folder / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1000])
+
+
+def flip_a_weight(folder: Path) -> None:
+    graph = folder / "model.onnx"
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    graph.write_bytes(bytes(content))
+
+
+def lose_the_graph(folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+
+
+def lose_the_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def cut_the_record(folder: Path) -> None:
+    (folder / EXPORT_RECORD).write_text('{"format_version": 1')
+
+
+def of_another_version(folder: Path) -> None:
+    content = json.loads((folder / EXPORT_RECORD).read_text())
+    (folder / EXPORT_RECORD).write_text(json.dumps({**content, "format_version": 99}))
+
+
+def a_list_for_a_record(folder: Path) -> None:
+    (folder / EXPORT_RECORD).write_text("[]")
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("damage", [cut_the_graph, flip_a_weight, lose_the_graph, lose_the_tokenizer])
+    def test_damaged_files(self, own_model: Path, damage: Callable[[Path], None]) -> None:
+        damage(own_model / "onnx")
+        with pytest.raises(ModelError, match=r"is corrupt \(its files are not those that were written\)"):
+            ExportedEncoder.open(own_model, "onnx")
+
+    @pytest.mark.parametrize("damage", [cut_the_record, of_another_version, a_list_for_a_record])
+    def test_a_damaged_record(self, own_model: Path, damage: Callable[[Path], None]) -> None:
+        damage(own_model / "onnx")
+        with pytest.raises(ModelError, match=r"The record .* is corrupt"):
+            ExportedEncoder.open(own_model, "onnx")
+
+    def test_a_graph_that_the_runtime_does_not_read(self, tmp_path: Path) -> None:
+        (tmp_path / "model.onnx").write_bytes(b"no graph")
+        with pytest.raises(ModelError, match=r"cannot be loaded \(.*make it again with `ace-finetune export`"):
+            runtime.open_runtime("onnx", tmp_path / "model.onnx", precision="float32", threads=1)
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            runtime.open_runtime("openvino", tmp_path / "model.xml", precision="float32", threads=1)
+
+    def test_an_export_of_other_weights(self, own_model: Path) -> None:
+        other = tiny_model(own_model.parent / "other", seed=1)
+        (own_model / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+        with pytest.raises(ModelError, match="made from other weights than the model folder holds now"):
+            ExportedEncoder.open(own_model, "onnx")
+
+    def test_no_export(self, own_model: Path) -> None:
+        with pytest.raises(ModelError, match=r"no export in .*openvino.*make one with `ace-finetune export`"):
+            ExportedEncoder.open(own_model, "openvino")
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_a_missing_package_is_named_with_its_extra(
+        self, model: Path, backend: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runtime, "find_spec", lambda _: None)
+        with pytest.raises(MissingRuntimeError, match=rf"pip install 'llama-index-ace-finetune\[{backend}\]'"):
+            ExportedEncoder.open(model, backend)
+
+    def test_a_module_of_ones_own(self, tmp_path: Path) -> None:
+        class Doubled(nn.Module):
+            def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+                return {**features, "sentence_embedding": 2 * features["sentence_embedding"]}
+
+        model = Encoder.load(tiny_model(tmp_path / "model"), settings=CPU).model
+        model.append(Doubled())
+        with pytest.raises(ModelError, match=r"has a module that is not exported \(.*Doubled\); use it in torch"):
+            write_graphs(model, tmp_path, name="mine", source="", backend="onnx", int8=False)
+        assert not list(tmp_path.glob("*.onnx"))
+
+    def test_a_prompt_left_out_of_pooling(self, tmp_path: Path) -> None:
+        model = Encoder.load(tiny_model(tmp_path / "model"), settings=CPU).model
+        model[1].include_prompt = False
+        with pytest.raises(ModelError, match="leaves its prompt out of pooling"):
+            write_graphs(model, tmp_path, name="mine", source="", backend="onnx", int8=False)
+
+    def test_int8_for_openvino(self, model: Path, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="no int8 export for openvino"):
+            write_graphs(
+                Encoder.load(model, settings=CPU).model, tmp_path, name="mine", source="", backend="openvino", int8=True
+            )
