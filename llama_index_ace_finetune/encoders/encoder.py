@@ -215,6 +215,10 @@ def _load_model(folder: Path, settings: EncoderSettings) -> SentenceTransformer:
             f"The model in {str(folder)!r} cannot be loaded ({first}); copy or train the model again."
         ) from error
     _check_weights(model, folder)
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is not None and getattr(tokenizer, "pad_token", "") is None:
+        # Padding is masked, so any token will do.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if settings.max_seq_length is not None:
         model.max_seq_length = min(settings.max_seq_length, model.max_seq_length or settings.max_seq_length)
     model.eval()

@@ -30,6 +30,7 @@ class BatchCollator:
         document_prompt: text in front of every document.
         suspected: per query, rows that are masked because they are probably right.
         turn: which of the right answers and which negatives are up; the epoch, while a training goes on.
+        latest_ids: ids of the queries of the last batch, for messages.
         valid_label_columns: read by the trainer.
     """
 
@@ -40,11 +41,13 @@ class BatchCollator:
     document_prompt: str
     suspected: tuple[NDArray[np.int64], ...] | None = None
     turn: int = 0
+    latest_ids: list[str] = field(default_factory=list)
     valid_label_columns: list[str] = field(default_factory=list)
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
         """Build the batch for dataset rows of the form {"example": number}."""
         numbers = [row["example"] for row in rows]
+        self.latest_ids = [self.examples.query_ids[number] for number in numbers]
         documents, targets = self.select(numbers)
         batch: dict[str, Any] = {"label": torch.from_numpy(targets), "return_loss": True}
         texts = {

@@ -51,7 +51,13 @@ def climb_full(
     try:
         steps, epochs = fit(
             encoder,
-            loss=MaskedRankingLoss(model, temperature=config.temperature, packed=packed),
+            loss=MaskedRankingLoss(
+                model,
+                temperature=config.temperature,
+                packed=packed,
+                symmetric=config.symmetric,
+                dimensions=config.dimensions,
+            ),
             collator=lambda: BatchCollator(
                 preprocess=model.preprocess,
                 examples=examples,

@@ -6,10 +6,15 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
 
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.errors import AceFinetuneError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,8 @@ class TrainingConfig:
             data does not say itself what is dev.
         hard_negatives: mined negatives per query and step; they rotate over the epochs.
         temperature: divisor of the cosines in the softmax.
+        symmetric: let documents look for their queries too.
+        dimensions: also train the first so many dimensions of the vectors by themselves, (256, 128) for example.
         eval_steps: evaluate on dev every so many steps; None means after each epoch.
         patience: stop after so many dev evaluations in a row without a new best; None never stops early.
         interpolation: shares of the tuned weights to try on dev between base (0) and tuned (1).
@@ -39,6 +46,7 @@ class TrainingConfig:
         precision: "auto" measures whether bfloat16 is faster here.
         device: "cpu", "cuda", "mps"; the best one by default.
         seed: of everything random.
+        report_to: loggers of the transformers trainer, ("tensorboard",) or ("wandb",) for example.
     """
 
     base_model: str = DEFAULT_BASE_MODEL
@@ -53,6 +61,8 @@ class TrainingConfig:
     train_split: float = 0.8
     hard_negatives: int = 2
     temperature: float = 0.05
+    symmetric: bool = False
+    dimensions: tuple[int, ...] = ()
     eval_steps: int | None = None
     patience: int | None = 3
     interpolation: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
@@ -60,9 +70,11 @@ class TrainingConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str | None = None
     seed: int = 0
+    report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "interpolation", tuple(self.interpolation))
+        for name in ("interpolation", "dimensions", "report_to"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         self._require(self.mode in ("auto", "linear", "queries", "full"), "mode", "auto, linear, queries or full")
         self._require(not (self.keep_index and self.mode == "full"), "mode", "another than full where keep_index is on")
         positive = ("epochs", "batch_size", "learning_rate", "temperature")
@@ -76,6 +88,7 @@ class TrainingConfig:
         self._require(self.patience is None or self.patience > 0, "patience", "greater than 0")
         shares = self.interpolation
         self._require(bool(shares) and all(0 < s <= 1 for s in shares), "interpolation", "one or more shares in (0, 1]")
+        self._require(all(length > 0 for length in self.dimensions), "dimensions", "greater than 0, each of them")
         self._require(self.precision in ("auto", "float32", "bfloat16"), "precision", "auto, float32 or bfloat16")
 
     def _require(self, holds: bool, name: str, rule: str) -> None:
@@ -84,8 +97,37 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {**dataclasses.asdict(self), "interpolation": list(self.interpolation)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON."""
         path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read settings from a JSON or YAML file.
+
+        Raises:
+            AceFinetuneError: if it cannot be read, or a setting is unknown or out of range.
+        """
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise AceFinetuneError(f"The settings {str(path)!r} cannot be read ({reason}); mend the file.") from error
+        if not isinstance(content, dict):
+            raise AceFinetuneError(f"The settings {str(path)!r} are no mapping of names to values; mend the file.")
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(str(name) for name in set(content) - set(fields))
+        if unknown:
+            raise AceFinetuneError(f"The settings {str(path)!r} hold the unknown name {unknown[0]!r}; leave it out.")
+        try:
+            for name, value in content.items():
+                # YAML takes 5e-5, for want of a point, for a text.
+                if isinstance(value, str) and isinstance(fields[name].default, float):
+                    content[name] = float(value)
+            return cls(**content)
+        except (TypeError, ValueError) as error:
+            raise AceFinetuneError(f"A setting in {str(path)!r} is of the wrong type ({error}); mend it.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +13,37 @@ from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder, part
 
 Features = dict[str, Tensor]
 
-# What the backward pass needs takes about 100 kB a token in a model of 6 layers and 384 dimensions.
-KEPT_TOKENS = 24_576
-_PART_TOKENS = 4096
+_LEAST_PART = 128
 
 
-def embed(model: nn.Module, features: Features, *, packed: bool, kept_tokens: int = KEPT_TOKENS) -> Tensor:
+@dataclass
+class EmbedMemory:
+    """How much of a batch is in memory at once.
+
+    Attributes:
+        kept_tokens: up to so many tokens, the states of all parts are kept for the backward pass; it needs about
+            100 kB a token in a model of 6 layers and 384 dimensions.
+        part_tokens: tokens of one part.
+    """
+
+    kept_tokens: int = 24_576
+    part_tokens: int = 4096
+
+    def shrink(self) -> bool:
+        """Need less from now on, with the same gradients; False where that is not possible any more."""
+        if self.kept_tokens:
+            self.kept_tokens = 0
+            return True
+        self.part_tokens //= 2
+        return self.part_tokens >= _LEAST_PART
+
+
+def embed(model: nn.Module, features: Features, *, packed: bool, memory: EmbedMemory | None = None) -> Tensor:
     """Return unit sentence embeddings float32 [n, d], computed in parts of texts of like length.
 
-    One long text would otherwise pad every text of the batch to its length. Where the batch holds more than
-    `kept_tokens`, nothing is kept for the backward pass, which then computes each part anew: memory is that of one
-    part, time a third more, gradients the same.
+    One long text would otherwise pad every text of the batch to its length. Where the batch holds more tokens than
+    `memory` keeps, nothing is kept for the backward pass, which then computes each part anew: it needs the memory of
+    one part and a third more time, and the gradients are the same.
 
     Source: gradient caching (Gao et al. 2021, arXiv:2101.06983), by torch's own checkpointing.
 
@@ -30,14 +51,15 @@ def embed(model: nn.Module, features: Features, *, packed: bool, kept_tokens: in
         model: maps features to "sentence_embedding".
         features: tensors [n, length], with `attention_mask`; what is not of that shape is passed on whole.
         packed: compute in bfloat16 without padding or dropout; `PackedEncoder.supports(model)` must hold.
-        kept_tokens: tokens up to which the states are kept.
+        memory: how much of the batch is in memory at once.
     """
+    memory = memory or EmbedMemory()
     mask = features.get("attention_mask")
     if mask is None:
         return nn.functional.normalize(model(dict(features))["sentence_embedding"].float())
     part_of = _packed_part(model, features) if packed else _padded_part(model, features)
-    order, parts = parts_by_length(mask, tokens=_PART_TOKENS)
-    if int(mask.sum()) > kept_tokens:
+    order, parts = parts_by_length(mask, tokens=memory.part_tokens)
+    if int(mask.sum()) > memory.kept_tokens:
         vectors = [checkpoint(part_of, rows, use_reentrant=False) for rows in parts]
     else:
         vectors = [part_of(rows) for rows in parts]

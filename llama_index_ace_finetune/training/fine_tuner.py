@@ -73,8 +73,14 @@ class EmbeddingFineTuner:
                 f"There are {len(train)} training examples, and at least {MIN_EXAMPLES} are needed; "
                 "add queries, or filter fewer of them."
             )
+        examples = index_examples(data, train)
+        if len({int(row) for rows in examples.relevant for row in rows}) == 1 and not any(map(len, examples.negatives)):
+            raise TrainingError(
+                "All training queries have one and the same right answer and no negatives, so there is nothing to "
+                "tell apart; add queries about other memories, or mine negatives."
+            )
         self.data = data
-        self._train = index_examples(data, train)
+        self._train = examples
         self._dev = DevSet(index_examples(data, dev)) if dev else None
         return {"train": len(train), "dev": len(dev), "memories": len(self._train.corpus)}
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.embed import EmbedMemory
 from llama_index_ace_finetune.training.step_plan import StepPlan
 from llama_index_ace_finetune.training.trainer import ContrastiveTrainer, training_arguments
 from llama_index_ace_finetune.training.watcher import SEEN, TrainingWatcher
@@ -54,7 +55,7 @@ def fit(
 
     Args:
         encoder: the model.
-        loss: over the feature blocks and the labels of a batch.
+        loss: over the feature blocks and the labels of a batch; its `memory` is an `EmbedMemory`.
         collator: makes a fresh collator; one is used up to measure a step.
         count: examples.
         config: epochs, batch size, schedule, seed.
@@ -86,11 +87,12 @@ def fit(
             save_steps=max(1, round(plan.steps * _SAVED_SECONDS / max(plan.seconds, 1))) if checkpoints else None,
         )
         trainer = ContrastiveTrainer(
+            memory=cast(EmbedMemory, loss.memory),
             model=model,
             args=args,
             train_dataset=Dataset.from_dict({"example": list(range(count))}),
             loss=loss,
-            data_collator=batches,  # type: ignore[arg-type]  # it is called, never subclassed
+            data_collator=batches,
             callbacks=[_Turns(batches), *watchers],
         )
         trainer.remove_callback(PrinterCallback)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from llama_index_ace_finetune.training.embed import embed
+from llama_index_ace_finetune.training.embed import EmbedMemory, embed
 
 POSITIVE, NEGATIVE, MASKED = 1, 0, -1
 
@@ -39,16 +41,50 @@ def masked_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: f
     return per_query.sum() / counted.sum().clamp(min=1)
 
 
-class MaskedRankingLoss(nn.Module):
-    """`masked_ranking_loss` over the two feature blocks (queries, distinct documents) of a batch."""
+def symmetric_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
+    """Return the mean of `masked_ranking_loss` from queries to documents and from documents to queries.
 
-    def __init__(self, model: nn.Module, *, temperature: float, packed: bool = False) -> None:
+    Source: MultipleNegativesSymmetricRankingLoss, with its mask and several positives.
+    """
+    forth = masked_ranking_loss(similarities, targets, temperature=temperature)
+    back = masked_ranking_loss(similarities.T, targets.T, temperature=temperature)
+    return (forth + back) / 2
+
+
+class MaskedRankingLoss(nn.Module):
+    """`masked_ranking_loss` over the two feature blocks (queries, distinct documents) of a batch.
+
+    Args:
+        model: embeds both blocks.
+        temperature: divisor of the cosines.
+        packed: see `embed`.
+        symmetric: use `symmetric_ranking_loss`.
+        dimensions: also train the first so many dimensions to rank by themselves, with equal weight (Matryoshka
+            representation learning, Kusupati et al. 2022, arXiv:2205.13147).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        temperature: float,
+        packed: bool = False,
+        symmetric: bool = False,
+        dimensions: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
         self.packed = packed
+        self.memory = EmbedMemory()
+        self.dimensions = tuple(dimensions)
+        self._rank = symmetric_ranking_loss if symmetric else masked_ranking_loss
 
     def forward(self, features: list[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """Embed both blocks and compare every query with every document; `labels` are the targets."""
-        queries, documents = (embed(self.model, block, packed=self.packed) for block in features)
-        return masked_ranking_loss(queries @ documents.T, labels, temperature=self.temperature)
+        queries, documents = (embed(self.model, block, packed=self.packed, memory=self.memory) for block in features)
+        losses = [self._rank(queries @ documents.T, labels, temperature=self.temperature)]
+        for length in self.dimensions:
+            short = nn.functional.normalize(queries[:, :length]) @ nn.functional.normalize(documents[:, :length]).T
+            losses.append(self._rank(short, labels, temperature=self.temperature))
+        return torch.stack(losses).mean()

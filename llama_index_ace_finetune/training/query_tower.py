@@ -17,7 +17,7 @@ from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
-from llama_index_ace_finetune.training.embed import embed
+from llama_index_ace_finetune.training.embed import EmbedMemory, embed
 from llama_index_ace_finetune.training.examples import IndexedExamples
 from llama_index_ace_finetune.training.fit import OnPlan, fit
 from llama_index_ace_finetune.training.full_corpus_loss import full_corpus_loss, nearest_part, nearest_rows, pad_rows
@@ -196,6 +196,7 @@ class QueryTowerLoss(nn.Module):
         self.model = model
         self.temperature = temperature
         self.packed = packed
+        self.memory = EmbedMemory()
         held = None if matrix is None else torch.from_numpy(matrix)
         buffers = {"documents": torch.from_numpy(document_vectors), "right_rows": right_rows}
         for name, value in {**buffers, "near": near, "matrix": held}.items():
@@ -204,7 +205,7 @@ class QueryTowerLoss(nn.Module):
 
     def forward(self, features: list[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """Embed the first block and compare it with the documents."""
-        queries = embed(self.model, features[0], packed=self.packed)
+        queries = embed(self.model, features[0], packed=self.packed, memory=self.memory)
         if self.matrix is not None:
             queries = nn.functional.normalize(queries @ self.matrix.T)
         documents, rows = self.documents, self.right_rows[labels]

@@ -2,20 +2,71 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import torch
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from torch import Tensor
 
+from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.embed import EmbedMemory
+
+logger = logging.getLogger(__name__)
 
 _LOGGED_STEPS = 50
+_TOLD_IDS = 3
 
 
 class ContrastiveTrainer(SentenceTransformerTrainer):
-    """`SentenceTransformerTrainer` without its model card, since a card of our own is written."""
+    """`SentenceTransformerTrainer` that makes do with less memory and stops where the loss is no number.
+
+    It writes no model card, since a card of our own is written.
+
+    Args:
+        memory: what the loss goes by; shrunk when the device runs out.
+        arguments: of the stock trainer, by name.
+    """
+
+    def __init__(self, *, memory: EmbedMemory, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._memory = memory
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Add nothing: the stock callback would sample texts of the training data into the card."""
+
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        """Take a step; with less in memory at once, and the same gradients, where the batch does not fit.
+
+        Raises:
+            TrainingError: if the loss is no number, or a single text does not fit.
+        """
+        while True:
+            try:
+                loss = super().training_step(*arguments, **options)
+            except torch.OutOfMemoryError as error:
+                self.model.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
+                if not self._memory.shrink():
+                    raise TrainingError(
+                        "The memory of the device does not hold one part of a batch; lower max_seq_length, or set "
+                        "device to cpu."
+                    ) from error
+                logger.warning("out of memory; going on with parts of %d tokens, same batch", self._memory.part_tokens)
+                continue
+            if not torch.isfinite(loss):
+                step = self.state.global_step + 1
+                raise TrainingError(
+                    f"The loss is {float(loss)} at step {step}{self._batch()}; lower the learning rate or set "
+                    "precision to float32."
+                )
+            return loss
+
+    def _batch(self) -> str:
+        """The first queries of the batch in hand, by id."""
+        ids = getattr(self.data_collator, "latest_ids", [])
+        return f" (queries {', '.join(ids[:_TOLD_IDS])} and {max(0, len(ids) - _TOLD_IDS)} more)" if ids else ""
 
 
 def training_arguments(
@@ -41,7 +92,7 @@ def training_arguments(
         save_strategy="no" if save_steps is None else "steps",
         save_steps=save_steps or 1,
         save_total_limit=2,
-        report_to="none",
+        report_to=list(config.report_to) or "none",
         disable_tqdm=True,
         dataloader_pin_memory=device == "cuda",
     )

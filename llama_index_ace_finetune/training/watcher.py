@@ -1,4 +1,4 @@
-"""Watches a training: progress for people, the best weights for the end, a stop when it goes wrong."""
+"""Watches a training: progress for people, the best weights for the end, a stop when nothing is gained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.selection import copy_weights
 
@@ -26,7 +25,7 @@ StepProgress = Callable[[int, int, dict[str, float]], None]
 
 
 class TrainingWatcher(TrainerCallback):
-    """Evaluates on dev, keeps the best weights, stops early, and stops on a loss that is no number.
+    """Evaluates on dev, keeps the best weights and stops early.
 
     `history` holds one row per logged step or evaluation: step, epoch, loss or dev measures.
     """
@@ -69,14 +68,10 @@ class TrainingWatcher(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Keep the loss and stop where it is no number."""
+        """Keep the loss."""
         if not logs or "loss" not in logs:
             return
         loss = float(logs["loss"])
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss is {loss} at step {state.global_step}; lower the learning rate or set precision to float32."
-            )
         self._latest["loss"] = loss
         self.history.append({"step": state.global_step, "epoch": state.epoch or 0.0, "loss": loss})
 

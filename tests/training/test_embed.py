@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.training import embed as module
-from llama_index_ace_finetune.training.embed import embed
+from llama_index_ace_finetune.training.embed import EmbedMemory, embed
 
 TEXTS = [f"memory {number} " + "and more words " * (number % 5 * 3) for number in range(11)]
 
@@ -37,10 +36,9 @@ def test_parts_give_the_vectors_and_gradients_of_one_pass(
     one_pass: tuple[Tensor, Tensor],
     kept_tokens: int,
     part_tokens: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_PART_TOKENS", part_tokens)
-    vectors = embed(minilm.model, minilm.model.preprocess(TEXTS), packed=False, kept_tokens=kept_tokens)
+    memory = EmbedMemory(kept_tokens=kept_tokens, part_tokens=part_tokens)
+    vectors = embed(minilm.model, minilm.model.preprocess(TEXTS), packed=False, memory=memory)
     assert vectors.dtype == torch.float32
     assert (vectors - one_pass[0]).abs().max() < 1e-5
     gradients = gradients_of(minilm, vectors)
@@ -52,7 +50,9 @@ def test_parts_give_the_vectors_and_gradients_of_one_pass(
 def test_packed_gradients_are_those_of_the_model_in_bfloat16(
     minilm: Encoder, one_pass: tuple[Tensor, Tensor], kept_tokens: int
 ) -> None:
-    vectors = embed(minilm.model, minilm.model.preprocess(TEXTS), packed=True, kept_tokens=kept_tokens)
+    vectors = embed(
+        minilm.model, minilm.model.preprocess(TEXTS), packed=True, memory=EmbedMemory(kept_tokens=kept_tokens)
+    )
     assert (vectors * one_pass[0]).sum(dim=1).min() > 0.999
     gradients = gradients_of(minilm, vectors)
     assert nn.functional.cosine_similarity(gradients, one_pass[1], dim=0) > 0.99
@@ -65,12 +65,12 @@ def test_computing_anew_keeps_less(minilm: Encoder) -> None:
     for kept_tokens in (0, 10**6):
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
-            embed(minilm.model, features, packed=True, kept_tokens=kept_tokens)
+            embed(minilm.model, features, packed=True, memory=EmbedMemory(kept_tokens=kept_tokens))
         kept[kept_tokens] = sum(sizes)
     assert kept[0] < kept[10**6] / 2
 
 
-def test_parts_save_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_save_padding() -> None:
     widths: list[int] = []
 
     class Recorder(nn.Module):
@@ -79,8 +79,16 @@ def test_parts_save_padding(monkeypatch: pytest.MonkeyPatch) -> None:
             total = features["input_ids"].float().sum(dim=1)
             return {"sentence_embedding": torch.stack([total, torch.ones_like(total)], dim=1)}
 
-    monkeypatch.setattr(module, "_PART_TOKENS", 8)
     mask = torch.tensor([[1] * n + [0] * (9 - n) for n in (2, 9, 3, 2)])
-    out = embed(Recorder(), {"input_ids": mask * 5, "attention_mask": mask}, packed=False)
+    out = embed(
+        Recorder(), {"input_ids": mask * 5, "attention_mask": mask}, packed=False, memory=EmbedMemory(part_tokens=8)
+    )
     assert widths == [3, 9]
     assert (out[:, 0] / out[:, 1]).round().tolist() == [10, 45, 15, 10]
+
+
+def test_memory_shrinks_until_a_part_is_small() -> None:
+    memory = EmbedMemory(kept_tokens=1000, part_tokens=512)
+    assert memory.shrink()
+    assert (memory.kept_tokens, memory.part_tokens) == (0, 512)
+    assert [memory.shrink() for _ in range(3)] == [True, True, False]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from llama_index_ace_finetune.datasets.normalise import text_hash
@@ -17,9 +18,11 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.errors import DatasetError, ModelError, OutputExistsError, TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.embed import EmbedMemory, embed
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.model_folder import check_replaceable
 from llama_index_ace_finetune.training.provenance import read_provenance
+from llama_index_ace_finetune.training.step_plan import StepPlan
 
 QUICK: dict[str, Any] = {
     "mode": "full",
@@ -236,9 +239,38 @@ def test_a_loss_that_is_no_number_stops_and_writes_nothing(
 ) -> None:
     data = without_dev(training_data, 8)
     tuner = ready(data, tmp_path / "model", base_model=one_layer, batch_size=4, learning_rate=1e30)
-    with pytest.raises(TrainingError, match="The loss is nan at step"):
+    with pytest.raises(TrainingError, match=r"The loss is nan at step 2 \(queries .*, .*, .* and 1 more\); lower"):
         tuner.train()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_does_not_fit_is_computed_in_smaller_parts(
+    training_data: TrainingData, one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def scarce(model: Any, features: Any, *, packed: bool, memory: EmbedMemory) -> Any:
+        tried.append(memory.part_tokens if not memory.kept_tokens else 0)
+        if memory.kept_tokens or memory.part_tokens > 1024:
+            raise torch.OutOfMemoryError("no more")
+        return embed(model, features, packed=packed, memory=memory)
+
+    monkeypatch.setattr("llama_index_ace_finetune.training.loss.embed", scarce)
+    monkeypatch.setattr("llama_index_ace_finetune.training.fit.plan_steps", lambda *_, **__: StepPlan(2, 1.0))
+    tuner = ready(without_dev(training_data, 16), tmp_path / "model", base_model=one_layer)
+    assert tuner.train()["total_steps"] == 2
+    assert tried == [0, 4096, 2048, 1024, 1024, 1024, 1024]
+    monkeypatch.setattr("llama_index_ace_finetune.training.embed._LEAST_PART", 2048)
+    with pytest.raises(TrainingError, match="does not hold one part of a batch; lower max_seq_length"):
+        ready(without_dev(training_data, 16), tmp_path / "other", base_model=one_layer).train()
+    assert not (tmp_path / "other").exists()
+
+
+def test_one_right_answer_for_all_is_told(training_data: TrainingData) -> None:
+    same = training_data.examples[0].positive_ids
+    examples = tuple(dataclasses.replace(one, positive_ids=same, negatives=()) for one in training_data.examples[:12])
+    with pytest.raises(TrainingError, match="one and the same right answer and no negatives"):
+        EmbeddingFineTuner().load_training_data(dataclasses.replace(training_data, examples=examples))
 
 
 def test_too_few_examples_are_told(training_data: TrainingData, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from llama_index_ace_finetune.training.loss import (
     POSITIVE,
     MaskedRankingLoss,
     masked_ranking_loss,
+    symmetric_ranking_loss,
 )
 
 
@@ -119,3 +120,26 @@ def test_the_module_compares_queries_with_documents(minilm: Encoder) -> None:
     cosines = minilm.encode_queries(queries) @ minilm.encode_documents(documents).T
     expected = double_loop(torch.from_numpy(np.asarray(cosines)), targets, 0.05)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(1, 6), st.integers(1, 9))
+@settings(deadline=None, max_examples=40)
+def test_the_symmetric_loss_looks_both_ways(seed: int, queries: int, documents: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    cosines = torch.rand(queries, documents, generator=generator) * 2 - 1
+    targets = torch.randint(-1, 2, (queries, documents), generator=generator).to(torch.int8)
+    expected = (double_loop(cosines, targets, 0.1) + double_loop(cosines.T, targets.T, 0.1)) / 2
+    assert symmetric_ranking_loss(cosines, targets, temperature=0.1).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_the_first_dimensions_rank_by_themselves_too(minilm: Encoder) -> None:
+    blocks = [minilm.model.preprocess(TEXTS[:3]), minilm.model.preprocess(TEXTS[3:7])]
+    targets = torch.tensor([[1, 0, 0, 0], [0, 1, -1, 0], [1, 0, 0, 1]])
+    loss = MaskedRankingLoss(minilm.model, temperature=0.05, symmetric=True, dimensions=(128, 32))(blocks, targets)
+    queries, documents = (torch.from_numpy(minilm.encode(texts, role="query")) for texts in (TEXTS[:3], TEXTS[3:7]))
+    expected = []
+    for length in (384, 128, 32):
+        short = [nn.functional.normalize(vectors[:, :length]) for vectors in (queries, documents)]
+        cosines = short[0] @ short[1].T
+        expected += [double_loop(cosines, targets, 0.05), double_loop(cosines.T, targets.T, 0.05)]
+    assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), abs=1e-4)

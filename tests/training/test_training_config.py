@@ -65,3 +65,33 @@ def test_what_is_saved_makes_the_same_config(tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert saved == config.to_dict()
     assert TrainingConfig(**saved) == config
+
+
+def test_settings_are_read_from_json_and_yaml(tmp_path: Path) -> None:
+    config = TrainingConfig(epochs=7, dimensions=(128,), report_to=("tensorboard",), budget_minutes=None)
+    config.save(tmp_path / "config.json")
+    assert TrainingConfig.load(tmp_path / "config.json") == config
+    (tmp_path / "config.yaml").write_text("epochs: 7\ndimensions: [128]\nlearning_rate: 2e-5\n", encoding="utf-8")
+    assert TrainingConfig.load(tmp_path / "config.yaml") == TrainingConfig(
+        epochs=7, dimensions=(128,), learning_rate=2e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("epochs: [", "cannot be read"),
+        ("- 3", "no mapping of names to values"),
+        ("epoch: 3", "unknown name 'epoch'"),
+        ("epochs: many", "of the wrong type"),
+        ("learning_rate: high", "of the wrong type"),
+        ("epochs: 0", "epochs is 0; it must be greater than 0"),
+    ],
+)
+def test_settings_that_are_wrong_are_told(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "config.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(AceFinetuneError, match=message) as caught:
+        TrainingConfig.load(tmp_path / "config.yaml")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(AceFinetuneError, match="cannot be read"):
+        TrainingConfig.load(tmp_path / "none.yaml")

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.dev_set import DevScores
 from llama_index_ace_finetune.training.watcher import TrainingWatcher
 
@@ -34,12 +31,6 @@ def watch(minilm: Encoder, *scores: float, **options: Any) -> TrainingWatcher:
 
 def at(step: int, total: int = 9) -> tuple[TrainingArguments, TrainerState, TrainerControl]:
     return TrainingArguments(use_cpu=True), TrainerState(global_step=step, max_steps=total, epoch=0.5), TrainerControl()
-
-
-@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_no_number_stops_the_training(minilm: Encoder, loss: float) -> None:
-    with pytest.raises(TrainingError, match=r"at step 3; lower the learning rate"):
-        watch(minilm).on_log(*at(3), logs={"loss": loss})
 
 
 def test_the_history_holds_losses_and_dev_measures(minilm: Encoder) -> None:
