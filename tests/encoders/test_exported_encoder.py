@@ -113,17 +113,19 @@ class TestVectors:
         with pytest.raises(ModelError, match="cuts texts into tokens"):
             require_same_tokens(Encoder.load(model, settings=CPU), opened(model, backend, max_seq_length=5), TEXTS)
 
-    def test_two_towers_are_two_graphs(self, backend: Any, tmp_path: Path) -> None:
-        base = Encoder.load(tiny_model(tmp_path / "base"), settings=CPU)
-        matrix = np.random.default_rng(0).standard_normal((WIDTH, WIDTH)).astype(np.float32)
-        linear_towers(base.model, matrix).save_pretrained(str(tmp_path / "towers"), create_model_card=False)
-        record = export(tmp_path / "towers", backend)
-        assert len(set(record.graphs.values())) == 2
-        exported, torchs = opened(tmp_path / "towers", backend), Encoder.load(tmp_path / "towers", settings=CPU)
-        for role in ("query", "document"):
-            expected = torchs.encode(TEXTS, role=role)  # type: ignore[arg-type]
-            assert (exported.encode(TEXTS, role=role) * expected).sum(axis=1).min() > 0.99  # type: ignore[arg-type]
-        assert (torchs.encode_queries(TEXTS) * torchs.encode_documents(TEXTS)).sum(axis=1).max() < 0.9
+
+@pytest.mark.parametrize("backend", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_two_towers_are_two_graphs(backend: Any, tmp_path: Path) -> None:
+    base = Encoder.load(tiny_model(tmp_path / "base"), settings=CPU)
+    matrix = np.random.default_rng(0).standard_normal((WIDTH, WIDTH)).astype(np.float32)
+    linear_towers(base.model, matrix).save_pretrained(str(tmp_path / "towers"), create_model_card=False)
+    record = export(tmp_path / "towers", backend)
+    assert len(set(record.graphs.values())) == 2
+    exported, torchs = opened(tmp_path / "towers", backend), Encoder.load(tmp_path / "towers", settings=CPU)
+    for role in ("query", "document"):
+        expected = torchs.encode(TEXTS, role=role)  # type: ignore[arg-type]
+        assert (exported.encode(TEXTS, role=role) * expected).sum(axis=1).min() > 0.99  # type: ignore[arg-type]
+    assert (torchs.encode_queries(TEXTS) * torchs.encode_documents(TEXTS)).sum(axis=1).max() < 0.9
 
 
 def test_cls_pooling(tmp_path: Path) -> None:
