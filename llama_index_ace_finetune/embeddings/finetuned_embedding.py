@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
+import uuid
 from typing import Any, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
+from llama_index.core.storage.kvstore.types import BaseKVStore
 
 from llama_index_ace_finetune.encoders.encoder import Encoder, Role
 from llama_index_ace_finetune.encoders.exports.load_encoder import Backend, load_encoder
@@ -29,8 +31,10 @@ class FineTunedEmbedding(BaseEmbedding):
     vector is a field, so `from_dict(to_dict())`, pickling and copying give an object that makes the same vectors;
     `fingerprint` names the model's content, so that caches and indexes notice a retrained model in the same folder.
 
+    An `embeddings_cache` is kept aside, so that the field of that name is None: vectors are held there per fingerprint
+    and role, so one cache may serve several models. It is not part of `to_dict` and of a pickle.
+
     Raises:
-        AceFinetuneError: for an `embeddings_cache`, which would mix up vectors of several models or prompts.
         ModelError: at construction if the model is missing, incomplete, or not the one that `fingerprint` names.
     """
 
@@ -47,15 +51,18 @@ class FineTunedEmbedding(BaseEmbedding):
 
     _encoder: Encoder | None = PrivateAttr(default=None)
     _loading: Any = PrivateAttr(default=None)
+    _cache: BaseKVStore | None = PrivateAttr(default=None)
     _query_cache: Any = PrivateAttr(default=None)
 
     def __init__(self, model_name: str, *, embed_batch_size: int = DEFAULT_EMBED_BATCH_SIZE, **fields: Any) -> None:
+        # The base class would look vectors up by text alone, whichever model and prompt made them.
+        cache = fields.pop("embeddings_cache", None)
         super().__init__(model_name=model_name, embed_batch_size=embed_batch_size, **fields)
-        if self.embeddings_cache is not None:
+        if cache is not None and not isinstance(cache, BaseKVStore):
             raise AceFinetuneError(
-                "LlamaIndex's embeddings_cache holds one vector per text, whichever model or prompt made it, and would "
-                "give this model another one's; leave it out."
+                f"The embeddings_cache is a {type(cache).__name__}; give one of LlamaIndex's key-value stores."
             )
+        self._cache = cache
         self._loading = threading.Lock()
         self._query_cache = QueryCache(self.query_cache_size)
         identity = identify_model(self.model_name, settings=self._settings())
@@ -89,7 +96,7 @@ class FineTunedEmbedding(BaseEmbedding):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the weights, the lock and cached vectors out: the other side loads the model from its name."""
         bare = copy.copy(self)
-        bare._encoder = bare._loading = bare._query_cache = None
+        bare._encoder = bare._loading = bare._query_cache = bare._cache = None
         return super(FineTunedEmbedding, bare).__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -145,7 +152,20 @@ class FineTunedEmbedding(BaseEmbedding):
         )
 
     def _embed(self, texts: list[str], role: Role) -> list[list[float]]:
-        return [vector.tolist() for vector in self.encoder.encode(texts, role=role)]
+        if self._cache is None:
+            return [vector.tolist() for vector in self.encoder.encode(texts, role=role)]
+        collection = f"{self.encoder.vector_key}/{role}"
+        found: dict[str, list[float]] = {}
+        for text in dict.fromkeys(texts):
+            held = self._cache.get(text, collection=collection)
+            if held:
+                found[text] = [float(value) for value in next(iter(held.values()))]
+        missing = [text for text in dict.fromkeys(texts) if text not in found]
+        for text, vector in zip(missing, self.encoder.encode(missing, role=role), strict=True):
+            found[text] = vector.tolist()
+            # The form in which LlamaIndex's own classes hold a vector.
+            self._cache.put(text, {str(uuid.uuid4()): found[text]}, collection=collection)
+        return [list(found[text]) for text in texts]
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return self._query_cache.get(  # type: ignore[no-any-return]

@@ -24,8 +24,8 @@ from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, SearchS
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 
 Sparse = Literal["in_process", "server"]
-# Few, since every waiting thread that wants the interpreter keeps the event loop from it for some milliseconds.
-_THREADS = 4
+# Few, since every thread that computes keeps the event loop waiting for some milliseconds; a server is waited for.
+_THREADS, _THREADS_OF_A_SERVER = 2, 16
 _Result = TypeVar("_Result")
 _Dense = tuple[ServedBy, list[list[LegHit]]]
 
@@ -58,7 +58,9 @@ class HybridSearch:
             store, embed_model=embed_model, baseline_model=baseline_model, settings=fallback or FallbackSettings()
         )
         self.lexical = LexicalLeg(store, settings=bm25)
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ace-finetune-search")
+        self._pool = ThreadPoolExecutor(
+            _THREADS if store.embedded else _THREADS_OF_A_SERVER, thread_name_prefix="ace-finetune-search"
+        )
 
     @property
     def fallbacks(self) -> Counter[tuple[str, str]]:

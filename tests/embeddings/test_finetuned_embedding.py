@@ -259,10 +259,39 @@ class TestRetrainedModel:
         assert not np.allclose(ingest(), before, atol=1e-3)
 
 
+class TestCache:
+    """One of LlamaIndex's caches, shared by roles and models."""
+
+    def test_vectors_are_made_once_per_role_and_model(self, tuned: FineTunedEmbedding) -> None:
+        cache = SimpleKVStore()
+        embedding = FineTunedEmbedding(tuned.model_name, query_prompt="find: ", embeddings_cache=cache)
+        first = embedding.get_text_embedding_batch([*DOCUMENTS, DOCUMENTS[0]])
+        query = embedding.get_query_embedding(DOCUMENTS[0])
+        assert query != first[0]
+        held = cache.to_dict()
+        assert sorted(map(len, held.values())) == [1, len(DOCUMENTS)]
+        other = FineTunedEmbedding(tuned.model_name, query_prompt="find: ", embeddings_cache=cache)
+        assert other.get_text_embedding_batch([*DOCUMENTS, DOCUMENTS[0]]) == first
+        assert other.get_query_embedding(DOCUMENTS[0]) == query
+        assert cache.to_dict() == held  # nothing was made again
+        plain = FineTunedEmbedding(tuned.model_name, embeddings_cache=cache)
+        assert plain.get_query_embedding(DOCUMENTS[0]) == tuned.get_query_embedding(DOCUMENTS[0])
+
+    async def test_async(self, tuned: FineTunedEmbedding) -> None:
+        embedding = FineTunedEmbedding(tuned.model_name, embeddings_cache=SimpleKVStore())
+        expected = await embedding.aget_query_embedding(QUERY)
+        assert await embedding.aget_query_embedding(QUERY) == expected == tuned.get_query_embedding(QUERY)
+
+    def test_it_is_left_out_of_dicts_and_pickles(self, tuned: FineTunedEmbedding) -> None:
+        embedding = FineTunedEmbedding(tuned.model_name, embeddings_cache=SimpleKVStore())
+        assert json.loads(embedding.to_json())["embeddings_cache"] is None
+        assert pickle.loads(pickle.dumps(embedding)).get_query_embedding(QUERY) == tuned.get_query_embedding(QUERY)
+
+
 class TestErrors:
-    def test_a_cache_that_mixes_models_up_is_refused(self, tuned_model: Path) -> None:
-        with pytest.raises(AceFinetuneError, match="whichever model or prompt made it"):
-            FineTunedEmbedding(str(tuned_model), embeddings_cache=SimpleKVStore())
+    def test_a_cache_of_another_kind(self, tuned_model: Path) -> None:
+        with pytest.raises(AceFinetuneError, match="embeddings_cache is a dict"):
+            FineTunedEmbedding(str(tuned_model), embeddings_cache={})
 
     def test_missing_folder(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"does not exist; give the folder"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
@@ -142,45 +144,47 @@ class TestServersWords:
             FineTunedHybridRetriever(in_process.store, embed_model=tuned_and_base()[0], sparse="server")
 
 
+@asynccontextmanager
+async def stalls() -> AsyncIterator[list[float]]:
+    """Collect how much longer than a millisecond the event loop takes to come round."""
+    found: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            start = time.perf_counter()
+            await asyncio.sleep(0.001)
+            found.append(time.perf_counter() - start - 0.001)
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield found
+    finally:
+        ticking.cancel()
+
+
 class TestConcurrency:
     @pytest.mark.parametrize("which", ["retriever", "in_process"])
     async def test_64_at_once_leave_the_loop_free_and_equal_the_sequential_ones(self, request, which: str) -> None:
         retriever = request.getfixturevalue(which)
         expected = [seen(retriever.retrieve(query)) for query in QUERIES]
-        stalls: list[float] = []
-
-        async def tick() -> None:
-            while True:
-                start = time.perf_counter()
-                await asyncio.sleep(0.001)
-                stalls.append(time.perf_counter() - start - 0.001)
-
-        ticking = asyncio.create_task(tick())
-        found = await asyncio.gather(*(retriever.aretrieve(query) for query in QUERIES))
-        ticking.cancel()
-        assert [seen(hits) for hits in found] == expected
-        assert len(stalls) >= 3
-        # A shared machine may take the processor away from all; that is not the loop's doing.
-        assert float(np.median(stalls)) < 0.05
+        longest = []
+        for _ in range(5):
+            async with stalls() as waits:
+                found = await asyncio.gather(*(retriever.aretrieve(query) for query in QUERIES))
+            assert [seen(hits) for hits in found] == expected
+            assert len(waits) >= 3
+            longest.append(max(waits))
+        # Another process may take the processor away from all; that is not the loop's doing.
+        assert min(longest) < 0.05
 
     async def test_a_slow_model_does_not_hold_the_loop(self) -> None:
         retriever = words_retriever(NODES[:20])
         retriever._search.ladder._rungs[0].model.break_with(delay=0.15)
-        stalls: list[float] = []
-
-        async def tick() -> None:
-            while True:
-                start = time.perf_counter()
-                await asyncio.sleep(0.001)
-                stalls.append(time.perf_counter() - start)
-
-        ticking = asyncio.create_task(tick())
         start = time.perf_counter()
-        await asyncio.gather(*(retriever.aretrieve(query) for query in QUERIES[:4]))
-        took = time.perf_counter() - start
-        ticking.cancel()
-        assert took < 4 * 0.15  # the calls ran at the same time
-        assert float(np.percentile(stalls, 95)) < 0.05
+        async with stalls() as waits:
+            await asyncio.gather(*(retriever.aretrieve(query) for query in QUERIES[:4]))
+        assert time.perf_counter() - start < 4 * 0.15  # they ran at the same time
+        assert float(np.percentile(waits, 95)) < 0.05
         retriever.close()
 
 

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from serving_files import QUERIES
+
+from llama_index_ace_finetune.atomic import write_json
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
+from llama_index_ace_finetune.run_folder import RunFolder, Serving
+
+
+def test_vectors_and_weights_of_dev_serve(run: Path) -> None:
+    write_json(RunFolder(run).report, {"serving": {"vectors": "base", "weights": [0.25, 0.75]}})
+    retriever = FineTunedHybridRetriever.from_run(run)
+    try:
+        assert retriever.settings.weights == (0.25, 0.75)
+        retriever.retrieve(QUERIES["cache"])
+        assert dict(retriever.served) == {"baseline": 1}
+    finally:
+        retriever.close()
+
+
+def test_bm25_alone_finds_what_it_finds(run: Path) -> None:
+    write_json(RunFolder(run).report, {"serving": {"vectors": "model", "weights": [0.0, 1.0]}})
+    retriever = FineTunedHybridRetriever.from_run(run)
+    try:
+        chosen = [hit.node.node_id for hit in retriever.retrieve(QUERIES["cache"])]
+    finally:
+        retriever.close()
+    lexical = FineTunedHybridRetriever.from_run(run, mode="sparse")
+    try:
+        assert chosen == [hit.node.node_id for hit in lexical.retrieve(QUERIES["cache"])]
+    finally:
+        lexical.close()
+
+
+def test_a_run_without_a_report_serves_its_model_equally(run: Path) -> None:
+    RunFolder(run).report.unlink()
+    assert RunFolder.open(run).serving() == Serving("model", (1.0, 1.0))
+
+
+@pytest.mark.parametrize("report", [{}, {"serving": {}}, {"serving": {"vectors": "model", "weights": ["a", 1]}}])
+def test_a_report_that_does_not_say_is_told(run: Path, report: dict[str, object]) -> None:
+    RunFolder(run).report.write_text(json.dumps(report), encoding="utf-8")
+    with pytest.raises(AceFinetuneError, match="does not say what to serve"):
+        RunFolder.open(run).serving()
