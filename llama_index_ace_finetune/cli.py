@@ -276,6 +276,9 @@ def evaluate(
         list[str] | None, typer.Option(help="Compare with this untuned model too, such as a larger one; repeatable.")
     ] = None,
     trec: Annotated[list[Path] | None, typer.Option(help="Compare with this TREC run file too; repeatable.")] = None,
+    curve: Annotated[
+        str | None, typer.Option(help="Train on so many queries too, such as 100,300,1000: would more data pay?")
+    ] = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -283,6 +286,7 @@ def evaluate(
 
     def command() -> None:
         from llama_index_ace_finetune.commands.console import console
+        from llama_index_ace_finetune.commands.curve import read_sizes
         from llama_index_ace_finetune.commands.summary import print_summary
         from llama_index_ace_finetune.evaluate_finetuned import EmbeddingEvaluator
 
@@ -293,6 +297,7 @@ def evaluate(
             max_queries=max_queries,
             also=also or (),
             runs=trec or (),
+            curve=read_sizes(curve) if curve else (),
             device=device,
             command=shlex.join(["ace-finetune", *sys.argv[1:]]),
         )

@@ -51,6 +51,7 @@ class EmbeddingEvaluator:
         max_queries: int | None = None,
         also: Sequence[str] = (),
         runs: Sequence[Path] = (),
+        curve: Sequence[int] = (),
         device: str | None = None,
         command: str = "",
     ) -> dict[str, Any]:
@@ -63,6 +64,7 @@ class EmbeddingEvaluator:
             max_queries: test on a random sample of so many.
             also: further untuned models to compare with.
             runs: TREC run files to compare with.
+            curve: train on so many queries of the run's training data too, and draw what more data gives.
             device: torch device.
             command: what the report names as the way to reproduce it.
         """
@@ -75,6 +77,7 @@ class EmbeddingEvaluator:
             max_queries=max_queries,
             also=also,
             runs=runs,
+            curve=curve,
             device=device,
             command=command,
         )

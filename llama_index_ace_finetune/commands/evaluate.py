@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.commands.console import texts_progress
+from llama_index_ace_finetune.commands.curve import train_curve
 from llama_index_ace_finetune.datasets.ceiling import attainable
 from llama_index_ace_finetune.datasets.normalise import text_hash
+from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -99,6 +101,7 @@ def evaluate_model(
     base_model: str | None = None,
     also: Sequence[str] = (),
     runs: Sequence[Path] = (),
+    curve: Sequence[int] = (),
     device: str | None = None,
     cache: Path | None = None,
     tuned: Encoder | None = None,
@@ -114,6 +117,7 @@ def evaluate_model(
         base_model: baseline to compare with; the recorded base by default.
         also: further untuned models to compare with, by folder or name.
         runs: TREC run files to compare with.
+        curve: train on so many queries of the run's training data too, and draw what more data gives.
         device: torch device.
         cache: folder for vectors.
         tuned: the model, if it is loaded already.
@@ -144,6 +148,12 @@ def evaluate_model(
             progress=progress,
         )
     verdict = reach_verdict(evaluation, (record or {}).get("selection"))
+    learning_curve = None
+    if curve:
+        data = TrainingData.load(model.resolve().parent / "training_data.json")
+        learning_curve = train_curve(
+            evaluation, data, curve, record=record or {}, device=device, cache=cache, seed=seed
+        )
     context = ReportContext(
         title=f"{dataset.name}: does fine-tuning help?",
         base_model=str(base_name),
@@ -151,6 +161,7 @@ def evaluate_model(
         split=_split_facts((record or {}).get("split") or {}),
         data=_data_facts(dataset),
         training={name: (record or {}).get(name) for name in ("selection", "metrics", "config", "history")},
+        learning_curve=learning_curve,
         ceiling=attainable(_only(dataset, test)),
         seen_answers=_seen_answers(dataset, record),
         warnings=queries.warnings,

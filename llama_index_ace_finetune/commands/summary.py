@@ -35,6 +35,8 @@ def print_summary(report: dict[str, Any], screen: Console) -> None:
     screen.print(f"[bold {color}]{escape(verdict['sentence'])}[/]")
     for warning in verdict["warnings"]:
         screen.print(f"[yellow]note:[/] {escape(warning)}")
+    if report["learning_curve"]:
+        screen.print(report["learning_curve"]["sentence"], markup=False)
 
 
 def _label(system: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from llama_index_ace_finetune.evaluation.changes import first_right_ranks, large
 from llama_index_ace_finetune.evaluation.environment import describe_environment
 from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, MEASURE, TRAINED, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.fusion_tuning import FusionChoice
+from llama_index_ace_finetune.evaluation.learning_curve import LearningCurve
 from llama_index_ace_finetune.evaluation.measures import MEASURES
 from llama_index_ace_finetune.evaluation.per_query import per_query_path, write_per_query
 from llama_index_ace_finetune.evaluation.report_html import render_html
@@ -42,7 +43,7 @@ class ReportContext:
         split: what is told of the split: counts, settings, notes, hash of its ids.
         data: what is told of the data: name, format, sizes, repairs.
         training: the model's record of its training: selection, metrics, config, history.
-        learning_curve: per size of the training data, what it gave; empty without.
+        learning_curve: what parts of the training data give, if that was tried.
         ceiling: the best that any ranking could reach where each row counts only its own answer.
         seen_answers: ids of answers that the model was trained on; None where that is not known.
         warnings: what a reader must know.
@@ -55,7 +56,7 @@ class ReportContext:
     split: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    learning_curve: tuple[Mapping[str, Any], ...] = ()
+    learning_curve: LearningCurve | None = None
     ceiling: Ceiling | None = None
     seen_answers: Collection[str] | None = None
     warnings: tuple[str, ...] = ()
@@ -112,7 +113,7 @@ def build_report(evaluation: Evaluation, verdict: Verdict, context: ReportContex
         "movement": {"before": BASE, "after": shown, **rank_movement(ranks[BASE], ranks[shown])},
         "changes": {"before": BASE, "after": shown, **largest_changes(evaluation, before=BASE, after=shown)},
         "training": {**dict.fromkeys(("selection", "metrics", "config", "history")), **context.training},
-        "learning_curve": [dict(point) for point in context.learning_curve],
+        "learning_curve": asdict(context.learning_curve) if context.learning_curve else None,
         "data": {"repairs": {}, **context.data},
         "split": {**dict.fromkeys(("counts", "settings", "notes", "sha256")), **context.split},
         "environment": describe_environment(),

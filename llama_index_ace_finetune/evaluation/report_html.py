@@ -53,7 +53,7 @@ def _plots(report: Mapping[str, Any]) -> dict[str, Picture | None]:
         ),
         "weights": weight_plot(report["fusion"]),
         "training": training_plot(_history(report)),
-        "learning": learning_plot(report["learning_curve"]),
+        "learning": learning_plot((report["learning_curve"] or {}).get("points") or ()),
     }
 
 

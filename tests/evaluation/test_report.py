@@ -14,6 +14,7 @@ from browser import CHROMIUM, look_at
 from llama_index_ace_finetune.datasets.ceiling import Ceiling
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.evaluation.evaluate import BASE, HYBRID_EQUAL, TUNED, Evaluation
+from llama_index_ace_finetune.evaluation.learning_curve import CurvePoint, LearningCurve
 from llama_index_ace_finetune.evaluation.per_query import PerQuery, per_query_path, write_per_query
 from llama_index_ace_finetune.evaluation.report import ReportContext, build_report, read_report, write_report
 from llama_index_ace_finetune.evaluation.report_html import render_html
@@ -216,7 +217,7 @@ def test_every_picture_has_words_and_ids_of_its_own(evaluation: Make) -> None:
         {"step": 2, "loss": 1.0},
         {"step": 2, "MRR@10": 0.6},
     ]
-    curve = tuple({"queries": n, "mean": n / 1000, "low": 0.0, "high": 0.2} for n in (10, 100))
+    curve = LearningCurve(tuple(CurvePoint(n, n / 1000, 0.0, 0.2) for n in (10, 100)), "It rises.")
     text = render_html(report_of(made, training={"history": history}, learning_curve=curve))
     pictures = re.findall(r"<svg[^>]*>", text)
     assert len(pictures) == 6
