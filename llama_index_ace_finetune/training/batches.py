@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.training.examples import IndexedExamples
-from llama_index_ace_finetune.training.loss import MASKED, NEGATIVE, POSITIVE
+from llama_index_ace_finetune.training.ranking_targets import MASKED, NEGATIVE, POSITIVE
 
 
 @dataclass
@@ -29,6 +30,7 @@ class BatchCollator:
         query_prompt: text in front of every query.
         document_prompt: text in front of every document.
         suspected: per query, rows that are masked because they are probably right.
+        teacher: per query, a teacher's scores by corpus row; the labels then hold them beside the targets.
         turn: which of the right answers and which negatives are up; the epoch, while a training goes on.
         latest_ids: ids of the queries of the last batch, for messages.
         valid_label_columns: read by the trainer.
@@ -40,6 +42,7 @@ class BatchCollator:
     query_prompt: str
     document_prompt: str
     suspected: tuple[NDArray[np.int64], ...] | None = None
+    teacher: Sequence[Mapping[int, float]] | None = None
     turn: int = 0
     latest_ids: list[str] = field(default_factory=list)
     valid_label_columns: list[str] = field(default_factory=list)
@@ -49,7 +52,11 @@ class BatchCollator:
         numbers = [row["example"] for row in rows]
         self.latest_ids = [self.examples.query_ids[number] for number in numbers]
         documents, targets = self.select(numbers)
-        batch: dict[str, Any] = {"label": torch.from_numpy(targets), "return_loss": True}
+        label = torch.from_numpy(targets)
+        if self.teacher is not None:
+            known = [[self.teacher[number].get(row, math.nan) for row in documents] for number in numbers]
+            label = torch.stack([label.float(), torch.tensor(known)])
+        batch: dict[str, Any] = {"label": label, "return_loss": True}
         texts = {
             "query": [self.examples.queries[number] for number in numbers],
             "document": [self.examples.corpus[row] for row in documents],

@@ -7,12 +7,14 @@ import time
 from sentence_transformers import SentenceTransformer
 
 from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
+from llama_index_ace_finetune.mining.teacher import load_teacher
 from llama_index_ace_finetune.training.batches import BatchCollator
 from llama_index_ace_finetune.training.fit import OnPlan, fit
 from llama_index_ace_finetune.training.ground import Ground
 from llama_index_ace_finetune.training.loss import MaskedRankingLoss
 from llama_index_ace_finetune.training.rung import Rung
 from llama_index_ace_finetune.training.selection import Selection, copy_weights, select_weights
+from llama_index_ace_finetune.training.teacher_scores import teacher_scores
 from llama_index_ace_finetune.training.watcher import StepProgress, TrainingWatcher
 
 
@@ -47,6 +49,9 @@ def climb_full(
         progress=progress,
     )
     model, examples = encoder.model, ground.examples
+    teacher = None
+    if config.teacher:
+        teacher = teacher_scores(load_teacher(config.teacher, device=config.device), examples, cache=ground.cache)
     packed = encoder.settings.precision == "bfloat16" and PackedEncoder.supports(model)
     try:
         steps, epochs = fit(
@@ -57,6 +62,7 @@ def climb_full(
                 packed=packed,
                 symmetric=config.symmetric,
                 dimensions=config.dimensions,
+                distillation=config.distillation,
             ),
             collator=lambda: BatchCollator(
                 preprocess=model.preprocess,
@@ -64,6 +70,7 @@ def climb_full(
                 hard_negatives=config.hard_negatives,
                 query_prompt=model.prompts.get("query") or "",
                 document_prompt=model.prompts.get("document") or "",
+                teacher=teacher,
             ),
             count=len(examples.queries),
             config=config,

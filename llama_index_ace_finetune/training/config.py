@@ -39,6 +39,8 @@ class TrainingConfig:
         temperature: divisor of the cosines in the softmax.
         symmetric: let documents look for their queries too.
         dimensions: also train the first so many dimensions of the vectors by themselves, (256, 128) for example.
+        teacher: a cross-encoder or a larger embedding model, by folder or hub name, whose scores are learned too.
+        distillation: how: "kl" (listwise) or "margin_mse".
         eval_steps: evaluate on dev every so many steps; None means after each epoch.
         patience: stop after so many dev evaluations in a row without a new best; None never stops early.
         interpolation: shares of the tuned weights to try on dev between base (0) and tuned (1).
@@ -63,6 +65,8 @@ class TrainingConfig:
     temperature: float = 0.05
     symmetric: bool = False
     dimensions: tuple[int, ...] = ()
+    teacher: str | None = None
+    distillation: Literal["kl", "margin_mse"] = "kl"
     eval_steps: int | None = None
     patience: int | None = 3
     interpolation: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
@@ -89,6 +93,7 @@ class TrainingConfig:
         shares = self.interpolation
         self._require(bool(shares) and all(0 < s <= 1 for s in shares), "interpolation", "one or more shares in (0, 1]")
         self._require(all(length > 0 for length in self.dimensions), "dimensions", "greater than 0, each of them")
+        self._require(self.distillation in ("kl", "margin_mse"), "distillation", "kl or margin_mse")
         self._require(self.precision in ("auto", "float32", "bfloat16"), "precision", "auto, float32 or bfloat16")
 
     def _require(self, holds: bool, name: str, rule: str) -> None:

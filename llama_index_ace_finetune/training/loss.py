@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from llama_index_ace_finetune.training.distillation_loss import listwise_distillation, margin_mse
 from llama_index_ace_finetune.training.embed import EmbedMemory, embed
+from llama_index_ace_finetune.training.ranking_targets import NEGATIVE, POSITIVE
 
-POSITIVE, NEGATIVE, MASKED = 1, 0, -1
+Distillation = Literal["kl", "margin_mse"]
 
 
 def masked_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
@@ -61,6 +64,7 @@ class MaskedRankingLoss(nn.Module):
         symmetric: use `symmetric_ranking_loss`.
         dimensions: also train the first so many dimensions to rank by themselves, with equal weight (Matryoshka
             representation learning, Kusupati et al. 2022, arXiv:2205.13147).
+        distillation: loss that is added, with equal weight, where the labels hold a teacher's scores.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class MaskedRankingLoss(nn.Module):
         packed: bool = False,
         symmetric: bool = False,
         dimensions: Sequence[int] = (),
+        distillation: Distillation = "kl",
     ) -> None:
         super().__init__()
         self.model = model
@@ -78,13 +83,25 @@ class MaskedRankingLoss(nn.Module):
         self.packed = packed
         self.memory = EmbedMemory()
         self.dimensions = tuple(dimensions)
+        self.distillation = distillation
         self._rank = symmetric_ranking_loss if symmetric else masked_ranking_loss
 
     def forward(self, features: list[dict[str, Tensor]], labels: Tensor) -> Tensor:
-        """Embed both blocks and compare every query with every document; `labels` are the targets."""
+        """Embed both blocks and compare every query with every document.
+
+        `labels` are the targets [queries, documents]; or, with a teacher, float [2, queries, documents]: the targets
+        and its scores.
+        """
+        targets, teacher = (labels[0].to(torch.int8), labels[1]) if labels.dim() == 3 else (labels, None)
         queries, documents = (embed(self.model, block, packed=self.packed, memory=self.memory) for block in features)
-        losses = [self._rank(queries @ documents.T, labels, temperature=self.temperature)]
+        similarities = [queries @ documents.T]
         for length in self.dimensions:
-            short = nn.functional.normalize(queries[:, :length]) @ nn.functional.normalize(documents[:, :length]).T
-            losses.append(self._rank(short, labels, temperature=self.temperature))
-        return torch.stack(losses).mean()
+            short = (nn.functional.normalize(vectors[:, :length]) for vectors in (queries, documents))
+            similarities.append(next(short) @ next(short).T)
+        losses = [self._rank(each, targets, temperature=self.temperature) for each in similarities]
+        loss = torch.stack(losses).mean()
+        if teacher is None:
+            return loss
+        if self.distillation == "kl":
+            return loss + listwise_distillation(similarities[0], teacher, temperature=self.temperature)
+        return loss + margin_mse(similarities[0], teacher, targets)

@@ -1,0 +1,30 @@
+"""A teacher's scores of the training pairs, on the scale of cosines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from llama_index_ace_finetune.mining.teacher import Teacher
+from llama_index_ace_finetune.training.examples import IndexedExamples
+
+_LARGEST_COSINE = 1.001
+
+
+def teacher_scores(teacher: Teacher, examples: IndexedExamples, *, cache: Path | None) -> list[Mapping[int, float]]:
+    """Return, per query, the teacher's score of each of its right answers and mined negatives, by corpus row.
+
+    Scores that are no cosines (a cross-encoder's are logits of any size) are moved and scaled to lie from 0 to 1.
+    """
+    rows = [np.concatenate([a, b]) for a, b in zip(examples.relevant, examples.negatives, strict=True)]
+    owner = np.repeat(np.arange(len(rows)), [len(of_query) for of_query in rows])
+    flat = np.concatenate(rows).astype(np.int64)
+    scores = teacher.score(examples.queries, examples.corpus, (owner, flat), cache=cache).astype(np.float64)
+    if len(scores) and np.abs(scores).max() > _LARGEST_COSINE:
+        scores = (scores - scores.min()) / max(float(np.ptp(scores)), 1e-12)
+    found: list[dict[int, float]] = [{} for _ in rows]
+    for query, row, score in zip(owner.tolist(), flat.tolist(), scores.tolist(), strict=True):
+        found[query][row] = score
+    return list(found)
