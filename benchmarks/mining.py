@@ -7,32 +7,26 @@ FOLDER holds retrieval sets in BEIR layout (and `ace`, a test suite). `--check` 
 Exits 1 where a figure misses what is asked for.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import io
 import json
 import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import library_first  # noqa: F401
 import numpy as np
+from findings import Findings
 from machine import machine
-
-# `datasets.py` beside this file would be taken for the library of that name.
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+from sets import load, test_set
+from timing import quiet, seconds_of
 
 from llama_index_ace_finetune.datasets.normalise import normalise
-from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.split import split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
@@ -43,52 +37,16 @@ from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.dev_set import DevSet
-from llama_index_ace_finetune.training.examples import index_examples
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
-NEGATIVES, WINDOW, MARGIN = 5, 20, 0.05
+NEGATIVES, WINDOW, MARGIN = 5, 50, 0.05
 COLD, WARM, MEMORY, HIDDEN = 1 / 3, 1 / 20, 1 / 2, 1 / 2
 TIMED = ("msvc_errors", "medquad")
 WITH_SEVERAL = ("locomo", "ace", "nl2bash")
 TRAINED = ("ace", "locomo", "msvc_errors")
 SEEDS = (0, 1, 2)
 SEARCHED = (5_000, 300_000, 384)
-
-
-@dataclass
-class Findings:
-    """Sections of the report, and one line per figure asked for."""
-
-    sections: list[str] = field(default_factory=list)
-    asked: list[tuple[str, bool]] = field(default_factory=list)
-
-    def section(self, title: str, header: str, rows: list[str]) -> None:
-        columns = header.count("|") - 1
-        text = "\n".join([f"## {title}", "", header, "|---" * columns + "|", *rows])
-        print(text, end="\n\n", flush=True)
-        self.sections.append(text)
-
-    def ask(self, what: str, met: bool) -> None:
-        self.asked.append((what, met))
-
-
-def load(folder: Path, name: str) -> RetrievalDataset:
-    path = folder / name
-    suite = path / "enhanced_test_suite.json"
-    return read_dataset(suite, path / "memory_inventory.json") if suite.is_file() else read_dataset(path)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        yield
-
-
-def seconds_of(work: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
 
 
 def peer_mine(model: Any, pairs: list[tuple[str, str]], corpus: list[str]) -> list[dict[str, Any]]:
@@ -271,7 +229,7 @@ def train_with_and_without(folder: Path, names: tuple[str, ...], findings: Findi
         split = split_dataset(dataset)
         data = generate_training_data(dataset, split, our_miner(), negatives=NEGATIVES)
         scores: dict[int, list[np.ndarray]] = {0: [], 1: []}
-        test = _test_set(dataset, list(split.test))
+        test = test_set(dataset, list(split.test))
         for seed in SEEDS:
             for negatives in (0, 1):
                 scores[negatives].append(_trained(data, test, negatives=negatives, seed=seed))
@@ -294,21 +252,11 @@ def train_with_and_without(folder: Path, names: tuple[str, ...], findings: Findi
     findings.ask(f"better on {better} of {len(names)} (asked 2)", better >= 2)
 
 
-def _test_set(dataset: RetrievalDataset, queries: list[str]) -> DevSet:
-    from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
-
-    examples = tuple(
-        TrainingExample(q, dataset.queries[q].text, tuple(sorted(dataset.relevant(q))), (), "test", {}) for q in queries
-    )
-    memories = {identifier: memory.text for identifier, memory in dataset.answers.items()}
-    return DevSet(index_examples(TrainingData(examples=examples, memories=memories), examples))
-
-
 def _trained(data: Any, test: DevSet, *, negatives: int, seed: int) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         config = TrainingConfig(
-            output_dir=str(Path(folder) / "model"), epochs=2, budget_minutes=None, hard_negatives=negatives,
-            device="cpu", seed=seed,
+            output_dir=str(Path(folder) / "model"), mode="full", epochs=2, budget_minutes=None,
+            hard_negatives=negatives, device="cpu", seed=seed,
         )  # fmt: skip
         tuner = EmbeddingFineTuner(config)
         tuner.load_training_data(data)
@@ -338,13 +286,7 @@ def main() -> int:
     count_hidden(options.data, WITH_SEVERAL[:2] if options.check else WITH_SEVERAL, findings)
     if not options.check:
         train_with_and_without(options.data, TRAINED, findings)
-    met = all(good for _, good in findings.asked)
-    line = "; ".join(f"{what}: {'met' if good else 'MISSED'}" for what, good in findings.asked)
-    print(line)
-    if options.out:
-        head = f"# Mining hard negatives\n\n{machine('torch', 'sentence-transformers', 'numpy')}."
-        options.out.write_text("\n\n".join([head, *findings.sections, line]) + "\n", encoding="utf-8")
-    return 0 if met else 1
+    return findings.close("Mining hard negatives", machine("torch", "sentence-transformers", "numpy"), options.out)
 
 
 if __name__ == "__main__":
