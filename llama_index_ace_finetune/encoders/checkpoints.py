@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import logging
+import os
 import struct
 from pathlib import Path
 
+from llama_index_ace_finetune.encoders.fingerprint import file_hash
 from llama_index_ace_finetune.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -113,14 +114,15 @@ def _bundled_folder() -> Path | None:
     if spec is None or spec.origin is None:
         return None
     folder = Path(spec.origin).parent / "model"
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if digest != _BUNDLED_SHA256:
+    if file_hash(folder / "model.safetensors") != _BUNDLED_SHA256:
         logger.warning("the package %s carries other weights than published; it is not used", _BUNDLED_PACKAGE)
         return None
     return folder
 
 
 def _from_hub(name: str, *, local_files_only: bool) -> Path | None:
+    if local_files_only and not (_hub_cache() / f"models--{name.replace('/', '--')}").is_dir():
+        return None  # half a second sooner than the hub's own library says so
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -133,3 +135,11 @@ def _from_hub(name: str, *, local_files_only: bool) -> Path | None:
         logger.debug("no model %s from the hub (local only: %s): %s", name, local_files_only, error)
         return None
     return folder
+
+
+def _hub_cache() -> Path:
+    """The folder that the hub's library keeps models in, by its rules."""
+    user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("HF_HOME", f"{user_cache}/huggingface")
+    folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
+    return Path(os.path.expandvars(folder)).expanduser()

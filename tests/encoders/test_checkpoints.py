@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from llama_index_ace_finetune.encoders import checkpoints
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import ModelError
@@ -166,3 +167,23 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     save_file({f"tower.{n}.kernel": torch.zeros(2, 2) for n in range(4)}, folder / "model.safetensors")
     with pytest.raises(ModelError, match="not those of its config"):
         Encoder.load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"XDG_CACHE_HOME": "/a"},
+        {"XDG_CACHE_HOME": "/a", "HF_HOME": "/b"},
+        {"HF_HOME": "/b", "HUGGINGFACE_HUB_CACHE": "/c"},
+        {"HUGGINGFACE_HUB_CACHE": "/c", "HF_HUB_CACHE": "~/d/$HOME"},
+    ],
+)
+def test_the_hubs_cache_is_where_its_library_looks(changes: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_CACHE_HOME", "HF_HOME", "HUGGINGFACE_HUB_CACHE", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    program = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert checkpoints._hub_cache() == Path(done.stdout.strip())

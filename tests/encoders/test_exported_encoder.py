@@ -26,7 +26,7 @@ from llama_index_ace_finetune.encoders.exports.runtime import MissingRuntimeErro
 from llama_index_ace_finetune.encoders.exports.write_graphs import require_same_tokens, write_graphs
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.errors import ModelError
-from llama_index_ace_finetune.training.two_towers import linear_towers
+from llama_index_ace_finetune.training.two_towers import linear_towers, query_and_document_towers
 
 TEXTS = [
     "restart the queue worker",
@@ -114,14 +114,24 @@ class TestVectors:
             require_same_tokens(Encoder.load(model, settings=CPU), opened(model, backend, max_seq_length=5), TEXTS)
 
 
-@pytest.mark.parametrize("backend", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
-def test_two_towers_are_two_graphs(backend: Any, tmp_path: Path) -> None:
-    base = Encoder.load(tiny_model(tmp_path / "base"), settings=CPU)
+def with_a_matrix(base: Encoder, other: Path) -> SentenceTransformer:
     matrix = np.random.default_rng(0).standard_normal((WIDTH, WIDTH)).astype(np.float32)
-    linear_towers(base.model, matrix).save_pretrained(str(tmp_path / "towers"), create_model_card=False)
+    return linear_towers(base.model, matrix)
+
+
+def with_two_models(base: Encoder, other: Path) -> SentenceTransformer:
+    return query_and_document_towers(Encoder.load(tiny_model(other, seed=1), settings=CPU).model, base.model)
+
+
+@pytest.mark.parametrize("backend", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("towers_of", [with_a_matrix, with_two_models])
+def test_two_towers_are_two_graphs(towers_of: Callable[..., SentenceTransformer], backend: Any, tmp_path: Path) -> None:
+    base = Encoder.load(tiny_model(tmp_path / "base"), settings=CPU)
+    towers_of(base, tmp_path / "other").save_pretrained(str(tmp_path / "towers"), create_model_card=False)
     record = export(tmp_path / "towers", backend)
     assert len(set(record.graphs.values())) == 2
     exported, torchs = opened(tmp_path / "towers", backend), Encoder.load(tmp_path / "towers", settings=CPU)
+    require_same_tokens(torchs, exported, TEXTS)
     for role in ("query", "document"):
         expected = torchs.encode(TEXTS, role=role)  # type: ignore[arg-type]
         assert (exported.encode(TEXTS, role=role) * expected).sum(axis=1).min() > 0.99  # type: ignore[arg-type]

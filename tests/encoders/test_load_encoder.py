@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_model import export, tiny_model
 
+from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.encoders.exports import runtime
 from llama_index_ace_finetune.encoders.exports.load_encoder import load_encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
@@ -66,6 +67,16 @@ def test_a_missing_package_is_no_warning(
     monkeypatch.setattr(runtime, "find_spec", lambda _: None)
     assert load_encoder(model).backend == "torch"
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_an_encoder_of_any_backend_can_be_wrapped(model: Path) -> None:
+    for backend in ("torch", "onnx"):
+        encoder = load_encoder(model, settings=EncoderSettings(device="cpu", precision="auto"), backend=backend)  # type: ignore[arg-type]
+        embedding = FineTunedEmbedding.from_encoder(encoder)
+        assert embedding.backend == backend
+        assert embedding.fingerprint == encoder.fingerprint
+        copied = FineTunedEmbedding.from_dict(embedding.to_dict())
+        assert copied.encoder.backend == backend
 
 
 def test_an_unknown_backend(model: Path) -> None:

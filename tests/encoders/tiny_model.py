@@ -55,6 +55,4 @@ def export(model: Path, backend: ExportBackend, *, int8: bool = False, milliseco
 
 
 def opened(model: Path, backend: ExportBackend, **settings: object) -> ExportedEncoder:
-    encoder = ExportedEncoder.open(model, backend, settings=EncoderSettings(device="cpu", **settings))  # type: ignore[arg-type]
-    assert isinstance(encoder, ExportedEncoder)
-    return encoder
+    return ExportedEncoder.open(model, backend, settings=EncoderSettings(device="cpu", **settings))  # type: ignore[arg-type]

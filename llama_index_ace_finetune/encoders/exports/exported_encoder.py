@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +37,8 @@ class ExportedEncoder(Encoder):
     ) -> None:
         self.name = name
         self.fingerprint = identity.fingerprint
-        self.settings = settings
+        # An export computes in the precision that dev was asked about.
+        self.settings = dataclasses.replace(settings, precision="float32") if settings.precision == "auto" else settings
         self.backend = record.backend
         self._identity = identity
         self._record = record
@@ -50,7 +52,9 @@ class ExportedEncoder(Encoder):
         self._runtimes = {role: opened[file] for role, file in record.graphs.items()}
 
     @classmethod
-    def open(cls, name: str | Path, backend: ExportBackend, *, settings: EncoderSettings | None = None) -> Encoder:
+    def open(
+        cls, name: str | Path, backend: ExportBackend, *, settings: EncoderSettings | None = None
+    ) -> ExportedEncoder:
         """Open the export of a model folder or hub name.
 
         Raises:

@@ -69,7 +69,7 @@ def write_graphs(
     graphs = {role: f"{'model' if shared else role}{suffix}" for role in _ROLES}
     transformer: Any = towers["document"][0]
     transformer.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
-    features = model.preprocess(_EXAMPLES)
+    features = transformer.preprocess(_EXAMPLES)
     example = tuple(features[key].to(model.device) for key in INPUTS)
     for role in _ROLES[:1] if shared else _ROLES:
         graph = _Graph(towers[role]).eval()
