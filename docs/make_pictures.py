@@ -40,8 +40,8 @@ def picture_of_summary(run: Path) -> None:
     screen.save_svg(str(PICTURES / "demo.svg"), title="make demo", code_format=SVG)
 
 
-def picture_of_report(run: Path) -> None:
-    """Photograph the top of the report with headless Chromium."""
+def picture_of_report(run: Path, name: str, *, width: int, height: int, dark: bool = False) -> None:
+    """Photograph the top of the report with headless Chromium, in a window of at least 500 pixels."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         raise SystemExit("no chromium or google-chrome found")
@@ -57,9 +57,10 @@ def picture_of_report(run: Path) -> None:
                 "--disable-component-update",
                 "--disable-sync",
                 "--hide-scrollbars",
+                *(["--blink-settings=preferredColorScheme=0"] if dark else []),
                 f"--user-data-dir={profile}",
-                "--window-size=1000,1240",
-                f"--screenshot={PICTURES / 'report.png'}",
+                f"--window-size={width},{height}",
+                f"--screenshot={PICTURES / name}",
                 (run / "report.html").resolve().as_uri(),
             ],
             check=True,
@@ -69,5 +70,8 @@ def picture_of_report(run: Path) -> None:
 
 if __name__ == "__main__":
     PICTURES.mkdir(exist_ok=True)
-    picture_of_summary(Path(sys.argv[1]))
-    picture_of_report(Path(sys.argv[1]))
+    finished = Path(sys.argv[1])
+    picture_of_summary(finished)
+    picture_of_report(finished, "report.png", width=1100, height=2050)
+    picture_of_report(finished, "report-dark.png", width=1100, height=1000, dark=True)
+    picture_of_report(finished, "report-phone.png", width=500, height=1000)

@@ -16,7 +16,7 @@ from llama_index_ace_finetune.commands.summary import interval_markup
 from llama_index_ace_finetune.evaluation.compare_runs import compare_runs
 from llama_index_ace_finetune.evaluation.evaluate import MEASURE
 
-_MEASURES = ("Success@1", "Success@5", "MRR@10", "nDCG@10")
+_MEASURES = ("Success@1", "Success@5", "MRR@10")
 
 
 def print_comparison(paths: Sequence[Path], screen: Console, *, system: str | None = None, as_json: bool) -> None:
@@ -37,10 +37,10 @@ def _table(found: dict[str, Any]) -> Table:
     table = Table(header_style="bold")
     table.add_column("run")
     table.add_column("system")
-    for name in _MEASURES:
-        table.add_column(name, justify="right")
-    table.add_column(f"{MEASURE} against the first, 95 %", justify="right")
-    table.add_column("p", justify="right")
+    for name in ("R@1", "R@5", "MRR@10"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("against first, 95 %", justify="right", no_wrap=True)
+    table.add_column("p", justify="right", no_wrap=True)
     for run in found["runs"]:
         difference = found["differences_to_first"][MEASURE].get(run["run"])
         table.add_row(
@@ -48,6 +48,6 @@ def _table(found: dict[str, Any]) -> Table:
             escape(run["system"]),
             *(f"{run['means'][name]:.3f}" for name in _MEASURES),
             interval_markup(difference) if difference else "reference",
-            f"{difference['p_holm']:.4f}" if difference else "",
+            f"{difference['p_holm']:.3f}" if difference else "",
         )
     return table

@@ -6,6 +6,7 @@ import json
 import webbrowser
 from pathlib import Path
 
+from jinja2 import UndefinedError
 from rich.console import Console
 
 from llama_index_ace_finetune.atomic import write_text
@@ -32,6 +33,8 @@ def show_report(path: Path, screen: Console, *, open_page: bool, as_json: bool) 
     page = file.with_suffix(".html")
     try:
         write_text(page, render_html(report))
+    except (UndefinedError, KeyError, TypeError) as error:
+        raise AceFinetuneError(f"The report {str(file)!r} is damaged ({error}); evaluate the model again.") from error
     except OSError as error:
         raise AceFinetuneError(
             f"The page {str(page)!r} cannot be written ({error}); copy the report elsewhere."

@@ -17,15 +17,15 @@ def print_summary(report: dict[str, Any], screen: Console) -> None:
     )
     table = Table(header_style="bold")
     table.add_column("system")
-    for name in ("R@1", "R@5", "MRR@10", "nDCG@10"):
+    for name in ("R@1", "R@5", "MRR@10"):
         table.add_column(name, justify="right")
-    table.add_column("MRR@10 against base, 95 %", justify="right")
+    table.add_column("MRR@10 against base, 95 %", justify="right", no_wrap=True)
     chosen = report["verdict"]["system"]["name"]
     for system in report["systems"]:
         difference = system["difference_to_base"].get("MRR@10")
         table.add_row(
             escape(_label(system)),
-            *(f"{system['means'][name]:.3f}" for name in ("Success@1", "Success@5", "MRR@10", "nDCG@10")),
+            *(f"{system['means'][name]:.3f}" for name in ("Success@1", "Success@5", "MRR@10")),
             interval_markup(difference) if difference else "reference",
             style="bold" if system["name"] == chosen else "",
         )

@@ -114,7 +114,8 @@ def _sentence(
         refused = "neither tuning nor BM25" if not tuned else "neither the tuned model nor BM25"
         return f"KEEP THE BASE MODEL AS IT IS: {refused} beat it on the dev queries."
     means = f"{MEASURE} {evaluation.mean(BASE, MEASURE):.3f} -> {evaluation.mean(system.name, MEASURE):.3f}"
-    over_base = f"{means}, {_figures(against_base)} against the base model {count}"
+    alone = ", the best system without training," if best == BASE else ""
+    over_base = f"{means}, {_figures(against_base)} against the base model{alone} {count}"
     if not system.trained:
         why = "tuning did not beat the base model on the dev queries" if not tuned else "it is ahead of tuning on dev"
         head = "USE BM25 ALONE" if system.name == BM25 else f"KEEP THE BASE MODEL, SERVED AS {str(system).upper()}"
@@ -129,9 +130,7 @@ def _sentence(
         )
     if not _certain(against_base):
         return f"SHIP WITH CARE: {system} won on dev; on test the gain is not certain: {over_base}."
-    if best == BASE:
-        return f"SHIP {str(system).upper()}: {over_base}, which is the best system without training."
-    if against_best is None:
+    if best == BASE or against_best is None:
         return f"SHIP {str(system).upper()}: {over_base}."
     if not _certain(against_best):
         return (

@@ -105,5 +105,11 @@ def test_report_on_the_command_line(write: Write, monkeypatch: pytest.MonkeyPatc
     refused = runner.invoke(app, ["report", str(path), "--open"])
     assert refused.exit_code == 2
     assert "No browser could be started" in refused.output
+    for damage in ("verdict", "systems"):
+        kept = {name: value for name, value in printed.items() if name != damage}
+        path.write_text(json.dumps(kept), encoding="utf-8")
+        damaged = runner.invoke(app, ["report", str(path)])
+        assert damaged.exit_code == 2
+        assert "is damaged" in damaged.output
     path.write_text("{", encoding="utf-8")
     assert runner.invoke(app, ["report", str(path)]).exit_code == 2

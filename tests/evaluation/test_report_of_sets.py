@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", ["demo", "msvc_errors", "cosqa"])
+@pytest.mark.parametrize("name", ["demo", "msvc_errors", "ace"])
 def test_the_page_of_a_real_set(name: str, request: pytest.FixtureRequest, minilm: Encoder, tmp_path: Path) -> None:
     source = request.getfixturevalue("demo_suite") if name == "demo" else request.getfixturevalue("shared_data") / name
     result = evaluate_model(

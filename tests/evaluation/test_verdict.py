@@ -45,6 +45,17 @@ def test_a_gain_on_dev_and_test_ships(evaluation: Make) -> None:
     assert verdict.best_untuned == BM25  # the first of equals
 
 
+def test_the_base_as_the_best_untuned_system(evaluation: Make) -> None:
+    ranks = {BASE: BAD, TUNED: GOOD, **dict.fromkeys((BM25, HYBRID_BASE, HYBRID_BASE_WEIGHTED), [3] * 20)}
+    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **ALONE), SHIPS)
+    assert verdict.sentence == (
+        "SHIP THE TUNED MODEL ALONE: MRR@10 0.500 -> 1.000, +0.500 (95 % interval +0.500 to +0.500) against the base "
+        "model, the best system without training, on 20 held-out queries."
+    )
+    assert verdict.confirmed
+    assert verdict.against_base == verdict.against_untuned
+
+
 def test_a_better_untuned_system_is_named(evaluation: Make) -> None:
     ranks = {BASE: [3] * 20, TUNED: BAD, BM25: GOOD}
     verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **ALONE), SHIPS)
