@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from llama_index_ace_finetune.png import write_png
 
 
 def mining_picture(report: Mapping[str, Any], path: str | Path) -> None:
@@ -16,13 +17,11 @@ def mining_picture(report: Mapping[str, Any], path: str | Path) -> None:
     Where the negatives lie to the right of the right answers, most of them are right answers that nobody labelled.
     """
     # Figures of their own, without pyplot: nothing global is touched, and no window system is needed.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     histograms = report["histograms"]
     edges = np.array(histograms["edges"])
     figure = Figure(figsize=(8, 6), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True)
     for name, counts in (("right answers", histograms["positives"]), ("negatives", histograms["kept"])):
         above.stairs(_shares(counts), edges, label=f"{name} ({sum(counts):,})", fill=True, alpha=0.5)
@@ -34,20 +33,9 @@ def mining_picture(report: Mapping[str, Any], path: str | Path) -> None:
     below.set_xlabel(f"{histograms['scores']} with the query")
     if histograms["filtered"]:
         below.legend()
-    _write(canvas, Path(path))
+    write_png(figure, Path(path))
 
 
 def _shares(counts: list[int]) -> list[float]:
     total = max(1, sum(counts))
     return [count / total for count in counts]
-
-
-def _write(canvas: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as handle:
-            canvas.print_png(handle, metadata={"Software": None})
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

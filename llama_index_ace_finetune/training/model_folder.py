@@ -15,8 +15,11 @@ from llama_index_ace_finetune.errors import OutputExistsError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.examples import IndexedExamples
 from llama_index_ace_finetune.training.model_card import model_card
+from llama_index_ace_finetune.training.picture import training_picture
 from llama_index_ace_finetune.training.provenance import PROVENANCE
 from llama_index_ace_finetune.training.selection import Selection
+
+CURVE = "training_curve.png"
 
 
 def save_model_folder(
@@ -57,6 +60,7 @@ def save_model_folder(
         encoder.model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
         provenance["fingerprint"] = fingerprint_folder(folder, {})
         write_json(folder / PROVENANCE, provenance)
+        training_picture(history, folder / CURVE)
         (folder / "README.md").write_text(model_card(provenance), encoding="utf-8")
     return path
 

@@ -21,6 +21,7 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.embed import EmbedMemory, embed
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.model_folder import check_replaceable
+from llama_index_ace_finetune.training.picture import training_picture
 from llama_index_ace_finetune.training.provenance import read_provenance
 from llama_index_ace_finetune.training.step_plan import StepPlan
 
@@ -166,6 +167,15 @@ def test_the_card_is_complete_and_holds_no_text_of_the_data(trained: Trained, tr
     for text in [*(one.query for one in training_data.examples), *training_data.memories.values()]:
         assert text not in card
         assert text not in record
+
+
+def test_the_course_of_the_training_is_drawn(trained: Trained, tmp_path: Path) -> None:
+    assert (trained.folder / "training_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert training_picture(trained.tuner.history, tmp_path / "a.png")
+    assert training_picture(trained.tuner.history, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert not training_picture([{"step": 0, "MRR@10": 0.5}], tmp_path / "c.png")
+    assert not (tmp_path / "c.png").exists()
 
 
 def test_nothing_lies_about_afterwards(trained: Trained) -> None:
