@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from llama_index_ace_finetune.evaluation.choice import Choice, choose_system
 from llama_index_ace_finetune.evaluation.evaluate import (
     BASE,
@@ -169,9 +171,8 @@ def _warnings(evaluation: Evaluation, system: Choice, best: str, against_best: P
             f"Equal weights would cost {served - mean(HYBRID_EQUAL):.3f} of {MEASURE}: do not fuse this model with "
             "BM25 by plain RRF."
         )
-    convex = evaluation.dev_values.get(HYBRID_CONVEX)
-    chosen = evaluation.dev_values.get(system.name)
-    if system.trained and convex is not None and chosen is not None and convex.mean() > chosen.mean() + 0.01:
+    convex, chosen = (evaluation.dev_values.get(name, np.zeros(0)) for name in (HYBRID_CONVEX, system.name))
+    if system.trained and len(convex) and convex.mean() > chosen.mean() + 0.01:
         warnings.append(
             f"Fused by a convex combination of scores the tuned model reaches {MEASURE} {mean(HYBRID_CONVEX):.3f} here "
             f"(dev {convex.mean():.3f} against {chosen.mean():.3f}); the retriever of this package fuses by rank."

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_sy
 from llama_index_ace_finetune.evaluation.measures import NDCG, per_query
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet
 from llama_index_ace_finetune.evaluation.trec_run import TrecRun, write_run
+from llama_index_ace_finetune.evaluation.verdict import reach_verdict
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.fusion import fuse_rankings
 
@@ -123,6 +125,10 @@ def test_the_same_model_twice_makes_no_difference(
     assert "0 dev queries are too few" in result.fusion.reason
     equal = result.system("tuned + BM25").rankings.tolist()
     assert result.system("tuned + BM25, dev weights").rankings.tolist() == equal
+    with warnings.catch_warnings():
+        # A mean of no dev query would warn.
+        warnings.simplefilter("error")
+        assert reach_verdict(result, None).system.reason == "0 dev queries are too few to choose on"
     assert sum(counted) == 2 * (len(parts[0]) + len(small_dataset.answers))
 
 
