@@ -4,9 +4,10 @@
 
 FOLDER is a retrieval set with documents of mixed lengths, such as medquad. The base model is exported to each backend
 (dev is not asked: this is about time), then measured: from a cold start to the first answer, one query, many documents,
-one hybrid query end to end, and queries from 8 threads and from asyncio. Vectors of stored memories are made up, since
-searching them takes as long; their texts and the queries are the set's. `--check` takes fewer of everything. Exits 1
-where a figure misses what is asked for. Needs the extras onnx and openvino, and llama-index-retrievers-bm25.
+one hybrid query end to end, queries from 8 threads and from asyncio, and SIGTERM among them. Vectors of stored memories
+are made up, since searching them takes as long; their texts and the queries are the set's. `--check` takes fewer of
+everything. Exits 1 where a figure misses what is asked for. Needs the extras onnx and openvino, and
+llama-index-retrievers-bm25.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -269,12 +271,44 @@ def together(retriever: Any, queries: list[str], findings: Findings) -> None:
     findings.section("Queries at the same time, end to end", "| | queries/s | other results than alone |", rows)
 
 
+def serve_for_ever(model: Path) -> None:
+    """Encode from 8 threads until somebody ends the process."""
+    encoder = ExportedEncoder.open(model, SHIPPED, settings=CPU)
+    encoder.encode_queries(["ready"])
+    print("ready", flush=True)
+
+    def serve(number: int) -> None:
+        while True:
+            encoder.encode_queries([f"query {number}"])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(serve, range(8)))
+
+
+def terminate(model: Path, findings: Findings) -> None:
+    command = [sys.executable, __file__, "--data", ".", "--serve", str(model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.5)
+        process.terminate()
+        seconds, (_, errors) = seconds_of(lambda: process.communicate(timeout=30))
+    good = process.returncode == -signal.SIGTERM and not errors
+    findings.section(
+        "SIGTERM among queries from 8 threads", "| ended after, s | said |", [f"| {seconds:.2f} | {errors} |"]
+    )
+    findings.ask(f"SIGTERM: ended in {seconds:.2f} s, nothing said (asked: no error)", good)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="a retrieval set")
     parser.add_argument("--check", action="store_true", help="fewer of everything")
     parser.add_argument("--out", type=Path, help="write the tables as markdown")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve:
+        serve_for_ever(options.serve)
     if not options.data.is_dir():
         print(f"There is no folder {str(options.data)!r}; give --data.", file=sys.stderr)
         return 2
@@ -301,6 +335,7 @@ def main() -> int:
         one_query(forms, peer, queries, findings)
         many_documents(forms, peer, documents, sizes.rounds, findings)
         end_to_end(models[SHIPPED], memories, queries[: sizes.searches], sizes, findings)
+        terminate(models[SHIPPED], findings)
     packages = ("torch", "sentence-transformers", "onnxruntime", "openvino", "llama-index-core", "qdrant-client")
     return findings.close("Serving", f"{machine(*packages)}; {usable_threads()} threads", options.out)
 
