@@ -22,6 +22,8 @@ from llama_index_ace_finetune.stores.spaces import VectorSpace, collection_metad
 
 _AT_ONCE = 2048
 _WRITTEN_AT_ONCE = 256
+_SAMPLE = 16
+_LEAST_COSINE = 0.99
 
 
 def adopt(
@@ -60,7 +62,10 @@ def adopt(
     spaces = vector_spaces(encoders)
     for name, space in spaces.items():
         _add_space(client, collection, name, space, where)
-    _fill(MemoryStore(client, collection, spaces, where, owns_client=False), encoders, cache, progress)
+    fresh = MemoryStore(client, collection, spaces, where, owns_client=False)
+    for name, encoder in encoders.items():
+        _require_same_model(fresh, name, encoder)
+    _fill(fresh, encoders, cache, progress)
     told(where, client.update_collection, collection, metadata=collection_metadata(spaces, None))
     return MemoryStore.attach(client, collection, where=where)
 
@@ -97,6 +102,25 @@ def _fill(store: MemoryStore, encoders: Mapping[str, Encoder], cache: Path | Non
             texts = [node_of(point, store.where).get_content(MetadataMode.EMBED) for point in batch]
             vectors = encoder.encode(texts, role="document", cache=cache, progress=progress)
             _write(store, name, [point.id for point in batch], vectors)
+
+
+def _require_same_model(store: MemoryStore, name: str, encoder: Encoder) -> None:
+    """Compare a few of the vectors that are there under the name already with the model's own."""
+    held = models.Filter(must=[models.HasVectorCondition(has_vector=name)])
+    points, _ = told(
+        store.where, store.client.scroll, store.collection, scroll_filter=held, limit=_SAMPLE, with_vectors=[name]
+    )
+    if not points:
+        return
+    texts = [node_of(point, store.where).get_content(MetadataMode.EMBED) for point in points]
+    vectors: list[Any] = [point.vector for point in points]
+    theirs = np.array([vector[name] for vector in vectors], np.float32)
+    cosines = (encoder.encode_documents(texts) * theirs).sum(axis=1) / np.linalg.norm(theirs, axis=1)
+    if cosines.min() < _LEAST_COSINE:
+        raise StoreError(
+            f"The vectors {name!r} in the collection {store.collection!r} in {store.where} were made by another model "
+            f"than {encoder.name!r}; give that model, or build an index with `ace-finetune index`."
+        )
 
 
 def _require_ids(points: list[Any], store: MemoryStore) -> None:

@@ -13,6 +13,7 @@ from qdrant_client import QdrantClient, models
 from serving_files import BASE, QUERIES, TEXTS
 from small_stores import unit_rows
 
+from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import StoreError
@@ -130,6 +131,28 @@ class TestRefused:
         client.create_collection("theirs", {FINETUNED: models.VectorParams(size=2, distance=models.Distance.COSINE)})
         with pytest.raises(StoreError, match=r"another kind already \(2 dimensions"):
             adopt(client, "theirs", encoders)
+
+
+def test_vectors_that_are_there_under_the_name_are_kept_if_they_are_the_models(encoders) -> None:
+    client = QdrantClient(":memory:")
+
+    def no_words(texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
+        return [[1] for _ in texts], [[1.0] for _ in texts]
+
+    # LlamaIndex names its vectors in hybrid collections only.
+    words = {"enable_hybrid": True, "sparse_doc_fn": no_words, "sparse_query_fn": no_words}
+    vector_store = QdrantVectorStore(client=client, collection_name="theirs", dense_vector_name=FINETUNED, **words)
+    context = StorageContext.from_defaults(vector_store=vector_store)
+    nodes = [TextNode(text=text) for text in TEXTS.values()]
+    embed_model = FineTunedEmbedding.from_encoder(encoders[BASELINE])
+    VectorStoreIndex(nodes, storage_context=context, embed_model=embed_model)
+    done: list[int] = []
+    other = Encoder.load(BASE, settings=EncoderSettings(document_prompt="a prompt that changes every vector: "))
+    with pytest.raises(StoreError, match="were made by another model"):
+        adopt(client, "theirs", {FINETUNED: other}, progress=done.append)
+    store = adopt(client, "theirs", {FINETUNED: encoders[BASELINE]}, progress=done.append)
+    assert done == []
+    assert store.spaces[FINETUNED].fingerprint == encoders[BASELINE].fingerprint
 
 
 def test_vectors_of_another_model_are_not_mixed_in(encoders) -> None:
