@@ -79,3 +79,42 @@ class TestQueryEngine:
         assert "served by baseline" in printed
         assert "served by finetuned" not in printed
         assert "served: {'baseline': 3}" in printed
+
+
+class TestBesideOthers:
+    def test_fusion_and_routing(self, tmp_path: Path) -> None:
+        printed = run_example("fusion_and_routing.py", cwd=tmp_path)
+        for title in ("alone", "fused", "routed"):
+            first = printed.split(f"\n{title}\n")[1].splitlines()[0]
+            assert "receives every notification twice" in first
+        assert "served: {'finetuned': 4}" in printed
+
+    def test_ingestion_with_two_workers(self, tmp_path: Path) -> None:
+        printed = run_example("ingestion.py", cwd=tmp_path)
+        assert re.search(r"^\d nodes from 4 documents", printed)
+        before, after = printed.split("customer was charged twice")[1:3]
+        assert "payments: # Retries" in before.splitlines()[1]
+        assert "payments" not in after.split("where do")[0]
+        assert re.findall(r"\] (\w+):", printed.split("where do the backups go?")[1]) == ["backups"] * 2
+
+    def test_llama_index_evaluator(self, tmp_path: Path) -> None:
+        printed = run_example("evaluate_retriever.py", "--queries", 30, cwd=tmp_path)
+        figures = r"^(.+?)\s+MRR@10 \d\.\d{3}  hit rate (\d\.\d{3})  \(30 queries\)$"
+        rates = dict(re.findall(figures, printed, re.MULTILINE))
+        assert rates.keys() == {"vector index", "hybrid"}
+        assert float(rates["hybrid"]) > 0.6
+
+    def test_chat_engine(self, tmp_path: Path) -> None:
+        printed = run_example("chat_engine.py", cwd=tmp_path)
+        assert printed.count("    [") == 6
+        assert "receives every notification twice" in printed
+
+    def test_living_index(self, tmp_path: Path) -> None:
+        printed = run_example("living_index.py", cwd=tmp_path)
+        parts = dict(part.split("\n", 1) for part in printed.strip().split("\n\n") if "\n" in part)
+        assert "first Monday" in parts["built"]
+        assert parts["refreshed"].splitlines()[0].endswith("Restore drills run every Friday.")
+        assert re.findall(r"\] (\w+)", parts["filtered"]) == ["Retry"]
+        assert "Retry" not in parts["without payments"]
+        assert "every Friday" in parts["by notes.v2"]
+        assert printed.endswith("rolled back to notes.v1\n")

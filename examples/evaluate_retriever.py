@@ -1,0 +1,58 @@
+"""Measure the retriever with LlamaIndex's own evaluator, beside a plain vector index.
+
+    python examples/evaluate_retriever.py [RUN]
+
+RUN is a folder that `ace-finetune demo` or `run` made; without it the base model stands in for the tuned one. Queries
+that the tuned model learned from are among these, so the figures of a run are in its report, not here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from llama_index.core import VectorStoreIndex
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.evaluation import RetrieverEvaluator
+
+from llama_index_ace_finetune import FineTunedEmbedding, FineTunedHybridRetriever, RetrievalDataset, read_dataset
+from llama_index_ace_finetune.stores.build_index import memory_nodes
+
+BASE = "sentence-transformers/all-MiniLM-L6-v2"
+PLAYBOOK = Path(__file__).parent / "data" / "playbook_suite.json"
+
+
+def main() -> None:
+    """Evaluate both retrievers on some of the playbook's queries."""
+    parser = argparse.ArgumentParser(description="Measure the retriever with LlamaIndex's evaluator.")
+    parser.add_argument("run", type=Path, nargs="?", help="folder that `ace-finetune demo` or `run` made")
+    parser.add_argument("--queries", type=int, default=100, help="how many queries")
+    options = parser.parse_args()
+    dataset = read_dataset(PLAYBOOK)
+    nodes = memory_nodes(dataset.memories.values())
+
+    plain = VectorStoreIndex(nodes, embed_model=FineTunedEmbedding(BASE)).as_retriever(similarity_top_k=10)
+    if options.run:
+        retriever = FineTunedHybridRetriever.from_run(options.run, similarity_top_k=10)
+    else:
+        retriever = FineTunedHybridRetriever.from_nodes(nodes, model=BASE, baseline=None, similarity_top_k=10)
+    asyncio.run(compare({"vector index": plain, "hybrid": retriever}, dataset, options.queries))
+    retriever.close()
+
+
+async def compare(retrievers: dict[str, BaseRetriever], dataset: RetrievalDataset, count: int) -> None:
+    """Print both metrics of each retriever."""
+    queries = list(dataset.queries)[:: max(1, len(dataset.queries) // count)][:count]
+    for name, retriever in retrievers.items():
+        evaluator = RetrieverEvaluator.from_metric_names(["mrr", "hit_rate"], retriever=retriever)
+        results = [await evaluator.aevaluate(dataset.queries[q].text, sorted(dataset.relevant(q))) for q in queries]
+        means = {
+            metric: sum(result.metric_vals_dict[metric] for result in results) / len(results)
+            for metric in ("mrr", "hit_rate")
+        }
+        print(f"{name:<14} MRR@10 {means['mrr']:.3f}  hit rate {means['hit_rate']:.3f}  ({len(results)} queries)")
+
+
+if __name__ == "__main__":
+    main()
