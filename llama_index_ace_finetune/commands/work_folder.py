@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from llama_index_ace_finetune.atomic import write_json
+from llama_index_ace_finetune.commands.console import console
 from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError
 
 _MARK = "work.json"
@@ -20,7 +21,8 @@ _MARK = "work.json"
 
 @contextlib.contextmanager
 def work_folder(output: Path, *, inputs: Mapping[str, Any], resume: bool) -> Iterator[Path]:
-    """Give the work folder of `output`, `.NAME.work` beside it; it is removed when the block ends well.
+    """Give the work folder of `output`, `.NAME.work` beside it; it is removed when the block ends well, or
+    with nothing in it.
 
     Args:
         output: what the command writes.
@@ -53,7 +55,14 @@ def work_folder(output: Path, *, inputs: Mapping[str, Any], resume: bool) -> Ite
                 "leave out --resume."
             )
         write_json(mark, {"inputs": key})
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if any(path != mark for path in folder.iterdir()):
+                console(stderr=True).print("What is done so far is kept; repeat the command with --resume to go on.")
+                raise
+            shutil.rmtree(folder)
+            raise
         shutil.rmtree(folder)
     finally:
         lock.release()

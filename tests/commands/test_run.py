@@ -100,7 +100,9 @@ def test_index_builds_again(finished_run: Path, suite: Path, tmp_path: Path) -> 
     assert runner.invoke(app, [*arguments, "--replace"]).exit_code == 0
 
 
-def test_a_run_that_fails_leaves_nothing(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_leaves_nothing_but_what_it_can_go_on_from(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from llama_index_ace_finetune.commands import run
     from llama_index_ace_finetune.errors import TrainingError
 
@@ -110,7 +112,13 @@ def test_a_run_that_fails_leaves_nothing(suite: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(run, "train_model", fail)
     result = runner.invoke(app, ["run", "--data", str(suite), "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
-    assert list(tmp_path.iterdir()) == []
+    assert "--resume" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".out.work"]
+    monkeypatch.undo()
+    (tmp_path / ".out.work" / "work.json").write_text('{"inputs": "others"}', encoding="utf-8")
+    refused = runner.invoke(app, ["run", "--data", str(suite), "--out", str(tmp_path / "out"), "--resume"])
+    assert refused.exit_code == 2
+    assert "had other data or settings" in " ".join(refused.stderr.split())
 
 
 def test_fusion_weights_come_from_the_report(finished_run: Path) -> None:

@@ -28,6 +28,12 @@ def test_what_was_broken_off_is_kept_and_gone_on_from(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_failure_before_any_work_leaves_nothing(tmp_path: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt), work_folder(tmp_path / "run", inputs={}, resume=False):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_inputs_are_told_and_nothing_is_lost(tmp_path: Path) -> None:
     break_off(tmp_path / "run", {"seed": 1})
     with (
