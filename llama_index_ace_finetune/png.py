@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 def write_png(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all; parents are created, and the same figure gives the same bytes."""
-
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -21,8 +21,9 @@ _MARK = "work.json"
 
 @contextlib.contextmanager
 def work_folder(output: Path, *, inputs: Mapping[str, Any], resume: bool) -> Iterator[Path]:
-    """Give the work folder of `output`, `.NAME.work` beside it; it is removed when the block ends well, or
-    with nothing in it.
+    """Give the work folder of `output`, `.NAME.work` beside it.
+
+    It is removed when the block ends well, or with nothing in it.
 
     Args:
         output: what the command writes.
