@@ -1,0 +1,285 @@
+"""The documentation says what is there: snippets run, commands parse, links lead somewhere, tables are complete."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from doc_commands import PACKAGE, VERBS, check_command, execute, is_run, known_options, options_of
+from doc_snippets import PAGES, PROJECT, Block, blocks, commands, inline_code, page_name
+from llama_index.core import Document, VectorStoreIndex
+from llama_index.core.llms import MockLLM
+from serving_files import QUERIES, TEXTS, small_memories, write_run, write_tuned_model
+
+import llama_index_ace_finetune
+from llama_index_ace_finetune import FineTunedEmbedding, read_dataset
+from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
+from llama_index_ace_finetune.stores.build_index import memory_nodes
+
+DOCS = PROJECT / "docs"
+BASE = "sentence-transformers/all-MiniLM-L6-v2"
+
+ALL = [block for page in PAGES for block in blocks(page)]
+SHELL = [block for block in ALL if block.language in ("bash", "console")]
+
+
+def pages_with(language: tuple[str, ...], condition: Callable[[Block], bool]) -> list[Any]:
+    return [
+        pytest.param(page, id=page_name(page))
+        for page in PAGES
+        if any(block.language in language and condition(block) for block in blocks(page))
+    ]
+
+
+def place(block: Block) -> str:
+    return block.place
+
+
+class TestBlocks:
+    def test_every_block_says_what_it_is(self) -> None:
+        known = {"bash", "console", "python", "json", "yaml"}
+        assert {block.place: block.language for block in ALL if block.language not in known} == {}
+        assert len(ALL) > 40
+
+    def test_what_does_not_run_says_why(self) -> None:
+        marks = {block.place: block.mark for block in ALL if block.mark}
+        assert all(re.fullmatch(r"slow|not run, .{8,}", mark) for mark in marks.values()), marks
+        assert sum(not block.runs for block in ALL) < len(ALL) / 4
+
+    @pytest.mark.parametrize("block", [b for b in ALL if b.language in ("json", "yaml")], ids=place)
+    def test_data_is_well_formed(self, block: Block) -> None:
+        assert json.loads(block.code) if block.language == "json" else yaml.safe_load(block.code)
+
+    @pytest.mark.parametrize("name", ["compose.yaml", "cluster.yaml"])
+    def test_compose_files(self, name: str) -> None:
+        content = yaml.safe_load((DOCS / "qdrant" / name).read_text(encoding="utf-8"))
+        volumes = {volume.split(":")[0] for service in content["services"].values() for volume in service["volumes"]}
+        assert volumes == set(content["volumes"])
+        # Reached from this machine alone, and with a key.
+        for service in content["services"].values():
+            assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+            assert "QDRANT__SERVICE__API_KEY" in service["environment"]
+
+
+class TestCommands:
+    @pytest.mark.parametrize("block", SHELL, ids=place)
+    def test_parse(self, block: Block) -> None:
+        for words in commands(block):
+            check_command(words)
+
+    def test_a_wrong_command_is_noticed(self) -> None:
+        for wrong in (
+            ["ace-finetune", "rum", "--data", "x"],
+            ["ace-finetune", "run", "--data", "x"],
+            ["ace-finetune", "search", "x", "--run", "y", "--top", "3"],
+            ["python", "-m", f"{PACKAGE}.data_generator", "--hard", "5"],
+            ["make", "coffee"],
+            ["pip", "install", "llama-index-ace-finetune[coffee]"],
+            ["python", "examples/coffee.py"],
+        ):
+            with pytest.raises(AssertionError):
+                check_command(wrong)
+
+    @pytest.mark.parametrize("page", PAGES, ids=page_name)
+    def test_options_in_the_text_exist(self, page: Path) -> None:
+        known = known_options()
+        for code in inline_code(page):
+            words = code.split()
+            if words[0] == "ace-finetune" and len(words) > 1 and words[1] in VERBS:
+                given = {word.split("=")[0] for word in words if word.startswith("--")}
+                assert given <= options_of(words[1]) | {"--help"}, code
+            elif words[0] == "ace-finetune":
+                assert len(words) == 1 or words[1] in known or words[1] in ("VERB", "--help"), code
+            elif words[0].startswith("--"):
+                assert words[0] in known, code
+
+
+@pytest.fixture(scope="session")
+def prepared(small_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that the pages name."""
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copy(small_suite, folder / "my_suite.json")
+    inventory = [{"id": 7_000_000 + n, "payload": {"lesson": text}} for n, text in enumerate(TEXTS.values())]
+    (folder / "my_inventory.json").write_text(json.dumps(inventory), encoding="utf-8")
+    write_run(folder / "my-run", write_tuned_model(folder / "tuned"))
+    shutil.copytree(folder / "my-run", folder / "demo-run")
+    examples = tuple(TrainingExample(f"q-{name}", query, (name,)) for name, query in QUERIES.items())
+    TrainingData(examples=examples, memories=TEXTS).save(folder / "training_data.json")
+    return folder
+
+
+@pytest.fixture
+def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = shutil.copytree(prepared, tmp_path / "work")
+    (folder / "examples").symlink_to(PROJECT / "examples")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def names(workspace: Path) -> dict[str, Any]:
+    """What the snippets take as given."""
+    base = FineTunedEmbedding(BASE)
+    memories = memory_nodes(read_dataset("my_suite.json").memories.values())
+    return {
+        "__name__": "snippet",
+        "llm": MockLLM(max_tokens=8),
+        "nodes": memory_nodes(small_memories()),
+        "documents": [Document(text=text) for text in TEXTS.values()],
+        "today": VectorStoreIndex(memories, embed_model=base).as_retriever(similarity_top_k=5),
+    }
+
+
+class TestPython:
+    @pytest.mark.parametrize("block", [b for b in ALL if b.language == "python"], ids=place)
+    def test_compiles(self, block: Block) -> None:
+        assert compile(block.code, block.place, "exec")
+
+    @pytest.mark.parametrize("page", pages_with(("python",), lambda b: b.runs and b.mark != "slow"))
+    def test_runs(self, page: Path, names: dict[str, Any]) -> None:
+        ran = [run_python(block, names) for block in blocks(page) if block.language == "python" and not block.mark]
+        assert any(ran)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("page", pages_with(("python",), lambda b: b.mark == "slow"))
+    def test_trains(self, page: Path, names: dict[str, Any]) -> None:
+        ran = [run_python(block, names) for block in blocks(page) if block.language == "python" and block.runs]
+        assert any(ran)
+
+
+def run_python(block: Block, names: dict[str, Any]) -> bool:
+    exec(compile(block.code, block.place, "exec"), names)
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", pages_with(("bash", "console"), lambda b: b.runs and any(map(is_run, commands(b)))))
+def test_commands_run(page: Path, trained: Path, workspace: Path) -> None:
+    """In the order of the page, on a fifth of the demo's data."""
+    for name in ("my-run", "demo-run"):
+        shutil.rmtree(workspace / name)
+        shutil.copytree(trained / "my-run", workspace / name)
+    shutil.copy(workspace / "my-run" / "training_data.json", workspace / "training_data.json")
+    shutil.copy(trained / "my_suite.json", workspace / "my_suite.json")
+    for block in blocks(page):
+        if block.language not in ("bash", "console") or not block.runs:
+            continue
+        for words in filter(is_run, commands(block)):
+            if words[:2] == ["ace-finetune", "run"]:
+                shutil.rmtree(workspace / words[words.index("--out") + 1], ignore_errors=True)
+            done = execute(words, workspace)
+            assert done.returncode == 0, f"{block.place}: {' '.join(words)}\n{done.stderr[-2000:]}"
+
+
+@pytest.fixture(scope="session")
+def trained(demo_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over every fifth memory of the demo, in the least of time."""
+    folder = tmp_path_factory.mktemp("trained")
+    suite = json.loads(demo_suite.read_text(encoding="utf-8"))
+    suite["test_cases"] = suite["test_cases"][::5]
+    (folder / "my_suite.json").write_text(json.dumps(suite), encoding="utf-8")
+    done = execute(["ace-finetune", "run", "--data", "my_suite.json", "--out", "my-run", "--mode", "linear"], folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class TestLinks:
+    @pytest.mark.parametrize("page", [*PAGES, PROJECT / "SECURITY.md", PROJECT / "CHANGELOG.md"], ids=page_name)
+    def test_lead_somewhere(self, page: Path) -> None:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if target.startswith(("https://", "http://", "mailto:")):
+                continue
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            assert file.is_file(), f"{page.name}: {target}"
+            if anchor:
+                assert anchor in anchors(file), f"{page.name}: {target}"
+
+    def test_every_page_is_in_the_navigation(self) -> None:
+        listed = set(re.findall(r"(\S+\.md)$", (PROJECT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+        assert listed == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+
+    def test_the_site_builds_without_a_warning_and_loads_nothing_from_the_web(self, tmp_path: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert "WARNING" not in done.stderr
+        pages = list((tmp_path / "site").rglob("*.html"))
+        assert len(pages) >= len(list(DOCS.rglob("*.md")))
+        loaded = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"(https?:[^\"]*)\"")
+        assert [found for page in pages for found in loaded.findall(page.read_text(encoding="utf-8"))] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The ids that Python-Markdown gives to a page's headings."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+class TestTables:
+    def test_public_names_are_the_documented_ones(self) -> None:
+        page = (DOCS / "reference" / "public.md").read_text(encoding="utf-8")
+        documented = re.findall(rf"^::: {PACKAGE}\.(\w+)$", page, re.MULTILINE)
+        assert len(documented) == len(set(documented))
+        assert {*documented, "__version__"} == set(llama_index_ace_finetune.__all__)
+
+    def test_building_blocks_are_there(self) -> None:
+        page = (DOCS / "reference" / "building-blocks.md").read_text(encoding="utf-8")
+        for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE):
+            module, _, attribute = name.rpartition(".")
+            assert hasattr(importlib.import_module(module), attribute), name
+
+    def test_every_verb_has_a_row(self) -> None:
+        assert rows(DOCS / "reference" / "command-line.md", "verb") == set(VERBS)
+
+    def test_every_error_has_a_row(self) -> None:
+        assert rows(DOCS / "errors.md", "class") == error_classes()
+
+    def test_every_mining_option_is_told(self) -> None:
+        told = set(re.findall(r"--[\w-]+", (DOCS / "how-to" / "hard-negatives.md").read_text(encoding="utf-8")))
+        mining = {
+            option
+            for parameter in VERBS["run"].params
+            if getattr(parameter, "rich_help_panel", None) == "Mining"
+            for option in (parameter.secondary_opts or parameter.opts)
+        }
+        assert mining <= told
+
+
+def rows(page: Path, column: str) -> set[str]:
+    """The first cells of the table whose first column is of that name."""
+    table = page.read_text(encoding="utf-8").split(f"| {column} |", 1)[1].split("\n\n", 1)[0]
+    return set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE))
+
+
+def error_classes() -> set[str]:
+    """The class of every error of the package, by its source."""
+    bases = {"AceFinetuneError": "Exception"}
+    for file in (PROJECT / PACKAGE).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.bases and isinstance(node.bases[0], ast.Name):
+                bases.setdefault(node.name, node.bases[0].id)
+
+    def ancestors(name: str) -> set[str]:
+        return {name} | (ancestors(bases[name]) if name in bases else set())
+
+    return {name for name in bases if "AceFinetuneError" in ancestors(name)}
