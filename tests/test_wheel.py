@@ -1,0 +1,56 @@
+"""The wheel, in an environment that holds nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import llama_index_ace_finetune
+
+PROJECT = Path(__file__).resolve().parent.parent
+VERSION = llama_index_ace_finetune.__version__
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    called(sys.executable, "-m", "build", "--outdir", str(folder), str(PROJECT))
+    assert {path.suffix for path in folder.iterdir()} == {".whl", ".gz"}
+    return next(folder.glob("*.whl"))
+
+
+def called(*words: str, cwd: Path | None = None) -> str:
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_holds_what_serves_and_nothing_else(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tops = {name.split("/")[0] for name in names}
+    assert len(tops) == 2
+    assert "llama_index_ace_finetune" in tops
+    package = PROJECT / "llama_index_ace_finetune"
+    needed = [path for path in package.rglob("*") if path.suffix in (".py", ".j2", ".css") or path.name == "py.typed"]
+    assert {str(path.relative_to(PROJECT)) for path in needed} <= names
+    assert "llama_index_ace_finetune/demo_data/playbook_suite.json" in names
+
+
+@pytest.mark.slow
+def test_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+    called(sys.executable, "-m", "venv", str(tmp_path / "venv"))
+    python = str(tmp_path / "venv" / "bin" / "python")
+    called(python, "-m", "pip", "install", "--quiet", "--constraint", str(PROJECT / "constraints.txt"), str(wheel))
+    command = str(tmp_path / "venv" / "bin" / "ace-finetune")
+    printed = called(command, "--help", cwd=tmp_path)
+    assert "run" in printed
+    assert "search" in printed
+    assert called(command, "--version", cwd=tmp_path).strip() == VERSION
+    # Every public name, with nothing but what the wheel asks for.
+    names = "import llama_index_ace_finetune as p; print(len([getattr(p, n) for n in p.__all__]))"
+    assert int(called(python, "-c", names, cwd=tmp_path)) == len(llama_index_ace_finetune.__all__)
