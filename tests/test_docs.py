@@ -254,6 +254,25 @@ class TestTables:
     def test_every_error_has_a_row(self) -> None:
         assert rows(DOCS / "errors.md", "class") == error_classes()
 
+    def test_measured_figures_stand_in_the_results(self) -> None:
+        table = (PROJECT / "README.md").read_text(encoding="utf-8").split("| made by |", 1)[1].split("\n\n", 1)[0]
+        lines = [line for line in table.splitlines() if "benchmarks/" in line]
+        assert len(lines) >= 3
+        for line in lines:
+            *cells, made_by = line.strip("| ").split(" | ")
+            name = re.findall(r"benchmarks/(\w+)\.py", made_by)[0]
+            results = (PROJECT / "benchmarks" / "results" / f"{name}.md").read_text(encoding="utf-8")
+            for figure in re.findall(r"[\d.,]*\d (?:ms|s|GB)\b", " ".join(cells)):
+                assert figure in results, f"{name}: {figure}"
+
+    def test_workflows_name_what_is_there(self) -> None:
+        text = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / ".github" / "workflows").glob("*.yml"))
+        paths = set(re.findall(r"\b(tests/[\w/.]+)", text))
+        assert paths
+        assert all((PROJECT / path).exists() for path in paths), paths
+        for targets in re.findall(r"run: make (.+)", text):
+            check_command(["make", *targets.split()])
+
     def test_every_mining_option_is_told(self) -> None:
         told = set(re.findall(r"--[\w-]+", (DOCS / "how-to" / "hard-negatives.md").read_text(encoding="utf-8")))
         mining = {
