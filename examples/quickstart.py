@@ -73,7 +73,7 @@ def main() -> None:
     tuned = Encoder.load(model)
     evaluation = evaluate_systems(dataset, test=split.test, dev=split.dev, base=base, tuned=tuned, cache=cache)
     for system in evaluation.systems:
-        print(f"  {system.name:<13} MRR@10 {evaluation.mean(system.name, 'MRR@10'):.3f}")
+        print(f"  {system.name:<26} MRR@10 {evaluation.mean(system.name, 'MRR@10'):.3f}")
     print(reach_verdict(evaluation, metrics["selection"]).sentence)
 
     # 5. Search: dense and BM25 rankings fused, with the weights that did best on the dev queries.
