@@ -17,6 +17,7 @@ from llama_index_ace_finetune.cli import app
 PACKAGE = "llama_index_ace_finetune"
 VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
+_MINUTES = "0.2"
 _MODULES = ("data_generator", "finetune_embeddings", "evaluate_finetuned", "finetuned_retrieval")
 _TARGETS = set(re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 _PYPROJECT = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
@@ -70,7 +71,7 @@ def execute(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, *words[1:]]
     if words[0] == "ace-finetune":
         program = [sys.executable, "-c", f"from {PACKAGE}.cli import main; main()", *words[1:]]
-    if words[:2] == ["ace-finetune", "run"] and "--budget" not in words:
-        program += ["--budget", "0.5"]
+    if words[:2] == ["ace-finetune", "run"]:
+        program += ["--budget", _MINUTES]  # the last one given counts
     environment = {**os.environ, "BROWSER": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.run(program, cwd=folder, capture_output=True, text=True, check=False, env=environment)
