@@ -38,10 +38,13 @@ def main() -> int:
             if chosen is not None and number not in chosen:
                 continue
             start = time.perf_counter()
-            status = subprocess.run(["bash", "-exuo", "pipefail", "-c", block.code], cwd=clone, env=environment).returncode
-            print(f"README block {number}: status {status} after {time.perf_counter() - start:.0f} s", flush=True)
-            if status:
-                return status
+            words = ["bash", "-exuo", "pipefail", "-c", block.code]
+            done = subprocess.run(words, cwd=clone, env=environment, check=False)
+            print(
+                f"README block {number}: status {done.returncode} after {time.perf_counter() - start:.0f} s", flush=True
+            )
+            if done.returncode:
+                return done.returncode
     return 0
 
 
