@@ -15,7 +15,8 @@ from doc_snippets import PROJECT
 from llama_index_ace_finetune.cli import app
 
 PACKAGE = "llama_index_ace_finetune"
-VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+_APP = typer.main.get_command(app)
+VERBS = _APP.commands  # type: ignore[attr-defined]
 
 _MINUTES = "0.2"
 _MODULES = ("data_generator", "finetune_embeddings", "evaluate_finetuned", "finetuned_retrieval")
@@ -34,8 +35,9 @@ def check_command(words: list[str]) -> None:
 
 def _parse(program: str, *rest: str) -> None:
     if program == "ace-finetune":
-        if rest[0] not in ("--help", "--install-completion") and "--help" not in rest:
-            VERBS[rest[0]].make_context(rest[0], list(rest[1:]))
+        verb, *options = rest
+        if verb not in ("--help", "--install-completion") and "--help" not in options:
+            VERBS[verb].make_context(verb, options)
     elif program == "make":
         assert set(rest) <= _TARGETS
     elif program == "pip":
@@ -57,7 +59,8 @@ def known_options() -> set[str]:
     """Every option of every verb and of the original's commands."""
     parsers = [importlib.import_module(f"{PACKAGE}.{name}").build_parser() for name in _MODULES]
     theirs = {option for parser in parsers for action in parser._actions for option in action.option_strings}
-    return theirs.union(*map(options_of, VERBS), {"--install-completion", "--help", "--version"})
+    for_all = {option for parameter in _APP.params for option in parameter.opts}
+    return theirs.union(*map(options_of, VERBS), for_all, {"--install-completion", "--help"})
 
 
 def is_run(words: list[str]) -> bool:
