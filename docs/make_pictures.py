@@ -1,19 +1,27 @@
-"""Make the README's pictures from a finished run: `python docs/make_pictures.py demo-run`."""
+"""Make the pictures from a finished run: `python docs/make_pictures.py demo-run [demo.log]`.
+
+The log is what `ace-finetune demo --out demo-run` printed.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from llama_index_ace_finetune.commands.summary import print_summary
 
-PICTURES = Path(__file__).resolve().parent / "pictures"
+DOCS = Path(__file__).resolve().parent
+PICTURES = DOCS / "pictures"
+WIDTH = 92
 # Rich's own format loads a font from the web; this one uses what the reader's machine has.
 SVG = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
@@ -34,14 +42,46 @@ SVG = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http:/
 def picture_of_summary(run: Path) -> None:
     """Draw the table and the verdict as the terminal shows them."""
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    with Path("/dev/null").open("w") as nowhere:
-        screen = Console(record=True, width=92, file=nowhere, highlight=False, force_terminal=True)
-        print_summary(report, screen)
-    screen.save_svg(str(PICTURES / "demo.svg"), title="make demo", code_format=SVG)
+    picture_of_terminal("demo.svg", lambda screen: print_summary(report, screen), title="make demo")
 
 
-def picture_of_report(run: Path, name: str, *, width: int, height: int, dark: bool = False) -> None:
-    """Photograph the top of the report with headless Chromium, in a window of at least 500 pixels."""
+def picture_of_help() -> None:
+    """Draw `ace-finetune --help`."""
+    done = subprocess.run(
+        ["ace-finetune", "--help"],
+        env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text = Text.from_ansi(done.stdout.strip("\n"))
+    picture_of_terminal("help.svg", lambda screen: screen.print(text), title="ace-finetune --help")
+
+
+def picture_of_run(log: Path) -> None:
+    """Draw what a run printed."""
+    text = log.read_text(encoding="utf-8").strip("\n")
+    picture_of_terminal("run.svg", lambda screen: screen.print(text, markup=False), title="ace-finetune demo")
+
+
+def picture_of_terminal(name: str, show: Callable[[Console], object], *, title: str) -> None:
+    """Draw what `show` prints."""
+    with Path(os.devnull).open("w") as nowhere:
+        screen = Console(record=True, width=WIDTH, file=nowhere, highlight=False, force_terminal=True)
+        show(screen)
+    screen.save_svg(str(PICTURES / name), title=title, code_format=SVG)
+
+
+def picture_of_docs() -> None:
+    """Photograph the front page of the documentation."""
+    with tempfile.TemporaryDirectory() as site:
+        build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", site]
+        subprocess.run(build, cwd=DOCS.parent, check=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+        photograph(Path(site) / "index.html", "docs.png", width=1280, height=1000)
+
+
+def photograph(page: Path, name: str, *, width: int, height: int, dark: bool = False) -> None:
+    """Photograph the top of a page with headless Chromium, in a window of at least 500 pixels."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         raise SystemExit("no chromium or google-chrome found")
@@ -61,7 +101,7 @@ def picture_of_report(run: Path, name: str, *, width: int, height: int, dark: bo
                 f"--user-data-dir={profile}",
                 f"--window-size={width},{height}",
                 f"--screenshot={PICTURES / name}",
-                (run / "report.html").resolve().as_uri(),
+                page.resolve().as_uri(),
             ],
             check=True,
             capture_output=True,
@@ -70,8 +110,13 @@ def picture_of_report(run: Path, name: str, *, width: int, height: int, dark: bo
 
 if __name__ == "__main__":
     PICTURES.mkdir(exist_ok=True)
-    finished = Path(sys.argv[1])
+    finished, *logs = (Path(argument) for argument in sys.argv[1:])
     picture_of_summary(finished)
-    picture_of_report(finished, "report.png", width=1100, height=2050)
-    picture_of_report(finished, "report-dark.png", width=1100, height=1000, dark=True)
-    picture_of_report(finished, "report-phone.png", width=500, height=1000)
+    picture_of_help()
+    for log in logs:
+        picture_of_run(log)
+    report = finished / "report.html"
+    photograph(report, "report.png", width=1100, height=2050)
+    photograph(report, "report-dark.png", width=1100, height=1000, dark=True)
+    photograph(report, "report-phone.png", width=500, height=1000)
+    picture_of_docs()
