@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from llama_index_ace_finetune.commands.console import console, run_command
+from llama_index_ace_finetune.commands.console import run_command
 from llama_index_ace_finetune.commands.generate import generate
 from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
 from llama_index_ace_finetune.datasets.training_data import TrainingExample
@@ -53,7 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             negatives=options.negatives,
             min_difficulty=options.min_difficulty,
             skip_categories=options.skip_categories,
-            screen=console(),
         )
 
     return run_command(command)

@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warmup_steps=options.warmup_steps,
             device=options.device,
         )
-        index = train_and_index(Path(options.training_data), config, max_examples=options.max_examples)
+        index, _ = train_and_index(Path(options.training_data), config, max_examples=options.max_examples)
         console().print(f"model   {options.output_dir}\nindex   {index}", markup=False)
 
     return run_command(command)

@@ -29,6 +29,7 @@ class RunFolder:
     """Paths inside a run folder.
 
     manifest.json       what was run on what; its presence marks a finished run
+    config.yaml         every setting, to run it again
     split.json          which query is train, dev, test
     training_data.json  queries, right answers, mined negatives, corpus
     mining/             report of the mining: counts, histograms, samples
@@ -72,6 +73,11 @@ class RunFolder:
     def manifest(self) -> Path:
         """What was run."""
         return self.path / MANIFEST
+
+    @property
+    def config(self) -> Path:
+        """Every setting, as `ace-finetune run --config` takes it."""
+        return self.path / "config.yaml"
 
     @property
     def split(self) -> Path:

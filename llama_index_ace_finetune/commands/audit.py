@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_index_ace_finetune.commands.console import console
+from llama_index_ace_finetune.commands.console import REFUSED, show
 from llama_index_ace_finetune.datasets.audit import audit_split
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.split import Split
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.run_folder import RunFolder
-
-FAILED = 1
 
 
 def print_audit(path: Path, data: Path | None, memories: Path | None) -> int:
@@ -36,7 +34,8 @@ def print_audit(path: Path, data: Path | None, memories: Path | None) -> int:
     if data is None:
         raise DatasetError(f"An audit of {str(path)!r} needs the data it divides; give it with --data.")
     audit = audit_split(read_dataset(data, memories), split, examples)
-    screen = console()
-    for line in audit.lines():
-        screen.print(line, markup=False)
-    return 0 if audit.passed else FAILED
+    show(
+        {"name": audit.name, "passed": audit.passed, "overlaps": audit.overlaps},
+        lambda screen: screen.print("\n".join(audit.lines()), markup=False),
+    )
+    return 0 if audit.passed else REFUSED

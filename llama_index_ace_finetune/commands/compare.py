@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from llama_index_ace_finetune.commands.console import show
 from llama_index_ace_finetune.commands.report import report_file
 from llama_index_ace_finetune.commands.summary import interval_markup
 from llama_index_ace_finetune.evaluation.compare_runs import compare_runs
@@ -19,12 +19,13 @@ from llama_index_ace_finetune.evaluation.evaluate import MEASURE
 _MEASURES = ("Success@1", "Success@5", "MRR@10")
 
 
-def print_comparison(paths: Sequence[Path], screen: Console, *, system: str | None = None, as_json: bool) -> None:
+def print_comparison(paths: Sequence[Path], *, system: str | None = None) -> None:
     """Compare what the runs serve on the queries that they share, each with the first."""
     found = compare_runs({str(path): report_file(path) for path in paths}, system=system)
-    if as_json:
-        screen.print(json.dumps(found, indent=2, ensure_ascii=False), markup=False)
-        return
+    show(found, lambda screen: _print(found, screen))
+
+
+def _print(found: dict[str, Any], screen: Console) -> None:
     screen.print(f"{found['queries']} shared test queries")
     screen.print(_table(found))
     spread = found["spread"][MEASURE]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,33 +26,68 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from llama_index_ace_finetune.commands.voice import voice
 from llama_index_ace_finetune.errors import AceFinetuneError
 
-USER_ERROR = 2
+_OUT_OF_MEMORY = (
+    "The memory does not suffice; lower batch_size (--batch-size) or max_seq_length, choose a smaller --base-model, or "
+    "leave the GPU with --device cpu."
+)
+
+REFUSED, USER_ERROR, FAULT, STOPPED = 1, 2, 3, 130
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console on standard output, or on standard error for errors and progress."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    """Return a console for results on standard output, or for errors on standard error; there too beside JSON."""
+    return Console(stderr=stderr or voice().as_json, highlight=False, emoji=False, soft_wrap=True)
+
+
+def notes() -> Console:
+    """Return the console for what a command tells on its way; it is mute with --quiet."""
+    return Console(stderr=voice().as_json, quiet=voice().quiet, highlight=False, emoji=False, soft_wrap=True)
+
+
+def show(result: Any, human: Callable[[Console], object]) -> None:
+    """Print a result as `human` does; where JSON is asked for, print that on standard output instead."""
+    if not voice().as_json:
+        human(console())
+        return
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    text = json.dumps(result, indent=2, ensure_ascii=not unicode, allow_nan=False, default=_plain)
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def run_command(command: Callable[[], int | None]) -> int:
-    """Run a command and return the exit status: its own (None is 0), 2 for a user's error, 130 for Ctrl-C.
+    """Run a command and return the exit status.
 
-    A user's error is printed as one sentence, without a traceback.
+    That is its own (None is 0), 2 for what a user can put right, 3 for a fault of the program, 130 for Ctrl-C. A
+    user's error is printed as one sentence, without a traceback unless `--verbose` is on.
     """
     from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
 
     keep_freed_memory()
     _quieten_libraries()
+    screen = console(stderr=True)
     try:
         return command() or 0
     except AceFinetuneError as error:
-        console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}")
+        if voice().verbose:
+            traceback.print_exc()
+        screen.print(f"[bold red]error:[/] {escape(str(error))}")
         return USER_ERROR
     except KeyboardInterrupt:
-        console(stderr=True).print("stopped")
-        return 130
+        screen.print("stopped")
+        return STOPPED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if _is_out_of_memory(error):
+            screen.print(f"[bold red]error:[/] {escape(_OUT_OF_MEMORY)}")
+            return USER_ERROR
+        traceback.print_exc()
+        screen.print("[bold red]fault:[/] This is a fault of the program; please report it with the lines above.")
+        return FAULT
 
 
 @contextmanager
@@ -77,7 +117,7 @@ class _Rate(ProgressColumn):
 
 
 def _bar(label: str) -> Progress:
-    screen = console(stderr=True)
+    screen = Console(stderr=True, quiet=voice().quiet)
     return Progress(
         TextColumn("{task.description:<12}"),
         BarColumn(bar_width=28),
@@ -87,18 +127,34 @@ def _bar(label: str) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
         console=screen,
-        disable=not screen.is_terminal,
+        disable=voice().quiet or not screen.is_terminal,
     )
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
+def _plain(value: Any) -> Any:
+    """What JSON has no word for."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return value.item() if hasattr(value, "item") else str(value)
 
-    return escape(text)
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python or torch, on a GPU or not, ran out of memory; torch tells of the CPU by words alone."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text))
+    )
 
 
 def _quieten_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(message)s")
-    logging.getLogger("llama_index_ace_finetune").setLevel(logging.WARNING)
+    level = logging.DEBUG if voice().verbose else logging.ERROR if voice().quiet else logging.WARNING
+    logging.getLogger("llama_index_ace_finetune").setLevel(level)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama_index_ace_finetune.commands.console import console
+from llama_index_ace_finetune.commands.console import notes
 from llama_index_ace_finetune.commands.train import train_model
 from llama_index_ace_finetune.datasets.normalise import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
@@ -81,7 +81,7 @@ def train_curve(
     values = {len(train): evaluation.values[TUNED][MEASURE]}
     with tempfile.TemporaryDirectory(prefix="ace-finetune-curve-") as scratch:
         for size in (size for size in sizes if size < len(train)):
-            console().print(f"curve: {size} of {len(train)} training queries")
+            notes().print(f"curve: {size} of {len(train)} training queries")
             folder = Path(scratch) / str(size)
             config = TrainingConfig(**{**settings, "output_dir": str(folder), "device": device})
             part = dataclasses.replace(data, examples=(*order[:size], *dev))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_index_ace_finetune.commands.console import console
-from llama_index_ace_finetune.commands.run import RunSettings, run_pipeline
+from llama_index_ace_finetune.commands.console import notes
+from llama_index_ace_finetune.commands.run import run_pipeline
+from llama_index_ace_finetune.commands.run_settings import RunSettings
 from llama_index_ace_finetune.errors import DatasetError
 
 SUITE = "playbook_suite.json"
@@ -23,4 +24,4 @@ def demo_suite() -> Path:
 def run_demo(out: Path, *, command: str) -> None:
     """Run the pipeline and say how to go on."""
     run_pipeline(RunSettings(data=demo_suite(), out=out, command=command))
-    console().print(f'\ntry     ace-finetune search "users logged out every hour" --run {out}', markup=False)
+    notes().print(f'\ntry     ace-finetune search "users logged out every hour" --run {out}', markup=False)

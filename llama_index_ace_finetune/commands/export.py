@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -13,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from llama_index_ace_finetune.atomic import new_folder
-from llama_index_ace_finetune.commands.console import console
+from llama_index_ace_finetune.commands.console import show
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.exports.card import write_card
@@ -124,13 +123,14 @@ def find_model(path: Path, training_data: Path | None = None) -> tuple[Path, Dev
     return model, DevSet(index_examples(data, examples))
 
 
-def print_export(record: ExportRecord, *, as_json: bool) -> None:
+def print_export(record: ExportRecord) -> None:
     """Print what an export costs and gains, as a table or as JSON."""
-    if as_json:
-        content = record.to_dict()
-        content["dev"] = {**asdict(record.dev), "loss": record.dev.loss} if record.dev else None
-        console().print(json.dumps(content, indent=2), markup=False)
-        return
+    content = record.to_dict()
+    content["dev"] = {**asdict(record.dev), "loss": record.dev.loss} if record.dev else None
+    show(content, lambda screen: screen.print(_table(record)))
+
+
+def _table(record: ExportRecord) -> Table:
     dev, times = record.dev, record.query_milliseconds or {}
     table = Table(header_style="bold")
     for column in ("", "dev MRR@10", "against torch", "one query, ms"):
@@ -140,7 +140,7 @@ def print_export(record: ExportRecord, *, as_json: bool) -> None:
         name = _called(record)
         table.add_row(name, f"{dev.export:.4f}", f"{dev.export - dev.torch:+.4f}", f"{times.get('export', 0):.1f}")
         table.add_row(f"{name}, memories in torch", f"{dev.mixed:.4f}", f"{dev.mixed - dev.torch:+.4f}", "")
-    console().print(table)
+    return table
 
 
 def _called(record: ExportRecord) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from llama_index_ace_finetune.commands.console import texts_progress
+from llama_index_ace_finetune.commands.console import show, texts_progress
+from llama_index_ace_finetune.mining.report import mining_counts
 from llama_index_ace_finetune.mining.save_report import save_mining_report
 from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
 
@@ -19,7 +20,6 @@ def generate(
     negatives: int,
     min_difficulty: str | None,
     skip_categories: Collection[str],
-    screen: Console,
     report: Path | None = None,
 ) -> None:
     """Run the generator with a progress bar and print the counts of its mining run; `report` is a folder for more."""
@@ -32,8 +32,13 @@ def generate(
         )
     if report is not None:
         save_mining_report(generator.miner.report, report)
-    screen.print(f"{written} examples in {generator.output_path}", markup=False)
-    print_mining(generator.miner.report, screen)
+    found = generator.miner.report
+
+    def tell(screen: Console) -> None:
+        screen.print(f"{written} examples in {generator.output_path}", markup=False)
+        print_mining(found, screen)
+
+    show({"examples": written, "output": str(generator.output_path), "mining": mining_counts(found)}, tell)
 
 
 def print_mining(report: Mapping[str, Any], screen: Console) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import webbrowser
 from pathlib import Path
 
 from jinja2 import UndefinedError
-from rich.console import Console
 
 from llama_index_ace_finetune.atomic import write_text
-from llama_index_ace_finetune.commands.summary import print_summary
+from llama_index_ace_finetune.commands.console import show
+from llama_index_ace_finetune.commands.summary import print_report, required_gain
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.report import read_report
 from llama_index_ace_finetune.evaluation.report_html import render_html
@@ -22,8 +21,10 @@ def report_file(path: Path) -> Path:
     return RunFolder.open(path).report if path.is_dir() else path
 
 
-def show_report(path: Path, screen: Console, *, open_page: bool, as_json: bool) -> None:
+def show_report(path: Path, *, open_page: bool, require_gain: bool = False) -> int:
     """Print the table and the verdict, write the page anew from report.json, and open it if asked to.
+
+    Returns the exit status: 1 where a gain is required and not confirmed, else 0.
 
     Raises:
         AceFinetuneError: for a report that is missing, corrupt or of another version, or a page that cannot be written.
@@ -39,10 +40,7 @@ def show_report(path: Path, screen: Console, *, open_page: bool, as_json: bool) 
         raise AceFinetuneError(
             f"The page {str(page)!r} cannot be written ({error}); copy the report elsewhere."
         ) from error
-    if as_json:
-        screen.print(json.dumps(report, indent=2, ensure_ascii=False), markup=False)
-    else:
-        print_summary(report, screen)
-        screen.print(f"report  {page}", markup=False)
+    show(report, lambda screen: print_report(report, page, screen))
     if open_page and not webbrowser.open(page.resolve().as_uri()):
         raise AceFinetuneError(f"No browser could be started; open {str(page)!r} yourself.")
+    return required_gain(report) if require_gain else 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from llama_index_ace_finetune.commands.console import REFUSED
 
 
 def print_summary(report: dict[str, Any], screen: Console) -> None:
@@ -37,6 +40,18 @@ def print_summary(report: dict[str, Any], screen: Console) -> None:
         screen.print(f"[yellow]note:[/] {escape(warning)}")
     if report["learning_curve"]:
         screen.print(report["learning_curve"]["sentence"], markup=False)
+
+
+def print_report(report: dict[str, Any], page: Path, screen: Console) -> None:
+    """`print_summary`, and where the page lies."""
+    print_summary(report, screen)
+    screen.print(f"report  {page}", markup=False)
+
+
+def required_gain(report: dict[str, Any]) -> int:
+    """Return the exit status where a gain is required: 0 if the tuned model serves and test confirms it, else 1."""
+    verdict = report["verdict"]
+    return 0 if verdict["ship_tuned"] and verdict["confirmed"] else REFUSED
 
 
 def _label(system: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llama_index_ace_finetune.commands.console import console, steps_progress
+from llama_index_ace_finetune.commands.console import notes, steps_progress
 from llama_index_ace_finetune.commands.index import index_beside, write_index
 from llama_index_ace_finetune.commands.work_folder import work_folder
 from llama_index_ace_finetune.datasets.normalise import text_hash
@@ -28,7 +28,7 @@ def train_model(
 ) -> dict[str, Any]:
     """Train with a progress bar, print what dev says, save the winner, and return the training's metrics."""
     check_replaceable(Path(config.output_dir))
-    screen = console()
+    screen = notes()
     tuner = EmbeddingFineTuner(config, cache=cache, checkpoints=checkpoints)
     counts = tuner.load_training_data(data)
     screen.print(
@@ -58,8 +58,10 @@ def _told(rung: Rung) -> str:
 
 def train_and_index(
     path: Path, config: TrainingConfig, *, max_examples: int | None = None, resume: bool = False
-) -> Path:
-    """`train_model` from a file, then an index of the file's memories beside the model; return the index's folder.
+) -> tuple[Path, dict[str, Any]]:
+    """`train_model` from a file, then an index of the file's memories beside the model.
+
+    Returns the index's folder and the training's metrics.
 
     With `max_examples`, a random sample of so many examples is trained and chosen on; with `resume`, a training that
     was broken off goes on.
@@ -71,7 +73,7 @@ def train_and_index(
     check_replaceable(model)
     inputs = {"data": text_hash(path.read_text("utf-8")), "max_examples": max_examples, "config": config.to_dict()}
     with work_folder(model, inputs=inputs, resume=resume) as work:
-        train_model(data, config, cache=work / "vectors", checkpoints=work / "training")
+        metrics = train_model(data, config, cache=work / "vectors", checkpoints=work / "training")
     settings = EncoderSettings(device=config.device, precision="auto")
     write_index(
         [Memory(i, text, data.memory_metadata.get(i, {})) for i, text in data.memories.items()],
@@ -80,4 +82,4 @@ def train_and_index(
         path=index,
         replace=True,
     )
-    return index
+    return index, metrics

@@ -12,10 +12,16 @@ from llama_index_ace_finetune.errors import DatasetError
 class SplitSettings:
     """Fractions of the queries per part, and what keeps queries together.
 
-    `near_duplicate` is the Jaccard similarity of two queries' word sets from which they stay together;
-    `group_field` is a metadata field of the queries, or of their right answers, whose equal values stay together;
-    `category_field` is the queries' metadata field by which parts are balanced, where they have it.
     Raises DatasetError for fractions that do not sum to 1 and thresholds outside (0, 1].
+
+    Attributes:
+        train: fraction of the queries that are trained on.
+        dev: fraction that choices are made on.
+        test: fraction that is held out for the report.
+        seed: of the division.
+        near_duplicate: Jaccard similarity of two queries' word sets from which they stay together.
+        group_field: metadata field of the queries, or of their right answers, whose equal values stay together.
+        category_field: metadata field of the queries by which parts are balanced, where they have it.
     """
 
     train: float = 0.6

@@ -21,7 +21,7 @@ OnRung = Callable[[Rung], None]
 OnNext = Callable[[Mode, StepPlan], None]
 
 # What the middle rung may take of a budget that the last one shares.
-_QUERIES_SHARE = 0.2
+QUERIES_SHARE = 0.2
 
 
 def climb(
@@ -74,7 +74,7 @@ def climb(
     if mode in ("queries", "auto"):
         minutes = left()
         if minutes is not None and not last:
-            minutes *= _QUERIES_SHARE
+            minutes *= QUERIES_SHARE
         done(
             climb_queries(
                 ground,

@@ -14,6 +14,7 @@ runner = CliRunner()
 
 def test_a_run_leaves_everything_and_nothing_else(finished_run: Path) -> None:
     assert sorted(path.name for path in finished_run.iterdir()) == [
+        "config.yaml",
         "index",
         "manifest.json",
         "mining",

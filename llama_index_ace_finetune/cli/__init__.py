@@ -1,0 +1,50 @@
+"""The command `ace-finetune`: one verb per stage, `run` for all of them."""
+
+from __future__ import annotations
+
+import typer
+
+from llama_index_ace_finetune.cli.group import ACE_FINETUNE, EPILOGUE, Verbs, speak
+from llama_index_ace_finetune.cli.look import audit, compare, doctor, inspect, report, search
+from llama_index_ace_finetune.cli.run import demo, init, run
+from llama_index_ace_finetune.cli.stages import evaluate, export, generate, index, train
+
+__all__ = ["app", "main"]
+
+# The rooms are imported inside the verbs, so that --help does not wait for torch.
+
+app = typer.Typer(
+    name="ace-finetune",
+    cls=Verbs,
+    help=ACE_FINETUNE,
+    epilog=EPILOGUE,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.callback(invoke_without_command=True)(speak)
+
+# In the order of use.
+for _verb, _example in (
+    (doctor, "ace-finetune doctor"),
+    (demo, "ace-finetune demo --out demo-run"),
+    (inspect, "ace-finetune inspect --data my_suite.json"),
+    (init, "ace-finetune init --data my_suite.json"),
+    (run, "ace-finetune run --data my_suite.json --out my-run"),
+    (report, "ace-finetune report my-run --open"),
+    (search, 'ace-finetune search "big uploads time out" --run my-run'),
+    (compare, "ace-finetune compare my-run other-run"),
+    (audit, "ace-finetune audit my-run"),
+    (export, "ace-finetune export my-run --backend onnx --int8"),
+    (generate, "ace-finetune generate --data my_suite.json --output training_data.json"),
+    (train, "ace-finetune train --training-data training_data.json --output-dir my-model"),
+    (evaluate, "ace-finetune evaluate --data my_suite.json --model my-model"),
+    (index, "ace-finetune index --data my_suite.json --model my-model --out my-index"),
+):
+    app.command(epilog=f"Example: [cyan]{_example}[/]")(_verb)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

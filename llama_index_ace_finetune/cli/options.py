@@ -1,0 +1,68 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[Path, typer.Option("--data", "--test-suite", help="Queries with known answers: a file or folder.")]
+Memories = Annotated[Path | None, typer.Option(help="Further memories: an inventory file.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best one by default.")]
+BaseModel = Annotated[str | None, typer.Option(help="Hub name or folder; all-MiniLM-L6-v2 by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and all else on standard error.")]
+RequireGain = Annotated[
+    bool, typer.Option("--require-gain", help="Exit 1 unless test confirms that the tuned model serves better.")
+]
+
+TrainingMode = Annotated[str | None, typer.Option(help="linear, queries, full, or auto for the best of them.")]
+KeepIndex = Annotated[
+    bool | None,
+    typer.Option("--keep-index/--new-index", help="Train queries alone, so that stored vectors stay valid."),
+]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training queries.")]
+Budget = Annotated[float | None, typer.Option(help="Minutes of training at most; 10 by default.")]
+BatchSize = Annotated[int | None, typer.Option(help="Queries per step.")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command was broken off.")]
+Seed = Annotated[int | None, typer.Option(help="Of everything random; 0 by default.")]
+
+Negatives = Annotated[int | None, typer.Option(help="Hard negatives mined per query; 5 by default.")]
+MinDifficulty = Annotated[str | None, typer.Option(help="Leave out easier queries: easy, medium or hard.")]
+SkipCategories = Annotated[list[str] | None, typer.Option(help="Leave out queries of this category; repeatable.")]
+
+_MINING = "Mining"
+TopK = Annotated[int | None, typer.Option(help="Candidates per query and source.", rich_help_panel=_MINING)]
+MinRank = Annotated[int | None, typer.Option(help="Refuse candidates ranked above this.", rich_help_panel=_MINING)]
+RelativeMargin = Annotated[
+    float | None,
+    typer.Option(
+        help="Highest score of a negative, as a share of its right answer's; 0 is off.", rich_help_panel=_MINING
+    ),
+]
+AbsoluteMargin = Annotated[
+    float | None, typer.Option(help="How far below its right answer a negative scores.", rich_help_panel=_MINING)
+]
+MaxScore = Annotated[float | None, typer.Option(help="Highest score of a negative.", rich_help_panel=_MINING)]
+NearerAnswer = Annotated[
+    float | None,
+    typer.Option(help="Highest cosine with a right answer, as a share of the query's.", rich_help_panel=_MINING),
+]
+TeacherModel = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher", help="Cross-encoder or larger model whose scores the margins use.", rich_help_panel=_MINING
+    ),
+]
+Relax = Annotated[
+    bool,
+    typer.Option("--relax", help="Loosen the relative margin where a query is short.", rich_help_panel=_MINING),
+]
+SelectionName = Annotated[str | None, typer.Option(help="top, random or spread.", rich_help_panel=_MINING)]
+Dense = Annotated[
+    bool | None, typer.Option("--dense/--no-dense", help="Take candidates from the model.", rich_help_panel=_MINING)
+]
+Bm25 = Annotated[
+    bool | None, typer.Option("--bm25/--no-bm25", help="Take candidates from BM25.", rich_help_panel=_MINING)
+]

@@ -1,0 +1,84 @@
+"""How fast this machine embeds and trains, measured in seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
+from llama_index_ace_finetune.training.embed import embed
+
+_BATCH = 32
+_CHARACTERS_PER_TOKEN = 4
+_LINEAR_QUERIES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds per character that is embedded, per character that is trained on, and per step of the linear rung."""
+
+    embed: float
+    train: float
+    linear_step: float
+
+
+def cost(texts: Sequence[str], encoder: Encoder) -> int:
+    """Return the characters of `texts` that the model sees: each is cut at its longest input."""
+    longest = (encoder.model.max_seq_length or 512) * _CHARACTERS_PER_TOKEN
+    return sum(min(len(text), longest) for text in texts)
+
+
+def measure_speed(encoder: Encoder, texts: Sequence[str], *, memories: int, seconds: float) -> Speed:
+    """Embed and train on batches of `texts`, without changing the model, for at most about `seconds`.
+
+    A batch that is begun is ended, so a large model may take longer.
+
+    Args:
+        encoder: the base model.
+        texts: a sample, in random order.
+        memories: of the corpus, which the linear rung compares with.
+        seconds: for all measurements together.
+    """
+    encoder.encode_documents(texts[:2])  # what is done once is not counted
+    embedded = _per_character(lambda batch: encoder.encode_documents(batch), texts, encoder, seconds / 2)
+    trained = _per_character(lambda batch: _train(encoder, batch), texts, encoder, seconds / 2)
+    return Speed(embed=embedded, train=trained, linear_step=_linear_step(encoder.dimension, memories))
+
+
+def _per_character(run: Callable[[list[str]], object], texts: Sequence[str], encoder: Encoder, seconds: float) -> float:
+    start, done = time.perf_counter(), 0
+    for first in range(0, len(texts), _BATCH):
+        batch = list(texts[first : first + _BATCH])
+        run(batch)
+        done += cost(batch, encoder)
+        if time.perf_counter() - start > seconds:
+            break
+    return (time.perf_counter() - start) / max(done, 1)
+
+
+def _train(encoder: Encoder, batch: list[str]) -> None:
+    model = encoder.model
+    packed = encoder.settings.precision == "bfloat16" and PackedEncoder.supports(model)
+    features = {
+        name: value.to(model.device) if isinstance(value, Tensor) else value
+        for name, value in model.preprocess(batch, task="query").items()
+    }
+    torch.autograd.backward(embed(model, features, packed=packed).sum())
+    model.zero_grad(set_to_none=True)
+
+
+def _linear_step(dimension: int, memories: int) -> float:
+    """Seconds of a softmax of 512 queries over the memories, forward and backward."""
+    matrix = nn.Parameter(torch.eye(dimension))
+    queries, documents = torch.randn(_LINEAR_QUERIES, dimension), torch.randn(memories, dimension)
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        torch.autograd.backward(torch.logsumexp(queries @ matrix.T @ documents.T, dim=1).sum())
+        times.append(time.perf_counter() - start)
+    return min(times)

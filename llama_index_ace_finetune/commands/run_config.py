@@ -1,0 +1,199 @@
+"""A whole run in one YAML file: read, checked, and written with a comment on every setting."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from llama_index_ace_finetune.commands.run_settings import RunSettings
+from llama_index_ace_finetune.commands.typed_value import typed_value
+from llama_index_ace_finetune.datasets.split_settings import SplitSettings
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.mining.settings import MiningSettings
+from llama_index_ace_finetune.training.config import TrainingConfig
+
+_SECTIONS: Mapping[str, type] = {"split": SplitSettings, "mining": MiningSettings, "training": TrainingConfig}
+_NOT_IN_FILES = frozenset({"resume", "force", "command", "output_dir"})
+_SEED = "of everything random; a section may have a seed of its own."
+_WIDTH = 100
+
+Lines = dict[tuple[str, ...], int]
+
+
+def run_settings(
+    config: Path | None, given: Mapping[str, Any], *, resume: bool = False, force: bool = False, command: str = ""
+) -> RunSettings:
+    """Return the settings of a run: those that were given, then those of the file, then the defaults.
+
+    Args:
+        config: a YAML file, as `config_text` writes it; paths in it count from the working folder.
+        given: settings that win over the file, nested like it; nothing is None but what is meant to be null.
+        resume: of `RunSettings`.
+        force: likewise.
+        command: likewise.
+
+    Raises:
+        AceFinetuneError: if the file cannot be read, a setting is unknown, of a wrong type or out of range, or data
+            or out are missing.
+    """
+    content, lines = _read(config) if config else ({}, {})
+    where = f"The configuration {str(config)!r}" if config else "The command"
+    content = _checked(content, lines, where)
+    if config:
+        try:
+            _built(content)  # by itself first, so that a fault is laid at the right door
+        except AceFinetuneError as error:
+            raise AceFinetuneError(f"{where} cannot be used: {error}") from error
+    given = _checked(given, {}, "The command")
+    settings = _built({**content, **given, **{name: {**content[name], **given[name]} for name in _SECTIONS}})
+    for name in ("data", "out"):
+        if settings.get(name) is None:
+            raise AceFinetuneError(f"{where} does not say {name}; give it with --{name}, or in a file with --config.")
+    return RunSettings(**settings, resume=resume, force=force, command=command)
+
+
+def config_text(settings: RunSettings | None = None, *, data: str = "my_suite.json", out: str = "my-run") -> str:
+    """Return the YAML of a run with a comment on every setting; without `settings`, of the defaults for `data`."""
+    settings = settings or RunSettings(data=Path(data), out=Path(out))
+    values, seeds = settings.to_dict(), set(settings.seeds().values())
+    lines = ["# A run: `ace-finetune run --config FILE`. Options on the command line win over this file.", ""]
+    lines += _entries(RunSettings, {name: value for name, value in values.items() if name not in _SECTIONS})
+    if len(seeds) == 1:
+        lines += _entry("seed", seeds.pop(), _SEED)
+        for name in _SECTIONS:
+            del values[name]["seed"]
+    for name, section in _SECTIONS.items():
+        entries = _entries(section, values[name])
+        lines += ["", f"{name}:", *textwrap.indent("\n".join(entries), "  ").split("\n")]
+    return "\n".join(lines) + "\n"
+
+
+def _fields(cls: type) -> dict[str, Any]:
+    """Names and types of the settings that a file may hold."""
+    hints = get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls) if field.name not in _NOT_IN_FILES]
+    return {name: hints[name] for name in names} | ({"seed": int} if cls is RunSettings else {})
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Lines]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise AceFinetuneError(f"The configuration {str(path)!r} cannot be read ({reason}); mend the file.") from error
+    if not isinstance(content, dict):
+        raise AceFinetuneError(
+            f"The configuration {str(path)!r} is no mapping of names to values; write one with `ace-finetune init`."
+        )
+    lines: Lines = {}
+    for name, line in _places(tree):
+        if name in lines:
+            raise AceFinetuneError(
+                f"The configuration {str(path)!r} has {'.'.join(name)} on line {lines[name]} and on line {line}; "
+                "leave one of them."
+            )
+        lines[name] = line
+    return content, lines
+
+
+def _places(node: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            name = (*above, str(key.value))
+            yield name, key.start_mark.line + 1
+            yield from _places(value, name)
+
+
+def _checked(content: Mapping[str, Any], lines: Lines, where: str) -> dict[str, Any]:
+    """Return the content with every value in its setting's type, and every section there."""
+    checked: dict[str, Any] = {}
+    for name in (*content, *(name for name in _SECTIONS if name not in content)):
+        section = _SECTIONS.get(str(name))
+        value = content.get(name)
+        if section is None:
+            checked[name] = _value(RunSettings, (name,), value, lines, where)
+            continue
+        if value is not None and not isinstance(value, Mapping):
+            raise AceFinetuneError(f"{_at(where, (name,), lines)}: {name} holds no settings; indent them below it.")
+        checked[name] = {key: _value(section, (name, key), one, lines, where) for key, one in (value or {}).items()}
+    return checked
+
+
+def _value(cls: type, name: tuple[Any, ...], value: Any, lines: Lines, where: str) -> Any:
+    key, place, fields = str(name[-1]), _at(where, name, lines), _fields(cls)
+    if key not in fields:
+        inside = f" in {name[0]}" if len(name) > 1 else ""
+        raise AceFinetuneError(f"{place}: there is no setting {key!r}{inside}; {_remedy(key, fields, cls)}.")
+    try:
+        return typed_value(value, fields[key])
+    except TypeError as error:
+        raise AceFinetuneError(f"{place}: {'.'.join(map(str, name))} is {value!r}; it must be {error}.") from error
+
+
+def _remedy(key: str, fields: Mapping[str, Any], cls: type) -> str:
+    others = [(name, other) for name, other in _SECTIONS.items() if other is not cls and key in _fields(other)]
+    if others:
+        return f"it belongs into {others[0][0]}"
+    near = get_close_matches(key, fields, n=1)
+    return f"did you mean {near[0]!r}" if near else "leave it out, or look into what `ace-finetune init` writes"
+
+
+def _at(where: str, name: tuple[Any, ...], lines: Lines) -> str:
+    line = lines.get(tuple(map(str, name)))
+    return f"{where}, line {line}" if line else where
+
+
+def _built(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `RunSettings`; the sections check their ranges."""
+    top = {name: value for name, value in content.items() if name != "seed" and name not in _SECTIONS}
+    seed = {"seed": content["seed"]} if "seed" in content else {}
+    return {**top, **{name: cls(**{**seed, **content[name]}) for name, cls in _SECTIONS.items()}}
+
+
+def _entries(cls: type, values: Mapping[str, Any]) -> list[str]:
+    told = _attributes(cls)
+    return [line for name, value in values.items() for line in _entry(name, value, told.get(name, ""))]
+
+
+def _entry(name: str, value: Any, comment: str) -> list[str]:
+    shown = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
+    return [
+        *(f"# {line}" for line in textwrap.wrap(_in_yaml(comment), _WIDTH)),
+        f"{name}: {shown.removesuffix('...' + chr(10)).strip()}",
+    ]
+
+
+def _in_yaml(comment: str) -> str:
+    """Write Python's null and tuples as YAML does."""
+    lists = re.sub(r"\(([^()]+),\s*([^()]*)\)(?= or \(| for example)", _as_list, comment)
+    return re.sub(r"\bNone\b", "null", lists)
+
+
+def _as_list(found: re.Match[str]) -> str:
+    return f"[{', '.join(part for part in found.groups() if part)}]"
+
+
+def _attributes(cls: type) -> dict[str, str]:
+    """What a class's docstring says of each attribute; nothing where docstrings are stripped."""
+    _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")
+    told: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        if found := re.match(r" {4}(\w+): (.*)", line):
+            name, text = found.groups()
+            told[name] = text
+        elif name and line.startswith(" " * 8):
+            told[name] += f" {line.strip()}"
+        else:
+            break
+    return told

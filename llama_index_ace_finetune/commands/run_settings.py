@@ -1,0 +1,65 @@
+"""Every choice of a run, in one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from llama_index_ace_finetune.datasets.split_settings import SplitSettings
+from llama_index_ace_finetune.mining.settings import MiningSettings
+from llama_index_ace_finetune.training.config import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What `ace-finetune run` does with which data.
+
+    Attributes:
+        data: queries with known answers: a file or folder in any format that `ace-finetune inspect` reads.
+        out: run folder.
+        memories: memories beyond those of the data: an inventory file.
+        negatives: hard negatives mined per query.
+        min_difficulty: leave out easier training queries: easy, medium or hard.
+        skip_categories: leave out training queries of these categories.
+        split: settings of the split.
+        mining: where candidates come from, and which are refused.
+        training: settings of the training; its output_dir is not used.
+        resume: go on from where a run with the same data and settings was broken off; in a finished run, do again
+            what its data or settings have changed.
+        force: do everything again, and replace a run that is there.
+        command: as typed, for the report.
+    """
+
+    data: Path
+    out: Path
+    memories: Path | None = None
+    negatives: int = 5
+    min_difficulty: Literal["easy", "medium", "hard"] | None = None
+    skip_categories: frozenset[str] = frozenset()
+    split: SplitSettings = field(default_factory=SplitSettings)
+    mining: MiningSettings = field(default_factory=MiningSettings)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    resume: bool = False
+    force: bool = False
+    command: str = ""
+
+    def seeds(self) -> dict[str, int]:
+        """Return the seed of every stage that draws at random."""
+        return {"split": self.split.seed, "mining": self.mining.seed, "training": self.training.seed}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a result depends on as plain JSON values, as a configuration file nests them."""
+        training = self.training.to_dict()
+        del training["output_dir"]
+        return {
+            "data": str(self.data),
+            "out": str(self.out),
+            "memories": str(self.memories) if self.memories else None,
+            "negatives": self.negatives,
+            "min_difficulty": self.min_difficulty,
+            "skip_categories": sorted(self.skip_categories),
+            "split": dict(vars(self.split)),
+            "mining": self.mining.to_dict(),
+            "training": training,
+        }

@@ -1,0 +1,72 @@
+"""Which stages of a run have to be done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from llama_index_ace_finetune import __version__
+from llama_index_ace_finetune.commands.run_settings import RunSettings
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.errors import OutputExistsError
+from llama_index_ace_finetune.run_folder import RunFolder
+
+STAGE_FILES: Final[Mapping[str, tuple[str, ...]]] = {
+    "mine": ("split.json", "training_data.json", "mining"),
+    "train": ("model",),
+    "evaluate": ("report.json", "report.html", "report.per_query.jsonl"),
+    "index": ("index",),
+}
+"""What each stage leaves in a run folder."""
+
+
+def stage_keys(settings: RunSettings, dataset: RetrievalDataset) -> dict[str, str]:
+    """Return for each stage a digest of all that its result depends on: data, settings, version of this package.
+
+    The device is no part of it, nor is the name of the run folder.
+    """
+    values = settings.to_dict()
+    training = {name: value for name, value in values["training"].items() if name != "device"}
+    data = {
+        "memories": {identifier: [memory.text, memory.metadata] for identifier, memory in dataset.memories.items()},
+        "queries": {identifier: [query.text, query.metadata] for identifier, query in dataset.queries.items()},
+        "judgements": {identifier: dict(grades) for identifier, grades in dataset.judgements.items()},
+    }
+    chosen = {name: values[name] for name in ("negatives", "min_difficulty", "skip_categories", "split", "mining")}
+    mine = _digest([__version__, data, chosen, training["base_model"]])
+    train = _digest([mine, training])
+    # Evaluation and index follow from data and model, and have no settings of their own.
+    return {"mine": mine, "train": train, "evaluate": train, "index": train}
+
+
+def kept_stages(settings: RunSettings, keys: Mapping[str, str]) -> set[str]:
+    """Return the stages that the run folder holds already, made of the same inputs.
+
+    Raises:
+        OutputExistsError: if it holds something else than a run; or a run of other inputs, and neither `resume` nor
+            `force` is on.
+    """
+    run = RunFolder(settings.out)
+    if not run.manifest.is_file():
+        RunFolder.create(settings.out)
+        return set()
+    if settings.force:
+        return set()
+    recorded = run.read_manifest().get("stages") or {}
+    same = {
+        stage
+        for stage, files in STAGE_FILES.items()
+        if recorded.get(stage) == keys[stage] and all((run.path / name).exists() for name in files)
+    }
+    if same == set(keys) or settings.resume:
+        return same
+    raise OutputExistsError(
+        f"The output folder {str(settings.out)!r} already holds a run, of other data or settings; give another folder, "
+        "do again what has changed with --resume, or replace it with --force."
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
