@@ -17,7 +17,8 @@ _ROUNDS = 15
 def choose_precision(device: str) -> Precision:
     """Multiply two matrices of a small encoder's size both ways and return the faster precision.
 
-    bfloat16 must be 1.2 times as fast to be chosen. A process measures once. On a GPU the hardware's own statement decides.
+    bfloat16 must be 1.2 times as fast to be chosen. A process measures once. On a GPU the hardware's own statement
+    decides.
     """
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
