@@ -148,15 +148,27 @@ class Encoder:
 
         encode = self.model.encode_query if role == "query" else self.model.encode_document
         enabled = self.settings.precision == "bfloat16"
-        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=enabled):
-            return encode(
-                texts,
-                batch_size=self.settings.batch_size,
-                normalize_embeddings=True,
-                show_progress_bar=False,
-                convert_to_numpy=True,
-                truncate_dim=self.settings.truncate_dim,
-            )
+        batch_size = self.settings.batch_size
+        while True:
+            try:
+                with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=enabled):
+                    return encode(
+                        texts,
+                        batch_size=batch_size,
+                        normalize_embeddings=True,
+                        show_progress_bar=False,
+                        convert_to_numpy=True,
+                        truncate_dim=self.settings.truncate_dim,
+                    )
+            except torch.OutOfMemoryError as error:
+                if batch_size == 1:
+                    raise ModelError(
+                        f"The memory of {self.model.device} does not hold a single text in the model {self.name!r}; "
+                        "lower max_seq_length, take a smaller model, or set device to cpu."
+                    ) from error
+            batch_size //= 2
+            torch.cuda.empty_cache()
+            logger.warning("out of memory; embedding on with batches of %d texts", batch_size)
 
     def _tokens(self, texts: list[str], role: Role) -> tuple[Tensor, Tensor]:
         features = self.model.preprocess(texts, prompt=self.model.prompts.get(role) or None, task=role)
@@ -201,6 +213,7 @@ def _load_model(folder: Path, settings: EncoderSettings) -> SentenceTransformer:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    _check_device(settings.device)
     try:
         model = SentenceTransformer(
             str(folder),
@@ -223,6 +236,18 @@ def _load_model(folder: Path, settings: EncoderSettings) -> SentenceTransformer:
         model.max_seq_length = min(settings.max_seq_length, model.max_seq_length or settings.max_seq_length)
     model.eval()
     return model
+
+
+def _check_device(device: str | None) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"The device {device!r} cannot be used here ({first}); set device to cpu, or leave it out for the best one."
+        ) from error
 
 
 def _check_weights(model: SentenceTransformer, folder: Path) -> None:
