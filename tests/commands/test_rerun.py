@@ -117,3 +117,12 @@ def test_a_dry_run_plans_and_writes_nothing(suite: Path, tmp_path: Path) -> None
     assert plan["queries"] == {"train": 70, "dev": 20, "test": 30}
     assert 0 < plan["seconds"] == pytest.approx(sum(stage["seconds"] for stage in plan["stages"]), abs=0.5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_search_and_audit_print_json(run: Path) -> None:
+    hits = json.loads(runner.invoke(app, ["search", "sign out", "--run", str(run), "--limit", "2", "--json"]).stdout)
+    assert [hit["rank"] for hit in hits] == [1, 2]
+    assert {"id", "score", "text", "metadata", "served_by", "dense_score", "sparse_rank"} <= set(hits[0])
+    audit = json.loads(runner.invoke(app, ["audit", str(run), "--json"]).stdout)
+    assert audit["passed"] is True
+    assert all(overlap["count"] == 0 for overlap in audit["overlaps"] if overlap["forbidden"])
