@@ -176,7 +176,7 @@ def test_commands_run(page: Path, trained: Path, workspace: Path) -> None:
         if block.language not in ("bash", "console") or not block.runs:
             continue
         for words in filter(is_run, commands(block)):
-            if words[:2] == ["ace-finetune", "run"]:
+            if words[:2] == ["ace-finetune", "run"] and "--out" in words:
                 shutil.rmtree(workspace / words[words.index("--out") + 1], ignore_errors=True)
             done = execute(words, workspace)
             assert done.returncode == 0, f"{block.place}: {' '.join(words)}\n{done.stderr[-2000:]}"
