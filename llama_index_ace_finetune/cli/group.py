@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from rich.text import Text
+from typer.core import TyperCommand, TyperGroup
 
 from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.commands.voice import speaking
@@ -18,10 +21,29 @@ EPILOGUE = (
 )
 
 _ANYWHERE = ("--quiet", "--verbose")
+_NARROW = 80
+
+
+class Verb(TyperCommand):
+    """A verb, whose help is legible in a narrow terminal too."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help: as a table, or as lines where a table would cut the names of options."""
+        _hide_types_of_switches(self.get_params(ctx))
+        if shutil.get_terminal_size().columns < _NARROW:
+            self.rich_markup_mode = None
+            # \b keeps the examples from being broken, so that they can be copied.
+            self.epilog = "\b\n" + Text.from_markup(self.epilog or "").plain.replace("\n\n", "\n")
+        super().format_help(ctx, formatter)
 
 
 class Verbs(TyperGroup):
     """The verbs; `--quiet` and `--verbose` may stand before or after one."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of all verbs."""
+        _hide_types_of_switches(self.get_params(ctx))
+        super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Move what holds for every verb to the front."""
@@ -29,6 +51,12 @@ class Verbs(TyperGroup):
         moved = [word for word in args[:end] if word in _ANYWHERE]
         kept = [word for word in args[:end] if word not in _ANYWHERE]
         return super().parse_args(ctx, [*moved, *kept, *args[end:]] if kept else args)
+
+
+def _hide_types_of_switches(parameters: Iterable[Any]) -> None:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
 
 
 def speak(

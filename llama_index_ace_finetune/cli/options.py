@@ -30,7 +30,9 @@ Seed = Annotated[int | None, typer.Option(help="Of everything random; 0 by defau
 
 Negatives = Annotated[int | None, typer.Option(help="Hard negatives mined per query; 5 by default.")]
 MinDifficulty = Annotated[str | None, typer.Option(help="Leave out easier queries: easy, medium or hard.")]
-SkipCategories = Annotated[list[str] | None, typer.Option(help="Leave out queries of this category; repeatable.")]
+SkipCategories = Annotated[
+    list[str] | None, typer.Option(metavar="<name>", help="Leave out queries of this category; repeatable.")
+]
 
 _MINING = "Mining"
 TopK = Annotated[int | None, typer.Option(help="Candidates per query and source.", rich_help_panel=_MINING)]

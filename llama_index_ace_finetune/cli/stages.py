@@ -149,9 +149,12 @@ def evaluate(
     max_queries: Annotated[int | None, typer.Option(help="Test on a random sample of so many.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Compare with this; the model's own base by default.")] = None,
     also: Annotated[
-        list[str] | None, typer.Option(help="Compare with this untuned model too, such as a larger one; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="<model>", help="Compare with this untuned model too, such as a larger one; repeatable."),
     ] = None,
-    trec: Annotated[list[Path] | None, typer.Option(help="Compare with this TREC run file too; repeatable.")] = None,
+    trec: Annotated[
+        list[Path] | None, typer.Option(metavar="<file>", help="Compare with this TREC run file too; repeatable.")
+    ] = None,
     curve: Annotated[
         str | None, typer.Option(help="Train on so many queries too, such as 100,300,1000: would more data pay?")
     ] = None,
@@ -201,8 +204,8 @@ def index(
         from llama_index_ace_finetune.datasets.read_dataset import read_dataset
         from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
         from llama_index_ace_finetune.encoders.encoder import Encoder
+        from llama_index_ace_finetune.encoders.provenance import read_provenance
         from llama_index_ace_finetune.encoders.settings import EncoderSettings
-        from llama_index_ace_finetune.training.provenance import read_provenance
 
         dataset = read_dataset(data, memories)
         settings = EncoderSettings(device=device, precision="auto")

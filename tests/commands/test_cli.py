@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -46,11 +47,20 @@ class TestHelp:
     @pytest.mark.parametrize("verb", list(VERBS))
     def test_every_verb_has_an_example_that_parses(self, verb: str) -> None:
         shown = runner.invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
-        example = re.search(r"Example: ace-finetune (.*)", shown)
-        assert example, shown
-        words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', example[1])]
-        assert words[0] == verb
-        VERBS[verb].make_context(verb, words[1:])
+        examples = [shlex.split(example) for example in re.findall(r"Example: ace-finetune (.*)", shown)]
+        assert examples, shown
+        for words in examples:
+            assert words[0] == verb
+            VERBS[verb].make_context(verb, words[1:])
+
+    @pytest.mark.parametrize("columns", ["50", "80", "200"])
+    @pytest.mark.parametrize("verb", list(VERBS))
+    def test_every_option_is_named_in_full_whatever_the_width(self, verb: str, columns: str) -> None:
+        shown = runner.invoke(app, [verb, "--help"], env={"COLUMNS": columns}).output
+        named = {option for parameter in VERBS[verb].params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {option for option in named if option.startswith("--") and option not in shown} == set()
+        assert "bool" not in shown
+        assert "[cyan]" not in shown
 
     @pytest.mark.parametrize("verb", list(VERBS))
     def test_every_verb_prints_json(self, verb: str) -> None:
