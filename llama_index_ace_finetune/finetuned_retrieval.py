@@ -13,6 +13,7 @@ from llama_index.core.schema import MetadataMode, QueryBundle
 from llama_index_ace_finetune.commands.console import console, run_command
 from llama_index_ace_finetune.commands.index import index_beside
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import ModelError, StoreError
 from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION, LiveCollection
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
@@ -23,7 +24,6 @@ from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
-from llama_index_ace_finetune.training.provenance import read_provenance
 
 DEFAULT_MODEL = "ace/embedding_finetuning/models/ace_finetuned"
 

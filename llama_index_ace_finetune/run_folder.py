@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError
-from llama_index_ace_finetune.training.provenance import read_provenance
 
 MANIFEST = "manifest.json"
 

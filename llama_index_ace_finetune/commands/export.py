@@ -21,6 +21,7 @@ from llama_index_ace_finetune.encoders.exports.record import DevLoss, ExportReco
 from llama_index_ace_finetune.encoders.exports.runtime import EXPORT_BACKENDS, ExportBackend, require_runtime
 from llama_index_ace_finetune.encoders.fingerprint import EXPORT_RECORD
 from llama_index_ace_finetune.encoders.identity import identify_model
+from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError
 from llama_index_ace_finetune.run_folder import MANIFEST, RunFolder
@@ -28,7 +29,6 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.dev_set import DevSet
 from llama_index_ace_finetune.training.examples import index_examples
 from llama_index_ace_finetune.training.fine_tuner import divide_examples
-from llama_index_ace_finetune.training.provenance import read_provenance
 
 MAX_LOSS = 0.005
 _TIMED, _UNTIMED = 40, 5

@@ -53,6 +53,7 @@ class FineTunedEmbedding(BaseEmbedding):
     _loading: Any = PrivateAttr(default=None)
     _cache: BaseKVStore | None = PrivateAttr(default=None)
     _query_cache: Any = PrivateAttr(default=None)
+    _document_fingerprint: str = PrivateAttr(default="")
 
     def __init__(self, model_name: str, *, embed_batch_size: int = DEFAULT_EMBED_BATCH_SIZE, **fields: Any) -> None:
         # The base class would look vectors up by text alone, whichever model and prompt made them.
@@ -69,6 +70,7 @@ class FineTunedEmbedding(BaseEmbedding):
         if self.fingerprint:
             self._require_unchanged(identity.fingerprint)
         self.fingerprint = identity.fingerprint
+        self._document_fingerprint = identity.documents
 
     @classmethod
     def from_encoder(cls, encoder: Encoder) -> FineTunedEmbedding:
@@ -119,6 +121,14 @@ class FineTunedEmbedding(BaseEmbedding):
         return self._encoder
 
     @property
+    def document_fingerprint(self) -> str:
+        """Of the document vectors; the base model's where training changed the query side alone.
+
+        An index stays valid for as long as this stays the same.
+        """
+        return self._document_fingerprint
+
+    @property
     def dimension(self) -> int:
         """Length of a vector; loads the model."""
         return self.encoder.dimension
@@ -154,7 +164,7 @@ class FineTunedEmbedding(BaseEmbedding):
     def _embed(self, texts: list[str], role: Role) -> list[list[float]]:
         if self._cache is None:
             return [vector.tolist() for vector in self.encoder.encode(texts, role=role)]
-        collection = f"{self.encoder.vector_key}/{role}"
+        collection = f"{self.encoder.vector_key(role)}/{role}"
         found: dict[str, list[float]] = {}
         for text in dict.fromkeys(texts):
             held = self._cache.get(text, collection=collection)
@@ -169,7 +179,7 @@ class FineTunedEmbedding(BaseEmbedding):
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return self._query_cache.get(  # type: ignore[no-any-return]
-            self.encoder.vector_key, query, lambda: self._embed([query], "query")[0]
+            self.encoder.vector_key("query"), query, lambda: self._embed([query], "query")[0]
         )
 
     def _get_text_embedding(self, text: str) -> list[float]:

@@ -42,10 +42,19 @@ class Encoder:
     CHUNK = 1024
     backend: Literal["torch", "onnx", "openvino"] = "torch"
 
-    def __init__(self, model: SentenceTransformer, *, name: str, fingerprint: str, settings: EncoderSettings) -> None:
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        *,
+        name: str,
+        fingerprint: str,
+        settings: EncoderSettings,
+        document_fingerprint: str | None = None,
+    ) -> None:
         self.model = model
         self.name = name
         self.fingerprint = fingerprint
+        self.document_fingerprint = document_fingerprint or fingerprint
         self.settings = settings
         self._lock = threading.Lock()
         self._packed: dict[Role, PackedEncoder | None] = {}
@@ -68,7 +77,13 @@ class Encoder:
             from llama_index_ace_finetune.encoders.precision import choose_precision
 
             settings = dataclasses.replace(settings, precision=choose_precision(model.device.type))
-        return cls(model, name=str(name), fingerprint=identity.fingerprint, settings=settings)
+        return cls(
+            model,
+            name=str(name),
+            fingerprint=identity.fingerprint,
+            settings=settings,
+            document_fingerprint=identity.documents,
+        )
 
     @property
     def dimension(self) -> int:
@@ -79,9 +94,14 @@ class Encoder:
         return min(dimension, self.settings.truncate_dim or dimension)
 
     @property
-    def vector_key(self) -> str:
-        """Name of the vectors in a cache: those of two precisions differ in their last digits, and must not mix."""
-        return f"{self.fingerprint}-{self.settings.precision}"
+    def computed_in(self) -> str:
+        """Name of what computes the vectors: those of two precisions differ in their last digits."""
+        return self.settings.precision
+
+    def vector_key(self, role: Role) -> str:
+        """Name of one role's vectors in a cache, where those of two models or precisions must not mix."""
+        fingerprint = self.document_fingerprint if role == "document" else self.fingerprint
+        return f"{fingerprint}-{self.computed_in}"
 
     def encode_queries(self, texts: Sequence[str], **options: object) -> NDArray[np.float32]:
         """`encode` in the role of queries."""
@@ -109,7 +129,7 @@ class Encoder:
         for place, text in enumerate(texts):
             places.setdefault(text, []).append(place)
         distinct = list(places)
-        store = VectorCache(cache, fingerprint=self.vector_key, role=role) if cache else None
+        store = VectorCache(cache, fingerprint=self.vector_key(role), role=role) if cache else None
         missing = distinct
         if store is not None:
             held, found = store.lookup(distinct)

@@ -9,17 +9,27 @@ from pathlib import Path
 from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
 from llama_index_ace_finetune.encoders.fingerprint import fingerprints
 from llama_index_ace_finetune.encoders.prompts import Prompts, resolve_prompts
+from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """A model's folder, the prompts it is used with, the fingerprint of its vectors, and that of its files alone."""
+    """A model without its weights.
+
+    Attributes:
+        folder: where it lies.
+        prompts: that it is used with.
+        fingerprint: of all that changes its vectors.
+        documents: fingerprint of its document vectors: the base's where training changed the query side alone.
+        content: fingerprint of the files alone.
+    """
 
     folder: Path
     prompts: Prompts
     fingerprint: str
+    documents: str
     content: str
 
 
@@ -44,7 +54,18 @@ def identify_model(name: str | Path, *, settings: EncoderSettings | None = None)
         "document_prompt": prompts.document,
     }
     fingerprint, content = fingerprints(folder, identity)
-    return ModelIdentity(folder=folder, prompts=prompts, fingerprint=fingerprint, content=content)
+    as_saved = {**EncoderSettings().vector_settings(), "query_prompt": settings.query_prompt, "max_seq_length": None}
+    documents = None
+    if {**settings.vector_settings(), "max_seq_length": identity["max_seq_length"]} == as_saved:
+        documents = _documents_of(folder, content)
+    return ModelIdentity(folder, prompts, fingerprint, documents or fingerprint, content)
+
+
+def _documents_of(folder: Path, content: str) -> str | None:
+    """What training recorded of the document vectors, if these are still the files that it saved."""
+    record = read_provenance(folder) or {}
+    kept = record.get("document_fingerprint")
+    return str(kept) if kept and record.get("fingerprint") == content else None
 
 
 def _shorter(limit: int | None, folder: Path) -> int | None:

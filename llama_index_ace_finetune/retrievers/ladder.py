@@ -137,7 +137,8 @@ class ModelLadder:
         breaker = CircuitBreaker(failures=self.settings.failures, pause=self.settings.pause)
         rung = _Rung(name, model, breaker)
         space = self._store.spaces.get(name)
-        if model is None or (space is not None and getattr(model, "fingerprint", None) in (None, space.fingerprint)):
+        made_with = getattr(model, "document_fingerprint", getattr(model, "fingerprint", None))
+        if model is None or (space is not None and made_with in (None, space.fingerprint)):
             return rung
         message = (
             f"The model {model.model_name!r} is not the one that the {name} vectors in {self._store.where} "

@@ -90,7 +90,7 @@ def _add_space(client: QdrantClient, collection: str, name: str, space: VectorSp
 def _fill(store: MemoryStore, encoders: Mapping[str, Encoder], cache: Path | None, progress: Progress | None) -> None:
     """Embed the points that lack a model's vector."""
     for name, encoder in encoders.items():
-        if encoder.fingerprint != store.spaces[name].fingerprint:
+        if encoder.document_fingerprint != store.spaces[name].fingerprint:
             continue  # The ladder of fallbacks tells; vectors of two models must not mix.
         lacking = models.Filter(must_not=[models.HasVectorCondition(has_vector=name)])
         # The ids first: what is written while reading would change the pages.

@@ -44,7 +44,7 @@ def model_encoders(finetuned: Encoder, baseline: Encoder | None) -> dict[str, En
 def vector_spaces(encoders: Mapping[str, Encoder]) -> dict[str, VectorSpace]:
     """Return what a collection has to know of each model's vectors."""
     return {
-        name: VectorSpace(dimension=encoder.dimension, fingerprint=encoder.fingerprint, model=encoder.name)
+        name: VectorSpace(dimension=encoder.dimension, fingerprint=encoder.document_fingerprint, model=encoder.name)
         for name, encoder in encoders.items()
     }
 

@@ -17,7 +17,7 @@ _KEY: Final = "ace_finetune"
 
 @dataclass(frozen=True, slots=True)
 class VectorSpace:
-    """The vectors of one model in a collection: their length, the model's fingerprint and its name."""
+    """The vectors of one model in a collection: their length, its fingerprint of documents, and its name."""
 
     dimension: int
     fingerprint: str

@@ -39,7 +39,7 @@ def upsert_nodes(
     """
     for name, space in store.spaces.items():
         encoder = encoders.get(name)
-        if encoder is None or encoder.fingerprint != space.fingerprint:
+        if encoder is None or encoder.document_fingerprint != space.fingerprint:
             given = f"{encoder.name!r} is another one" if encoder else "none was given"
             raise StoreError(
                 f"The {name} vectors in {store.where} need the model that they were made with, and {given}; give the "

@@ -21,6 +21,7 @@ from llama_index_ace_finetune.training.examples import IndexedExamples, index_ex
 from llama_index_ace_finetune.training.ground import Ground
 from llama_index_ace_finetune.training.ladder import OnNext, OnRung, climb
 from llama_index_ace_finetune.training.model_folder import check_replaceable, save_model_folder
+from llama_index_ace_finetune.training.retention import read_retention
 from llama_index_ace_finetune.training.rung import Rung, best_rung
 from llama_index_ace_finetune.training.selection import Selection
 from llama_index_ace_finetune.training.watcher import StepProgress
@@ -53,6 +54,7 @@ class EmbeddingFineTuner:
         self._checkpoints = checkpoints
         self._train: IndexedExamples | None = None
         self._dev: DevSet | None = None
+        self._general: DevSet | None = None
 
     def load_training_data(self, source: str | Path | TrainingData) -> dict[str, int]:
         """Read training data and divide it into train and dev; return how many examples each part has.
@@ -61,7 +63,7 @@ class EmbeddingFineTuner:
         components, so that no answer and no query text stands on both sides. Test examples are never touched.
 
         Raises:
-            DatasetError: if the file is not training data.
+            DatasetError: if the file is not training data, or the retention set cannot be read.
             LeakageError: if it holds what its own split holds out.
             TrainingError: if there are too few examples.
         """
@@ -79,6 +81,7 @@ class EmbeddingFineTuner:
                 "All training queries have one and the same right answer and no negatives, so there is nothing to "
                 "tell apart; add queries about other memories, or mine negatives."
             )
+        self._general = read_retention(Path(self.config.retention)) if self.config.retention else None
         self.data = data
         self._train = examples
         self._dev = DevSet(index_examples(data, dev)) if dev else None
@@ -127,7 +130,7 @@ class EmbeddingFineTuner:
         encoder, examples = self._ready()
         # Before the work, not after it.
         check_replaceable(Path(self.config.output_dir))
-        ground = Ground(encoder, examples, self._dev, self.config, self._cache, self._checkpoints)
+        ground = Ground(encoder, examples, self._dev, self.config, self._cache, self._checkpoints, self._general)
         self.rungs = climb(ground, progress=progress, on_rung=on_rung, on_next=on_next)
         shipped, last = self.shipped, self.rungs[-1]
         if shipped:
@@ -136,6 +139,7 @@ class EmbeddingFineTuner:
                 name=encoder.name,
                 fingerprint=encoder.fingerprint,
                 settings=encoder.settings,
+                document_fingerprint=encoder.document_fingerprint,
             )
         self.history = list((shipped or last).history)
         told = shipped or last

@@ -11,12 +11,12 @@ from llama_index_ace_finetune.datasets.normalise import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
+from llama_index_ace_finetune.encoders.provenance import PROVENANCE
 from llama_index_ace_finetune.errors import OutputExistsError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.examples import IndexedExamples
 from llama_index_ace_finetune.training.model_card import model_card
 from llama_index_ace_finetune.training.picture import training_picture
-from llama_index_ace_finetune.training.provenance import PROVENANCE
 from llama_index_ace_finetune.training.selection import Selection
 
 CURVE = "training_curve.png"
@@ -46,9 +46,10 @@ def save_model_folder(
         "format_version": 1,
         "base_model": config.base_model,
         "base_fingerprint": encoder.fingerprint,
+        "document_fingerprint": encoder.document_fingerprint if _keeps_documents(metrics) else None,
         "selection": selection.to_dict() if selection else None,
         "metrics": {name: value for name, value in metrics.items() if name != "selection"},
-        "config": {name: value for name, value in config.to_dict().items() if name != "output_dir"},
+        "config": _without_paths(config),
         "prompts": dict(encoder.model.prompts),
         "data": {**_named(data.metadata), "total_examples": len(data.examples), "memories": len(data.memories)},
         "split": data.split,
@@ -65,9 +66,20 @@ def save_model_folder(
     return path
 
 
+def _keeps_documents(metrics: Mapping[str, Any]) -> bool:
+    """Whether documents are embedded as the base model does it."""
+    return metrics.get("mode") in ("base", "linear", "queries")
+
+
 def _named(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The data's metadata with the name of its source instead of a path on the machine that trained."""
     return {**metadata, "source": Path(str(metadata.get("source", ""))).name or "unknown"}
+
+
+def _without_paths(config: TrainingConfig) -> dict[str, Any]:
+    """The settings without the output, and with the name of the retention set instead of its path."""
+    settings = {name: value for name, value in config.to_dict().items() if name != "output_dir"}
+    return {**settings, "retention": Path(config.retention).name} if config.retention else settings
 
 
 def _seen(examples: IndexedExamples | None) -> dict[str, list[str]]:

@@ -76,8 +76,8 @@ class TestVectors:
         encoder, torchs = opened(model, backend), Encoder.load(model, settings=CPU)
         assert encoder.fingerprint == torchs.fingerprint
         assert encoder.dimension == torchs.dimension == WIDTH
-        assert encoder.vector_key != torchs.vector_key
-        assert backend in encoder.vector_key
+        assert encoder.vector_key("query") != torchs.vector_key("query")
+        assert backend in encoder.vector_key("query")
 
     def test_settings_are_kept_to(self, model: Path, backend: Any) -> None:
         settings = {"max_seq_length": 8, "truncate_dim": 16, "query_prompt": "ask: "}
@@ -100,7 +100,7 @@ class TestVectors:
         encoder = opened(model, backend)
         vectors = encoder.encode_documents(TEXTS, cache=tmp_path)
         (folder,) = tmp_path.iterdir()
-        assert folder.name == encoder.vector_key
+        assert folder.name == encoder.vector_key("document")
         assert np.array_equal(opened(model, backend).encode_documents(TEXTS, cache=tmp_path), vectors)
 
     def test_no_texts_give_an_empty_matrix(self, model: Path, backend: Any) -> None:
@@ -153,7 +153,7 @@ def test_int8_is_near_and_small(own_model: Path) -> None:
     encoder = opened(own_model, "onnx")
     expected = Encoder.load(own_model, settings=CPU).encode_queries(TEXTS)
     assert (encoder.encode_queries(TEXTS) * expected).sum(axis=1).min() > 0.95
-    assert encoder.vector_key.endswith("onnx-int8")
+    assert encoder.vector_key("query").endswith("onnx-int8")
 
 
 def test_a_processor_without_bfloat16_computes_in_float32(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_a_processor_without_bfloat16_computes_in_float32(model: Path, monkeypat
 
     monkeypatch.setattr(openvino, "Core", OldCore)
     encoder = opened(model, "openvino")
-    assert encoder.vector_key.endswith("openvino-float32")
+    assert encoder.vector_key("query").endswith("openvino-float32")
     expected = Encoder.load(model, settings=CPU).encode_queries(TEXTS)
     assert np.abs(encoder.encode_queries(TEXTS) - expected).max() < 1e-4
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -94,3 +95,36 @@ def test_the_prompts_of_the_family_count(model_folder: MakeFolder) -> None:
     assert identify_model(family).prompts.query == "query: "
     given = EncoderSettings(query_prompt="", document_prompt="")
     assert identify_model(family, settings=given).prompts.query == ""
+
+
+class TestFingerprintOfTheDocuments:
+    """It is the base's where training left the document side alone."""
+
+    @staticmethod
+    def documents(folder: Path, **settings: object) -> str:
+        return identify_model(folder, settings=EncoderSettings(**settings)).documents  # type: ignore[arg-type]
+
+    @pytest.fixture
+    def trained(self, model_folder: MakeFolder) -> Path:
+        folder = model_folder()
+        record = {"fingerprint": fingerprint_folder(folder, {}), "document_fingerprint": "of the base"}
+        (folder / "ace_finetune.json").write_text(json.dumps(record))
+        return folder
+
+    def test_a_model_without_a_record_has_its_own(self, model_folder: MakeFolder) -> None:
+        folder = model_folder()
+        assert self.documents(folder) == fingerprint(folder)
+
+    @pytest.mark.parametrize("settings", [{}, {"query_prompt": "query: "}, {"device": "cpu", "precision": "bfloat16"}])
+    def test_it_is_the_recorded_one(self, trained: Path, settings: dict[str, object]) -> None:
+        assert self.documents(trained, **settings) == "of the base"
+        assert fingerprint(trained, **settings) != "of the base"
+
+    @pytest.mark.parametrize("settings", [{"document_prompt": "d: "}, {"truncate_dim": 4}, {"max_seq_length": 4}])
+    def test_settings_that_change_documents_make_it_another(self, trained: Path, settings: dict[str, object]) -> None:
+        assert self.documents(trained, **settings) == fingerprint(trained, **settings)
+
+    def test_a_record_of_other_files_is_not_believed(self, trained: Path) -> None:
+        config = trained / "config_sentence_transformers.json"
+        config.write_text(json.dumps({"prompts": {"query": "changed"}}))
+        assert self.documents(trained) == fingerprint(trained)

@@ -16,13 +16,13 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
+from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import DatasetError, ModelError, OutputExistsError, TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.embed import EmbedMemory, embed
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.model_folder import check_replaceable
 from llama_index_ace_finetune.training.picture import training_picture
-from llama_index_ace_finetune.training.provenance import read_provenance
 from llama_index_ace_finetune.training.step_plan import StepPlan
 
 QUICK: dict[str, Any] = {

@@ -9,7 +9,10 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.provenance import read_provenance
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, TrainingError
 from llama_index_ace_finetune.evaluation.significance import PairedDifference
 from llama_index_ace_finetune.training.config import TrainingConfig
@@ -18,7 +21,6 @@ from llama_index_ace_finetune.training.examples import index_examples
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.ground import Ground
 from llama_index_ace_finetune.training.ladder import climb
-from llama_index_ace_finetune.training.provenance import read_provenance
 from llama_index_ace_finetune.training.rung import Rung, best_rung
 from llama_index_ace_finetune.training.selection import Selection
 
@@ -99,6 +101,8 @@ def test_each_mode_climbs_its_rungs_and_leaves_one_folder(
         assert np.abs(queries - ours.encode_queries(QUERIES)).max() < 1e-5
         documents = plain.encode_document(memories, normalize_embeddings=True)
         assert np.abs(documents - ours.encode_documents(memories)).max() < 1e-5
+    at_training = Encoder.load(DEFAULT_BASE_MODEL, settings=EncoderSettings(max_seq_length=32, device="cpu"))
+    assert (loaded.document_fingerprint == at_training.fingerprint) == (climbed[-1] != "full")
     if climbed[-1] != "full":
         # What is stored for the base stays valid.
         short = [memory[:80] for memory in memories]

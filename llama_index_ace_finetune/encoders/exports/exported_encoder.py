@@ -37,6 +37,7 @@ class ExportedEncoder(Encoder):
     ) -> None:
         self.name = name
         self.fingerprint = identity.fingerprint
+        self.document_fingerprint = identity.documents
         # An export computes in the precision that dev was asked about.
         self.settings = dataclasses.replace(settings, precision="float32") if settings.precision == "auto" else settings
         self.backend = record.backend
@@ -89,9 +90,9 @@ class ExportedEncoder(Encoder):
         return min(self._record.dimension, self.settings.truncate_dim or self._record.dimension)
 
     @property
-    def vector_key(self) -> str:
-        """Name of the vectors: the fingerprint, and what computes them."""
-        return f"{self.fingerprint}-{self.backend}-{self._runtimes['query'].precision}"
+    def computed_in(self) -> str:
+        """Name of what computes the vectors."""
+        return f"{self.backend}-{self._runtimes['query'].precision}"
 
     def tokens(self, texts: list[str], role: Role) -> list[list[int]]:
         """Return the token ids of each text with its role's prompt, cut at the maximum length."""
