@@ -139,6 +139,16 @@ class TestStoreFails:
         assert retriever.fallbacks == {}
 
 
+def test_a_model_that_was_tuned_on_the_query_side_alone_serves_the_index_of_its_base() -> None:
+    class TunedQueries(WordsEmbedding):
+        document_fingerprint: str = "words"
+
+    tuned = TunedQueries(fingerprint="words, queries tuned")
+    assert served(words_retriever(NODES, embed_model=tuned).retrieve("red apples")) == {"finetuned"}
+    other = TunedQueries(fingerprint="words", document_fingerprint="others")
+    assert served(words_retriever(NODES, embed_model=other).retrieve("red apples")) == {"baseline"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
