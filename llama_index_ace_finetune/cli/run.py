@@ -32,6 +32,7 @@ from llama_index_ace_finetune.cli.options import (
     RelativeMargin,
     Relax,
     RequireGain,
+    Retention,
     Seed,
     SelectionName,
     SkipCategories,
@@ -68,6 +69,7 @@ def run(
     budget: Budget = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
+    retention: Retention = None,
     device: Device = None,
     seed: Seed = None,
     dry_run: Annotated[

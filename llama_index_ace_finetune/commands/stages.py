@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.commands.run_settings import RunSettings
+from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import OutputExistsError
 from llama_index_ace_finetune.run_folder import RunFolder
@@ -29,16 +31,20 @@ def stage_keys(settings: RunSettings, dataset: RetrievalDataset) -> dict[str, st
     """
     values = settings.to_dict()
     training = {name: value for name, value in values["training"].items() if name != "device"}
-    data = {
+    chosen = {name: values[name] for name in ("negatives", "min_difficulty", "skip_categories", "split", "mining")}
+    mine = _digest([__version__, _content(dataset), chosen, training["base_model"]])
+    general = [_content(read_dataset(Path(training["retention"])))] if training["retention"] else []
+    train = _digest([mine, training, *general])
+    # Evaluation and index follow from data and model, and have no settings of their own.
+    return {"mine": mine, "train": train, "evaluate": train, "index": train}
+
+
+def _content(dataset: RetrievalDataset) -> dict[str, Any]:
+    return {
         "memories": {identifier: [memory.text, memory.metadata] for identifier, memory in dataset.memories.items()},
         "queries": {identifier: [query.text, query.metadata] for identifier, query in dataset.queries.items()},
         "judgements": {identifier: dict(grades) for identifier, grades in dataset.judgements.items()},
     }
-    chosen = {name: values[name] for name in ("negatives", "min_difficulty", "skip_categories", "split", "mining")}
-    mine = _digest([__version__, data, chosen, training["base_model"]])
-    train = _digest([mine, training])
-    # Evaluation and index follow from data and model, and have no settings of their own.
-    return {"mine": mine, "train": train, "evaluate": train, "index": train}
 
 
 def kept_stages(settings: RunSettings, keys: Mapping[str, str]) -> set[str]:

@@ -50,6 +50,12 @@ def _told(rung: Rung) -> str:
         return f"{rung.name}: {rung.steps} steps in {rung.seconds:.0f} s, unchecked for want of dev queries"
     difference = rung.selection.difference
     outcome = "better than the base" if rung.ships else "not surely better than the base"
+    record = rung.selection.retention
+    if record and record.losses:
+        *_, lost = record.losses.values()
+        if lost > record.bound:
+            outcome = "kept back"
+        outcome += f"; general queries lose {lost:+.3f} of MRR@10, {record.bound:g} is allowed"
     return (
         f"{rung.name}: dev MRR@10 {difference.mean:+.3f} (95 % interval {difference.low:+.3f} to "
         f"{difference.high:+.3f}) in {rung.seconds:.0f} s, {outcome}"

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.training.examples import IndexedExamples
+from llama_index_ace_finetune.training.guide import Guide
 from llama_index_ace_finetune.training.ranking_targets import MASKED, NEGATIVE, POSITIVE
 
 
@@ -21,7 +22,7 @@ class BatchCollator:
 
     A batch of q queries holds, for each, one right answer (they take turns) and `hard_negatives` mined ones (they
     rotate); documents that several queries bring in are encoded once. Targets [q, d] mark every right answer of a
-    query that is in the batch, whoever brought it in, and mask documents in `suspected`.
+    query that is in the batch, whoever brought it in, and mask documents that `guide` suspects.
 
     Attributes:
         preprocess: the model's own `preprocess(texts, prompt=..., task=...)`.
@@ -29,7 +30,7 @@ class BatchCollator:
         hard_negatives: mined negatives per query and batch.
         query_prompt: text in front of every query.
         document_prompt: text in front of every document.
-        suspected: per query, rows that are masked because they are probably right.
+        guide: masks documents that are probably right; none masks known right answers alone.
         teacher: per query, a teacher's scores by corpus row; the labels then hold them beside the targets.
         turn: which of the right answers and which negatives are up; the epoch, while a training goes on.
         latest_ids: ids of the queries of the last batch, for messages.
@@ -41,7 +42,7 @@ class BatchCollator:
     hard_negatives: int
     query_prompt: str
     document_prompt: str
-    suspected: tuple[NDArray[np.int64], ...] | None = None
+    guide: Guide | None = None
     teacher: Sequence[Mapping[int, float]] | None = None
     turn: int = 0
     latest_ids: list[str] = field(default_factory=list)
@@ -78,9 +79,9 @@ class BatchCollator:
                 columns.setdefault(row, len(columns))
         documents = list(columns)
         targets = np.full((len(numbers), len(documents)), NEGATIVE, np.int8)
+        if self.guide is not None:
+            targets[self.guide.suspects(numbers, documents)] = MASKED
         for place, number in enumerate(numbers):
-            if self.suspected is not None:
-                targets[place, [columns[row] for row in self.suspected[number].tolist() if row in columns]] = MASKED
             targets[place, [columns[row] for row in self.examples.relevant[number].tolist() if row in columns]] = (
                 POSITIVE
             )

@@ -11,6 +11,7 @@ from llama_index_ace_finetune.mining.teacher import load_teacher
 from llama_index_ace_finetune.training.batches import BatchCollator
 from llama_index_ace_finetune.training.fit import OnPlan, fit
 from llama_index_ace_finetune.training.ground import Ground
+from llama_index_ace_finetune.training.guide import Guide
 from llama_index_ace_finetune.training.loss import MaskedRankingLoss
 from llama_index_ace_finetune.training.rung import Rung
 from llama_index_ace_finetune.training.selection import Selection, copy_weights, select_weights
@@ -35,7 +36,7 @@ def climb_full(
     """
     start = time.perf_counter()
     encoder, config, dev = ground.encoder, ground.config, ground.dev
-    base_weights = copy_weights(encoder)
+    base_weights, retention = copy_weights(encoder), ground.retention
     pool = dev.pooled(ground.base_scores.rankings, seed=config.seed) if dev else None
     pool_scores = None
     if dev and pool:
@@ -52,6 +53,9 @@ def climb_full(
     teacher = None
     if config.teacher:
         teacher = teacher_scores(load_teacher(config.teacher, device=config.device), examples, cache=ground.cache)
+    guide = None
+    if config.suspected_margin is not None:
+        guide = Guide(ground.query_vectors, ground.document_vectors, examples.relevant, config.suspected_margin)
     packed = encoder.settings.precision == "bfloat16" and PackedEncoder.supports(model)
     try:
         steps, epochs = fit(
@@ -70,6 +74,7 @@ def climb_full(
                 hard_negatives=config.hard_negatives,
                 query_prompt=model.prompts.get("query") or "",
                 document_prompt=model.prompts.get("document") or "",
+                guide=guide,
                 teacher=teacher,
             ),
             count=len(examples.queries),
@@ -91,6 +96,7 @@ def climb_full(
                 shares=config.interpolation,
                 pool=pool,
                 known={0.0: pool_scores, 1.0: watcher.best_scores},
+                retention=retention,
             )
             shipped = copy_weights(encoder)
             dev_mrr = float(ground.base_scores.mrr.mean()) + (selection.difference.mean if selection.ships_tuned else 0)

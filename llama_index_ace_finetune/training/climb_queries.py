@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 
 import numpy as np
@@ -46,6 +47,10 @@ def climb_queries(
     dev = FixedDocumentsDevSet(ground.dev.examples, ground.document_vectors, matrix)
     tower = Encoder(copy.deepcopy(base.model), name=base.name, fingerprint=base.fingerprint, settings=base.settings)
     base_weights = copy_weights(base)
+    retention = ground.retention
+    if retention:
+        general = FixedDocumentsDevSet(retention.queries.examples, ground.general_document_vectors, matrix)
+        retention = dataclasses.replace(retention, queries=general)
     begun = dev.rank(moved_queries(ground.dev_query_vectors, matrix), ground.document_vectors)
     watcher = TrainingWatcher(
         tower, dev, base_scores=begun, eval_steps=None, patience=config.patience, progress=progress
@@ -70,6 +75,7 @@ def climb_queries(
         dev=dev,
         shares=config.interpolation,
         known={0.0: begun, 1.0: watcher.best_scores},
+        retention=retention,
     )
     return Rung(
         name="queries",

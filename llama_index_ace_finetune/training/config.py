@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +37,9 @@ class TrainingConfig:
         train_split: share of the training queries that is trained on; the rest is dev. Applies where the training
             data does not say itself what is dev.
         hard_negatives: mined negatives per query and step; they rotate over the epochs.
+        suspected_margin: in mode "full", documents of a batch are masked for a query where their cosine with it, by the
+            base model, exceeds this share of the right answer's, or where they are near-duplicates of a right answer;
+            1 masks what the base ranks above the right answer. None masks known right answers alone.
         temperature: divisor of the cosines in the softmax.
         symmetric: let documents look for their queries too.
         dimensions: also train the first so many dimensions of the vectors by themselves, (256, 128) for example.
@@ -44,6 +48,14 @@ class TrainingConfig:
         eval_steps: evaluate on dev every so many steps; None means after each epoch.
         patience: stop after so many dev evaluations in a row without a new best; None never stops early.
         interpolation: shares of the tuned weights to try on dev between base (0) and tuned (1).
+        retention: general queries with known answers, a file or folder of any format that is read, on which tuning may
+            not lose more than a bound; smaller shares are tried where it would.
+        retention_loss: that bound: the largest fall of MRR@10 on them, absolute.
+        lora_rank: in mode "full", train low-rank adapters of this rank in place of the weights, for larger base models
+            (LoRA, Hu et al. 2021; needs the extra "lora", and a learning rate of 1e-4 or more); they are merged into
+            the weights in the end. None trains the weights themselves.
+        lora_alpha: scale of the adapters, over the rank; None takes twice the rank.
+        lora_dropout: share of their inputs that is dropped.
         max_seq_length: tokens per text; the base model's own limit when that is lower.
         precision: "auto" measures whether bfloat16 is faster here.
         device: "cpu", "cuda", "mps"; the best one by default.
@@ -62,6 +74,7 @@ class TrainingConfig:
     warmup_steps: int = 100
     train_split: float = 0.8
     hard_negatives: int = 2
+    suspected_margin: float | None = None
     temperature: float = 0.05
     symmetric: bool = False
     dimensions: tuple[int, ...] = ()
@@ -70,6 +83,11 @@ class TrainingConfig:
     eval_steps: int | None = None
     patience: int | None = 3
     interpolation: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    retention: str | None = None
+    retention_loss: float = 0.01
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    lora_dropout: float = 0.0
     max_seq_length: int | None = 256
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str | None = None
@@ -88,6 +106,12 @@ class TrainingConfig:
         self._require(0 < self.train_split < 1, "train_split", "between 0 and 1")
         self._require(self.warmup_steps >= 0, "warmup_steps", "0 or more")
         self._require(self.hard_negatives >= 0, "hard_negatives", "0 or more")
+        margin = self.suspected_margin
+        self._require(margin is None or 0 < margin < math.inf, "suspected_margin", "greater than 0")
+        self._require(0 <= self.retention_loss <= 1, "retention_loss", "from 0 to 1")
+        self._require(self.lora_rank is None or self.lora_rank > 0, "lora_rank", "greater than 0")
+        self._require(self.lora_alpha is None or self.lora_alpha > 0, "lora_alpha", "greater than 0")
+        self._require(0 <= self.lora_dropout < 1, "lora_dropout", "0 or more, and less than 1")
         self._require(self.eval_steps is None or self.eval_steps > 0, "eval_steps", "greater than 0")
         self._require(self.patience is None or self.patience > 0, "patience", "greater than 0")
         shares = self.interpolation

@@ -13,6 +13,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.examples import IndexedExamples
+from llama_index_ace_finetune.training.retention import Retention
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Ground:
         config: of the training.
         cache: folder for vectors; none by default.
         checkpoints: folder for checkpoints of the rungs; none by default.
+        general: queries that `config.retention` names; None where it names none.
     """
 
     encoder: Encoder
@@ -34,6 +36,7 @@ class Ground:
     config: TrainingConfig
     cache: Path | None = None
     checkpoints: Path | None = None
+    general: DevSet | None = None
 
     def checkpoints_of(self, rung: str) -> Path | None:
         """Folder for the checkpoints of one rung."""
@@ -60,3 +63,23 @@ class Ground:
         """The base on dev, over the whole corpus."""
         assert self.dev is not None
         return self.dev.rank(self.dev_query_vectors, self.document_vectors)
+
+    @cached_property
+    def general_query_vectors(self) -> NDArray[np.float32]:
+        """The base's vectors of the general queries, float32 [g, d]."""
+        assert self.general is not None
+        return self.encoder.encode_queries(self.general.examples.queries, cache=self.cache)
+
+    @cached_property
+    def general_document_vectors(self) -> NDArray[np.float32]:
+        """The base's vectors of the memories of the general queries, float32 [h, d]."""
+        assert self.general is not None
+        return self.encoder.encode_documents(self.general.examples.corpus, cache=self.cache)
+
+    @cached_property
+    def retention(self) -> Retention | None:
+        """The base on the general queries, None without any; to be asked for before its weights are trained."""
+        if self.general is None:
+            return None
+        scores = self.general.rank(self.general_query_vectors, self.general_document_vectors)
+        return Retention(self.general, float(scores.mrr.mean()), self.config.retention_loss)

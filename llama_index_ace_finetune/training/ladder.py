@@ -43,8 +43,8 @@ def climb(
         on_next: called with the name and the planned steps of a rung before its first step.
 
     Raises:
-        TrainingError: if there are no dev queries and the index has to stay, since a rung that keeps it is only
-            shipped where dev says so.
+        TrainingError: if there are no dev queries, and the index has to stay or general queries are to be kept, since
+            a rung that does either is only shipped where dev says so.
     """
     config, start = ground.config, time.perf_counter()
     mode = config.mode
@@ -52,6 +52,11 @@ def climb(
         if mode in ("linear", "queries") or config.keep_index:
             raise TrainingError(
                 f"There are no dev queries, which mode {mode!r} chooses on; add queries, or train in mode 'full'."
+            )
+        if ground.general:
+            raise TrainingError(
+                "There are no dev queries, by which a model that keeps the retention set is chosen; add queries, or "
+                "train without retention."
             )
         mode = "full"
     rungs: list[Rung] = []

@@ -44,11 +44,13 @@ class Rung:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
+        record = self.selection.retention if self.selection else None
         return {
             "rung": self.name,
             "beats_base": self.ships,
             "dev_mrr@10": round(self.dev_mrr, 6),
             "dev_difference_mrr@10": asdict(self.selection.difference) if self.selection else None,
+            **({"retention": record.to_dict()} if record else {}),
             "steps": self.steps,
             "epochs": round(self.epochs, 2),
             "seconds": round(self.seconds, 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,16 +11,16 @@ import torch
 from torch import Tensor
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_difference
+from llama_index_ace_finetune.evaluation.significance import PairedDifference
+from llama_index_ace_finetune.training.choose_share import choose_share
 from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
+from llama_index_ace_finetune.training.retention import Retention, RetentionRecord
 
 RULE = (
     "Ship the tuned weights if the 95 % bootstrap interval (resampled by right answer) of the paired difference "
     "in MRR@10 to the base model on the dev queries lies above zero, and the randomisation test gives p <= 0.05; "
     "else ship the base model."
 )
-# With two or three right answers an interval can lie above zero by chance alone; the test cannot be that sure.
-_LARGEST_P = 0.05
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class Selection:
         difference: of the best candidate to the base, in MRR@10 on dev.
         candidates: headline means per share, 0 included.
         ranked_memories: how many memories the candidates were ranked over; the difference is over all of them.
+        retention: what general queries lost; None where there are none.
     """
 
     share: float
     difference: PairedDifference
     candidates: Mapping[float, Mapping[str, float]]
     ranked_memories: int = 0
+    retention: RetentionRecord | None = None
 
     @property
     def ships_tuned(self) -> bool:
@@ -45,13 +48,15 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
+        kept = {"retention": self.retention.to_dict()} if self.retention else {}
         return {
-            "rule": RULE,
+            "rule": f"{RULE} {self.retention.rule}" if self.retention else RULE,
             "shipped": "finetuned" if self.ships_tuned else "base",
             "share": self.share,
             "dev_difference_mrr@10": asdict(self.difference),
             "dev_candidates_over_memories": self.ranked_memories,
             "dev_candidates": {str(share): dict(means) for share, means in self.candidates.items()},
+            **kept,
         }
 
 
@@ -65,6 +70,7 @@ def select_weights(
     shares: Sequence[float],
     pool: DevSet | None = None,
     known: Mapping[float, DevScores] | None = None,
+    retention: Retention | None = None,
 ) -> Selection:
     """Try interpolations between base and tuned weights on dev, load the winner into `encoder.model`, and say so.
 
@@ -79,6 +85,7 @@ def select_weights(
         shares: of the tuned weights to try, each in (0, 1].
         pool: a smaller set on which the share is chosen; whether it ships is decided on the whole of `dev`.
         known: scores of shares on `pool` (on `dev` without one) that need not be computed again.
+        retention: general queries that may not lose more than a bound; a share at which they do is not shipped.
     """
     compared = pool if pool is not None and pool is not dev else dev
     at_hand = {0.0: base_scores} if compared is dev else {}
@@ -88,19 +95,29 @@ def select_weights(
         if share not in at_hand:
             load_interpolated(encoder, base=base, tuned=tuned, share=share)
         scores[share] = at_hand[share] if share in at_hand else compared.score(encoder)
-    best = max((share for share in scores if share > 0), key=lambda share: (scores[share].mrr.mean(), -share))
-    winner = scores[best]
-    if compared is not dev:
-        load_interpolated(encoder, base=base, tuned=tuned, share=best)
-        winner = dev.score(encoder)
-    difference = paired_difference(winner.mrr, base_scores.mrr, groups=dev.groups)
-    share = best if difference.low > 0 and difference.p_value <= _LARGEST_P else 0.0
+
+    def loaded(share: float) -> Encoder:
+        load_interpolated(encoder, base=base, tuned=tuned, share=share)
+        return encoder
+
+    def lost(share: float) -> float:
+        return retention.loss(retention.queries.score(loaded(share))) if retention else 0.0
+
+    share, difference, losses = choose_share(
+        sorted((share for share in scores if share > 0), key=lambda share: (-scores[share].mrr.mean(), share)),
+        base_scores=base_scores,
+        groups=dev.groups,
+        on_dev=lambda share: scores[share] if compared is dev else dev.score(loaded(share)),
+        lost=lost,
+        bound=retention.bound if retention else math.inf,
+    )
     load_interpolated(encoder, base=base, tuned=tuned, share=share)
     return Selection(
         share=share,
         difference=difference,
         candidates={share: scores[share].means for share in sorted(scores)},
         ranked_memories=len(compared.examples.corpus),
+        retention=retention.record(losses) if retention else None,
     )
 
 

@@ -1,0 +1,54 @@
+"""Documents of a batch that are probably right answers, by the base model's own vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.mining.filters import Mask, near_duplicate, relative_margin
+from llama_index_ace_finetune.mining.settings import MiningSettings
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Suspects documents that a frozen model places about as near to a query as the query's own right answer.
+
+    The rules are those by which mining refuses a negative, applied to whatever a batch brings together. The vectors
+    are there already, so a batch costs two small matrix products and no second model.
+
+    Source: GISTEmbed (Solatorio 2024, arXiv:2402.16829), with the base model as the guide.
+
+    Attributes:
+        query_vectors: float32 [n, d], unit rows, one per training query.
+        document_vectors: float32 [m, d], unit rows, one per document of the corpus.
+        relevant: right rows of each query, at least one each.
+        margin: share of the cosine with the least right answer from which on a document is suspected.
+        near_duplicate: cosine with a right answer from which on a document is taken for that answer.
+    """
+
+    query_vectors: NDArray[np.float32]
+    document_vectors: NDArray[np.float32]
+    relevant: Sequence[NDArray[np.int64]]
+    margin: float
+    near_duplicate: float = MiningSettings.near_duplicate
+
+    def suspects(self, numbers: Sequence[int], rows: Sequence[int]) -> Mask:
+        """Return which documents are suspected, bool [len(numbers), len(rows)]; right answers are among them.
+
+        Args:
+            numbers: of the queries.
+            rows: of the documents.
+        """
+        documents = self.document_vectors[rows]
+        answers = [self.relevant[number] for number in numbers]
+        counts = [len(of_query) for of_query in answers]
+        starts = np.cumsum([0, *counts[:-1]])
+        right = self.document_vectors[np.concatenate(answers)]
+        own = (np.repeat(self.query_vectors[numbers], counts, axis=0) * right).sum(axis=1)
+        least = np.minimum.reduceat(own, starts)
+        nearest = np.maximum.reduceat(right @ documents.T, starts, axis=0)
+        scores = self.query_vectors[numbers] @ documents.T
+        return relative_margin(scores, least, self.margin) | near_duplicate(nearest, self.near_duplicate)
