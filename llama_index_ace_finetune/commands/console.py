@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -36,15 +37,25 @@ _OUT_OF_MEMORY = (
 
 REFUSED, USER_ERROR, FAULT, STOPPED = 1, 2, 3, 130
 
+# Texts come from strangers, and what a terminal takes for a command is one of these, an escape sequence for example.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class _Console(Console):
+    """A console that shows control characters instead of sending them."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text), **options)
+
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console for results on standard output, or for errors on standard error; there too beside JSON."""
-    return Console(stderr=stderr or voice().as_json, highlight=False, emoji=False, soft_wrap=True)
+    return _Console(stderr=stderr or voice().as_json, highlight=False, emoji=False, soft_wrap=True)
 
 
 def notes() -> Console:
     """Return the console for what a command tells on its way; it is mute with --quiet."""
-    return Console(stderr=voice().as_json, quiet=voice().quiet, highlight=False, emoji=False, soft_wrap=True)
+    return _Console(stderr=voice().as_json, quiet=voice().quiet, highlight=False, emoji=False, soft_wrap=True)
 
 
 def show(result: Any, human: Callable[[Console], object]) -> None:
@@ -54,6 +65,7 @@ def show(result: Any, human: Callable[[Console], object]) -> None:
         return
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     text = json.dumps(result, indent=2, ensure_ascii=not unicode, allow_nan=False, default=_plain)
+    text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
@@ -100,15 +112,19 @@ def texts_progress(label: str, total: int | None) -> Iterator[Callable[[int], No
 
 @contextmanager
 def steps_progress(label: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
-    """Show a bar of training steps with loss, dev MRR, rate and time left; nothing when the output is no terminal."""
+    """Show a bar of training steps with loss, dev MRR, rates and time left; nothing when the output is no terminal."""
     with _bar(label) as progress:
         task = progress.add_task(label, total=None, detail="")
 
         def update(step: int, total: int, latest: dict[str, float]) -> None:
-            parts = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in latest.items()]
+            parts = [f"{name.replace('_', ' ')} {_figure(value)}" for name, value in latest.items()]
             progress.update(task, completed=step, total=total, detail="  ".join(parts))
 
         yield update
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3f}"
 
 
 class _Rate(ProgressColumn):

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app
@@ -117,6 +120,29 @@ class TestVoice:
         said = capsys.readouterr()
         assert json.loads(said.out) == {"text": "[red]Größe :smile:", "set": [1, 2]}
         assert said.err == "on the way\n"
+
+    @pytest.mark.parametrize("as_json", [False, True])
+    def test_a_text_cannot_command_the_terminal(self, as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+        text = "\x1b]52;c;b3duZWQ=\x1b\\ \x9b31m\x7f\r[bold]Größe[/]\n\tend"
+
+        def human(screen: Console) -> None:
+            screen.print(text, markup=False)
+            table = Table("column")
+            table.add_row(escape(text))
+            screen.print(table)
+
+        def command() -> None:
+            show({"text": text}, human)
+            raise AceFinetuneError(text)
+
+        with speaking(as_json=as_json):
+            assert run_command(command) == 2
+        said = capsys.readouterr()
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", said.out + said.err)
+        if as_json:
+            assert json.loads(said.out) == {"text": text}
+        else:
+            assert said.out.startswith("\\x1b]52;c;b3duZWQ=\\x1b\\ \\x9b31m\\x7f\\x0d[bold]Größe[/]\n")
 
     def test_verbose_traces_errors_and_logs(self, capsys: pytest.CaptureFixture[str]) -> None:
         def fail() -> None:
