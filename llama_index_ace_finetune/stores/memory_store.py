@@ -10,24 +10,24 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from llama_index.core.schema import BaseNode, MetadataMode
-from llama_index.core.vector_stores.utils import node_to_metadata_dict
+from llama_index.core.schema import BaseNode
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.connection import connect, failure, is_embedded, told
 from llama_index_ace_finetune.stores.mirror import VectorMirror
-from llama_index_ace_finetune.stores.nearest import DIGITS
+from llama_index_ace_finetune.stores.node_points import node_points, payload_of, require_own_ids
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_id
 from llama_index_ace_finetune.stores.points import node_of, read_points
+from llama_index_ace_finetune.stores.qdrant_search import Hits, QdrantSearch, rounded
 from llama_index_ace_finetune.stores.spaces import (
     VectorSpace,
     create_collection,
     read_metadata,
     resolve_alias,
 )
-from llama_index_ace_finetune.stores.sparse_vectors import BM25, SparseBM25
+from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
 from llama_index_ace_finetune.stores.writes import WriteLog, watch
 
 FINETUNED: Final = "finetuned"
@@ -36,7 +36,6 @@ DEFAULT_COLLECTION = "memories"
 _BATCH = 256
 _FILTERS_KEPT = 64
 
-Hits = list[tuple[str, float]]
 _Result = TypeVar("_Result")
 
 
@@ -67,6 +66,7 @@ class MemoryStore:
         self._owns_client = owns_client
         self._closed = False
         self._log = watch(client)
+        self._qdrant = QdrantSearch(client, collection, where, sparse)
         self._mirrors: dict[str, VectorMirror] = {}
         self._passing: OrderedDict[str, tuple[int, frozenset[PointKey]]] = OrderedDict()
 
@@ -155,17 +155,11 @@ class MemoryStore:
                     f"The vectors {name!r} have shape {rows.shape}, and {self.where} takes "
                     f"{(len(nodes), space.dimension) if space else 'none of that name'}; encode with the index's model."
                 )
-        _require_own_ids(nodes)
+        require_own_ids(nodes)
         for start in range(0, len(nodes), _BATCH):
-            batch = nodes[start : start + _BATCH]
-            points = [
-                models.PointStruct(
-                    id=point_id(node.node_id),
-                    vector={name: rows[start + place].tolist() for name, rows in vectors.items()} | self._words(node),
-                    payload=_payload(node),
-                )
-                for place, node in enumerate(batch)
-            ]
+            part = slice(start, start + _BATCH)
+            batch = nodes[part]
+            points = node_points(batch, {name: rows[part] for name, rows in vectors.items()}, self.sparse)
             self._call(self.client.upsert, self.collection, points)
             if progress:
                 progress(len(batch))
@@ -200,7 +194,7 @@ class MemoryStore:
             for place, (node, identifier) in enumerate(zip(batch, ids, strict=True)):
                 point = held.get(identifier)
                 whole = point is not None and set(point.vector or {}) >= set(self.spaces)
-                if point is None or not whole or point.payload != _payload(node):
+                if point is None or not whole or point.payload != payload_of(node):
                     found.append(start + place)
         return found
 
@@ -221,13 +215,13 @@ class MemoryStore:
         if self.embedded:
             allowed = None if only is None else self.passing(only)
             return self._call(self._mirror(name).search, vectors, k, allowed=allowed)
-        answers = self._query([self._dense_request(name, vector.tolist(), k, only) for vector in vectors])
-        return [_rounded(hits) for hits in answers]
+        requests = [self._qdrant.dense_request(name, vector.tolist(), k, only) for vector in vectors]
+        return [rounded(hits) for hits in self._answer(requests)]
 
     def search_words(self, query: str, k: int, *, only: models.Filter | None = None) -> Hits:
         """Return node ids and scores of the k best memories by the store's own BM25 vectors."""
-        request = self._words_request(query, k, only)
-        return self._query([request])[0] if request else []
+        request = self._qdrant.words_request(query, k, only)
+        return self._answer([request])[0] if request else []
 
     def search_both(
         self,
@@ -241,11 +235,11 @@ class MemoryStore:
     ) -> tuple[Hits, Hits]:
         """Return `search` and `search_words`, from a server in one round trip."""
         self._require_dimension(name, len(vector))
-        words = self._words_request(query, words_k, only)
+        words = self._qdrant.words_request(query, words_k, only)
         if self.embedded or words is None:
             return self.search(name, vector, dense_k, only=only), self.search_words(query, words_k, only=only)
-        dense, sparse = self._query([self._dense_request(name, list(vector), dense_k, only), words])
-        return _rounded(dense), sparse
+        dense, sparse = self._answer([self._qdrant.dense_request(name, vector, dense_k, only), words])
+        return rounded(dense), sparse
 
     def passing(self, only: models.Filter) -> frozenset[PointKey]:
         """Return the ids of the points that pass a filter, as Qdrant decides; remembered until something is written."""
@@ -319,28 +313,9 @@ class MemoryStore:
             mirror = self._mirrors.setdefault(name, fresh)
         return mirror
 
-    def _words(self, node: BaseNode) -> dict[str, Any]:
-        return {BM25: self.sparse.document(node.get_content(MetadataMode.EMBED))} if self.sparse else {}
-
-    def _dense_request(self, name: str, vector: list[float], k: int, only: models.Filter | None) -> models.QueryRequest:
-        return models.QueryRequest(query=vector, using=name, limit=k, filter=only, with_payload=[NODE_ID_FIELD])
-
-    def _words_request(self, query: str, k: int, only: models.Filter | None) -> models.QueryRequest | None:
-        if self.sparse is None:
-            raise StoreError(
-                f"The collection {self.collection!r} in {self.where} holds no BM25 vectors; build it with "
-                'sparse="server", or search words in this process.'
-            )
-        vector = self.sparse.query(query)
-        if vector is None:
-            return None
-        return models.QueryRequest(query=vector, using=BM25, limit=k, filter=only, with_payload=[NODE_ID_FIELD])
-
-    def _query(self, requests: list[models.QueryRequest]) -> list[Hits]:
+    def _answer(self, requests: list[models.QueryRequest]) -> list[Hits]:
         self._require_open()
-        answers = self._call(self.client.query_batch_points, self.collection, requests)
-        hits = [[(node_id_of(point), float(point.score)) for point in answer.points] for answer in answers]
-        return [_in_order(found) for found in hits]
+        return self._qdrant.answer(requests)
 
     def _points(self, **options: Any) -> Iterator[Any]:
         self._require_open()
@@ -369,26 +344,3 @@ def _closed_on_error(client: QdrantClient) -> Iterator[None]:
     except BaseException:
         client.close()
         raise
-
-
-def _in_order(hits: Hits) -> Hits:
-    return sorted(hits, key=lambda hit: (-hit[1], hit[0]))
-
-
-def _rounded(hits: Hits) -> Hits:
-    """Return cosines as the in-process search gives them."""
-    return _in_order([(node_id, round(score, DIGITS)) for node_id, score in hits])
-
-
-def _payload(node: BaseNode) -> dict[str, Any]:
-    payload = {**node_to_metadata_dict(node), NODE_ID_FIELD: node.node_id}
-    payload.setdefault("memory_id", node.node_id)  # what readers of the original's collections look for
-    return payload
-
-
-def _require_own_ids(nodes: Sequence[BaseNode]) -> None:
-    by_id: dict[str, BaseNode] = {}
-    for node in nodes:
-        other = by_id.setdefault(node.node_id, node)
-        if other is not node and other.get_content(MetadataMode.ALL) != node.get_content(MetadataMode.ALL):
-            raise StoreError(f"The id {node.node_id!r} stands for two different nodes; give each an id of its own.")
