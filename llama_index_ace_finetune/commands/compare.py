@@ -10,13 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llama_index_ace_finetune.commands.console import show
+from llama_index_ace_finetune.commands.console import show, table_for
 from llama_index_ace_finetune.commands.report import report_file
-from llama_index_ace_finetune.commands.summary import interval_markup
+from llama_index_ace_finetune.commands.summary import interval_markup, measures_for
 from llama_index_ace_finetune.evaluation.compare_runs import compare_runs
 from llama_index_ace_finetune.evaluation.evaluate import MEASURE
-
-_MEASURES = ("Success@1", "Success@5", "MRR@10")
 
 
 def print_comparison(paths: Sequence[Path], *, system: str | None = None) -> None:
@@ -27,18 +25,19 @@ def print_comparison(paths: Sequence[Path], *, system: str | None = None) -> Non
 
 def _print(found: dict[str, Any], screen: Console) -> None:
     screen.print(f"{found['queries']} shared test queries")
-    screen.print(_table(found))
+    screen.print(_table(found, screen))
     spread = found["spread"][MEASURE]
     screen.print(f"{MEASURE} over {spread['seeds']} runs: mean {spread['mean']:.3f}, s.d. {spread['deviation']:.3f}")
     for warning in found["warnings"]:
         screen.print(f"[yellow]note:[/] {escape(warning)}")
 
 
-def _table(found: dict[str, Any]) -> Table:
-    table = Table(header_style="bold")
-    table.add_column("run")
-    table.add_column("system")
-    for name in ("R@1", "R@5", "MRR@10"):
+def _table(found: dict[str, Any], screen: Console) -> Table:
+    table = table_for(screen)
+    table.add_column("run", overflow="fold")
+    table.add_column("system", overflow="fold")
+    measures = measures_for(screen)
+    for name in measures:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("against first, 95 %", justify="right", no_wrap=True)
     table.add_column("p", justify="right", no_wrap=True)
@@ -47,7 +46,7 @@ def _table(found: dict[str, Any]) -> Table:
         table.add_row(
             escape(run["run"]),
             escape(run["system"]),
-            *(f"{run['means'][name]:.3f}" for name in _MEASURES),
+            *(f"{run['means'][name]:.3f}" for name in measures.values()),
             interval_markup(difference) if difference else "reference",
             f"{difference['p_holm']:.3f}" if difference else "",
         )

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -25,6 +26,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from llama_index_ace_finetune.commands.voice import voice
@@ -36,6 +38,7 @@ _OUT_OF_MEMORY = (
 )
 
 REFUSED, USER_ERROR, FAULT, STOPPED = 1, 2, 3, 130
+_NARROW, _WIDE = 80, 160  # columns
 
 # Texts come from strangers, and what a terminal takes for a command is one of these, an escape sequence for example.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -50,12 +53,23 @@ class _Console(Console):
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console for results on standard output, or for errors on standard error; there too beside JSON."""
-    return _Console(stderr=stderr or voice().as_json, highlight=False, emoji=False, soft_wrap=True)
+    return _console(stderr=stderr or voice().as_json)
 
 
 def notes() -> Console:
     """Return the console for what a command tells on its way; it is mute with --quiet."""
-    return _Console(stderr=voice().as_json, quiet=voice().quiet, highlight=False, emoji=False, soft_wrap=True)
+    return _console(stderr=voice().as_json, quiet=voice().quiet)
+
+
+def table_for(screen: Console) -> Table:
+    """Return a table to fill; in a narrow terminal it has no lines, so that its figures have room."""
+    wide = is_wide(screen)
+    return Table(header_style="bold", box=box.HEAVY_HEAD if wide else None, pad_edge=wide)
+
+
+def is_wide(screen: Console) -> bool:
+    """Whether a console has room for a table of several figures."""
+    return screen.width >= _NARROW
 
 
 def show(result: Any, human: Callable[[Console], object]) -> None:
@@ -145,6 +159,13 @@ def _bar(label: str) -> Progress:
         console=screen,
         disable=voice().quiet or not screen.is_terminal,
     )
+
+
+def _console(*, stderr: bool, quiet: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    # A file has no width, and a table in it may be as wide as it is.
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDE
+    return _Console(stderr=stderr, quiet=quiet, width=width, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _plain(value: Any) -> Any:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from llama_index_ace_finetune.commands.console import show
+from llama_index_ace_finetune.commands.console import show, table_for
 from llama_index_ace_finetune.commands.measure_speed import Speed, cost, measure_speed
 from llama_index_ace_finetune.commands.run import tell_data
 from llama_index_ace_finetune.commands.run_settings import RunSettings
@@ -143,7 +142,7 @@ def _within(seconds: float, budget: float | None) -> float:
 
 
 def _print(plan: dict[str, Any], screen: Console) -> None:
-    table = Table(header_style="bold")
+    table = table_for(screen)
     table.add_column("stage", no_wrap=True)
     table.add_column("what is done")
     table.add_column("about", justify="right", no_wrap=True)

@@ -7,9 +7,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from llama_index_ace_finetune.commands.console import REFUSED
+from llama_index_ace_finetune.commands.console import REFUSED, is_wide, table_for
+
+_MEASURES = (("R@1", "Success@1"), ("R@5", "Success@5"), ("MRR@10", "MRR@10"))
+
+
+def measures_for(screen: Console) -> dict[str, str]:
+    """Return the measures that a table has room for: what they are called there, and in the report."""
+    return dict(_MEASURES if is_wide(screen) else _MEASURES[-1:])
 
 
 def print_summary(report: dict[str, Any], screen: Console) -> None:
@@ -18,17 +24,18 @@ def print_summary(report: dict[str, Any], screen: Console) -> None:
     screen.print(
         f"\n{metadata['total_queries_evaluated']} held-out queries over {metadata['corpus_size']} distinct memories"
     )
-    table = Table(header_style="bold")
-    table.add_column("system")
-    for name in ("R@1", "R@5", "MRR@10"):
-        table.add_column(name, justify="right")
+    table = table_for(screen)
+    table.add_column("system", overflow="fold")
+    measures = measures_for(screen)
+    for name in measures:
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("MRR@10 against base, 95 %", justify="right", no_wrap=True)
     chosen = report["verdict"]["system"]["name"]
     for system in report["systems"]:
         difference = system["difference_to_base"].get("MRR@10")
         table.add_row(
             escape(_label(system)),
-            *(f"{system['means'][name]:.3f}" for name in ("Success@1", "Success@5", "MRR@10")),
+            *(f"{system['means'][name]:.3f}" for name in measures.values()),
             interval_markup(difference) if difference else "reference",
             style="bold" if system["name"] == chosen else "",
         )

@@ -19,7 +19,8 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app
-from llama_index_ace_finetune.commands.console import notes, run_command, show
+from llama_index_ace_finetune.commands.console import console, notes, run_command, show
+from llama_index_ace_finetune.commands.summary import print_summary
 from llama_index_ace_finetune.commands.voice import speaking, voice
 from llama_index_ace_finetune.errors import AceFinetuneError
 
@@ -207,6 +208,44 @@ class TestExitCodes:
             return required_gain({"verdict": {"ship_tuned": ship_tuned, "confirmed": confirmed}})
 
         assert [status(True, True), status(True, False), status(False, True), status(False, False)] == [0, 1, 1, 1]
+
+
+class TestTables:
+    @staticmethod
+    def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int | None) -> str:
+        if columns is None:
+            monkeypatch.delenv("COLUMNS", raising=False)
+        else:
+            monkeypatch.setenv("COLUMNS", str(columns))
+        gain = {"mean": 0.07, "low": 0.038, "high": 0.103}
+        rows = [("BM25", None, gain), ("base", None, None), ("tuned + BM25, dev weights", (0.5, 0.5), gain)]
+        means = {"Success@1": 0.567, "Success@5": 0.678, "MRR@10": 0.789}
+        report = {
+            "metadata": {"total_queries_evaluated": 300, "corpus_size": 240},
+            "systems": [
+                {"name": n, "weights": w, "means": means, "difference_to_base": {"MRR@10": d}} for n, w, d in rows
+            ],
+            "verdict": {"system": {"name": "base"}, "confirmed": True, "sentence": "KEEP.", "warnings": []},
+            "learning_curve": None,
+        }
+        print_summary(report, console())
+        return capsys.readouterr().out
+
+    @pytest.mark.parametrize("columns", [45, 60, 79])
+    def test_a_narrow_terminal_cuts_no_figure(
+        self, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shown = self.shown(monkeypatch, capsys, columns)
+        assert (shown.count("0.789"), shown.count("+0.070  [+0.038, +0.103]")) == (3, 2)
+        assert "…" not in shown
+        assert max(map(len, shown.splitlines()[2:])) <= columns
+
+    def test_a_table_in_a_file_is_as_wide_as_it_is(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        row = "│ tuned + BM25, dev weights (0.5 : 0.5) │ 0.567 │ 0.678 │  0.789 │  +0.070  [+0.038, +0.103] │"
+        assert row in self.shown(monkeypatch, capsys, None)
+        assert row not in self.shown(monkeypatch, capsys, 80)
 
 
 def test_inspect_prints_json(suite: Path) -> None:
