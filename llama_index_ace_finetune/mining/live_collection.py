@@ -13,6 +13,7 @@ from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.mining.sources import UNKNOWN, Rankings, rankings_of_hits
+from llama_index_ace_finetune.qdrant_key import qdrant_key
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -30,7 +31,7 @@ class LiveCollection:
     """Reads a collection whose points carry their text in `content`, `lesson` or `text`.
 
     With an `embedding_url` (an OpenAI-style `/v1/embeddings` endpoint) it also searches the collection as the team's
-    own retrieval does.
+    own retrieval does. The key of a server that asks for one stands in the environment variable QDRANT_API_KEY.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class LiveCollection:
         self.collection = collection
         self.embedding_url = embedding_url
         self.embedding_model = embedding_model or DEFAULT_EMBEDDING_MODEL
-        self._client = client or QdrantClient(url=url, timeout=int(_SECONDS), check_compatibility=False)
+        self._client = client or QdrantClient(
+            url=url, api_key=qdrant_key(), timeout=int(_SECONDS), check_compatibility=False
+        )
 
     def memories(self) -> list[Memory]:
         """Return every memory of the collection.

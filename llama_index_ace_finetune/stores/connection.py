@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from qdrant_client import QdrantClient
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.qdrant_key import qdrant_key
 
-API_KEY_VARIABLE: Final = "QDRANT_API_KEY"
 _Result = TypeVar("_Result")
 
 
@@ -39,7 +38,7 @@ def connect(
     options = dict(client_options or {})
     if url is not None:
         where = repr(url)
-        key = api_key or os.environ.get(API_KEY_VARIABLE)
+        key = api_key or qdrant_key()
         return told(where, lambda: QdrantClient(url=url, api_key=key, **options)), where
     where = repr(str(path)) if path is not None else "memory"
     # Searches run in worker threads; the embedded store only reads its arrays there.

@@ -31,6 +31,7 @@ class Endpoint(HTTPServer):
         self.status = 200
         self.body: bytes = json.dumps({"data": [{"embedding": [1.0, 0.0]}]}).encode()
         self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.keys: list[str | None] = []
 
     @property
     def url(self) -> str:
@@ -43,6 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.requests.append((self.path, json.loads(content)))
+        self.server.keys.append(self.headers.get("api-key"))
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(self.server.body)))
         self.end_headers()
@@ -197,3 +199,16 @@ def test_a_server_that_does_not_run_is_told() -> None:
     message = str(caught.value)
     assert "'memories' at 'http://127.0.0.1:9' cannot be read" in message
     assert "\n" not in message
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+@pytest.mark.parametrize("key", ["a-secret", None])
+def test_the_key_of_a_server_comes_from_the_environment(
+    key: str | None, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QDRANT_API_KEY", key or "")
+    endpoint.body = json.dumps({"result": {"points": [], "next_page_offset": None}, "status": "ok", "time": 0}).encode()
+    collection = LiveCollection(endpoint.url, "memories")
+    assert collection.memories() == []
+    collection.close()
+    assert endpoint.keys == [key]
