@@ -56,6 +56,7 @@ class Evaluation:
         base_fusion: those of the base model and BM25.
         convex_fusion: those of the tuned model and BM25 under a convex combination.
         dev_values: per system that ranks the dev queries, MRR@10 of each, float [dev].
+        dev_groups: what each dev query is resampled with.
         latency: per system that was timed.
         metadata: per query id, what the dataset says about the query (category, difficulty).
     """
@@ -68,6 +69,7 @@ class Evaluation:
     base_fusion: FusionChoice
     convex_fusion: FusionChoice
     dev_values: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    dev_groups: Sequence[str] = ()
     latency: Mapping[str, SystemLatency] = field(default_factory=dict)
     metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
@@ -169,6 +171,7 @@ def evaluate_systems(
         base_fusion=base_fusion,
         convex_fusion=convex,
         dev_values=dev_values,
+        dev_groups=dev_data.groups,
         latency=time_systems(data.queries[:timed_queries], index, encoders, encoded),
         metadata={query_id: dict(dataset.queries[query_id].metadata) for query_id in test},
     )

@@ -38,7 +38,8 @@ def tune_fusion(dense: System, lexical: System, dev: EvaluationSet) -> FusionCho
 
     `choose_weight` says how: the weight nearest to equal within one standard error of the best, and only if that
     way of choosing gains on groups of queries it has not seen. At weight 0 or 1 a leg is dropped, and only if no
-    weight in between is as good. With fewer than 40 queries the weights stay equal.
+    weight in between is as good. With fewer than 40 queries the weights stay equal;
+    whether they are served then is for `choose_system` to say.
 
     Raises:
         AceFinetuneError: for rankings or answers that `find_right_hits` refuses.

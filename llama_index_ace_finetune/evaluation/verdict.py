@@ -114,7 +114,8 @@ def _sentence(
     count = f"on {len(evaluation.data.queries)} held-out queries"
     if against_base is None:
         refused = "neither tuning nor BM25" if not tuned else "neither the tuned model nor BM25"
-        return f"KEEP THE BASE MODEL AS IT IS: {refused} beat it on the dev queries."
+        why = f"{refused} beat it on the dev queries" if system.dev_means else system.reason
+        return f"KEEP THE BASE MODEL AS IT IS: {why}."
     means = f"{MEASURE} {evaluation.mean(BASE, MEASURE):.3f} -> {evaluation.mean(system.name, MEASURE):.3f}"
     alone = ", the best system without training," if best == BASE else ""
     over_base = f"{means}, {_figures(against_base)} against the base model{alone} {count}"
@@ -165,6 +166,11 @@ def _warnings(evaluation: Evaluation, system: Choice, best: str, against_best: P
     if system.trained and system.name != TUNED and mean(TUNED) > served:
         warnings.append(
             f"The tuned model alone ({mean(TUNED):.3f}) is ahead of its hybrid ({served:.3f}) in {MEASURE} here."
+        )
+    if system.name == TUNED and mean(HYBRID_EQUAL) > served:
+        warnings.append(
+            f"Fused with BM25 at equal weights the tuned model reaches {MEASURE} {mean(HYBRID_EQUAL):.3f} here, "
+            f"{served:.3f} alone; the dev queries did not show that."
         )
     if system.name in (TUNED, HYBRID_TUNED) and _against_is_loss(evaluation, HYBRID_EQUAL, system.name):
         warnings.append(

@@ -11,7 +11,7 @@ from llama_index_ace_finetune.evaluation.query_groups import Groups, number_grou
 
 EQUAL = 0.5
 _FOLDS = 5
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def choose_weight(
         left_out = fold_of == fold
         _, taken = _one_error_rule(values[:, ~left_out], grid, labels[~left_out])
         gains[left_out] = values[taken, left_out] - values[equal, left_out]
-    gain, error = float(gains.mean()), _standard_error(gains, labels)
-    held = gain > error + _ROUNDING
+    gain, error = float(gains.mean()), standard_error(gains, labels)
+    held = gain > error + ROUNDING
     return WeightChoice(float(grid[chosen] if held else grid[equal]), float(grid[best]), gain, error, held)
 
 
@@ -78,12 +78,17 @@ def _one_error_rule(
     distance = np.abs(grid - EQUAL).round(9)
     best = int(np.lexsort((distance, -means))[0])
     behind = [values[best] - value for value in values]
-    near = [place for place, d in enumerate(behind) if d.mean() <= _standard_error(d, labels) + _ROUNDING]
+    near = [place for place, d in enumerate(behind) if d.mean() <= standard_error(d, labels) + ROUNDING]
     return best, min(near, key=lambda place: (distance[place], -means[place]))
 
 
-def _standard_error(differences: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Standard error of a mean over clustered queries, with the correction for few clusters."""
+def standard_error(differences: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Return the standard error of the mean of `differences`, float [n], with the correction for few clusters.
+
+    Args:
+        differences: per query.
+        labels: the cluster of each query, int [n]; with a single one the error is infinite, but 0 where all are 0.
+    """
     totals = np.bincount(labels, differences - differences.mean())
     clusters = len(np.unique(labels))
     if clusters < 2:

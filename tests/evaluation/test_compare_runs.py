@@ -24,7 +24,7 @@ def write(evaluation: Make, tmp_path: Path) -> Write:
     """Write a report in which the served system has these ranks, and the base rank 2."""
 
     def write(name: str, ranks: Sequence[int], texts: Sequence[str] | None = None) -> Path:
-        made = evaluation({BASE: [2] * len(ranks), HYBRID_EQUAL: ranks}, texts=texts)
+        made = evaluation({BASE: [2] * len(ranks), TUNED: ranks}, texts=texts)
         verdict = reach_verdict(made, {"shipped": "finetuned", "rule": "a rule"})
         context = ReportContext(title=name, base_model="base-model", tuned_model="tuned-model")
         path = tmp_path / name / "report.json"
@@ -38,7 +38,7 @@ def test_differences_and_spread_by_hand(write: Write) -> None:
     found = compare_runs({"one": write("one", [2] * 20), "two": write("two", [1] * 20)})
     assert found["queries"] == 20
     assert [run["means"]["MRR@10"] for run in found["runs"]] == [0.5, 1.0]
-    assert [run["system"] for run in found["runs"]] == [HYBRID_EQUAL] * 2
+    assert [run["system"] for run in found["runs"]] == [TUNED] * 2
     difference = found["differences_to_first"]["MRR@10"]["two"]
     assert (difference["mean"], difference["low"], difference["high"], difference["wins"]) == (0.5, 0.5, 0.5, 20)
     assert difference["p_holm"] < 0.001
@@ -58,7 +58,7 @@ def test_only_shared_queries_count(write: Write) -> None:
 
 def test_another_system_of_every_run(write: Write) -> None:
     paths = {"one": write("one", [2] * 5), "two": write("two", [1] * 5)}
-    found = compare_runs(paths, system=TUNED)
+    found = compare_runs(paths, system=HYBRID_EQUAL)
     assert [run["means"]["MRR@10"] for run in found["runs"]] == [0.5, 0.5]
     with pytest.raises(AceFinetuneError, match="The run one has no system 'none'; name one of BM25, base"):
         compare_runs(paths, system="none")

@@ -128,7 +128,7 @@ def test_the_same_model_twice_makes_no_difference(
     with warnings.catch_warnings():
         # A mean of no dev query would warn.
         warnings.simplefilter("error")
-        assert reach_verdict(result, None).system.reason == "0 dev queries are too few to choose on"
+        assert reach_verdict(result, None).system.reason == "0 dev queries are too few to choose weights on"
     assert sum(counted) == 2 * (len(parts[0]) + len(small_dataset.answers))
 
 

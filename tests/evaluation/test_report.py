@@ -80,8 +80,8 @@ AFTER = [1, 1, 5, 10]
 
 @pytest.fixture
 def made(evaluation: Make) -> Evaluation:
-    # Without dev queries the tuned model with equal weights is what is served.
-    return evaluation({BASE: [1, 2, 4, None], TUNED: AFTER, HYBRID_EQUAL: AFTER}, metadata=METADATA)
+    # Without dev queries the tuned model alone is what is served.
+    return evaluation({BASE: [1, 2, 4, None], TUNED: AFTER}, metadata=METADATA)
 
 
 @pytest.fixture
@@ -133,8 +133,8 @@ def test_systems_verdict_and_environment(report: dict[str, Any]) -> None:
     assert difference["effect_size"] == pytest.approx(values.mean() / values.std(ddof=1))
     assert set(report["systems"][0]["means"]) == set(report["measures"])
     assert report["verdict"]["rule"].endswith("Weights: a rule")
-    assert report["verdict"]["system"]["name"] == "tuned + BM25"
-    assert report["serving"] == {"system": "tuned + BM25", "vectors": "model", "weights": [0.5, 0.5]}
+    assert report["verdict"]["system"]["name"] == "tuned"
+    assert report["serving"] == {"system": "tuned", "vectors": "model", "weights": [1.0, 0.0]}
     assert report["environment"]["packages"]["numpy"]
 
 
@@ -148,7 +148,7 @@ def test_changes_hold_what_moved_with_ranks(report: dict[str, Any]) -> None:
     assert [(row["query_id"], row["base_rank"], row["new_rank"]) for row in losses] == [("q2", 4, 5)]
     assert losses[0]["answer"] == "memory 2"
     assert losses[0]["first_hit"] == "memory 0"
-    assert (report["changes"]["before"], report["changes"]["after"]) == ("base", "tuned + BM25")
+    assert (report["changes"]["before"], report["changes"]["after"]) == ("base", "tuned")
 
 
 def test_movement_counts_every_query_once(report: dict[str, Any]) -> None:
@@ -165,7 +165,7 @@ def test_movement_counts_every_query_once(report: dict[str, Any]) -> None:
 
 def test_slices_hold_means_and_the_difference(evaluation: Make) -> None:
     metadata = {f"q{n}": {"difficulty": "easy" if n < 12 else "hard"} for n in range(24)}
-    made = evaluation({BASE: [2] * 24, HYBRID_EQUAL: [1] * 12 + [2] * 12}, metadata=metadata)
+    made = evaluation({BASE: [2] * 24, TUNED: [1] * 12 + [2] * 12}, metadata=metadata)
     slices = report_of(made, seen_answers={"m00", "m13"})["slices"]
     by_name = {(one["dimension"], one["name"]): one for one in slices}
     assert by_name["difficulty", "easy"]["means"]["difference"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
@@ -290,7 +290,7 @@ HOSTILE = [
 
 def hostile_report(evaluation: Make) -> dict[str, Any]:
     made = evaluation(
-        {BASE: [2] * 12, TUNED: [1] * 12, HYBRID_EQUAL: [1] * 12, "<i>$model$</i>": [3] * 12},
+        {BASE: [2] * 12, TUNED: [1] * 12, "<i>$model$</i>": [3] * 12},
         texts=HOSTILE * 3,
         metadata={f"q{n}": {"difficulty": "<b>hard</b>", "query_category": "a&b"} for n in range(12)},
     )
@@ -327,8 +327,8 @@ def test_a_page_without_slices_and_changes(evaluation: Make) -> None:
 
 
 def test_one_query(evaluation: Make) -> None:
-    report = report_of(evaluation({BASE: [2], HYBRID_EQUAL: [1]}))
-    difference = report["systems"][5]["difference_to_base"]["MRR@10"]
+    report = report_of(evaluation({BASE: [2], TUNED: [1]}))
+    difference = report["systems"][4]["difference_to_base"]["MRR@10"]
     assert (difference["low"], difference["high"], difference["p_value"]) == (0.5, 0.5, 1.0)
     assert difference["effect_size"] is None
     assert not report["verdict"]["confirmed"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -143,15 +144,57 @@ def test_the_base_hybrid_over_tuned_weights_searches_the_base(evaluation: Make) 
 def test_the_choice_needs_forty_dev_queries(evaluation: Make) -> None:
     few = {BASE: [2] * 39, BM25: [1] * 39}
     chosen = choose_system(evaluation({BASE: BAD}, dev=few), tuned=True)
-    assert (chosen.name, chosen.reason, dict(chosen.dev_means)) == (
-        HYBRID_EQUAL,
-        "39 dev queries are too few to choose on",
-        {},
+    assert (chosen.name, chosen.weights, dict(chosen.dev_means)) == (TUNED, (1.0, 0.0), {TUNED: 0.5, HYBRID_EQUAL: 0.5})
+    assert chosen.reason == (
+        "39 dev queries are too few to choose weights on; BM25 at equal weight changes MRR@10 there by +0.000 +- 0.000"
     )
-    assert choose_system(evaluation({BASE: BAD}, dev=few), tuned=False).name == HYBRID_BASE
+    kept = choose_system(evaluation({BASE: BAD}, dev=few), tuned=False)
+    assert (kept.name, kept.embedding, kept.weights) == (BASE, "base", (1.0, 0.0))
     enough = choose_system(evaluation({BASE: BAD}, dev={BASE: [2] * 40, BM25: [1] * 40}), tuned=True)
     assert enough.name == BM25
     assert enough.dev_means == {BM25: 1.0, HYBRID_BASE: 0.5, HYBRID_EQUAL: 0.5}
+
+
+@pytest.mark.parametrize(("tuned", "alone", "fused"), [(True, TUNED, HYBRID_EQUAL), (False, BASE, HYBRID_BASE)])
+def test_with_few_dev_queries_bm25_joins_only_by_more_than_a_standard_error(
+    evaluation: Make, tuned: bool, alone: str, fused: str
+) -> None:
+    def chosen(alone_ranks: list[int], fused_ranks: list[int], groups: list[str] | None = None) -> str:
+        ranks = {BASE: alone_ranks, alone: alone_ranks, fused: fused_ranks}
+        made = evaluation({BASE: BAD}, dev=ranks)
+        return choose_system(dataclasses.replace(made, dev_groups=groups or ()), tuned=tuned).name
+
+    # One query of 10 gains .5: .05 +- .05.
+    assert chosen([2] * 10, [1] + [2] * 9) == alone
+    # Three gain .5 and one loses .25: .125 +- .085.
+    three = [1] * 3 + [4] + [2] * 6
+    assert chosen([2] * 10, three) == fused
+    # The three of one answer are one observation: .125 +- .131.
+    assert chosen([2] * 10, three, ["a"] * 3 + list("bcdefgh")) == alone
+    assert chosen([2] * 10, three, ["a"] * 10) == alone
+    assert chosen([1] * 10, [2] * 10) == alone
+    # A single query says nothing.
+    assert chosen([2], [1]) == alone
+
+
+def test_without_dev_queries_the_model_serves_as_before(evaluation: Make) -> None:
+    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD, HYBRID_EQUAL: MIXED}), SHIPS)
+    assert verdict.serving == {"system": TUNED, "vectors": "model", "weights": [1.0, 0.0]}
+    assert verdict.sentence.startswith("SHIP THE TUNED MODEL ALONE: MRR@10 0.500 -> 1.000")
+    kept = reach_verdict(evaluation({BASE: BAD, HYBRID_BASE: GOOD}), KEEPS)
+    assert kept.sentence == "KEEP THE BASE MODEL AS IT IS: 0 dev queries are too few to choose weights on."
+    assert kept.serving == {"system": BASE, "vectors": "model", "weights": [1.0, 0.0]}
+    assert kept.warnings == (
+        "base + BM25, which needs no training, is ahead of what dev chose in MRR@10 here (1.000 against 0.500).",
+    )
+
+
+def test_a_hybrid_that_test_favours_is_told(evaluation: Make) -> None:
+    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: BAD, HYBRID_EQUAL: GOOD}), SHIPS)
+    assert verdict.warnings == (
+        "Fused with BM25 at equal weights the tuned model reaches MRR@10 1.000 here, 0.500 alone; the dev queries did "
+        "not show that.",
+    )
 
 
 @pytest.mark.parametrize(
