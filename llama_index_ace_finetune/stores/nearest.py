@@ -123,7 +123,7 @@ class NearestVectors:
                     if kept is not None:
                         row_scores = _only(row_scores, kept)
                 found = _candidates(row_scores, k)
-                cosines = _cosines(matrix[found], query)
+                cosines = exact_cosines(matrix[found], query)
                 names = found if selected is None else selected[found]
                 best = zip((rows.ids[name] for name in names), cosines, strict=True)
                 hits.append(sorted(best, key=lambda hit: (-hit[1], hit[0]))[:k])
@@ -154,7 +154,7 @@ def _candidates(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     return np.flatnonzero(scores >= scores[rows[-1]] - _NOISE) if len(rows) == k else rows
 
 
-def _cosines(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> list[float]:
+def exact_cosines(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> list[float]:
     """Return cosines in double precision, rounded to what float32 vectors are good for.
 
     The last bits of a float32 product depend on the row and on how many queries are multiplied at once, and would

@@ -1,0 +1,85 @@
+"""Point and node ids of many rows, in memory-mapped arrays instead of Python objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.stores.point_ids import PointKey
+
+_KEY = np.dtype("S17")
+_KEYS, _ORDER, _IDS, _ENDS = "keys.npy", "key_order.npy", "ids.bin", "id_ends.npy"
+
+
+class PointNamesWriter:
+    """Writes what `PointNames` opens, row by row."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._keys: list[NDArray[np.bytes_]] = []
+        self._ends: list[NDArray[np.int64]] = []
+        self._last = 0
+        self._ids = (folder / _IDS).open("wb")
+
+    def add(self, points: Sequence[PointKey], ids: Sequence[str]) -> None:
+        """Append rows."""
+        encoded = [name.encode("utf-8", "surrogatepass") for name in ids]
+        ends = self._last + np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self._ids.write(b"".join(encoded))
+        self._last = int(ends[-1]) if len(ends) else self._last
+        self._ends.append(ends)
+        self._keys.append(_packed(points))
+
+    def close(self) -> None:
+        """Write what is left; without `add` before, no rows."""
+        self._ids.close()
+        keys = np.concatenate([np.empty(0, _KEY), *self._keys])
+        np.save(self._folder / _KEYS, keys)
+        np.save(self._folder / _ORDER, np.argsort(keys, kind="stable").astype(np.int32))
+        np.save(self._folder / _ENDS, np.concatenate([np.zeros(1, np.int64), *self._ends]))
+
+
+class PointNames:
+    """The ids of rows 0, 1, 2, ..."""
+
+    def __init__(self, folder: Path) -> None:
+        self._keys, self._order, self._ends = (_mapped(folder / name) for name in (_KEYS, _ORDER, _ENDS))
+        size = int(self._ends[-1])
+        self._ids = np.memmap(folder / _IDS, np.uint8, "r", shape=(size,)) if size else np.empty(0, np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def node_ids(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the node ids of some rows."""
+        return [
+            bytes(self._ids[self._ends[row] : self._ends[row + 1]]).decode("utf-8", "surrogatepass") for row in rows
+        ]
+
+    def rows(self, points: Iterable[PointKey]) -> NDArray[np.int64]:
+        """Return the row of each point, -1 for one that is not among them."""
+        wanted = _packed(points)
+        if not len(self._keys):
+            return np.full(len(wanted), -1, np.int64)
+        places = np.searchsorted(self._keys, wanted, sorter=self._order)
+        rows = self._order[np.minimum(places, len(self._order) - 1)].astype(np.int64)
+        return np.where(self._keys[rows] == wanted, rows, -1)
+
+
+def _packed(points: Iterable[PointKey]) -> NDArray[np.bytes_]:
+    """Return numbers and UUIDs as 17 bytes each; a number is another point than the UUID of the same bits."""
+    return np.array(
+        [
+            b"n" + point.to_bytes(16, "big") if isinstance(point, int) else b"u" + bytes.fromhex(point.replace("-", ""))
+            for point in points
+        ],
+        _KEY,
+    )
+
+
+def _mapped(file: Path) -> Any:
+    return np.load(file, mmap_mode="r")
