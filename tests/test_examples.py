@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -90,6 +91,34 @@ class TestQueryEngine:
         assert "served: {'baseline': 3}" in printed
 
 
+class TestTenQuestions:
+    def test_without_a_run_folder(self, tmp_path: Path) -> None:
+        printed = run_example("ten_questions.py", cwd=tmp_path)
+        for title in ("before ", "after  "):
+            answered = rf"^  {title} right answer (?:at \d+|not found); first: \S"
+            assert len(re.findall(answered, printed, re.MULTILINE)) == 10
+        summary = r"^(before|after) +right answer first (\d+) of 10, among ten (\d+) of 10$"
+        counts = re.findall(summary, printed, re.MULTILINE)
+        assert [title for title, *_ in counts] == ["before", "after"]
+        assert all(1 <= int(first) <= int(among) for _, first, among in counts)
+
+    def test_every_right_answer_is_one_memory(self, demo_suite: Path) -> None:
+        source = (EXAMPLES / "ten_questions.py").read_text(encoding="utf-8")
+        answers = re.findall(r"\\t(.+)$", source.split('QUESTIONS = """')[1].split('"""')[0], re.MULTILINE)
+        contents = [case["content"] for case in json.loads(demo_suite.read_text(encoding="utf-8"))["test_cases"]]
+        assert [sum(answer in content for content in contents) for answer in answers] == [1] * 10
+
+    @pytest.mark.slow
+    def test_questions_of_ones_own_with_a_run(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run", write_tuned_model(tmp_path / "tuned"))
+        questions = tmp_path / "questions.txt"
+        questions.write_text("big uploads time out\n\nwho rotates keys?\tsigning keys\n", encoding="utf-8")
+        printed = run_example("ten_questions.py", run, "--questions", questions, cwd=tmp_path)
+        assert "big uploads time out\n  before  " in printed
+        assert printed.count("right answer at ") + printed.count("right answer not found") == 2
+        assert "after   right answer first" in printed
+
+
 class TestBesideOthers:
     @pytest.mark.slow
     def test_fusion_and_routing(self, tmp_path: Path) -> None:
@@ -106,6 +135,14 @@ class TestBesideOthers:
         assert "payments: # Retries" in before.splitlines()[1]
         assert "payments" not in after.split("where do")[0]
         assert re.findall(r"\] (\w+):", printed.split("where do the backups go?")[1]) == ["backups"] * 2
+
+    def test_an_adopted_collection(self, tmp_path: Path) -> None:
+        printed = run_example("adopt_collection.py", cwd=tmp_path)
+        parts = dict(part.split("\n", 1) for part in printed.strip().split("\n\n") if "\n" in part)
+        assert all(parts[title].splitlines()[0].split()[1] == "payments:" for title in ("LlamaIndex", "adopted"))
+        assert parts["LlamaIndex, after"] == parts["LlamaIndex"]
+        assert "refunds:" in parts["adopted, with what LlamaIndex wrote since"]
+        assert printed.endswith("served: {'finetuned': 1}\n")
 
     @pytest.mark.slow
     def test_llama_index_evaluator(self, tmp_path: Path) -> None:

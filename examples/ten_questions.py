@@ -1,0 +1,77 @@
+"""Ask your own questions before and after: the base model's vectors alone, and what the run serves.
+
+    python examples/ten_questions.py [RUN] [--questions FILE]
+
+RUN is a folder that `ace-finetune demo` or `run` made; without it the base model stands in for the tuned one. FILE
+holds a question per line and, after a tab, some words of its right answer. Ask what nobody trained on: questions that
+the model has seen flatter it. Ten questions show what changes, not by how much; the run's report has the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+
+from llama_index_ace_finetune import FineTunedEmbedding, FineTunedHybridRetriever, read_dataset
+from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.stores.build_index import memory_nodes
+
+BASE = "sentence-transformers/all-MiniLM-L6-v2"
+PLAYBOOK = Path(__file__).parent / "data" / "playbook_suite.json"
+QUESTIONS = """\
+somebody was still signed in on monday because a tab was open\tX-Lantern-Passive
+face unlock does not know us any more since the login page has a new address\trelying-party id
+half of our build machines went grey with the new server version\tRunners more than two minor versions
+one message is broken and everything behind it waits\tpoison message
+I reload and get other results for the same search\tQuarry replica fell behind
+certificate does not fit the new name of our service\ttls.yaml
+the gradual release of a quiet service never gets on\tmin_requests
+a chat widget that works on my machine is blocked on the live site\tNonceScript
+an attachment of 25 megabytes is refused\tpresigned link
+the variant that won brought nothing after all\trepeated peeking
+"""
+
+
+def main() -> None:
+    """Ask every question twice."""
+    parser = argparse.ArgumentParser(description="Ask your own questions before and after fine-tuning.")
+    parser.add_argument("run", type=Path, nargs="?", help="folder that `ace-finetune demo` or `run` made")
+    parser.add_argument("--questions", type=Path, help="a question per line; after a tab, words of its right answer")
+    options = parser.parse_args()
+    if options.run:
+        after = FineTunedHybridRetriever.from_run(options.run, similarity_top_k=10)
+        # A run's index holds the vectors of both models, so "before" is a search among the base's.
+        base = FineTunedEmbedding(RunFolder.open(options.run).base_model() or BASE)
+        before = FineTunedHybridRetriever(
+            after.store, embed_model=None, baseline_model=base, mode="dense", similarity_top_k=10
+        )
+    else:
+        print("no run folder given, so the base model stands in for the tuned one")
+        nodes = memory_nodes(read_dataset(PLAYBOOK).memories.values())
+        after = FineTunedHybridRetriever.from_nodes(nodes, model=BASE, baseline=None, similarity_top_k=10)
+        before = after.as_retriever(mode="dense")
+
+    lines = (options.questions.read_text(encoding="utf-8") if options.questions else QUESTIONS).splitlines()
+    ranks: dict[str, list[int | None]] = {"before": [], "after": []}
+    for line in filter(str.strip, lines):
+        question, _, answer = line.partition("\t")
+        print(f"\n{question}")
+        for title, retriever in (("before", before), ("after", after)):
+            texts = [hit.text for hit in retriever.retrieve(question)]
+            told = ""
+            if answer:
+                rank = next((rank for rank, text in enumerate(texts, start=1) if answer in text), None)
+                ranks[title].append(rank)
+                told = f"right answer {'not found' if rank is None else f'at {rank}'}; first: "
+            print(f"  {title:<6}  {told}{textwrap.shorten(texts[0] if texts else 'nothing', 80)}")
+    print()
+    for title, found in ranks.items():
+        if found:
+            among = sum(rank is not None for rank in found)
+            print(f"{title:<6}  right answer first {found.count(1)} of {len(found)}, among ten {among} of {len(found)}")
+    after.close()
+
+
+if __name__ == "__main__":
+    main()
