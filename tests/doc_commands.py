@@ -55,12 +55,18 @@ def options_of(verb: str) -> set[str]:
     return {option for parameter in VERBS[verb].params for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
+def original_options() -> set[str]:
+    """Every option of the original's commands."""
+    parsers = [importlib.import_module(f"{PACKAGE}.{name}").build_parser() for name in _MODULES]
+    options = {option for parser in parsers for action in parser._actions for option in action.option_strings}
+    return options - {"-h", "--help"}
+
+
 def known_options() -> set[str]:
     """Every option of every verb and of the original's commands."""
-    parsers = [importlib.import_module(f"{PACKAGE}.{name}").build_parser() for name in _MODULES]
-    theirs = {option for parser in parsers for action in parser._actions for option in action.option_strings}
     for_all = {option for parameter in _APP.params for option in parameter.opts}
-    return theirs.union(*map(options_of, VERBS), for_all, {"--install-completion", "--help"})
+    completion = {"--install-completion", "--show-completion"}
+    return original_options().union(*map(options_of, VERBS), for_all, completion, {"--help"})
 
 
 def is_run(words: list[str]) -> bool:

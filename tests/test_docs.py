@@ -16,7 +16,16 @@ from typing import Any
 
 import pytest
 import yaml
-from doc_commands import PACKAGE, VERBS, check_command, execute, is_run, known_options, options_of
+from doc_commands import (
+    PACKAGE,
+    VERBS,
+    check_command,
+    execute,
+    is_run,
+    known_options,
+    options_of,
+    original_options,
+)
 from doc_snippets import PAGES, PROJECT, Block, blocks, commands, inline_code, page_name
 from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.llms import MockLLM
@@ -24,11 +33,20 @@ from serving_files import QUERIES, TEXTS, small_memories, write_run, write_tuned
 
 import llama_index_ace_finetune
 from llama_index_ace_finetune import FineTunedEmbedding, read_dataset
+from llama_index_ace_finetune.commands.run_config import run_settings
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
 from llama_index_ace_finetune.stores.build_index import memory_nodes
 
 DOCS = PROJECT / "docs"
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
+
+ORIGINAL_NAMES = {
+    *("HardNegativeMiner", "get_embedding", "mine_hard_negatives", "TrainingDataGenerator", "generate_training_data"),
+    *("generate_and_save", "TrainingExample", "TrainingConfig", "save_steps", "EmbeddingFineTuner"),
+    *("train_embedding_model", "EmbeddingEvaluator", "load_test_suite", "compare_models", "evaluate_model"),
+    *("EvaluationResult", "AggregateMetrics", "BaselineEmbeddingClient", "FineTunedRetrieval", "search"),
+    *("batch_search", "create_finetuned_retrieval", "QdrantBulletIndex", "Playbook"),
+}
 
 ALL = [block for page in PAGES for block in blocks(page)]
 SHELL = [block for block in ALL if block.language in ("bash", "console")]
@@ -251,6 +269,36 @@ class TestTables:
     def test_every_verb_has_a_row(self) -> None:
         assert rows(DOCS / "reference" / "command-line.md", "verb") == set(VERBS)
 
+    def test_every_option_is_told_with_the_verbs_that_take_it(self) -> None:
+        text = section(DOCS / "reference" / "command-line.md", "## Options")
+        told: dict[str, set[str]] = {}
+        for names, verbs in re.findall(r"^\| (`--[^|]+) \| ([a-z, ]+) \|", text, re.MULTILINE):
+            for name in re.findall(r"`(--[\w-]+)`", names):
+                told[name] = set(verbs.split(", "))
+        for option in set().union(*map(options_of, VERBS)):
+            verbs = {verb for verb in VERBS if option in options_of(verb)}
+            if option in told:
+                # The one option that means something else in another verb.
+                assert told[option] | ({"search"} if option == "--mode" else set()) == verbs, option
+            elif option.startswith("--"):
+                assert f"`{option}`" in text, option
+
+    def test_every_flag_and_class_of_the_original_is_answered(self) -> None:
+        page = DOCS / "how-to" / "migrate-from-ace.md"
+        told = set(inline_code(page))
+        assert told >= original_options()
+        names = {word for code in told for word in re.split(r"[^\w]+", code)}
+        assert names >= ORIGINAL_NAMES
+        assert names >= {"training_data", "recall", "mrr", "avg_similarity", "improvement", "baseline", "finetuned"}
+
+    def test_configurations_are_accepted(self, tmp_path: Path) -> None:
+        shown = [block for block in ALL if block.language == "yaml" and "data:" in block.code]
+        assert shown
+        for block in shown:
+            file = tmp_path / "run.yaml"
+            file.write_text(block.code, encoding="utf-8")
+            assert run_settings(file, {}).out == Path("my-run")
+
     def test_every_error_has_a_row(self) -> None:
         assert rows(DOCS / "errors.md", "class") == error_classes()
 
@@ -262,8 +310,13 @@ class TestTables:
             *cells, made_by = line.strip("| ").split(" | ")
             name = re.findall(r"benchmarks/(\w+)\.py", made_by)[0]
             results = (PROJECT / "benchmarks" / "results" / f"{name}.md").read_text(encoding="utf-8")
-            for figure in re.findall(r"[\d.,]*\d (?:ms|s|GB)\b", " ".join(cells)):
-                assert figure in results, f"{name}: {figure}"
+            # Names such as BM25 and MRR@10 are none.
+            figures = re.findall(r"(?<![\w@.,])[+-]?\d+(?:[.,]\d+)*(?: (?:ms|s|GB|x)\b)?", " ".join(cells))
+            assert figures
+            for figure in figures:
+                # A table may have the unit in its head.
+                whole, cell = re.escape(figure), re.escape(f"| {figure.split()[0]} |")
+                assert re.search(rf"(?<![\d.,]){whole}(?!\d)|{cell}", results), f"{name}: {figure}"
 
     def test_workflows_name_what_is_there(self) -> None:
         text = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / ".github" / "workflows").glob("*.yml"))
@@ -272,6 +325,18 @@ class TestTables:
         assert all((PROJECT / path).exists() for path in paths), paths
         for targets in re.findall(r"run: make (.+)", text):
             check_command(["make", *targets.split()])
+
+    def test_workflows_pin_their_actions_and_ask_for_no_more_than_they_need(self) -> None:
+        for path in (PROJECT / ".github" / "workflows").glob("*.yml"):
+            text = path.read_text(encoding="utf-8")
+            used = re.findall(r"uses: (\S+)(.*)", text)
+            assert used
+            assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", name) and "# v" in note for name, note in used), path
+            workflow = yaml.safe_load(text)
+            assert workflow["permissions"] == {"contents": "read"}
+            assert all("timeout-minutes" in job for job in workflow["jobs"].values()), path
+            more = {name: job["permissions"] for name, job in workflow["jobs"].items() if "permissions" in job}
+            assert more == ({"upload": {"id-token": "write"}} if path.stem == "publish" else {})
 
     def test_every_mining_option_is_told(self) -> None:
         told = set(re.findall(r"--[\w-]+", (DOCS / "how-to" / "hard-negatives.md").read_text(encoding="utf-8")))
@@ -282,6 +347,12 @@ class TestTables:
             for option in (parameter.secondary_opts or parameter.opts)
         }
         assert mining <= told
+
+
+def section(page: Path, heading: str) -> str:
+    """The text below a heading, up to the next one of its kind."""
+    text = page.read_text(encoding="utf-8").split(f"\n{heading}\n", 1)[1]
+    return re.split(rf"^{heading.split()[0]} ", text, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def rows(page: Path, column: str) -> set[str]:
