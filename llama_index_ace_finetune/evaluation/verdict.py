@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,8 @@ RULE = (
     "The system is chosen on the dev queries alone. On the test queries it is confirmed if the lower end of the 95 % "
     f"interval (bootstrap by right answer) of its paired difference in {MEASURE} lies above zero and the randomisation "
     "test gives p <= .05: against the base model and, where it needs the tuned model, against the best system that "
-    "does not, BM25 alone and equal fusion included."
+    "does not, BM25 alone and equal fusion included. Where such an interval lies below zero, what needs less is served "
+    "in its place."
 )
 _LARGEST_P = 0.05
 
@@ -44,7 +45,8 @@ class Verdict:
         best_untuned: the system without the tuned model that is best on test: the hardest to beat.
         against_base: paired difference to the base model in MRR@10; None where the system is the base.
         against_untuned: the same to `best_untuned`; None where that is the system.
-        serving: what a retriever has to know: whose vectors to search ("model" or "base") and the legs' weights.
+        serving: what a retriever has to know: whose vectors to search ("model" or "base") and the legs' weights; those
+            of `system`, unless test refuses it.
         warnings: what a user must be told besides.
     """
 
@@ -70,21 +72,22 @@ def reach_verdict(evaluation: Evaluation, selection: Mapping[str, Any] | None) -
     against_best = _against(evaluation, system.name, best)
     compared = [against_base] + ([against_best] if system.trained else [])
     confirmed = all(one is not None and _certain(one) for one in compared)
+    served = _served(evaluation, system, compared)
     choice = selection.get("rule", "") if selection else "No dev selection is recorded with this model."
     return Verdict(
         system=system,
         ship_tuned=system.trained,
         confirmed=confirmed,
-        sentence=_sentence(evaluation, system, tuned, best, against_base, against_best),
+        sentence=_sentence(evaluation, system, served, tuned, best, against_base, against_best),
         rule=f"{RULE} Weights: {choice}" if choice else RULE,
         best_untuned=best,
         against_base=against_base,
         against_untuned=against_best,
         serving={
-            "system": system.name,
+            "system": served.name,
             # Where the training kept the base, the model folder holds it.
-            "vectors": "base" if tuned and system.embedding == "base" else "model",
-            "weights": list(system.weights),
+            "vectors": "base" if tuned and served.embedding == "base" else "model",
+            "weights": list(served.weights),
         },
         warnings=tuple(_warnings(evaluation, system, best, against_best)),
     )
@@ -103,9 +106,22 @@ def _certain(difference: PairedDifference) -> bool:
     return difference.low > 0 and difference.p_value <= _LARGEST_P
 
 
+def _served(evaluation: Evaluation, system: Choice, compared: Sequence[PairedDifference | None]) -> Choice:
+    """What dev chose; where test shows it to be surely worse than what needs less, that in its place.
+
+    Test refuses and does not choose: of what needs no training, dev's own choice comes first, then the base alone.
+    """
+    if not any(one is not None and one.high < 0 for one in compared):
+        return system
+    instead = (choose_system(evaluation, tuned=False), Choice(BASE, "base", (1.0, 0.0), "test refused the others", {}))
+    ahead = (one for one in instead if evaluation.mean(one.name, MEASURE) > evaluation.mean(system.name, MEASURE))
+    return next(ahead, system)
+
+
 def _sentence(
     evaluation: Evaluation,
     system: Choice,
+    served: Choice,
     tuned: bool,
     best: str,
     against_base: PairedDifference | None,
@@ -119,17 +135,20 @@ def _sentence(
     means = f"{MEASURE} {evaluation.mean(BASE, MEASURE):.3f} -> {evaluation.mean(system.name, MEASURE):.3f}"
     alone = ", the best system without training," if best == BASE else ""
     over_base = f"{means}, {_figures(against_base)} against the base model{alone} {count}"
+    instead = "" if served == system else f"; served instead: {served}"
     if not system.trained:
+        if instead:
+            return f"KEEP THE BASE MODEL AS IT IS: {system} won on the dev queries but is worse on test: {over_base}."
         why = "tuning did not beat the base model on the dev queries" if not tuned else "it is ahead of tuning on dev"
         head = "USE BM25 ALONE" if system.name == BM25 else f"KEEP THE BASE MODEL, SERVED AS {str(system).upper()}"
         return f"{head}: {why}; {over_base}."
     if against_base.high < 0:
-        return f"DO NOT SHIP: {system} won on dev but is worse on test: {over_base}."
+        return f"DO NOT SHIP: {system} won on dev but is worse on test: {over_base}{instead}."
     if against_best is not None and against_best.high < 0:
         return (
             f"DO NOT SHIP: {best}, which needs no training, is better than {system}: {MEASURE} "
             f"{evaluation.mean(best, MEASURE):.3f} against {evaluation.mean(system.name, MEASURE):.3f}, difference "
-            f"{_figures(against_best)} {count}."
+            f"{_figures(against_best)} {count}{instead}."
         )
     if not _certain(against_base):
         return f"SHIP WITH CARE: {system} won on dev; on test the gain is not certain: {over_base}."

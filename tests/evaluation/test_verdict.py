@@ -68,6 +68,8 @@ def test_a_better_untuned_system_is_named(evaluation: Make) -> None:
     assert verdict.warnings[0] == (
         "BM25, which needs no training, is ahead of what dev chose in MRR@10 here (1.000 against 0.500)."
     )
+    assert verdict.sentence.endswith("on 20 held-out queries; served instead: BM25 alone.")
+    assert verdict.serving == {"system": BM25, "vectors": "model", "weights": [0.0, 1.0]}
 
 
 def test_not_certainly_better_than_an_untuned_hybrid_ships_with_care(evaluation: Make) -> None:
@@ -92,6 +94,33 @@ def test_a_loss_on_test_is_told(evaluation: Make) -> None:
         "DO NOT SHIP: the tuned model alone won on dev but is worse on test: MRR@10 1.000 -> 0.500"
     )
     assert not verdict.confirmed
+
+
+def test_what_is_worse_on_test_is_not_served(evaluation: Make) -> None:
+    # Of what needs no training dev prefers the fused base, and test has nothing against it.
+    made = evaluation({BASE: GOOD, TUNED: BAD}, dev=dev(tuned=1, bm25=3), **ALONE)
+    verdict = reach_verdict(made, SHIPS)
+    assert verdict.sentence.endswith("; served instead: the base model with BM25 (equal weights).")
+    assert verdict.serving == {"system": HYBRID_BASE, "vectors": "base", "weights": [0.5, 0.5]}
+    assert verdict.system.name == TUNED
+    # Where it is no better than what it would replace, the base serves alone.
+    ranks = {BASE: GOOD, TUNED: BAD, HYBRID_BASE: [3] * 20}
+    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1, bm25=3), **ALONE), SHIPS)
+    assert verdict.serving == {"system": BASE, "vectors": "base", "weights": [1.0, 0.0]}
+
+
+def test_an_untuned_choice_that_is_worse_on_test_leaves_the_base(evaluation: Make) -> None:
+    verdict = reach_verdict(evaluation({BASE: GOOD, BM25: BAD}, dev=dev(bm25=1, tuned=2), **ALONE), SHIPS)
+    assert verdict.sentence.startswith("KEEP THE BASE MODEL AS IT IS: BM25 alone won on the dev queries but is worse")
+    assert verdict.serving == {"system": BASE, "vectors": "base", "weights": [1.0, 0.0]}
+    assert not verdict.confirmed
+
+
+def test_a_better_system_that_nobody_can_serve_leaves_the_tuned_one(evaluation: Make) -> None:
+    ranks = {name: [3] * 20 for name in (BASE, BM25, HYBRID_BASE)} | {TUNED: BAD, "large-model": GOOD}
+    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **ALONE), SHIPS)
+    assert verdict.sentence.startswith("DO NOT SHIP: large-model")
+    assert verdict.serving["system"] == TUNED
 
 
 def test_an_interval_above_zero_is_not_enough_with_three_queries(evaluation: Make) -> None:
