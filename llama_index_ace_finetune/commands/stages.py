@@ -66,6 +66,9 @@ def kept_stages(settings: RunSettings, keys: Mapping[str, str]) -> set[str]:
         for stage, files in STAGE_FILES.items()
         if recorded.get(stage) == keys[stage] and all((run.path / name).exists() for name in files)
     }
+    if "train" not in same:
+        # Two trainings within one time budget differ, and these belong to the model that is gone.
+        same -= {"evaluate", "index"}
     if same == set(keys) or settings.resume:
         return same
     raise OutputExistsError(

@@ -78,6 +78,13 @@ def test_what_was_deleted_is_made_again(made: RunSettings, small_dataset: Retrie
     assert kept(dataclasses.replace(made, resume=True), small_dataset) == ALL - {"evaluate"}
 
 
+def test_a_model_that_was_deleted_takes_its_report_and_index_with_it(
+    made: RunSettings, small_dataset: RetrievalDataset
+) -> None:
+    (made.out / "model").rmdir()
+    assert kept(dataclasses.replace(made, resume=True), small_dataset) == {"mine"}
+
+
 def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path, small_dataset: RetrievalDataset) -> None:
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputExistsError, match="other files"):
