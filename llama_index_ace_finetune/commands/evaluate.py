@@ -18,12 +18,12 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, LeakageError
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
 from llama_index_ace_finetune.evaluation.report import ReportContext, build_report
 from llama_index_ace_finetune.evaluation.verdict import Verdict, reach_verdict
-from llama_index_ace_finetune.training.provenance import read_provenance
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class UnseenQueries:
 def unseen_queries(dataset: RetrievalDataset, record: Mapping[str, Any] | None) -> UnseenQueries:
     """Divide a dataset's queries by what a model's record says that it has seen.
 
-    A query is seen if its text, or the text of one of its right answers, was trained on or chosen on.
+    A query is seen if its text, or the text of one of its right answers, was trained on or chosen on. Of the data that
+    the model's split is of, only what it holds out is tested on; of other data, all that was not seen.
 
     Raises:
         LeakageError: if a query that the model's split holds out was seen all the same.
@@ -60,9 +61,10 @@ def unseen_queries(dataset: RetrievalDataset, record: Mapping[str, Any] | None) 
     seen = record.get("seen") or {}
     train, dev = (_Seen(seen.get(part) or {}) for part in ("train", "dev"))
     held_out = set(((record.get("split") or {}).get("queries") or {}).get("test", {}).values())
+    hashes = {query_id: text_hash(dataset.queries[query_id].text) for query_id in labelled}
+    others = held_out.isdisjoint(hashes.values())
     chosen: dict[str, list[str]] = {"test": [], "dev": []}
-    for query_id in labelled:
-        query = text_hash(dataset.queries[query_id].text)
+    for query_id, query in hashes.items():
         answers = {text_hash(dataset.memories[answer].text) for answer in dataset.relevant(query_id)}
         if query in held_out and (train.holds(query, answers) or dev.holds(query, answers)):
             raise LeakageError(
@@ -74,14 +76,18 @@ def unseen_queries(dataset: RetrievalDataset, record: Mapping[str, Any] | None) 
         if dev.holds(query, answers):
             if query in dev.queries:
                 chosen["dev"].append(query_id)
-        elif not held_out or query in held_out:
+        elif others or query in held_out:
             chosen["test"].append(query_id)
     if not chosen["test"]:
         raise DatasetError(
             f"{dataset.name}: the model was trained on all of these queries or their answers, so none is left to test "
             "it on; evaluate on other data."
         )
-    return UnseenQueries(test=tuple(chosen["test"]), dev=tuple(chosen["dev"]))
+    warning = (
+        "None of these queries is one that the model's split holds out; those that it has not seen word for word were "
+        "tested, of which some may be close to those that it has."
+    )
+    return UnseenQueries(tuple(chosen["test"]), tuple(chosen["dev"]), (warning,) if others and held_out else ())
 
 
 class _Seen:

@@ -40,6 +40,14 @@ def test_a_query_of_another_split_part_is_not_tested_on() -> None:
     assert unseen_queries(DATASET, record(train=(0,), dev=(1,), test=(3,))).test == ("q3",)
 
 
+def test_other_data_is_tested_on_where_it_was_not_seen() -> None:
+    """The split holds out queries 7 and 8, of which the data has none."""
+    found = unseen_queries(DATASET, record(train=(0,), dev=(1,), test=(7, 8)))
+    assert (found.test, found.dev) == (("q2", "q3"), ("q1",))
+    assert "None of these queries is one that the model's split holds out" in found.warnings[0]
+    assert unseen_queries(DATASET, record(train=(0,), dev=(1,), test=())).warnings == ()
+
+
 @pytest.mark.parametrize("part", ["train", "dev"])
 def test_a_held_out_query_that_was_seen_is_refused(part: str) -> None:
     numbers = {"train": (0,), "dev": (1,), part: (2,)}
