@@ -21,7 +21,7 @@ from llama_index_ace_finetune.retrievers.ladder import Fallback, FallbackSetting
 from llama_index_ace_finetune.retrievers.load_models import load_models
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
-from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.run_folder import RunFolder, Serving
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 
@@ -58,17 +58,18 @@ class FineTunedRetrieval:
     ) -> None:
         fallback: Fallback = "baseline" if fallback_to_baseline else "off"
         folder = Path(finetuned_model_path)
-        self._weights = _leg_weights(folder)
+        serving = _serving(folder)
+        self._weights = serving.weights
         base = baseline_model or _base_model(folder)
         tuned, baseline = load_models(folder, base, fallback=fallback)
         store = _open_store(folder, qdrant_url, collection_name, tuned, baseline)
         try:
-            self._search = HybridSearch(
-                store,
-                embed_model=tuned,
-                baseline_model=baseline,
-                fallback=FallbackSettings(fallback=fallback),
-            )
+            settings = FallbackSettings(fallback=fallback)
+            self._search = HybridSearch(store, embed_model=tuned, baseline_model=baseline, fallback=settings)
+            self._hybrid = self._search
+            if serving.vectors == "base" and baseline is not None:
+                # The weights were chosen for the base's vectors; the tuned ones lost to them.
+                self._hybrid = HybridSearch(store, embed_model=None, baseline_model=baseline, fallback=settings)
         except Exception:
             store.close()
             raise
@@ -82,7 +83,8 @@ class FineTunedRetrieval:
             query: what to look for.
             limit: results at most.
             threshold: lowest cosine of a dense hit; in a hybrid search it applies before fusion, to the dense leg.
-            use_hybrid: fuse the dense ranking with BM25's, by the run's weights; the score is the fused one, in [0, 1].
+            use_hybrid: fuse the dense ranking with BM25's, with the weights and over the vectors that the run's dev
+                queries chose; the score is the fused one, in [0, 1].
         """
         return self.batch_search([query], limit=limit, threshold=threshold, use_hybrid=use_hybrid)[0]
 
@@ -96,7 +98,8 @@ class FineTunedRetrieval:
             mode="hybrid" if use_hybrid else "dense",
             weights=self._weights,
         )
-        found = self._search.run_many([QueryBundle(query) for query in queries], settings)
+        search = self._hybrid if use_hybrid else self._search
+        found = search.run_many([QueryBundle(query) for query in queries], settings)
         return [[_result(hit) for hit in hits] for hits in found]
 
     def get_embedding(self, text: str) -> list[float]:
@@ -121,10 +124,10 @@ def create_finetuned_retrieval(finetuned_model_path: str | Path = DEFAULT_MODEL,
     return FineTunedRetrieval(finetuned_model_path, **options)
 
 
-def _leg_weights(model: Path) -> tuple[float, float]:
-    """The weights that dev chose, where the model lies in a run folder; equal ones elsewhere."""
+def _serving(model: Path) -> Serving:
+    """What dev chose, where the model lies in a run folder; the model with equal weights elsewhere."""
     run = RunFolder(model.resolve().parent)
-    return run.fusion_weights() if run.manifest.is_file() else (1.0, 1.0)
+    return run.serving() if run.manifest.is_file() else Serving()
 
 
 def _base_model(folder: Path) -> str:

@@ -139,10 +139,6 @@ class RunFolder:
                 f"The report {str(self.report)!r} does not say what to serve ({error}); make the run again."
             ) from error
 
-    def fusion_weights(self) -> tuple[float, float]:
-        """Weights of the dense and the BM25 leg that dev chose; equal where there is no report."""
-        return self.serving().weights
-
     @staticmethod
     def _read(file: Path) -> dict[str, Any]:
         try:

@@ -122,8 +122,7 @@ def test_a_run_that_fails_leaves_nothing_but_what_it_can_go_on_from(
     assert "had other data or settings" in " ".join(refused.stderr.split())
 
 
-def test_fusion_weights_come_from_the_report(finished_run: Path) -> None:
+def test_what_serves_comes_from_the_report(finished_run: Path) -> None:
     report = json.loads((finished_run / "report.json").read_text(encoding="utf-8"))
-    assert RunFolder.open(finished_run).fusion_weights() == tuple(report["serving"]["weights"])
     serving = RunFolder.open(finished_run).serving()
     assert (serving.vectors, list(serving.weights)) == (report["serving"]["vectors"], report["serving"]["weights"])

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from serving_files import BASE, QUERIES, TEXTS, small_memories
 
+from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.commands.index import index_beside, write_index
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.finetuned_retrieval import FineTunedRetrieval, create_finetuned_retrieval, main
+from llama_index_ace_finetune.run_folder import RunFolder
 
 QUERY = QUERIES["retries"]
 ORIGINAL_KEYS = {"id", "content", "score", "category", "severity", "feedback_type", "helpful", "harmful"}
@@ -100,6 +102,21 @@ class TestSearch:
     def test_a_bad_limit(self, retrieval: FineTunedRetrieval) -> None:
         with pytest.raises(AceFinetuneError, match="at least 1"):
             retrieval.search(QUERY, limit=0)
+
+
+class TestWhatDevChose:
+    def test_weights_go_with_the_vectors_that_they_were_chosen_for(self, run: Path) -> None:
+        write_json(RunFolder(run).report, {"serving": {"vectors": "base", "weights": [0.25, 0.75]}})
+        with FineTunedRetrieval(run / "model") as retrieval:
+            fused = retrieval.search(QUERY, threshold=-1, use_hybrid=True)
+            assert {result["served_by"] for result in fused} == {"baseline"}
+            assert {result["served_by"] for result in retrieval.search(QUERY, threshold=-1)} == {"finetuned"}
+
+    def test_without_a_fallback_the_tuned_model_serves_all_the_same(self, run: Path) -> None:
+        write_json(RunFolder(run).report, {"serving": {"vectors": "base", "weights": [0.25, 0.75]}})
+        with FineTunedRetrieval(run / "model", fallback_to_baseline=False) as retrieval:
+            fused = retrieval.search(QUERY, threshold=-1, use_hybrid=True)
+            assert {result["served_by"] for result in fused} == {"finetuned"}
 
 
 class TestFallback:
