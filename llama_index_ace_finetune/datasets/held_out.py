@@ -6,29 +6,37 @@ from llama_index_ace_finetune.datasets.normalise import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.errors import LeakageError
 
+_LATER = {"training": ("dev", "test"), "dev": ("test",)}
+
 
 def require_held_out(data: TrainingData) -> None:
-    """Raise LeakageError if a train example holds a query or an answer that the split holds out.
+    """Raise LeakageError if a train example holds a query or an answer of dev or test, or a dev example one of test.
 
     Checked by the hashes of the split's manifest, so that edited texts and changed ids are noticed too. Data without a
-    manifest passes: nothing is known to be held out.
+    manifest passes: nothing is known to be held out. The negatives of dev examples are not used, and not checked.
     """
-    split = data.split or {}
-    queries, answers = split.get("queries") or {}, split.get("answers") or {}
-    held_queries = {hashed for part in ("dev", "test") for hashed in (queries.get(part) or {}).values()}
-    held_answers = {hashed for part in ("dev", "test") for hashed in (answers.get(part) or {}).values()}
-    hashes = {identifier: text_hash(text) for identifier, text in data.memories.items()} if held_answers else {}
+
+    def hashes(kind: str, parts: tuple[str, ...]) -> set[str]:
+        held = (data.split or {}).get(kind) or {}
+        return {hashed for part in parts for hashed in (held.get(part) or {}).values()}
+
+    held_out = {part: (hashes("queries", later), hashes("answers", later)) for part, later in _LATER.items()}
+    known = any(answers for _, answers in held_out.values())
+    texts = {identifier: text_hash(text) for identifier, text in data.memories.items()} if known else {}
     for example in data.examples:
-        if example.split in ("dev", "test"):
+        if example.split == "test":
             continue
-        if text_hash(example.query) in held_queries:
+        part = "dev" if example.split == "dev" else "training"
+        queries, answers = held_out[part]
+        if text_hash(example.query) in queries:
             raise LeakageError(
-                f"The training query {example.query_id!r} is held out by the split; generate the training data again."
+                f"The {part} query {example.query_id!r} is held out by the split; generate the training data again."
             )
-        for kind, identifiers in (("right answer", example.positive_ids), ("negative", example.negative_ids)):
-            leaked = next((i for i in identifiers if hashes.get(i) in held_answers), None)
+        negatives = example.negative_ids if part == "training" else ()
+        for kind, identifiers in (("right answer", example.positive_ids), ("negative", negatives)):
+            leaked = next((i for i in identifiers if texts.get(i) in answers), None)
             if leaked is not None:
                 raise LeakageError(
-                    f"The memory {leaked!r}, a {kind} of training query {example.query_id!r}, is held out; "
+                    f"The memory {leaked!r}, a {kind} of {part} query {example.query_id!r}, is held out; "
                     "generate the training data again."
                 )

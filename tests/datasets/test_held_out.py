@@ -33,5 +33,18 @@ def test_leaks_are_refused(change: dict[str, str], named: str) -> None:
         require_held_out(data(**change))
 
 
-def test_dev_examples_may_hold_dev_answers() -> None:
-    require_held_out(data(positive="2", split="dev"))
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"query": "How do I drain it?"}, "The dev query 'q1'"), ({"positive": "2"}, "right answer of dev query 'q1'")],
+)
+def test_choices_are_not_made_on_test_queries(change: dict[str, str], named: str) -> None:
+    with pytest.raises(LeakageError, match=named):
+        require_held_out(data(**change, split="dev"))
+
+
+def test_dev_examples_may_hold_what_dev_holds() -> None:
+    split = {"queries": {"dev": {"q1": text_hash("new key")}}, "answers": {"dev": {"1": text_hash("Rotate the key.")}}}
+    dev = data(negative="2", split="dev").examples
+    require_held_out(TrainingData(examples=dev, memories=MEMORIES, split=split))
+    with pytest.raises(LeakageError, match="The training query 'q1'"):
+        require_held_out(TrainingData(examples=data().examples, memories=MEMORIES, split=split))
