@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -152,7 +153,7 @@ def generate_training_data(
         examples=examples,
         memories={identifier: memory.text for identifier, memory in dataset.answers.items()},
         memory_metadata={
-            identifier: {name: value for name, value in memory.metadata.items() if isinstance(value, _PLAIN)}
+            identifier: {name: value for name, value in memory.metadata.items() if _plain(value)}
             for identifier, memory in dataset.answers.items()
             if memory.metadata
         },
@@ -201,12 +202,18 @@ def _metadata(dataset: RetrievalDataset, query_id: str) -> Mapping[str, Any]:
     query = dataset.queries[query_id]
     memory_id = next((memory for memory, grade in dataset.judgements[query_id].items() if grade > 0))
     memory = dataset.memories[memory_id]
-    return {
+    found = {
         "memory_id": memory.metadata.get("source_id", memory_id),
         "category": memory.metadata.get("category", query.metadata.get("category")),
         "difficulty": query.metadata.get("difficulty"),
         "query_category": query.metadata.get("query_category", query.metadata.get("category")),
     }
+    return {name: value if _plain(value) else None for name, value in found.items()}
+
+
+def _plain(value: object) -> bool:
+    """Whether the file can hold a value; JSON has no NaN, which tables put where they have nothing."""
+    return isinstance(value, _PLAIN) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _with_collection(dataset: RetrievalDataset, memories: list[Memory]) -> RetrievalDataset:

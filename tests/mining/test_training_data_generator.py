@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -76,6 +78,20 @@ def test_held_out_answers_and_queries_stay_out(miner: HardNegativeMiner, small_d
     assert data.metadata["generated_at"] is None  # made in memory
     for example in data.examples:
         assert set(example.positive_ids) == small_dataset.relevant(example.query_id)
+
+
+def test_metadata_that_json_cannot_hold_is_left_out(
+    miner: HardNegativeMiner, small_dataset: RetrievalDataset, tmp_path: Path
+) -> None:
+    memories = {
+        i: replace(memory, metadata={**memory.metadata, "category": math.nan, "severity": 2})
+        for i, memory in small_dataset.memories.items()
+    }
+    dataset = replace(small_dataset, memories=memories)
+    data = generate_training_data(dataset, split_dataset(dataset), miner, negatives=1)
+    data.save(tmp_path / "training_data.json")
+    assert {example.metadata["category"] for example in data.examples} == {None}
+    assert all("category" not in held and held["severity"] == 2 for held in data.memory_metadata.values())
 
 
 @pytest.mark.parametrize(
