@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -65,12 +66,12 @@ class EvaluationSet:
             ),
         )
 
-    @property
+    @cached_property
     def judgements(self) -> Judgements:
         """What is right for each query, and how right."""
         return Judgements.of(self.relevant, self.grades)
 
-    @property
+    @cached_property
     def groups(self) -> list[str]:
         """What queries are resampled with: the first right answer."""
         return [

@@ -248,3 +248,5 @@ def test_a_copy_of_the_right_text_counts_as_right() -> None:
     assert data.corpus_ids == ("a", "c", "d")
     assert [rows.tolist() for rows in data.relevant] == [[0, 2], []]
     assert data.groups == ["a", "s"]
+    # The values of every query are written one by one, which must not go over all queries each time.
+    assert data.groups is data.groups
