@@ -9,7 +9,13 @@ import typer
 
 Data = Annotated[Path, typer.Option("--data", "--test-suite", help="Queries with known answers: a file or folder.")]
 Memories = Annotated[Path | None, typer.Option(help="Further memories: an inventory file.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best one by default.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        callback=lambda device: None if device == "auto" else device,
+        help="cpu, cuda, mps, or auto for the best one, the default.",
+    ),
+]
 BaseModel = Annotated[str | None, typer.Option(help="Hub name or folder; all-MiniLM-L6-v2 by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and all else on standard error.")]
 RequireGain = Annotated[

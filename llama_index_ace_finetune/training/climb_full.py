@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from sentence_transformers import SentenceTransformer
 
+from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
 from llama_index_ace_finetune.mining.teacher import load_teacher
 from llama_index_ace_finetune.training.batches import BatchCollator
 from llama_index_ace_finetune.training.fit import OnPlan, fit
 from llama_index_ace_finetune.training.ground import Ground
 from llama_index_ace_finetune.training.guide import Guide
+from llama_index_ace_finetune.training.lora import merged_weights, with_adapters
 from llama_index_ace_finetune.training.loss import MaskedRankingLoss
 from llama_index_ace_finetune.training.rung import Rung
 from llama_index_ace_finetune.training.selection import Selection, copy_weights, select_weights
@@ -36,11 +39,15 @@ def climb_full(
     """
     start = time.perf_counter()
     encoder, config, dev = ground.encoder, ground.config, ground.dev
-    base_weights, retention = copy_weights(encoder), ground.retention
+    model, base_weights, retention = encoder.model, copy_weights(encoder), ground.retention
     pool = dev.pooled(ground.base_scores.rankings, seed=config.seed) if dev else None
     pool_scores = None
     if dev and pool:
         pool_scores = ground.base_scores if pool is dev else pool.score(encoder)
+    trained = encoder
+    if config.lora_rank is not None:
+        adapted = with_adapters(model, config)
+        trained = Encoder(adapted, name=encoder.name, fingerprint=encoder.fingerprint, settings=encoder.settings)
     watcher = TrainingWatcher(
         encoder,
         pool,
@@ -48,36 +55,24 @@ def climb_full(
         eval_steps=config.eval_steps,
         patience=config.patience,
         progress=progress,
+        # Dev looks at ordinary weights, and ordinary weights ship.
+        before_look=lambda: model.load_state_dict(merged_weights(trained.model)) if trained is not encoder else None,
     )
-    model, examples = encoder.model, ground.examples
-    teacher = None
-    if config.teacher:
-        teacher = teacher_scores(load_teacher(config.teacher, device=config.device), examples, cache=ground.cache)
-    guide = None
-    if config.suspected_margin is not None:
-        guide = Guide(ground.query_vectors, ground.document_vectors, examples.relevant, config.suspected_margin)
-    packed = encoder.settings.precision == "bfloat16" and PackedEncoder.supports(model)
     try:
         steps, epochs = fit(
-            encoder,
+            trained,
             loss=MaskedRankingLoss(
-                model,
+                trained.model,
                 temperature=config.temperature,
-                packed=packed,
+                packed=trained is encoder
+                and encoder.settings.precision == "bfloat16"
+                and PackedEncoder.supports(model),
                 symmetric=config.symmetric,
                 dimensions=config.dimensions,
                 distillation=config.distillation,
             ),
-            collator=lambda: BatchCollator(
-                preprocess=model.preprocess,
-                examples=examples,
-                hard_negatives=config.hard_negatives,
-                query_prompt=model.prompts.get("query") or "",
-                document_prompt=model.prompts.get("document") or "",
-                guide=guide,
-                teacher=teacher,
-            ),
-            count=len(examples.queries),
+            collator=_collators(ground),
+            count=len(ground.examples.queries),
             config=config,
             minutes=minutes,
             watchers=[watcher],
@@ -116,4 +111,23 @@ def climb_full(
         seconds=time.perf_counter() - start,
         history=watcher.history,
         build=build,
+    )
+
+
+def _collators(ground: Ground) -> Callable[[], BatchCollator]:
+    """What makes fresh collators over the training queries, with a guide and a teacher where they are asked for."""
+    config, examples, model = ground.config, ground.examples, ground.encoder.model
+    teacher = guide = None
+    if config.teacher:
+        teacher = teacher_scores(load_teacher(config.teacher, device=config.device), examples, cache=ground.cache)
+    if config.suspected_margin is not None:
+        guide = Guide(ground.query_vectors, ground.document_vectors, examples.relevant, config.suspected_margin)
+    return lambda: BatchCollator(
+        preprocess=model.preprocess,
+        examples=examples,
+        hard_negatives=config.hard_negatives,
+        query_prompt=model.prompts.get("query") or "",
+        document_prompt=model.prompts.get("document") or "",
+        guide=guide,
+        teacher=teacher,
     )

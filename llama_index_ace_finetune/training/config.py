@@ -58,7 +58,7 @@ class TrainingConfig:
         lora_dropout: share of their inputs that is dropped.
         max_seq_length: tokens per text; the base model's own limit when that is lower.
         precision: "auto" measures whether bfloat16 is faster here.
-        device: "cpu", "cuda", "mps"; the best one by default.
+        device: "cpu", "cuda", "mps"; None, or "auto", takes the best one.
         seed: of everything random.
         report_to: loggers of the transformers trainer, ("tensorboard",) or ("wandb",) for example.
     """
@@ -97,6 +97,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("interpolation", "dimensions", "report_to"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.device == "auto":
+            object.__setattr__(self, "device", None)
         self._require(self.mode in ("auto", "linear", "queries", "full"), "mode", "auto, linear, queries or full")
         self._require(not (self.keep_index and self.mode == "full"), "mode", "another than full where keep_index is on")
         positive = ("epochs", "batch_size", "learning_rate", "temperature")

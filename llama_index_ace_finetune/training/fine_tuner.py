@@ -20,6 +20,7 @@ from llama_index_ace_finetune.training.dev_set import DevSet
 from llama_index_ace_finetune.training.examples import IndexedExamples, index_examples
 from llama_index_ace_finetune.training.ground import Ground
 from llama_index_ace_finetune.training.ladder import OnNext, OnRung, climb
+from llama_index_ace_finetune.training.lora import require_peft
 from llama_index_ace_finetune.training.model_folder import check_replaceable, save_model_folder
 from llama_index_ace_finetune.training.retention import read_retention
 from llama_index_ace_finetune.training.rung import Rung, best_rung
@@ -92,7 +93,10 @@ class EmbeddingFineTuner:
 
         Raises:
             ModelError: if it cannot be found or loaded, or has two towers already.
+            TrainingError: if adapters are asked for and peft is not installed.
         """
+        if self.config.lora_rank is not None:
+            require_peft()
         settings = EncoderSettings(
             max_seq_length=self.config.max_seq_length, device=self.config.device, precision=self.config.precision
         )

@@ -88,6 +88,7 @@ def fit(
         )
         trainer = ContrastiveTrainer(
             memory=cast(EmbedMemory, loss.memory),
+            watchers=watchers,
             model=model,
             args=args,
             train_dataset=Dataset.from_dict({"example": list(range(count))}),

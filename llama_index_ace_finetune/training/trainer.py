@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from torch import Tensor
+from torch import Tensor, nn
 
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.embed import EmbedMemory
+from llama_index_ace_finetune.training.watcher import TrainingWatcher
 
 logger = logging.getLogger(__name__)
 
@@ -26,17 +28,19 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
 
     Args:
         memory: what the loss goes by; shrunk when the device runs out.
+        watchers: are told how many examples and tokens each step took.
         arguments: of the stock trainer, by name.
     """
 
-    def __init__(self, *, memory: EmbedMemory, **arguments: Any) -> None:
+    def __init__(self, *, memory: EmbedMemory, watchers: Sequence[TrainingWatcher] = (), **arguments: Any) -> None:
         super().__init__(**arguments)
         self._memory = memory
+        self._watchers = watchers
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Add nothing: the stock callback would sample texts of the training data into the card."""
 
-    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Tensor:
         """Take a step; with less in memory at once, and the same gradients, where the batch does not fit.
 
         Raises:
@@ -44,7 +48,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         """
         while True:
             try:
-                loss = super().training_step(*arguments, **options)
+                loss = super().training_step(model, inputs, *arguments, **options)
             except torch.OutOfMemoryError as error:
                 self.model.zero_grad(set_to_none=True)
                 torch.cuda.empty_cache()
@@ -61,6 +65,9 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
                     f"The loss is {float(loss)} at step {step}{self._batch()}; lower the learning rate or set "
                     "precision to float32."
                 )
+            masks = {name: mask for name, mask in inputs.items() if name.endswith("attention_mask")}
+            for watcher in self._watchers if masks else ():
+                watcher.count(len(masks["query_attention_mask"]), sum(int(mask.sum()) for mask in masks.values()))
             return loss
 
     def _batch(self) -> str:

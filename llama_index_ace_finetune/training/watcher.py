@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ class TrainingWatcher(TrainerCallback):
     """Evaluates on dev, keeps the best weights and stops early.
 
     `history` holds one row per logged step or evaluation: step, epoch, loss or dev measures.
+
+    Args:
+        encoder: what is evaluated, and whose weights are kept.
+        dev: the dev queries; without them the last weights are the best.
+        base_scores: of the base model on them.
+        eval_steps: evaluate every so many steps; None means after each epoch.
+        patience: stop after so many evaluations in a row without a new best; None never stops early.
+        progress: called after each optimiser step with its number, the number of all, and the latest figures.
+        before_look: called before `encoder` is looked at, to give it the weights where it is not what is trained.
     """
 
     def __init__(
@@ -39,6 +49,7 @@ class TrainingWatcher(TrainerCallback):
         eval_steps: int | None,
         patience: int | None,
         progress: StepProgress | None = None,
+        before_look: Callable[[], object] | None = None,
     ) -> None:
         self.history: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] | None = None
@@ -48,10 +59,13 @@ class TrainingWatcher(TrainerCallback):
         self._eval_steps = eval_steps
         self._patience = patience
         self._progress = progress
+        self._before_look = before_look
         self._best = -math.inf
         self._without_gain = 0
         self._evaluated_at = -1
         self._latest: dict[str, float] = {}
+        self._examples = self._tokens = 0
+        self._seconds = self._since = 0.0
         if base_scores is not None:
             self.history.append({"step": 0, "epoch": 0.0, **base_scores.means})
 
@@ -59,6 +73,12 @@ class TrainingWatcher(TrainerCallback):
         """Make up for the look at the end of an epoch, before which its last checkpoint was saved."""
         if state.global_step and not self._eval_steps and float(state.epoch or 0.0).is_integer():
             self._evaluate(state, control)
+        self._since = time.perf_counter()
+
+    def count(self, examples: int, tokens: int) -> None:
+        """Take note of what the step in hand is made of."""
+        self._examples += examples
+        self._tokens += tokens
 
     def on_log(
         self,
@@ -76,16 +96,22 @@ class TrainingWatcher(TrainerCallback):
         self.history.append({"step": state.global_step, "epoch": state.epoch or 0.0, "loss": loss})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Report the step; evaluate where `eval_steps` says so."""
+        """Report the step; evaluate where `eval_steps` says so. Rates leave out the looks at dev."""
+        self._seconds += time.perf_counter() - self._since
+        for name, count in (("examples/s", self._examples), ("tokens/s", self._tokens)):
+            if count:
+                self._latest[name] = count / self._seconds
         if self._eval_steps and state.global_step % self._eval_steps == 0:
             self._evaluate(state, control)
         if self._progress:
             self._progress(state.global_step, state.max_steps, dict(self._latest))
+        self._since = time.perf_counter()
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Evaluate after each epoch where no `eval_steps` is given."""
         if not self._eval_steps:
             self._evaluate(state, control)
+        self._since = time.perf_counter()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Make sure that the last weights were evaluated."""
@@ -123,13 +149,17 @@ class TrainingWatcher(TrainerCallback):
         if self._evaluated_at == state.global_step:
             return
         self._evaluated_at = state.global_step
+        if self._before_look:
+            self._before_look()
         if self._dev is None:
             self.best_weights = copy_weights(self._encoder)
             return
-        self._encoder.model.eval()
+        model = self._encoder.model
+        training = model.training
+        model.eval()
         self._encoder.weights_changed()
         scores = self._dev.score(self._encoder)
-        self._encoder.model.train()
+        model.train(training)
         self._latest["dev_mrr"] = float(scores.mrr.mean())
         self.history.append({"step": state.global_step, "epoch": state.epoch or 0.0, **scores.means})
         if scores.mrr.mean() > self._best:

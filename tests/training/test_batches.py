@@ -80,8 +80,12 @@ def test_no_hard_negatives_leave_the_right_answers() -> None:
 
 
 def test_suspected_documents_are_masked_but_never_a_right_one() -> None:
-    suspected = rows([2, 1, 6], [], [0])
-    documents, targets = collator(suspected=suspected).select([0, 1, 2])
+    class Suspicious:
+        def suspects(self, numbers: list[int], documents: list[int]) -> np.ndarray:
+            suspected = {0: {2, 1, 6}, 2: {0}}
+            return np.array([[row in suspected.get(number, ()) for row in documents] for number in numbers])
+
+    documents, targets = collator(guide=Suspicious()).select([0, 1, 2])
     assert documents == [0, 2, 1, 3]
     assert targets.tolist() == [[1, -1, 1, 0], [0, 1, 0, 0], [-1, 0, 0, 1]]
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -47,18 +46,6 @@ def ready(data: TrainingData, output: Path, **options: Any) -> EmbeddingFineTune
     tuner.load_training_data(data)
     tuner.initialize_model()
     return tuner
-
-
-@pytest.fixture(scope="module")
-def one_layer(minilm: Encoder, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The base model with the first of its layers alone, where only the course of a training matters."""
-    model = copy.deepcopy(minilm.model)
-    transformer = model[0].auto_model
-    transformer.encoder.layer = transformer.encoder.layer[:1]
-    transformer.config.num_hidden_layers = 1
-    folder = tmp_path_factory.mktemp("models") / "one_layer"
-    model.save_pretrained(str(folder), create_model_card=False)
-    return str(folder)
 
 
 @dataclasses.dataclass

@@ -33,6 +33,14 @@ from llama_index_ace_finetune.training.config import TrainingConfig
         ("interpolation", (0.0, 1.0)),
         ("interpolation", (0.5, 1.5)),
         ("precision", "float16"),
+        ("suspected_margin", 0.0),
+        ("suspected_margin", math.inf),
+        ("suspected_margin", math.nan),
+        ("retention_loss", -0.1),
+        ("retention_loss", math.nan),
+        ("lora_rank", 0),
+        ("lora_alpha", 0.0),
+        ("lora_dropout", 1.0),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value_and_its_rule(name: str, value: object) -> None:
@@ -45,7 +53,13 @@ def test_a_wrong_setting_is_named_with_its_value_and_its_rule(name: str, value: 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"patience": None, "eval_steps": None}, {"warmup_steps": 0, "hard_negatives": 0}, {"budget_minutes": None}],
+    [
+        {"patience": None, "eval_steps": None},
+        {"warmup_steps": 0, "hard_negatives": 0},
+        {"budget_minutes": None},
+        {"suspected_margin": 1.2, "retention_loss": 0.0},
+        {"lora_rank": 8, "lora_alpha": 4.5, "lora_dropout": 0.0},
+    ],
 )
 def test_edges_that_are_allowed(settings: dict[str, object]) -> None:
     config = TrainingConfig(**settings)  # type: ignore[arg-type]
@@ -57,6 +71,11 @@ def test_it_is_frozen_and_takes_lists() -> None:
     assert config.interpolation == (0.5, 1.0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.epochs = 3  # type: ignore[misc]
+
+
+def test_auto_is_the_best_device() -> None:
+    assert TrainingConfig(device="auto") == TrainingConfig()
+    assert TrainingConfig(device="cpu").device == "cpu"
 
 
 def test_what_is_saved_makes_the_same_config(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_each_mode_climbs_its_rungs_and_leaves_one_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Whatever the rule says on twenty queries: here the folder of the last rung is looked at.
-    monkeypatch.setattr("llama_index_ace_finetune.training.selection.paired_difference", lambda *_, **__: SURE)
+    monkeypatch.setattr("llama_index_ace_finetune.training.choose_share.paired_difference", lambda *_, **__: SURE)
     monkeypatch.setattr("llama_index_ace_finetune.training.fine_tuner.best_rung", lambda rungs: rungs[-1])
     done: list[str] = []
     plans: list[str] = []

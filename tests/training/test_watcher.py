@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -78,6 +80,44 @@ def test_progress_tells_step_total_and_the_latest_figures(minilm: Encoder) -> No
     watcher.on_step_end(*at(2))
     assert told == [(1, 9, {"loss": 2.0}), (2, 9, {"loss": 2.0, "dev_mrr": 0.25})]
     minilm.model.eval()
+
+
+def test_rates_are_those_of_the_steps_that_were_counted(minilm: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 102.0, 150.0, 152.0, 160.0])
+    time = SimpleNamespace(perf_counter=lambda: next(clock))
+    monkeypatch.setattr("llama_index_ace_finetune.training.watcher.time", time)
+    told: list[dict[str, float]] = []
+    watcher = watch(minilm, 0.25, eval_steps=1, progress=lambda *row: told.append(row[2]))
+    watcher.on_train_begin(*at(0))
+    watcher.count(8, 1000)
+    watcher.on_step_end(*at(1))  # 2 s, and a look at dev that ends at 150
+    watcher.count(8, 3000)
+    watcher._dev.left.append(0.5)  # type: ignore[union-attr]
+    watcher.on_step_end(*at(2))  # 2 s
+    assert [(row["examples/s"], row["tokens/s"]) for row in told] == [(4, 500), (4, 1000)]
+    minilm.model.eval()
+
+
+def test_what_is_looked_at_is_set_first_and_left_in_its_mode(minilm: Encoder) -> None:
+    order: list[str] = []
+
+    class Looking(Scripted):
+        def score(self, encoder: Encoder) -> DevScores:
+            order.append("look")
+            return super().score(encoder)
+
+    watcher = TrainingWatcher(
+        minilm,
+        Looking(0.1),  # type: ignore[arg-type]
+        base_scores=None,
+        eval_steps=1,
+        patience=None,
+        before_look=lambda: order.append("set"),
+    )
+    assert not minilm.model.training
+    watcher.on_step_end(*at(1))
+    assert order == ["set", "look"]
+    assert not minilm.model.training
 
 
 def test_each_look_at_dev_sees_the_weights_of_the_moment(minilm: Encoder) -> None:

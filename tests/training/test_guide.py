@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama_index_ace_finetune.training.batches import BatchCollator
+from llama_index_ace_finetune.training.examples import IndexedExamples
+from llama_index_ace_finetune.training.guide import Guide
+from llama_index_ace_finetune.training.loss import masked_ranking_loss
+from llama_index_ace_finetune.training.ranking_targets import MASKED, NEGATIVE, POSITIVE
+
+
+def at_angle(*degrees: float) -> np.ndarray:
+    radians = np.radians(degrees)
+    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+
+
+def random_examples(rng: np.random.Generator, queries: int, documents: int) -> IndexedExamples:
+    relevant = tuple(np.sort(rng.permutation(documents)[: rng.integers(1, 3)]) for _ in range(queries))
+    return IndexedExamples(
+        query_ids=tuple(map(str, range(queries))),
+        queries=tuple(f"q{n}" for n in range(queries)),
+        corpus_ids=tuple(map(str, range(documents))),
+        corpus=tuple(f"d{n}" for n in range(documents)),
+        relevant=relevant,
+        negatives=tuple(np.setdiff1d(rng.permutation(documents)[:3], rows) for rows in relevant),
+    )
+
+
+def random_guide(rng: np.random.Generator, examples: IndexedExamples, margin: float) -> Guide:
+    def unit(count: int) -> np.ndarray:
+        vectors = rng.standard_normal((count, 3)).astype(np.float32)
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+    return Guide(unit(len(examples.queries)), unit(len(examples.corpus)), examples.relevant, margin)
+
+
+def collator(examples: IndexedExamples, guide: Guide | None) -> BatchCollator:
+    def nothing(*_: Any, **__: Any) -> dict[str, Any]:
+        return {}
+
+    return BatchCollator(nothing, examples, 2, "", "", guide=guide)
+
+
+def test_by_hand() -> None:
+    # The query lies at 0 degrees, its right answer at 40: cosine .766, of which .95 are .728.
+    documents = at_angle(40, 20, -42, -44, 57, 59)
+    guide = Guide(at_angle(0), documents, (np.array([0]),), 0.95)
+    # 20 is nearer; -42 has .743, -44 has .719; 57 lies 17 degrees (cosine .956) from the right answer, 59 lies 19.
+    assert guide.suspects([0], range(6)).tolist() == [[True, True, True, False, True, False]]
+    # At 1 only what is nearer than the right answer is suspected, and near-duplicates.
+    stern = Guide(at_angle(0), documents, (np.array([0]),), 1.0)
+    assert stern.suspects([0], range(6)).tolist() == [[True, True, False, False, True, False]]
+
+
+def test_the_least_of_several_right_answers_sets_the_limit() -> None:
+    documents = at_angle(10, 60, -50, -70)
+    guide = Guide(at_angle(0, 0), documents, (np.array([0, 1]), np.array([0])), 1.0)
+    assert guide.suspects([0, 1], [2, 3]).tolist() == [[True, False], [False, False]]
+
+
+@given(st.integers(0, 2**31 - 1), st.sampled_from([0.8, 0.95, 1.0, 1.2]))
+@settings(deadline=None, max_examples=40)
+def test_a_batch_masks_what_a_loop_suspects_and_gradients_are_the_loops(seed: int, margin: float) -> None:
+    rng = np.random.default_rng(seed)
+    examples = random_examples(rng, 6, 12)
+    guide = random_guide(rng, examples, margin)
+    numbers = rng.permutation(6)[:4].tolist()
+    rows, targets = collator(examples, guide).select(numbers)
+    cosines = torch.tensor(rng.uniform(-1, 1, targets.shape), dtype=torch.float32)
+    ours, theirs = cosines.clone().requires_grad_(), cosines.clone().double().requires_grad_()
+    terms = []
+    for place, number in enumerate(numbers):
+        right = examples.relevant[number].tolist()
+        query = guide.query_vectors[number].astype(float)
+        least = min(float(query @ guide.document_vectors[row]) for row in right)
+        negatives = []
+        for column, row in enumerate(rows):
+            document = guide.document_vectors[row].astype(float)
+            suspected = float(query @ document) > least - abs(least) * (1 - margin) or any(
+                float(guide.document_vectors[other].astype(float) @ document) >= 0.95 for other in right
+            )
+            expected = POSITIVE if row in right else MASKED if suspected else NEGATIVE
+            assert targets[place, column] == expected
+            if expected == NEGATIVE:
+                negatives.append(theirs[place, column])
+        for column, row in enumerate(rows):
+            if row in right:
+                scores = torch.stack([theirs[place, column], *negatives]) / 0.1
+                terms.append(-scores.log_softmax(dim=0)[0] / len([r for r in rows if r in right]))
+    torch.stack(terms).sum().div(len(numbers)).backward()
+    masked_ranking_loss(ours, torch.from_numpy(targets), temperature=0.1).backward()
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert (ours.grad - theirs.grad).abs().max() < 1e-5 / 0.1
+    assert not ours.grad[torch.from_numpy(targets == MASKED)].any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_guide_that_suspects_nothing_changes_nothing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    examples = random_examples(rng, 6, 12)
+    guide = random_guide(rng, examples, 1e9)
+    # Positive cosines alone, so that the margin lies above all of them.
+    for vectors in (guide.query_vectors, guide.document_vectors):
+        np.abs(vectors, out=vectors)
+    guide = Guide(guide.query_vectors, guide.document_vectors, examples.relevant, 1e9, near_duplicate=1.1)
+    with_guide, without = (collator(examples, one).select([0, 1, 2, 3, 4, 5]) for one in (guide, None))
+    assert with_guide[0] == without[0]
+    assert (with_guide[1] == without[1]).all()

@@ -1,0 +1,289 @@
+"""General queries bound what a tuned model may forget."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.errors import DatasetError, TrainingError
+from llama_index_ace_finetune.training.choose_share import choose_share
+from llama_index_ace_finetune.training.climb_linear import climb_linear, part_of_the_way
+from llama_index_ace_finetune.training.climb_queries import climb_queries
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
+from llama_index_ace_finetune.training.examples import IndexedExamples, index_examples
+from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+from llama_index_ace_finetune.training.ground import Ground
+from llama_index_ace_finetune.training.linear_rung import fit_linear
+from llama_index_ace_finetune.training.retention import Retention, read_retention
+from llama_index_ace_finetune.training.selection import copy_weights, load_interpolated, select_weights
+
+QUICK: dict[str, Any] = {
+    "mode": "full",
+    "epochs": 1,
+    "budget_minutes": None,
+    "batch_size": 8,
+    "hard_negatives": 1,
+    "interpolation": (0.5, 1.0),
+    "max_seq_length": 32,
+    "precision": "float32",
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def general(tmp_path: Path) -> Path:
+    """Four questions of general knowledge, and one that nothing answers, in BEIR's layout."""
+    folder = tmp_path / "general"
+    (folder / "qrels").mkdir(parents=True)
+    facts = ["Paris is the capital of France.", "Water boils at 100 degrees.", "Whales are mammals.", "Oslo is cold."]
+    asked = ["capital of France", "when does water boil", "are whales fish", "weather in Oslo", "who won"]
+    rows = {
+        "corpus": [{"_id": f"d{n}", "text": text} for n, text in enumerate(facts)],
+        "queries": [{"_id": f"q{n}", "text": text} for n, text in enumerate(asked)],
+    }
+    for name, lines in rows.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    judged = "\n".join(f"q{n}\td{n}\t1" for n in range(4))
+    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}\n", encoding="utf-8")
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------ the rule
+
+
+def scores(*mrr: float) -> DevScores:
+    return DevScores(mrr=np.array(mrr))
+
+
+BASE = scores(*[0.1] * 12)
+GROUPS = [str(n) for n in range(12)]
+
+
+def choose(ranked: list[float], losses: dict[float, float], *, bound: float = 0.01, gain: float = 0.5) -> Any:
+    asked: list[float] = []
+
+    def lost(share: float) -> float:
+        asked.append(share)
+        return losses[share]
+
+    found = choose_share(
+        ranked,
+        base_scores=BASE,
+        groups=GROUPS,
+        on_dev=lambda share: scores(*[0.1 + gain * share] * 12),
+        lost=lost,
+        bound=bound,
+    )
+    assert list(found[2]) == asked
+    return found
+
+
+def test_the_best_on_dev_ships_where_it_loses_little() -> None:
+    share, difference, losses = choose([1.0, 0.5], {1.0: 0.01, 0.5: 0.0})
+    assert (share, losses) == (1.0, {1.0: 0.01})
+    assert difference.mean == pytest.approx(0.5)
+
+
+def test_a_smaller_share_is_tried_where_it_loses_too_much() -> None:
+    share, difference, losses = choose([1.0, 0.5, 0.25], {1.0: 0.3, 0.5: 0.02, 0.25: -0.1})
+    assert (share, losses) == (0.25, {1.0: 0.3, 0.5: 0.02, 0.25: -0.1})
+    assert difference.mean == pytest.approx(0.125)
+
+
+def test_a_larger_share_than_a_refused_one_is_not_tried() -> None:
+    share, _, losses = choose([0.5, 1.0, 0.25], {0.5: 0.02, 0.25: 0.0})
+    assert (share, losses) == (0.25, {0.5: 0.02, 0.25: 0.0})
+
+
+def test_the_base_ships_where_every_share_loses_too_much_and_the_best_gain_is_told() -> None:
+    share, difference, losses = choose([1.0, 0.5], {1.0: 0.3, 0.5: 0.02})
+    assert (share, losses) == (0.0, {1.0: 0.3, 0.5: 0.02})
+    assert difference.mean == pytest.approx(0.5)
+
+
+def test_general_queries_are_not_asked_where_dev_says_no() -> None:
+    share, difference, losses = choose([1.0, 0.5], {}, gain=-0.05)
+    assert (share, losses) == (0.0, {})
+    assert difference.mean == pytest.approx(-0.05)
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def test_queries_without_a_right_answer_are_left_out(general: Path) -> None:
+    examples = read_retention(general).examples
+    assert examples.query_ids == ("q0", "q1", "q2", "q3")
+    assert [examples.corpus_ids[int(rows[0])] for rows in examples.relevant] == ["d0", "d1", "d2", "d3"]
+
+
+def test_a_set_that_is_not_there_is_told_before_the_work(training_data: TrainingData, tmp_path: Path) -> None:
+    tuner = EmbeddingFineTuner(TrainingConfig(retention=str(tmp_path / "none.json")))
+    with pytest.raises(DatasetError, match=r"none\.json") as refusal:
+        tuner.load_training_data(training_data)
+    assert "\n" not in str(refusal.value)
+
+
+def test_without_dev_queries_nothing_can_be_chosen(
+    training_data: TrainingData, general: Path, one_layer: str, tmp_path: Path
+) -> None:
+    config = TrainingConfig(output_dir=str(tmp_path / "m"), base_model=one_layer, retention=str(general), **QUICK)
+    tuner = EmbeddingFineTuner(config)
+    tuner.load_training_data(dataclasses.replace(training_data, examples=training_data.examples[:8]))
+    tuner.initialize_model()
+    with pytest.raises(TrainingError, match="no dev queries, by which a model that keeps the retention set is chosen"):
+        tuner.train()
+
+
+# ------------------------------------------------------------------------------------------------ weights
+
+
+def test_weights_go_back_toward_the_base_until_little_is_lost(minilm: Encoder, training_data: TrainingData) -> None:
+    encoder = Encoder(copy.deepcopy(minilm.model), name="copy", fingerprint="copy", settings=minilm.settings)
+    tuned = copy_weights(encoder)
+    generator = torch.Generator().manual_seed(0)
+    base = {
+        name: weight + 0.1 * torch.randn(weight.shape, generator=generator) if weight.is_floating_point() else weight
+        for name, weight in tuned.items()
+    }
+    dev = DevSet(index_examples(training_data, training_data.examples[::5]))
+    load_interpolated(encoder, base=base, tuned=base, share=0)
+    base_scores = dev.score(encoder)
+    of_share: dict[float, float] = {}
+    for share in (0.9, 1.0):
+        load_interpolated(encoder, base=base, tuned=tuned, share=share)
+        of_share[share] = float(dev.score(encoder).mrr.mean())
+
+    def select(base_mrr: float, bound: float) -> Any:
+        retention = Retention(dev, base_mrr, bound)
+        return select_weights(
+            encoder, base=base, tuned=tuned, base_scores=base_scores, dev=dev, shares=(0.9, 1.0), retention=retention
+        )
+
+    best = max(of_share, key=lambda share: (of_share[share], -share))
+    kept = select(of_share[best], 0.01)
+    assert kept.share == best
+    assert kept.retention.losses == {best: pytest.approx(0)}
+    assert "on 12 general queries falls by more than 0.01" in kept.to_dict()["rule"]
+    refused = select(of_share[best] + 1, 0.01)
+    assert not refused.ships_tuned
+    assert refused.retention.losses[best] == pytest.approx(1)
+    assert all(torch.equal(weight, base[name]) for name, weight in encoder.model.state_dict().items())
+    record = json.loads(json.dumps(refused.to_dict()))["retention"]
+    assert (record["queries"], record["memories"], record["bound"]) == (12, 12, 0.01)
+    assert record["losses_mrr@10"][str(best)] == pytest.approx(1)
+
+
+def test_the_linear_rung_goes_part_of_the_way(minilm: Encoder) -> None:
+    # 64 topics in 16 dimensions; the right document of a query is its topic's, turned by a rotation.
+    rng = np.random.default_rng(0)
+
+    def unit(vectors: np.ndarray) -> np.ndarray:
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+    topics = unit(rng.standard_normal((64, 16)))
+    turned = np.linalg.qr(np.eye(16) + 0.35 * rng.standard_normal((16, 16)))[0].astype(np.float32)
+    answers = np.repeat(np.arange(64), 8)
+    queries = unit(topics[answers] @ turned.T + 0.1 * rng.standard_normal((512, 16)))
+    relevant = [np.array([row]) for row in answers]
+    train, held = np.arange(512)[answers < 48], np.arange(512)[answers >= 48]
+
+    @dataclasses.dataclass(frozen=True)
+    class Vectors(Ground):
+        """A ground whose vectors are given."""
+
+        query_vectors = queries[train]
+        document_vectors = topics
+        dev_query_vectors = queries[held]
+        # General queries lie where the base expects them.
+        general_query_vectors = topics
+        general_document_vectors = topics
+
+    memories = tuple(map(str, range(64)))
+
+    def indexed(rows: np.ndarray) -> IndexedExamples:
+        names = tuple(map(str, rows))
+        right = tuple(np.array([answers[row]]) for row in rows)
+        return IndexedExamples(names, names, memories, memories, right, tuple(np.empty(0, np.int64) for _ in rows))
+
+    one_each = tuple(np.array([row]) for row in range(64))
+    own = IndexedExamples(memories, memories, memories, memories, one_each, tuple(np.empty((64, 0), np.int64)))
+
+    def climbed(**options: Any) -> Any:
+        config = TrainingConfig(**options)
+        general = DevSet(own) if config.retention else None
+        ground = Vectors(minilm, indexed(train), DevSet(indexed(held)), config, general=general)
+        return climb_linear(ground)
+
+    free, matrix = climbed()
+    assert free.selection.share == 1.0
+    assert free.selection.retention is None
+    fit = fit_linear(
+        queries[train], topics, [relevant[row] for row in train],
+        dev_queries=queries[held], dev_relevant=[relevant[row] for row in held],
+    )  # fmt: skip
+    assert (matrix == fit.matrix).all()
+    losses = {}
+    for bound in (1.0, 0.2, 0.0):
+        rung, matrix = climbed(retention="general", retention_loss=bound)
+        record = rung.selection.retention
+        losses.update(record.losses)
+        shipped = rung.selection.share
+        assert shipped == 0 or record.losses[shipped] <= bound
+        assert all(loss > bound for share, loss in record.losses.items() if share != shipped)
+        if shipped:
+            assert matrix == pytest.approx(part_of_the_way(fit.matrix, shipped))
+        else:
+            assert matrix is None
+    assert losses[1.0] > losses[0.5] > 0
+
+
+def test_the_query_tower_is_asked_over_the_bases_documents(
+    training_data: TrainingData, general: Path, one_layer: str
+) -> None:
+    encoder = Encoder.load(one_layer, settings=EncoderSettings(device="cpu"))
+    data = index_examples(training_data, training_data.examples_of("train"))
+    dev = DevSet(index_examples(training_data, training_data.examples_of("dev")))
+    config = TrainingConfig(retention=str(general), retention_loss=1.0, interpolation=(1.0,))
+    ground = Ground(encoder, data, dev, config, general=read_retention(general))
+    rung = climb_queries(ground, matrix=None, minutes=1e-6)
+    assert rung.selection is not None
+    assert rung.selection.retention is not None
+    assert rung.selection.retention.base_mrr == ground.retention.base_mrr  # type: ignore[union-attr]
+    assert set(rung.selection.retention.losses) == ({1.0} if rung.ships else set())
+
+
+# ------------------------------------------------------------------------------------------------ a whole training
+
+
+def test_metrics_record_and_card_say_what_it_was(
+    training_data: TrainingData, general: Path, one_layer: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    config = TrainingConfig(
+        output_dir=str(folder), base_model=one_layer, retention=str(general), retention_loss=0.0, **QUICK
+    )
+    tuner = EmbeddingFineTuner(config)
+    tuner.load_training_data(training_data)
+    tuner.initialize_model()
+    metrics = tuner.train()
+    record = json.loads((folder / "ace_finetune.json").read_text(encoding="utf-8"))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert metrics["rungs"][0]["retention"]["queries"] == 4
+    assert record["selection"]["retention"] == metrics["rungs"][0]["retention"]
+    assert record["config"]["retention"] == "general"
+    assert str(tmp_path) not in json.dumps(record)
+    assert "4 general queries over 4 memories; the base reaches MRR@10" in card
+    assert "general queries falls by more than 0 " in record["selection"]["rule"]
+    for text in ("Whales are mammals", "are whales fish"):
+        assert text not in card
