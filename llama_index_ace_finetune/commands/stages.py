@@ -12,6 +12,7 @@ from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.commands.run_settings import RunSettings
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.errors import OutputExistsError
 from llama_index_ace_finetune.run_folder import RunFolder
 
@@ -23,20 +24,36 @@ STAGE_FILES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What each stage leaves in a run folder."""
 
+_MODELS: Final = frozenset({"base_model", "teacher"})
+
 
 def stage_keys(settings: RunSettings, dataset: RetrievalDataset) -> dict[str, str]:
-    """Return for each stage a digest of all that its result depends on: data, settings, version of this package.
+    """Return for each stage a digest of all that its result depends on: data, models, settings, package version.
 
     The device is no part of it, nor is the name of the run folder.
     """
     values = settings.to_dict()
-    training = {name: value for name, value in values["training"].items() if name != "device"}
+    training = by_content({name: value for name, value in values["training"].items() if name != "device"})
+    values["mining"] = by_content(values["mining"])
     chosen = {name: values[name] for name in ("negatives", "min_difficulty", "skip_categories", "split", "mining")}
     mine = _digest([__version__, _content(dataset), chosen, training["base_model"]])
     general = [_content(read_dataset(Path(training["retention"])))] if training["retention"] else []
     train = _digest([mine, training, *general])
     # Evaluation and index follow from data and model, and have no settings of their own.
     return {"mine": mine, "train": train, "evaluate": train, "index": train}
+
+
+def by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with what lies in the folders of their models in place of the folders' names.
+
+    A model that was trained again lies under the same name. Hub names stay.
+    """
+    return {name: _model_content(value) if name in _MODELS and value else value for name, value in settings.items()}
+
+
+def _model_content(name: str) -> str:
+    folder = Path(name).expanduser()
+    return fingerprint_folder(folder, {}) if folder.is_dir() else name
 
 
 def _content(dataset: RetrievalDataset) -> dict[str, Any]:

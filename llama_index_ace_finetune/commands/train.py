@@ -7,6 +7,7 @@ from typing import Any
 
 from llama_index_ace_finetune.commands.console import notes, steps_progress
 from llama_index_ace_finetune.commands.index import index_beside, write_index
+from llama_index_ace_finetune.commands.stages import by_content
 from llama_index_ace_finetune.commands.work_folder import work_folder
 from llama_index_ace_finetune.datasets.normalise import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
@@ -77,7 +78,8 @@ def train_and_index(
         data = data.sample(max_examples, seed=config.seed)
     model, index = Path(config.output_dir), index_beside(Path(config.output_dir))
     check_replaceable(model)
-    inputs = {"data": text_hash(path.read_text("utf-8")), "max_examples": max_examples, "config": config.to_dict()}
+    settings_used = by_content(config.to_dict())
+    inputs = {"data": text_hash(path.read_text("utf-8")), "max_examples": max_examples, "config": settings_used}
     with work_folder(model, inputs=inputs, resume=resume) as work:
         metrics = train_model(data, config, cache=work / "vectors", checkpoints=work / "training")
     settings = EncoderSettings(device=config.device, precision="auto")

@@ -37,6 +37,24 @@ def test_what_each_change_reaches(small_dataset: RetrievalDataset) -> None:
     assert changed(small_dataset, skip_categories=frozenset({"x"})) == ALL
 
 
+def test_a_model_counts_by_what_lies_in_its_folder(small_dataset: RetrievalDataset, tmp_path: Path) -> None:
+    """One that was trained again has the same name."""
+    for name in ("base", "moved"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"old")
+
+    def keys(name: str, **training: Any) -> dict[str, str]:
+        return stage_keys(settings(training=TrainingConfig(base_model=str(tmp_path / name), **training)), small_dataset)
+
+    before, taught = keys("base"), keys("base", teacher=str(tmp_path / "moved"))
+    assert keys("moved") == before
+    (tmp_path / "moved" / "model.safetensors").write_bytes(b"new")
+    after = keys("base", teacher=str(tmp_path / "moved"))
+    assert {stage for stage in ALL if taught[stage] != after[stage]} == ALL - {"mine"}
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"new")
+    assert all(keys("base")[stage] != before[stage] for stage in ALL)
+
+
 def test_data_count_and_not_where_they_lie(small_dataset: RetrievalDataset) -> None:
     first = next(iter(small_dataset.memories))
     other = dataclasses.replace(
