@@ -64,6 +64,12 @@ def check_model_folder(path: Path) -> None:
             f"The model folder {str(path)!r} has no *.safetensors weights (other formats are not loaded, "
             "they can run code); convert or train the model again."
         )
+    for pickled in sorted(path.rglob("pytorch_model.bin")):
+        if not any((pickled.parent / f"model.safetensors{end}").is_file() for end in ("", ".index.json")):
+            raise ModelError(
+                f"The model file {str(pickled)!r} has no model.safetensors beside it and would be unpickled; "
+                "convert it with sentence-transformers' own `save_pretrained`."
+            )
     for file in [*weights, *sorted(path.glob("*.json"))]:
         broken = _safetensors_fault(file) if file.suffix == ".safetensors" else _json_fault(file)
         if broken:

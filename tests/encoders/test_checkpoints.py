@@ -89,6 +89,18 @@ def test_weights_in_a_sub_folder_are_checked_too(model_folder: MakeFolder) -> No
     assert "2_Dense" in refused(folder)
 
 
+def test_no_module_is_unpickled(model_folder: MakeFolder) -> None:
+    """Nor would the fingerprint tell two such models apart."""
+    folder = model_folder()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    assert resolve_checkpoint(folder) == folder
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    message = refused(folder)
+    assert str(folder / "2_Dense" / "pytorch_model.bin") in message
+    assert "would be unpickled" in message
+
+
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe{}"])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_invalid_json_names_the_file(model_folder: MakeFolder, name: str, content: bytes) -> None:
