@@ -5,18 +5,39 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from llama_index.core.evaluation import RetrieverEvaluator
-from llama_index.core.schema import QueryBundle
+from llama_index.core.schema import MetadataMode, NodeRelationship, QueryBundle, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from serving_files import BASE, QUERIES, TEXTS
 from small_stores import node
 from words_embedding import words_retriever, words_store
 
-from llama_index_ace_finetune import AceFinetuneError, FineTunedEmbedding
-from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune import (
+    AceFinetuneError,
+    FineTunedEmbedding,
+    HardNegativeMiner,
+    RetrievalDataset,
+    SplitSettings,
+    read_dataset,
+    split_dataset,
+)
+from llama_index_ace_finetune.datasets.audit import audit_split, require_clean
+from llama_index_ace_finetune.datasets.readers.qa_dataset import write_qa_dataset
+from llama_index_ace_finetune.datasets.split_record import Split
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.errors import LeakageError, StoreError
+from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 
 NODES = [node(name, text) for name, text in TEXTS.items()]
@@ -45,6 +66,85 @@ class TestRule1RoundTrips:
             copy.deepcopy(embedding),
         )
         assert [other.get_text_embedding("a text") for other in again] == [expected] * 4
+
+
+class TestRule2Roles:
+    """Queries and documents go the way that the checkpoint says, one call at a time, and an error is told at once."""
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A model that saved prompts, and that moves queries by a matrix of their own."""
+        from llama_index_ace_finetune.training.two_towers import linear_towers
+
+        prompted = EncoderSettings(device="cpu", query_prompt="ask: ", document_prompt="note: ")
+        matrix = np.eye(384) + 0.05 * np.random.default_rng(0).normal(size=(384, 384))
+        path = tmp_path_factory.mktemp("towers") / "model"
+        model = linear_towers(Encoder.load(BASE, settings=prompted).model, np.asarray(matrix, np.float32))
+        model.save_pretrained(str(path), create_model_card=False)
+        return path
+
+    @pytest.fixture(scope="class")
+    def stock(self, folder: Path) -> Any:
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(str(folder), device="cpu")
+
+    def test_saved_prompts_and_towers_are_used(self, folder: Path, stock: Any) -> None:
+        embedding = FineTunedEmbedding(str(folder), device="cpu")
+        query, text = embedding.get_query_embedding("Paris"), embedding.get_text_embedding("Paris")
+        assert np.allclose(query, stock.encode_query("Paris", normalize_embeddings=True), atol=1e-5)
+        assert np.allclose(text, stock.encode_document("Paris", normalize_embeddings=True), atol=1e-5)
+        assert embedding.get_text_embedding_batch(["Paris"]) == [text]
+        assert not np.allclose(query, text, atol=1e-2)
+
+    def test_a_prompt_is_overridden_where_that_is_asked_for_and_only_there(self, folder: Path, stock: Any) -> None:
+        one = FineTunedEmbedding(str(folder), device="cpu", query_prompt="find: ")
+        none = FineTunedEmbedding(str(folder), device="cpu", query_prompt="", text_prompt="")
+        for embedding, prompt in ((one, "find: "), (none, "")):
+            expected = stock.encode_query("Paris", prompt=prompt, normalize_embeddings=True)
+            assert np.allclose(embedding.get_query_embedding("Paris"), expected, atol=1e-5)
+        kept = stock.encode_document("Paris", normalize_embeddings=True)
+        assert np.allclose(one.get_text_embedding("Paris"), kept, atol=1e-5)
+        assert not np.allclose(none.get_text_embedding("Paris"), kept, atol=1e-2)
+
+    def test_calls_of_the_model_take_turns(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        embedding = FineTunedEmbedding(str(folder), device="cpu", query_cache_size=0)
+        model, inside, most, counting = embedding.encoder.model, 0, 0, threading.Lock()
+
+        def watched(encode: Any) -> Any:
+            def call(*arguments: Any, **options: Any) -> Any:
+                nonlocal inside, most
+                with counting:
+                    inside += 1
+                    most = max(most, inside)
+                time.sleep(0.005)
+                try:
+                    return encode(*arguments, **options)
+                finally:
+                    with counting:
+                        inside -= 1
+
+            return call
+
+        for name in ("encode_query", "encode_document"):
+            monkeypatch.setattr(model, name, watched(getattr(model, name)))
+        with ThreadPoolExecutor(8) as pool:
+            queries = pool.map(embedding.get_query_embedding, map(str, range(8)))
+            texts = pool.map(embedding.get_text_embedding, map(str, range(8)))
+            assert len([*queries, *texts]) == 16
+        assert most == 1
+
+    def test_an_error_is_not_tried_again(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        embedding, calls = FineTunedEmbedding(str(folder), device="cpu"), []
+
+        def fail(texts: list[str], **_: Any) -> None:
+            calls.append(texts)
+            raise RuntimeError("the same every time")
+
+        monkeypatch.setattr(embedding.encoder.model, "encode_query", fail)
+        with pytest.raises(RuntimeError, match="the same every time"):
+            embedding.get_query_embedding("Paris")
+        assert calls == [["Paris"]]
 
 
 class TestRule3Caches:
@@ -122,6 +222,105 @@ class TestRule8Guard:
 
         with words_store(NODES) as store, pytest.raises(StoreError, match="not the one that the finetuned vectors"):
             FineTunedHybridRetriever(store, embed_model=WordsEmbedding(fingerprint="another"), fallback="off")
+
+
+BOTH = "what runs every night, and what after an import?"
+COPY = TEXTS["backup"].replace("Nightly", "The nightly")
+
+
+class TestRule9Data:
+    @pytest.fixture(scope="class")
+    def nodes(self) -> list[TextNode]:
+        """Three notes to a source document, with metadata that LlamaIndex embeds; and nearly a copy of one."""
+        made = []
+        for number, (name, text) in enumerate([*TEXTS.items(), ("copy", COPY)]):
+            one = TextNode(id_=name, text=text, metadata={"team": "platform", "secret": "x"})
+            one.excluded_embed_metadata_keys = ["secret"]
+            one.relationships[NodeRelationship.SOURCE] = RelatedNodeInfo(node_id=f"document {number // 3}")
+            made.append(one)
+        return made
+
+    @pytest.fixture(scope="class")
+    def dataset(self, nodes: list[TextNode]) -> RetrievalDataset:
+        return read_dataset(
+            nodes, queries={**{text: [name] for name, text in QUERIES.items()}, BOTH: ["backup", "cache"]}
+        )
+
+    @pytest.fixture(scope="class")
+    def split(self, dataset: RetrievalDataset) -> Split:
+        settings = SplitSettings(train=0.5, dev=0.25, test=0.25, group_field="ref_doc_id")
+        return split_dataset(dataset, settings=settings)
+
+    @pytest.fixture(scope="class")
+    def data(self, dataset: RetrievalDataset, split: Split, minilm: Encoder) -> TrainingData:
+        return generate_training_data(dataset, split, HardNegativeMiner(encoder=minilm), negatives=4)
+
+    def test_llama_indexs_json_is_read_and_written(self, tmp_path: Path) -> None:
+        theirs = {
+            "queries": {"q1": "where do backups go?", "q2": "stale prices"},
+            "corpus": {"n1": "Backups go to the cold bucket.", "n2": "Flush the cache.", "n3": "Nothing."},
+            "relevant_docs": {"q1": ["n1"], "q2": ["n1", "n2"]},
+            "mode": "text",
+        }
+        (tmp_path / "theirs.json").write_text(json.dumps(theirs), encoding="utf-8")
+        dataset = read_dataset(tmp_path / "theirs.json")
+        assert (dataset.relevant("q1"), dataset.relevant("q2")) == ({"n1"}, {"n1", "n2"})
+        write_qa_dataset(dataset, tmp_path / "ours.json")
+        assert json.loads((tmp_path / "ours.json").read_text(encoding="utf-8")) == theirs
+
+    def test_texts_are_those_that_llama_index_embeds(
+        self, nodes: list[TextNode], dataset: RetrievalDataset, data: TrainingData
+    ) -> None:
+        for one in nodes:
+            text = one.get_content(MetadataMode.EMBED)
+            assert "platform" in text
+            assert dataset.memories[one.node_id].text == data.memories[one.node_id] == text
+
+    def test_parts_share_no_source_document_and_a_leak_is_told(self, dataset: RetrievalDataset, split: Split) -> None:
+        documents = [
+            {
+                dataset.memories[answer].metadata["ref_doc_id"]
+                for i in split.part(part)
+                for answer in dataset.relevant(i)
+            }
+            for part in ("train", "dev", "test")
+        ]
+        assert all(documents)
+        assert sum(map(len, documents)) == len(set.union(*documents))
+        require_clean(audit_split(dataset, split))
+        parts = {"train": [*split.train, split.test[0]], "dev": split.dev, "test": split.test[1:]}
+        leaking = Split.of(dataset, parts, split.settings)
+        with pytest.raises(LeakageError):
+            require_clean(audit_split(dataset, leaking))
+
+    def test_every_right_answer_is_kept_and_no_negative_is_one(
+        self, dataset: RetrievalDataset, split: Split, data: TrainingData
+    ) -> None:
+        positives = {one.query: set(one.positive_ids) for one in data.examples}
+        held_out = {answer for i in split.test for answer in dataset.relevant(i)}
+        assert positives.get(BOTH, {"backup", "cache"}) == {"backup", "cache"}
+        assert any(one.negative_ids for one in data.examples)
+        for one in data.examples:
+            right = dataset.relevant(one.query_id)
+            assert set(one.positive_ids) == right
+            wrong = set(one.negative_ids)
+            assert wrong.isdisjoint(right | held_out)
+            # Nearly a copy of a right answer is taken for right.
+            assert "backup" not in right or "copy" not in wrong
+
+    def test_a_batch_holds_no_text_twice_and_no_right_answer_as_a_negative(self, data: TrainingData) -> None:
+        from llama_index_ace_finetune.training.batches import BatchCollator
+        from llama_index_ace_finetune.training.examples import index_examples
+        from llama_index_ace_finetune.training.ranking_targets import POSITIVE
+
+        examples = index_examples(data, data.examples)
+        batch = BatchCollator(dict, examples, hard_negatives=4, query_prompt="", document_prompt="")
+        documents, targets = batch.select(list(range(len(examples.queries))))
+        assert len({examples.corpus[row] for row in documents}) == len(documents)
+        for query, row in enumerate(targets):
+            right = {documents[column] for column in np.flatnonzero(row == POSITIVE)}
+            assert right == set(examples.relevant[query].tolist()) & set(documents)
+            assert right
 
 
 class TestRule10Evaluator:
