@@ -42,6 +42,7 @@ from llama_index_ace_finetune.training.examples import IndexedExamples
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.linear_rung import fit_linear
 from llama_index_ace_finetune.training.loss import MaskedRankingLoss
+from llama_index_ace_finetune.training.selection import copy_weights
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 SETS = ("ace", "msvc_errors", "locomo", "cosqa", "nl2bash", "medquad", "scifact")
@@ -91,8 +92,11 @@ def gains(folder: Path, names: tuple[str, ...], seeds: int, findings: Findings) 
                 base = tuner.encoder
                 assert base is not None
                 before = test.score(base)
+                weights = copy_weights(base)
                 with quiet():
                     tuner.train()
+                # What ships may have been loaded into the base model itself.
+                base.model.load_state_dict(weights)
                 found = {"base": before}
                 for rung in tuner.rungs:
                     found[rung.name] = scored(base, rung, test) if rung.ships else before
@@ -139,7 +143,7 @@ def first(scores: DevScores) -> float:
 
 
 def scored(base: Encoder, rung: Any, test: DevSet) -> DevScores:
-    weights = {name: weight.clone() for name, weight in base.model.state_dict().items()}
+    weights = copy_weights(base)
     model = rung.build(base.model)
     scores = test.score(Encoder(model, name="rung", fingerprint="rung", settings=base.settings))
     base.model.load_state_dict(weights)
