@@ -17,6 +17,7 @@ from llama_index_ace_finetune.encoders.checkpoints import tensor_names
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.prompts import Prompts
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.encoders.whole_text import whole_text
 from llama_index_ace_finetune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Encoder:
             return vectors
         places: dict[str, list[int]] = {}
         for place, text in enumerate(texts):
-            places.setdefault(text, []).append(place)
+            places.setdefault(whole_text(text), []).append(place)
         distinct = list(places)
         store = VectorCache(cache, fingerprint=self.vector_key(role), role=role) if cache else None
         missing = distinct

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.schema import BaseNode, QueryBundle
+from llama_index.core.schema import BaseNode, IndexNode, QueryBundle
 
+from llama_index_ace_finetune.encoders.whole_text import whole_text
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings
 from llama_index_ace_finetune.ranking.fusion import FusedHit, reciprocal_rank_fusion
@@ -26,6 +27,8 @@ from llama_index_ace_finetune.stores.memory_store import MemoryStore
 Sparse = Literal["in_process", "server"]
 # Few, since every thread that computes keeps the event loop waiting for some milliseconds; a server is waited for.
 _THREADS, _THREADS_OF_A_SERVER = 2, 16
+# LlamaIndex takes a score of 0 on a node that points elsewhere for none, and makes it 1.
+_NEXT_TO_NOTHING = 1e-9
 _Result = TypeVar("_Result")
 _Dense = tuple[ServedBy, list[list[LegHit]]]
 
@@ -173,8 +176,8 @@ class HybridSearch:
 
 
 def _encodable(bundle: QueryBundle) -> QueryBundle:
-    """Return the bundle without half characters (lone surrogates), which no tokenizer or server takes."""
-    text = bundle.query_str.encode("utf-8", "replace").decode("utf-8")
+    """Return the bundle without half characters."""
+    text = whole_text(bundle.query_str)
     return bundle if text == bundle.query_str else replace(bundle, query_str=text)
 
 
@@ -222,10 +225,13 @@ def _results(
             continue  # Deleted between the search and now.
         in_dense, in_words = (leg.get(node_id) for leg in by_id)
         own = {"hybrid": None, "dense": in_dense, "sparse": in_words}[settings.mode]
+        node, score = nodes[node_id], own.score if own else hit.scaled
+        if isinstance(node, IndexNode):
+            score = score or _NEXT_TO_NOTHING
         results.append(
             RetrievedMemory(
-                node=nodes[node_id],
-                score=own.score if own else hit.scaled,
+                node=node,
+                score=score,
                 served_by=served_by,
                 rrf_score=hit.score,
                 scaled_score=hit.scaled,

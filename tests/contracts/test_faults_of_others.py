@@ -6,8 +6,9 @@ import asyncio
 import copy
 import time
 
+import numpy as np
 import pytest
-from llama_index.core import Settings
+from llama_index.core import MockEmbedding, Settings
 from llama_index.core.llms import MockLLM
 from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.retrievers import QueryFusionRetriever
@@ -19,7 +20,9 @@ from words_embedding import DIMENSION, words_retriever, words_store
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.tokenizer import Tokenizer, TokenizerSettings
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
+from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.points import read_points
+from llama_index_ace_finetune.stores.spaces import VectorSpace
 
 NODES = [
     node("apple", "red apples on the tree", kind="fruit", tags=["x", "y"]),
@@ -89,8 +92,6 @@ class TestBM25Retriever:
 
     def test_it_can_grow_and_shrink(self, retriever) -> None:
         rows = {"finetuned": [[1.0] * DIMENSION], "baseline": [[1.0] * DIMENSION]}
-        import numpy as np
-
         vectors = {name: np.array(row, np.float32) for name, row in rows.items()}
         retriever.store.upsert([node("new", "quinces")], vectors)
         assert ids(retriever.search("quinces", mode="sparse")) == ["new"]
@@ -226,6 +227,16 @@ class TestCore:
             retriever.object_map = {"target": target}
             assert ids(retriever.retrieve("zebra")) == ["target"]
             plain.close()
+
+    def test_a_pointer_that_scores_0_is_not_the_best_hit(self) -> None:
+        nodes = [node("near", "x"), IndexNode(id_="pointer", text="y", index_id="target")]
+        rows = np.array([[0.8, 0.6], [1, -1] / np.sqrt(2)], np.float32)
+        with MemoryStore.create({"finetuned": VectorSpace(2, "f")}) as store:
+            store.upsert(nodes, {"finetuned": rows})
+            retriever = FineTunedHybridRetriever(store, embed_model=MockEmbedding(embed_dim=2), mode="dense")
+            retriever.object_map = {"target": TextNode(id_="target", text="the whole story")}
+            scores = {hit.node.node_id: hit.score for hit in retriever.retrieve("anything")}
+        assert scores == {"near": pytest.approx(0.98995, abs=1e-4), "target": pytest.approx(0, abs=1e-6)}
 
     def test_relationships_and_excluded_keys_survive_both_legs(self) -> None:
         original = node("n", "milk", document="the source", secret="x")
