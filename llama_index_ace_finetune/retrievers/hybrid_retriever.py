@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -175,13 +175,17 @@ class FineTunedHybridRetriever(BaseRetriever):
         baseline: str | Path | None = DEFAULT_BASE_MODEL,
         path: str | Path | None = None,
         url: str | None = None,
+        api_key: str | None = None,
         collection: str = DEFAULT_COLLECTION,
+        client_options: Mapping[str, Any] | None = None,
+        collection_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> FineTunedHybridRetriever:
         """Embed nodes with both models into a new store and search it.
 
         The store is in memory, in the folder `path`, or on the server at `url`. With `sparse="server"` Qdrant holds
-        BM25 vectors, too.
+        BM25 vectors, too. `client_options` go to `QdrantClient` (`prefer_grpc`, `timeout`), `collection_options` to
+        `create_collection` (`shard_number`, `replication_factor`).
         """
         embed_model = FineTunedEmbedding(str(model))
         baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
@@ -191,8 +195,11 @@ class FineTunedHybridRetriever(BaseRetriever):
             baseline=baseline_model.encoder if baseline_model else None,
             path=path,
             url=url,
+            api_key=api_key,
             collection=collection,
             server_bm25=options.get("sparse") == "server",
+            client_options=client_options,
+            collection_options=collection_options,
         )
         return cls._over(store, embed_model, baseline_model, options)
 
@@ -206,14 +213,19 @@ class FineTunedHybridRetriever(BaseRetriever):
         path: str | Path | None = None,
         url: str | None = None,
         api_key: str | None = None,
+        client_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> FineTunedHybridRetriever:
         """Search a collection of ours, or an alias of one, in a folder or on a server.
 
-        A model that cannot be loaded is replaced by the baseline, visibly, unless `fallback="off"`.
+        A model that cannot be loaded is replaced by the baseline, visibly, unless `fallback="off"`. `client_options` go
+        to `QdrantClient`, such as `prefer_grpc` and `timeout`.
         """
         models = load_models(model, baseline, fallback=options.get("fallback", "baseline"))
-        return cls._over(MemoryStore.open(path=path, url=url, api_key=api_key, collection=collection), *models, options)
+        store = MemoryStore.open(
+            path=path, url=url, api_key=api_key, collection=collection, client_options=client_options
+        )
+        return cls._over(store, *models, options)
 
     @classmethod
     def from_vector_store(
