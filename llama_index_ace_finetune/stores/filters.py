@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from qdrant_client import models
+from qdrant_client.local.json_path_parser import parse_json_path
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, point_id
@@ -65,18 +67,36 @@ def _condition(part: MetadataFilter) -> Any:
     make = _CONDITIONS.get(part.operator or FilterOperator.EQ)
     if make is None:
         raise StoreError(f"Qdrant has no filter {part.operator!r} (on the key {part.key!r}); use another operator.")
+    path = _path(part.key)
     try:
-        return make(_path(part.key), part.value)
+        _require_sendable(part.key, *(part.value if isinstance(part.value, list) else [part.value]))
+        return make(path, part.value)
     except (ValueError, TypeError) as error:
         raise StoreError(
-            f"Qdrant cannot express the filter {part.key!r} {part.operator.value} {part.value!r}; give a value of the "
-            "type that the operator takes."
+            f"Qdrant cannot express the filter {part.key!r} {part.operator.value} {part.value!r:.80}; give a value of "
+            "the type that the operator takes."
         ) from error
 
 
 def _path(key: str) -> str:
     """Return a key as Qdrant's path to it: one with a space or the like has to stand in quotes."""
-    return key if _PLAIN.fullmatch(key) else f'"{key}"'
+    path = key if _PLAIN.fullmatch(key) else f'"{key}"'
+    try:
+        parse_json_path(path)
+    except ValueError as error:
+        raise StoreError(
+            f"The filter key {key!r:.80} names no key that Qdrant can find; write it as key or key.key."
+        ) from error
+    return path
+
+
+def _require_sendable(*values: Any) -> None:
+    """Raise ValueError for what JSON cannot hold, so that a server would refuse it or be asked something else."""
+    for value in values:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("it is not finite")
+        if isinstance(value, str):
+            value.encode()
 
 
 def _match(key: str, match: Any) -> models.FieldCondition:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.connection import connect, failure, is_embedded, told
 from llama_index_ace_finetune.stores.mirror import VectorMirror
 from llama_index_ace_finetune.stores.node_points import node_points, payload_of, require_own_ids
+from llama_index_ace_finetune.stores.passing import PassingPoints
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_id
 from llama_index_ace_finetune.stores.points import node_of, read_points
 from llama_index_ace_finetune.stores.qdrant_search import Hits, QdrantSearch, rounded
@@ -34,7 +34,6 @@ FINETUNED: Final = "finetuned"
 BASELINE: Final = "baseline"
 DEFAULT_COLLECTION = "memories"
 _BATCH = 256
-_FILTERS_KEPT = 64
 
 _Result = TypeVar("_Result")
 
@@ -68,7 +67,7 @@ class MemoryStore:
         self._log = watch(client)
         self._qdrant = QdrantSearch(client, collection, where, sparse)
         self._mirrors: dict[str, VectorMirror] = {}
-        self._passing: OrderedDict[str, tuple[int, frozenset[PointKey]]] = OrderedDict()
+        self._passing = PassingPoints(client, collection, where)
 
     @classmethod
     def create(
@@ -146,7 +145,8 @@ class MemoryStore:
         """Write nodes with one row of `vectors[name]` [n, dimension] each; a node id that is there is replaced.
 
         Raises:
-            StoreError: for vectors of another shape or name, or an id that two different nodes share.
+            StoreError: for vectors of another shape or name or that are not finite, an id that two different nodes
+                share, or a node that JSON cannot hold.
         """
         for name, rows in vectors.items():
             space = self.spaces.get(name)
@@ -155,6 +155,8 @@ class MemoryStore:
                     f"The vectors {name!r} have shape {rows.shape}, and {self.where} takes "
                     f"{(len(nodes), space.dimension) if space else 'none of that name'}; encode with the index's model."
                 )
+            if not np.isfinite(rows).all():
+                raise StoreError(f"The vectors {name!r} hold NaN or infinity; the model that made them is broken.")
         require_own_ids(nodes)
         for start in range(0, len(nodes), _BATCH):
             part = slice(start, start + _BATCH)
@@ -243,14 +245,8 @@ class MemoryStore:
 
     def passing(self, only: models.Filter) -> frozenset[PointKey]:
         """Return the ids of the points that pass a filter, as Qdrant decides; remembered until something is written."""
-        key, revision = only.model_dump_json(), self.revision
-        known = self._passing.get(key)
-        if known is None or known[0] != revision:
-            points = frozenset(key_of(point.id) for point in self._points(only=only, with_payload=False))
-            known = self._passing[key] = (revision, points)
-            while len(self._passing) > _FILTERS_KEPT:
-                self._passing.popitem(last=False)
-        return known[1]
+        self._require_open()
+        return self._passing.ids(only, self.revision)
 
     def keep_passing(self, node_ids: Sequence[str], only: models.Filter) -> set[str]:
         """Return those of the nodes that pass a filter."""

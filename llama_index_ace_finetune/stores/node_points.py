@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,19 +32,33 @@ def node_points(
 
 
 def payload_of(node: BaseNode) -> dict[str, Any]:
-    """Return what LlamaIndex's `QdrantVectorStore` writes of a node, and its id as it is."""
-    payload = {**node_to_metadata_dict(node), NODE_ID_FIELD: node.node_id}
+    """Return what LlamaIndex's `QdrantVectorStore` writes of a node, and its id as it is.
+
+    Raises:
+        StoreError: for a node that JSON cannot hold.
+    """
+    try:
+        payload = {**node_to_metadata_dict(node), NODE_ID_FIELD: node.node_id}
+        json.dumps(payload, ensure_ascii=False).encode()  # fails for half a character (a lone surrogate)
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"The node {node.node_id!r:.80} cannot be written as JSON ({error}); mend its text or its metadata."
+        ) from error
     payload.setdefault("memory_id", node.node_id)  # what readers of the original's collections look for
     return payload
 
 
 def require_own_ids(nodes: Sequence[BaseNode]) -> None:
-    """Raise StoreError where an id stands for two different nodes."""
-    by_id: dict[str, BaseNode] = {}
+    """Raise StoreError where an id, or the point that it is written to, stands for two different nodes."""
+    by_point: dict[str, BaseNode] = {}
     for node in nodes:
-        other = by_id.setdefault(node.node_id, node)
-        if other is not node and other.get_content(MetadataMode.ALL) != node.get_content(MetadataMode.ALL):
-            raise StoreError(f"The id {node.node_id!r} stands for two different nodes; give each an id of its own.")
+        other = by_point.setdefault(point_id(node.node_id), node)
+        if other is not node and (other.node_id, _content(other)) != (node.node_id, _content(node)):
+            raise StoreError(f"The id {node.node_id!r:.80} stands for two different nodes; give each an id of its own.")
+
+
+def _content(node: BaseNode) -> str:
+    return node.get_content(MetadataMode.ALL)
 
 
 def _words(node: BaseNode, sparse: SparseBM25 | None) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any, Final
 
+from llama_index_ace_finetune.errors import StoreError
+
 # Not `memory_id`, which a user's metadata may hold.
 NODE_ID_FIELD: Final = "_node_id"
 _NAMESPACE = uuid.UUID("6e1f3a0c-5f0b-5f5e-9a8e-2f6f5d1c7b11")
@@ -19,13 +21,20 @@ def key_of(identifier: int | str | uuid.UUID) -> PointKey:
 
 
 def point_id(node_id: str) -> str:
-    """Return the Qdrant point id of a node: itself where it is a UUID, else a UUID made from it."""
+    """Return the Qdrant point id of a node: itself where it is a UUID, else a UUID made from it.
+
+    Raises:
+        StoreError: for an id with half a character (a lone surrogate), which nothing can store.
+    """
     try:
         if str(uuid.UUID(node_id)) == node_id:  # another spelling of a UUID is another id
             return node_id
     except ValueError:
         pass
-    return str(uuid.uuid5(_NAMESPACE, node_id))
+    try:
+        return str(uuid.uuid5(_NAMESPACE, node_id))
+    except UnicodeEncodeError as error:
+        raise StoreError(f"The node id {node_id!r:.80} holds half a character; give the node another id.") from error
 
 
 def node_id_of(point: Any) -> str:

@@ -36,7 +36,7 @@ def read_metadata(
     """Return a collection's spaces, and how its BM25 vectors were made where it has any.
 
     Raises:
-        StoreError: if it is not there or was not built by this package.
+        StoreError: if it is not there, was not built by this package, or its record is damaged.
     """
     if not told(where, client.collection_exists, collection):
         raise StoreError(f"There is no collection {collection!r} in {where}; build it with `ace-finetune index`.")
@@ -47,8 +47,14 @@ def read_metadata(
             "adopt it with `FineTunedHybridRetriever.from_vector_store`, or build one with `ace-finetune index`."
         )
     words = found.get(BM25)
-    spaces = {name: VectorSpace(**space) for name, space in found.items() if name != BM25}
-    return spaces, SparseBM25.from_json(words) if words else None
+    try:
+        spaces = {name: VectorSpace(**space) for name, space in found.items() if name != BM25}
+        return spaces, SparseBM25.from_json(words) if words else None
+    except (TypeError, KeyError, ValueError) as error:
+        raise StoreError(
+            f"The record of the vectors of {collection!r} in {where} is damaged ({error}); build the collection anew "
+            "with `ace-finetune index`."
+        ) from error
 
 
 def is_ours(client: QdrantClient, collection: str) -> bool:

@@ -10,6 +10,7 @@ from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.stores.node_points import require_own_ids
 
 _AT_ONCE = 2048
 
@@ -35,7 +36,7 @@ def upsert_nodes(
         progress: called with the number of texts just embedded or found to be there.
 
     Raises:
-        StoreError: if a model is missing or is not the one of the store's vectors.
+        StoreError: if a model is missing or is not the one of the store's vectors, or two different nodes share an id.
     """
     for name, space in store.spaces.items():
         encoder = encoders.get(name)
@@ -45,6 +46,7 @@ def upsert_nodes(
                 f"The {name} vectors in {store.where} need the model that they were made with, and {given}; give the "
                 "folder of that model, or build the index again."
             )
+    require_own_ids(nodes)
     written = 0
     for start in range(0, len(nodes), _AT_ONCE):
         batch = nodes[start : start + _AT_ONCE]
