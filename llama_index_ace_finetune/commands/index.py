@@ -38,8 +38,10 @@ def write_index(
     if not nodes:
         raise DatasetError("There are no memories to index; give data that holds some.")
     if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
-        if not replace or not (path / "meta.json").is_file():
-            raise OutputExistsError(f"The index folder {str(path)!r} already holds something; give another one.")
+        is_index = (path / "meta.json").is_file()
+        if not (replace and is_index):
+            remedy = "give another one, or replace it with --replace" if is_index else "give another one"
+            raise OutputExistsError(f"The index folder {str(path)!r} already holds something; {remedy}.")
         shutil.rmtree(path)
     try:
         with texts_progress("indexing", 2 * len(nodes)) as progress:
