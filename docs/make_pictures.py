@@ -21,7 +21,7 @@ from llama_index_ace_finetune.commands.summary import print_summary
 
 DOCS = Path(__file__).resolve().parent
 PICTURES = DOCS / "pictures"
-WIDTH = 92
+WIDTH = 96
 # Rich's own format loads a font from the web; this one uses what the reader's machine has.
 SVG = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
@@ -61,13 +61,17 @@ def picture_of_help() -> None:
 def picture_of_run(log: Path) -> None:
     """Draw what a run printed."""
     text = log.read_text(encoding="utf-8").strip("\n")
-    picture_of_terminal("run.svg", lambda screen: screen.print(text, markup=False), title="ace-finetune demo")
+    # Long sentences may be broken, the lines of the table may not.
+    width = max([WIDTH, *(len(line) for line in text.splitlines() if line.startswith(("│", "┃")))])
+    picture_of_terminal(
+        "run.svg", lambda screen: screen.print(text, markup=False), title="ace-finetune demo", width=width
+    )
 
 
-def picture_of_terminal(name: str, show: Callable[[Console], object], *, title: str) -> None:
+def picture_of_terminal(name: str, show: Callable[[Console], object], *, title: str, width: int = WIDTH) -> None:
     """Draw what `show` prints."""
     with Path(os.devnull).open("w") as nowhere:
-        screen = Console(record=True, width=WIDTH, file=nowhere, highlight=False, force_terminal=True)
+        screen = Console(record=True, width=width, file=nowhere, highlight=False, force_terminal=True)
         show(screen)
     screen.save_svg(str(PICTURES / name), title=title, code_format=SVG)
 
