@@ -66,7 +66,9 @@ def work_folder(output: Path, *, inputs: Mapping[str, Any], resume: bool) -> Ite
             raise
         shutil.rmtree(folder)
     finally:
+        # While it is held: afterwards it may be another process's.
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             folder.rmdir()

@@ -32,6 +32,7 @@ Role = Literal["query", "document"]
 Progress = Callable[[int], None]
 _CHECKED_TEXTS = 8
 _LEAST_COSINE = 0.995
+_SAME_COSINE = 0.9999
 
 
 class Encoder:
@@ -130,7 +131,7 @@ class Encoder:
         for place, text in enumerate(texts):
             places.setdefault(whole_text(text), []).append(place)
         distinct = list(places)
-        store = VectorCache(cache, fingerprint=self.vector_key(role), role=role) if cache else None
+        store = self._open_cache(cache, distinct, role) if cache else None
         missing = distinct
         if store is not None:
             held, found = store.lookup(distinct)
@@ -147,6 +148,18 @@ class Encoder:
                 store.add(chunk, encoded)
             _scatter(vectors, places, chunk, encoded, progress)
         return vectors
+
+    def _open_cache(self, root: Path, texts: list[str], role: Role) -> VectorCache:
+        """One role's vectors on disk: the base's where documents are embedded as by the base."""
+        store = VectorCache(root, fingerprint=self.vector_key(role), role=role)
+        if role == "query" or self.document_fingerprint == self.fingerprint:
+            return store
+        # The model folder says so itself; a few vectors of the base tell whether it is true.
+        held, found = store.lookup(texts)
+        sample = [text for text, is_held in zip(texts, held, strict=True) if is_held][:_CHECKED_TEXTS]
+        if found is not None and (self._forward(sample, role) * found[: len(sample)]).sum(axis=1).min() > _SAME_COSINE:
+            return store
+        return VectorCache(root, fingerprint=f"{self.fingerprint}-{self.computed_in}", role=role)
 
     def weights_changed(self) -> None:
         """Say that the model's weights were changed in place; to be called after optimiser steps, before encoding.

@@ -32,7 +32,7 @@ class MeanCosine:
 
         Raises:
             AceFinetuneError: for a query without a right answer, a judged row that the corpus lacks, or a vector of a
-                pair that is zero, NaN or infinite.
+                pair that is NaN or infinite. One that is zero, as of a text without known words, counts 0.
         """
         if len(queries) != len(judgements) or (judgements.answers == 0).any():
             raise AceFinetuneError(
@@ -51,7 +51,8 @@ class MeanCosine:
             left = np.asarray(queries[pairs[part]], np.float64)
             right = np.asarray(documents[judgements.rows[part]], np.float64)
             lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-            if not (np.isfinite(lengths) & (lengths > 0)).all():
-                raise AceFinetuneError("A vector is zero, NaN or infinite, so it has no cosine; encode its text again.")
-            cosines[part] = np.einsum("ij,ij->i", left, right) / lengths
+            if not np.isfinite(lengths).all():
+                raise AceFinetuneError("A vector is NaN or infinite, so it has no cosine; encode its text again.")
+            products = np.einsum("ij,ij->i", left, right)
+            cosines[part] = np.divide(products, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         return np.bincount(pairs, cosines, minlength=len(judgements)) / judgements.answers

@@ -138,6 +138,29 @@ def test_a_cache_spares_the_model(minilm: Encoder, tmp_path: Path) -> None:
     assert other.passed == TEXTS[:1]
 
 
+@pytest.mark.parametrize("true", [True, False])
+def test_documents_that_are_said_to_be_the_bases_are_compared_with_them(
+    minilm: Encoder, tmp_path: Path, true: bool
+) -> None:
+    held = minilm.encode_documents(TEXTS, cache=tmp_path)
+    model = minilm.model
+    if not true:
+        model = copy.deepcopy(model)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1.05)
+    claims = {"fingerprint": "its own", "document_fingerprint": minilm.fingerprint, "settings": minilm.settings}
+    encoder = Encoder(model, name="tuned", **claims)  # type: ignore[arg-type]
+    found = encoder.encode_documents([*TEXTS, "a new one"], cache=tmp_path)
+    assert np.allclose(found[: len(TEXTS)], held, atol=1e-6) == true
+    assert {folder.name.rpartition("-")[0] for folder in tmp_path.iterdir()} == (
+        {minilm.fingerprint} if true else {minilm.fingerprint, "its own"}
+    )
+    # Where nothing of the base is there, nothing can be compared.
+    encoder.encode_documents(TEXTS, cache=tmp_path / "empty")
+    assert [folder.name.rpartition("-")[0] for folder in (tmp_path / "empty").iterdir()] == ["its own"]
+
+
 def test_threads_take_turns(minilm: Encoder, tmp_path: Path) -> None:
     lists = [[f"text {place} of {number}" for place in range(6)] + ["shared text"] for number in range(4)]
     expected = [minilm.encode(texts, role="query") for texts in lists]

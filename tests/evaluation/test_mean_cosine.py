@@ -23,12 +23,15 @@ def test_by_hand() -> None:
         ([[0], []], "1 of them without a right answer"),
         ([[0]], "do not fit 2 query vectors"),
         ([[0], [4]], "names row 4, but the corpus has 4 vectors"),
-        ([[0], [3]], "is zero, NaN or infinite"),
     ],
 )
 def test_what_has_no_cosine_is_told(relevant: list[list[int]], sentence: str) -> None:
     with pytest.raises(AceFinetuneError, match=sentence):
         MeanCosine().per_query(QUERIES, DOCUMENTS, Judgements.of(relevant))
+
+
+def test_a_zero_vector_counts_nothing() -> None:
+    assert MeanCosine().per_query(QUERIES, DOCUMENTS, Judgements.of([[0, 3], [3]])).tolist() == [0.5, 0.0]
 
 
 def test_nan_is_told() -> None:
