@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -36,6 +37,7 @@ _OUT_OF_MEMORY = (
     "The memory does not suffice; lower batch_size (--batch-size) or max_seq_length, choose a smaller --base-model, or "
     "leave the GPU with --device cpu."
 )
+_DISK_FULL = "The disk is full ({error}); free some space, or write to another one, and repeat the command."
 
 REFUSED, USER_ERROR, FAULT, STOPPED = 1, 2, 3, 130
 _NARROW, _WIDE = 80, 160  # columns
@@ -108,6 +110,9 @@ def run_command(command: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
+        if _is_disk_full(error):
+            screen.print(f"[bold red]error:[/] {escape(_DISK_FULL.format(error=' '.join(str(error).split())))}")
+            return USER_ERROR
         if _is_out_of_memory(error):
             screen.print(f"[bold red]error:[/] {escape(_OUT_OF_MEMORY)}")
             return USER_ERROR
@@ -177,6 +182,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     return value.item() if hasattr(value, "item") else str(value)
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """Whether there is no space left; libraries in other languages tell of it by words alone."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -60,7 +60,8 @@ class TrainingConfig:
         precision: "auto" measures whether bfloat16 is faster here.
         device: "cpu", "cuda", "mps"; None, or "auto", takes the best one.
         seed: of everything random.
-        report_to: loggers of the transformers trainer, ("tensorboard",) or ("wandb",) for example.
+        report_to: in mode "full", loggers of the transformers trainer, ("tensorboard",) or ("wandb",) for example;
+            TensorBoard's files go to a folder beside the model, OUTPUT_DIR-logs.
     """
 
     base_model: str = DEFAULT_BASE_MODEL

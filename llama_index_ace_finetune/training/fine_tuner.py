@@ -20,6 +20,7 @@ from llama_index_ace_finetune.training.dev_set import DevSet
 from llama_index_ace_finetune.training.examples import IndexedExamples, index_examples
 from llama_index_ace_finetune.training.ground import Ground
 from llama_index_ace_finetune.training.ladder import OnNext, OnRung, climb
+from llama_index_ace_finetune.training.loggers import require_loggers
 from llama_index_ace_finetune.training.lora import require_peft
 from llama_index_ace_finetune.training.model_folder import check_replaceable, save_model_folder
 from llama_index_ace_finetune.training.retention import read_retention
@@ -93,8 +94,9 @@ class EmbeddingFineTuner:
 
         Raises:
             ModelError: if it cannot be found or loaded, or has two towers already.
-            TrainingError: if adapters are asked for and peft is not installed.
+            TrainingError: if adapters or a logger are asked for and not installed.
         """
+        require_loggers(self.config)
         if self.config.lora_rank is not None:
             require_peft()
         settings = EncoderSettings(

@@ -18,9 +18,11 @@ from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.embed import EmbedMemory
+from llama_index_ace_finetune.training.last_checkpoint import last_checkpoint
+from llama_index_ace_finetune.training.loggers import logger_callbacks
 from llama_index_ace_finetune.training.step_plan import StepPlan
 from llama_index_ace_finetune.training.trainer import ContrastiveTrainer, training_arguments
-from llama_index_ace_finetune.training.watcher import SEEN, TrainingWatcher
+from llama_index_ace_finetune.training.watcher import TrainingWatcher
 
 _PLAN = "plan.json"
 _SAVED_SECONDS = 60
@@ -94,7 +96,7 @@ def fit(
             train_dataset=Dataset.from_dict({"example": list(range(count))}),
             loss=loss,
             data_collator=batches,
-            callbacks=[_Turns(batches), *watchers],
+            callbacks=[_Turns(batches), *watchers, *logger_callbacks(config)],
         )
         trainer.remove_callback(PrinterCallback)
         last = last_checkpoint(checkpoints)
@@ -105,12 +107,6 @@ def fit(
     model.eval()
     encoder.weights_changed()
     return int(trainer.state.global_step), float(trainer.state.epoch or 0.0)
-
-
-def last_checkpoint(folder: Path | None) -> Path | None:
-    """Return the newest whole checkpoint in `folder`, None where there is none."""
-    whole = [file.parent for file in folder.glob(f"checkpoint-*/{SEEN}")] if folder else []
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 class _Turns(TrainerCallback):

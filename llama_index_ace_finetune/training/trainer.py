@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +16,8 @@ from torch import Tensor, nn
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.embed import EmbedMemory
+from llama_index_ace_finetune.training.last_checkpoint import last_checkpoint
+from llama_index_ace_finetune.training.loss_course import LossCourse
 from llama_index_ace_finetune.training.watcher import TrainingWatcher
 
 logger = logging.getLogger(__name__)
@@ -22,7 +27,7 @@ _TOLD_IDS = 3
 
 
 class ContrastiveTrainer(SentenceTransformerTrainer):
-    """`SentenceTransformerTrainer` that makes do with less memory and stops where the loss is no number.
+    """`SentenceTransformerTrainer` that makes do with less memory and stops where the loss diverges.
 
     It writes no model card, since a card of our own is written.
 
@@ -36,6 +41,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         super().__init__(**arguments)
         self._memory = memory
         self._watchers = watchers
+        self._course = LossCourse()
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Add nothing: the stock callback would sample texts of the training data into the card."""
@@ -44,7 +50,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         """Take a step; with less in memory at once, and the same gradients, where the batch does not fit.
 
         Raises:
-            TrainingError: if the loss is no number, or a single text does not fit.
+            TrainingError: if the loss is no number or diverges, or a single text does not fit.
         """
         while True:
             try:
@@ -59,21 +65,29 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
                     ) from error
                 logger.warning("out of memory; going on with parts of %d tokens, same batch", self._memory.part_tokens)
                 continue
-            if not torch.isfinite(loss):
-                step = self.state.global_step + 1
+            value = float(loss)
+            if not math.isfinite(value):
+                # It was this step's weights, those of the newest checkpoint, that gave it.
+                shutil.rmtree(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}", True)
                 raise TrainingError(
-                    f"The loss is {float(loss)} at step {step}{self._batch()}; lower the learning rate or set "
-                    "precision to float32."
+                    f"The loss is {value} at {self._place()}; lower the learning rate or set precision to float32."
+                )
+            if self._course.diverges(value):
+                raise TrainingError(
+                    f"The loss has risen from {self._course.first:.3g} to {self._course.latest:.3g} at "
+                    f"{self._place()}; lower the learning rate."
                 )
             masks = {name: mask for name, mask in inputs.items() if name.endswith("attention_mask")}
             for watcher in self._watchers if masks else ():
                 watcher.count(len(masks["query_attention_mask"]), sum(int(mask.sum()) for mask in masks.values()))
             return loss
 
-    def _batch(self) -> str:
-        """The first queries of the batch in hand, by id."""
+    def _place(self) -> str:
+        """The step, the first queries of its batch by id, and the last good checkpoint where there is one."""
         ids = getattr(self.data_collator, "latest_ids", [])
-        return f" (queries {', '.join(ids[:_TOLD_IDS])} and {max(0, len(ids) - _TOLD_IDS)} more)" if ids else ""
+        batch = f" (queries {', '.join(ids[:_TOLD_IDS])} and {max(0, len(ids) - _TOLD_IDS)} more)" if ids else ""
+        kept = last_checkpoint(Path(str(self.args.output_dir)))
+        return f"step {self.state.global_step + 1}{batch}{f', and {str(kept)!r} is the last good' if kept else ''}"
 
 
 def training_arguments(
@@ -99,7 +113,7 @@ def training_arguments(
         save_strategy="no" if save_steps is None else "steps",
         save_steps=save_steps or 1,
         save_total_limit=2,
-        report_to=list(config.report_to) or "none",
+        report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=device == "cuda",
     )

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
-from llama_index_ace_finetune.training.fit import last_checkpoint
+from llama_index_ace_finetune.training.last_checkpoint import last_checkpoint
 
 SCRIPT = """
 import sys

@@ -1,0 +1,28 @@
+"""Whether a training's loss runs away."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+# A loss that triples over so many steps, and ends up where a guess among twenty documents would, does not come back.
+_STEPS = 10
+_RISE = 3.0
+_FLOOR = 3.0
+
+
+@dataclass
+class LossCourse:
+    """The loss at the start of a training and now, each a mean over ten steps; 0 before there are ten."""
+
+    first: float = 0.0
+    latest: float = 0.0
+    _window: deque[float] = field(default_factory=lambda: deque(maxlen=_STEPS))
+
+    def diverges(self, loss: float) -> bool:
+        """Take note of a step's loss; return whether the loss has tripled, to 3 or more, since the start."""
+        self._window.append(loss)
+        if len(self._window) == _STEPS:
+            self.latest = sum(self._window) / _STEPS
+            self.first = self.first or self.latest
+        return self.latest > max(_FLOOR, _RISE * self.first)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformerTrainer
+
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.errors import TrainingError
+from llama_index_ace_finetune.training import fit
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+from llama_index_ace_finetune.training.last_checkpoint import last_checkpoint
+from llama_index_ace_finetune.training.loss_course import LossCourse
+
+QUICK: dict[str, Any] = {
+    "mode": "full",
+    "epochs": 8,
+    "budget_minutes": None,
+    "batch_size": 4,
+    "hard_negatives": 1,
+    "max_seq_length": 32,
+    "precision": "float32",
+    "device": "cpu",
+}
+
+
+def tuner(data: TrainingData, output: Path, base_model: str, **options: Any) -> EmbeddingFineTuner:
+    config = TrainingConfig(output_dir=str(output), base_model=base_model, **{**QUICK, **options})
+    made = EmbeddingFineTuner(config, checkpoints=output.with_name("checkpoints"))
+    made.load_training_data(dataclasses.replace(data, examples=data.examples[:8]))
+    made.initialize_model()
+    return made
+
+
+# ------------------------------------------------------------------------------------------------ the course
+
+
+def told(losses: list[float]) -> list[int]:
+    course = LossCourse()
+    return [step for step, loss in enumerate(losses, start=1) if course.diverges(loss)]
+
+
+def test_a_loss_that_triples_for_ten_steps_diverges() -> None:
+    # The mean of ten passes 4.5 once eight of them are at 5.2: (2 * 1.5 + 8 * 5.2) / 10 = 4.46, with nine 4.83.
+    assert told([1.5] * 10 + [5.2] * 10)[0] == 19
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [5.0] * 10 + [0.5] * 30,
+        [0.1] * 10 + [0.9] * 30,
+        [1.5] * 10 + [9.0] * 3 + [1.0] * 30,
+        [2.0] * 10 + [5.9] * 30,
+        [50.0] * 9,
+    ],
+    ids=["falls", "low all the same", "a few steps", "less than triple", "too few steps"],
+)
+def test_other_courses_do_not(losses: list[float]) -> None:
+    assert told(losses) == []
+
+
+# ------------------------------------------------------------------------------------------------ what is kept
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
+    """Losses by the steps done before; 1 where there is none. Weights stay as they are."""
+    losses: dict[int, float] = {}
+
+    def step(self: SentenceTransformerTrainer, *_: Any, **__: Any) -> torch.Tensor:
+        return torch.tensor(losses.get(self.state.global_step, 1.0))
+
+    monkeypatch.setattr(SentenceTransformerTrainer, "training_step", step)
+    return losses
+
+
+def test_the_weights_that_gave_no_number_are_not_kept_and_those_before_are(
+    training_data: TrainingData,
+    one_layer: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scripted: dict[int, float],
+) -> None:
+    monkeypatch.setattr(fit, "_SAVED_SECONDS", 0.001)  # after every step
+    scripted[3] = math.nan
+    with pytest.raises(TrainingError, match=r"The loss is nan at step 4 \(queries .*\), and '.*checkpoint-2' is the"):
+        tuner(training_data, tmp_path / "model", one_layer).train()
+    kept = last_checkpoint(tmp_path / "checkpoints" / "full")
+    assert kept is not None
+    assert kept.name == "checkpoint-2"
+    assert not (tmp_path / "checkpoints" / "full" / "checkpoint-3").exists()
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_loss_that_runs_away_stops_with_step_and_queries(
+    training_data: TrainingData, one_layer: str, tmp_path: Path, scripted: dict[int, float]
+) -> None:
+    scripted.update(dict.fromkeys(range(10, 30), 6.0))
+    made = tuner(training_data, tmp_path / "model", one_layer, epochs=15)
+    with pytest.raises(TrainingError, match=r"has risen from 1 to 3.5 at step 15 \(queries .*\); lower the learning"):
+        made.train()
+    assert not (tmp_path / "model").exists()
+
+
+# ------------------------------------------------------------------------------------------------ loggers
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("paper", r"names 'paper', which is no logger; take .*tensorboard.*wandb"),
+        ("codecarbon", "is not installed; run"),
+    ],
+)
+def test_a_logger_that_is_not_there_is_told_before_the_work(name: str, message: str) -> None:
+    with pytest.raises(TrainingError, match=message) as refusal:
+        EmbeddingFineTuner(TrainingConfig(report_to=(name,))).initialize_model()
+    assert "\n" not in str(refusal.value)
+
+
+def test_files_of_tensorboard_lie_beside_the_model(training_data: TrainingData, one_layer: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    os.environ.pop("TENSORBOARD_LOGGING_DIR", None)
+    tuner(training_data, tmp_path / "model", one_layer, epochs=1, report_to=("tensorboard",)).train()
+    assert len(list((tmp_path / "model-logs").glob("events.out.tfevents.*"))) == 1
