@@ -77,7 +77,8 @@ def plan_run(
     """Return name, what is done, and estimated seconds of each stage.
 
     Embedding and training are measured on a sample for some seconds and taken times the characters of the data; steps
-    are counted as the training plans them, its budget included. Loading, a teacher, and the bootstrap are left out.
+    are counted as the training plans them, its budget included. Loading, a teacher, a retention set and the
+    bootstrap are left out.
     """
     documents = [memory.text for memory in dataset.answers.values()]
     queries = {part: [dataset.queries[i].text for i in split.part(part)] for part in ("train", "dev", "test")}
