@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -39,6 +40,17 @@ def test_holds_what_serves_and_nothing_else(wheel: Path) -> None:
     needed = [path for path in package.rglob("*") if path.suffix in (".py", ".j2", ".css") or path.name == "py.typed"]
     assert {str(path.relative_to(PROJECT)) for path in needed} <= names
     assert "llama_index_ace_finetune/demo_data/playbook_suite.json" in names
+
+
+@pytest.mark.slow
+def test_the_page_on_pypi_links_to_the_repository(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    text = archive.read(metadata).decode()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 20
+    assert all(link.startswith(("https://", "#")) for link in links)
+    assert "![The demo's last lines: a table of systems and the verdict](https://raw.githubusercontent.com/" in text
 
 
 @pytest.mark.slow
