@@ -19,9 +19,9 @@ from llama_index_ace_finetune.evaluation.judgements import Judgements
 from llama_index_ace_finetune.evaluation.mean_cosine import MeanCosine
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.dense import dense_top_k
-from llama_index_ace_finetune.ranking.fusion import RRF_K, fuse_rankings
+from llama_index_ace_finetune.ranking.fusion import FUSION_DEPTH, RRF_K, fuse_rankings
 
-DEPTH = 100
+DEPTH = FUSION_DEPTH
 SystemKind = Literal["bm25", "dense", "hybrid", "retriever", "run"]
 FusionKind = Literal["", "rrf", "convex"]
 

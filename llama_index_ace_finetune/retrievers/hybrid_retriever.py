@@ -52,7 +52,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         embed_model: the model of the store's "finetuned" vectors; None where it could not be loaded.
         baseline_model: the model of its "baseline" vectors.
         similarity_top_k: results.
-        dense_top_k: hits taken from the dense leg; three times `similarity_top_k` by default.
+        dense_top_k: hits taken from the dense leg; in mode "hybrid" 100 by default, as when the weights were chosen.
         sparse_top_k: hits taken from BM25; likewise.
         rrf_k: constant of RRF.
         weights: of the dense and the BM25 leg.

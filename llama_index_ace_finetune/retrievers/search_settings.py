@@ -10,13 +10,12 @@ from typing import Final, Literal
 from qdrant_client import models
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.ranking.fusion import RRF_K
+from llama_index_ace_finetune.ranking.fusion import FUSION_DEPTH, RRF_K
 from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
 from llama_index_ace_finetune.stores.filters import Filters, qdrant_filter
 
 Mode = Literal["hybrid", "dense", "sparse"]
 LEXICAL: Final = "lexical"
-_OVERSAMPLING = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ class SearchSettings:
 
     def depth(self, configured: int | None) -> int:
         """Hits to take from a leg."""
-        return max(configured or _OVERSAMPLING * self.top_k, self.top_k)
+        return max(configured or (FUSION_DEPTH if self.mode == "hybrid" else 0), self.top_k)
 
     def leg_weights(self, served_by: ServedBy) -> tuple[float, float]:
         """Weights (dense, BM25) given what served: a leg that did not run must not scale the scores down."""

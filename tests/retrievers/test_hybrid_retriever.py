@@ -19,9 +19,11 @@ from serving_files import BASE, QUERIES, TEXTS, small_memories
 
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.errors import AceFinetuneError, StoreError
+from llama_index_ace_finetune.evaluation.systems import DEPTH
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
+from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
 from llama_index_ace_finetune.stores.build_index import memory_nodes
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 
@@ -107,6 +109,11 @@ class TestModes:
         assert all((how(hit)["dense_rank"] or 1) <= 5 and (how(hit)["sparse_rank"] or 1) <= 4 for hit in hits)
         # A leg is never shallower than the result.
         assert len(make_retriever(similarity_top_k=5, dense_top_k=2, mode="dense").retrieve(query)) == 5
+
+    def test_legs_are_fused_as_deep_as_when_their_weights_were_chosen(self) -> None:
+        assert SearchSettings(top_k=5).depth(None) == DEPTH
+        assert SearchSettings(top_k=5, mode="dense").depth(None) == 5
+        assert SearchSettings(top_k=DEPTH + 1).depth(None) == DEPTH + 1
 
 
 class TestThreshold:
