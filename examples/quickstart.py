@@ -74,14 +74,15 @@ def main() -> None:
     evaluation = evaluate_systems(dataset, test=split.test, dev=split.dev, base=base, tuned=tuned, cache=cache)
     for system in evaluation.systems:
         print(f"  {system.name:<26} MRR@10 {evaluation.mean(system.name, 'MRR@10'):.3f}")
-    print(reach_verdict(evaluation, metrics["selection"]).sentence)
+    verdict = reach_verdict(evaluation, metrics["selection"])
+    print(verdict.sentence)
 
-    # 5. Search: dense and BM25 rankings fused, with the weights that did best on the dev queries.
+    # 5. Search: dense and BM25 rankings fused, with the weights that were chosen on the dev queries.
     retriever = FineTunedHybridRetriever.from_nodes(
         memory_nodes(dataset.memories.values()),
         model=model,
         baseline=BASE,
-        weights=evaluation.fusion.weights,
+        weights=verdict.system.weights,
         similarity_top_k=3,
     )
     print(f"\n{options.query}")
