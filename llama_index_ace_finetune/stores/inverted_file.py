@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.int8_rows import int8_scores, score_errors
 from llama_index_ace_finetune.stores.nearest import exact_cosines
-from llama_index_ace_finetune.stores.point_names import PointNames
+from llama_index_ace_finetune.stores.point_names import PointNames, mapped
+from llama_index_ace_finetune.stores.sign_codes import sign_codes, sign_distances
 
 MANIFEST: Final = "inverted_file.json"
 VECTORS: Final = "vectors.float32"
-CODES, SCALES, ROWS, BOUNDS, CENTROIDS = "codes.npy", "scales.npy", "rows.npy", "bounds.npy", "centroids.npy"
+CODES, SCALES, SIGNS, ROWS = "codes.npy", "scales.npy", "signs.npy", "rows.npy"
+BOUNDS, CENTROIDS, MEAN = "bounds.npy", "centroids.npy", "mean.npy"
+DEPTH: Final = 30
 FORMAT_VERSION = 1
 _DEVIATIONS = 6
 _ROWS_PER_HIT = 20
@@ -36,22 +39,24 @@ class InvertedFileInfo:
         count: vectors.
         dimension: of each.
         probes: lists that a search reads.
-        recall: share of the 30 nearest vectors that lie in these lists, over queries made up of stored vectors.
+        kept: of their rows, how many it scores, those whose signs are most like the query's.
+        recall: share of the 30 nearest vectors that are among these, over queries made up of stored vectors.
     """
 
     count: int
     dimension: int
     probes: int
+    kept: int
     recall: float
 
 
 class InvertedFile:
     """Unit vectors in lists around centroids (IVF; Jégou et al., 2011), as `InvertedFileBuilder` writes them.
 
-    A search compares the query with the centroids, reads the rows of the nearest lists in 8 bits, and scores the best
-    again by their float32 vectors, so that what it returns are exact cosines; it may miss vectors in other lists. What
-    is resident are the 8-bit rows and the ids; of the float32 vectors, a search reads some dozens from the file.
-    Threads may search side by side.
+    A search compares the query with the centroids, the signs of its coordinates with those of the rows in the nearest
+    lists, the rows most like it in 8 bits, and the best of them by their float32 vectors, so that what it returns are
+    exact cosines; it may miss some vectors. What is resident are signs, 8-bit rows and ids; of the float32 vectors, a
+    search reads some dozens from the file. Threads may search side by side.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,8 +69,9 @@ class InvertedFile:
         try:
             self.info = _read_info(folder)
             self.names = PointNames(folder)
-            self._codes, self._scales, self._rows = (_mapped(folder / name) for name in (CODES, SCALES, ROWS))
-            self._bounds, self._centroids = np.load(folder / BOUNDS), np.load(folder / CENTROIDS)
+            self._codes, self._scales = mapped(folder / CODES), mapped(folder / SCALES)
+            self._signs, self._rows = mapped(folder / SIGNS), mapped(folder / ROWS)
+            self._bounds, self._centroids, self._mean = (np.load(folder / name) for name in (BOUNDS, CENTROIDS, MEAN))
             self._file = (folder / VECTORS).open("rb", buffering=0)
             weakref.finalize(self, self._file.close)
         except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
@@ -74,7 +80,9 @@ class InvertedFile:
             ) from error
         count, dimension = self.info.count, self.info.dimension
         size = (folder / VECTORS).stat().st_size
-        if {len(self._codes), len(self._rows), len(self.names), size // (4 * dimension)} != {count}:
+        if {len(self._codes), self._signs.shape[1], len(self._rows), len(self.names), size // (4 * dimension)} != {
+            count
+        }:
             raise StoreError(f"The vectors in {str(folder)!r} are not whole; delete that folder to have it made again.")
         self._places = np.empty(count, np.int32)
         self._places[self._rows] = np.arange(count, dtype=np.int32)
@@ -110,39 +118,44 @@ class InvertedFile:
         """
         query = query / max(np.linalg.norm(query), _TINY)
         if only is not None:
-            places = self._places[only if gone is None else only[~gone[only]]]
-            blocks = [places[start : start + _ROWS_AT_ONCE] for start in range(0, len(places), _ROWS_AT_ONCE)]
-            return self._best(blocks, query, k, None)
+            rows = only if gone is None else only[~gone[only]]
+            return self._best(self._places[rows].astype(np.int64), query, k)
+        wider = max(1.0, k / DEPTH)
         lists = np.argsort(-(self._centroids @ query), kind="stable")
-        spans = [slice(self._bounds[number], self._bounds[number + 1]) for number in lists]
-        rows = np.cumsum(np.diff(self._bounds)[lists])
-        probes = max(self.info.probes, int(np.searchsorted(rows, _ROWS_PER_HIT * k)) + 1)
-        hits = self._best(spans[:probes], query, k, gone)
-        # Where most of what was read is gone, all lists are read.
-        return hits if len(hits) == k or probes >= len(lists) else self._best(spans, query, k, gone)
+        wide = np.cumsum(np.diff(self._bounds)[lists])
+        probes = max(math.ceil(wider * self.info.probes), int(np.searchsorted(wide, _ROWS_PER_HIT * k)) + 1)
+        kept = max(math.ceil(wider * self.info.kept), _ROWS_PER_HIT * k)
+        hits = self._best(self._like(lists[:probes], query, kept, gone), query, k)
+        if len(hits) < k and probes < len(lists):  # most of what was read is gone
+            hits = self._best(self._like(lists, query, kept, gone), query, k)
+        return hits
 
-    def _best(
-        self,
-        blocks: Sequence[slice | NDArray[np.int32]],
-        query: NDArray[np.float32],
-        k: int,
-        gone: NDArray[np.bool_] | None,
-    ) -> list[tuple[str, float]]:
-        """Return the k best of some blocks of places: those that rounding may have moved are scored again."""
-        if not blocks:
-            return []
-        scales = [self._scales[block] for block in blocks]
-        scores = np.concatenate(
-            [int8_scores(self._codes[block], own, query) for block, own in zip(blocks, scales, strict=True)]
-        )
-        errors = _DEVIATIONS * score_errors(np.concatenate(scales))
-        rows = np.concatenate([self._rows[block] for block in blocks])
+    def _like(
+        self, lists: NDArray[np.int64], query: NDArray[np.float32], kept: int, gone: NDArray[np.bool_] | None
+    ) -> NDArray[np.int64]:
+        """Return the places in some lists whose signs are most like the query's: `kept`, and as good as the last."""
+        spans = [slice(self._bounds[number], self._bounds[number + 1]) for number in lists]
+        places = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+        distances = sign_distances(self._signs, spans, sign_codes(query[None], self._mean))
         if gone is not None:
-            scores = np.where(gone[rows], -np.inf, scores)
-        likely = scores > -np.inf
-        if len(rows) > k:
-            likely &= scores + errors >= np.partition(scores - errors, len(rows) - k)[len(rows) - k]
-        rows = np.sort(rows[likely])  # in the file's order
+            there = ~gone[self._rows[places]]
+            places, distances = places[there], distances[there]
+        if len(places) <= kept:
+            return places
+        last = int(np.searchsorted(np.cumsum(np.bincount(distances)), kept))
+        return places[distances <= last]
+
+    def _best(self, places: NDArray[np.int64], query: NDArray[np.float32], k: int) -> list[tuple[str, float]]:
+        """Return the k best of some places: what 8 bits may have put in a wrong order is scored again."""
+        scores = np.empty(len(places), np.float32)
+        for start in range(0, len(places), _ROWS_AT_ONCE):
+            block = places[start : start + _ROWS_AT_ONCE]
+            scores[start : start + len(block)] = int8_scores(self._codes[block], self._scales[block], query)
+        if len(places) > k:
+            errors = _DEVIATIONS * score_errors(self._scales[places])
+            last = np.partition(scores - errors, len(scores) - k)[len(scores) - k]
+            places = places[scores + errors >= last]
+        rows = np.sort(self._rows[places])  # in the file's order
         best = zip(self.names.node_ids(rows), exact_cosines(self.vectors(rows), query), strict=True)
         return sorted(best, key=lambda hit: (-hit[1], hit[0]))[:k]
 
@@ -152,7 +165,3 @@ def _read_info(folder: Path) -> InvertedFileInfo:
     if content.pop("format_version") != FORMAT_VERSION:
         raise ValueError("they are of another version")
     return InvertedFileInfo(**content)
-
-
-def _mapped(file: Path) -> Any:
-    return np.load(file, mmap_mode="r")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,27 +19,30 @@ from llama_index_ace_finetune.stores.inverted_file import (
     BOUNDS,
     CENTROIDS,
     CODES,
+    DEPTH,
     FORMAT_VERSION,
     MANIFEST,
+    MEAN,
     ROWS,
     SCALES,
+    SIGNS,
     VECTORS,
     InvertedFileInfo,
 )
 from llama_index_ace_finetune.stores.point_ids import PointKey
 from llama_index_ace_finetune.stores.point_names import PointNamesWriter
+from llama_index_ace_finetune.stores.sign_codes import sign_codes, sign_distances
 
 RECALL = 0.99
-_DEPTH = 30
 _ASKED = 200
-_PER_LIST = 64
+_PER_LIST = 100
 _AT_ONCE = 8192
 
 
 class InvertedFileBuilder:
     """Writes an inverted file into an empty folder, of vectors that come in batches.
 
-    They go to disk as they come; in memory are a sample of 64 vectors a list, one batch, and 40 bytes a vector.
+    They go to disk as they come; in memory are a sample of 100 vectors a list, one batch, and some 50 bytes a vector.
 
         with InvertedFileBuilder(folder, 384) as builder:
             for points, ids, vectors in batches:
@@ -49,8 +53,8 @@ class InvertedFileBuilder:
         folder: an empty one.
         dimension: of the vectors.
         recall: share of the 30 nearest vectors that a search has to find on average. Queries for measuring it are made
-            up from pairs of stored vectors, and so many lists are read that they find it; vectors without structure
-            need most of the lists for it, and a search then takes longer than comparing all.
+            up from pairs of stored vectors, and so many lists are read, and rows in them scored, that they find it;
+            vectors without structure need most of them, and a search then takes longer than comparing all.
         seed: of the centroids.
     """
 
@@ -84,49 +88,82 @@ class InvertedFileBuilder:
         """Train the centroids, sort the rows by list, and measure how many lists a search has to read."""
         count = self._count
         vectors = np.memmap(self._folder / VECTORS, np.float32, "r", shape=(count, self._dimension))
-        n_lists = max(1, min(count, round(2 * count**0.5)))
-        sample = np.sort(self._rng.choice(count, min(count, _PER_LIST * n_lists), replace=False))
-        centroids = train_centroids(vectors[sample], n_lists, rng=self._rng)
+        n_lists = max(1, round(count**0.5))
+        sample = vectors[np.sort(self._rng.choice(count, min(count, _PER_LIST * n_lists), replace=False))]
+        mean, centroids = sample.mean(axis=0), train_centroids(sample, n_lists, rng=self._rng)
+        del sample
         lists = np.empty(count, np.int32)
         for span in _spans(count):
             lists[span] = nearest_centroid(vectors[span], centroids)
         rows = np.argsort(lists, kind="stable").astype(np.int32)
+        bounds = np.searchsorted(lists[rows], np.arange(n_lists + 1))
+        for name, array in ((ROWS, rows), (BOUNDS, bounds), (CENTROIDS, centroids), (MEAN, mean)):
+            np.save(self._folder / name, array)
         places = np.empty(count, np.int32)
         places[rows] = np.arange(count, dtype=np.int32)
-        np.save(self._folder / ROWS, rows)
-        np.save(self._folder / BOUNDS, np.searchsorted(lists[rows], np.arange(n_lists + 1)))
-        np.save(self._folder / CENTROIDS, centroids)
-        self._write_codes(vectors, places)
-        probes, recall = self._probes(vectors, lists, centroids)
-        info = InvertedFileInfo(count=count, dimension=self._dimension, probes=probes, recall=recall)
+        signs = self._write_rows(vectors, places, mean)
+        queries = self._queries(vectors)
+        nearest = _nearest_rows(vectors, queries, min(DEPTH, count))
+        probes, kept, recall = self._depth(
+            np.argsort(-(queries @ centroids.T), axis=1, kind="stable"), lists[nearest], places[nearest],
+            bounds, signs, sign_codes(queries, mean),
+        )  # fmt: skip
+        info = InvertedFileInfo(count=count, dimension=self._dimension, probes=probes, kept=kept, recall=recall)
         write_json(self._folder / MANIFEST, {"format_version": FORMAT_VERSION, **asdict(info)})
 
-    def _write_codes(self, vectors: NDArray[np.float32], places: NDArray[np.int32]) -> None:
+    def _write_rows(
+        self, vectors: NDArray[np.float32], places: NDArray[np.int32], mean: NDArray[np.float32]
+    ) -> NDArray[np.uint64]:
+        """Write the rows in 8 bits and their signs in the order of the lists; return the signs."""
+        words = sign_codes(vectors[:1], mean).shape[0]
         codes = np.lib.format.open_memmap(self._folder / CODES, "w+", np.int8, vectors.shape)
+        signs = np.lib.format.open_memmap(self._folder / SIGNS, "w+", np.uint64, (words, len(vectors)))
         scales = np.empty(len(vectors), np.float32)
         for span in _spans(len(vectors)):
             codes[places[span]], scales[places[span]] = quantise(vectors[span])
+            signs[:, places[span]] = sign_codes(vectors[span], mean)
         codes.flush()
+        signs.flush()
         np.save(self._folder / SCALES, scales)
+        return signs
 
-    def _probes(
-        self, vectors: NDArray[np.float32], lists: NDArray[np.int32], centroids: NDArray[np.float32]
-    ) -> tuple[int, float]:
-        """Return how many lists hold the wanted share of the nearest vectors, and that share."""
-        queries = self._queries(vectors)
-        nearest = _nearest_rows(vectors, queries, min(_DEPTH, len(vectors)))
-        order = np.argsort(-(queries @ centroids.T), axis=1, kind="stable")
-        rank = np.empty_like(order)
-        np.put_along_axis(rank, order, np.arange(order.shape[1])[None, :], axis=1)
-        needed = np.sort(np.take_along_axis(rank, lists[nearest].astype(np.int64), axis=1), axis=None)
-        probes = int(needed[max(int(np.ceil(self._recall * len(needed))) - 1, 0)]) + 1
-        return probes, round(float((needed < probes).mean()), 4)
+    def _depth(
+        self,
+        order: NDArray[np.int64],
+        lists: NDArray[np.int32],
+        places: NDArray[np.int32],
+        bounds: NDArray[np.int64],
+        signs: NDArray[np.uint64],
+        queries: NDArray[np.uint64],
+    ) -> tuple[int, int, float]:
+        """Return how many lists to read and rows to score for the wanted recall, half of the loss in each, and it.
+
+        order: lists by nearness [n, n_lists]; lists, places: where the nearest vectors are [n, k].
+        """
+        rank = np.argsort(order, axis=1)
+        needed = np.take_along_axis(rank, lists.astype(np.int64), axis=1)
+        probes = _quantile(needed, (1 + self._recall) / 2) + 1
+        rows = np.full(needed.shape, np.iinfo(np.int64).max)  # that have to be scored to find each; never, by default
+        for number, (near, own) in enumerate(zip(order[:, :probes], places, strict=True)):
+            spans = [slice(bounds[at], bounds[at + 1]) for at in near]
+            query = queries[:, number : number + 1]
+            counts = np.cumsum(np.bincount(sign_distances(signs, spans, query), minlength=64 * len(query) + 1))
+            found = needed[number] < probes
+            distances = [sign_distances(signs, [slice(place, place + 1)], query)[0] for place in own[found]]
+            rows[number, found] = counts[np.array(distances, np.int64)]
+        kept = _quantile(rows, self._recall)
+        return probes, kept, round(float((rows <= kept).mean()), 4)
 
     def _queries(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return queries that lie beside the stored vectors, as real ones do: two parts of one and one of another."""
         one, other = self._rng.choice(len(vectors), (2, min(_ASKED, len(vectors))))
         queries = 2 * vectors[one] + vectors[other]
         return np.asarray(queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+def _quantile(values: NDArray[np.int64], share: float) -> int:
+    """Return the least value that `share` of all do not exceed."""
+    return int(np.sort(values, axis=None)[max(math.ceil(share * values.size) - 1, 0)])
 
 
 def _spans(count: int) -> list[slice]:

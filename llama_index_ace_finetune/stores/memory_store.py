@@ -15,7 +15,7 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.connection import connect, failure, is_embedded, told
-from llama_index_ace_finetune.stores.mirror import VectorMirror
+from llama_index_ace_finetune.stores.mirror import EXACT_UP_TO, VectorMirror
 from llama_index_ace_finetune.stores.node_points import node_points, payload_of, require_own_ids
 from llama_index_ace_finetune.stores.passing import PassingPoints
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_id
@@ -43,7 +43,9 @@ class MemoryStore:
 
     The collection's metadata holds each vector's dimension and model fingerprint, so vectors of different models can
     not be mixed up. Open it with `create`, `open` or `attach`; close it after use, since an embedded folder is locked
-    while it is open. An embedded store answers dense searches from a matrix in this process, with the same results.
+    while it is open. An embedded store answers dense searches in this process, with the same results: up to
+    `exact_up_to` memories (200,000 unless it is set before the first search) by comparing all vectors, above from an
+    inverted file, which finds 99 in 100 of the nearest.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class MemoryStore:
         self.where = where
         self.sparse = sparse
         self.embedded = is_embedded(client)
+        self.exact_up_to = EXACT_UP_TO
         self._owns_client = owns_client
         self._closed = False
         self._log = watch(client)
@@ -304,7 +307,12 @@ class MemoryStore:
         mirror = self._mirrors.get(name)
         if mirror is None:
             fresh = VectorMirror(
-                self.client, self.collection, name, dimension=self.spaces[name].dimension, where=self.where
+                self.client,
+                self.collection,
+                name,
+                dimension=self.spaces[name].dimension,
+                where=self.where,
+                exact_up_to=self.exact_up_to,
             )
             mirror = self._mirrors.setdefault(name, fresh)
         return mirror

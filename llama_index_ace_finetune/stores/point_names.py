@@ -47,9 +47,11 @@ class PointNames:
     """The ids of rows 0, 1, 2, ..."""
 
     def __init__(self, folder: Path) -> None:
-        self._keys, self._order, self._ends = (_mapped(folder / name) for name in (_KEYS, _ORDER, _ENDS))
+        self._keys, self._order, self._ends = (mapped(folder / name) for name in (_KEYS, _ORDER, _ENDS))
         size = int(self._ends[-1])
-        self._ids = np.memmap(folder / _IDS, np.uint8, "r", shape=(size,)) if size else np.empty(0, np.uint8)
+        self._ids = (
+            np.asarray(np.memmap(folder / _IDS, np.uint8, "r", shape=(size,))) if size else np.empty(0, np.uint8)
+        )
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -81,5 +83,6 @@ def _packed(points: Iterable[PointKey]) -> NDArray[np.bytes_]:
     )
 
 
-def _mapped(file: Path) -> Any:
-    return np.load(file, mmap_mode="r")
+def mapped(file: Path) -> NDArray[Any]:
+    """Return an array in a file, memory-mapped; as a plain array, since slicing a `memmap` takes longer."""
+    return np.asarray(np.load(file, mmap_mode="r"))

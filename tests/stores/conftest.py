@@ -1,4 +1,4 @@
-"""Every way to a store: the matrix in this process, Qdrant's own search, and a server where there is one."""
+"""Every way to a store: matrix and lists in this process, Qdrant's own search, and a server where there is one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
 SERVER = "ACE_FINETUNE_QDRANT_URL"
 
 
-@pytest.fixture(params=["memory", "folder", "asked", "server"])
+@pytest.fixture(params=["memory", "folder", "lists", "asked", "server"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeStore]:
-    """Makes empty stores; "asked" sends an embedded Qdrant the requests that a server gets."""
+    """Makes empty stores; "lists" has two memories at most compared without an inverted file, and "asked" sends an
+    embedded Qdrant the requests that a server gets."""
     made: list[MemoryStore] = []
     url = os.environ.get(SERVER)
     if request.param == "server" and not url:
@@ -34,6 +35,8 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeS
             path = tmp_path / name if request.param == "folder" else None
             store = MemoryStore.create(spaces, path=path, collection=name, sparse=sparse)
             store.embedded = request.param != "asked"
+            if request.param == "lists":
+                store.exact_up_to = 2
         made.append(store)
         return store
 
