@@ -7,7 +7,7 @@ import typer
 from llama_index_ace_finetune.cli.group import ACE_FINETUNE, EPILOGUE, Verb, Verbs, speak
 from llama_index_ace_finetune.cli.look import audit, compare, doctor, inspect, report, search
 from llama_index_ace_finetune.cli.run import demo, init, run
-from llama_index_ace_finetune.cli.stages import evaluate, export, generate, index, train
+from llama_index_ace_finetune.cli.stages import evaluate, export, generate, index, train, vectors
 
 __all__ = ["app", "main"]
 
@@ -56,6 +56,7 @@ for _verb, _examples in (
     (compare, ["ace-finetune compare my-run other-run"]),
     (audit, ["ace-finetune audit my-run", "ace-finetune audit split.json --data my_suite.json"]),
     (export, ["ace-finetune export my-run --backend onnx --int8"]),
+    (vectors, ["ace-finetune vectors my-run --dimensions 256,128"]),
     (
         generate,
         [

@@ -1,4 +1,4 @@
-"""The stages of a run as verbs of their own: generate, train, evaluate, index, export."""
+"""The stages of a run as verbs of their own: generate, train, evaluate, index, export, vectors."""
 
 from __future__ import annotations
 
@@ -239,5 +239,26 @@ def export(
 
         model, dev = find_model(path, training_data)
         print_export(export_model(model, dev, backend=backend, int8=int8, max_loss=max_loss))  # type: ignore[arg-type]
+
+    execute(command, as_json=as_json)
+
+
+def vectors(
+    path: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
+    dimensions: Annotated[
+        str | None, typer.Option(help="Shorter lengths to try, such as 256,128; by default those it was trained for.")
+    ] = None,
+    training_data: Annotated[Path | None, typer.Option(help="File with the dev queries; the run's own.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what shorter, 8-bit and binary vectors cost on dev."""
+
+    def command() -> None:
+        from llama_index_ace_finetune.commands.export import find_model
+        from llama_index_ace_finetune.commands.vector_forms import compare_forms, print_forms, read_dimensions
+
+        chosen = read_dimensions(dimensions) if dimensions is not None else None
+        model, dev = find_model(path, training_data)
+        print_forms(compare_forms(model, dev, chosen), dev)
 
     execute(command, as_json=as_json)
