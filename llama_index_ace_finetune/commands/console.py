@@ -39,7 +39,7 @@ _OUT_OF_MEMORY = (
 )
 _DISK_FULL = "The disk is full ({error}); free some space, or write to another one, and repeat the command."
 
-REFUSED, USER_ERROR, FAULT, STOPPED = 1, 2, 3, 130
+REFUSED, USER_ERROR, FAULT, STOPPED, UNREAD = 1, 2, 3, 130, 141
 _NARROW, _WIDE = 80, 160  # columns
 
 # Texts come from strangers, and what a terminal takes for a command is one of these, an escape sequence for example.
@@ -47,7 +47,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class _Console(Console):
-    """A console that shows control characters instead of sending them."""
+    """A console that shows control characters instead of sending them, and leaves it to us how to end."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text), **options)
@@ -89,8 +92,9 @@ def show(result: Any, human: Callable[[Console], object]) -> None:
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command and return the exit status.
 
-    That is its own (None is 0), 2 for what a user can put right, 3 for a fault of the program, 130 for Ctrl-C. A
-    user's error is printed as one sentence, without a traceback unless `--verbose` is on.
+    That is its own (None is 0), 2 for what a user can put right, 3 for a fault of the program, 130 for Ctrl-C, 141
+    where nobody reads the output any more, as with `| head`. A user's error is printed as one sentence, without a
+    traceback unless `--verbose` is on.
     """
     from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
 
@@ -108,7 +112,9 @@ def run_command(command: Callable[[], int | None]) -> int:
         screen.print("stopped")
         return STOPPED
     except BrokenPipeError:
-        raise
+        # Whoever read the output has gone; what is still in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
     except Exception as error:
         if _is_disk_full(error):
             screen.print(f"[bold red]error:[/] {escape(_DISK_FULL.format(error=' '.join(str(error).split())))}")

@@ -201,6 +201,18 @@ class TestExitCodes:
     def test_what_a_user_can_put_right(self, arguments: list[str]) -> None:
         assert runner.invoke(app, arguments).exit_code == 2
 
+    def test_of_an_output_that_nobody_reads(self) -> None:
+        code = (
+            "from llama_index_ace_finetune.commands.console import run_command, show\n"
+            "raise SystemExit(run_command(lambda: show({}, lambda screen: screen.print('line\\n' * 100_000))))"
+        )
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+            assert running.stdout is not None
+            assert running.stderr is not None
+            running.stdout.close()
+            assert running.stderr.read() == b""
+            assert running.wait() == 141
+
     def test_a_gain_may_be_required(self) -> None:
         from llama_index_ace_finetune.commands.summary import required_gain
 
