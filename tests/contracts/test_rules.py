@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llama_index.core import Settings
 from llama_index.core.evaluation import RetrieverEvaluator
 from llama_index.core.schema import MetadataMode, NodeRelationship, QueryBundle, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
@@ -187,6 +188,31 @@ class TestRule4Fusion:
         cosines = {h.node.node_id: h.score for h in retriever.search(QUERIES["backup"], mode="dense")}
         hits = retriever.search(QUERIES["backup"], threshold=0.2)
         assert {h.node.node_id for h in hits if h.dense_rank} == {n for n, c in cosines.items() if c >= 0.2}
+
+
+class TestRule5Async:
+    async def test_both_legs_run_at_the_same_time(self) -> None:
+        retriever = words_retriever(NODES)
+        search, meet = retriever._search, threading.Barrier(2, timeout=20)
+
+        def after_meeting(leg: Any) -> Any:
+            def call(*arguments: Any, **options: Any) -> Any:
+                meet.wait()  # fails where one leg ends before the other begins
+                return leg(*arguments, **options)
+
+            return call
+
+        search.ladder.embed = after_meeting(search.ladder.embed)  # type: ignore[method-assign]
+        search.lexical.search = after_meeting(search.lexical.search)  # type: ignore[method-assign]
+        hits = await retriever.aretrieve(QUERIES["backup"])
+        assert (hits[0].node.node_id, hits[0].dense_rank, hits[0].sparse_rank) == ("backup", 1, 1)
+
+    async def test_llama_indexs_defaults_are_never_asked_for(self) -> None:
+        before = Settings._llm, Settings._embed_model
+        retriever = FineTunedHybridRetriever.from_nodes(NODES[:2], model=BASE, baseline=None)
+        await retriever.aretrieve("anything")
+        retriever.close()
+        assert (Settings._llm, Settings._embed_model) == before
 
 
 class TestRule6Filters:
