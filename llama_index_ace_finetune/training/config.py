@@ -39,7 +39,8 @@ class TrainingConfig:
         hard_negatives: mined negatives per query and step; they rotate over the epochs.
         suspected_margin: in mode "full", documents of a batch are masked for a query where their cosine with it, by the
             base model, exceeds this share of the right answer's, or where they are near-duplicates of a right answer;
-            1 masks what the base ranks above the right answer. None masks known right answers alone.
+            1 masks what the base ranks above the right answer. None masks known right answers alone, since a weak base
+            suspects mostly the mistakes that training is to mend.
         temperature: divisor of the cosines in the softmax.
         symmetric: let documents look for their queries too.
         dimensions: also train the first so many dimensions of the vectors by themselves, (256, 128) for example.
