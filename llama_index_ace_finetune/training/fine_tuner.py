@@ -13,6 +13,7 @@ from llama_index_ace_finetune.datasets.held_out import require_held_out
 from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError, TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
@@ -57,6 +58,8 @@ class EmbeddingFineTuner:
         self._train: IndexedExamples | None = None
         self._dev: DevSet | None = None
         self._general: DevSet | None = None
+        self._started_from: Encoder | None = None
+        self._metrics: dict[str, Any] = {}
 
     def load_training_data(self, source: str | Path | TrainingData) -> dict[str, int]:
         """Read training data and divide it into train and dev; return how many examples each part has.
@@ -103,12 +106,7 @@ class EmbeddingFineTuner:
             max_seq_length=self.config.max_seq_length, device=self.config.device, precision=self.config.precision
         )
         encoder = Encoder.load(self.config.base_model, settings=settings)
-        if any(type(module).__name__ == "Router" for module in encoder.model.children()):
-            raise ModelError(
-                f"The model {self.config.base_model!r} embeds queries and documents differently, which cannot be "
-                "tuned further; start from its own base model."
-            )
-        # The fingerprint stays that of the base: it is recorded with the model, and dev scores are not cached by it.
+        _require_one_tower(encoder)
         self.encoder = encoder
 
     def train(
@@ -134,18 +132,17 @@ class EmbeddingFineTuner:
             TrainingError: if the loss is no number, or data and model were not loaded first.
         """
         encoder, examples = self._ready()
+        _require_one_tower(encoder)
+        self._started_from = encoder
         # Before the work, not after it.
         check_replaceable(Path(self.config.output_dir))
         ground = Ground(encoder, examples, self._dev, self.config, self._cache, self._checkpoints, self._general)
         self.rungs = climb(ground, progress=progress, on_rung=on_rung, on_next=on_next)
         shipped, last = self.shipped, self.rungs[-1]
         if shipped:
+            # Its own fingerprint comes with its files.
             self.encoder = Encoder(
-                shipped.build(encoder.model),
-                name=encoder.name,
-                fingerprint=encoder.fingerprint,
-                settings=encoder.settings,
-                document_fingerprint=encoder.document_fingerprint,
+                shipped.build(encoder.model), name=encoder.name, fingerprint="", settings=encoder.settings
             )
         self.history = list((shipped or last).history)
         told = shipped or last
@@ -159,7 +156,8 @@ class EmbeddingFineTuner:
             "selection": self.selection.to_dict() if self.selection else None,
             "rungs": [rung.to_dict() for rung in self.rungs],
         }
-        self.save_model(metrics)
+        self._metrics = metrics
+        self.save_model()
         return metrics
 
     @property
@@ -184,21 +182,31 @@ class EmbeddingFineTuner:
             result.update(self._dev.score(encoder).means)
         return result
 
-    def save_model(self, metrics: dict[str, Any] | None = None) -> Path:
+    def save_model(self) -> Path:
         """Write the model folder: weights, tokenizer, prompts, card, and provenance; whole or not at all."""
         encoder, examples = self._ready()
         assert self.data is not None
-        return save_model_folder(
+        folder = save_model_folder(
             encoder,
             Path(self.config.output_dir),
+            base=self._started_from or encoder,
             config=self.config,
             selection=self.selection,
-            metrics=metrics or {},
+            metrics=self._metrics,
             history=self.history,
             data=self.data,
             train=examples,
             dev=self._dev.examples if self._dev else None,
         )
+        identity = identify_model(folder, settings=encoder.settings)
+        self.encoder = Encoder(
+            encoder.model,
+            name=str(folder),
+            fingerprint=identity.fingerprint,
+            settings=encoder.settings,
+            document_fingerprint=identity.documents,
+        )
+        return folder
 
     def _ready(self) -> tuple[Encoder, IndexedExamples]:
         if self._train is None:
@@ -208,12 +216,20 @@ class EmbeddingFineTuner:
         return self.encoder, self._train
 
 
+def _require_one_tower(encoder: Encoder) -> None:
+    if any(type(module).__name__ == "Router" for module in encoder.model.children()):
+        raise ModelError(
+            f"The model {encoder.name!r} embeds queries and documents differently, which cannot be tuned further; "
+            "start from its own base model."
+        )
+
+
 def divide_examples(
     data: TrainingData, *, train_split: float, seed: int
 ) -> tuple[list[TrainingExample], list[TrainingExample]]:
     """Return the train and the dev examples; test examples are in neither.
 
-    Negatives of train examples that are right answers of dev or test queries are left out.
+    Negatives of train examples that are right answers of dev or test queries, or read as one of these, are left out.
     """
     usable = [example for example in data.examples if example.split != "test"]
     dev = [example for example in usable if example.split == "dev"]
@@ -221,13 +237,16 @@ def divide_examples(
         dev_ids = _dev_by_component(data, usable, train_split=train_split, seed=seed)
         dev = [example for example in usable if example.query_id in dev_ids]
     held = {example.query_id for example in dev}
-    answers = {identifier for example in dev for identifier in example.positive_ids}
-    train = [
-        dataclasses.replace(example, negatives=tuple(n for n in example.negatives if n.memory_id not in answers))
-        for example in usable
-        if example.query_id not in held
-    ]
-    return train, dev
+    train = [example for example in usable if example.query_id not in held]
+    text = {identifier: normalise(memory) for identifier, memory in data.memories.items()}
+    kept_back = [*dev, *(example for example in data.examples if example.split == "test")]
+    answers = {text[identifier] for example in kept_back for identifier in example.positive_ids}
+    return [_without(example, answers, text) for example in train], dev
+
+
+def _without(example: TrainingExample, answers: set[str], text: Mapping[str, str]) -> TrainingExample:
+    negatives = tuple(negative for negative in example.negatives if text[negative.memory_id] not in answers)
+    return dataclasses.replace(example, negatives=negatives)
 
 
 def _dev_by_component(

@@ -26,6 +26,7 @@ def save_model_folder(
     encoder: Encoder,
     path: Path,
     *,
+    base: Encoder,
     config: TrainingConfig,
     selection: Selection | None,
     metrics: dict[str, Any],
@@ -45,8 +46,8 @@ def save_model_folder(
     provenance = {
         "format_version": 1,
         "base_model": config.base_model,
-        "base_fingerprint": encoder.fingerprint,
-        "document_fingerprint": encoder.document_fingerprint if _keeps_documents(metrics) else None,
+        "base_fingerprint": base.fingerprint,
+        "document_fingerprint": base.document_fingerprint if _keeps_documents(metrics) else None,
         "selection": selection.to_dict() if selection else None,
         "metrics": {name: value for name, value in metrics.items() if name != "selection"},
         "config": _without_paths(config),

@@ -42,6 +42,14 @@ def test_answers_of_dev_are_not_trained_against() -> None:
     assert dev[0].negative_ids == ("m0",)
 
 
+def test_neither_are_those_of_test_nor_their_equals() -> None:
+    marked = [example(0, 0, "train", [1, 2, 3]), example(1, 1, "test")]
+    held_out = data(marked)
+    memories = {**held_out.memories, "m3": held_out.memories["m1"].upper()}
+    train, _ = divide_examples(TrainingData(held_out.examples, memories), train_split=0.8, seed=0)
+    assert train[0].negative_ids == ("m2",)
+
+
 def test_train_marks_alone_leave_no_dev() -> None:
     train, dev = divide_examples(data([example(0, 0, "train"), example(1, 1, None)]), train_split=0.5, seed=0)
     assert ids(train) == ["q0", "q1"]

@@ -101,8 +101,14 @@ def test_each_mode_climbs_its_rungs_and_leaves_one_folder(
         assert np.abs(queries - ours.encode_queries(QUERIES)).max() < 1e-5
         documents = plain.encode_document(memories, normalize_embeddings=True)
         assert np.abs(documents - ours.encode_documents(memories)).max() < 1e-5
+    # In memory as on disk it goes by its own name, never by the base's.
     at_training = Encoder.load(DEFAULT_BASE_MODEL, settings=EncoderSettings(max_seq_length=32, device="cpu"))
     assert (loaded.document_fingerprint == at_training.fingerprint) == (climbed[-1] != "full")
+    assert (shipped.fingerprint, shipped.name) == (loaded.fingerprint, str(tmp_path / "model"))
+    assert record["base_fingerprint"] == at_training.fingerprint
+    before = (tmp_path / "model" / "ace_finetune.json").read_bytes()
+    tuner.save_model()
+    assert (tmp_path / "model" / "ace_finetune.json").read_bytes() == before
     if climbed[-1] != "full":
         # What is stored for the base stays valid.
         short = [memory[:80] for memory in memories]
