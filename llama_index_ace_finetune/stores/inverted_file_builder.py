@@ -87,23 +87,22 @@ class InvertedFileBuilder:
     def _divide(self) -> None:
         """Train the centroids, sort the rows by list, and measure how many lists a search has to read."""
         count = self._count
-        vectors = np.memmap(self._folder / VECTORS, np.float32, "r", shape=(count, self._dimension))
         n_lists = max(1, round(count**0.5))
-        sample = vectors[np.sort(self._rng.choice(count, min(count, _PER_LIST * n_lists), replace=False))]
+        sample = self._rows(self._rng.choice(count, min(count, _PER_LIST * n_lists), replace=False))
         mean, centroids = sample.mean(axis=0), train_centroids(sample, n_lists, rng=self._rng)
         del sample
         lists = np.empty(count, np.int32)
         for span in _spans(count):
-            lists[span] = nearest_centroid(vectors[span], centroids)
+            lists[span] = nearest_centroid(self._read(span), centroids)
         rows = np.argsort(lists, kind="stable").astype(np.int32)
         bounds = np.searchsorted(lists[rows], np.arange(n_lists + 1))
         for name, array in ((ROWS, rows), (BOUNDS, bounds), (CENTROIDS, centroids), (MEAN, mean)):
             np.save(self._folder / name, array)
         places = np.empty(count, np.int32)
         places[rows] = np.arange(count, dtype=np.int32)
-        signs = self._write_rows(vectors, places, mean)
-        queries = self._queries(vectors)
-        nearest = _nearest_rows(vectors, queries, min(DEPTH, count))
+        signs = self._write_rows(places, mean)
+        queries = self._queries()
+        nearest = self._nearest(queries, min(DEPTH, count))
         probes, kept, recall = self._depth(
             np.argsort(-(queries @ centroids.T), axis=1, kind="stable"), lists[nearest], places[nearest],
             bounds, signs, sign_codes(queries, mean),
@@ -111,17 +110,30 @@ class InvertedFileBuilder:
         info = InvertedFileInfo(count=count, dimension=self._dimension, probes=probes, kept=kept, recall=recall)
         write_json(self._folder / MANIFEST, {"format_version": FORMAT_VERSION, **asdict(info)})
 
-    def _write_rows(
-        self, vectors: NDArray[np.float32], places: NDArray[np.int32], mean: NDArray[np.float32]
-    ) -> NDArray[np.uint64]:
+    def _read(self, span: slice) -> NDArray[np.float32]:
+        """Return some vectors from the file; memory-mapped, all that was read would count as resident."""
+        numbers, width = (span.stop - span.start) * self._dimension, 4 * self._dimension
+        found = np.fromfile(self._folder / VECTORS, np.float32, numbers, offset=span.start * width)
+        return found.reshape(-1, self._dimension)
+
+    def _rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors of some rows, in one pass over the file."""
+        found = np.empty((len(rows), self._dimension), np.float32)
+        for span in _spans(self._count):
+            here = np.flatnonzero((rows >= span.start) & (rows < span.stop))
+            found[here] = self._read(span)[rows[here] - span.start]
+        return found
+
+    def _write_rows(self, places: NDArray[np.int32], mean: NDArray[np.float32]) -> NDArray[np.uint64]:
         """Write the rows in 8 bits and their signs in the order of the lists; return the signs."""
-        words = sign_codes(vectors[:1], mean).shape[0]
-        codes = np.lib.format.open_memmap(self._folder / CODES, "w+", np.int8, vectors.shape)
-        signs = np.lib.format.open_memmap(self._folder / SIGNS, "w+", np.uint64, (words, len(vectors)))
-        scales = np.empty(len(vectors), np.float32)
-        for span in _spans(len(vectors)):
-            codes[places[span]], scales[places[span]] = quantise(vectors[span])
-            signs[:, places[span]] = sign_codes(vectors[span], mean)
+        count, words = self._count, len(sign_codes(mean[None], mean))
+        codes = np.lib.format.open_memmap(self._folder / CODES, "w+", np.int8, (count, self._dimension))
+        signs = np.lib.format.open_memmap(self._folder / SIGNS, "w+", np.uint64, (words, count))
+        scales = np.empty(count, np.float32)
+        for span in _spans(count):
+            vectors = self._read(span)
+            codes[places[span]], scales[places[span]] = quantise(vectors)
+            signs[:, places[span]] = sign_codes(vectors, mean)
         codes.flush()
         signs.flush()
         np.save(self._folder / SCALES, scales)
@@ -154,11 +166,23 @@ class InvertedFileBuilder:
         kept = _quantile(rows, self._recall)
         return probes, kept, round(float((rows <= kept).mean()), 4)
 
-    def _queries(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _queries(self) -> NDArray[np.float32]:
         """Return queries that lie beside the stored vectors, as real ones do: two parts of one and one of another."""
-        one, other = self._rng.choice(len(vectors), (2, min(_ASKED, len(vectors))))
-        queries = 2 * vectors[one] + vectors[other]
+        one, other = self._rng.choice(self._count, (2, min(_ASKED, self._count)))
+        queries = 2 * self._rows(one) + self._rows(other)
         return np.asarray(queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12), np.float32)
+
+    def _nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        """Return the rows of the k nearest vectors of each query, int64 [n, k], by comparing all."""
+        best = np.empty((len(queries), 0), np.float32)
+        rows = np.empty((len(queries), 0), np.int64)
+        for span in _spans(self._count):
+            best = np.concatenate([best, queries @ self._read(span).T], axis=1)
+            here = np.broadcast_to(np.arange(span.start, span.stop), (len(queries), span.stop - span.start))
+            rows = np.concatenate([rows, here], axis=1)
+            kept = np.argpartition(-best, min(k, best.shape[1]) - 1, axis=1)[:, :k]
+            best, rows = np.take_along_axis(best, kept, axis=1), np.take_along_axis(rows, kept, axis=1)
+        return rows
 
 
 def _quantile(values: NDArray[np.int64], share: float) -> int:
@@ -168,16 +192,3 @@ def _quantile(values: NDArray[np.int64], share: float) -> int:
 
 def _spans(count: int) -> list[slice]:
     return [slice(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE)]
-
-
-def _nearest_rows(vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the rows of the k nearest vectors of each query, int64 [n, k], by comparing all."""
-    best = np.full((len(queries), 0), -np.inf, np.float32)
-    rows = np.empty((len(queries), 0), np.int64)
-    for span in _spans(len(vectors)):
-        best = np.concatenate([best, queries @ vectors[span].T], axis=1)
-        here = np.broadcast_to(np.arange(span.start, span.stop), (len(queries), span.stop - span.start))
-        rows = np.concatenate([rows, here], axis=1)
-        kept = np.argpartition(-best, min(k, best.shape[1]) - 1, axis=1)[:, :k]
-        best, rows = np.take_along_axis(best, kept, axis=1), np.take_along_axis(rows, kept, axis=1)
-    return rows
