@@ -1,13 +1,13 @@
 """Serving by an export against torch through sentence-transformers and LlamaIndex's own parts.
 
-    python benchmarks/serving.py --data FOLDER [--check] [--out FILE]
+    python benchmarks/serving.py --data FOLDER [--check] [--out FILE] [--growth-plot FILE.svg]
 
 FOLDER is a retrieval set with documents of mixed lengths, such as medquad. The base model is exported to each backend
 (dev is not asked: this is about time), then measured: from a cold start to the first answer, one query, many documents,
-one hybrid query end to end, queries from 8 threads and from asyncio, and SIGTERM among them. Vectors of stored memories
-are made up, since searching them takes as long; their texts and the queries are the set's. `--check` takes fewer of
-everything. Exits 1 where a figure misses what is asked for. Needs the extras onnx and openvino, and
-llama-index-retrievers-bm25.
+one hybrid query end to end, queries from 8 threads and from asyncio, and SIGTERM among them; then searching a million
+vectors (large_index.py), and how time and memory grow up to there (growth.py). Vectors of stored memories are made up,
+since searching them takes as long; their texts and the queries are the set's. `--check` takes fewer of everything.
+Exits 1 where a figure misses what is asked for. Needs the extras onnx and openvino, and llama-index-retrievers-bm25.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from typing import Any
 import library_first  # noqa: F401
 import numpy as np
 from findings import Findings
+from growth import SIZES, measure_growth, plot
+from large_index import EXACT, LIBRARY_LIMIT, OURS, compare
 from machine import machine
 from timing import quiet, seconds_of
 
@@ -40,6 +42,7 @@ from llama_index_ace_finetune.encoders.exports.exported_encoder import ExportedE
 from llama_index_ace_finetune.encoders.exports.threads import usable_threads
 from llama_index_ace_finetune.encoders.exports.token_batches import padding_share, token_batches
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.stores.mirror import EXACT_UP_TO
 
 FORMS = (("onnx", False), ("onnx", True), ("openvino", False))
 SHIPPED = "openvino"
@@ -56,10 +59,11 @@ class Sizes:
     searches: int
     rounds: int
     concurrent: int
+    growth: tuple[int, ...]
 
 
-FULL = Sizes(documents=1024, queries=200, memories=10_000, searches=200, rounds=3, concurrent=1000)
-CHECK = Sizes(documents=128, queries=40, memories=1000, searches=30, rounds=1, concurrent=100)
+FULL = Sizes(documents=1024, queries=200, memories=10_000, searches=200, rounds=3, concurrent=1000, growth=SIZES)
+CHECK = Sizes(documents=128, queries=40, memories=1000, searches=30, rounds=1, concurrent=100, growth=(1000, 5000))
 
 
 def export_base(folder: Path) -> dict[str, Path]:
@@ -300,11 +304,21 @@ def terminate(model: Path, findings: Findings) -> None:
     findings.ask(f"SIGTERM: ended in {seconds:.2f} s, nothing said (asked: no error)", good)
 
 
+def many_vectors(sizes: Sequence[int], picture: Path | None, findings: Findings) -> None:
+    largest = max(sizes)
+    figures = compare(largest, "grouped", LIBRARY_LIMIT, findings)
+    known = {largest: figures[OURS if largest > EXACT_UP_TO else EXACT]}
+    growth = measure_growth(sizes, findings, known)
+    if picture:
+        plot(growth, picture)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="a retrieval set")
     parser.add_argument("--check", action="store_true", help="fewer of everything")
     parser.add_argument("--out", type=Path, help="write the tables as markdown")
+    parser.add_argument("--growth-plot", type=Path, help="draw time and memory by number of memories, .svg or .png")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -336,6 +350,7 @@ def main() -> int:
         many_documents(forms, peer, documents, sizes.rounds, findings)
         end_to_end(models[SHIPPED], memories, queries[: sizes.searches], sizes, findings)
         terminate(models[SHIPPED], findings)
+    many_vectors(sizes.growth, options.growth_plot, findings)
     packages = ("torch", "sentence-transformers", "onnxruntime", "openvino", "llama-index-core", "qdrant-client")
     return findings.close("Serving", f"{machine(*packages)}; {usable_threads()} threads", options.out)
 
