@@ -13,6 +13,8 @@ from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
 
+_TRANSFORMER = "sentence_bert_config.json"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
@@ -70,9 +72,20 @@ def _documents_of(folder: Path, content: str) -> str | None:
 
 def _shorter(limit: int | None, folder: Path) -> int | None:
     """The limit if it changes anything: one that the model's own limit is below is none."""
-    file = folder / "sentence_bert_config.json"
-    own = json.loads(file.read_text(encoding="utf-8")).get("max_seq_length") if file.is_file() else None
-    return None if limit is None or (isinstance(own, int) and own <= limit) else limit
+    if limit is None:
+        return None
+    own = [_own_limit(file.parent) for file in folder.rglob(_TRANSFORMER)]
+    return None if own and all(length is not None and length <= limit for length in own) else limit
+
+
+def _own_limit(transformer: Path) -> int | None:
+    """Tokens that a saved transformer takes: newer versions of sentence-transformers keep them with the tokenizer."""
+    for name, key in ((_TRANSFORMER, "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        file = transformer / name
+        length = json.loads(file.read_text(encoding="utf-8")).get(key) if file.is_file() else None
+        if isinstance(length, int):
+            return length
+    return None
 
 
 def _saved_prompts(folder: Path) -> dict[str, str]:

@@ -81,6 +81,18 @@ def test_settings_that_change_a_vector_count(model_folder: MakeFolder, settings:
 
 
 @pytest.mark.parametrize(
+    ("file", "content"),
+    [("sentence_bert_config.json", {"max_seq_length": 64}), ("tokenizer_config.json", {"model_max_length": 64})],
+)
+def test_a_limit_above_the_models_own_does_not_count(model_folder: MakeFolder, file: str, content: dict) -> None:
+    folder = model_folder()
+    (folder / "sentence_bert_config.json").write_text("{}")
+    (folder / file).write_text(json.dumps(content))
+    assert fingerprint(folder, max_seq_length=64) == fingerprint(folder, max_seq_length=100) == fingerprint(folder)
+    assert fingerprint(folder, max_seq_length=63) != fingerprint(folder)
+
+
+@pytest.mark.parametrize(
     "settings", [{"device": "cpu"}, {"batch_size": 3}, {"precision": "bfloat16"}, {"trust_remote_code": True}]
 )
 def test_where_and_how_fast_does_not_count(model_folder: MakeFolder, settings: dict[str, object]) -> None:
