@@ -18,7 +18,7 @@ from llama_index_ace_finetune.errors import ModelError, StoreError
 from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION, LiveCollection
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
 from llama_index_ace_finetune.retrievers.ladder import Fallback, FallbackSettings
-from llama_index_ace_finetune.retrievers.load_models import load_models
+from llama_index_ace_finetune.retrievers.load_models import load_serving_models
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
 from llama_index_ace_finetune.run_folder import RunFolder, Serving
@@ -32,7 +32,8 @@ class FineTunedRetrieval:
     """Search memories with the original's call and result keys.
 
     Memories come from the index that training left beside the model, or, with `qdrant_url`, from a collection on a
-    server: one of ours is searched in place; another one's texts are read and embedded at construction.
+    server: one of ours is searched in place; another one's texts are read and embedded at construction. Where the run
+    chose the base model's vectors, these are searched, and results say so.
 
     Args:
         finetuned_model_path: the model folder.
@@ -61,15 +62,11 @@ class FineTunedRetrieval:
         serving = _serving(folder)
         self._weights = serving.weights
         base = baseline_model or _base_model(folder)
-        tuned, baseline = load_models(folder, base, fallback=fallback)
+        tuned, baseline = load_serving_models(folder, base, vectors=serving.vectors, fallback=fallback)
         store = _open_store(folder, qdrant_url, collection_name, tuned, baseline)
         try:
             settings = FallbackSettings(fallback=fallback)
             self._search = HybridSearch(store, embed_model=tuned, baseline_model=baseline, fallback=settings)
-            self._hybrid = self._search
-            if serving.vectors == "base" and baseline is not None:
-                # The weights were chosen for the base's vectors; the tuned ones lost to them.
-                self._hybrid = HybridSearch(store, embed_model=None, baseline_model=baseline, fallback=settings)
         except Exception:
             store.close()
             raise
@@ -83,7 +80,7 @@ class FineTunedRetrieval:
             query: what to look for.
             limit: results at most.
             threshold: lowest cosine of a dense hit; in a hybrid search it applies before fusion, to the dense leg.
-            use_hybrid: fuse the dense ranking with BM25's, with the weights and over the vectors that the run's dev
+            use_hybrid: fuse the dense ranking with BM25's, with the weights that the run's dev
                 queries chose; the score is the fused one, in [0, 1].
         """
         return self.batch_search([query], limit=limit, threshold=threshold, use_hybrid=use_hybrid)[0]
@@ -98,8 +95,7 @@ class FineTunedRetrieval:
             mode="hybrid" if use_hybrid else "dense",
             weights=self._weights,
         )
-        search = self._hybrid if use_hybrid else self._search
-        found = search.run_many([QueryBundle(query) for query in queries], settings)
+        found = self._search.run_many([QueryBundle(query) for query in queries], settings)
         return [[_result(hit) for hit in hits] for hits in found]
 
     def get_embedding(self, text: str) -> list[float]:

@@ -22,7 +22,7 @@ from llama_index_ace_finetune.ranking.bm25 import BM25Settings
 from llama_index_ace_finetune.ranking.fusion import RRF_K
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch, Sparse
 from llama_index_ace_finetune.retrievers.ladder import Fallback, FallbackSettings
-from llama_index_ace_finetune.retrievers.load_models import load_models
+from llama_index_ace_finetune.retrievers.load_models import load_models, load_serving_models
 from llama_index_ace_finetune.retrievers.search_settings import Mode, SearchSettings
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.stores.adopt import adopt
@@ -160,10 +160,12 @@ class FineTunedHybridRetriever(BaseRetriever):
         folder = RunFolder.open(Path(run))
         serving = folder.serving()
         options.setdefault("weights", serving.weights)
-        fallback = options.get("fallback", "baseline")
-        tuned, baseline = load_models(folder.model, folder.base_model(), fallback=fallback)
-        if serving.vectors == "base" and baseline is not None:
-            tuned = None
+        tuned, baseline = load_serving_models(
+            folder.model,
+            folder.base_model(),
+            vectors=serving.vectors,
+            fallback=options.get("fallback", "baseline"),
+        )
         return cls._over(MemoryStore.open(path=folder.index), tuned, baseline, options)
 
     @classmethod

@@ -38,3 +38,22 @@ def load_models(
     except ModelError as error:
         logger.warning("the baseline model cannot be found, BM25 alone would stand in: %s", error)
         return tuned, None
+
+
+def load_serving_models(
+    model: str | Path, baseline: str | Path | None, *, vectors: str, fallback: str
+) -> tuple[FineTunedEmbedding | None, FineTunedEmbedding | None]:
+    """Return `load_models`, without the tuned model where a run chose the base's vectors ("base", not "model").
+
+    With fallback "off", or where the baseline is not at hand, the tuned model serves in any case.
+
+    Raises:
+        ModelError: with fallback "off", if the tuned model cannot be loaded.
+    """
+    tuned, base = load_models(model, baseline, fallback=fallback)
+    if vectors != "base":
+        return tuned, base
+    if base is not None:
+        return None, base
+    logger.warning("the run chose the base model's vectors, and the base model is not at hand: the tuned model serves")
+    return tuned, None

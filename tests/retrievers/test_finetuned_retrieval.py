@@ -105,12 +105,18 @@ class TestSearch:
 
 
 class TestWhatDevChose:
-    def test_weights_go_with_the_vectors_that_they_were_chosen_for(self, run: Path) -> None:
+    def test_the_bases_vectors_serve_where_they_were_chosen(self, run: Path) -> None:
         write_json(RunFolder(run).report, {"serving": {"vectors": "base", "weights": [0.25, 0.75]}})
         with FineTunedRetrieval(run / "model") as retrieval:
             fused = retrieval.search(QUERY, threshold=-1, use_hybrid=True)
             assert {result["served_by"] for result in fused} == {"baseline"}
+            assert {result["served_by"] for result in retrieval.search(QUERY, threshold=-1)} == {"baseline"}
+
+    def test_that_the_base_is_not_at_hand_is_told(self, run: Path, caplog) -> None:
+        write_json(RunFolder(run).report, {"serving": {"vectors": "base", "weights": [0.25, 0.75]}})
+        with FineTunedRetrieval(run / "model", baseline_model="nowhere/at-all") as retrieval:
             assert {result["served_by"] for result in retrieval.search(QUERY, threshold=-1)} == {"finetuned"}
+        assert "chose the base model's vectors, and the base model is not at hand" in caplog.text
 
     def test_without_a_fallback_the_tuned_model_serves_all_the_same(self, run: Path) -> None:
         write_json(RunFolder(run).report, {"serving": {"vectors": "base", "weights": [0.25, 0.75]}})
