@@ -48,6 +48,7 @@ FORMS = (("onnx", False), ("onnx", True), ("openvino", False))
 SHIPPED = "openvino"
 QUERY, DOCUMENTS, PEAK, PADDING, COLD, END_TO_END = 1 / 3, 2.5, 0.65, 0.08, 1.5, 1 / 3
 DIMENSION, TOP_K, DEPTH = 384, 10, 30
+TURN = 40  # queries of a system before the next one's turn
 CPU = EncoderSettings(device="cpu")
 
 
@@ -88,14 +89,21 @@ def export_base(folder: Path) -> dict[str, Path]:
 
 
 def median_ms(work: dict[str, Callable[[str], Any]], queries: Sequence[str], *, untimed: int = 10) -> dict[str, float]:
-    """Each system in turn for every query, so that a busy moment of the machine strikes all."""
+    """Each system in turn for a few queries, so that a busy moment of the machine strikes all.
+
+    Not for one query: for a while after its work a system's idle threads spin, which would slow the next.
+    """
     times: dict[str, list[float]] = {name: [] for name in work}
-    for query in [*queries[:untimed], *queries]:
+    for start in range(0, len(queries), TURN):
+        turn = queries[start : start + TURN]
         for name, ask in work.items():
-            start = time.perf_counter()
-            ask(query)
-            times[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(values[untimed:]) for name, values in times.items()}
+            for query in turn[:untimed]:
+                ask(query)
+            for query in turn:
+                begun = time.perf_counter()
+                ask(query)
+                times[name].append(1000 * (time.perf_counter() - begun))
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def one_query(forms: dict[str, Encoder], peer: Any, queries: Sequence[str], findings: Findings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,36 +21,53 @@ _MOST_STREAMS = 4
 class OpenVinoRuntime:
     """A graph in OpenVINO, in bfloat16 where the processor multiplies in it, else in float32.
 
-    Batches, and calls from several threads, run side by side in as many streams as there are threads (four at most):
-    a thread's share of a small model's products is too small to be worth dividing further.
+    A lone batch, such as a query, has all threads to itself. Several batches run side by side in as many streams as
+    there are threads (four at most): a thread's share of a small model's products is too small to be worth dividing
+    further. The graph is compiled for these when they first come.
     """
 
     def __init__(self, file: Path, *, threads: int) -> None:
         core = openvino.Core()
         fast = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision = "bfloat16" if fast else "float32"
-        streams = min(threads, _MOST_STREAMS)
-        compiled = core.compile_model(
-            str(file),
-            "CPU",
-            {
+
+        def compiled(streams: int) -> _Streams:
+            options = {
                 "INFERENCE_PRECISION_HINT": "bf16" if fast else "f32",
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": streams,
-            },
-        )
-        self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
-        for _ in range(streams):
-            self._requests.put(compiled.create_infer_request())
-        self._pool = ThreadPoolExecutor(streams, thread_name_prefix="openvino") if streams > 1 else None
+            }
+            return _Streams(core.compile_model(str(file), "CPU", options), streams)
+
+        self._compiled = compiled
+        self._streams = min(threads, _MOST_STREAMS)
+        self._alone = compiled(1)
+        self._together: _Streams | None = self._alone if self._streams == 1 else None
+        self._compiling = threading.Lock()
 
     def __call__(self, batches: Sequence[TokenBatch]) -> list[NDArray[np.float32]]:
         """Run the batches, as many at a time as there are streams; see `Runtime`."""
-        if self._pool is None or len(batches) == 1:
-            return [self._run(batch) for batch in batches]
-        return list(self._pool.map(self._run, batches))
+        if len(batches) == 1:
+            return [self._alone.run(batches[0])]
+        with self._compiling:
+            if self._together is None:
+                self._together = self._compiled(self._streams)
+        return self._together.run_all(batches)
 
-    def _run(self, batch: TokenBatch) -> NDArray[np.float32]:
+
+class _Streams:
+    """A compiled graph with a request for each of its streams."""
+
+    def __init__(self, compiled: openvino.CompiledModel, count: int) -> None:
+        self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
+        for _ in range(count):
+            self._requests.put(compiled.create_infer_request())
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="openvino") if count > 1 else None
+
+    def run_all(self, batches: Sequence[TokenBatch]) -> list[NDArray[np.float32]]:
+        return list((self._pool.map if self._pool else map)(self.run, batches))
+
+    def run(self, batch: TokenBatch) -> NDArray[np.float32]:
         request = self._requests.get()
         try:
             outputs = request.infer(dict(zip(INPUTS, (batch.token_ids, batch.attention_mask), strict=True)))
