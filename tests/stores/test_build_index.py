@@ -59,7 +59,7 @@ class TestWriteIndex:
     def test_an_index_is_replaced_only_when_asked(self, encoder: Encoder, tmp_path: Path) -> None:
         path = tmp_path / "index"
         assert write_index(small_memories()[:2], tuned=encoder, base=encoder, path=path) == 2
-        with pytest.raises(OutputExistsError, match="already holds something; .* --replace"):
+        with pytest.raises(OutputExistsError, match=r"already holds something; .* --replace"):
             write_index(small_memories(), tuned=encoder, base=encoder, path=path)
         assert write_index(small_memories()[:3], tuned=encoder, base=encoder, path=path, replace=True) == 3
         with MemoryStore.open(path=path) as store:
