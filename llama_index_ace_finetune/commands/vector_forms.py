@@ -9,9 +9,10 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.table import Table
 
-from llama_index_ace_finetune.commands.console import show
+from llama_index_ace_finetune.commands.console import show, table_for
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
@@ -103,13 +104,14 @@ def print_forms(forms: Sequence[VectorForm], dev: DevSet) -> None:
         "memories": len(dev.examples.corpus),
         "forms": [asdict(form) for form in forms],
     }
-    show(content, lambda screen: screen.print(_table(forms, len(dev.examples.queries))))
+    show(content, lambda screen: screen.print(_table(forms, len(dev.examples.queries), screen)))
 
 
-def _table(forms: Sequence[VectorForm], queries: int) -> Table:
-    table = Table(header_style="bold", caption=f"{queries} dev queries", caption_justify="left")
-    for column in ("dimensions", "held as", "bytes a vector", "dev MRR@10", "against the first"):
-        table.add_column(column, justify="left" if column == "held as" else "right")
+def _table(forms: Sequence[VectorForm], queries: int, screen: Console) -> Table:
+    table = table_for(screen)
+    table.caption, table.caption_justify = f"{queries} dev queries", "left"
+    for column in ("dimensions", "held as", "bytes", "dev MRR@10", "against the first"):
+        table.add_column(column, justify="left" if column == "held as" else "right", no_wrap=True)
     for form in forms:
         change = f"{form.mrr - forms[0].mrr:+.4f}" if form is not forms[0] else ""
         table.add_row(str(form.dimension), form.held_as, f"{form.bytes:,}", f"{form.mrr:.4f}", change)

@@ -77,7 +77,11 @@ def test_as_json(run: Path) -> None:
     assert by_form[64, "float32"]["bytes"] == 256
 
 
-def test_as_a_table_with_half_and_a_quarter_by_default(run: Path) -> None:
+@pytest.mark.parametrize("columns", ["79", "80", "200"])
+def test_as_a_table_with_half_and_a_quarter_by_default(
+    run: Path, columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
     done = ask(run)
     assert done.exit_code == 0, done.output
     assert "binary, rescored" in done.stdout
