@@ -1,8 +1,9 @@
 """Training: what each rung of the ladder gains, against the sentence-transformers trainer; speed and memory.
 
-    python benchmarks/training.py --data FOLDER [--check] [--sets NAMES] [--seeds N] [--out FILE]
+    python benchmarks/training.py --data FOLDER [--check] [--only PARTS] [--sets NAMES] [--seeds N] [--out FILE]
 
-FOLDER holds retrieval sets in BEIR layout (and `ace`, a test suite). `--check` runs one set, one seed and the machine's
+FOLDER holds retrieval sets in BEIR layout (and `ace`, a test suite). The whole takes some hours on two cores: `--only`
+takes of "speed", "gains" and "race", `--sets` some of the sets; `--check` runs one set, one seed and the machine's
 figures. Exits 1 where a figure misses what is asked for.
 """
 
@@ -46,6 +47,7 @@ from llama_index_ace_finetune.training.selection import copy_weights
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 SETS = ("ace", "msvc_errors", "locomo", "cosqa", "nl2bash", "medquad", "scifact")
+PARTS = ("speed", "gains", "race")
 SEVERAL_SEEDS = ("ace", "msvc_errors", "locomo", "cosqa")
 RACED = ("msvc_errors", "medquad")
 GAINS = {"full": 0.40, "queries": 0.15, "linear": 0.08}
@@ -371,6 +373,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the retrieval sets")
     parser.add_argument("--check", action="store_true", help="one set, one seed, and the machine's figures")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts of the table, with commas between")
     parser.add_argument("--sets", default=",".join(SETS), help="names, with commas between")
     parser.add_argument("--seeds", type=int, default=3, help="of the small sets")
     parser.add_argument("--out", type=Path, help="write the tables as markdown")
@@ -385,11 +388,14 @@ def main() -> int:
         print(f"There is no folder {str(options.data)!r}; give --data.", file=sys.stderr)
         return 2
     findings = Findings()
-    speed(findings)
-    linear_time(findings)
+    parts = PARTS[:2] if options.check else tuple(options.only.split(","))
     names = SETS[:1] if options.check else tuple(options.sets.split(","))
-    gains(options.data, names, 1 if options.check else options.seeds, findings)
-    if not options.check:
+    if "speed" in parts:
+        speed(findings)
+        linear_time(findings)
+    if "gains" in parts:
+        gains(options.data, names, 1 if options.check else options.seeds, findings)
+    if "race" in parts:
         race(options.data, tuple(name for name in RACED if name in names), findings)
     return findings.close("Training", machine("torch", "sentence-transformers", "numpy"), options.out)
 
