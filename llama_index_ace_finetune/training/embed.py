@@ -26,7 +26,7 @@ class EmbedMemory:
         part_tokens: tokens of one part.
     """
 
-    kept_tokens: int = 24_576
+    kept_tokens: int = 36_864
     part_tokens: int = 4096
 
     def shrink(self) -> bool:
