@@ -33,3 +33,8 @@ class StoreError(AceFinetuneError):
 
 class OutputExistsError(AceFinetuneError):
     """An output path already holds something that would be overwritten."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

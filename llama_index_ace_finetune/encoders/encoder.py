@@ -18,7 +18,7 @@ from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.prompts import Prompts
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.encoders.whole_text import whole_text
-from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -257,9 +257,8 @@ def _load_model(folder: Path, settings: EncoderSettings) -> SentenceTransformer:
             model_kwargs={"use_safetensors": True},
         )
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"The model in {str(folder)!r} cannot be loaded ({first}); copy or train the model again."
+            f"The model in {str(folder)!r} cannot be loaded ({first_line(error)}); copy or train the model again."
         ) from error
     _check_weights(model, folder)
     tokenizer = getattr(model, "tokenizer", None)
@@ -278,9 +277,9 @@ def _check_device(device: str | None) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"The device {device!r} cannot be used here ({first}); set device to cpu, or leave it out for the best one."
+            f"The device {device!r} cannot be used here ({first_line(error)}); set device to cpu, or leave it out for "
+            "the best one."
         ) from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
-from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.errors import AceFinetuneError, first_line
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet
 from llama_index_ace_finetune.mining.retriever_source import RetrieverError, RetrieverSource
 from llama_index_ace_finetune.mining.sources import UNKNOWN
@@ -108,8 +108,7 @@ async def aretrieve_all(
 
 
 def _failure(retriever: BaseRetriever, query: str, error: Exception) -> RetrieverError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return RetrieverError(
-        f"The retriever {type(retriever).__name__} failed for the query {query[:200]!r} ({first}); mend it, or leave "
-        "that query out."
+        f"The retriever {type(retriever).__name__} failed for the query {query[:200]!r} ({first_line(error)}); mend "
+        "it, or leave that query out."
     )

@@ -13,6 +13,8 @@ from llama_index_ace_finetune.evaluation.query_groups import Groups, number_grou
 from llama_index_ace_finetune.evaluation.randomisation import randomisation_p
 
 _TIE = 1e-12
+# With two or three right answers an interval can lie above zero by chance alone; the test cannot be that sure.
+_LARGEST_P = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,11 @@ class PairedDifference:
     wins: int
     ties: int
     losses: int
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether the interval lies above zero, and the randomisation test gives p <= .05."""
+        return self.low > 0 and self.p_value <= _LARGEST_P
 
 
 def paired_difference(

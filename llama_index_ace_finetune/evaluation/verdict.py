@@ -29,7 +29,6 @@ RULE = (
     "does not, BM25 alone and equal fusion included. Where such an interval lies below zero, what needs less is served "
     "in its place."
 )
-_LARGEST_P = 0.05
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def reach_verdict(evaluation: Evaluation, selection: Mapping[str, Any] | None) -
     against_base = _against(evaluation, system.name, BASE)
     against_best = _against(evaluation, system.name, best)
     compared = [against_base] + ([against_best] if system.trained else [])
-    confirmed = all(one is not None and _certain(one) for one in compared)
+    confirmed = all(one is not None and one.is_gain for one in compared)
     served = _served(evaluation, system, compared)
     choice = selection.get("rule", "") if selection else "No dev selection is recorded with this model."
     return Verdict(
@@ -100,10 +99,6 @@ def _against(evaluation: Evaluation, name: str, other: str) -> PairedDifference 
         return evaluation.difference(name)
     values = evaluation.values
     return paired_difference(values[name][MEASURE], values[other][MEASURE], groups=evaluation.data.groups)
-
-
-def _certain(difference: PairedDifference) -> bool:
-    return difference.low > 0 and difference.p_value <= _LARGEST_P
 
 
 def _served(evaluation: Evaluation, system: Choice, compared: Sequence[PairedDifference | None]) -> Choice:
@@ -150,11 +145,11 @@ def _sentence(
             f"{evaluation.mean(best, MEASURE):.3f} against {evaluation.mean(system.name, MEASURE):.3f}, difference "
             f"{_figures(against_best)} {count}{instead}."
         )
-    if not _certain(against_base):
+    if not against_base.is_gain:
         return f"SHIP WITH CARE: {system} won on dev; on test the gain is not certain: {over_base}."
     if best == BASE or against_best is None:
         return f"SHIP {str(system).upper()}: {over_base}."
-    if not _certain(against_best):
+    if not against_best.is_gain:
         return (
             f"SHIP WITH CARE: {system} is better than the base model ({over_base}), but not certainly better than "
             f"{best}, which needs no training ({_figures(against_best)})."

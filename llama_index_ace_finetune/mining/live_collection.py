@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.types import Memory
-from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.errors import StoreError, first_line
 from llama_index_ace_finetune.mining.sources import UNKNOWN, Rankings, rankings_of_hits
 from llama_index_ace_finetune.qdrant_key import qdrant_key
 
@@ -126,9 +126,8 @@ class LiveCollection:
             ) from error
 
     def _unreachable(self, error: Exception) -> StoreError:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return StoreError(
-            f"The collection {self.collection!r} at {self.url!r} cannot be read ({first}); "
+            f"The collection {self.collection!r} at {self.url!r} cannot be read ({first_line(error)}); "
             "check the address, the collection's name and that the server runs."
         )
 

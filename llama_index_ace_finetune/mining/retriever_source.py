@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
-from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.errors import AceFinetuneError, first_line
 from llama_index_ace_finetune.mining.sources import UNKNOWN, Rankings, rankings_of_hits
 
 if TYPE_CHECKING:
@@ -70,10 +70,9 @@ class RetrieverSource:
             found = self.retriever.retrieve(query)
             return [(self.row(hit), float("nan") if hit.score is None else float(hit.score)) for hit in found]
         except Exception as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise RetrieverError(
-                f"The retriever {type(self.retriever).__name__} failed for the query {query[:200]!r} ({first}); "
-                "make it answer that query, or mine without it."
+                f"The retriever {type(self.retriever).__name__} failed for the query {query[:200]!r} "
+                f"({first_line(error)}); make it answer that query, or mine without it."
             ) from error
 
     def row(self, hit: NodeWithScore) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -158,8 +158,9 @@ def _load_cross_encoder(folder: Path, device: str | None) -> CrossEncoder:
             model_kwargs={"use_safetensors": True},
         )
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"The teacher in {str(folder)!r} cannot be loaded ({first}); give another model.") from error
+        raise ModelError(
+            f"The teacher in {str(folder)!r} cannot be loaded ({first_line(error)}); give another model."
+        ) from error
     if model.num_labels != 1:
         raise ModelError(
             f"The teacher in {str(folder)!r} gives {model.num_labels} scores for a pair; give a re-ranker, which "

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from qdrant_client import QdrantClient
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.errors import StoreError, first_line
 from llama_index_ace_finetune.qdrant_key import qdrant_key
 
 _Result = TypeVar("_Result")
@@ -70,5 +70,4 @@ def told(where: str, function: Callable[..., _Result], *arguments: Any, **option
 
 def failure(where: str, error: Exception) -> StoreError:
     """Return the error to raise for one of Qdrant's."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return StoreError(f"The index in {where} cannot be used ({first}); check that it is there and whole.")
+    return StoreError(f"The index in {where} cannot be used ({first_line(error)}); check that it is there and whole.")

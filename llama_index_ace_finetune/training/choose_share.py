@@ -7,9 +7,6 @@ from collections.abc import Callable, Sequence
 from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_difference
 from llama_index_ace_finetune.training.dev_set import DevScores
 
-# With two or three right answers an interval can lie above zero by chance alone; the test cannot be that sure.
-_LARGEST_P = 0.05
-
 
 def choose_share(
     ranked: Sequence[float],
@@ -41,7 +38,7 @@ def choose_share(
             continue  # further from the base than one that lost too much
         difference = paired_difference(on_dev(share).mrr, base_scores.mrr, groups=groups)
         first = first or difference
-        if not (difference.low > 0 and difference.p_value <= _LARGEST_P):
+        if not difference.is_gain:
             break  # those that follow are lower still
         losses[share] = lost(share)
         if losses[share] <= bound:

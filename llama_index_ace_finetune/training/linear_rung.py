@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 Kind = Literal["identity", "ridge", "trained"]
 
 DEPTH = 10
-_LARGEST_P = 0.05
 _SCORES_AT_ONCE = 1 << 24
 
 
@@ -276,7 +275,7 @@ def _decide(
     base = values(judge.matrices[0])
     ours = values(judge.matrices[best]) if best else base
     difference = paired_difference(ours, base, groups=[str(int(rows[0])) for rows in relevant])
-    place = best if difference.low > 0 and difference.p_value <= _LARGEST_P else 0
+    place = best if difference.is_gain else 0
     candidates = tuple(judge.candidates)
     return LinearFit(judge.matrices[place].numpy(), candidates[place], candidates, difference)
 

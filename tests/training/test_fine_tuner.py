@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick_training import QUICK
 from sentence_transformers import SentenceTransformer
 
 from llama_index_ace_finetune.datasets.normalise import text_hash
@@ -23,18 +24,6 @@ from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.model_folder import check_replaceable
 from llama_index_ace_finetune.training.picture import training_picture
 from llama_index_ace_finetune.training.step_plan import StepPlan
-
-QUICK: dict[str, Any] = {
-    "mode": "full",
-    "epochs": 1,
-    "budget_minutes": None,
-    "batch_size": 8,
-    "hard_negatives": 1,
-    "interpolation": (0.5, 1.0),
-    "max_seq_length": 32,
-    "precision": "float32",
-    "device": "cpu",
-}
 
 
 def without_dev(data: TrainingData, count: int) -> TrainingData:

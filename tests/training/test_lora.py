@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick_training import QUICK
 from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
 
@@ -24,19 +25,7 @@ from llama_index_ace_finetune.training.watcher import StepProgress
 TEXTS = ["how often are the signing keys rotated?", "Backups run at night.", "who is told?"]
 CPU = EncoderSettings(device="cpu")
 CONFIG = TrainingConfig(lora_rank=4)
-QUICK: dict[str, Any] = {
-    "mode": "full",
-    "epochs": 2,
-    "budget_minutes": None,
-    "batch_size": 8,
-    "hard_negatives": 1,
-    "interpolation": (0.5, 1.0),
-    "max_seq_length": 32,
-    "precision": "float32",
-    "device": "cpu",
-    "learning_rate": 1e-3,
-    "lora_rank": 4,
-}
+WITH_ADAPTERS: dict[str, Any] = {**QUICK, "epochs": 2, "learning_rate": 1e-3, "lora_rank": 4}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +46,7 @@ def with_random_adapters(base: SentenceTransformer, config: TrainingConfig = CON
 def trained(
     data: TrainingData, output: Path, base_model: str, *, progress: StepProgress | None = None, **options: Any
 ) -> EmbeddingFineTuner:
-    config = TrainingConfig(output_dir=str(output), base_model=base_model, **{**QUICK, **options})
+    config = TrainingConfig(output_dir=str(output), base_model=base_model, **{**WITH_ADAPTERS, **options})
     tuner = EmbeddingFineTuner(config, checkpoints=output.with_name("checkpoints"))
     tuner.load_training_data(data)
     tuner.initialize_model()

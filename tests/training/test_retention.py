@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick_training import QUICK
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -27,18 +28,6 @@ from llama_index_ace_finetune.training.ground import Ground
 from llama_index_ace_finetune.training.linear_rung import fit_linear
 from llama_index_ace_finetune.training.retention import Retention, read_retention
 from llama_index_ace_finetune.training.selection import copy_weights, load_interpolated, select_weights
-
-QUICK: dict[str, Any] = {
-    "mode": "full",
-    "epochs": 1,
-    "budget_minutes": None,
-    "batch_size": 8,
-    "hard_negatives": 1,
-    "interpolation": (0.5, 1.0),
-    "max_seq_length": 32,
-    "precision": "float32",
-    "device": "cpu",
-}
 
 
 @pytest.fixture

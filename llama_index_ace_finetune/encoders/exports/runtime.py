@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.encoders.exports.token_batches import TokenBatch
-from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.errors import ModelError, first_line
 
 ExportBackend = Literal["onnx", "openvino"]
 EXPORT_BACKENDS: Final[tuple[ExportBackend, ...]] = get_args(ExportBackend)
@@ -66,7 +66,7 @@ def open_runtime(backend: ExportBackend, file: Path, *, precision: str, threads:
 
         return OpenVinoRuntime(file, threads=threads)
     except Exception as error:  # each runtime has classes of its own
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"The export {str(file)!r} cannot be loaded ({first}); make it again with `ace-finetune export`."
+            f"The export {str(file)!r} cannot be loaded ({first_line(error)}); make it again with "
+            "`ace-finetune export`."
         ) from error
