@@ -1,15 +1,18 @@
 """Training: what each rung of the ladder gains, against the sentence-transformers trainer; speed and memory.
 
     python benchmarks/training.py --data FOLDER [--check] [--only PARTS] [--sets NAMES] [--seeds N] [--out FILE]
+                                  [--kept FILE]
 
 FOLDER holds retrieval sets in BEIR layout (and `ace`, a test suite). The whole takes some hours on two cores: `--only`
-takes of "speed", "gains" and "race", `--sets` some of the sets; `--check` runs one set, one seed and the machine's
-figures. Exits 1 where a figure misses what is asked for.
+takes of "speed", "gains" and "race", `--sets` some of the sets, and with `--kept` it goes on where it was cut off.
+`--check` runs one set, one seed and the machine's figures. Exits 1 where a figure misses what is asked for.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import resource
 import subprocess
@@ -23,6 +26,7 @@ import library_first  # noqa: F401
 import numpy as np
 import torch
 from findings import Findings
+from kept import Kept
 from machine import machine
 from sets import load, test_set
 from timing import quiet, seconds_of
@@ -80,46 +84,30 @@ def words_of(data: TrainingData) -> float:
     return float(np.mean([len(text.split()) for text in data.memories.values()]))
 
 
-def gains(folder: Path, names: tuple[str, ...], seeds: int, findings: Findings) -> None:
+def gains(folder: Path, names: tuple[str, ...], seeds: int, kept: Kept, findings: Findings) -> None:
     rows: list[str] = []
     relative: dict[str, dict[str, list[float]]] = {mode: {} for mode in ("linear", "queries", "full", "shipped")}
     harmed: list[str] = []
     slow: list[float] = []
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:
-            cache = Path(scratch) / "vectors"
-            data, test = mined(folder, name, cache)
+            made = functools.cache(functools.partial(mined, folder, name, Path(scratch) / "vectors"))
             for seed in range(seeds if name in SEVERAL_SEEDS else 1):
-                tuner = tuner_of(data, Path(scratch) / "model", cache, seed=seed)
-                base = tuner.encoder
-                assert base is not None
-                before = test.score(base)
-                weights = copy_weights(base)
-                with quiet():
-                    tuner.train()
-                # What ships may have been loaded into the base model itself.
-                base.model.load_state_dict(weights)
-                found = {"base": before}
-                for rung in tuner.rungs:
-                    found[rung.name] = scored(base, rung, test) if rung.ships else before
-                shipped = tuner.shipped.name if tuner.shipped else "base"
-                found["shipped"] = found[shipped]
-                for mode in relative:
-                    relative[mode].setdefault(name, []).append(first(found[mode]) / first(before) - 1)
-                if found["shipped"].mrr.mean() < before.mrr.mean():
-                    harmed.append(name)
-                full = tuner.rungs[-1]
-                queries = len(data.examples_of("train"))
-                words = words_of(data)
-                minutes = full.seconds / 60 / (queries / 1000)
-                slow.append(minutes * 100 / max(words, LEAST_WORDS))
-                cells = " | ".join(
-                    f"{first(found[m]):.3f} / {found[m].mrr.mean():.3f}" for m in found if m != "shipped"
+                found = kept.measure(
+                    f"gains {name} {seed}", lambda seed=seed, made=made, at=Path(scratch): climbed(*made(), at, seed)
                 )
-                times = " / ".join(f"{rung.seconds:.0f}" for rung in tuner.rungs)
+                of = found["R@1, MRR@10"]
+                for mode in relative:
+                    relative[mode].setdefault(name, []).append(of[mode][0] / of["base"][0] - 1)
+                if of["shipped"][1] < of["base"][1]:
+                    harmed.append(name)
+                minutes = found["seconds"][-1] / 60 / (found["queries"] / 1000)
+                slow.append(minutes * 100 / max(found["words"], LEAST_WORDS))
+                cells = " | ".join(f"{of[m][0]:.3f} / {of[m][1]:.3f}" for m in ("base", "linear", "queries", "full"))
+                times = " / ".join(f"{seconds:.0f}" for seconds in found["seconds"])
                 rows.append(
-                    f"| {name} | {seed} | {queries:,} x {len(data.memories):,} | {words:.0f} | {cells} | {shipped} "
-                    f"| {times} | {minutes:.1f} | {slow[-1]:.1f} |"
+                    f"| {name} | {seed} | {found['queries']:,} x {found['memories']:,} | {found['words']:.0f} "
+                    f"| {cells} | {found['ships']} | {times} | {minutes:.1f} | {slow[-1]:.1f} |"
                 )
                 print(rows[-1], flush=True)
     header = (
@@ -139,6 +127,32 @@ def gains(folder: Path, names: tuple[str, ...], seeds: int, findings: Findings) 
     )
 
 
+def climbed(data: TrainingData, test: DevSet, scratch: Path, seed: int) -> dict[str, Any]:
+    """Train with the defaults, and score what each rung of the ladder found on the test queries."""
+    tuner = tuner_of(data, scratch / "model", scratch / "vectors", seed=seed)
+    base = tuner.encoder
+    assert base is not None
+    before = test.score(base)
+    weights = copy_weights(base)
+    with quiet():
+        tuner.train()
+    # What ships may have been loaded into the base model itself.
+    base.model.load_state_dict(weights)
+    found = {"base": before}
+    for rung in tuner.rungs:
+        found[rung.name] = scored(base, rung, test) if rung.ships else before
+    ships = tuner.shipped.name if tuner.shipped else "base"
+    found["shipped"] = found[ships]
+    return {
+        "R@1, MRR@10": {mode: (first(scores), float(scores.mrr.mean())) for mode, scores in found.items()},
+        "ships": ships,
+        "seconds": [rung.seconds for rung in tuner.rungs],
+        "queries": len(data.examples_of("train")),
+        "memories": len(data.memories),
+        "words": words_of(data),
+    }
+
+
 def first(scores: DevScores) -> float:
     """Success@1: the reciprocal rank is 1."""
     return float((scores.mrr == 1).mean())
@@ -152,8 +166,8 @@ def scored(base: Encoder, rung: Any, test: DevSet) -> DevScores:
     return scores
 
 
-def peer_train(data: TrainingData, dev: DevSet, *, original: bool) -> list[tuple[float, float]]:
-    """The stock trainer; return (seconds of training, dev MRR@10) after each epoch.
+def peer_train(data: TrainingData, dev: DevSet, *, original: bool) -> tuple[float, float]:
+    """The stock trainer; return its seconds of training, and dev MRR@10 in the end.
 
     Its best documented setting: MultipleNegativesRankingLoss on n-tuples with mined negatives, no duplicates in a
     batch, bfloat16 where it is faster. The original's: pairs, batch 16, learning rate 2e-5, float32.
@@ -162,7 +176,6 @@ def peer_train(data: TrainingData, dev: DevSet, *, original: bool) -> list[tuple
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from sentence_transformers.training_args import BatchSamplers
-    from transformers import TrainerCallback
 
     encoder = Encoder.load(BASE, settings=EncoderSettings(device="cpu", max_seq_length=256))
     columns: dict[str, list[str]] = {"anchor": [], "positive": []} | ({} if original else {"negative": []})
@@ -173,98 +186,99 @@ def peer_train(data: TrainingData, dev: DevSet, *, original: bool) -> list[tuple
         columns["positive"].append(data.memories[example.positive_ids[0]])
         if not original:
             columns["negative"].append(data.memories[example.negatives[0].memory_id])
-    seen: list[tuple[float, float]] = []
-    spent = [0.0]
-    fast = Encoder.load(BASE, settings=EncoderSettings(device="cpu", precision="auto"))
-
-    class Clock(TrainerCallback):
-        def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-            self.start = time.perf_counter()
-
-        def on_epoch_end(self, *_: Any, **__: Any) -> None:
-            spent[0] += time.perf_counter() - self.start
-            fast.model.load_state_dict(encoder.model.state_dict())
-            seen.append((spent[0], float(dev.score(fast).mrr.mean())))
-
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SentenceTransformerTrainer(
             model=encoder.model,
             args=SentenceTransformerTrainingArguments(
-                output_dir=scratch, num_train_epochs=3 if original else 4, use_cpu=True, seed=0, report_to="none",
+                output_dir=scratch, num_train_epochs=3 if original else 2, use_cpu=True, seed=0, report_to="none",
                 per_device_train_batch_size=16 if original else 64, learning_rate=2e-5 if original else 5e-5,
                 warmup_steps=0.1, bf16=not original, batch_sampler=BatchSamplers.NO_DUPLICATES,
                 save_strategy="no", disable_tqdm=True,
             ),
             train_dataset=Dataset.from_dict(columns),
             loss=MultipleNegativesRankingLoss(encoder.model),
-            callbacks=[Clock()],
         )  # fmt: skip
         with quiet():
-            trainer.train()
-    return seen
+            seconds, _ = seconds_of(trainer.train)
+    fast = Encoder.load(BASE, settings=EncoderSettings(device="cpu", precision="auto"))
+    fast.model.load_state_dict(encoder.model.state_dict())
+    return seconds, float(dev.score(fast).mrr.mean())
 
 
-class Clocked(DevSet):
-    """A dev set that leaves its own time out of a training's."""
+class Reached(Exception):
+    """Our training is where the peer's ended."""
 
+
+class Course(DevSet):
+    """A dev set that notes dev MRR@10 by the seconds of training so far, its own left out, up to a goal."""
+
+    goal: float
     seen: list[tuple[float, float]]
+    looking: float
     begun: float
-    spent: float
 
     def pooled(self, rankings: Any, *, seed: int = 0) -> Any:
         return self
 
+    def begin(self, goal: float) -> None:
+        for name, value in {"goal": goal, "seen": [], "looking": 0.0, "begun": time.perf_counter()}.items():
+            object.__setattr__(self, name, value)
+
     def score(self, encoder: Encoder) -> DevScores:
-        start = time.perf_counter()
-        scores = super().score(encoder)
-        object.__setattr__(self, "spent", self.spent + time.perf_counter() - start)
-        self.seen.append((start - self.begun - self.spent + time.perf_counter() - start, float(scores.mrr.mean())))
+        at = time.perf_counter() - self.begun - self.looking
+        seconds, scores = seconds_of(lambda: super(Course, self).score(encoder))
+        object.__setattr__(self, "looking", self.looking + seconds)
+        self.seen.append((at, float(scores.mrr.mean())))
+        if self.seen[-1][1] >= self.goal:
+            raise Reached
         return scores
 
 
-def our_race(data: TrainingData, scratch: Path, cache: Path) -> list[tuple[float, float]]:
-    """(seconds of training, dev MRR@10) at every tenth of an epoch of our full training."""
+def our_race(data: TrainingData, scratch: Path, cache: Path, goal: float) -> list[tuple[float, float]]:
+    """(seconds of training, dev MRR@10) at every tenth of an epoch of our full training, until it reaches the goal."""
     steps = -(-len(data.examples_of("train")) // 64)
     tuner = tuner_of(data, scratch / "model", cache, mode="full", eval_steps=max(1, steps // 10), patience=None)
     assert tuner._dev is not None
-    dev = Clocked(tuner._dev.examples)
-    for name, value in {"seen": [], "begun": 0.0, "spent": 0.0}.items():
-        object.__setattr__(dev, name, value)
-    tuner._dev = dev
-
-    def started(*_: object) -> None:
-        dev.seen.clear()
-        object.__setattr__(dev, "begun", time.perf_counter())
-        object.__setattr__(dev, "spent", 0.0)
-
-    with quiet():
-        tuner.train(on_next=started)
+    dev = tuner._dev = Course(tuner._dev.examples)
+    dev.begin(float("inf"))
+    with quiet(), contextlib.suppress(Reached):
+        tuner.train(on_next=lambda *_: dev.begin(goal))
     return dev.seen
 
 
-def race(folder: Path, names: tuple[str, ...], findings: Findings) -> None:
+def race(folder: Path, names: tuple[str, ...], kept: Kept, findings: Findings) -> None:
     rows = []
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:
-            cache = Path(scratch) / "vectors"
-            data, _ = mined(folder, name, cache)
-            dev = tuner_of(data, Path(scratch) / "model", cache)._dev
-            assert dev is not None
-            peer, original = (peer_train(data, dev, original=original) for original in (False, True))
-            ours = our_race(data, Path(scratch), cache)
-            seconds, goal = peer[-1]
-            reached = next((at for at, mrr in ours if mrr >= goal), float("inf"))
-            rows.append(
-                f"| {name} | {seconds:.0f} s, {goal:.3f} | {original[-1][0]:.0f} s, {original[-1][1]:.3f} "
-                f"| {max(mrr for _, mrr in ours):.3f} | {reached:.0f} s | {reached / seconds:.2f} |"
-            )
-            findings.ask(f"{name} at the peer's dev MRR in {reached / seconds:.2f} of its time (asked {RACE:.2f})",
-                         reached <= RACE * seconds)  # fmt: skip
+            at = Path(scratch)
+            found = kept.measure(f"race {name}", lambda name=name, at=at: raced(folder, name, at))
+        (seconds, goal), original, ours = found["peer"], found["original"], found["ours"]
+        reached = next((at for at, mrr in ours if mrr >= goal), float("inf"))
+        rows.append(
+            f"| {name} | {seconds:.0f} s, {goal:.3f} | {original[0]:.0f} s, {original[1]:.3f} "
+            f"| {reached:.0f} s, {ours[-1][1]:.3f} | {reached / seconds:.2f} |"
+        )
+        findings.ask(f"{name} at the peer's dev MRR in {reached / seconds:.2f} of its time (asked {RACE:.2f})",
+                     reached <= RACE * seconds)  # fmt: skip
     findings.section(
         "Training time to the peer's final dev MRR@10",
-        "| set | peer (4 epochs) | the original's setting (3 epochs) | our best | ours at the peer's | share |",
+        "| set | peer (2 epochs) | the original's setting (3 epochs) | ours at the peer's | share |",
         rows,
     )
+
+
+def raced(folder: Path, name: str, scratch: Path) -> dict[str, Any]:
+    """(seconds of training, dev MRR@10) of the peer, of the original's setting, and of the course of ours."""
+    cache = scratch / "vectors"
+    data, _ = mined(folder, name, cache)
+    dev = tuner_of(data, scratch / "model", cache)._dev
+    assert dev is not None
+    peer = peer_train(data, dev, original=False)
+    return {
+        "peer": peer,
+        "ours": our_race(data, scratch, cache, peer[1]),
+        "original": peer_train(data, dev, original=True),
+    }
 
 
 def mixed_lengths(count: int) -> IndexedExamples:
@@ -377,6 +391,9 @@ def main() -> int:
     parser.add_argument("--sets", default=",".join(SETS), help="names, with commas between")
     parser.add_argument("--seeds", type=int, default=3, help="of the small sets")
     parser.add_argument("--out", type=Path, help="write the tables as markdown")
+    parser.add_argument(
+        "--kept", type=Path, help="a file of what was measured so far, to go on from after an interruption"
+    )
     parser.add_argument("--step", help=argparse.SUPPRESS)
     options = parser.parse_args()
     keep_freed_memory()
@@ -387,16 +404,16 @@ def main() -> int:
     if not options.data.is_dir():
         print(f"There is no folder {str(options.data)!r}; give --data.", file=sys.stderr)
         return 2
-    findings = Findings()
+    findings, kept = Findings(), Kept(options.kept)
     parts = PARTS[:2] if options.check else tuple(options.only.split(","))
     names = SETS[:1] if options.check else tuple(options.sets.split(","))
     if "speed" in parts:
         speed(findings)
         linear_time(findings)
     if "gains" in parts:
-        gains(options.data, names, 1 if options.check else options.seeds, findings)
+        gains(options.data, names, 1 if options.check else options.seeds, kept, findings)
     if "race" in parts:
-        race(options.data, tuple(name for name in RACED if name in names), findings)
+        race(options.data, tuple(name for name in RACED if name in names), kept, findings)
     return findings.close("Training", machine("torch", "sentence-transformers", "numpy"), options.out)
 
 
