@@ -28,28 +28,22 @@ import torch
 from findings import Findings
 from kept import Kept
 from machine import machine
-from sets import load, test_set
 from timing import quiet, seconds_of
+from tuning import BASE, mined, tuner_of
 
-from llama_index_ace_finetune.datasets.split import split_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.packed_encoder import parts_by_length
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.mining.miner import HardNegativeMiner
-from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
 from llama_index_ace_finetune.training.batches import BatchCollator
-from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.embed import EmbedMemory
 from llama_index_ace_finetune.training.examples import IndexedExamples
-from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.linear_rung import fit_linear
 from llama_index_ace_finetune.training.loss import MaskedRankingLoss
 from llama_index_ace_finetune.training.selection import copy_weights
 
-BASE = "sentence-transformers/all-MiniLM-L6-v2"
 SETS = ("ace", "msvc_errors", "locomo", "cosqa", "nl2bash", "medquad", "scifact")
 PARTS = ("speed", "gains", "race")
 SEVERAL_SEEDS = ("ace", "msvc_errors", "locomo", "cosqa")
@@ -62,22 +56,6 @@ LEAST_WORDS = 25.0
 RACE, PEAK_SHARE, PADDING, GIGABYTES = 1 / 4, 0.65, 0.08, 6.0
 # Of MiniLM: 6 layers of 12 * 384 * 384 weights; the embeddings take no products.
 WEIGHTS = 6 * 12 * 384 * 384
-
-
-def mined(folder: Path, name: str, cache: Path) -> tuple[TrainingData, DevSet]:
-    """Training data with the defaults, and the test queries."""
-    dataset = load(folder, name)
-    split = split_dataset(dataset)
-    encoder = Encoder.load(BASE, settings=EncoderSettings(device="cpu", precision="auto"))
-    data = generate_training_data(dataset, split, HardNegativeMiner(encoder=encoder, cache=cache))
-    return data, test_set(dataset, list(split.test))
-
-
-def tuner_of(data: TrainingData, output: Path, cache: Path, **options: Any) -> EmbeddingFineTuner:
-    tuner = EmbeddingFineTuner(TrainingConfig(output_dir=str(output), device="cpu", **options), cache=cache)
-    tuner.load_training_data(data)
-    tuner.initialize_model()
-    return tuner
 
 
 def words_of(data: TrainingData) -> float:

@@ -1,0 +1,120 @@
+"""The recipe of `full`: what each setting costs and gains, one at a time around the defaults.
+
+    python benchmarks/recipe.py --data FOLDER [--check] [--sets NAMES] [--seeds N] [--out FILE] [--kept FILE]
+
+Gains are in MRR@10 on the dev queries over the whole corpus, so that the test queries of benchmarks/training.py stay
+unseen. With `--kept` it goes on where it was cut off; `--check` tries some settings on one set. Exits 1 where another
+setting is both quicker than the default and better by more than a hundredth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import library_first  # noqa: F401
+import numpy as np
+from findings import Findings
+from kept import Kept
+from machine import machine
+from timing import quiet
+from tuning import mined, tuner_of
+
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
+from llama_index_ace_finetune.training.config import TrainingConfig
+
+SETS = ("ace", "locomo", "msvc_errors", "cosqa")
+DEFAULTS = "defaults"
+VARIED: dict[str, tuple[Any, ...]] = {
+    "hard_negatives": (0, 1, 2, 4),
+    "epochs": (2, 3, 4, 6),
+    "learning_rate": (2e-5, 5e-5, 1e-4, 2e-4),
+    "batch_size": (32, 64, 128),
+    "temperature": (0.02, 0.05, 0.1),
+    "warmup_steps": (0, 100),
+    "symmetric": (False, True),
+}
+CHECKED = ("hard_negatives", "epochs")
+BETTER = 0.01
+
+
+def variants(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Options of `TrainingConfig` by what the table calls them; the defaults first."""
+    default = TrainingConfig().to_dict()
+    found: dict[str, dict[str, Any]] = {DEFAULTS: {}}
+    for name in names:
+        found.update({f"{name} {value:g}": {name: value} for value in VARIED[name] if value != default[name]})
+    return found
+
+
+def trained(data: TrainingData, scratch: Path, options: dict[str, Any], seed: int) -> dict[str, float]:
+    """Train both sides; the gain on dev, and seconds with every look at dev."""
+    tuner = tuner_of(
+        data, scratch / "model", scratch / "vectors", mode="full", interpolation=(1.0,), seed=seed, **options
+    )
+    with quiet():
+        tuner.train()
+    rung = tuner.rungs[-1]
+    assert rung.selection is not None
+    return {"gain": rung.selection.difference.mean, "seconds": rung.seconds}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the retrieval sets")
+    parser.add_argument("--check", action="store_true", help="some settings on one set")
+    parser.add_argument("--sets", default=",".join(SETS), help="names, with commas between")
+    parser.add_argument("--settings", default=",".join(VARIED), help="what to vary, with commas between")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="write the table as markdown")
+    parser.add_argument("--kept", type=Path, help="a file of what was measured so far, to go on from")
+    options = parser.parse_args()
+    keep_freed_memory()
+    if not options.data.is_dir():
+        print(f"There is no folder {str(options.data)!r}; give --data.", file=sys.stderr)
+        return 2
+    findings, kept = Findings(), Kept(options.kept)
+    names = SETS[:1] if options.check else tuple(options.sets.split(","))
+    tried = variants(CHECKED if options.check else tuple(options.settings.split(",")))
+    found: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in tried}
+    for dataset in names:
+        with tempfile.TemporaryDirectory() as scratch:
+            made = functools.cache(functools.partial(mined, options.data, dataset, Path(scratch) / "vectors"))
+            for name, given in tried.items():
+                runs = [
+                    kept.measure(
+                        f"recipe {dataset} {name} {seed}",
+                        lambda given=given, seed=seed, made=made, at=Path(scratch): trained(made()[0], at, given, seed),
+                    )
+                    for seed in range(1 if options.check else options.seeds)
+                ]
+                gain, seconds = (float(np.mean([run[key] for run in runs])) for key in ("gain", "seconds"))
+                found[name][dataset] = gain, seconds
+                print(f"{dataset} {name}: {gain:+.3f} in {seconds:.0f} s", flush=True)
+
+    def means(name: str) -> tuple[float, float]:
+        of_sets = found[name].values()
+        time = np.mean([seconds / found[DEFAULTS][dataset][1] for dataset, (_, seconds) in found[name].items()])
+        return float(np.mean([gain for gain, _ in of_sets])), float(time)
+
+    rows = [
+        f"| {name} | {' | '.join(f'{gain:+.3f} ({seconds:.0f} s)' for gain, seconds in found[name].values())} "
+        f"| {means(name)[0]:+.3f} | {means(name)[1]:.2f} |"
+        for name in tried
+    ]
+    findings.section(
+        "Gain in dev MRR@10 (and seconds of the rung)", f"| setting | {' | '.join(names)} | mean gain | time |", rows
+    )
+    gain, _ = means(DEFAULTS)
+    better = [name for name in tried if means(name)[0] > gain + BETTER and means(name)[1] < 1]
+    findings.ask(f"settings quicker than the default and better by {BETTER:g}: {better} (asked none)", not better)
+    return findings.close("Recipe", machine("torch", "sentence-transformers", "numpy"), options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
