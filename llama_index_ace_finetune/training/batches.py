@@ -25,7 +25,7 @@ class BatchCollator:
     query that is in the batch, whoever brought it in, and mask documents that `guide` suspects.
 
     Attributes:
-        preprocess: the model's own `preprocess(texts, prompt=..., task=...)`.
+        preprocess: `preprocess(texts, prompt=..., task=...)` as of the model.
         examples: what the numbers mean.
         hard_negatives: mined negatives per query and batch.
         query_prompt: text in front of every query.

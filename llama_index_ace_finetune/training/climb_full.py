@@ -19,6 +19,7 @@ from llama_index_ace_finetune.training.loss import MaskedRankingLoss
 from llama_index_ace_finetune.training.rung import Rung
 from llama_index_ace_finetune.training.selection import Selection, copy_weights, select_weights
 from llama_index_ace_finetune.training.teacher_scores import teacher_scores
+from llama_index_ace_finetune.training.tokens_once import TokensOnce
 from llama_index_ace_finetune.training.watcher import StepProgress, TrainingWatcher
 
 
@@ -122,8 +123,9 @@ def _collators(ground: Ground) -> Callable[[], BatchCollator]:
         teacher = teacher_scores(load_teacher(config.teacher, device=config.device), examples, cache=ground.cache)
     if config.suspected_margin is not None:
         guide = Guide(ground.query_vectors, ground.document_vectors, examples.relevant, config.suspected_margin)
+    tokens = TokensOnce(model)
     return lambda: BatchCollator(
-        preprocess=model.preprocess,
+        preprocess=tokens,
         examples=examples,
         hard_negatives=config.hard_negatives,
         query_prompt=model.prompts.get("query") or "",

@@ -21,6 +21,7 @@ from llama_index_ace_finetune.training.embed import EmbedMemory, embed
 from llama_index_ace_finetune.training.examples import IndexedExamples
 from llama_index_ace_finetune.training.fit import OnPlan, fit
 from llama_index_ace_finetune.training.full_corpus_loss import full_corpus_loss, nearest_part, nearest_rows, pad_rows
+from llama_index_ace_finetune.training.tokens_once import TokensOnce
 from llama_index_ace_finetune.training.watcher import TrainingWatcher
 
 
@@ -123,10 +124,11 @@ def train_query_tower(
         temperature=settings.temperature,
         packed=bfloat16 and PackedEncoder.supports(model),
     )
+    tokens = TokensOnce(model)
     return fit(
         encoder,
         loss=loss,
-        collator=lambda: QueryCollator(model.preprocess, examples, model.prompts.get("query") or ""),
+        collator=lambda: QueryCollator(tokens, examples, model.prompts.get("query") or ""),
         count=len(examples.queries),
         config=settings.training_config,
         minutes=settings.budget_minutes,
@@ -141,7 +143,7 @@ class QueryCollator:
     """Turn example numbers into the query feature block; the numbers themselves are the labels.
 
     Attributes:
-        preprocess: the model's own `preprocess(texts, prompt=..., task=...)`.
+        preprocess: `preprocess(texts, prompt=..., task=...)` as of the model.
         examples: what the numbers mean.
         query_prompt: text in front of every query.
         turn: the epoch; each query comes once in each, so it changes nothing.

@@ -1,0 +1,55 @@
+"""Tokenise each text once, however often a training brings it in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+class TokensOnce:
+    """A model's `preprocess` that keeps the tokens of every text it has seen, without padding.
+
+    It gives what `preprocess` gives for the same texts. Features that are not one row of tokens per text (flattened
+    inputs, pictures) are not kept.
+
+    Args:
+        model: its prompts, task and limits apply as in its own `preprocess`; they may not change from call to call.
+    """
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        self._preprocess = model.preprocess
+        tokenizer = getattr(model, "tokenizer", None)
+        self._fill = {
+            "input_ids": getattr(tokenizer, "pad_token_id", None) or 0,
+            "token_type_ids": getattr(tokenizer, "pad_token_type_id", None) or 0,
+        }
+        self._left = getattr(tokenizer, "padding_side", "right") == "left"
+        self._tokens: dict[tuple[str | None, str | None, str], dict[str, Tensor]] = {}
+        self._of_all: dict[tuple[str | None, str | None], dict[str, Any]] = {}
+
+    def __call__(self, texts: Sequence[str], *, prompt: str | None = None, task: str | None = None) -> dict[str, Any]:
+        """Return the feature block of `texts`: tensors [n, longest], and what is the same for all."""
+        unseen = [text for text in dict.fromkeys(texts) if (task, prompt, text) not in self._tokens]
+        if unseen:
+            features = self._preprocess(unseen, prompt=prompt, task=task)
+            mask = features.get("attention_mask")
+            tensors = {name: value for name, value in features.items() if isinstance(value, Tensor)}
+            if mask is None or mask.dim() != 2 or any(value.shape != mask.shape for value in tensors.values()):
+                return self._preprocess(list(texts), prompt=prompt, task=task)
+            self._of_all[task, prompt] = {name: value for name, value in features.items() if name not in tensors}
+            for place, text in enumerate(unseen):
+                real = mask[place].bool()
+                self._tokens[task, prompt, text] = {name: value[place][real] for name, value in tensors.items()}
+        rows = [self._tokens[task, prompt, text] for text in texts]
+        side = "left" if self._left else "right"
+        block = {
+            name: pad_sequence(
+                [row[name] for row in rows], batch_first=True, padding_value=self._fill.get(name, 0), padding_side=side
+            )
+            for name in rows[0]
+        }
+        return {**block, **self._of_all[task, prompt]}

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.training.tokens_once import TokensOnce
+
+BATCHES = (
+    ["disk full", "who rotates the signing keys, and how often?"],
+    ["who rotates the signing keys, and how often?", "restart", "disk full", "restart"],
+    ["restart"],
+)
+
+
+class Counted:
+    """The model, with a list of the texts that its `preprocess` was given."""
+
+    def __init__(self, model: Any) -> None:
+        self.tokenizer = model.tokenizer
+        self.seen: list[str] = []
+        self._model = model
+
+    def preprocess(self, texts: Sequence[str], **options: Any) -> dict[str, Any]:
+        self.seen.extend(texts)
+        features: dict[str, Any] = self._model.preprocess(texts, **options)
+        return features
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, Tensor):
+            assert found[name].dtype == value.dtype
+            assert torch.equal(found[name], value)
+        else:
+            assert found[name] == value
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("prompt", [None, "query: "])
+def test_blocks_are_those_of_the_model_and_each_text_is_tokenised_once(
+    minilm: Encoder, prompt: str | None, side: str
+) -> None:
+    model = Counted(minilm.model)
+    model.tokenizer = copy.deepcopy(minilm.model.tokenizer)
+    model.tokenizer.padding_side = side
+    tokens = TokensOnce(model)  # type: ignore[arg-type]
+    before = minilm.model.tokenizer.padding_side
+    try:
+        minilm.model.tokenizer.padding_side = side
+        for texts in BATCHES:
+            assert_same(
+                tokens(texts, prompt=prompt, task="query"), minilm.model.preprocess(texts, prompt=prompt, task="query")
+            )
+    finally:
+        minilm.model.tokenizer.padding_side = before
+    assert sorted(model.seen) == sorted({text for texts in BATCHES for text in texts})
+
+
+def test_another_prompt_or_task_is_another_text(minilm: Encoder) -> None:
+    tokens = TokensOnce(minilm.model)
+    texts = ["restart"]
+    for prompt, task in ((None, "document"), ("query: ", "query"), (None, "query")):
+        expected = minilm.model.preprocess(texts, prompt=prompt, task=task)
+        assert_same(tokens(texts, prompt=prompt, task=task), expected)
+
+
+def test_features_that_are_no_rows_of_tokens_are_passed_on(minilm: Encoder) -> None:
+    model = Counted(minilm.model)
+    model.preprocess = lambda texts, **_: {"input_ids": torch.arange(len(texts))}  # type: ignore[method-assign]
+    tokens = TokensOnce(model)  # type: ignore[arg-type]
+    assert tokens(["a", "a", "b"])["input_ids"].tolist() == [0, 1, 2]
