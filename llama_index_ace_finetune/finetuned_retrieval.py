@@ -60,7 +60,7 @@ class FineTunedRetrieval:
         fallback: Fallback = "baseline" if fallback_to_baseline else "off"
         folder = Path(finetuned_model_path)
         serving = _serving(folder)
-        self._weights = serving.weights
+        self._serving = serving
         base = baseline_model or _base_model(folder)
         tuned, baseline = load_serving_models(folder, base, vectors=serving.vectors, fallback=fallback)
         store = _open_store(folder, qdrant_url, collection_name, tuned, baseline)
@@ -80,8 +80,8 @@ class FineTunedRetrieval:
             query: what to look for.
             limit: results at most.
             threshold: lowest cosine of a dense hit; in a hybrid search it applies before fusion, to the dense leg.
-            use_hybrid: fuse the dense ranking with BM25's, with the weights that the run's dev
-                queries chose; the score is the fused one, in [0, 1].
+            use_hybrid: fuse the dense ranking with BM25's, with the weights that the run's dev queries chose; the score
+                is the fused one, in [0, 1].
         """
         return self.batch_search([query], limit=limit, threshold=threshold, use_hybrid=use_hybrid)[0]
 
@@ -93,7 +93,8 @@ class FineTunedRetrieval:
             top_k=limit,
             threshold=threshold,
             mode="hybrid" if use_hybrid else "dense",
-            weights=self._weights,
+            weights=self._serving.weights,
+            baseline_weights=self._serving.baseline_weights,
         )
         found = self._search.run_many([QueryBundle(query) for query in queries], settings)
         return [[_result(hit) for hit in hits] for hits in found]

@@ -17,11 +17,13 @@ MANIFEST = "manifest.json"
 class Serving:
     """What dev chose: whose vectors to search, those of the model folder or the base's, and the weights of the legs.
 
-    The weights are of the dense and the BM25 leg under RRF; a leg with weight 0 is not needed.
+    The weights are of the dense and the BM25 leg under RRF; a leg with weight 0 is not needed. `baseline_weights` are
+    those for the base model where it has to stand in; None where they are the same.
     """
 
     vectors: Literal["model", "base"] = "model"
     weights: tuple[float, float] = (1.0, 1.0)
+    baseline_weights: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +134,14 @@ class RunFolder:
             return Serving()
         try:
             chosen = self._read(self.report)["serving"]
-            dense, lexical = chosen["weights"]
-            return Serving(vectors=chosen["vectors"], weights=(float(dense), float(lexical)))
-        except (KeyError, TypeError, ValueError) as error:
+            dense, lexical = map(float, chosen["weights"])
+            of_base = chosen.get("baseline_weights")
+            return Serving(
+                vectors=chosen["vectors"],
+                weights=(dense, lexical),
+                baseline_weights=(float(of_base[0]), float(of_base[1])) if of_base else None,
+            )
+        except (LookupError, TypeError, ValueError) as error:
             raise AceFinetuneError(
                 f"The report {str(self.report)!r} does not say what to serve ({error}); make the run again."
             ) from error

@@ -45,7 +45,7 @@ class Verdict:
         against_base: paired difference to the base model in MRR@10; None where the system is the base.
         against_untuned: the same to `best_untuned`; None where that is the system.
         serving: what a retriever has to know: whose vectors to search ("model" or "base") and the legs' weights; those
-            of `system`, unless test refuses it.
+            of `system`, unless test refuses it; and the weights that dev chose for the base model, should it stand in.
         warnings: what a user must be told besides.
     """
 
@@ -87,6 +87,7 @@ def reach_verdict(evaluation: Evaluation, selection: Mapping[str, Any] | None) -
             # Where the training kept the base, the model folder holds it.
             "vectors": "base" if tuned and served.embedding == "base" else "model",
             "weights": list(served.weights),
+            "baseline_weights": list((choose_system(evaluation, tuned=False) if served.trained else served).weights),
         },
         warnings=tuple(_warnings(evaluation, system, best, against_best)),
     )

@@ -56,6 +56,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         sparse_top_k: hits taken from BM25; likewise.
         rrf_k: constant of RRF.
         weights: of the dense and the BM25 leg.
+        baseline_weights: the same where the baseline serves; None takes `weights`.
         threshold: lowest cosine of a dense hit, applied to the dense leg before fusion; none by default.
         mode: "hybrid", "dense" or "sparse".
         filters: metadata filters, decided by Qdrant for both legs.
@@ -83,6 +84,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         sparse_top_k: int | None = None,
         rrf_k: int = RRF_K,
         weights: tuple[float, float] = (1.0, 1.0),
+        baseline_weights: tuple[float, float] | None = None,
         threshold: float | None = None,
         mode: Mode = "hybrid",
         filters: Filters | None = None,
@@ -103,6 +105,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             sparse_top_k=sparse_top_k,
             rrf_k=rrf_k,
             weights=weights,
+            baseline_weights=baseline_weights,
             threshold=threshold,
             mode=mode,
             filters=filters,
@@ -159,6 +162,8 @@ class FineTunedHybridRetriever(BaseRetriever):
         """
         folder = RunFolder.open(Path(run))
         serving = folder.serving()
+        if "weights" not in options:
+            options.setdefault("baseline_weights", serving.baseline_weights)
         options.setdefault("weights", serving.weights)
         tuned, baseline = load_serving_models(
             folder.model,

@@ -13,6 +13,7 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.ranking.fusion import FUSION_DEPTH, RRF_K
 from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
 from llama_index_ace_finetune.stores.filters import Filters, qdrant_filter
+from llama_index_ace_finetune.stores.memory_store import BASELINE
 
 Mode = Literal["hybrid", "dense", "sparse"]
 LEXICAL: Final = "lexical"
@@ -27,6 +28,7 @@ class SearchSettings:
     sparse_top_k: int | None = None
     rrf_k: int = RRF_K
     weights: tuple[float, float] = (1.0, 1.0)
+    baseline_weights: tuple[float, float] | None = None
     threshold: float | None = None
     mode: Mode = "hybrid"
     filters: Filters | None = None
@@ -37,8 +39,9 @@ class SearchSettings:
         """Raise AceFinetuneError for a value that makes no sense."""
         if self.mode not in ("hybrid", "dense", "sparse"):
             raise AceFinetuneError(f"The search mode is {self.mode!r}; it must be hybrid, dense or sparse.")
-        if len(self.weights) != 2 or not all(0 <= w < math.inf for w in self.weights) or not any(self.weights):
-            raise AceFinetuneError(f"The leg weights are {self.weights!r}; give two numbers of 0 or more, one above 0.")
+        for pair in (self.weights, self.baseline_weights):
+            if pair is not None and not (len(pair) == 2 and all(0 <= w < math.inf for w in pair) and any(pair)):
+                raise AceFinetuneError(f"The leg weights are {pair!r}; give two numbers of 0 or more, one above 0.")
         if self.rrf_k < 0:
             raise AceFinetuneError(f"The constant rrf_k is {self.rrf_k}; it must be 0 or more.")
         if self.top_k < 1:
@@ -60,4 +63,6 @@ class SearchSettings:
         """Weights (dense, BM25) given what served: a leg that did not run must not scale the scores down."""
         if self.mode == "sparse" or served_by == LEXICAL:
             return (0.0, 1.0)
-        return (1.0, 0.0) if self.mode == "dense" else self.weights
+        if self.mode == "dense":
+            return (1.0, 0.0)
+        return (served_by == BASELINE and self.baseline_weights) or self.weights

@@ -134,7 +134,12 @@ def test_systems_verdict_and_environment(report: dict[str, Any]) -> None:
     assert set(report["systems"][0]["means"]) == set(report["measures"])
     assert report["verdict"]["rule"].endswith("Weights: a rule")
     assert report["verdict"]["system"]["name"] == "tuned"
-    assert report["serving"] == {"system": "tuned", "vectors": "model", "weights": [1.0, 0.0]}
+    assert report["serving"] == {
+        "system": "tuned",
+        "vectors": "model",
+        "weights": [1.0, 0.0],
+        "baseline_weights": [1.0, 0.0],
+    }
     assert report["environment"]["packages"]["numpy"]
 
 

@@ -17,7 +17,7 @@ from llama_index_ace_finetune.evaluation.evaluate import (
     TUNED,
     Evaluation,
 )
-from llama_index_ace_finetune.evaluation.verdict import RULE, reach_verdict
+from llama_index_ace_finetune.evaluation.verdict import RULE, Verdict, reach_verdict
 
 Make = Callable[..., Evaluation]
 SHIPS = {"shipped": "finetuned", "rule": "by dev."}
@@ -33,6 +33,11 @@ def dev(**mean_ranks: int) -> Mapping[str, list[int]]:
     return {BASE: [2] * 40, **{names[key]: [rank] * 40 for key, rank in mean_ranks.items()}}
 
 
+def searched(verdict: Verdict) -> dict[str, object]:
+    """What is served, but for the stand-in."""
+    return {name: value for name, value in verdict.serving.items() if name != "baseline_weights"}
+
+
 def test_a_gain_on_dev_and_test_ships(evaluation: Make) -> None:
     verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=1), **ALONE), SHIPS)
     assert verdict.sentence == (
@@ -42,7 +47,7 @@ def test_a_gain_on_dev_and_test_ships(evaluation: Make) -> None:
     )
     assert (verdict.ship_tuned, verdict.confirmed) == (True, True)
     assert verdict.rule == f"{RULE} Weights: by dev."
-    assert verdict.serving == {"system": TUNED, "vectors": "model", "weights": [1.0, 0.0]}
+    assert searched(verdict) == {"system": TUNED, "vectors": "model", "weights": [1.0, 0.0]}
     assert verdict.best_untuned == BM25  # the first of equals
 
 
@@ -69,7 +74,7 @@ def test_a_better_untuned_system_is_named(evaluation: Make) -> None:
         "BM25, which needs no training, is ahead of what dev chose in MRR@10 here (1.000 against 0.500)."
     )
     assert verdict.sentence.endswith("on 20 held-out queries; served instead: BM25 alone.")
-    assert verdict.serving == {"system": BM25, "vectors": "model", "weights": [0.0, 1.0]}
+    assert searched(verdict) == {"system": BM25, "vectors": "model", "weights": [0.0, 1.0]}
 
 
 def test_not_certainly_better_than_an_untuned_hybrid_ships_with_care(evaluation: Make) -> None:
@@ -96,23 +101,32 @@ def test_a_loss_on_test_is_told(evaluation: Make) -> None:
     assert not verdict.confirmed
 
 
+def test_a_base_that_stands_in_has_the_weights_that_dev_chose_for_it(evaluation: Make) -> None:
+    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=1, bm25=3), **ALONE), SHIPS)
+    assert (verdict.serving["weights"], verdict.serving["baseline_weights"]) == ([1.0, 0.0], [0.5, 0.5])
+    # Where the base serves anyway, there is one pair of weights: here test refused the fused base, too.
+    ranks = {BASE: GOOD, TUNED: BAD, HYBRID_BASE: [3] * 20}
+    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1, bm25=3), **ALONE), SHIPS)
+    assert (verdict.serving["weights"], verdict.serving["baseline_weights"]) == ([1.0, 0.0], [1.0, 0.0])
+
+
 def test_what_is_worse_on_test_is_not_served(evaluation: Make) -> None:
     # Of what needs no training dev prefers the fused base, and test has nothing against it.
     made = evaluation({BASE: GOOD, TUNED: BAD}, dev=dev(tuned=1, bm25=3), **ALONE)
     verdict = reach_verdict(made, SHIPS)
     assert verdict.sentence.endswith("; served instead: the base model with BM25 (equal weights).")
-    assert verdict.serving == {"system": HYBRID_BASE, "vectors": "base", "weights": [0.5, 0.5]}
+    assert searched(verdict) == {"system": HYBRID_BASE, "vectors": "base", "weights": [0.5, 0.5]}
     assert verdict.system.name == TUNED
     # Where it is no better than what it would replace, the base serves alone.
     ranks = {BASE: GOOD, TUNED: BAD, HYBRID_BASE: [3] * 20}
     verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1, bm25=3), **ALONE), SHIPS)
-    assert verdict.serving == {"system": BASE, "vectors": "base", "weights": [1.0, 0.0]}
+    assert searched(verdict) == {"system": BASE, "vectors": "base", "weights": [1.0, 0.0]}
 
 
 def test_an_untuned_choice_that_is_worse_on_test_leaves_the_base(evaluation: Make) -> None:
     verdict = reach_verdict(evaluation({BASE: GOOD, BM25: BAD}, dev=dev(bm25=1, tuned=2), **ALONE), SHIPS)
     assert verdict.sentence.startswith("KEEP THE BASE MODEL AS IT IS: BM25 alone won on the dev queries but is worse")
-    assert verdict.serving == {"system": BASE, "vectors": "base", "weights": [1.0, 0.0]}
+    assert searched(verdict) == {"system": BASE, "vectors": "base", "weights": [1.0, 0.0]}
     assert not verdict.confirmed
 
 
@@ -141,7 +155,7 @@ def test_no_gain_in_training_keeps_the_base_but_may_name_its_hybrid(evaluation: 
     )
     assert (verdict.ship_tuned, verdict.confirmed) == (False, True)
     # The model folder holds the base then.
-    assert verdict.serving == {"system": HYBRID_BASE, "vectors": "model", "weights": [0.5, 0.5]}
+    assert searched(verdict) == {"system": HYBRID_BASE, "vectors": "model", "weights": [0.5, 0.5]}
 
 
 def test_the_base_as_it_is(evaluation: Make) -> None:
@@ -157,7 +171,7 @@ def test_bm25_alone_where_dev_says_so(evaluation: Make) -> None:
     verdict = reach_verdict(evaluation({BASE: BAD, BM25: GOOD}, dev=dev(bm25=1, tuned=2), **ALONE), SHIPS)
     assert verdict.sentence.startswith("USE BM25 ALONE: it is ahead of tuning on dev; MRR@10 0.500 -> 1.000")
     assert verdict.confirmed
-    assert verdict.serving == {"system": BM25, "vectors": "model", "weights": [0.0, 1.0]}
+    assert searched(verdict) == {"system": BM25, "vectors": "model", "weights": [0.0, 1.0]}
     assert verdict.against_untuned is None
 
 
@@ -166,7 +180,7 @@ def test_the_base_hybrid_over_tuned_weights_searches_the_base(evaluation: Make) 
         {BASE: BAD, HYBRID_BASE_WEIGHTED: GOOD}, dev=dev(base_weighted=1, hybrid=2), base_weights=(0.7, 0.3)
     )
     verdict = reach_verdict(made, SHIPS)
-    assert verdict.serving == {"system": HYBRID_BASE_WEIGHTED, "vectors": "base", "weights": [0.7, 0.3]}
+    assert searched(verdict) == {"system": HYBRID_BASE_WEIGHTED, "vectors": "base", "weights": [0.7, 0.3]}
     assert "THE BASE MODEL WITH BM25 (WEIGHTS 0.7 : 0.3)" in verdict.sentence
 
 
@@ -208,11 +222,11 @@ def test_with_few_dev_queries_bm25_joins_only_by_more_than_a_standard_error(
 
 def test_without_dev_queries_the_model_serves_as_before(evaluation: Make) -> None:
     verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD, HYBRID_EQUAL: MIXED}), SHIPS)
-    assert verdict.serving == {"system": TUNED, "vectors": "model", "weights": [1.0, 0.0]}
+    assert searched(verdict) == {"system": TUNED, "vectors": "model", "weights": [1.0, 0.0]}
     assert verdict.sentence.startswith("SHIP THE TUNED MODEL ALONE: MRR@10 0.500 -> 1.000")
     kept = reach_verdict(evaluation({BASE: BAD, HYBRID_BASE: GOOD}), KEEPS)
     assert kept.sentence == "KEEP THE BASE MODEL AS IT IS: 0 dev queries are too few to choose weights on."
-    assert kept.serving == {"system": BASE, "vectors": "model", "weights": [1.0, 0.0]}
+    assert searched(kept) == {"system": BASE, "vectors": "model", "weights": [1.0, 0.0]}
     assert kept.warnings == (
         "base + BM25, which needs no training, is ahead of what dev chose in MRR@10 here (1.000 against 0.500).",
     )

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from serving_files import QUERIES
+from serving_files import QUERIES, corrupt_weights
 
 from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.errors import AceFinetuneError
@@ -21,6 +21,23 @@ def test_vectors_and_weights_of_dev_serve(run: Path) -> None:
         assert dict(retriever.served) == {"baseline": 1}
     finally:
         retriever.close()
+
+
+@pytest.mark.parametrize(("given", "words_count"), [({}, True), ({"weights": (1.0, 0.0)}, False)])
+def test_a_baseline_that_stands_in_has_weights_of_its_own(
+    run: Path, given: dict[str, object], words_count: bool
+) -> None:
+    chosen = {"vectors": "model", "weights": [1.0, 0.0], "baseline_weights": [0.0, 1.0]}
+    write_json(RunFolder(run).report, {"serving": chosen})
+    corrupt_weights(RunFolder(run).model)
+    retriever = FineTunedHybridRetriever.from_run(run, **given)
+    try:
+        first = retriever.retrieve(QUERIES["cache"])[0]
+    finally:
+        retriever.close()
+    assert first.served_by == "baseline"
+    assert (first.sparse_rank == 1 and first.score == 1.0) if words_count else first.dense_rank == 1
+    assert first.rrf_score == pytest.approx(1 / 61)
 
 
 def test_bm25_alone_finds_what_it_finds(run: Path) -> None:
@@ -42,7 +59,15 @@ def test_a_run_without_a_report_serves_its_model_equally(run: Path) -> None:
     assert RunFolder.open(run).serving() == Serving("model", (1.0, 1.0))
 
 
-@pytest.mark.parametrize("report", [{}, {"serving": {}}, {"serving": {"vectors": "model", "weights": ["a", 1]}}])
+@pytest.mark.parametrize(
+    "report",
+    [
+        {},
+        {"serving": {}},
+        {"serving": {"vectors": "model", "weights": ["a", 1]}},
+        {"serving": {"vectors": "model", "weights": [1, 1], "baseline_weights": [1]}},
+    ],
+)
 def test_a_report_that_does_not_say_is_told(run: Path, report: dict[str, object]) -> None:
     RunFolder(run).report.write_text(json.dumps(report), encoding="utf-8")
     with pytest.raises(AceFinetuneError, match="does not say what to serve"):
