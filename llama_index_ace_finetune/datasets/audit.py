@@ -16,6 +16,7 @@ from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import LeakageError
 
 _EXAMPLES = 3
+_SHOWN = 60
 
 
 class TrainingRow(Protocol):
@@ -82,10 +83,10 @@ def audit_split(
 ) -> Audit:
     """Count what the parts of a split, and the training examples made for it, have in common.
 
-    Query texts, answers and groups are compared between train, dev and test; training examples with what is held
-    out, dev and test. A query that is word for word some memory is counted but may occur: the memory may be its own
-    answer. `forbid_held_out_negatives=False` also lets held-out answers be training negatives, as they are for an
-    objective over the whole corpus. Raises nothing: see `require_clean`.
+    Query texts, answers and groups are compared between train, dev and test; training examples with what is held out,
+    dev and test. Near-duplicate answers in two parts are counted but may occur, and so may a query that is word for
+    word some memory: the memory may be its own answer. `forbid_held_out_negatives=False` also lets held-out answers be
+    training negatives, as they are for an objective over the whole corpus. Raises nothing: see `require_clean`.
     """
     parts = _Parts(dataset, split)
     overlaps = [
@@ -94,6 +95,7 @@ def audit_split(
         parts.shared("query_equal", "equal query texts in two parts", lambda i: [parts.texts[i]]),
         parts.near(),
         parts.shared("shared_answer", "right answers of two parts", dataset.relevant),
+        parts.near_answers(),
         parts.query_as_answer(),
         parts.query_as_memory(),
     ]
@@ -125,6 +127,10 @@ class _Parts:
         for name, ids in self.ids.items():
             for i in ids:
                 self.parts_of_text[self.texts[i]].add(name)
+        self.parts_of_answer: dict[str, set[str]] = defaultdict(set)
+        for name, ids in self.ids.items():
+            for answer in {a for i in ids for a in dataset.relevant(i)}:
+                self.parts_of_answer[normalise(dataset.memories[answer].text)].add(name)
 
     def changed(self) -> Overlap:
         """Queries and answers that are gone or have another text than when the split was made."""
@@ -147,20 +153,26 @@ class _Parts:
 
     def near(self) -> Overlap:
         """Pairs of near-duplicate texts of which no part holds both."""
-        texts = sorted(self.parts_of_text)
+        meaning = "pairs of near-duplicate query texts in two parts"
+        return self._near("query_near", meaning, self.parts_of_text, forbidden=True)
+
+    def near_answers(self) -> Overlap:
+        """The same of right answers: a held-out one that reads almost like one trained on is easier to find."""
+        meaning = "pairs of near-duplicate right answers in two parts"
+        return self._near("answer_near", meaning, self.parts_of_answer, forbidden=False)
+
+    def _near(self, name: str, meaning: str, parts_of: Mapping[str, set[str]], *, forbidden: bool) -> Overlap:
+        texts = sorted(parts_of)
         found = []
         for pairs in near_duplicate_pairs(texts, self.split.settings.near_duplicate):
             for i, j in pairs.tolist():
-                if self.parts_of_text[texts[i]] != self.parts_of_text[texts[j]]:
-                    found.append(f"{texts[i]!r} ~ {texts[j]!r}")
-        return _overlap("query_near", "pairs of near-duplicate query texts in two parts", found, forbidden=True)
+                if parts_of[texts[i]] != parts_of[texts[j]]:
+                    found.append(f"{texts[i][:_SHOWN]!r} ~ {texts[j][:_SHOWN]!r}")
+        return _overlap(name, meaning, found, forbidden=forbidden)
 
     def query_as_answer(self) -> Overlap:
         """Queries that are word for word a right answer of another part."""
-        parts: dict[str, set[str]] = defaultdict(set)
-        for part, ids in self.ids.items():
-            for answer in {a for i in ids for a in self.dataset.relevant(i)}:
-                parts[normalise(self.dataset.memories[answer].text)].add(part)
+        parts = self.parts_of_answer
         found = [i for part, ids in self.ids.items() for i in ids if parts.get(self.texts[i], set()) - {part}]
         return _overlap(
             "query_is_answer", "queries that are another part's right answer verbatim", found, forbidden=True

@@ -72,6 +72,19 @@ def test_near_duplicate_query_texts() -> None:
     assert audit_split(dataset, _split(dataset, SplitSettings(near_duplicate=1.0))).passed
 
 
+def test_near_duplicate_answers_are_counted_and_may_occur() -> None:
+    near = {
+        "m-t1": "Rotate the signing keys every ninety days.",
+        "m-e1": "rotate the signing keys every ninety days ago",
+    }
+    dataset = _dataset(answers=near)
+    audit = audit_split(dataset, _split(dataset))
+    assert _found(audit) == {"answer_near": 1}
+    assert audit.passed
+    within = _dataset(answers={"m-e2": near["m-t1"], "m-e1": near["m-e1"]})
+    assert _found(audit_split(within, _split(within))) == {}
+
+
 def test_shared_answers_by_id_and_by_text() -> None:
     dataset = _dataset()
     by_id = replace(dataset, judgements={**dataset.judgements, "e2": {"m-t1": 1.0}})
