@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -25,19 +25,24 @@ def packed_attention(projected: Tensor, lengths: Sequence[int], *, heads: int) -
         [tokens, width], in the type of `projected`.
     """
     width = projected.shape[1] // 3
+    groups = list(_groups(lengths, heads=heads))
     parts = []
-    start = 0
+    # Split at once: the gradient of each slice by itself would be as large as all.
+    for (length, texts), rows in zip(groups, torch.split(projected, [n * m for n, m in groups]), strict=True):
+        split = rows.view(texts, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+        query, key, value = split.reshape(3, texts * heads, length, width // heads).unbind()
+        weights = torch.softmax(torch.bmm(query, key.transpose(1, 2)), dim=-1)
+        mixed = torch.bmm(weights, value).view(texts, heads, length, width // heads)
+        parts.append(mixed.transpose(1, 2).reshape(texts * length, width))
+    return torch.cat(parts)
+
+
+def _groups(lengths: Sequence[int], *, heads: int) -> Iterator[tuple[int, int]]:
+    """Neighbours of equal length, as many at once as fit the cache: (length, how many)."""
     for length, count in _runs(lengths):
         at_once = max(1, _CACHED_SCORES // (heads * length * length))
         for first in range(0, count, at_once):
-            texts = min(at_once, count - first)
-            rows = projected[start : start + texts * length].view(texts, length, 3, heads, width // heads)
-            query, key, value = rows.permute(2, 0, 3, 1, 4).reshape(3, texts * heads, length, width // heads)
-            weights = torch.softmax(torch.bmm(query, key.transpose(1, 2)), dim=-1)
-            mixed = torch.bmm(weights, value).view(texts, heads, length, width // heads)
-            parts.append(mixed.transpose(1, 2).reshape(texts * length, width))
-            start += texts * length
-    return torch.cat(parts)
+            yield length, min(at_once, count - first)
 
 
 def _runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
