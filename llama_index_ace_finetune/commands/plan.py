@@ -19,7 +19,7 @@ from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.dev_set import POOL_DEPTH, POOL_QUERIES
+from llama_index_ace_finetune.training.dev_set import DEPTH, POOL_QUERIES
 from llama_index_ace_finetune.training.ladder import QUERIES_SHARE
 from llama_index_ace_finetune.training.linear_rung import LinearSettings
 from llama_index_ace_finetune.training.query_tower import QueryTowerSettings
@@ -131,7 +131,7 @@ def _rungs(config: TrainingConfig, sizes: _Sizes, speed: Speed) -> list[tuple[st
         batch = min(sizes.memories, config.batch_size * (1 + config.hard_negatives))
         batches = -(-sizes.train_queries // config.batch_size)
         epoch = (sizes.train + batches * batch * sizes.corpus / sizes.memories) * speed.train
-        looked_at = min(1.0, POOL_QUERIES * POOL_DEPTH / sizes.memories) * sizes.corpus + sizes.dev
+        looked_at = min(1.0, POOL_QUERIES * DEPTH / sizes.memories) * sizes.corpus + sizes.dev
         looks = (config.epochs + len(config.interpolation)) * looked_at * speed.embed
         what = f"up to {config.epochs} epochs of {batches} steps, both sides"
         found.append(("train: full", what, _within(config.epochs * epoch, left) + looks))

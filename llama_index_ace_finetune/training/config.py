@@ -69,10 +69,10 @@ class TrainingConfig:
     output_dir: str = "ace_finetuned"
     mode: Literal["auto", "linear", "queries", "full"] = "auto"
     keep_index: bool = False
-    epochs: int = 4
+    epochs: int = 3
     budget_minutes: float | None = 10.0
     batch_size: int = 64
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
     warmup_steps: int = 100
     train_split: float = 0.8
     hard_negatives: int = 2

@@ -14,7 +14,6 @@ from llama_index_ace_finetune.training.examples import IndexedExamples
 
 DEPTH = 10
 POOL_QUERIES = 200
-POOL_DEPTH = 20
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class DevSet:
 
     def rank(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> DevScores:
         """Rank documents [m, d] for query vectors [n, d]."""
-        rankings, _ = dense_top_k(queries, documents, POOL_DEPTH)
+        rankings, _ = dense_top_k(queries, documents, DEPTH)
         values = {str(measure): per_query(measure, rankings, self.examples.relevant) for measure in HEADLINE}
         return DevScores(
             mrr=values[str(MRR(DEPTH))],
@@ -55,7 +54,7 @@ class DevSet:
     def pooled(self, rankings: NDArray[np.int32], *, seed: int = 0) -> DevSet:
         """Return a smaller set for the many looks during training: fewer queries over the memories that matter.
 
-        It holds at most 200 of the queries, and of the corpus their right answers and the first 20 of `rankings`
+        It holds at most 200 of the queries, and of the corpus their right answers and the first 10 of `rankings`
         [n, depth], the base model's. A set whose corpus would not shrink by half is returned as it is. The decision
         to ship is never made on a pool, since the base's own mistakes are over-represented there.
         """
@@ -63,7 +62,7 @@ class DevSet:
         count = len(examples.queries)
         chosen = np.sort(np.random.default_rng(seed).permutation(count)[:POOL_QUERIES])
         rows = np.unique(
-            np.concatenate([rankings[chosen, :POOL_DEPTH].ravel(), *(examples.relevant[row] for row in chosen)])
+            np.concatenate([rankings[chosen, :DEPTH].ravel(), *(examples.relevant[row] for row in chosen)])
         )
         if len(rows) > len(examples.corpus) / 2:
             return self

@@ -45,7 +45,7 @@ class QueryTowerSettings:
     epochs: int = 4
     budget_minutes: float | None = 2.0
     batch_size: int = 64
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
     warmup_steps: int = 100
     temperature: float = 0.03
     whole_corpus: int = 50_000
