@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -134,14 +135,13 @@ class RunFolder:
             return Serving()
         try:
             chosen = self._read(self.report)["serving"]
-            dense, lexical = map(float, chosen["weights"])
             of_base = chosen.get("baseline_weights")
             return Serving(
                 vectors=chosen["vectors"],
-                weights=(dense, lexical),
-                baseline_weights=(float(of_base[0]), float(of_base[1])) if of_base else None,
+                weights=_pair(chosen["weights"]),
+                baseline_weights=_pair(of_base) if of_base else None,
             )
-        except (LookupError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise AceFinetuneError(
                 f"The report {str(self.report)!r} does not say what to serve ({error}); make the run again."
             ) from error
@@ -153,3 +153,8 @@ class RunFolder:
         except ValueError as error:
             raise AceFinetuneError(f"The file {str(file)!r} is corrupt ({error}); make the run again.") from error
         return content
+
+
+def _pair(values: Iterable[Any]) -> tuple[float, float]:
+    dense, lexical = map(float, values)
+    return dense, lexical
