@@ -166,10 +166,11 @@ def _entries(cls: type, values: Mapping[str, Any]) -> list[str]:
 
 
 def _entry(name: str, value: Any, comment: str) -> list[str]:
-    shown = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
+    dumped = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
+    shown = dumped.removesuffix("...\n").removesuffix("\n")  # strip() would take a no-break space of the value
     return [
         *(f"# {line}" for line in textwrap.wrap(_in_yaml(comment), _WIDTH)),
-        f"{name}: {shown.removesuffix('...' + chr(10)).strip()}",
+        f"{name}: {shown}",
     ]
 
 
