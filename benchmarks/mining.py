@@ -21,10 +21,12 @@ from typing import Any
 
 import library_first  # noqa: F401
 import numpy as np
+from existing import existing
 from findings import Findings
 from machine import machine
 from sets import load, test_set
 from timing import quiet, seconds_of
+from tuning import BASE, tuner_of
 
 from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.split import split_dataset
@@ -35,11 +37,8 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.evaluation.significance import paired_difference
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
-from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.dev_set import DevSet
-from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 
-BASE = "sentence-transformers/all-MiniLM-L6-v2"
 NEGATIVES, WINDOW, MARGIN = 5, 50, 0.05
 COLD, WARM, MEMORY, HIDDEN = 1 / 3, 1 / 20, 1 / 2, 1 / 2
 TIMED = ("msvc_errors", "medquad")
@@ -253,14 +252,9 @@ def train_with_and_without(folder: Path, names: tuple[str, ...], findings: Findi
 
 
 def _trained(data: Any, test: DevSet, *, negatives: int, seed: int) -> np.ndarray:
+    options = {"mode": "full", "epochs": 2, "budget_minutes": None, "hard_negatives": negatives, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainingConfig(
-            output_dir=str(Path(folder) / "model"), mode="full", epochs=2, budget_minutes=None,
-            hard_negatives=negatives, device="cpu", seed=seed,
-        )  # fmt: skip
-        tuner = EmbeddingFineTuner(config)
-        tuner.load_training_data(data)
-        tuner.initialize_model()
+        tuner = tuner_of(data, Path(folder) / "model", **options)
         tuner.train()
         assert tuner.encoder is not None
         return test.score(tuner.encoder).mrr
@@ -276,16 +270,14 @@ def main() -> int:
     if options.search_only:
         search_only(options.search_only)
         return 0
-    if not options.data.is_dir():
-        print(f"There is no folder {str(options.data)!r}; give --data.", file=sys.stderr)
-        return 2
+    folder = existing(options.data)
     keep_freed_memory()
     findings = Findings()
-    time_both(options.data, TIMED[:1] if options.check else TIMED, findings)
+    time_both(folder, TIMED[:1] if options.check else TIMED, findings)
     compare_memory(findings)
-    count_hidden(options.data, WITH_SEVERAL[:2] if options.check else WITH_SEVERAL, findings)
+    count_hidden(folder, WITH_SEVERAL[:2] if options.check else WITH_SEVERAL, findings)
     if not options.check:
-        train_with_and_without(options.data, TRAINED, findings)
+        train_with_and_without(folder, TRAINED, findings)
     return findings.close("Mining hard negatives", machine("torch", "sentence-transformers", "numpy"), options.out)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import library_first  # noqa: F401
 import numpy as np
+from existing import existing
 from findings import Findings
 from kept import Kept
 from machine import machine
@@ -75,16 +76,14 @@ def main() -> int:
     parser.add_argument("--kept", type=Path, help="a file of what was measured so far, to go on from")
     options = parser.parse_args()
     keep_freed_memory()
-    if not options.data.is_dir():
-        print(f"There is no folder {str(options.data)!r}; give --data.", file=sys.stderr)
-        return 2
+    folder = existing(options.data)
     findings, kept = Findings(), Kept(options.kept)
     names = SETS[:1] if options.check else tuple(options.sets.split(","))
     tried = variants(CHECKED if options.check else tuple(options.settings.split(",")))
     found: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in tried}
     for dataset in names:
         with tempfile.TemporaryDirectory() as scratch:
-            made = functools.cache(functools.partial(mined, options.data, dataset, Path(scratch) / "vectors"))
+            made = functools.cache(functools.partial(mined, folder, dataset, Path(scratch) / "vectors"))
             for name, given in tried.items():
                 runs = [
                     kept.measure(

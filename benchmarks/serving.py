@@ -29,6 +29,7 @@ from typing import Any
 
 import library_first  # noqa: F401
 import numpy as np
+from existing import existing
 from findings import Findings
 from growth import SIZES, measure_growth, plot
 from large_index import EXACT, LIBRARY_LIMIT, OURS, compare
@@ -331,14 +332,12 @@ def main() -> int:
     options = parser.parse_args()
     if options.serve:
         serve_for_ever(options.serve)
-    if not options.data.is_dir():
-        print(f"There is no folder {str(options.data)!r}; give --data.", file=sys.stderr)
-        return 2
+    folder = existing(options.data)
     from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
 
     keep_freed_memory()
     sizes = CHECK if options.check else FULL
-    dataset = read_dataset(options.data)
+    dataset = read_dataset(folder)
     texts = [memory.text for memory in dataset.answers.values()]
     rng = np.random.default_rng(0)
     documents = [texts[row] for row in rng.permutation(len(texts))[: sizes.documents]]
@@ -346,8 +345,8 @@ def main() -> int:
     asked = [query.text for query in dataset.queries.values()]
     queries = [asked[row] for row in rng.permutation(len(asked))[: sizes.queries]]
     findings = Findings()
-    with tempfile.TemporaryDirectory() as folder:
-        models = export_base(Path(folder))
+    with tempfile.TemporaryDirectory() as scratch:
+        models = export_base(Path(scratch))
         cold_start(models, sizes.rounds, findings)
         peer = Encoder.load(DEFAULT_BASE_MODEL, settings=CPU).model
         forms = {

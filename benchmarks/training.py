@@ -25,6 +25,7 @@ from typing import Any
 import library_first  # noqa: F401
 import numpy as np
 import torch
+from existing import existing
 from findings import Findings
 from kept import Kept
 from machine import machine
@@ -379,9 +380,7 @@ def main() -> int:
         batch, negatives = map(int, options.step.split(","))
         print(json.dumps(step(batch, negatives)))
         return 0
-    if not options.data.is_dir():
-        print(f"There is no folder {str(options.data)!r}; give --data.", file=sys.stderr)
-        return 2
+    folder = existing(options.data)
     findings, kept = Findings(), Kept(options.kept)
     parts = PARTS[:2] if options.check else tuple(options.only.split(","))
     names = SETS[:1] if options.check else tuple(options.sets.split(","))
@@ -389,9 +388,9 @@ def main() -> int:
         speed(findings)
         linear_time(findings)
     if "gains" in parts:
-        gains(options.data, names, 1 if options.check else options.seeds, kept, findings)
+        gains(folder, names, 1 if options.check else options.seeds, kept, findings)
     if "race" in parts:
-        race(options.data, tuple(name for name in RACED if name in names), kept, findings)
+        race(folder, tuple(name for name in RACED if name in names), kept, findings)
     return findings.close("Training", machine("torch", "sentence-transformers", "numpy"), options.out)
 
 

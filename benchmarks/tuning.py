@@ -29,7 +29,7 @@ def mined(folder: Path, name: str, cache: Path) -> tuple[TrainingData, DevSet]:
     return data, test_set(dataset, list(split.test))
 
 
-def tuner_of(data: TrainingData, output: Path, cache: Path, **options: Any) -> EmbeddingFineTuner:
+def tuner_of(data: TrainingData, output: Path, cache: Path | None = None, **options: Any) -> EmbeddingFineTuner:
     """A tuner over `data` with the base model loaded; `options` are those of `TrainingConfig`."""
     tuner = EmbeddingFineTuner(TrainingConfig(output_dir=str(output), device="cpu", **options), cache=cache)
     tuner.load_training_data(data)
