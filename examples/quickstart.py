@@ -77,12 +77,13 @@ def main() -> None:
     verdict = reach_verdict(evaluation, metrics["selection"])
     print(verdict.sentence)
 
-    # 5. Search: dense and BM25 rankings fused, with the weights that were chosen on the dev queries.
+    # 5. Search with what the verdict serves: whose vectors, and the weights of the dense and the BM25 ranking.
+    serving = verdict.serving
     retriever = FineTunedHybridRetriever.from_nodes(
         memory_nodes(dataset.memories.values()),
-        model=model,
+        model=BASE if serving["vectors"] == "base" else model,
         baseline=BASE,
-        weights=verdict.system.weights,
+        weights=tuple(serving["weights"]),
         similarity_top_k=3,
     )
     print(f"\n{options.query}")

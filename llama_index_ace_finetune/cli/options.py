@@ -27,10 +27,10 @@ KeepIndex = Annotated[
     bool | None,
     typer.Option("--keep-index/--new-index", help="Train queries alone, so that stored vectors stay valid."),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the training queries.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training queries, in full alone.")]
 Budget = Annotated[float | None, typer.Option(help="Minutes of training at most; 10 by default.")]
-BatchSize = Annotated[int | None, typer.Option(help="Queries per step.")]
-LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
+BatchSize = Annotated[int | None, typer.Option(help="Queries per step, in full alone.")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate, in full alone.")]
 Retention = Annotated[
     str | None, typer.Option(help="General queries, a file or folder, that may lose .01 of MRR@10 at most.")
 ]
