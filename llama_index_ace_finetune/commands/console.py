@@ -32,6 +32,7 @@ from rich.text import Text
 
 from llama_index_ace_finetune.commands.voice import voice
 from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.out_of_memory import is_out_of_memory
 
 _OUT_OF_MEMORY = (
     "The memory does not suffice; lower batch_size (--batch-size) or max_seq_length, choose a smaller --base-model, or "
@@ -119,7 +120,7 @@ def run_command(command: Callable[[], int | None]) -> int:
         if _is_disk_full(error):
             screen.print(f"[bold red]error:[/] {escape(_DISK_FULL.format(error=' '.join(str(error).split())))}")
             return USER_ERROR
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             screen.print(f"[bold red]error:[/] {escape(_OUT_OF_MEMORY)}")
             return USER_ERROR
         traceback.print_exc()
@@ -193,16 +194,6 @@ def _plain(value: Any) -> Any:
 def _is_disk_full(error: Exception) -> bool:
     """Whether there is no space left; libraries in other languages tell of it by words alone."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python or torch, on a GPU or not, ran out of memory; torch tells of the CPU by words alone."""
-    text = str(error)
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text))
-    )
 
 
 def _quieten_libraries() -> None:

@@ -23,6 +23,7 @@ from llama_index_ace_finetune.training.dev_set import DEPTH, POOL_QUERIES
 from llama_index_ace_finetune.training.ladder import QUERIES_SHARE
 from llama_index_ace_finetune.training.linear_rung import LinearSettings
 from llama_index_ace_finetune.training.query_tower import QueryTowerSettings
+from llama_index_ace_finetune.training.step_plan import LookSeconds, StepPlan
 
 _MEASURED_SECONDS = 6.0
 _SAMPLE = 512
@@ -114,6 +115,7 @@ def _rungs(config: TrainingConfig, sizes: _Sizes, speed: Speed) -> list[tuple[st
     """Name, description and seconds of the rungs that `climb` will take."""
     left = None if config.budget_minutes is None else 60 * config.budget_minutes
     full = config.mode == "full" or (config.mode == "auto" and not config.keep_index)
+    mixtures = sum(share < 1 for share in config.interpolation)
     found = []
     if config.mode != "full":
         linear = LinearSettings()
@@ -122,24 +124,34 @@ def _rungs(config: TrainingConfig, sizes: _Sizes, speed: Speed) -> list[tuple[st
     if config.mode in ("queries", "auto"):
         tower = QueryTowerSettings()
         budget = left if left is None or not full else QUERIES_SHARE * left
-        seconds = _within(tower.epochs * sizes.train * speed.train, budget)
-        seconds += (tower.epochs + len(config.interpolation)) * sizes.dev * speed.embed
+        look = sizes.dev * speed.embed
+        batches = max(1, -(-sizes.train_queries // tower.batch_size))
+        seconds = StepPlan.within(
+            budget,
+            steps=tower.epochs * batches,
+            step_seconds=sizes.train * speed.train / batches,
+            look_every=batches,
+            looks=LookSeconds(each=look, after=mixtures * look),
+        ).seconds
         found.append(("train: queries", f"up to {tower.epochs} epochs, queries alone", seconds))
     if full:
         if left is not None:
             left = max(left - sum(seconds for _, _, seconds in found), 0.0)
         batch = min(sizes.memories, config.batch_size * (1 + config.hard_negatives))
-        batches = -(-sizes.train_queries // config.batch_size)
+        batches = max(1, -(-sizes.train_queries // config.batch_size))
         epoch = (sizes.train + batches * batch * sizes.corpus / sizes.memories) * speed.train
         looked_at = min(1.0, POOL_QUERIES * DEPTH / sizes.memories) * sizes.corpus + sizes.dev
-        looks = (config.epochs + len(config.interpolation)) * looked_at * speed.embed
-        what = f"up to {config.epochs} epochs of {batches} steps, both sides"
-        found.append(("train: full", what, _within(config.epochs * epoch, left) + looks))
+        look = looked_at * speed.embed
+        decision = (sizes.corpus + sizes.dev) * speed.embed
+        seconds = StepPlan.within(
+            left,
+            steps=config.epochs * batches,
+            step_seconds=epoch / batches,
+            look_every=batches,
+            looks=LookSeconds(each=look, after=mixtures * look + decision),
+        ).seconds
+        found.append(("train: full", f"up to {config.epochs} epochs of {batches} steps, both sides", seconds))
     return found
-
-
-def _within(seconds: float, budget: float | None) -> float:
-    return seconds if budget is None else min(seconds, budget)
 
 
 def _print(plan: dict[str, Any], screen: Console) -> None:

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.commands.console import console
 from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError
+from llama_index_ace_finetune.locked import locked
 
 _MARK = "work.json"
 
@@ -38,37 +37,29 @@ def work_folder(output: Path, *, inputs: Mapping[str, Any], resume: bool) -> Ite
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
         raise OutputExistsError(f"{str(folder)!r} is needed for the work and holds something else; move it away.")
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"), timeout=0)
     try:
-        lock.acquire()
-    except Timeout:
-        raise AceFinetuneError(
-            f"Another process is writing {str(output)!r}; wait for it, or give another output."
-        ) from None
-    try:
-        key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
-        mark = folder / _MARK
-        if mark.is_file() and not resume:
-            shutil.rmtree(folder)
-        elif mark.is_file() and json.loads(mark.read_text(encoding="utf-8")).get("inputs") != key:
-            raise AceFinetuneError(
-                f"What was broken off for {str(output)!r} had other data or settings; go on with the same ones, or "
-                "leave out --resume."
-            )
-        write_json(mark, {"inputs": key})
-        try:
-            yield folder
-        except BaseException:
-            if any(path != mark for path in folder.iterdir()):
-                console(stderr=True).print("What is done so far is kept; repeat the command with --resume to go on.")
+        with locked(folder.with_suffix(".lock"), output=output):
+            key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+            mark = folder / _MARK
+            if mark.is_file() and not resume:
+                shutil.rmtree(folder)
+            elif mark.is_file() and json.loads(mark.read_text(encoding="utf-8")).get("inputs") != key:
+                raise AceFinetuneError(
+                    f"What was broken off for {str(output)!r} had other data or settings; go on with the same ones, or "
+                    "leave out --resume."
+                )
+            write_json(mark, {"inputs": key})
+            try:
+                yield folder
+            except BaseException:
+                if any(path != mark for path in folder.iterdir()):
+                    console(stderr=True).print(
+                        "What is done so far is kept; repeat the command with --resume to go on."
+                    )
+                    raise
+                shutil.rmtree(folder)
                 raise
             shutil.rmtree(folder)
-            raise
-        shutil.rmtree(folder)
     finally:
-        # While it is held: afterwards it may be another process's.
-        with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink()
-        lock.release()
         with contextlib.suppress(OSError):
             folder.rmdir()

@@ -66,10 +66,20 @@ class TrainingData:
         return [example for example in self.examples if example.split == part]
 
     def sample(self, count: int, *, seed: int) -> TrainingData:
-        """Return the data with at most `count` examples, drawn at random, in their order."""
+        """Return the data with at most `count` examples, drawn at random, in their order; parts keep their shares."""
         if count >= len(self.examples):
             return self
-        kept = sorted(random.Random(seed).sample(range(len(self.examples)), max(count, 0)))
+        parts: dict[str | None, list[int]] = {}
+        for place, example in enumerate(self.examples):
+            parts.setdefault(example.split, []).append(place)
+        generator = random.Random(seed)
+        # In turns by what is due: of ten examples, of which two are dev, every fifth is one of dev.
+        drawn = [
+            ((rank + 0.5) / len(places), place)
+            for places in parts.values()
+            for rank, place in enumerate(generator.sample(places, len(places)))
+        ]
+        kept = sorted(place for _, place in sorted(drawn)[: max(count, 0)])
         return replace(self, examples=tuple(self.examples[place] for place in kept))
 
     def save(self, path: Path) -> None:

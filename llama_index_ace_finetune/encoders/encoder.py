@@ -19,6 +19,7 @@ from llama_index_ace_finetune.encoders.prompts import Prompts
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.encoders.whole_text import whole_text
 from llama_index_ace_finetune.errors import ModelError, first_line
+from llama_index_ace_finetune.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -168,6 +169,11 @@ class Encoder:
         """
         self._packed_version = -1
 
+    def packs(self, texts: Sequence[str], role: Role) -> bool:
+        """Whether texts of a role are embedded by the fast forward pass, which agrees with the model's own on some."""
+        with self._lock:
+            return bool(len(texts)) and self._current_packed([whole_text(text) for text in texts], role) is not None
+
     def _forward(self, texts: list[str], role: Role) -> NDArray[np.float32]:
         with self._lock:
             packed = self._current_packed(texts, role)
@@ -194,7 +200,9 @@ class Encoder:
                         convert_to_numpy=True,
                         truncate_dim=self.settings.truncate_dim,
                     )
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 if batch_size == 1:
                     raise ModelError(
                         f"The memory of {self.model.device} does not hold a single text in the model {self.name!r}; "

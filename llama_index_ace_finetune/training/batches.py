@@ -33,7 +33,6 @@ class BatchCollator:
         guide: masks documents that are probably right; none masks known right answers alone.
         teacher: per query, a teacher's scores by corpus row; the labels then hold them beside the targets.
         turn: which of the right answers and which negatives are up; the epoch, while a training goes on.
-        latest_ids: ids of the queries of the last batch, for messages.
         valid_label_columns: read by the trainer.
     """
 
@@ -45,19 +44,17 @@ class BatchCollator:
     guide: Guide | None = None
     teacher: Sequence[Mapping[int, float]] | None = None
     turn: int = 0
-    latest_ids: list[str] = field(default_factory=list)
     valid_label_columns: list[str] = field(default_factory=list)
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
         """Build the batch for dataset rows of the form {"example": number}."""
         numbers = [row["example"] for row in rows]
-        self.latest_ids = [self.examples.query_ids[number] for number in numbers]
         documents, targets = self.select(numbers)
         label = torch.from_numpy(targets)
         if self.teacher is not None:
             known = [[self.teacher[number].get(row, math.nan) for row in documents] for number in numbers]
             label = torch.stack([label.float(), torch.tensor(known)])
-        batch: dict[str, Any] = {"label": label, "return_loss": True}
+        batch: dict[str, Any] = {"label": label, "example": torch.tensor(numbers), "return_loss": True}
         texts = {
             "query": [self.examples.queries[number] for number in numbers],
             "document": [self.examples.corpus[row] for row in documents],

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from sentence_transformers import SentenceTransformer
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
 from llama_index_ace_finetune.mining.teacher import load_teacher
 from llama_index_ace_finetune.training.batches import BatchCollator
 from llama_index_ace_finetune.training.fit import OnPlan, fit
@@ -16,6 +15,7 @@ from llama_index_ace_finetune.training.ground import Ground
 from llama_index_ace_finetune.training.guide import Guide
 from llama_index_ace_finetune.training.lora import merged_weights, with_adapters
 from llama_index_ace_finetune.training.loss import MaskedRankingLoss
+from llama_index_ace_finetune.training.measure_looks import measure_looks
 from llama_index_ace_finetune.training.rung import Rung
 from llama_index_ace_finetune.training.selection import Selection, copy_weights, select_weights
 from llama_index_ace_finetune.training.teacher_scores import teacher_scores
@@ -34,17 +34,18 @@ def climb_full(
 
     Args:
         ground: without dev queries nothing can be chosen, and the last weights ship unchecked.
-        minutes: of training at most; None trains all epochs.
+        minutes: of training and looks at dev, at most; None trains all epochs.
         progress: called after each step.
         on_plan: called with the planned steps before the first.
     """
     start = time.perf_counter()
     encoder, config, dev = ground.encoder, ground.config, ground.dev
     model, base_weights, retention = encoder.model, copy_weights(encoder), ground.retention
-    pool = dev.pooled(ground.base_scores.rankings, seed=config.seed) if dev else None
-    pool_scores = None
-    if dev and pool:
-        pool_scores = ground.base_scores if pool is dev else pool.score(encoder)
+    pool = pool_scores = looks = None
+    if dev:
+        pool, queries, documents = dev.pooled(ground.base_scores.rankings, seed=config.seed)
+        pool_scores = pool.rank(ground.dev_query_vectors[queries], ground.document_vectors[documents])
+        looks = measure_looks(encoder, pool=pool, dev=dev, shares=config.interpolation, retention=retention)
     trained = encoder
     if config.lora_rank is not None:
         adapted = with_adapters(model, config)
@@ -65,18 +66,17 @@ def climb_full(
             loss=MaskedRankingLoss(
                 trained.model,
                 temperature=config.temperature,
-                packed=trained is encoder
-                and encoder.settings.precision == "bfloat16"
-                and PackedEncoder.supports(model),
+                packed=trained is encoder and _packs(ground),
                 symmetric=config.symmetric,
                 dimensions=config.dimensions,
                 distillation=config.distillation,
             ),
             collator=_collators(ground),
-            count=len(ground.examples.queries),
+            query_ids=ground.examples.query_ids,
             config=config,
-            minutes=minutes,
+            minutes=minutes and max(minutes - (time.perf_counter() - start) / 60, minutes / 2),
             watchers=[watcher],
+            looks=looks,
             on_plan=on_plan,
             checkpoints=ground.checkpoints_of("full"),
         )
@@ -115,6 +115,11 @@ def climb_full(
     )
 
 
+def _packs(ground: Ground) -> bool:
+    examples, encoder = ground.examples, ground.encoder
+    return encoder.packs(examples.queries, "query") and encoder.packs(examples.corpus, "document")
+
+
 def _collators(ground: Ground) -> Callable[[], BatchCollator]:
     """What makes fresh collators over the training queries, with a guide and a teacher where they are asked for."""
     config, examples, model = ground.config, ground.examples, ground.encoder.model
@@ -123,7 +128,7 @@ def _collators(ground: Ground) -> Callable[[], BatchCollator]:
         teacher = teacher_scores(load_teacher(config.teacher, device=config.device), examples, cache=ground.cache)
     if config.suspected_margin is not None:
         guide = Guide(ground.query_vectors, ground.document_vectors, examples.relevant, config.suspected_margin)
-    tokens = TokensOnce(model)
+    tokens = TokensOnce(model, max_tokens=config.max_seq_length)
     return lambda: BatchCollator(
         preprocess=tokens,
         examples=examples,

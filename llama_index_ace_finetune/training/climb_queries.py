@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.training.fit import OnPlan
 from llama_index_ace_finetune.training.ground import Ground
+from llama_index_ace_finetune.training.measure_looks import measure_looks
 from llama_index_ace_finetune.training.query_tower import (
     FixedDocumentsDevSet,
     QueryTowerSettings,
@@ -37,7 +38,7 @@ def climb_queries(
     Args:
         ground: with dev queries.
         matrix: what the linear rung found, which the tower starts from and keeps; None for none.
-        minutes: of training at most; None trains all epochs.
+        minutes: of training and looks at dev, at most; None trains all epochs.
         progress: called after each step.
         on_plan: called with the planned steps before the first.
     """
@@ -59,9 +60,10 @@ def climb_queries(
         tower,
         ground.examples,
         ground.document_vectors,
-        settings=QueryTowerSettings(budget_minutes=minutes, seed=config.seed),
+        settings=QueryTowerSettings(budget_minutes=minutes, max_seq_length=config.max_seq_length, seed=config.seed),
         matrix=matrix,
         watchers=[watcher],
+        looks=measure_looks(tower, pool=dev, dev=dev, shares=config.interpolation, retention=retention),
         on_plan=on_plan,
         checkpoints=ground.checkpoints_of("queries"),
     )

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,9 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_WHOLE_OR_NONE = frozenset({"eval_steps", "patience", "lora_rank", "max_seq_length"})
+_WHOLE = ("epochs", "batch_size", "warmup_steps", "hard_negatives", "seed", *sorted(_WHOLE_OR_NONE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +33,8 @@ class TrainingConfig:
             (both sides; minutes), or "auto": all of these in turn, and the best on dev ships.
         keep_index: stop below "full", so that vectors of memories that are stored already stay valid.
         epochs: passes over the training queries of mode "full", at most.
-        budget_minutes: of training in all; where the epochs would take longer, fewer steps are planned (the schedule
-            fits them). None trains all epochs, whatever it takes.
+        budget_minutes: of training in all, looks at dev included; where the epochs would take longer, fewer steps are
+            planned (the schedule fits them). None trains all epochs, whatever it takes.
         batch_size: queries per step.
         learning_rate: peak of the schedule (linear warm-up, linear decay).
         warmup_steps: steps of warm-up, at most a tenth of all steps.
@@ -53,11 +57,12 @@ class TrainingConfig:
             not lose more than a bound; smaller shares are tried where it would.
         retention_loss: that bound: the largest fall of MRR@10 on them, absolute.
         lora_rank: in mode "full", train low-rank adapters of this rank in place of the weights, for larger base models
-            (LoRA, Hu et al. 2021; needs the extra "lora", and a learning rate of 1e-4 or more); they are merged into
-            the weights in the end. None trains the weights themselves.
+            (LoRA, Hu et al. 2021; needs the extra "lora", and no lower a learning rate than the default); they are
+            merged into the weights in the end. None trains the weights themselves.
         lora_alpha: scale of the adapters, over the rank; None takes twice the rank.
         lora_dropout: share of their inputs that is dropped.
-        max_seq_length: tokens per text; the base model's own limit when that is lower.
+        max_seq_length: tokens per text of a training step; the base model's own limit when that is lower. Dev looks at
+            whole texts, and whole texts are served, up to the model's own limit.
         precision: "auto" measures whether bfloat16 is faster here.
         device: "cpu", "cuda", "mps"; None, or "auto", takes the best one.
         seed: of everything random.
@@ -101,15 +106,23 @@ class TrainingConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.device == "auto":
             object.__setattr__(self, "device", None)
+        for name in _WHOLE:
+            value = getattr(self, name)
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            self._require(whole or (value is None and name in _WHOLE_OR_NONE), name, "a whole number")
+            object.__setattr__(self, name, None if value is None else int(value))
         self._require(self.mode in ("auto", "linear", "queries", "full"), "mode", "auto, linear, queries or full")
         self._require(not (self.keep_index and self.mode == "full"), "mode", "another than full where keep_index is on")
-        positive = ("epochs", "batch_size", "learning_rate", "temperature")
-        for name in positive:
+        for name in ("epochs", "batch_size"):
             self._require(getattr(self, name) > 0, name, "greater than 0")
+        for name in ("learning_rate", "temperature"):
+            self._require(0 < getattr(self, name) < math.inf, name, "greater than 0, and finite")
         self._require(self.budget_minutes is None or self.budget_minutes > 0, "budget_minutes", "greater than 0")
         self._require(0 < self.train_split < 1, "train_split", "between 0 and 1")
         self._require(self.warmup_steps >= 0, "warmup_steps", "0 or more")
         self._require(self.hard_negatives >= 0, "hard_negatives", "0 or more")
+        self._require(self.seed >= 0, "seed", "0 or more")
+        self._require(self.max_seq_length is None or self.max_seq_length > 0, "max_seq_length", "greater than 0")
         margin = self.suspected_margin
         self._require(margin is None or 0 < margin < math.inf, "suspected_margin", "greater than 0")
         self._require(0 <= self.retention_loss <= 1, "retention_loss", "from 0 to 1")

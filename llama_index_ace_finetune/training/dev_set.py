@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.evaluation.measures import HEADLINE, MRR, per_query
 from llama_index_ace_finetune.ranking.dense import dense_top_k
+from llama_index_ace_finetune.training.encoding_seconds import encoding_seconds
 from llama_index_ace_finetune.training.examples import IndexedExamples
 
 DEPTH = 10
@@ -41,6 +42,11 @@ class DevSet:
         queries = encoder.encode_queries(self.examples.queries)
         return self.rank(queries, encoder.encode_documents(self.examples.corpus))
 
+    def score_seconds(self, encoder: Encoder) -> float:
+        """Return about the seconds that `score` takes."""
+        queries = encoding_seconds(encoder.encode_queries, self.examples.queries)
+        return queries + encoding_seconds(encoder.encode_documents, self.examples.corpus)
+
     def rank(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> DevScores:
         """Rank documents [m, d] for query vectors [n, d]."""
         rankings, _ = dense_top_k(queries, documents, DEPTH)
@@ -51,12 +57,15 @@ class DevSet:
             rankings=rankings,
         )
 
-    def pooled(self, rankings: NDArray[np.int32], *, seed: int = 0) -> DevSet:
-        """Return a smaller set for the many looks during training: fewer queries over the memories that matter.
+    def pooled(
+        self, rankings: NDArray[np.int32], *, seed: int = 0
+    ) -> tuple[DevSet, NDArray[np.int64], NDArray[np.int64]]:
+        """Return a smaller set for the many looks during training, and its rows of the queries and of the corpus here.
 
-        It holds at most 200 of the queries, and of the corpus their right answers and the first 10 of `rankings`
-        [n, depth], the base model's. A set whose corpus would not shrink by half is returned as it is. The decision
-        to ship is never made on a pool, since the base's own mistakes are over-represented there.
+        Fewer queries, over the memories that matter: it holds at most 200 of the queries, and of the corpus their right
+        answers and the first 10 of `rankings` [n, depth], the base model's. A set whose corpus would not shrink by half
+        is returned as it is. The decision to ship is never made on a pool, since the base's own mistakes are
+        over-represented there.
         """
         examples = self.examples
         count = len(examples.queries)
@@ -65,8 +74,8 @@ class DevSet:
             np.concatenate([rankings[chosen, :DEPTH].ravel(), *(examples.relevant[row] for row in chosen)])
         )
         if len(rows) > len(examples.corpus) / 2:
-            return self
-        return DevSet(
+            return self, np.arange(count), np.arange(len(examples.corpus))
+        pool = DevSet(
             replace(
                 examples,
                 query_ids=tuple(examples.query_ids[row] for row in chosen),
@@ -77,3 +86,4 @@ class DevSet:
                 negatives=tuple(np.empty(0, np.int64) for _ in chosen),
             )
         )
+        return pool, chosen, rows

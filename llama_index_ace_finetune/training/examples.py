@@ -21,8 +21,9 @@ class IndexedExamples:
         queries: texts [n].
         corpus_ids: one per document.
         corpus: texts [m]; texts that are equal after normalisation are one document.
-        relevant: right rows of each query: those of every query with an equal text.
-        negatives: mined rows of each query, hardest first, never a right one.
+        relevant: right rows of each query: those of every one of these queries with an equal text.
+        negatives: mined rows of each query, hardest first, never one that is right for any query of the data with an
+            equal text.
     """
 
     query_ids: tuple[str, ...]
@@ -36,8 +37,7 @@ class IndexedExamples:
 def index_examples(data: TrainingData, examples: Sequence[TrainingExample]) -> IndexedExamples:
     """Turn `examples` into row numbers over the corpus of `data`.
 
-    Right answers are gathered over *all* examples of `data`, so a text that is right for one query is never trained
-    against by another query of the same wording.
+    What is right for a query by an example of another part, held out maybe, is no right answer here, and no negative.
     """
     rows: dict[str, int] = {}
     row_of: dict[str, int] = {}
@@ -49,15 +49,20 @@ def index_examples(data: TrainingData, examples: Sequence[TrainingExample]) -> I
             corpus_ids.append(identifier)
             corpus.append(text)
         row_of[identifier] = row
-    right: dict[str, set[int]] = {}
-    for example in data.examples:
-        right.setdefault(normalise(example.query), set()).update(row_of[i] for i in example.positive_ids)
+
+    def answers_by_text(some: Sequence[TrainingExample]) -> dict[str, set[int]]:
+        found: dict[str, set[int]] = {}
+        for example in some:
+            found.setdefault(normalise(example.query), set()).update(row_of[i] for i in example.positive_ids)
+        return found
+
+    own, anywhere = answers_by_text(examples), answers_by_text((*data.examples, *examples))
     relevant, negatives = [], []
     for example in examples:
-        answers = right[normalise(example.query)]
-        relevant.append(np.array(sorted(answers), np.int64))
+        text = normalise(example.query)
+        relevant.append(np.array(sorted(own[text]), np.int64))
         mined = dict.fromkeys(row_of[i] for i in example.negative_ids)
-        negatives.append(np.array([row for row in mined if row not in answers], np.int64))
+        negatives.append(np.array([row for row in mined if row not in anywhere[text]], np.int64))
     return IndexedExamples(
         query_ids=tuple(example.query_id for example in examples),
         queries=tuple(example.query for example in examples),

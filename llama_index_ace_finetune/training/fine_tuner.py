@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llama_index_ace_finetune.atomic import write_text
 from llama_index_ace_finetune.datasets.held_out import require_held_out
-from llama_index_ace_finetune.datasets.normalise import normalise
+from llama_index_ace_finetune.datasets.normalise import normalise, text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.errors import ModelError, TrainingError
+from llama_index_ace_finetune.errors import DatasetError, ModelError, TrainingError
+from llama_index_ace_finetune.locked import locked
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.dev_set import DevSet
 from llama_index_ace_finetune.training.examples import IndexedExamples, index_examples
@@ -29,7 +32,10 @@ from llama_index_ace_finetune.training.rung import Rung, best_rung
 from llama_index_ace_finetune.training.selection import Selection
 from llama_index_ace_finetune.training.watcher import StepProgress
 
+logger = logging.getLogger(__name__)
+
 MIN_EXAMPLES = 8
+_INPUTS = "inputs.sha256"
 
 
 class EmbeddingFineTuner:
@@ -65,7 +71,8 @@ class EmbeddingFineTuner:
         """Read training data and divide it into train and dev; return how many examples each part has.
 
         Examples marked "dev" are dev; where none is marked, a share of `1 - train_split` is set aside by connected
-        components, so that no answer and no query text stands on both sides. Test examples are never touched.
+        components, so that no answer and no query text stands on both sides. Data with the manifest of a split that
+        made no dev is all trained on. Test examples are never touched.
 
         Raises:
             DatasetError: if the file is not training data, or the retention set cannot be read.
@@ -97,16 +104,20 @@ class EmbeddingFineTuner:
 
         Raises:
             ModelError: if it cannot be found or loaded, or has two towers already.
-            TrainingError: if adapters or a logger are asked for and not installed.
+            TrainingError: if adapters or a logger are asked for and not installed, or `dimensions` is none of its part.
         """
         require_loggers(self.config)
         if self.config.lora_rank is not None:
             require_peft()
-        settings = EncoderSettings(
-            max_seq_length=self.config.max_seq_length, device=self.config.device, precision=self.config.precision
-        )
+        settings = EncoderSettings(device=self.config.device, precision=self.config.precision)
         encoder = Encoder.load(self.config.base_model, settings=settings)
         _require_one_tower(encoder)
+        for length in self.config.dimensions:
+            if length >= encoder.dimension:
+                raise TrainingError(
+                    f"The training setting dimensions holds {length}, and vectors of {encoder.name!r} have "
+                    f"{encoder.dimension} dimensions in all; leave it out."
+                )
         self.encoder = encoder
 
     def train(
@@ -129,13 +140,32 @@ class EmbeddingFineTuner:
 
         Raises:
             OutputExistsError: if `config.output_dir` holds something that is not a model of ours.
-            TrainingError: if the loss is no number, or data and model were not loaded first.
+            AceFinetuneError: if another training writes there at the moment.
+            TrainingError: if the loss is no number, the checkpoints are of another training, or data and model were
+                not loaded first.
         """
         encoder, examples = self._ready()
         _require_one_tower(encoder)
         self._started_from = encoder
+        output = Path(self.config.output_dir)
         # Before the work, not after it.
-        check_replaceable(Path(self.config.output_dir))
+        check_replaceable(output)
+        with locked(output.with_name(f".{output.name}.training.lock"), output=output):
+            return self._train_and_save(encoder, examples, progress=progress, on_rung=on_rung, on_next=on_next)
+
+    def _train_and_save(
+        self,
+        encoder: Encoder,
+        examples: IndexedExamples,
+        *,
+        progress: StepProgress | None,
+        on_rung: OnRung | None,
+        on_next: OnNext | None,
+    ) -> dict[str, Any]:
+        if self._checkpoints:
+            self._require_own_checkpoints(self._checkpoints, encoder, examples)
+        if self._dev is None:
+            logger.warning("there are no dev queries to choose on: what comes of the training ships unchecked")
         ground = Ground(encoder, examples, self._dev, self.config, self._cache, self._checkpoints, self._general)
         self.rungs = climb(ground, progress=progress, on_rung=on_rung, on_next=on_next)
         shipped, last = self.shipped, self.rungs[-1]
@@ -208,12 +238,31 @@ class EmbeddingFineTuner:
         )
         return folder
 
+    def _require_own_checkpoints(self, folder: Path, encoder: Encoder, examples: IndexedExamples) -> None:
+        """Refuse checkpoints of other data, settings or weights: a training would go on with them as its own."""
+        settings = {name: value for name, value in self.config.to_dict().items() if name != "output_dir"}
+        dev = self._dev.examples if self._dev else None
+        told = repr((settings, encoder.fingerprint, *(_rows_of(part) for part in (examples, dev) if part)))
+        file, key = folder / _INPUTS, text_hash(told)
+        if file.is_file() and file.read_text(encoding="utf-8") != key:
+            raise TrainingError(
+                f"The checkpoints in {str(folder)!r} are of a training with other data or settings; give another "
+                "folder, or delete it."
+            )
+        write_text(file, key)
+
     def _ready(self) -> tuple[Encoder, IndexedExamples]:
         if self._train is None:
             raise TrainingError("No training data is loaded; call load_training_data first.")
         if self.encoder is None:
             raise TrainingError("No model is loaded; call initialize_model first.")
         return self.encoder, self._train
+
+
+def _rows_of(examples: IndexedExamples) -> tuple[Any, ...]:
+    """All that a training takes of its examples, as plain values."""
+    rows = [[row.tolist() for row in kind] for kind in (examples.relevant, examples.negatives)]
+    return examples.query_ids, examples.queries, examples.corpus, *rows
 
 
 def _require_one_tower(encoder: Encoder) -> None:
@@ -233,8 +282,14 @@ def divide_examples(
     """
     usable = [example for example in data.examples if example.split != "test"]
     dev = [example for example in usable if example.split == "dev"]
-    if not dev and not any(example.split == "train" for example in usable):
-        dev_ids = _dev_by_component(data, usable, train_split=train_split, seed=seed)
+    if not dev and data.split is None:
+        try:
+            dev_ids = _dev_by_component(data, usable, train_split=train_split, seed=seed)
+        except DatasetError:
+            # What is marked for training can be trained on, though nothing can be set aside.
+            if not any(example.split == "train" for example in usable):
+                raise
+            dev_ids = set()
         dev = [example for example in usable if example.query_id in dev_ids]
     held = {example.query_id for example in dev}
     train = [example for example in usable if example.query_id not in held]

@@ -16,13 +16,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.embed import EmbedMemory
 from llama_index_ace_finetune.training.last_checkpoint import last_checkpoint
 from llama_index_ace_finetune.training.loggers import logger_callbacks
-from llama_index_ace_finetune.training.step_plan import StepPlan
+from llama_index_ace_finetune.training.step_plan import LookSeconds, StepPlan
 from llama_index_ace_finetune.training.trainer import ContrastiveTrainer, training_arguments
-from llama_index_ace_finetune.training.watcher import TrainingWatcher
+from llama_index_ace_finetune.training.watcher import StoppedEarly, TrainingWatcher
+from llama_index_ace_finetune.training.within_memory import within_memory
 
 _PLAN = "plan.json"
 _SAVED_SECONDS = 60
@@ -46,10 +48,11 @@ def fit(
     *,
     loss: nn.Module,
     collator: Callable[[], Collator],
-    count: int,
+    query_ids: Sequence[str],
     config: TrainingConfig,
     minutes: float | None,
     watchers: Sequence[TrainingWatcher],
+    looks: LookSeconds | None = None,
     on_plan: OnPlan | None = None,
     checkpoints: Path | None = None,
 ) -> tuple[int, float]:
@@ -59,10 +62,12 @@ def fit(
         encoder: the model.
         loss: over the feature blocks and the labels of a batch; its `memory` is an `EmbedMemory`.
         collator: makes a fresh collator; one is used up to measure a step.
-        count: examples.
+        query_ids: one per example.
         config: epochs, batch size, schedule, seed.
-        minutes: of training; where the epochs would take longer, fewer steps are planned. None trains them all.
+        minutes: of training and looks at dev; where the epochs would take longer, fewer steps are planned. None trains
+            them all.
         watchers: of the training.
+        looks: seconds that dev takes of the minutes; None takes none.
         on_plan: called with the plan before the first step.
         checkpoints: folder for the plan and for checkpoints about once a minute; what lies there is gone on from, and
             then ends with the weights of an unbroken training. None keeps none.
@@ -70,10 +75,12 @@ def fit(
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    model, bfloat16 = encoder.model, encoder.settings.precision == "bfloat16"
+    model, bfloat16, count = encoder.model, encoder.settings.precision == "bfloat16", len(query_ids)
     plan = _kept_plan(checkpoints)
+    # The steps are timed with it before the trainer would move what it holds.
+    loss.to(model.device)
     if plan is None:
-        plan = plan_steps(loss, collator(), count=count, config=config, minutes=minutes, bfloat16=bfloat16)
+        plan = plan_steps(loss, collator(), count=count, config=config, minutes=minutes, bfloat16=bfloat16, looks=looks)
     if checkpoints:
         write_json(checkpoints / _PLAN, asdict(plan))
     if on_plan:
@@ -90,6 +97,7 @@ def fit(
         )
         trainer = ContrastiveTrainer(
             memory=cast(EmbedMemory, loss.memory),
+            query_ids=query_ids,
             watchers=watchers,
             model=model,
             args=args,
@@ -103,7 +111,13 @@ def fit(
         if last:
             for watcher in watchers:
                 watcher.restore(last)
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+        except StoppedEarly:
+            pass  # before the checkpoint was made: there is nothing to go on with
+        except ModelError as error:
+            # Only a look at dev embeds texts meanwhile.
+            raise trainer.broken("The weights give no numbers any more", step=trainer.state.global_step) from error
     model.eval()
     encoder.weights_changed()
     return int(trainer.state.global_step), float(trainer.state.epoch or 0.0)
@@ -125,27 +139,39 @@ def _kept_plan(folder: Path | None) -> StepPlan | None:
 
 
 def plan_steps(
-    loss: nn.Module, collator: Collator, *, count: int, config: TrainingConfig, minutes: float | None, bfloat16: bool
+    loss: nn.Module,
+    collator: Collator,
+    *,
+    count: int,
+    config: TrainingConfig,
+    minutes: float | None,
+    bfloat16: bool,
+    looks: LookSeconds | None,
 ) -> StepPlan:
-    """Return the steps of `config.epochs`, or as many as fit into `minutes`, at least 1.
+    """Return the steps of `config.epochs`, or as many as fit into `minutes`; see `StepPlan.within`.
 
     The time of a step is measured on a batch from all over the examples, forward and backward, without changing the
     model.
     """
-    steps = -(-count // config.batch_size) * config.epochs
+    an_epoch = -(-count // config.batch_size)
     numbers = list(range(0, count, max(1, count // config.batch_size)))[: config.batch_size]
     seconds = min(_step_seconds(loss, collator, numbers, bfloat16=bfloat16) for _ in range(2))
-    if minutes is not None:
-        steps = max(1, min(steps, int(minutes * 60 / seconds)))
-    return StepPlan(steps=steps, seconds=steps * seconds)
+    return StepPlan.within(
+        None if minutes is None else minutes * 60,
+        steps=an_epoch * config.epochs,
+        step_seconds=seconds,
+        look_every=config.eval_steps or an_epoch,
+        looks=looks or LookSeconds(),
+    )
 
 
 def _step_seconds(loss: nn.Module, collator: Collator, numbers: list[int], *, bfloat16: bool) -> float:
     model: nn.Module = loss.model  # type: ignore[assignment]
     device = next(model.parameters()).device
     state = torch.get_rng_state()
-    start = time.perf_counter()
+    begun = time.perf_counter()
     batch = collator([{"example": number} for number in numbers])
+    taken = time.perf_counter() - begun
     blocks = [
         {
             name.removeprefix(f"{role}_"): value.to(device) if isinstance(value, Tensor) else value
@@ -155,9 +181,14 @@ def _step_seconds(loss: nn.Module, collator: Collator, numbers: list[int], *, bf
         for role in ("query", "document")
     ]
     model.train()
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
-        loss(blocks, batch["label"].to(device)).backward()
-    seconds = time.perf_counter() - start
+
+    def step() -> float:
+        start = time.perf_counter()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
+            loss(blocks, batch["label"].to(device)).backward()
+        return time.perf_counter() - start
+
+    taken += within_memory(step, memory=cast(EmbedMemory, loss.memory), model=model)
     model.zero_grad(set_to_none=True)
     torch.set_rng_state(state)
-    return seconds
+    return taken

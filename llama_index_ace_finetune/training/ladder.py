@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.climb_full import climb_full
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 OnRung = Callable[[Rung], None]
 OnNext = Callable[[Mode, StepPlan], None]
 
+# Minutes that are left when none are.
+_USED_UP = 1e-6
 # What the middle rung may take of a budget that the last one shares.
 QUERIES_SHARE = 0.2
 
@@ -34,7 +37,8 @@ def climb(
     """Climb the rungs that `ground.config` asks for and return what each left, lowest first.
 
     "linear" climbs the first alone; "queries" the first two, since the second starts from the first; "full" the last
-    alone; "auto" all of them, the last only where the index may change. The budget covers all of them.
+    alone; "auto" all of them, the last only where the index may change. The budget covers all of them, with the
+    embedding of the corpus and the looks at dev; a rung before which it is used up is left out, but never the first.
 
     Args:
         ground: base model, examples, settings.
@@ -47,18 +51,7 @@ def climb(
             a rung that does either is only shipped where dev says so.
     """
     config, start = ground.config, time.perf_counter()
-    mode = config.mode
-    if ground.dev is None:
-        if mode in ("linear", "queries") or config.keep_index:
-            raise TrainingError(
-                f"There are no dev queries, which mode {mode!r} chooses on; add queries, or train in mode 'full'."
-            )
-        if ground.general:
-            raise TrainingError(
-                "There are no dev queries, by which a model that keeps the retention set is chosen; add queries, or "
-                "train without retention."
-            )
-        mode = "full"
+    mode = _mode(ground)
     rungs: list[Rung] = []
 
     def done(rung: Rung) -> None:
@@ -69,14 +62,20 @@ def climb(
     def left() -> float | None:
         if config.budget_minutes is None:
             return None
-        return max(config.budget_minutes - (time.perf_counter() - start) / 60, 0.0)
+        return max(config.budget_minutes - (time.perf_counter() - start) / 60, _USED_UP)
+
+    def within_budget(rung: Mode) -> bool:
+        if left() != _USED_UP:
+            return True
+        logger.warning("the budget of %g minutes is used up before the rung %r", config.budget_minutes, rung)
+        return False
 
     last = mode == "queries" or config.keep_index
     matrix = None
     if mode != "full":
         rung, matrix = climb_linear(ground)
         done(rung)
-    if mode in ("queries", "auto"):
+    if mode in ("queries", "auto") and within_budget("queries"):
         minutes = left()
         if minutes is not None and not last:
             minutes *= QUERIES_SHARE
@@ -89,7 +88,7 @@ def climb(
                 on_plan=lambda plan: on_next("queries", plan) if on_next else None,
             )
         )
-    if mode == "full" or (mode == "auto" and not config.keep_index):
+    if mode == "full" or (mode == "auto" and not config.keep_index and within_budget("full")):
         done(
             climb_full(
                 ground,
@@ -99,3 +98,20 @@ def climb(
             )
         )
     return rungs
+
+
+def _mode(ground: Ground) -> Literal["auto", "linear", "queries", "full"]:
+    """The mode that is asked for; "full" alone can do without dev queries."""
+    config, mode = ground.config, ground.config.mode
+    if ground.dev is not None:
+        return mode
+    if mode in ("linear", "queries") or config.keep_index:
+        raise TrainingError(
+            f"There are no dev queries, which mode {mode!r} chooses on; add queries, or train in mode 'full'."
+        )
+    if ground.general:
+        raise TrainingError(
+            "There are no dev queries, by which a model that keeps the retention set is chosen; add queries, or "
+            "train without retention."
+        )
+    return "full"

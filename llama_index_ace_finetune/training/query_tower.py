@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.embed import EmbedMemory, embed
+from llama_index_ace_finetune.training.encoding_seconds import encoding_seconds
 from llama_index_ace_finetune.training.examples import IndexedExamples
 from llama_index_ace_finetune.training.fit import OnPlan, fit
 from llama_index_ace_finetune.training.full_corpus_loss import full_corpus_loss, nearest_part, nearest_rows, pad_rows
+from llama_index_ace_finetune.training.step_plan import LookSeconds
 from llama_index_ace_finetune.training.tokens_once import TokensOnce
 from llama_index_ace_finetune.training.watcher import TrainingWatcher
 
@@ -31,7 +32,8 @@ class QueryTowerSettings:
 
     Attributes:
         epochs: passes over the training queries, at most.
-        budget_minutes: of training; where the epochs would take longer, fewer steps are planned. None trains them all.
+        budget_minutes: of training and looks at dev; where the epochs would take longer, fewer steps are planned. None
+            trains them all.
         batch_size: queries per step.
         learning_rate: peak of the schedule (linear warm-up, linear decay).
         warmup_steps: steps of warm-up, at most a tenth of all steps.
@@ -39,6 +41,7 @@ class QueryTowerSettings:
         whole_corpus: largest corpus whose documents all compete in each step. In a larger one those compete that are
             nearest to, or right for, a query of the batch (see `nearest_part`).
         nearest: documents that each query brings into that part.
+        max_seq_length: tokens per query of a step; None leaves the model's own limit.
         seed: of everything random.
     """
 
@@ -50,6 +53,7 @@ class QueryTowerSettings:
     temperature: float = 0.03
     whole_corpus: int = 50_000
     nearest: int = 64
+    max_seq_length: int | None = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -71,6 +75,7 @@ class QueryTowerSettings:
             learning_rate=self.learning_rate,
             warmup_steps=self.warmup_steps,
             temperature=self.temperature,
+            max_seq_length=self.max_seq_length,
             seed=self.seed,
         )
 
@@ -83,6 +88,7 @@ def train_query_tower(
     settings: QueryTowerSettings | None = None,
     matrix: NDArray[np.float32] | None = None,
     watchers: Sequence[TrainingWatcher] = (),
+    looks: LookSeconds | None = None,
     on_plan: OnPlan | None = None,
     checkpoints: Path | None = None,
 ) -> tuple[int, float]:
@@ -97,6 +103,7 @@ def train_query_tower(
         settings: of the training.
         matrix: float32 [d, d] on the tower's output, as `fit_linear` gives it; it stays as it is.
         watchers: of the training.
+        looks: see `fit`.
         on_plan: called with the planned steps before the first.
         checkpoints: see `fit`.
 
@@ -114,7 +121,6 @@ def train_query_tower(
     if len(examples.corpus) > settings.whole_corpus:
         queries = moved_queries(encoder.encode_queries(examples.queries), matrix)
         near = nearest_rows(torch.from_numpy(queries), torch.from_numpy(document_vectors), settings.nearest)
-    bfloat16 = encoder.settings.precision == "bfloat16"
     loss = QueryTowerLoss(
         model,
         document_vectors,
@@ -122,17 +128,18 @@ def train_query_tower(
         near=near,
         matrix=matrix,
         temperature=settings.temperature,
-        packed=bfloat16 and PackedEncoder.supports(model),
+        packed=encoder.packs(examples.queries, "query"),
     )
-    tokens = TokensOnce(model)
+    tokens = TokensOnce(model, max_tokens=settings.max_seq_length)
     return fit(
         encoder,
         loss=loss,
         collator=lambda: QueryCollator(tokens, examples, model.prompts.get("query") or ""),
-        count=len(examples.queries),
+        query_ids=examples.query_ids,
         config=settings.training_config,
         minutes=settings.budget_minutes,
         watchers=watchers,
+        looks=looks,
         on_plan=on_plan,
         checkpoints=checkpoints,
     )
@@ -162,7 +169,7 @@ class QueryCollator:
         texts = [self.examples.queries[number] for number in numbers]
         features = self.preprocess(texts, prompt=self.query_prompt or None, task="query")
         batch = {f"query_{name}": value for name, value in features.items()}
-        return {**batch, "label": torch.tensor(numbers), "return_loss": True}
+        return {**batch, "label": torch.tensor(numbers), "example": torch.tensor(numbers), "return_loss": True}
 
 
 class QueryTowerLoss(nn.Module):
@@ -234,9 +241,9 @@ class FixedDocumentsDevSet(DevSet):
         queries = moved_queries(encoder.encode_queries(self.examples.queries), self.matrix)
         return self.rank(queries, self.document_vectors)
 
-    def pooled(self, rankings: NDArray[np.int32], *, seed: int = 0) -> FixedDocumentsDevSet:
-        """Return the set itself: with fixed documents, the whole corpus costs one matrix product."""
-        return self
+    def score_seconds(self, encoder: Encoder) -> float:
+        """Return about the seconds that `score` takes."""
+        return encoding_seconds(encoder.encode_queries, self.examples.queries)
 
 
 def moved_queries(queries: NDArray[np.float32], matrix: NDArray[np.float32] | None) -> NDArray[np.float32]:

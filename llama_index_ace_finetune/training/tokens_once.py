@@ -9,19 +9,23 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from llama_index_ace_finetune.encoders.whole_text import whole_text
+
 
 class TokensOnce:
     """A model's `preprocess` that keeps the tokens of every text it has seen, without padding.
 
-    It gives what `preprocess` gives for the same texts. Features that are not one row of tokens per text (flattened
-    inputs, pictures) are not kept.
+    It gives what `preprocess` gives for the same texts, half characters replaced. Features that are not one row of
+    tokens per text (flattened inputs, pictures) are not kept.
 
     Args:
         model: its prompts, task and limits apply as in its own `preprocess`; they may not change from call to call.
+        max_tokens: cuts texts shorter than the model itself does; None leaves its own limit.
     """
 
-    def __init__(self, model: SentenceTransformer) -> None:
-        self._preprocess = model.preprocess
+    def __init__(self, model: SentenceTransformer, *, max_tokens: int | None = None) -> None:
+        self._model = model
+        self._max_tokens = max_tokens
         tokenizer = getattr(model, "tokenizer", None)
         self._fill = {
             "input_ids": getattr(tokenizer, "pad_token_id", None) or 0,
@@ -33,13 +37,14 @@ class TokensOnce:
 
     def __call__(self, texts: Sequence[str], *, prompt: str | None = None, task: str | None = None) -> dict[str, Any]:
         """Return the feature block of `texts`: tensors [n, longest], and what is the same for all."""
+        texts = list(map(whole_text, texts))
         unseen = [text for text in dict.fromkeys(texts) if (task, prompt, text) not in self._tokens]
         if unseen:
             features = self._preprocess(unseen, prompt=prompt, task=task)
             mask = features.get("attention_mask")
             tensors = {name: value for name, value in features.items() if isinstance(value, Tensor)}
             if mask is None or mask.dim() != 2 or any(value.shape != mask.shape for value in tensors.values()):
-                return self._preprocess(list(texts), prompt=prompt, task=task)
+                return self._preprocess(texts, prompt=prompt, task=task)
             self._of_all[task, prompt] = {name: value for name, value in features.items() if name not in tensors}
             for place, text in enumerate(unseen):
                 real = mask[place].bool()
@@ -53,3 +58,15 @@ class TokensOnce:
             for name in rows[0]
         }
         return {**block, **self._of_all[task, prompt]}
+
+    def _preprocess(self, texts: list[str], *, prompt: str | None, task: str | None) -> dict[str, Any]:
+        if self._max_tokens is None:
+            return self._model.preprocess(texts, prompt=prompt, task=task)
+        own = self._model.max_seq_length
+        if own is not None and own <= self._max_tokens:
+            return self._model.preprocess(texts, prompt=prompt, task=task)
+        self._model.max_seq_length = self._max_tokens
+        try:
+            return self._model.preprocess(texts, prompt=prompt, task=task)
+        finally:
+            self._model.max_seq_length = own

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from torch import Tensor, nn
 
@@ -19,8 +17,7 @@ from llama_index_ace_finetune.training.embed import EmbedMemory
 from llama_index_ace_finetune.training.last_checkpoint import last_checkpoint
 from llama_index_ace_finetune.training.loss_course import LossCourse
 from llama_index_ace_finetune.training.watcher import TrainingWatcher
-
-logger = logging.getLogger(__name__)
+from llama_index_ace_finetune.training.within_memory import within_memory
 
 _LOGGED_STEPS = 50
 _TOLD_IDS = 3
@@ -33,13 +30,23 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
 
     Args:
         memory: what the loss goes by; shrunk when the device runs out.
+        query_ids: one per example, for messages.
         watchers: are told how many examples and tokens each step took.
         arguments: of the stock trainer, by name.
     """
 
-    def __init__(self, *, memory: EmbedMemory, watchers: Sequence[TrainingWatcher] = (), **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        memory: EmbedMemory,
+        query_ids: Sequence[str],
+        watchers: Sequence[TrainingWatcher] = (),
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
         self._memory = memory
+        self._query_ids = query_ids
+        self._examples: list[int] = []
         self._watchers = watchers
         self._course = LossCourse()
 
@@ -52,42 +59,41 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         Raises:
             TrainingError: if the loss is no number or diverges, or a single text does not fit.
         """
-        while True:
-            try:
-                loss = super().training_step(model, inputs, *arguments, **options)
-            except torch.OutOfMemoryError as error:
-                self.model.zero_grad(set_to_none=True)
-                torch.cuda.empty_cache()
-                if not self._memory.shrink():
-                    raise TrainingError(
-                        "The memory of the device does not hold one part of a batch; lower max_seq_length, or set "
-                        "device to cpu."
-                    ) from error
-                logger.warning("out of memory; going on with parts of %d tokens, same batch", self._memory.part_tokens)
-                continue
-            value = float(loss)
-            if not math.isfinite(value):
-                # It was this step's weights, those of the newest checkpoint, that gave it.
-                shutil.rmtree(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}", True)
-                raise TrainingError(
-                    f"The loss is {value} at {self._place()}; lower the learning rate or set precision to float32."
-                )
-            if self._course.diverges(value):
-                raise TrainingError(
-                    f"The loss has risen from {self._course.first:.3g} to {self._course.latest:.3g} at "
-                    f"{self._place()}; lower the learning rate."
-                )
-            masks = {name: mask for name, mask in inputs.items() if name.endswith("attention_mask")}
-            for watcher in self._watchers if masks else ():
-                watcher.count(len(masks["query_attention_mask"]), sum(int(mask.sum()) for mask in masks.values()))
-            return loss
+        step = super().training_step
+        loss = within_memory(lambda: step(model, inputs, *arguments, **options), memory=self._memory, model=self.model)
+        self._examples = inputs["example"].tolist()
+        value = float(loss)
+        if not math.isfinite(value):
+            raise self.broken(f"The loss is {value}", step=self.state.global_step + 1)
+        if self._course.diverges(value):
+            raise TrainingError(
+                f"The loss has risen from {self._course.first:.3g} to {self._course.latest:.3g} at "
+                f"{self._place(self.state.global_step + 1)}; lower the learning rate."
+            )
+        masks = {name: mask for name, mask in inputs.items() if name.endswith("attention_mask")}
+        for watcher in self._watchers if masks else ():
+            watcher.count(len(masks["query_attention_mask"]), sum(int(mask.sum()) for mask in masks.values()))
+        return loss
 
-    def _place(self) -> str:
+    def broken(self, what: str, *, step: int) -> TrainingError:
+        """Return the error of weights that give no numbers, and remove their checkpoint, the newest.
+
+        `step` is the one in which, or after which, it showed; the batch that is named is the last that was trained.
+        """
+        shutil.rmtree(self._folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+        return TrainingError(f"{what} at {self._place(step)}; lower the learning rate or set precision to float32.")
+
+    @property
+    def _folder(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    def _place(self, step: int) -> str:
         """The step, the first queries of its batch by id, and the last good checkpoint where there is one."""
-        ids = getattr(self.data_collator, "latest_ids", [])
-        batch = f" (queries {', '.join(ids[:_TOLD_IDS])} and {max(0, len(ids) - _TOLD_IDS)} more)" if ids else ""
-        kept = last_checkpoint(Path(str(self.args.output_dir)))
-        return f"step {self.state.global_step + 1}{batch}{f', and {str(kept)!r} is the last good' if kept else ''}"
+        told = [self._query_ids[number] for number in self._examples[:_TOLD_IDS]]
+        more = len(self._examples) - len(told)
+        batch = f" (queries {', '.join(told)}{f' and {more} more' if more else ''})" if told else ""
+        kept = last_checkpoint(self._folder)
+        return f"step {step}{batch}{f', and {str(kept)!r} is the last good' if kept else ''}"
 
 
 def training_arguments(

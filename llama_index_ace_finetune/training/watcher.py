@@ -25,6 +25,10 @@ _WEIGHTS = "best.safetensors"
 StepProgress = Callable[[int, int, dict[str, float]], None]
 
 
+class StoppedEarly(Exception):
+    """What is gone on from had stopped early already."""
+
+
 class TrainingWatcher(TrainerCallback):
     """Evaluates on dev, keeps the best weights and stops early.
 
@@ -70,9 +74,15 @@ class TrainingWatcher(TrainerCallback):
             self.history.append({"step": 0, "epoch": 0.0, **base_scores.means})
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Make up for the look at the end of an epoch, before which its last checkpoint was saved."""
+        """Make up for the look at the end of an epoch, before which its last checkpoint was saved.
+
+        Raises:
+            StoppedEarly: if there is nothing to go on with after that.
+        """
         if state.global_step and not self._eval_steps and float(state.epoch or 0.0).is_integer():
             self._evaluate(state, control)
+        if self._out_of_patience:
+            raise StoppedEarly
         self._since = time.perf_counter()
 
     def count(self, examples: int, tokens: int) -> None:
@@ -168,5 +178,9 @@ class TrainingWatcher(TrainerCallback):
             self.best_weights, self.best_scores = copy_weights(self._encoder), scores
             return
         self._without_gain += 1
-        if self._patience is not None and self._without_gain >= self._patience:
+        if self._out_of_patience:
             control.should_training_stop = True
+
+    @property
+    def _out_of_patience(self) -> bool:
+        return self._patience is not None and self._without_gain >= self._patience

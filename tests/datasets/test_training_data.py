@@ -240,3 +240,18 @@ def test_the_time_of_the_data_is_saved_and_not_that_of_the_run(tmp_path: Path) -
     dated = replace(DATA, metadata={**DATA.metadata, "generated_at": "2023-11-14T22:13:20+00:00"})
     dated.save(tmp_path / "c.json")
     assert TrainingData.load(tmp_path / "c.json").metadata["generated_at"] == "2023-11-14T22:13:20+00:00"
+
+
+def test_a_sample_keeps_the_shares_of_the_parts() -> None:
+    parts = ["train"] * 80 + ["dev"] * 20
+    examples = tuple(
+        TrainingExample(query_id=f"q{n}", query=f"query {n}", positive_ids=("m",), negatives=(), split=part)
+        for n, part in enumerate(parts)
+    )
+    data = TrainingData(examples=examples, memories={"m": "memory"})
+    drawn = data.sample(10, seed=3)
+    assert [sum(one.split == part for one in drawn.examples) for part in ("train", "dev")] == [8, 2]
+    assert list(drawn.examples) == sorted(drawn.examples, key=lambda one: int(one.query_id[1:]))
+    assert drawn == data.sample(10, seed=3) != data.sample(10, seed=4)
+    assert len(data.sample(0, seed=3).examples) == 0
+    assert data.sample(100, seed=3) is data

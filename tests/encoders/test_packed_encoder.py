@@ -66,6 +66,7 @@ def test_vectors_agree_with_the_models_own(minilm: Encoder) -> None:
     for role in ("query", "document"):
         vectors = fast.encode(TEXTS, role=role)
         assert fast._packed[role] is not None
+        assert fast.packs(TEXTS, role)
         assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
         assert (vectors * minilm.encode(TEXTS, role=role)).sum(axis=1).min() > 0.999
         assert (vectors[2] == vectors[5]).all()
@@ -149,6 +150,7 @@ def test_a_model_that_disagrees_is_not_packed(minilm: Encoder) -> None:
     own = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu"))
     vectors = fast.encode(TEXTS, role="query")
     assert fast._packed == {"query": None}
+    assert not fast.packs(TEXTS, "query")
     assert (vectors * own.encode(TEXTS, role="query")).sum(axis=1).min() > 0.99
     assert math.isclose(float(np.linalg.norm(vectors[0])), 1, abs_tol=1e-2)
 
@@ -165,5 +167,6 @@ def test_two_towers_are_packed_role_by_role(minilm: Encoder, whole: bool) -> Non
     for role in ("query", "document"):
         vectors = fast.encode(TEXTS, role=role)
         assert fast._packed[role] is not None
+        assert fast.packs(TEXTS, role)
         assert (vectors * own.encode(TEXTS, role=role)).sum(axis=1).min() > 0.999
     assert (fast.encode(TEXTS, role="query") * fast.encode(TEXTS, role="document")).sum(axis=1).max() < 0.999

@@ -94,6 +94,7 @@ def test_a_batch_holds_both_blocks_with_their_prompts() -> None:
     batches = collator()
     batch = batches([{"example": 1}, {"example": 2}])
     assert batch["label"].tolist() == [[1, 0, 0], [0, 0, 1]]
+    assert batch["example"].tolist() == [1, 2]
     assert batch["return_loss"] is True
     assert batch["query_input_ids"].shape == (2, 2)
     assert batch["document_attention_mask"].shape == (3, 2)
@@ -119,6 +120,8 @@ def test_equal_texts_are_one_row_and_equal_queries_share_their_answers() -> None
     assert indexed.corpus == ("Restart it", "Wait", "Stop", "Unused")
     assert indexed.corpus_ids == ("1", "3", "4", "5")
     assert indexed.query_ids == ("restart?", "other")
-    # 3 is right for a query of the same wording, 2 holds the text of 1.
-    assert [r.tolist() for r in indexed.relevant] == [[0, 1], [2]]
+    # 2 holds the text of 1. 3 is right for a query of the same wording in another part: it is neither.
+    assert [r.tolist() for r in indexed.relevant] == [[0], [2]]
     assert [r.tolist() for r in indexed.negatives] == [[2], [0]]
+    # In one part they share their answers.
+    assert [r.tolist() for r in index_examples(data, examples).relevant] == [[0, 1], [0, 1], [2]]

@@ -69,12 +69,20 @@ def test_other_courses_do_not(losses: list[float]) -> None:
 # ------------------------------------------------------------------------------------------------ what is kept
 
 
+TRAINED: list[list[int]] = []
+
+
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
-    """Losses by the steps done before; 1 where there is none. Weights stay as they are."""
-    losses: dict[int, float] = {}
+    """Losses by the steps done before; 1 where there is none. Weights stay as they are.
 
-    def step(self: SentenceTransformerTrainer, *_: Any, **__: Any) -> torch.Tensor:
+    `TRAINED` holds the examples of each step.
+    """
+    losses: dict[int, float] = {}
+    TRAINED.clear()
+
+    def step(self: SentenceTransformerTrainer, _model: Any, inputs: dict[str, Any], *_: Any) -> torch.Tensor:
+        TRAINED.append(inputs["example"].tolist())
         return torch.tensor(losses.get(self.state.global_step, 1.0))
 
     monkeypatch.setattr(SentenceTransformerTrainer, "training_step", step)
@@ -97,6 +105,39 @@ def test_the_weights_that_gave_no_number_are_not_kept_and_those_before_are(
     assert kept.name == "checkpoint-2"
     assert not (tmp_path / "checkpoints" / "full" / "checkpoint-3").exists()
     assert not (tmp_path / "model").exists()
+
+
+def test_the_queries_that_are_named_are_those_of_the_step(
+    training_data: TrainingData, one_layer: str, tmp_path: Path, scripted: dict[int, float]
+) -> None:
+    scripted[2] = math.nan  # the first of two steps of an epoch: the next batch is made already
+    with pytest.raises(TrainingError) as told:
+        tuner(training_data, tmp_path / "model", one_layer).train()
+    named = [training_data.examples[number].query_id for number in TRAINED[2]]
+    assert f"step 3 (queries {', '.join(named[:3])} and 1 more)" in str(told.value)
+
+
+def test_weights_that_give_no_numbers_at_a_look_are_told_and_not_kept(
+    training_data: TrainingData, one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "_SAVED_SECONDS", 0.001)  # after every step
+
+    def step(self: SentenceTransformerTrainer, model: Any, *_: Any) -> torch.Tensor:
+        if self.state.global_step == 3:
+            next(model.parameters()).data.fill_(math.nan)
+        return torch.tensor(1.0)
+
+    monkeypatch.setattr(SentenceTransformerTrainer, "training_step", step)
+    config = TrainingConfig(output_dir=str(tmp_path / "model"), base_model=one_layer, **QUICK)
+    made = EmbeddingFineTuner(config, checkpoints=tmp_path / "checkpoints")
+    dev = tuple(one for one in training_data.examples if one.split == "dev")
+    made.load_training_data(dataclasses.replace(training_data, examples=(*training_data.examples[:8], *dev)))
+    made.initialize_model()
+    with pytest.raises(
+        TrainingError, match=r"give no numbers any more at step 4 \(queries .*checkpoint-3' is the last"
+    ):
+        made.train()
+    assert not (tmp_path / "checkpoints" / "full" / "checkpoint-4").exists()
 
 
 def test_a_loss_that_runs_away_stops_with_step_and_queries(

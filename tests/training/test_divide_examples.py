@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from llama_index_ace_finetune.datasets.normalise import normalise
@@ -50,8 +52,16 @@ def test_neither_are_those_of_test_nor_their_equals() -> None:
     assert train[0].negative_ids == ("m2",)
 
 
-def test_train_marks_alone_leave_no_dev() -> None:
-    train, dev = divide_examples(data([example(0, 0, "train"), example(1, 1, None)]), train_split=0.5, seed=0)
+def test_of_train_marks_alone_some_are_set_aside() -> None:
+    marked = [example(number, number % 10, "train") for number in range(20)]
+    train, dev = divide_examples(data([*marked, example(20, 9, "test")]), train_split=0.8, seed=0)
+    assert (len(train), len(dev)) == (16, 4)
+    assert {i for one in dev for i in one.positive_ids}.isdisjoint(i for one in train for i in one.positive_ids)
+
+
+def test_a_split_that_made_no_dev_is_kept() -> None:
+    split = dataclasses.replace(data([example(0, 0, "train"), example(1, 1, None)]), split={"seed": 0})
+    train, dev = divide_examples(split, train_split=0.5, seed=0)
     assert ids(train) == ["q0", "q1"]
     assert dev == []
 

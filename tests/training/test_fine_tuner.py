@@ -17,13 +17,13 @@ from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.encoders.provenance import read_provenance
-from llama_index_ace_finetune.errors import DatasetError, ModelError, OutputExistsError, TrainingError
+from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, ModelError, OutputExistsError, TrainingError
+from llama_index_ace_finetune.locked import locked
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.embed import EmbedMemory, embed
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.model_folder import check_replaceable
 from llama_index_ace_finetune.training.picture import training_picture
-from llama_index_ace_finetune.training.step_plan import StepPlan
 
 
 def without_dev(data: TrainingData, count: int) -> TrainingData:
@@ -230,26 +230,79 @@ def test_a_loss_that_is_no_number_stops_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("no more"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
 def test_a_batch_that_does_not_fit_is_computed_in_smaller_parts(
-    training_data: TrainingData, one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    training_data: TrainingData, one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     tried: list[int] = []
 
     def scarce(model: Any, features: Any, *, packed: bool, memory: EmbedMemory) -> Any:
         tried.append(memory.part_tokens if not memory.kept_tokens else 0)
         if memory.kept_tokens or memory.part_tokens > 1024:
-            raise torch.OutOfMemoryError("no more")
+            raise error
         return embed(model, features, packed=packed, memory=memory)
 
     monkeypatch.setattr("llama_index_ace_finetune.training.loss.embed", scarce)
-    monkeypatch.setattr("llama_index_ace_finetune.training.fit.plan_steps", lambda *_, **__: StepPlan(2, 1.0))
     tuner = ready(without_dev(training_data, 16), tmp_path / "model", base_model=one_layer)
     assert tuner.train()["total_steps"] == 2
-    assert tried == [0, 4096, 2048, 1024, 1024, 1024, 1024]
+    # What does not fit is found out before the first step, two of which are timed; two blocks each.
+    assert tried == [0, 4096, 2048, *[1024] * 8]
     monkeypatch.setattr("llama_index_ace_finetune.training.embed._LEAST_PART", 2048)
     with pytest.raises(TrainingError, match="does not hold one part of a batch; lower max_seq_length"):
         ready(without_dev(training_data, 16), tmp_path / "other", base_model=one_layer).train()
     assert not (tmp_path / "other").exists()
+
+
+def test_another_fault_of_a_step_is_not_taken_for_want_of_memory(
+    training_data: TrainingData, one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("llama_index_ace_finetune.training.loss.embed", broken)
+    with pytest.raises(RuntimeError, match="a fault"):
+        ready(without_dev(training_data, 16), tmp_path / "model", base_model=one_layer).train()
+
+
+def test_checkpoints_of_another_training_are_refused(
+    training_data: TrainingData, one_layer: str, tmp_path: Path
+) -> None:
+    def tuner(name: str, **options: Any) -> EmbeddingFineTuner:
+        config = TrainingConfig(output_dir=str(tmp_path / name), base_model=one_layer, **{**QUICK, **options})
+        made = EmbeddingFineTuner(config, checkpoints=tmp_path / "checkpoints")
+        made.load_training_data(without_dev(training_data, options.get("batch_size", 8) * 2))
+        made.initialize_model()
+        return made
+
+    tuner("first").train()
+    tuner("again").train()
+    for other in ({"learning_rate": 3e-5}, {"batch_size": 4}):
+        with pytest.raises(TrainingError, match="are of a training with other data or settings; give another folder"):
+            tuner("other", **other).train()
+    assert not (tmp_path / "other").exists()
+
+
+def test_one_training_at_a_time_writes_a_folder(training_data: TrainingData, one_layer: str, tmp_path: Path) -> None:
+    tuner = ready(without_dev(training_data, 16), tmp_path / "model", base_model=one_layer)
+    with (
+        locked(tmp_path / ".model.training.lock", output=tmp_path / "model"),
+        pytest.raises(AceFinetuneError, match=r"Another process is writing '.*model'; wait for it"),
+    ):
+        tuner.train()
+    tuner.train()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_dimensions_that_are_no_part_of_a_vector_are_told() -> None:
+    with pytest.raises(TrainingError, match=r"dimensions holds 384, and vectors of .* have 384 dimensions in all"):
+        EmbeddingFineTuner(TrainingConfig(dimensions=(128, 384))).initialize_model()
 
 
 def test_one_right_answer_for_all_is_told(training_data: TrainingData) -> None:

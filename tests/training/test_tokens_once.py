@@ -71,6 +71,21 @@ def test_another_prompt_or_task_is_another_text(minilm: Encoder) -> None:
         assert_same(tokens(texts, prompt=prompt, task=task), expected)
 
 
+def test_texts_are_cut_for_the_training_alone(minilm: Encoder) -> None:
+    words = "who rotates the signing keys and how often is that"
+    cut = TokensOnce(minilm.model, max_tokens=6)([words], task="query")["input_ids"]
+    whole = TokensOnce(minilm.model)([words], task="query")["input_ids"]
+    assert cut.tolist() == [[*whole[0, :5].tolist(), int(whole[0, -1])]]
+    assert minilm.model.max_seq_length == 256
+    longer = TokensOnce(minilm.model, max_tokens=100_000)(["key " * 400], task="query")["input_ids"]
+    assert longer.shape == (1, 256)
+
+
+def test_half_characters_are_no_fault(minilm: Encoder) -> None:
+    tokens = TokensOnce(minilm.model)
+    assert_same(tokens(["disk \ud83d full"], task="query"), minilm.model.preprocess(["disk ? full"], task="query"))
+
+
 def test_features_that_are_no_rows_of_tokens_are_passed_on(minilm: Encoder) -> None:
     model = Counted(minilm.model)
     model.preprocess = lambda texts, **_: {"input_ids": torch.arange(len(texts))}  # type: ignore[method-assign]

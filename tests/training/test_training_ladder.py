@@ -9,10 +9,8 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
-from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_provenance
-from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, TrainingError
 from llama_index_ace_finetune.evaluation.significance import PairedDifference
 from llama_index_ace_finetune.training.config import TrainingConfig
@@ -102,17 +100,16 @@ def test_each_mode_climbs_its_rungs_and_leaves_one_folder(
         documents = plain.encode_document(memories, normalize_embeddings=True)
         assert np.abs(documents - ours.encode_documents(memories)).max() < 1e-5
     # In memory as on disk it goes by its own name, never by the base's.
-    at_training = Encoder.load(DEFAULT_BASE_MODEL, settings=EncoderSettings(max_seq_length=32, device="cpu"))
-    assert (loaded.document_fingerprint == at_training.fingerprint) == (climbed[-1] != "full")
+    assert (loaded.document_fingerprint == minilm.fingerprint) == (climbed[-1] != "full")
+    assert loaded.model.max_seq_length == minilm.model.max_seq_length  # whatever the training cut texts to
     assert (shipped.fingerprint, shipped.name) == (loaded.fingerprint, str(tmp_path / "model"))
-    assert record["base_fingerprint"] == at_training.fingerprint
+    assert record["base_fingerprint"] == minilm.fingerprint
     before = (tmp_path / "model" / "ace_finetune.json").read_bytes()
     tuner.save_model()
     assert (tmp_path / "model" / "ace_finetune.json").read_bytes() == before
     if climbed[-1] != "full":
         # What is stored for the base stays valid.
-        short = [memory[:80] for memory in memories]
-        assert np.abs(loaded.encode_documents(short) - minilm.encode_documents(short)).max() < 1e-6
+        assert np.abs(loaded.encode_documents(memories) - minilm.encode_documents(memories)).max() < 1e-6
     if climbed[-1] in ("queries", "full"):
         assert np.abs(loaded.encode_queries(QUERIES) - minilm.encode_queries(QUERIES)).max() > 1e-4
 
@@ -129,10 +126,24 @@ def test_climbing_leaves_the_base_as_it_was(training_data: TrainingData, tmp_pat
     assert scores == [pytest.approx(float(dev.score(base).mrr.mean()), abs=1e-4)] * 3
 
 
-def test_without_dev_queries_only_full_can_be_climbed(training_data: TrainingData, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "climbed"), [("auto", ["linear"]), ("queries", ["linear"]), ("full", ["full"])])
+def test_rungs_before_which_the_budget_is_used_up_are_left_out(
+    training_data: TrainingData, tmp_path: Path, mode: str, climbed: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = ready(training_data, tmp_path / "model", mode=mode, budget_minutes=1e-6).train()
+    assert [row["rung"] for row in metrics["rungs"]] == climbed
+    assert ("is used up before the rung 'queries'" in caplog.text) == (mode != "full")
+    if mode == "full":
+        assert metrics["total_steps"] == 1
+
+
+def test_without_dev_queries_only_full_can_be_climbed(
+    training_data: TrainingData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data = dataclasses.replace(training_data, examples=training_data.examples[:16])
     metrics = ready(data, tmp_path / "auto", mode="auto").train()
     assert [row["rung"] for row in metrics["rungs"]] == ["full"]
+    assert "ships unchecked" in caplog.text
     for options in ({"mode": "linear"}, {"mode": "queries"}, {"mode": "auto", "keep_index": True}):
         with pytest.raises(TrainingError, match="no dev queries"):
             ready(data, tmp_path / "none", **options).train()

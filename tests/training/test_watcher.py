@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.training.dev_set import DevScores
-from llama_index_ace_finetune.training.watcher import TrainingWatcher
+from llama_index_ace_finetune.training.watcher import StoppedEarly, TrainingWatcher
 
 
 class Scripted:
@@ -69,6 +70,24 @@ def test_patience_counts_evaluations_without_a_new_best(minilm: Encoder) -> None
         watcher.on_epoch_end(arguments, state, control)
         stops.append(control.should_training_stop)
     assert stops == [False, False, False, False, True]
+    minilm.model.eval()
+
+
+def test_what_had_stopped_early_is_not_gone_on_with(minilm: Encoder, tmp_path: Path) -> None:
+    watcher = watch(minilm, 0.3, 0.2, patience=1)
+    arguments, state, control = at(1)
+    arguments.output_dir = str(tmp_path)
+    watcher.on_epoch_end(arguments, state, control)
+    state.global_step = 2
+    watcher.on_epoch_end(arguments, state, control)
+    assert control.should_training_stop
+    (tmp_path / "checkpoint-2").mkdir()
+    watcher.on_save(arguments, state, control)
+    again = watch(minilm, patience=1)
+    again.restore(tmp_path / "checkpoint-2")
+    state.epoch = 2.0
+    with pytest.raises(StoppedEarly):
+        again.on_train_begin(arguments, state, control)
     minilm.model.eval()
 
 

@@ -1,0 +1,35 @@
+"""One writer at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from llama_index_ace_finetune.errors import AceFinetuneError
+
+
+@contextlib.contextmanager
+def locked(file: Path, *, output: Path) -> Iterator[None]:
+    """Hold the lock `file` while `output` is written, and remove it afterwards; its folder is created.
+
+    Raises:
+        AceFinetuneError: if another process, or another thread, holds it.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise AceFinetuneError(
+            f"Another process is writing {str(output)!r}; wait for it, or give another output."
+        ) from None
+    try:
+        yield
+    finally:
+        # While it is held: afterwards it may be another process's.
+        with contextlib.suppress(OSError):
+            file.unlink()
+        lock.release()

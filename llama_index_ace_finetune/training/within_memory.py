@@ -1,0 +1,40 @@
+"""Try a step again with less in memory where the device runs out of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from llama_index_ace_finetune.errors import TrainingError
+from llama_index_ace_finetune.out_of_memory import is_out_of_memory
+from llama_index_ace_finetune.training.embed import EmbedMemory
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+def within_memory(step: Callable[[], Result], *, memory: EmbedMemory, model: nn.Module) -> Result:
+    """Return `step()`; while it does not fit, `memory` is shrunk and the gradients of `model` start anew.
+
+    Raises:
+        TrainingError: if a single part of the batch does not fit.
+    """
+    while True:
+        try:
+            return step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            model.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            if not memory.shrink():
+                raise TrainingError(
+                    "The memory of the device does not hold one part of a batch; lower max_seq_length, or set device "
+                    "to cpu."
+                ) from error
+            logger.warning("out of memory; going on with parts of %d tokens, same batch", memory.part_tokens)

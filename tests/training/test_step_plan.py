@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_index_ace_finetune.training import encoding_seconds as module
+from llama_index_ace_finetune.training.encoding_seconds import encoding_seconds
+from llama_index_ace_finetune.training.step_plan import LookSeconds, StepPlan
+
+LOOKS = LookSeconds(each=4.0, after=10.0)
+
+
+def planned(limit: float | None, *, steps: int = 30, looks: LookSeconds = LOOKS) -> StepPlan:
+    return StepPlan.within(limit, steps=steps, step_seconds=2.0, look_every=10, looks=looks)
+
+
+def test_without_a_limit_all_steps_and_looks_are_counted() -> None:
+    assert planned(None) == StepPlan(30, 30 * 2 + 3 * 4 + 10)
+    # The 31st step begins a part of an epoch, with a look at its end.
+    assert planned(None, steps=31) == StepPlan(31, 31 * 2 + 4 * 4 + 10)
+
+
+def test_a_limit_that_is_enough_changes_nothing() -> None:
+    assert planned(82.0) == planned(None)
+
+
+def test_a_limit_leaves_time_for_the_looks() -> None:
+    # 60 - 10 - 4 = 46 seconds for steps of 2 + 4 / 10: 19, and two looks.
+    assert planned(60.0) == StepPlan(19, 19 * 2 + 2 * 4 + 10)
+
+
+def test_half_of_a_short_limit_goes_to_steps() -> None:
+    # 12 - 10 - 4 is nothing; half of 12 holds two steps of 2.4.
+    assert planned(12.0) == StepPlan(2, 2 * 2 + 4 + 10)
+    assert planned(1e-6).steps == 1
+
+
+@given(
+    limit=st.floats(0.001, 1e4),
+    steps=st.integers(1, 1000),
+    step_seconds=st.floats(0.001, 100),
+    look_every=st.integers(1, 300),
+    each=st.floats(0, 100),
+    after=st.floats(0, 1000),
+)
+def test_a_plan_keeps_the_limit_where_half_of_it_is_free(
+    limit: float, steps: int, step_seconds: float, look_every: int, each: float, after: float
+) -> None:
+    plan = StepPlan.within(
+        limit, steps=steps, step_seconds=step_seconds, look_every=look_every, looks=LookSeconds(each, after)
+    )
+    assert 1 <= plan.steps <= steps
+    if after + each <= limit / 2 and plan.steps > 1:
+        assert plan.seconds <= limit * (1 + 1e-9)
+    if plan.seconds > limit and plan.steps > 1:
+        assert plan.steps * step_seconds <= limit / 2 * (1 + 1e-9)
+    assert plan.seconds == pytest.approx(plan.steps * step_seconds + math.ceil(plan.steps / look_every) * each + after)
+
+
+@pytest.mark.parametrize(("count", "encoded"), [(0, 0), (3, 3), (128, 128), (300, 128), (1280, 128)])
+def test_seconds_are_those_of_a_part(count: int, encoded: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    seen: list[str] = []
+
+    def encode(texts: list[str]) -> None:
+        seen.extend(texts)
+        clock[0] += 0.5 * len(texts)
+
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    texts = [f"text {number}" for number in range(count)]
+    assert encoding_seconds(encode, texts) == 0.5 * count
+    assert len(seen) == encoded
+    if count == 1280:
+        assert seen[-1] == "text 1270"  # from all over them
