@@ -232,9 +232,17 @@ def race(folder: Path, names: tuple[str, ...], kept: Kept, findings: Findings) -
     rows = []
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:
-            at = Path(scratch)
-            found = kept.measure(f"race {name}", lambda name=name, at=at: raced(folder, name, at))
-        (seconds, goal), original, ours = found["peer"], found["original"], found["ours"]
+            made = functools.cache(functools.partial(racers, folder, name, Path(scratch)))
+
+            def stock(who: str, made: Any = made, name: str = name) -> Any:
+                return kept.measure(f"race {name} {who}", lambda: peer_train(*made(), original=who == "original"))
+
+            seconds, goal = stock("peer")
+            ours = kept.measure(
+                f"race {name} ours",
+                lambda made=made, at=Path(scratch), goal=goal: our_race(made()[0], at, at / "vectors", goal),
+            )
+            original = stock("original")
         reached = next((at for at, mrr in ours if mrr >= goal), float("inf"))
         rows.append(
             f"| {name} | {seconds:.0f} s, {goal:.3f} | {original[0]:.0f} s, {original[1]:.3f} "
@@ -249,18 +257,12 @@ def race(folder: Path, names: tuple[str, ...], kept: Kept, findings: Findings) -
     )
 
 
-def raced(folder: Path, name: str, scratch: Path) -> dict[str, Any]:
-    """(seconds of training, dev MRR@10) of the peer, of the original's setting, and of the course of ours."""
-    cache = scratch / "vectors"
-    data, _ = mined(folder, name, cache)
-    dev = tuner_of(data, scratch / "model", cache)._dev
+def racers(folder: Path, name: str, scratch: Path) -> tuple[TrainingData, DevSet]:
+    """What all of them train and are compared on."""
+    data, _ = mined(folder, name, scratch / "vectors")
+    dev = tuner_of(data, scratch / "model", scratch / "vectors")._dev
     assert dev is not None
-    peer = peer_train(data, dev, original=False)
-    return {
-        "peer": peer,
-        "ours": our_race(data, scratch, cache, peer[1]),
-        "original": peer_train(data, dev, original=True),
-    }
+    return data, dev
 
 
 def mixed_lengths(count: int) -> IndexedExamples:

@@ -35,8 +35,8 @@ class TrainingConfig:
         epochs: passes over the training queries of mode "full", at most.
         budget_minutes: of training in all, looks at dev included; where the epochs would take longer, fewer steps are
             planned (the schedule fits them). None trains all epochs, whatever it takes.
-        batch_size: queries per step.
-        learning_rate: peak of the schedule (linear warm-up, linear decay).
+        batch_size: queries per step of mode "full".
+        learning_rate: of mode "full", peak of the schedule (linear warm-up, linear decay).
         warmup_steps: steps of warm-up, at most a tenth of all steps.
         train_split: share of the training queries that is trained on; the rest is dev. Applies where the training
             data does not say itself what is dev.
