@@ -123,8 +123,8 @@ def create_finetuned_retrieval(finetuned_model_path: str | Path = DEFAULT_MODEL,
 
 def _serving(model: Path) -> Serving:
     """What dev chose, where the model lies in a run folder; the model with equal weights elsewhere."""
-    run = RunFolder(model.resolve().parent)
-    return run.serving() if run.manifest.is_file() else Serving()
+    run = RunFolder.of_model(model)
+    return run.serving() if run else Serving()
 
 
 def _base_model(folder: Path) -> str:

@@ -57,6 +57,12 @@ class RunFolder:
         return cls(path)
 
     @classmethod
+    def of_model(cls, model: str | Path) -> RunFolder | None:
+        """Return the finished run in whose folder this model lies, as it is or exported; None for one elsewhere."""
+        run = cls(Path(model).resolve().parent)
+        return run if run.manifest.is_file() else None
+
+    @classmethod
     def create(cls, path: Path) -> RunFolder:
         """Make the folder for a new run.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -32,6 +33,8 @@ from llama_index_ace_finetune.stores.memory_store import DEFAULT_COLLECTION, Mem
 
 DEFAULT_TOP_K = 10
 
+logger = logging.getLogger(__name__)
+
 
 class FineTunedHybridRetriever(BaseRetriever):
     """Retrieve memories by a fine-tuned embedding model and BM25, fused by reciprocal rank fusion.
@@ -55,7 +58,8 @@ class FineTunedHybridRetriever(BaseRetriever):
         dense_top_k: hits taken from the dense leg; in mode "hybrid" 100 by default, as when the weights were chosen.
         sparse_top_k: hits taken from BM25; likewise.
         rrf_k: constant of RRF.
-        weights: of the dense and the BM25 leg.
+        weights: of the dense and the BM25 leg. The constructors that take the model of a run, by its folder, take those
+            that dev chose for it where none are given.
         baseline_weights: the same where the baseline serves; None takes `weights`.
         threshold: lowest cosine of a dense hit, applied to the dense leg before fusion; none by default.
         mode: "hybrid", "dense" or "sparse".
@@ -194,6 +198,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         BM25 vectors, too. `client_options` go to `QdrantClient` (`prefer_grpc`, `timeout`), `collection_options` to
         `create_collection` (`shard_number`, `replication_factor`).
         """
+        options = _with_chosen_weights(model, options)
         embed_model = FineTunedEmbedding(str(model))
         baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
         store = build_index(
@@ -228,6 +233,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         A model that cannot be loaded is replaced by the baseline, visibly, unless `fallback="off"`. `client_options` go
         to `QdrantClient`, such as `prefer_grpc` and `timeout`.
         """
+        options = _with_chosen_weights(model, options)
         models = load_models(model, baseline, fallback=options.get("fallback", "baseline"))
         store = MemoryStore.open(
             path=path, url=url, api_key=api_key, collection=collection, client_options=client_options
@@ -248,6 +254,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         One that LlamaIndex built is adopted in place: its points gain the vectors of both models, and the vector store
         goes on reading it. The vector store's client stays the caller's to close.
         """
+        options = _with_chosen_weights(model, options)
         embed_model = FineTunedEmbedding(str(model))
         baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
         encoders = model_encoders(embed_model.encoder, baseline_model.encoder if baseline_model else None)
@@ -326,3 +333,19 @@ class FineTunedHybridRetriever(BaseRetriever):
 
 def _bundle(query: str | QueryBundle) -> QueryBundle:
     return QueryBundle(query) if isinstance(query, str) else query
+
+
+def _with_chosen_weights(model: str | Path, options: dict[str, Any]) -> dict[str, Any]:
+    """`options` with the weights that dev chose, where `model` is that of a run and no weights are given."""
+    run = RunFolder.of_model(model)
+    if run is None or "weights" in options:
+        return options
+    serving = run.serving()
+    if serving.vectors == "base":
+        logger.warning(
+            "the run in %s chose the base model's vectors, and its tuned model serves, as asked, with equal weights; "
+            "from_run serves what was chosen",
+            run.path,
+        )
+        return options
+    return {"baseline_weights": serving.baseline_weights, **options, "weights": serving.weights}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,26 @@ def test_a_report_that_does_not_say_is_told(run: Path, report: dict[str, object]
     RunFolder(run).report.write_text(json.dumps(report), encoding="utf-8")
     with pytest.raises(AceFinetuneError, match="does not say what to serve"):
         RunFolder.open(run).serving()
+
+
+def opened(run: Path, model: Path, **options: object) -> tuple[tuple[float, float], tuple[float, float] | None]:
+    retriever = FineTunedHybridRetriever.from_collection(model=model, path=RunFolder(run).index, **options)  # type: ignore[arg-type]
+    try:
+        return retriever.settings.weights, retriever.settings.baseline_weights
+    finally:
+        retriever.close()
+
+
+def test_the_model_of_a_run_brings_its_weights(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = RunFolder(run)
+    write_json(folder.report, {"serving": {"vectors": "model", "weights": [1.0, 0.5], "baseline_weights": [0.5, 1.0]}})
+    assert opened(run, folder.model) == ((1.0, 0.5), (0.5, 1.0))
+    assert opened(run, folder.model, weights=(1.0, 1.0)) == ((1.0, 1.0), None)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(folder.model, elsewhere)
+    assert opened(run, elsewhere) == ((1.0, 1.0), None)
+    assert "as asked" not in caplog.text
+    # Weights that were chosen for other vectors than the model's are not its own.
+    write_json(folder.report, {"serving": {"vectors": "base", "weights": [1.0, 0.5]}})
+    assert opened(run, folder.model) == ((1.0, 1.0), None)
+    assert "serves, as asked, with equal weights" in caplog.text
