@@ -140,6 +140,35 @@ def test_weights_that_give_no_numbers_at_a_look_are_told_and_not_kept(
     assert not (tmp_path / "checkpoints" / "full" / "checkpoint-4").exists()
 
 
+@pytest.mark.parametrize(("eval_steps", "steps"), [(1, 2), (None, 4)])
+def test_a_training_that_had_stopped_early_takes_no_more_steps(
+    training_data: TrainingData,
+    one_layer: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scripted: dict[int, float],
+    eval_steps: int | None,
+    steps: int,
+) -> None:
+    monkeypatch.setattr(fit, "_SAVED_SECONDS", 0.001)  # after every step
+    dev = tuple(one for one in training_data.examples if one.split == "dev")
+    data = dataclasses.replace(training_data, examples=(*training_data.examples[:8], *dev))
+
+    def train() -> dict[str, Any]:
+        options = {**QUICK, "patience": 1, "eval_steps": eval_steps}
+        config = TrainingConfig(output_dir=str(tmp_path / "model"), base_model=one_layer, **options)
+        made = EmbeddingFineTuner(config, checkpoints=tmp_path / "checkpoints")
+        made.load_training_data(data)
+        made.initialize_model()
+        return made.train()
+
+    # The weights stay as they are, so the second look finds nothing better.
+    assert train()["total_steps"] == len(TRAINED) == steps
+    TRAINED.clear()
+    assert train()["total_steps"] == steps
+    assert TRAINED == []
+
+
 def test_a_loss_that_runs_away_stops_with_step_and_queries(
     training_data: TrainingData, one_layer: str, tmp_path: Path, scripted: dict[int, float]
 ) -> None:
