@@ -94,7 +94,7 @@ def test_the_same_file_and_data_give_the_same_result(run: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_a_changed_training_keeps_what_was_mined(config: Path, run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
-    arguments = ["run", "--config", str(config), "--out", str(copy), "--epochs", "3"]
+    arguments = ["run", "--config", str(config), "--out", str(copy), "--epochs", "2"]
     refused = runner.invoke(app, arguments)
     assert refused.exit_code == 2
     assert "--resume" in refused.stderr
@@ -104,7 +104,7 @@ def test_a_changed_training_keeps_what_was_mined(config: Path, run: Path, tmp_pa
     done = runner.invoke(app, [*arguments, "--resume"])
     assert done.exit_code == 0, done.output
     assert stages_kept(done.output) == ["mine"]
-    assert "epochs: 3" in (copy / "config.yaml").read_text(encoding="utf-8")
+    assert "epochs: 2" in (copy / "config.yaml").read_text(encoding="utf-8")
 
 
 def test_a_dry_run_plans_and_writes_nothing(suite: Path, tmp_path: Path) -> None:
