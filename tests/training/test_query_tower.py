@@ -24,6 +24,7 @@ from llama_index_ace_finetune.training.query_tower import (
     moved_queries,
     train_query_tower,
 )
+from llama_index_ace_finetune.training.step_plan import StepPlan
 from llama_index_ace_finetune.training.watcher import TrainingWatcher
 
 SETTINGS = QueryTowerSettings(epochs=2, batch_size=20, learning_rate=1e-4, budget_minutes=None)
@@ -173,3 +174,22 @@ def test_one_vector_per_document_is_needed(
 def test_bad_settings_are_refused(name: str, value: float) -> None:
     with pytest.raises(AceFinetuneError, match=f"setting {name} is"):
         replace(SETTINGS, **{name: value})  # type: ignore[arg-type]
+
+
+def test_what_the_loss_holds_is_moved_before_steps_are_timed(
+    train: IndexedExamples, vectors: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def moved(self: QueryTowerLoss, *_: object) -> QueryTowerLoss:
+        order.append("moved")
+        return self
+
+    def timed(*_: object, **__: object) -> StepPlan:
+        order.append("timed")
+        return StepPlan(1, 1.0)
+
+    monkeypatch.setattr(QueryTowerLoss, "to", moved)
+    monkeypatch.setattr("llama_index_ace_finetune.training.fit.plan_steps", timed)
+    train_query_tower(own_encoder(precision="float32"), train, vectors, settings=SETTINGS)
+    assert order[:2] == ["moved", "timed"]
