@@ -25,7 +25,7 @@ from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch, Spar
 from llama_index_ace_finetune.retrievers.ladder import Fallback, FallbackSettings
 from llama_index_ace_finetune.retrievers.load_models import load_models, load_serving_models
 from llama_index_ace_finetune.retrievers.search_settings import Mode, SearchSettings
-from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.run_folder import RunFolder, Serving
 from llama_index_ace_finetune.stores.adopt import adopt
 from llama_index_ace_finetune.stores.build_index import build_index, model_encoders
 from llama_index_ace_finetune.stores.filters import Filters
@@ -166,9 +166,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         """
         folder = RunFolder.open(Path(run))
         serving = folder.serving()
-        if "weights" not in options:
-            options.setdefault("baseline_weights", serving.baseline_weights)
-        options.setdefault("weights", serving.weights)
+        options = _with_weights(serving, options)
         tuned, baseline = load_serving_models(
             folder.model,
             folder.base_model(),
@@ -347,5 +345,12 @@ def _with_chosen_weights(model: str | Path, options: dict[str, Any]) -> dict[str
             "from_run serves what was chosen",
             run.path,
         )
+        return options
+    return _with_weights(serving, options)
+
+
+def _with_weights(serving: Serving, options: dict[str, Any]) -> dict[str, Any]:
+    """`options` with the weights that a run serves with, where none are given."""
+    if "weights" in options:
         return options
     return {"baseline_weights": serving.baseline_weights, **options, "weights": serving.weights}
