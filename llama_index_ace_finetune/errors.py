@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import reprlib
+from typing import Final
+
+MAX_MESSAGE: Final = 500
+"""Characters of a message: what a hostile or damaged file puts into one is cut out of its middle."""
+
 
 class AceFinetuneError(Exception):
     """Something a user can put right.
 
     The message is one sentence that says what is wrong, where, and what to do. The command line
-    prints it without a traceback and exits with status 2.
+    prints it without a traceback and exits with status 2. It is cut to `MAX_MESSAGE` characters.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(message, MAX_MESSAGE))
 
 
 class DatasetError(AceFinetuneError):
@@ -33,6 +42,26 @@ class StoreError(AceFinetuneError):
 
 class OutputExistsError(AceFinetuneError):
     """An output path already holds something that would be overwritten."""
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return `text` in at most `limit` characters; what is too long loses its middle, since the end says what to do."""
+    if len(text) <= limit:
+        return text
+    tail = limit // 3
+    return f"{text[: limit - tail - 5]} ... {text[len(text) - tail :]}"
+
+
+def quoted(value: object, limit: int = 80) -> str:
+    """Return what a file holds as it may be quoted in a message: one line of at most `limit` characters."""
+    try:
+        return shortened(_QUOTING.repr(value), limit)
+    except (ValueError, RecursionError):  # Python writes no integers of more than 4,300 digits
+        return f"<{type(value).__name__}>"
+
+
+_QUOTING = reprlib.Repr()
+_QUOTING.maxstring = _QUOTING.maxother = _QUOTING.maxlong = 200
 
 
 def first_line(error: BaseException) -> str:

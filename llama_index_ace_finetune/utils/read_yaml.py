@@ -1,0 +1,98 @@
+"""YAML from files that a stranger may have made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from llama_index_ace_finetune.utils.open_file import read_bytes
+from llama_index_ace_finetune.utils.read_json import MAX_DEPTH, MAX_DIGITS
+from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
+
+MAX_BYTES: Final = 256 * 2**10
+MAX_VALUES: Final = 50_000
+"""Values in a file, aliases counted as often as they are used."""
+
+_Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True, slots=True)
+class YamlContent:
+    """A YAML file's value, and the tree that knows on which lines it stands."""
+
+    value: Any
+    tree: yaml.Node | None
+
+
+def read_yaml_file(path: Path, refusal: Refusal) -> YamlContent:
+    """Return the content of a YAML or JSON file, with the types of plain YAML only.
+
+    The file may be a pipe, as of a shell's process substitution; it is opened and read once.
+
+    Raises:
+        AceFinetuneError: the refusal's own class.
+    """
+    try:
+        content = read_bytes(path, limit=MAX_BYTES, pipes=True)
+        try:
+            return _content(content.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise UnusableFileError("cannot be read (it is not UTF-8)") from error
+        # PyYAML lets errors of its conversions through: `!!int ""` is an IndexError, `!!timestamp x` an AttributeError.
+        except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            raise UnusableFileError(f"cannot be read ({' '.join(str(error).split())})") from error
+    except UnusableFileError as error:
+        raise refusal.because(path, error) from error
+
+
+def _content(text: str) -> YamlContent:
+    _check_size(text)
+    loader = _Loader(text)
+    try:
+        tree = loader.get_single_node()
+        value = None if tree is None else loader.construct_document(tree)
+    finally:
+        loader.dispose()
+    _check_integers(value)
+    return YamlContent(value, tree)
+
+
+def _check_size(text: str) -> None:
+    """Refuse nesting and aliases that would expand without end, before anything is built."""
+    sizes: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, and the count of values where it began
+    count = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError(f"the alias {event.anchor!r:.80} names nothing that ended before it")
+            count += sizes[event.anchor]
+        elif isinstance(event, yaml.NodeEvent):
+            count += 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_nodes.append((event.anchor, count))
+            elif event.anchor:
+                sizes[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, start = open_nodes.pop()
+            if anchor:
+                sizes[anchor] = count - start + 1
+        if len(open_nodes) > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+        if count > MAX_VALUES:
+            raise ValueError(f"it holds more than {MAX_VALUES:,} values")
+
+
+def _check_integers(value: Any) -> None:
+    """Refuse integers that are no float and that Python does not print (YAML has them in bases 2, 8, 16 and 60 too)."""
+    if isinstance(value, dict):
+        for pair in value.items():
+            _check_integers(pair)
+    elif isinstance(value, (list, tuple, set)):
+        for part in value:
+            _check_integers(part)
+    elif isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
+        raise ValueError(f"it holds an integer of more than {MAX_DIGITS} digits")
