@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,21 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.encoders.encoder import Encoder
 
 PROJECT = Path(__file__).resolve().parent.parent
+SERVER = "ACE_FINETUNE_QDRANT_URL"
+
+
+@pytest.fixture(scope="session")
+def qdrant_url() -> Iterator[str]:
+    """The address of a Qdrant server: that of the environment, else one over Qdrant's engine in this process."""
+    if os.environ.get(SERVER):
+        yield os.environ[SERVER]
+        return
+    try:
+        from helpers.edge_server import EdgeServer
+    except ImportError as error:
+        pytest.skip(f"no Qdrant server: {SERVER} is not set, and qdrant-edge-py is not installed ({error})")
+    with EdgeServer() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,22 +13,18 @@ from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.spaces import VectorSpace
 from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
 
-SERVER = "ACE_FINETUNE_QDRANT_URL"
-
 
 @pytest.fixture(params=["memory", "folder", "lists", "asked", "server"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeStore]:
     """Makes empty stores; "lists" has two memories at most compared without an inverted file, and "asked" sends an
     embedded Qdrant the requests that a server gets."""
     made: list[MemoryStore] = []
-    url = os.environ.get(SERVER)
-    if request.param == "server" and not url:
-        pytest.skip(f"no Qdrant server: {SERVER} is not set")
+    url = request.getfixturevalue("qdrant_url") if request.param == "server" else None
 
     def make(spaces: dict[str, VectorSpace] = SPACES, *, sparse: SparseBM25 | None = None) -> MemoryStore:
         name = f"test-{uuid.uuid4().hex}"
         if request.param == "server":
-            options = {"shard_number": 2}
+            options = {"shard_number": 1}
             store = MemoryStore.create(spaces, url=url, collection=name, sparse=sparse, collection_options=options)
         else:
             path = tmp_path / name if request.param == "folder" else None
