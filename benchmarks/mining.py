@@ -37,7 +37,7 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.evaluation.significance import paired_difference
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
-from llama_index_ace_finetune.training.dev_set import DevSet
+from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 
 NEGATIVES, WINDOW, MARGIN = 5, 50, 0.05
 COLD, WARM, MEMORY, HIDDEN = 1 / 3, 1 / 20, 1 / 2, 1 / 2

@@ -7,8 +7,8 @@ from pathlib import Path
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
-from llama_index_ace_finetune.training.dev_set import DevSet
-from llama_index_ace_finetune.training.examples import index_examples
+from llama_index_ace_finetune.training.data.examples import index_examples
+from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 
 
 def load(folder: Path, name: str) -> RetrievalDataset:

@@ -37,13 +37,13 @@ from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.packed_encoder import parts_by_length
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.training.batches import BatchCollator
-from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
-from llama_index_ace_finetune.training.embed import EmbedMemory
-from llama_index_ace_finetune.training.examples import IndexedExamples
-from llama_index_ace_finetune.training.linear_rung import fit_linear
-from llama_index_ace_finetune.training.loss import MaskedRankingLoss
-from llama_index_ace_finetune.training.selection import copy_weights
+from llama_index_ace_finetune.training.data.batches import BatchCollator
+from llama_index_ace_finetune.training.data.examples import IndexedExamples
+from llama_index_ace_finetune.training.losses.embed import EmbedMemory
+from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss
+from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
+from llama_index_ace_finetune.training.model_selection.interpolation import copy_weights
+from llama_index_ace_finetune.training.modes.linear_adapter import fit_linear
 
 SETS = ("ace", "msvc_errors", "locomo", "cosqa", "nl2bash", "medquad", "scifact")
 PARTS = ("speed", "gains", "race")

@@ -26,9 +26,9 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError
 from llama_index_ace_finetune.run_folder import MANIFEST, RunFolder
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.dev_set import DevSet
-from llama_index_ace_finetune.training.examples import index_examples
+from llama_index_ace_finetune.training.data.examples import index_examples
 from llama_index_ace_finetune.training.fine_tuner import divide_examples
+from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 
 MAX_LOSS = 0.005
 _TIMED, _UNTIMED = 40, 5

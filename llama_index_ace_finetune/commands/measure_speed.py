@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
-from llama_index_ace_finetune.training.embed import embed
+from llama_index_ace_finetune.training.losses.embed import embed
 
 _BATCH = 32
 _CHARACTERS_PER_TOKEN = 4

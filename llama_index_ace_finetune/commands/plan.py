@@ -19,11 +19,11 @@ from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.dev_set import DEPTH, POOL_QUERIES
-from llama_index_ace_finetune.training.ladder import QUERIES_SHARE
-from llama_index_ace_finetune.training.linear_rung import LinearSettings
-from llama_index_ace_finetune.training.query_tower import QueryTowerSettings
-from llama_index_ace_finetune.training.step_plan import LookSeconds, StepPlan
+from llama_index_ace_finetune.training.loop.budget import LookSeconds, StepPlan
+from llama_index_ace_finetune.training.model_selection.dev_set import DEPTH, POOL_QUERIES
+from llama_index_ace_finetune.training.modes.linear_adapter import LinearSettings
+from llama_index_ace_finetune.training.modes.query_encoder import QueryTowerSettings
+from llama_index_ace_finetune.training.modes.schedule import QUERIES_SHARE
 
 _MEASURED_SECONDS = 6.0
 _SAMPLE = 512

@@ -16,8 +16,8 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.training.model_folder import check_replaceable
-from llama_index_ace_finetune.training.rung import Rung
+from llama_index_ace_finetune.training.modes.result import Rung
+from llama_index_ace_finetune.training.saving.model_folder import check_replaceable
 
 
 def train_model(

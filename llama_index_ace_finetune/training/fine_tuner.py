@@ -20,17 +20,17 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, ModelError, TrainingError
 from llama_index_ace_finetune.locked import locked
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.dev_set import DevSet
-from llama_index_ace_finetune.training.examples import IndexedExamples, index_examples
-from llama_index_ace_finetune.training.ground import Ground
-from llama_index_ace_finetune.training.ladder import OnNext, OnRung, climb
-from llama_index_ace_finetune.training.loggers import require_loggers
-from llama_index_ace_finetune.training.lora import require_peft
-from llama_index_ace_finetune.training.model_folder import check_replaceable, save_model_folder
-from llama_index_ace_finetune.training.retention import read_retention
-from llama_index_ace_finetune.training.rung import Rung, best_rung
-from llama_index_ace_finetune.training.selection import Selection
-from llama_index_ace_finetune.training.watcher import StepProgress
+from llama_index_ace_finetune.training.context import Ground
+from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
+from llama_index_ace_finetune.training.loop.callback import StepProgress
+from llama_index_ace_finetune.training.loop.loggers import require_loggers
+from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
+from llama_index_ace_finetune.training.model_selection.interpolation import Selection
+from llama_index_ace_finetune.training.model_selection.retention import read_retention
+from llama_index_ace_finetune.training.modes.lora import require_peft
+from llama_index_ace_finetune.training.modes.result import Rung, best_rung
+from llama_index_ace_finetune.training.modes.schedule import OnNext, OnRung, climb
+from llama_index_ace_finetune.training.saving.model_folder import check_replaceable, save_model_folder
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from llama_index_ace_finetune.commands.train import _told
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.evaluation.significance import PairedDifference
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.retention import RetentionRecord
-from llama_index_ace_finetune.training.rung import Rung
-from llama_index_ace_finetune.training.selection import Selection
+from llama_index_ace_finetune.training.model_selection.interpolation import Selection
+from llama_index_ace_finetune.training.model_selection.retention import RetentionRecord
+from llama_index_ace_finetune.training.modes.result import Rung
 
 runner = CliRunner()
 SURE = PairedDifference(mean=0.1, low=0.05, high=0.2, p_value=0.01, wins=3, ties=1, losses=0)

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.commands.vector_forms import measure_forms
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
-from llama_index_ace_finetune.training.dev_set import DevSet
-from llama_index_ace_finetune.training.examples import index_examples
+from llama_index_ace_finetune.training.data.examples import index_examples
+from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 
 
 def dev_of(n_memories: int, answers: list[int]) -> DevSet:

@@ -75,7 +75,7 @@ class TestRule2Roles:
     @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """A model that saved prompts, and that moves queries by a matrix of their own."""
-        from llama_index_ace_finetune.training.two_towers import linear_towers
+        from llama_index_ace_finetune.training.saving.dual_encoder import linear_towers
 
         prompted = EncoderSettings(device="cpu", query_prompt="ask: ", document_prompt="note: ")
         matrix = np.eye(384) + 0.05 * np.random.default_rng(0).normal(size=(384, 384))
@@ -335,9 +335,8 @@ class TestRule9Data:
             assert "backup" not in right or "copy" not in wrong
 
     def test_a_batch_holds_no_text_twice_and_no_right_answer_as_a_negative(self, data: TrainingData) -> None:
-        from llama_index_ace_finetune.training.batches import BatchCollator
-        from llama_index_ace_finetune.training.examples import index_examples
-        from llama_index_ace_finetune.training.ranking_targets import POSITIVE
+        from llama_index_ace_finetune.training.data.batches import POSITIVE, BatchCollator
+        from llama_index_ace_finetune.training.data.examples import index_examples
 
         examples = index_examples(data, data.examples)
         batch = BatchCollator(dict, examples, hard_negatives=4, query_prompt="", document_prompt="")

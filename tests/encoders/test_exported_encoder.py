@@ -26,7 +26,7 @@ from llama_index_ace_finetune.encoders.exports.runtime import MissingRuntimeErro
 from llama_index_ace_finetune.encoders.exports.write_graphs import require_same_tokens, write_graphs
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.errors import ModelError
-from llama_index_ace_finetune.training.two_towers import linear_towers, query_and_document_towers
+from llama_index_ace_finetune.training.saving.dual_encoder import linear_towers, query_and_document_towers
 
 TEXTS = [
     "restart the queue worker",

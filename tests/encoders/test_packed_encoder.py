@@ -19,7 +19,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.packed_attention import packed_attention
 from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.training.two_towers import linear_towers, query_and_document_towers
+from llama_index_ace_finetune.training.saving.dual_encoder import linear_towers, query_and_document_towers
 
 TEXTS = ["", "a", "what is it", "error LNK2019 unresolved external symbol " * 9, "word " * 400, "what is it"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from llama_index_ace_finetune.datasets.training_data import HardNegative, TrainingData, TrainingExample
-from llama_index_ace_finetune.training.batches import BatchCollator
-from llama_index_ace_finetune.training.examples import IndexedExamples, index_examples
+from llama_index_ace_finetune.training.data.batches import BatchCollator
+from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
 
 
 def example(query: str, right: list[str], wrong: list[str], split: str = "train") -> TrainingExample:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from llama_index_ace_finetune.training.dev_set import DevSet
-from llama_index_ace_finetune.training.examples import IndexedExamples
+from llama_index_ace_finetune.training.data.examples import IndexedExamples
+from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 
 
 def examples(queries: int, corpus: int) -> IndexedExamples:

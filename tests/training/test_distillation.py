@@ -14,14 +14,13 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.mining.teacher import EmbeddingTeacher
-from llama_index_ace_finetune.training.batches import BatchCollator
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.distillation_loss import listwise_distillation, margin_mse
-from llama_index_ace_finetune.training.examples import index_examples
+from llama_index_ace_finetune.training.data.batches import NEGATIVE, POSITIVE, BatchCollator
+from llama_index_ace_finetune.training.data.examples import index_examples
+from llama_index_ace_finetune.training.data.teacher_scores import teacher_scores
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.training.loss import MaskedRankingLoss, masked_ranking_loss
-from llama_index_ace_finetune.training.ranking_targets import NEGATIVE, POSITIVE
-from llama_index_ace_finetune.training.teacher_scores import teacher_scores
+from llama_index_ace_finetune.training.losses.distillation import listwise_distillation, margin_mse
+from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss, masked_ranking_loss
 
 
 def drawn(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

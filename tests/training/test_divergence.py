@@ -12,11 +12,11 @@ from sentence_transformers import SentenceTransformerTrainer
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.errors import TrainingError
-from llama_index_ace_finetune.training import fit
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.training.last_checkpoint import last_checkpoint
-from llama_index_ace_finetune.training.loss_course import LossCourse
+from llama_index_ace_finetune.training.loop import fit
+from llama_index_ace_finetune.training.loop.callback import last_checkpoint
+from llama_index_ace_finetune.training.loop.divergence import LossCourse
 
 QUICK: dict[str, Any] = {
     "mode": "full",

@@ -20,10 +20,10 @@ from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, ModelError, OutputExistsError, TrainingError
 from llama_index_ace_finetune.locked import locked
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.embed import EmbedMemory, embed
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.training.model_folder import check_replaceable
-from llama_index_ace_finetune.training.picture import training_picture
+from llama_index_ace_finetune.training.losses.embed import EmbedMemory, embed
+from llama_index_ace_finetune.training.saving.model_folder import check_replaceable
+from llama_index_ace_finetune.training.saving.plot import training_picture
 
 
 def without_dev(data: TrainingData, count: int) -> TrainingData:
@@ -249,12 +249,12 @@ def test_a_batch_that_does_not_fit_is_computed_in_smaller_parts(
             raise error
         return embed(model, features, packed=packed, memory=memory)
 
-    monkeypatch.setattr("llama_index_ace_finetune.training.loss.embed", scarce)
+    monkeypatch.setattr("llama_index_ace_finetune.training.losses.masked_ranking.embed", scarce)
     tuner = ready(without_dev(training_data, 16), tmp_path / "model", base_model=one_layer)
     assert tuner.train()["total_steps"] == 2
     # What does not fit is found out before the first step, two of which are timed; two blocks each.
     assert tried == [0, 4096, 2048, *[1024] * 8]
-    monkeypatch.setattr("llama_index_ace_finetune.training.embed._LEAST_PART", 2048)
+    monkeypatch.setattr("llama_index_ace_finetune.training.losses.embed._LEAST_PART", 2048)
     with pytest.raises(TrainingError, match="does not hold one part of a batch; lower max_seq_length"):
         ready(without_dev(training_data, 16), tmp_path / "other", base_model=one_layer).train()
     assert not (tmp_path / "other").exists()
@@ -266,7 +266,7 @@ def test_another_fault_of_a_step_is_not_taken_for_want_of_memory(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr("llama_index_ace_finetune.training.loss.embed", broken)
+    monkeypatch.setattr("llama_index_ace_finetune.training.losses.masked_ranking.embed", broken)
     with pytest.raises(RuntimeError, match="a fault"):
         ready(without_dev(training_data, 16), tmp_path / "model", base_model=one_layer).train()
 

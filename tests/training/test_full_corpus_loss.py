@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from llama_index_ace_finetune.training.full_corpus_loss import (
+from llama_index_ace_finetune.training.losses.full_corpus import (
     PADDING,
     full_corpus_loss,
     nearest_part,
     nearest_rows,
     pad_rows,
 )
-from llama_index_ace_finetune.training.loss import masked_ranking_loss
+from llama_index_ace_finetune.training.losses.masked_ranking import masked_ranking_loss
 
 
 def naive(queries: Tensor, documents: Tensor, right: list[list[int]], temperature: float) -> Tensor:

@@ -8,11 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.training.batches import BatchCollator
-from llama_index_ace_finetune.training.examples import IndexedExamples
-from llama_index_ace_finetune.training.guide import Guide
-from llama_index_ace_finetune.training.loss import masked_ranking_loss
-from llama_index_ace_finetune.training.ranking_targets import MASKED, NEGATIVE, POSITIVE
+from llama_index_ace_finetune.training.data.batches import MASKED, NEGATIVE, POSITIVE, BatchCollator
+from llama_index_ace_finetune.training.data.examples import IndexedExamples
+from llama_index_ace_finetune.training.data.false_negatives import Guide
+from llama_index_ace_finetune.training.losses.masked_ranking import masked_ranking_loss
 
 
 def at_angle(*degrees: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.evaluation.measures import MRR, per_query
 from llama_index_ace_finetune.ranking.dense import dense_top_k
-from llama_index_ace_finetune.training.linear_rung import LinearFit, LinearSettings, fit_linear, ridge_matrix
+from llama_index_ace_finetune.training.modes.linear_adapter import LinearFit, LinearSettings, fit_linear, ridge_matrix
 
 Rows = list[NDArray[np.int64]]
 Problem = tuple[NDArray[np.float32], NDArray[np.float32], Rows, NDArray[np.float32], Rows]

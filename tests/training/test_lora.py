@@ -16,11 +16,11 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError, TrainingError
-from llama_index_ace_finetune.training import fit
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.training.lora import merged_weights, require_peft, with_adapters
-from llama_index_ace_finetune.training.watcher import StepProgress
+from llama_index_ace_finetune.training.loop import fit
+from llama_index_ace_finetune.training.loop.callback import StepProgress
+from llama_index_ace_finetune.training.modes.lora import merged_weights, require_peft, with_adapters
 
 TEXTS = ["how often are the signing keys rotated?", "Backups run at night.", "who is told?"]
 CPU = EncoderSettings(device="cpu")

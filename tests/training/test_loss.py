@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.training.loss import MaskedRankingLoss, masked_ranking_loss, symmetric_ranking_loss
-from llama_index_ace_finetune.training.ranking_targets import MASKED, NEGATIVE, POSITIVE
+from llama_index_ace_finetune.training.data.batches import MASKED, NEGATIVE, POSITIVE
+from llama_index_ace_finetune.training.losses.masked_ranking import (
+    MaskedRankingLoss,
+    masked_ranking_loss,
+    symmetric_ranking_loss,
+)
 
 
 def double_loop(similarities: Tensor, targets: Tensor, temperature: float) -> Tensor:

@@ -13,10 +13,12 @@ from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.training.dev_set import DevSet
-from llama_index_ace_finetune.training.examples import IndexedExamples, index_examples
-from llama_index_ace_finetune.training.full_corpus_loss import full_corpus_loss, pad_rows
-from llama_index_ace_finetune.training.query_tower import (
+from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
+from llama_index_ace_finetune.training.loop.budget import StepPlan
+from llama_index_ace_finetune.training.loop.callback import TrainingWatcher
+from llama_index_ace_finetune.training.losses.full_corpus import full_corpus_loss, pad_rows
+from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
+from llama_index_ace_finetune.training.modes.query_encoder import (
     FixedDocumentsDevSet,
     QueryCollator,
     QueryTowerLoss,
@@ -24,8 +26,6 @@ from llama_index_ace_finetune.training.query_tower import (
     moved_queries,
     train_query_tower,
 )
-from llama_index_ace_finetune.training.step_plan import StepPlan
-from llama_index_ace_finetune.training.watcher import TrainingWatcher
 
 SETTINGS = QueryTowerSettings(epochs=2, batch_size=20, learning_rate=1e-4, budget_minutes=None)
 
@@ -190,6 +190,6 @@ def test_what_the_loss_holds_is_moved_before_steps_are_timed(
         return StepPlan(1, 1.0)
 
     monkeypatch.setattr(QueryTowerLoss, "to", moved)
-    monkeypatch.setattr("llama_index_ace_finetune.training.fit.plan_steps", timed)
+    monkeypatch.setattr("llama_index_ace_finetune.training.loop.fit.plan_steps", timed)
     train_query_tower(own_encoder(precision="float32"), train, vectors, settings=SETTINGS)
     assert order[:2] == ["moved", "timed"]

@@ -12,14 +12,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
-from llama_index_ace_finetune.training.last_checkpoint import last_checkpoint
+from llama_index_ace_finetune.training.loop.callback import last_checkpoint
 
 SCRIPT = """
 import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from llama_index_ace_finetune.training import fit
+from llama_index_ace_finetune.training.loop import fit
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 

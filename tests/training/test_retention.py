@@ -17,17 +17,21 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, TrainingError
-from llama_index_ace_finetune.training.choose_share import choose_share
-from llama_index_ace_finetune.training.climb_linear import climb_linear, part_of_the_way
-from llama_index_ace_finetune.training.climb_queries import climb_queries
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
-from llama_index_ace_finetune.training.examples import IndexedExamples, index_examples
+from llama_index_ace_finetune.training.context import Ground
+from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.training.ground import Ground
-from llama_index_ace_finetune.training.linear_rung import fit_linear
-from llama_index_ace_finetune.training.retention import Retention, read_retention
-from llama_index_ace_finetune.training.selection import copy_weights, load_interpolated, select_weights
+from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
+from llama_index_ace_finetune.training.model_selection.interpolation import (
+    choose_share,
+    copy_weights,
+    load_interpolated,
+    select_weights,
+)
+from llama_index_ace_finetune.training.model_selection.retention import Retention, read_retention
+from llama_index_ace_finetune.training.modes.linear import climb_linear, part_of_the_way
+from llama_index_ace_finetune.training.modes.linear_adapter import fit_linear
+from llama_index_ace_finetune.training.modes.queries import climb_queries
 
 
 @pytest.fixture

@@ -11,9 +11,13 @@ from torch import Tensor
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.training.dev_set import DevSet
-from llama_index_ace_finetune.training.examples import index_examples
-from llama_index_ace_finetune.training.selection import copy_weights, load_interpolated, select_weights
+from llama_index_ace_finetune.training.data.examples import index_examples
+from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
+from llama_index_ace_finetune.training.model_selection.interpolation import (
+    copy_weights,
+    load_interpolated,
+    select_weights,
+)
 
 
 @pytest.fixture(scope="module")

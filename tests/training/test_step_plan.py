@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.training import encoding_seconds as module
-from llama_index_ace_finetune.training.encoding_seconds import encoding_seconds
-from llama_index_ace_finetune.training.step_plan import LookSeconds, StepPlan
+from llama_index_ace_finetune.training.loop.budget import LookSeconds, StepPlan
+from llama_index_ace_finetune.training.model_selection import dev_set as module
+from llama_index_ace_finetune.training.model_selection.dev_set import encoding_seconds
 
 LOOKS = LookSeconds(each=4.0, after=10.0)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.training.tokens_once import TokensOnce
+from llama_index_ace_finetune.training.data.token_cache import TokensOnce
 
 BATCHES = (
     ["disk full", "who rotates the signing keys, and how often?"],

@@ -14,13 +14,13 @@ from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, TrainingError
 from llama_index_ace_finetune.evaluation.significance import PairedDifference
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.dev_set import DevSet
-from llama_index_ace_finetune.training.examples import index_examples
+from llama_index_ace_finetune.training.context import Ground
+from llama_index_ace_finetune.training.data.examples import index_examples
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.training.ground import Ground
-from llama_index_ace_finetune.training.ladder import climb
-from llama_index_ace_finetune.training.rung import Rung, best_rung
-from llama_index_ace_finetune.training.selection import Selection
+from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
+from llama_index_ace_finetune.training.model_selection.interpolation import Selection
+from llama_index_ace_finetune.training.modes.result import Rung, best_rung
+from llama_index_ace_finetune.training.modes.schedule import climb
 
 QUICK: dict[str, Any] = {
     "epochs": 1,
@@ -74,7 +74,9 @@ def test_each_mode_climbs_its_rungs_and_leaves_one_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Whatever the rule says on twenty queries: here the folder of the last rung is looked at.
-    monkeypatch.setattr("llama_index_ace_finetune.training.choose_share.paired_difference", lambda *_, **__: SURE)
+    monkeypatch.setattr(
+        "llama_index_ace_finetune.training.model_selection.interpolation.paired_difference", lambda *_, **__: SURE
+    )
     monkeypatch.setattr("llama_index_ace_finetune.training.fine_tuner.best_rung", lambda rungs: rungs[-1])
     done: list[str] = []
     plans: list[str] = []

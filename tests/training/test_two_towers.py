@@ -13,8 +13,8 @@ from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
-from llama_index_ace_finetune.training.query_tower import moved_queries
-from llama_index_ace_finetune.training.two_towers import linear_towers, query_and_document_towers
+from llama_index_ace_finetune.training.modes.query_encoder import moved_queries
+from llama_index_ace_finetune.training.saving.dual_encoder import linear_towers, query_and_document_towers
 
 TEXTS = ["restart the worker", "Retry with a longer timeout when the queue is full. " * 4, "?"]
 CPU = EncoderSettings(device="cpu")

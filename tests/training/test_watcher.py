@@ -12,8 +12,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.training.dev_set import DevScores
-from llama_index_ace_finetune.training.watcher import StoppedEarly, TrainingWatcher
+from llama_index_ace_finetune.training.loop.callback import StoppedEarly, TrainingWatcher
+from llama_index_ace_finetune.training.model_selection.dev_set import DevScores
 
 
 class Scripted:
@@ -104,7 +104,7 @@ def test_progress_tells_step_total_and_the_latest_figures(minilm: Encoder) -> No
 def test_rates_are_those_of_the_steps_that_were_counted(minilm: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 102.0, 150.0, 152.0, 160.0])
     time = SimpleNamespace(perf_counter=lambda: next(clock))
-    monkeypatch.setattr("llama_index_ace_finetune.training.watcher.time", time)
+    monkeypatch.setattr("llama_index_ace_finetune.training.loop.callback.time", time)
     told: list[dict[str, float]] = []
     watcher = watch(minilm, 0.25, eval_steps=1, progress=lambda *row: told.append(row[2]))
     watcher.on_train_begin(*at(0))

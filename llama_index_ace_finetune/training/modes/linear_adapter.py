@@ -16,7 +16,7 @@ from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.evaluation.measures import MRR, per_query
 from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_difference
 from llama_index_ace_finetune.ranking.dense import dense_top_k
-from llama_index_ace_finetune.training.full_corpus_loss import (
+from llama_index_ace_finetune.training.losses.full_corpus import (
     PADDING,
     full_corpus_loss,
     nearest_part,

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from llama_index_ace_finetune.training.distillation_loss import listwise_distillation, margin_mse
-from llama_index_ace_finetune.training.embed import EmbedMemory, embed
-from llama_index_ace_finetune.training.ranking_targets import NEGATIVE, POSITIVE
+from llama_index_ace_finetune.training.data.batches import NEGATIVE, POSITIVE
+from llama_index_ace_finetune.training.losses.distillation import listwise_distillation, margin_mse
+from llama_index_ace_finetune.training.losses.embed import EmbedMemory, embed
 
 Distillation = Literal["kl", "margin_mse"]
 

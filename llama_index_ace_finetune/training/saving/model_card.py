@@ -14,7 +14,7 @@ def model_card(provenance: dict[str, Any]) -> str:
     Texts of users never get into it; what does is numbers, names and settings.
     """
     environment = Environment(
-        loader=PackageLoader("llama_index_ace_finetune.training", "templates"),
+        loader=PackageLoader("llama_index_ace_finetune.training.saving", "templates"),
         autoescape=False,
         trim_blocks=True,
         lstrip_blocks=True,

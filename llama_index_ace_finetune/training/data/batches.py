@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.training.examples import IndexedExamples
-from llama_index_ace_finetune.training.guide import Guide
-from llama_index_ace_finetune.training.ranking_targets import MASKED, NEGATIVE, POSITIVE
+from llama_index_ace_finetune.training.data.examples import IndexedExamples
+from llama_index_ace_finetune.training.data.false_negatives import Guide
+
+POSITIVE, NEGATIVE, MASKED = 1, 0, -1
 
 
 @dataclass

@@ -16,8 +16,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
-from llama_index_ace_finetune.training.selection import copy_weights
+from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
+from llama_index_ace_finetune.training.model_selection.interpolation import copy_weights
 
 SEEN = "watcher.json"
 _WEIGHTS = "best.safetensors"
@@ -184,3 +184,9 @@ class TrainingWatcher(TrainerCallback):
     @property
     def _out_of_patience(self) -> bool:
         return self._patience is not None and self._without_gain >= self._patience
+
+
+def last_checkpoint(folder: Path | None) -> Path | None:
+    """Return the newest whole checkpoint in `folder`, None where there is none."""
+    whole = [file.parent for file in folder.glob(f"checkpoint-*/{SEEN}")] if folder else []
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.embed import EmbedMemory
-from llama_index_ace_finetune.training.last_checkpoint import last_checkpoint
-from llama_index_ace_finetune.training.loss_course import LossCourse
-from llama_index_ace_finetune.training.watcher import TrainingWatcher
-from llama_index_ace_finetune.training.within_memory import within_memory
+from llama_index_ace_finetune.training.loop.callback import TrainingWatcher, last_checkpoint
+from llama_index_ace_finetune.training.loop.divergence import LossCourse
+from llama_index_ace_finetune.training.loop.oom import within_memory
+from llama_index_ace_finetune.training.losses.embed import EmbedMemory
 
 _LOGGED_STEPS = 50
 _TOLD_IDS = 3

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Literal
 
 from llama_index_ace_finetune.errors import TrainingError
-from llama_index_ace_finetune.training.climb_full import climb_full
-from llama_index_ace_finetune.training.climb_linear import climb_linear
-from llama_index_ace_finetune.training.climb_queries import climb_queries
-from llama_index_ace_finetune.training.ground import Ground
-from llama_index_ace_finetune.training.rung import Mode, Rung
-from llama_index_ace_finetune.training.step_plan import StepPlan
-from llama_index_ace_finetune.training.watcher import StepProgress
+from llama_index_ace_finetune.training.context import Ground
+from llama_index_ace_finetune.training.loop.budget import StepPlan
+from llama_index_ace_finetune.training.loop.callback import StepProgress
+from llama_index_ace_finetune.training.modes.full import climb_full
+from llama_index_ace_finetune.training.modes.linear import climb_linear
+from llama_index_ace_finetune.training.modes.queries import climb_queries
+from llama_index_ace_finetune.training.modes.result import Mode, Rung
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sentence_transformers import SentenceTransformer
 
-from llama_index_ace_finetune.training.selection import Selection
+from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 
 Mode = Literal["linear", "queries", "full"]
 

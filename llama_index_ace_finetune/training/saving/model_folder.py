@@ -14,10 +14,10 @@ from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.encoders.provenance import PROVENANCE
 from llama_index_ace_finetune.errors import OutputExistsError
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.examples import IndexedExamples
-from llama_index_ace_finetune.training.model_card import model_card
-from llama_index_ace_finetune.training.picture import training_picture
-from llama_index_ace_finetune.training.selection import Selection
+from llama_index_ace_finetune.training.data.examples import IndexedExamples
+from llama_index_ace_finetune.training.model_selection.interpolation import Selection
+from llama_index_ace_finetune.training.saving.model_card import model_card
+from llama_index_ace_finetune.training.saving.plot import training_picture
 
 CURVE = "training_curve.png"
 

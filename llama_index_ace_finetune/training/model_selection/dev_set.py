@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +13,20 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.evaluation.measures import HEADLINE, MRR, per_query
 from llama_index_ace_finetune.ranking.dense import dense_top_k
-from llama_index_ace_finetune.training.encoding_seconds import encoding_seconds
-from llama_index_ace_finetune.training.examples import IndexedExamples
+from llama_index_ace_finetune.training.data.examples import IndexedExamples
+
+_MEASURED = 128
+
+
+def encoding_seconds(encode: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> float:
+    """Return the seconds that `encode(texts)` would take, by some texts from all over them."""
+    some = texts[:: max(1, len(texts) // _MEASURED)][:_MEASURED]
+    if not some:
+        return 0.0
+    start = time.perf_counter()
+    encode(some)
+    return (time.perf_counter() - start) * len(texts) / len(some)
+
 
 DEPTH = 10
 POOL_QUERIES = 200

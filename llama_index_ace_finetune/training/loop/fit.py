@@ -18,13 +18,12 @@ from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.embed import EmbedMemory
-from llama_index_ace_finetune.training.last_checkpoint import last_checkpoint
-from llama_index_ace_finetune.training.loggers import logger_callbacks
-from llama_index_ace_finetune.training.step_plan import LookSeconds, StepPlan
-from llama_index_ace_finetune.training.trainer import ContrastiveTrainer, training_arguments
-from llama_index_ace_finetune.training.watcher import StoppedEarly, TrainingWatcher
-from llama_index_ace_finetune.training.within_memory import within_memory
+from llama_index_ace_finetune.training.loop.budget import LookSeconds, StepPlan
+from llama_index_ace_finetune.training.loop.callback import StoppedEarly, TrainingWatcher, last_checkpoint
+from llama_index_ace_finetune.training.loop.loggers import logger_callbacks
+from llama_index_ace_finetune.training.loop.oom import within_memory
+from llama_index_ace_finetune.training.loop.trainer import ContrastiveTrainer, training_arguments
+from llama_index_ace_finetune.training.losses.embed import EmbedMemory
 
 _PLAN = "plan.json"
 _SAVED_SECONDS = 60

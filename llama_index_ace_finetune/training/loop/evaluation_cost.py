@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.training.dev_set import DevSet
-from llama_index_ace_finetune.training.retention import Retention
-from llama_index_ace_finetune.training.step_plan import LookSeconds
+from llama_index_ace_finetune.training.loop.budget import LookSeconds
+from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
+from llama_index_ace_finetune.training.model_selection.retention import Retention
 
 
 def measure_looks(

@@ -9,8 +9,8 @@ from typing import Any
 
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
-from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
-from llama_index_ace_finetune.training.examples import index_examples
+from llama_index_ace_finetune.training.data.examples import index_examples
+from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 
 
 @dataclass(frozen=True)

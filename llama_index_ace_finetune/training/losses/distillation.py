@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llama_index_ace_finetune.training.ranking_targets import NEGATIVE, POSITIVE
+from llama_index_ace_finetune.training.data.batches import NEGATIVE, POSITIVE
 
 
 def listwise_distillation(similarities: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:

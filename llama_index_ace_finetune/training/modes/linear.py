@@ -8,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.evaluation.significance import PairedDifference
-from llama_index_ace_finetune.training.choose_share import choose_share
-from llama_index_ace_finetune.training.dev_set import DevScores
-from llama_index_ace_finetune.training.ground import Ground
-from llama_index_ace_finetune.training.linear_rung import fit_linear
-from llama_index_ace_finetune.training.query_tower import moved_queries
-from llama_index_ace_finetune.training.retention import Retention
-from llama_index_ace_finetune.training.rung import Rung
-from llama_index_ace_finetune.training.selection import Selection
-from llama_index_ace_finetune.training.two_towers import linear_towers
+from llama_index_ace_finetune.training.context import Ground
+from llama_index_ace_finetune.training.model_selection.dev_set import DevScores
+from llama_index_ace_finetune.training.model_selection.interpolation import Selection, choose_share
+from llama_index_ace_finetune.training.model_selection.retention import Retention
+from llama_index_ace_finetune.training.modes.linear_adapter import fit_linear
+from llama_index_ace_finetune.training.modes.query_encoder import moved_queries
+from llama_index_ace_finetune.training.modes.result import Rung
+from llama_index_ace_finetune.training.saving.dual_encoder import linear_towers
 
 
 def climb_linear(ground: Ground) -> tuple[Rung, NDArray[np.float32] | None]:

@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
-from llama_index_ace_finetune.training.embed import EmbedMemory, embed
-from llama_index_ace_finetune.training.encoding_seconds import encoding_seconds
-from llama_index_ace_finetune.training.examples import IndexedExamples
-from llama_index_ace_finetune.training.fit import OnPlan, fit
-from llama_index_ace_finetune.training.full_corpus_loss import full_corpus_loss, nearest_part, nearest_rows, pad_rows
-from llama_index_ace_finetune.training.step_plan import LookSeconds
-from llama_index_ace_finetune.training.tokens_once import TokensOnce
-from llama_index_ace_finetune.training.watcher import TrainingWatcher
+from llama_index_ace_finetune.training.data.examples import IndexedExamples
+from llama_index_ace_finetune.training.data.token_cache import TokensOnce
+from llama_index_ace_finetune.training.loop.budget import LookSeconds
+from llama_index_ace_finetune.training.loop.callback import TrainingWatcher
+from llama_index_ace_finetune.training.loop.fit import OnPlan, fit
+from llama_index_ace_finetune.training.losses.embed import EmbedMemory, embed
+from llama_index_ace_finetune.training.losses.full_corpus import full_corpus_loss, nearest_part, nearest_rows, pad_rows
+from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet, encoding_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

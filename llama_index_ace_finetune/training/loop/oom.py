@@ -11,7 +11,7 @@ from torch import nn
 
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.out_of_memory import is_out_of_memory
-from llama_index_ace_finetune.training.embed import EmbedMemory
+from llama_index_ace_finetune.training.losses.embed import EmbedMemory
 
 logger = logging.getLogger(__name__)
 

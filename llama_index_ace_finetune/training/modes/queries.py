@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.training.fit import OnPlan
-from llama_index_ace_finetune.training.ground import Ground
-from llama_index_ace_finetune.training.measure_looks import measure_looks
-from llama_index_ace_finetune.training.query_tower import (
+from llama_index_ace_finetune.training.context import Ground
+from llama_index_ace_finetune.training.loop.callback import StepProgress, TrainingWatcher
+from llama_index_ace_finetune.training.loop.evaluation_cost import measure_looks
+from llama_index_ace_finetune.training.loop.fit import OnPlan
+from llama_index_ace_finetune.training.model_selection.interpolation import copy_weights, select_weights
+from llama_index_ace_finetune.training.modes.query_encoder import (
     FixedDocumentsDevSet,
     QueryTowerSettings,
     moved_queries,
     train_query_tower,
 )
-from llama_index_ace_finetune.training.rung import Rung
-from llama_index_ace_finetune.training.selection import copy_weights, select_weights
-from llama_index_ace_finetune.training.two_towers import query_and_document_towers
-from llama_index_ace_finetune.training.watcher import StepProgress, TrainingWatcher
+from llama_index_ace_finetune.training.modes.result import Rung
+from llama_index_ace_finetune.training.saving.dual_encoder import query_and_document_towers
 
 
 def climb_queries(

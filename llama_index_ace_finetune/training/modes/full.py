@@ -9,18 +9,18 @@ from sentence_transformers import SentenceTransformer
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.mining.teacher import load_teacher
-from llama_index_ace_finetune.training.batches import BatchCollator
-from llama_index_ace_finetune.training.fit import OnPlan, fit
-from llama_index_ace_finetune.training.ground import Ground
-from llama_index_ace_finetune.training.guide import Guide
-from llama_index_ace_finetune.training.lora import merged_weights, with_adapters
-from llama_index_ace_finetune.training.loss import MaskedRankingLoss
-from llama_index_ace_finetune.training.measure_looks import measure_looks
-from llama_index_ace_finetune.training.rung import Rung
-from llama_index_ace_finetune.training.selection import Selection, copy_weights, select_weights
-from llama_index_ace_finetune.training.teacher_scores import teacher_scores
-from llama_index_ace_finetune.training.tokens_once import TokensOnce
-from llama_index_ace_finetune.training.watcher import StepProgress, TrainingWatcher
+from llama_index_ace_finetune.training.context import Ground
+from llama_index_ace_finetune.training.data.batches import BatchCollator
+from llama_index_ace_finetune.training.data.false_negatives import Guide
+from llama_index_ace_finetune.training.data.teacher_scores import teacher_scores
+from llama_index_ace_finetune.training.data.token_cache import TokensOnce
+from llama_index_ace_finetune.training.loop.callback import StepProgress, TrainingWatcher
+from llama_index_ace_finetune.training.loop.evaluation_cost import measure_looks
+from llama_index_ace_finetune.training.loop.fit import OnPlan, fit
+from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss
+from llama_index_ace_finetune.training.model_selection.interpolation import Selection, copy_weights, select_weights
+from llama_index_ace_finetune.training.modes.lora import merged_weights, with_adapters
+from llama_index_ace_finetune.training.modes.result import Rung
 
 
 def climb_full(

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.dev_set import DevScores, DevSet
-from llama_index_ace_finetune.training.examples import IndexedExamples
-from llama_index_ace_finetune.training.retention import Retention
+from llama_index_ace_finetune.training.data.examples import IndexedExamples
+from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
+from llama_index_ace_finetune.training.model_selection.retention import Retention
 
 
 @dataclass(frozen=True)

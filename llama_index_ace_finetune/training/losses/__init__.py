@@ -1,0 +1,1 @@
+"""Contrastive, full-corpus and distillation losses."""

@@ -1,0 +1,1 @@
+"""Dev evaluation, weight interpolation, and the forgetting constraint."""

@@ -1,0 +1,1 @@
+"""The training modes linear, queries and full, and their schedule."""

@@ -1,0 +1,1 @@
+"""Model folders, model cards and plots."""
