@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from llama_index_ace_finetune.evaluation.comparison import compare_systems
-from llama_index_ace_finetune.evaluation.judgements import Judgements
-from llama_index_ace_finetune.evaluation.measures import MAP, MRR, NDCG, Recall, Success, measure_rankings
+from llama_index_ace_finetune.evaluation.metrics.measures import MAP, MRR, NDCG, Recall, Success, measure_rankings
+from llama_index_ace_finetune.evaluation.metrics.qrels import Judgements
+from llama_index_ace_finetune.evaluation.stats.comparison import compare_systems
 from llama_index_ace_finetune.ranking.dense import dense_top_k
 
 CONDITIONS = (

@@ -34,7 +34,7 @@ from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.evaluation.significance import paired_difference
+from llama_index_ace_finetune.evaluation.stats.paired import paired_difference
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet

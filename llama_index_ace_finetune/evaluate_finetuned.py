@@ -15,7 +15,7 @@ from llama_index_ace_finetune.commands.summary import print_summary
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
-from llama_index_ace_finetune.evaluation.report import write_report
+from llama_index_ace_finetune.evaluation.report.report import write_report
 
 __all__ = ["EmbeddingEvaluator", "main"]
 

@@ -14,8 +14,8 @@ from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.datasets.split import Split
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.provenance import read_provenance
-from llama_index_ace_finetune.evaluation.per_query import PerQuery
-from llama_index_ace_finetune.evaluation.report import read_report
+from llama_index_ace_finetune.evaluation.report.per_query import PerQuery
+from llama_index_ace_finetune.evaluation.report.report import read_report
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.run_folder import RunFolder, Serving
 

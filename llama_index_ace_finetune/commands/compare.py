@@ -13,8 +13,8 @@ from rich.table import Table
 from llama_index_ace_finetune.commands.console import show, table_for
 from llama_index_ace_finetune.commands.report import report_file
 from llama_index_ace_finetune.commands.summary import interval_markup, measures_for
-from llama_index_ace_finetune.evaluation.compare_runs import compare_runs
 from llama_index_ace_finetune.evaluation.evaluate import MEASURE
+from llama_index_ace_finetune.evaluation.report.compare_runs import compare_runs
 
 
 def print_comparison(paths: Sequence[Path], *, system: str | None = None) -> None:

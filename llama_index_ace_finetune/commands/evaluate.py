@@ -21,9 +21,9 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, LeakageError
+from llama_index_ace_finetune.evaluation.decision.verdict import Verdict, reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
-from llama_index_ace_finetune.evaluation.report import ReportContext, build_report
-from llama_index_ace_finetune.evaluation.verdict import Verdict, reach_verdict
+from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from llama_index_ace_finetune.atomic import write_text
 from llama_index_ace_finetune.commands.console import show
 from llama_index_ace_finetune.commands.summary import print_report, required_gain
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.report import read_report
-from llama_index_ace_finetune.evaluation.report_html import render_html
+from llama_index_ace_finetune.evaluation.report.html import render_html
+from llama_index_ace_finetune.evaluation.report.report import read_report
 from llama_index_ace_finetune.run_folder import RunFolder
 
 

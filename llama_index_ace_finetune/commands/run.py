@@ -31,8 +31,8 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData, modifi
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.evaluation.environment import describe_environment
-from llama_index_ace_finetune.evaluation.report import read_report, write_report
+from llama_index_ace_finetune.evaluation.report.environment import describe_environment
+from llama_index_ace_finetune.evaluation.report.report import read_report, write_report
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.save_report import save_mining_report
 from llama_index_ace_finetune.mining.training_data_generator import generate_training_data

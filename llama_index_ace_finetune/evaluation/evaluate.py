@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
-from llama_index_ace_finetune.evaluation.comparison import Comparison, compare_measures
-from llama_index_ace_finetune.evaluation.fusion_tuning import FusionChoice, tune_convex_fusion, tune_fusion
-from llama_index_ace_finetune.evaluation.latency import SystemLatency
-from llama_index_ace_finetune.evaluation.measures import MEASURES, MRR, measure_rankings
-from llama_index_ace_finetune.evaluation.other_systems import retriever_system, run_system
-from llama_index_ace_finetune.evaluation.significance import PairedDifference
+from llama_index_ace_finetune.evaluation.external_systems import retriever_system, run_system
+from llama_index_ace_finetune.evaluation.fusion_weights import FusionChoice, tune_convex_fusion, tune_fusion
+from llama_index_ace_finetune.evaluation.metrics.latency import SystemLatency
+from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES, MRR, measure_rankings
+from llama_index_ace_finetune.evaluation.stats.comparison import Comparison, compare_measures
+from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 from llama_index_ace_finetune.evaluation.systems import (
     EncodedSet,
     EvaluationSet,
@@ -27,8 +27,8 @@ from llama_index_ace_finetune.evaluation.systems import (
     convex_system,
     dense_system,
     hybrid_system,
+    time_systems,
 )
-from llama_index_ace_finetune.evaluation.time_systems import time_systems
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 
 if TYPE_CHECKING:

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
-from llama_index_ace_finetune.evaluation.latency import Latency
-from llama_index_ace_finetune.evaluation.measures import MEASURES, Measure, measure_rankings
-from llama_index_ace_finetune.evaluation.retriever_hits import RetrieverHits, aretrieve_all, retrieve_all
-from llama_index_ace_finetune.evaluation.slice_measures import MeanInterval, measure_slices
-from llama_index_ace_finetune.evaluation.slices import Slice
+from llama_index_ace_finetune.evaluation.external_systems import RetrieverHits, aretrieve_all, retrieve_all
+from llama_index_ace_finetune.evaluation.metrics.latency import Latency
+from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES, Measure, measure_rankings
+from llama_index_ace_finetune.evaluation.slices import MeanInterval, Slice, measure_slices
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet
 
 if TYPE_CHECKING:

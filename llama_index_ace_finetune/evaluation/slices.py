@@ -10,8 +10,27 @@ from numpy.typing import ArrayLike, NDArray
 
 from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.lexical_overlap import lexical_overlap
+from llama_index_ace_finetune.evaluation.stats.bootstrap import bootstrap_intervals
+from llama_index_ace_finetune.evaluation.stats.groups import Groups, number_groups
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet
+from llama_index_ace_finetune.ranking.tokenizer import Tokenizer
+
+
+def lexical_overlap(data: EvaluationSet, *, tokenizer: Tokenizer | None = None) -> NDArray[np.float64]:
+    """Return the share of each query's distinct terms that a right answer holds, float64 [n] in [0, 1].
+
+    Of several right answers the one with the largest share counts; a query without terms has 0. Terms are those of
+    BM25 by default: stemmed, without stop words.
+    """
+    tokenizer = tokenizer or Tokenizer()
+    overlap = np.zeros(len(data.queries))
+    for number, (query, rows) in enumerate(zip(data.queries, data.relevant, strict=True)):
+        terms = set(tokenizer(query))
+        if terms:
+            shared = (len(terms & set(tokenizer(data.corpus[int(row)]))) for row in rows)
+            overlap[number] = max(shared, default=0) / len(terms)
+    return overlap
+
 
 MIN_QUERIES = 10
 OTHER = "other"
@@ -122,3 +141,75 @@ def slice_queries(
         seen = [any(data.corpus_ids[int(row)] in seen_answers for row in rows) for rows in data.relevant]
         slices += slice_by_label("answer", ["seen" if one else "unseen" for one in seen], order=("seen", "unseen"))
     return tuple(slices)
+
+
+@dataclass(frozen=True, slots=True)
+class MeanInterval:
+    """A mean with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SliceMeasures:
+    """One slice: how many queries in how many groups, and per name the mean of its per-query values.
+
+    With one group both ends of an interval are the mean, since nothing is known of the spread.
+    """
+
+    slice: Slice
+    queries: int
+    groups: int
+    means: Mapping[str, MeanInterval]
+
+
+def measure_slices(
+    slices: Sequence[Slice],
+    values: Mapping[str, NDArray[np.float64]],
+    *,
+    groups: Groups | None = None,
+    resamples: int = 2_000,
+    seed: int = 0,
+) -> tuple[SliceMeasures, ...]:
+    """Return the measures of each slice.
+
+    Args:
+        slices: of n queries.
+        values: per name (a measure, or the difference of two systems in one), per-query values float [n].
+        groups: what queries are resampled with [n]; by default each query is its own group.
+        resamples: of each slice's bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        AceFinetuneError: for values that differ in number or are not finite, or a slice of other queries.
+    """
+    counts = {len(value) for value in values.values()}
+    if len(counts) != 1:
+        raise AceFinetuneError(
+            f"The values of the slices are of {sorted(counts)} queries; give all of the same queries."
+        )
+    table = np.stack([np.asarray(value, np.float64) for value in values.values()], axis=1)
+    if not np.isfinite(table).all():
+        raise AceFinetuneError("A per-query value is NaN or infinite; leave out the queries that have no value.")
+    labels = number_groups(groups, len(table))
+    measured = []
+    for part in slices:
+        if not len(part.rows) or part.rows.min() < 0 or part.rows.max() >= len(table):
+            raise AceFinetuneError(
+                f"The slice {part.dimension} = {part.name} is empty or goes beyond the {len(table)} queries; "
+                "slice the queries that were measured."
+            )
+        chosen, own = table[part.rows], number_groups(labels[part.rows], len(part.rows))
+        low, high = bootstrap_intervals(chosen, own, resamples=resamples, seed=seed)
+        ends = zip(values, chosen.mean(axis=0).tolist(), low.tolist(), high.tolist(), strict=True)
+        measured.append(
+            SliceMeasures(
+                slice=part,
+                queries=len(part.rows),
+                groups=int(own.max()) + 1,
+                means={name: MeanInterval(*figures) for name, *figures in ends},
+            )
+        )
+    return tuple(measured)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.convex_fusion import ScoredLeg, fuse_convex
-from llama_index_ace_finetune.evaluation.judgements import Judgements
-from llama_index_ace_finetune.evaluation.mean_cosine import MeanCosine
+from llama_index_ace_finetune.evaluation.metrics.latency import Latency, SystemLatency
+from llama_index_ace_finetune.evaluation.metrics.mean_cosine import MeanCosine
+from llama_index_ace_finetune.evaluation.metrics.qrels import Judgements
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
+from llama_index_ace_finetune.ranking.convex_fusion import ScoredLeg, fuse_convex
 from llama_index_ace_finetune.ranking.dense import dense_top_k
-from llama_index_ace_finetune.ranking.fusion import FUSION_DEPTH, RRF_K, fuse_rankings
+from llama_index_ace_finetune.ranking.fusion import FUSION_DEPTH, RRF_K, fuse_rankings, reciprocal_rank_fusion
 
 DEPTH = FUSION_DEPTH
 SystemKind = Literal["bm25", "dense", "hybrid", "retriever", "run"]
@@ -194,3 +195,42 @@ def _grades(dataset: RetrievalDataset, groups: Collection[str]) -> dict[tuple[st
                 key = (group, dataset.answer_ids[memory_id])
                 grades[key] = max(grade, grades.get(key, grade))
     return grades
+
+
+_RESULTS = 10
+_LEG_DEPTH = 30  # what the hybrid retriever takes from each leg for 10 results
+
+
+def time_systems(
+    queries: Sequence[str], index: BM25Index, encoders: Mapping[str, Encoder], encoded: Mapping[str, EncodedSet]
+) -> dict[str, SystemLatency]:
+    """Return what BM25, each model, and each model with BM25 need for 10 results, per system's name.
+
+    Args:
+        queries: texts that are timed one by one; nothing is timed without one.
+        index: over the corpus.
+        encoders: the models by name.
+        encoded: the corpus as vectors of each, and as many query vectors as there are queries or more.
+    """
+    lexical = Latency.of(lambda query: index.search(query, _RESULTS), queries)
+    latencies = {"BM25": SystemLatency(encode=None, search=lexical)}
+    for name, encoder in encoders.items():
+        vectors = encoded[name]
+        numbers = range(len(queries))
+
+        def encode(query: str, encoder: Encoder = encoder) -> object:
+            return encoder.encode([query], role="query")
+
+        def search(number: int, depth: int = _RESULTS, vectors: EncodedSet = vectors) -> list[int]:
+            rows, _ = dense_top_k(vectors.queries[number : number + 1], vectors.corpus, depth)
+            return [int(row) for row in rows[0]]
+
+        def fuse(number: int, vectors: EncodedSet = vectors) -> object:
+            rows, _ = index.search(queries[number], _LEG_DEPTH)
+            legs = [search(number, _LEG_DEPTH, vectors), [int(row) for row in rows]]
+            return reciprocal_rank_fusion(legs, limit=_RESULTS)
+
+        time_to_encode = Latency.of(encode, queries)
+        latencies[name] = SystemLatency(time_to_encode, Latency.of(search, numbers))
+        latencies[f"{name} + BM25"] = SystemLatency(time_to_encode, Latency.of(fuse, numbers))
+    return {name: one for name, one in latencies.items() if one.search is not None}

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
-from llama_index_ace_finetune.evaluation.trec_run import TrecRun, write_run
+from llama_index_ace_finetune.evaluation.metrics.trec_run import TrecRun, write_run
 
 runner = CliRunner()
 

@@ -15,7 +15,7 @@ from llama_index_ace_finetune.commands.run_settings import RunSettings
 from llama_index_ace_finetune.commands.stages import stage_keys
 from llama_index_ace_finetune.commands.train import _told
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
-from llama_index_ace_finetune.evaluation.significance import PairedDifference
+from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 from llama_index_ace_finetune.training.model_selection.retention import RetentionRecord

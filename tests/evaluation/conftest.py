@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pytest
 
-from llama_index_ace_finetune.evaluation.comparison import compare_measures
 from llama_index_ace_finetune.evaluation.evaluate import (
     BASE,
     BM25,
@@ -17,8 +16,9 @@ from llama_index_ace_finetune.evaluation.evaluate import (
     TUNED,
     Evaluation,
 )
-from llama_index_ace_finetune.evaluation.fusion_tuning import FusionChoice
-from llama_index_ace_finetune.evaluation.measures import MEASURES, MRR, measure_rankings, per_query
+from llama_index_ace_finetune.evaluation.fusion_weights import FusionChoice
+from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES, MRR, measure_rankings, per_query
+from llama_index_ace_finetune.evaluation.stats.comparison import compare_measures
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System
 
 CORPUS = 30

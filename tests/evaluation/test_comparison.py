@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.bootstrap import bootstrap_intervals
-from llama_index_ace_finetune.evaluation.comparison import compare_systems
-from llama_index_ace_finetune.evaluation.effect_size import paired_effect_size
-from llama_index_ace_finetune.evaluation.holm import holm
-from llama_index_ace_finetune.evaluation.randomisation import randomisation_p
-from llama_index_ace_finetune.evaluation.seed_spread import SeedSpread
-from llama_index_ace_finetune.evaluation.significance import paired_difference
+from llama_index_ace_finetune.evaluation.stats.bootstrap import bootstrap_intervals
+from llama_index_ace_finetune.evaluation.stats.comparison import compare_systems
+from llama_index_ace_finetune.evaluation.stats.effect_size import paired_effect_size
+from llama_index_ace_finetune.evaluation.stats.holm import holm
+from llama_index_ace_finetune.evaluation.stats.paired import paired_difference
+from llama_index_ace_finetune.evaluation.stats.permutation_test import randomisation_p
+from llama_index_ace_finetune.evaluation.stats.seed_spread import SeedSpread
 
 RANDOM = np.random.default_rng(0).random((3, 40))
 VALUES = {"base": RANDOM[0], "better": RANDOM[0] + 0.2, "other": RANDOM[1], "same": RANDOM[0]}

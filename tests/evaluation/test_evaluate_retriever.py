@@ -11,7 +11,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index_ace_finetune import aevaluate_retriever, evaluate_retriever
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
-from llama_index_ace_finetune.evaluation.measures import MRR, Recall
+from llama_index_ace_finetune.evaluation.metrics.measures import MRR, Recall
 
 TEXTS = {"a": "restart it", "b": "Restart  it", "c": "wait", "d": "stop"}
 

@@ -14,12 +14,12 @@ from llama_index_ace_finetune.datasets.split import split_dataset
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
-from llama_index_ace_finetune.evaluation.changes import first_right_ranks
+from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
-from llama_index_ace_finetune.evaluation.measures import NDCG, per_query
+from llama_index_ace_finetune.evaluation.metrics.measures import NDCG, per_query
+from llama_index_ace_finetune.evaluation.metrics.trec_run import TrecRun, write_run
+from llama_index_ace_finetune.evaluation.report.rank_changes import first_right_ranks
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet
-from llama_index_ace_finetune.evaluation.trec_run import TrecRun, write_run
-from llama_index_ace_finetune.evaluation.verdict import reach_verdict
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.fusion import fuse_rankings
 

@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from llama_index_ace_finetune.evaluation.convex_fusion import ScoredLeg, fuse_convex
-from llama_index_ace_finetune.evaluation.fusion_tuning import (
+from llama_index_ace_finetune.evaluation.fusion_weights import (
     GRID,
     MIN_QUERIES,
     FusionChoice,
     tune_convex_fusion,
     tune_fusion,
 )
-from llama_index_ace_finetune.evaluation.measures import MRR, per_query
+from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System, hybrid_system
+from llama_index_ace_finetune.ranking.convex_fusion import ScoredLeg, fuse_convex
 
 Ranked = Callable[[Sequence[int | None]], np.ndarray]
 MakeSet = Callable[[int], EvaluationSet]

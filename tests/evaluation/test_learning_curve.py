@@ -5,7 +5,7 @@ import pytest
 
 from llama_index_ace_finetune.commands.curve import read_sizes
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.learning_curve import draw_learning_curve
+from llama_index_ace_finetune.evaluation.report.learning_curve import draw_learning_curve
 
 BASE = np.full(40, 0.5)
 

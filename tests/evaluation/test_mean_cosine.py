@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.judgements import Judgements
-from llama_index_ace_finetune.evaluation.mean_cosine import MeanCosine
+from llama_index_ace_finetune.evaluation.metrics.mean_cosine import MeanCosine
+from llama_index_ace_finetune.evaluation.metrics.qrels import Judgements
 
 QUERIES = np.array([[1, 0], [0, 2]], np.float32)
 DOCUMENTS = np.array([[3, 0], [1, 1], [0, -1], [0, 0]], np.float32)

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.judgements import Judgements
-from llama_index_ace_finetune.evaluation.measure_names import parse_measure
-from llama_index_ace_finetune.evaluation.measures import (
+from llama_index_ace_finetune.evaluation.metrics.hits import find_right_hits
+from llama_index_ace_finetune.evaluation.metrics.measures import (
     HEADLINE,
     MAP,
     MRR,
@@ -21,9 +20,10 @@ from llama_index_ace_finetune.evaluation.measures import (
     Recall,
     Success,
     measure_rankings,
+    parse_measure,
     per_query,
 )
-from llama_index_ace_finetune.evaluation.right_hits import find_right_hits
+from llama_index_ace_finetune.evaluation.metrics.qrels import Judgements
 
 RANKINGS = np.array([[4, 2, 0, 7], [1, 3, -1, -1], [-1, -1, -1, -1]], np.int32)
 RELEVANT = [np.array([0, 7]), np.array([1]), np.array([1])]

@@ -13,12 +13,12 @@ from browser import CHROMIUM, look_at
 
 from llama_index_ace_finetune.datasets.ceiling import Ceiling
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import BASE, HYBRID_EQUAL, TUNED, Evaluation
-from llama_index_ace_finetune.evaluation.learning_curve import CurvePoint, LearningCurve
-from llama_index_ace_finetune.evaluation.per_query import PerQuery, per_query_path, write_per_query
-from llama_index_ace_finetune.evaluation.report import ReportContext, build_report, read_report, write_report
-from llama_index_ace_finetune.evaluation.report_html import render_html
-from llama_index_ace_finetune.evaluation.verdict import reach_verdict
+from llama_index_ace_finetune.evaluation.report.html import render_html
+from llama_index_ace_finetune.evaluation.report.learning_curve import CurvePoint, LearningCurve
+from llama_index_ace_finetune.evaluation.report.per_query import PerQuery, per_query_path, write_per_query
+from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, read_report, write_report
 
 Make = Callable[..., Evaluation]
 VOID = {"meta", "br"}

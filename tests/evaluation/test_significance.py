@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_difference
+from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference, paired_difference
 
 
 def compare(differences: list[float] | np.ndarray, **options: object) -> PairedDifference:

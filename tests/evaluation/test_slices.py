@@ -10,10 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.lexical_overlap import lexical_overlap
-from llama_index_ace_finetune.evaluation.significance import paired_difference
-from llama_index_ace_finetune.evaluation.slice_measures import measure_slices
-from llama_index_ace_finetune.evaluation.slices import Slice, slice_by_label, slice_by_terciles, slice_queries
+from llama_index_ace_finetune.evaluation.slices import (
+    Slice,
+    lexical_overlap,
+    measure_slices,
+    slice_by_label,
+    slice_by_terciles,
+    slice_queries,
+)
+from llama_index_ace_finetune.evaluation.stats.paired import paired_difference
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet
 
 MakeSet = Callable[[int], EvaluationSet]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
-from llama_index_ace_finetune.evaluation.trec_run import TrecRun, rankings_of, read_run, run_of, write_run
+from llama_index_ace_finetune.evaluation.metrics.trec_run import TrecRun, rankings_of, read_run, run_of, write_run
 
 RUN = TrecRun("ours", {"q2": (("d1", 2.5), ("d0", 2.5), ("d2", -1e-9)), "q1": (("d2", 0.1),)})
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from llama_index_ace_finetune.evaluation.choice import choose_system
+from llama_index_ace_finetune.evaluation.decision.system import choose_system
+from llama_index_ace_finetune.evaluation.decision.verdict import RULE, Verdict, reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import (
     BASE,
     BM25,
@@ -17,7 +18,6 @@ from llama_index_ace_finetune.evaluation.evaluate import (
     TUNED,
     Evaluation,
 )
-from llama_index_ace_finetune.evaluation.verdict import RULE, Verdict, reach_verdict
 
 Make = Callable[..., Evaluation]
 SHIPS = {"shipped": "finetuned", "rule": "by dev."}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from llama_index_ace_finetune.evaluation.weight_choice import choose_weight
+from llama_index_ace_finetune.evaluation.fusion_weights import choose_weight
 
 GRID = np.arange(11) / 10
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import TrainingError
-from llama_index_ace_finetune.evaluation.measures import MRR, per_query
+from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
 from llama_index_ace_finetune.ranking.dense import dense_top_k
 from llama_index_ace_finetune.training.modes.linear_adapter import LinearFit, LinearSettings, fit_linear, ridge_matrix
 

@@ -12,7 +12,7 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, TrainingError
-from llama_index_ace_finetune.evaluation.significance import PairedDifference
+from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import Ground
 from llama_index_ace_finetune.training.data.examples import index_examples

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.evaluation.measures import HEADLINE, MRR, per_query
+from llama_index_ace_finetune.evaluation.metrics.measures import HEADLINE, MRR, per_query
 from llama_index_ace_finetune.ranking.dense import dense_top_k
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
 

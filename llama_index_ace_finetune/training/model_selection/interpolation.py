@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_difference
+from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference, paired_difference
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.retention import Retention, RetentionRecord
 

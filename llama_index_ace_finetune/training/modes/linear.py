@@ -7,7 +7,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.evaluation.significance import PairedDifference
+from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 from llama_index_ace_finetune.training.context import Ground
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection, choose_share

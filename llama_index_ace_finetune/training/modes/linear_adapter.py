@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llama_index_ace_finetune.errors import TrainingError
-from llama_index_ace_finetune.evaluation.measures import MRR, per_query
-from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_difference
+from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
+from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference, paired_difference
 from llama_index_ace_finetune.ranking.dense import dense_top_k
 from llama_index_ace_finetune.training.losses.full_corpus import (
     PADDING,

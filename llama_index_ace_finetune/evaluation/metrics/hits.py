@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.check_rankings import check_rankings
-from llama_index_ace_finetune.evaluation.judgements import Judgements
+from llama_index_ace_finetune.evaluation.metrics.qrels import Judgements
+from llama_index_ace_finetune.ranking.validate import check_rankings
 
 _BLOCK = 1 << 20  # comparisons at once
 

@@ -16,8 +16,8 @@ from llama_index_ace_finetune.datasets.normalise import text_hash
 from llama_index_ace_finetune.datasets.place import Place
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
-from llama_index_ace_finetune.evaluation.changes import first_right_ranks
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation
+from llama_index_ace_finetune.evaluation.report.rank_changes import first_right_ranks
 
 _TOP = 5
 

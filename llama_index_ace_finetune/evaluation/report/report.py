@@ -16,18 +16,17 @@ from llama_index_ace_finetune.atomic import write_json, write_text
 from llama_index_ace_finetune.datasets.ceiling import Ceiling
 from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.changes import first_right_ranks, largest_changes, rank_movement
-from llama_index_ace_finetune.evaluation.environment import describe_environment
+from llama_index_ace_finetune.evaluation.decision.verdict import Verdict
 from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, MEASURE, TRAINED, TUNED, Evaluation
-from llama_index_ace_finetune.evaluation.fusion_tuning import FusionChoice
-from llama_index_ace_finetune.evaluation.learning_curve import LearningCurve
-from llama_index_ace_finetune.evaluation.measures import MEASURES
-from llama_index_ace_finetune.evaluation.per_query import per_query_path, write_per_query
-from llama_index_ace_finetune.evaluation.report_html import render_html
-from llama_index_ace_finetune.evaluation.slice_measures import measure_slices
-from llama_index_ace_finetune.evaluation.slices import slice_queries
+from llama_index_ace_finetune.evaluation.fusion_weights import FusionChoice
+from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES
+from llama_index_ace_finetune.evaluation.report.environment import describe_environment
+from llama_index_ace_finetune.evaluation.report.html import render_html
+from llama_index_ace_finetune.evaluation.report.learning_curve import LearningCurve
+from llama_index_ace_finetune.evaluation.report.per_query import per_query_path, write_per_query
+from llama_index_ace_finetune.evaluation.report.rank_changes import first_right_ranks, largest_changes, rank_movement
+from llama_index_ace_finetune.evaluation.slices import measure_slices, slice_queries
 from llama_index_ace_finetune.evaluation.systems import System
-from llama_index_ace_finetune.evaluation.verdict import Verdict
 
 SCHEMA_VERSION = 2
 

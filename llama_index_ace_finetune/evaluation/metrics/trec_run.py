@@ -15,7 +15,7 @@ from llama_index_ace_finetune.atomic import write_text
 from llama_index_ace_finetune.datasets.place import Place
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
 from llama_index_ace_finetune.errors import DatasetError
-from llama_index_ace_finetune.evaluation.check_rankings import check_rankings
+from llama_index_ace_finetune.ranking.validate import check_rankings
 
 _SPACE = re.compile(r"\s")
 

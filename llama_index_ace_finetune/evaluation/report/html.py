@@ -7,14 +7,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from llama_index_ace_finetune.evaluation.plots import (
+from llama_index_ace_finetune.evaluation.report.plots import (
     interval_plot,
     learning_plot,
     movement_plot,
     training_plot,
     weight_plot,
 )
-from llama_index_ace_finetune.evaluation.svg import Picture
+from llama_index_ace_finetune.evaluation.report.svg import Picture
 
 _MEASURE = "MRR@10"
 
@@ -22,7 +22,7 @@ _MEASURE = "MRR@10"
 def render_html(report: Mapping[str, Any]) -> str:
     """Return the page: no script, no network, every text of the data escaped."""
     environment = Environment(
-        loader=PackageLoader("llama_index_ace_finetune.evaluation", "templates"),
+        loader=PackageLoader("llama_index_ace_finetune.evaluation.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

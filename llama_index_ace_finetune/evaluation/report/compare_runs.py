@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.comparison import compare_measures
-from llama_index_ace_finetune.evaluation.per_query import PerQuery, per_query_path
-from llama_index_ace_finetune.evaluation.report import read_report
-from llama_index_ace_finetune.evaluation.seed_spread import SeedSpread
+from llama_index_ace_finetune.evaluation.report.per_query import PerQuery, per_query_path
+from llama_index_ace_finetune.evaluation.report.report import read_report
+from llama_index_ace_finetune.evaluation.stats.comparison import compare_measures
+from llama_index_ace_finetune.evaluation.stats.seed_spread import SeedSpread
 
 
 def compare_runs(reports: Mapping[str, Path], *, system: str | None = None) -> dict[str, Any]:

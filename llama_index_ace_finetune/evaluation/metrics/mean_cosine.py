@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.judgements import Judgements
+from llama_index_ace_finetune.evaluation.metrics.qrels import Judgements
 
 _BLOCK = 1 << 15  # pairs at once
 

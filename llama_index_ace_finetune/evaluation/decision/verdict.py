@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_index_ace_finetune.evaluation.choice import Choice, choose_system
+from llama_index_ace_finetune.evaluation.decision.system import Choice, choose_system
 from llama_index_ace_finetune.evaluation.evaluate import (
     BASE,
     BM25,
@@ -20,7 +20,7 @@ from llama_index_ace_finetune.evaluation.evaluate import (
     TUNED,
     Evaluation,
 )
-from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_difference
+from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference, paired_difference
 
 RULE = (
     "The system is chosen on the dev queries alone. On the test queries it is confirmed if the lower end of the 95 % "

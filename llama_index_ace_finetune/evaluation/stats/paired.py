@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.bootstrap import bootstrap_intervals
-from llama_index_ace_finetune.evaluation.query_groups import Groups, number_groups
-from llama_index_ace_finetune.evaluation.randomisation import randomisation_p
+from llama_index_ace_finetune.evaluation.stats.bootstrap import bootstrap_intervals
+from llama_index_ace_finetune.evaluation.stats.groups import Groups, number_groups
+from llama_index_ace_finetune.evaluation.stats.permutation_test import randomisation_p
 
 _TIE = 1e-12
 # With two or three right answers an interval can lie above zero by chance alone; the test cannot be that sure.

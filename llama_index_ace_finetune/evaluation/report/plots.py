@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llama_index_ace_finetune.evaluation.svg import BAD, GOOD, INK, LINE, MARK, SOFT, Picture, figure, picture
+from llama_index_ace_finetune.evaluation.report.svg import BAD, GOOD, INK, LINE, MARK, SOFT, Picture, figure, picture
 
 _ROW = 0.36  # inches
 _STYLES = ((MARK, "-", "o"), (SOFT, "--", "s"), (GOOD, ":", "^"))

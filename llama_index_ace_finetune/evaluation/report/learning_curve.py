@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.evaluation.query_groups import Groups
-from llama_index_ace_finetune.evaluation.significance import paired_difference
+from llama_index_ace_finetune.evaluation.stats.groups import Groups
+from llama_index_ace_finetune.evaluation.stats.paired import paired_difference
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.effect_size import paired_effect_size
-from llama_index_ace_finetune.evaluation.holm import holm
-from llama_index_ace_finetune.evaluation.query_groups import Groups, number_groups
-from llama_index_ace_finetune.evaluation.significance import PairedDifference, paired_differences
+from llama_index_ace_finetune.evaluation.stats.effect_size import paired_effect_size
+from llama_index_ace_finetune.evaluation.stats.groups import Groups, number_groups
+from llama_index_ace_finetune.evaluation.stats.holm import holm
+from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference, paired_differences
 
 
 @dataclass(frozen=True)

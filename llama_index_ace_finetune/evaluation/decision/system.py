@@ -18,9 +18,14 @@ from llama_index_ace_finetune.evaluation.evaluate import (
     TUNED,
     Evaluation,
 )
-from llama_index_ace_finetune.evaluation.fusion_tuning import MIN_QUERIES, FusionChoice
-from llama_index_ace_finetune.evaluation.query_groups import number_groups
-from llama_index_ace_finetune.evaluation.weight_choice import EQUAL, ROUNDING, standard_error
+from llama_index_ace_finetune.evaluation.fusion_weights import (
+    EQUAL,
+    MIN_QUERIES,
+    ROUNDING,
+    FusionChoice,
+    standard_error,
+)
+from llama_index_ace_finetune.evaluation.stats.groups import number_groups
 
 Embedding = Literal["tuned", "base", "none"]
 

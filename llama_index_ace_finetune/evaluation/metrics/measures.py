@@ -5,6 +5,7 @@ Each measure is a value that prints its own name and takes `RightHits`. An empty
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.judgements import Judgements
-from llama_index_ace_finetune.evaluation.right_hits import RightHits, find_right_hits
+from llama_index_ace_finetune.evaluation.metrics.hits import RightHits, find_right_hits
+from llama_index_ace_finetune.evaluation.metrics.qrels import Judgements
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +136,28 @@ def per_query(
 ) -> NDArray[np.float64]:
     """Return one measure of each query, float64 [n]; see `measure_rankings`."""
     return measure_rankings([measure], rankings, relevant)[str(measure)]
+
+
+_KINDS: dict[str, type[Measure]] = {
+    "success": Success, "hit": Success, "recall": Recall, "mrr": MRR, "ndcg": NDCG, "map": MAP,
+}  # fmt: skip
+_NAME = re.compile(r"([a-z]+)@(\d{1,9})", re.IGNORECASE)
+
+
+def parse_measure(name: str, *, original_names: bool = False) -> Measure:
+    """Return the measure that prints itself as `name`; upper and lower case are the same.
+
+    Args:
+        name: such as `Success@5`, `Recall@5`, `MRR@10`, `nDCG@10`, `MAP@100`; `Hit@5` is another name of `Success@5`.
+        original_names: read `Recall@k` as the original meant it, which is `Success@k`.
+
+    Raises:
+        AceFinetuneError: for a name that is none of these.
+    """
+    match = _NAME.fullmatch(name.strip())
+    kind = _KINDS.get(match[1].lower()) if match else None
+    if match is None or kind is None:
+        raise AceFinetuneError(
+            f"There is no measure {name!r}; write Success@k, Recall@k, MRR@k, nDCG@k or MAP@k with a number for k."
+        )
+    return (Success if original_names and kind is Recall else kind)(int(match[2]))

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.aligned_legs import AlignedLegs
-from llama_index_ace_finetune.evaluation.check_rankings import check_rankings
+from llama_index_ace_finetune.ranking.aligned_legs import AlignedLegs
+from llama_index_ace_finetune.ranking.validate import check_rankings
 
 Normalisation = Literal["min-max", "z"]
 

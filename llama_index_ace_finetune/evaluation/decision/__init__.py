@@ -1,0 +1,1 @@
+"""What the figures decide: the system that serves, and the verdict."""

@@ -1,0 +1,1 @@
+"""Retrieval metrics per query, and the qrels and hits they need."""

@@ -1,0 +1,1 @@
+"""Confidence intervals, tests and effect sizes for paired differences."""
