@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
-import struct
 from pathlib import Path
 
 from llama_index_ace_finetune.encoders.fingerprint import file_hash
+from llama_index_ace_finetune.encoders.model_files import MODEL_FILE, check_model_files
 from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.utils.safetensors_header import read_safetensors_header
 
 logger = logging.getLogger(__name__)
 
@@ -70,49 +70,13 @@ def check_model_folder(path: Path) -> None:
                 f"The model file {str(pickled)!r} has no model.safetensors beside it and would be unpickled; "
                 "convert it with sentence-transformers' own `save_pretrained`."
             )
-    for file in [*weights, *sorted(path.glob("*.json"))]:
-        broken = _safetensors_fault(file) if file.suffix == ".safetensors" else _json_fault(file)
-        if broken:
-            raise ModelError(
-                f"The model file {str(file)!r} is corrupt or half-written ({broken}); copy or train the model again."
-            )
+    check_model_files(path)
 
 
 def tensor_names(path: Path) -> frozenset[str]:
-    """Return the names of all tensors in a checked model folder's safetensors files."""
-    names: set[str] = set()
-    for file in path.rglob("*.safetensors"):
-        with file.open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            names.update(json.loads(handle.read(length)))
-    return frozenset(names - {"__metadata__"})
-
-
-def _safetensors_fault(file: Path) -> str | None:
-    """Check the header against the file's size: eight bytes of length, that much JSON, then the tensors."""
-    size = file.stat().st_size
-    with file.open("rb") as handle:
-        start = handle.read(8)
-        if len(start) < 8:
-            return "shorter than a header"
-        (length,) = struct.unpack("<Q", start)
-        if length > size - 8:
-            return "header longer than the file"
-        try:
-            header = json.loads(handle.read(length))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return "unreadable header"
-    expected = 8 + length + max(ends, default=0)
-    return None if size == expected else f"{size} bytes instead of {expected}"
-
-
-def _json_fault(file: Path) -> str | None:
-    try:
-        json.loads(file.read_bytes())
-    except ValueError:
-        return "invalid JSON"
-    return None
+    """Return the names of all tensors in a model folder's safetensors files; raises ModelError."""
+    files = path.rglob("*.safetensors")
+    return frozenset(name for file in files for name in read_safetensors_header(file, MODEL_FILE))
 
 
 def _bundled_folder() -> Path | None:

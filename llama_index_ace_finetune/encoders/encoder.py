@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.encoders.cache import VectorCache
 from llama_index_ace_finetune.encoders.checkpoints import tensor_names
 from llama_index_ace_finetune.encoders.identity import identify_model
+from llama_index_ace_finetune.encoders.model_files import check_module_classes
 from llama_index_ace_finetune.encoders.prompts import Prompts
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.encoders.whole_text import whole_text
@@ -256,6 +257,8 @@ def _load_model(folder: Path, settings: EncoderSettings) -> SentenceTransformer:
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     _check_device(settings.device)
+    if not settings.trust_remote_code:
+        check_module_classes(folder)
     try:
         model = SentenceTransformer(
             str(folder),

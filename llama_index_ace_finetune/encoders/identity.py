@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
 from llama_index_ace_finetune.encoders.fingerprint import fingerprints
+from llama_index_ace_finetune.encoders.model_files import read_model_json
 from llama_index_ace_finetune.encoders.prompts import Prompts, resolve_prompts
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
@@ -82,7 +82,8 @@ def _own_limit(transformer: Path) -> int | None:
     """Tokens that a saved transformer takes: newer versions of sentence-transformers keep them with the tokenizer."""
     for name, key in ((_TRANSFORMER, "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
         file = transformer / name
-        length = json.loads(file.read_text(encoding="utf-8")).get(key) if file.is_file() else None
+        content = read_model_json(file) if file.is_file() else None
+        length = content.get(key) if isinstance(content, dict) else None
         if isinstance(length, int):
             return length
     return None
@@ -92,7 +93,7 @@ def _saved_prompts(folder: Path) -> dict[str, str]:
     file = folder / "config_sentence_transformers.json"
     if not file.is_file():
         return {}
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = read_model_json(file)
     saved = (config.get("prompts") or {}) if isinstance(config, dict) else None
     if not isinstance(saved, dict):
         raise ModelError(

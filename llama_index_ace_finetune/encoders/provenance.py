@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.utils.read_json import read_json_object
+from llama_index_ace_finetune.utils.refusal import Refusal
 
 PROVENANCE = "ace_finetune.json"
+_RECORD = Refusal("The file", "train or copy the model again", ModelError)
 
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:
@@ -18,12 +20,4 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
         ModelError: if the record is there but cannot be read.
     """
     file = folder / PROVENANCE
-    if not file.is_file():
-        return None
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"The file {str(file)!r} is corrupt ({error}); train or copy the model again.") from error
-    if not isinstance(record, dict):
-        raise ModelError(f"The file {str(file)!r} is corrupt (not an object); train or copy the model again.")
-    return record
+    return read_json_object(file, _RECORD) if file.is_file() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.model_files import check_module_classes, read_model_json
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError, first_line
 
@@ -149,6 +149,7 @@ def token_batches(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[n
 def _load_cross_encoder(folder: Path, device: str | None) -> CrossEncoder:
     from sentence_transformers import CrossEncoder
 
+    check_module_classes(folder)
     try:
         model: CrossEncoder = CrossEncoder(
             str(folder),
@@ -171,5 +172,5 @@ def _load_cross_encoder(folder: Path, device: str | None) -> CrossEncoder:
 
 
 def _read_json(file: Path) -> dict[str, object]:
-    value = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    value = read_model_json(file) if file.is_file() else {}
     return value if isinstance(value, dict) else {}

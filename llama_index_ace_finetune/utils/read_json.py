@@ -47,7 +47,7 @@ def read_json_file(
         try:
             return parse_json(content.decode("utf-8-sig"), unique_keys=unique_keys, finite=finite)
         except UnicodeDecodeError as error:
-            raise UnusableFileError("is corrupt (it is not UTF-8)") from error
+            raise UnusableFileError("is corrupt (invalid JSON: it is not UTF-8)") from error
         except json.JSONDecodeError as error:
             raise UnusableFileError(
                 f"is corrupt (invalid JSON on line {error.lineno}, column {error.colno}: {error.msg})"

@@ -49,7 +49,7 @@ def read_safetensors_header(path: Path, refusal: Refusal) -> dict[str, TensorEnt
             size = os.fstat(handle.fileno()).st_size
             length = int.from_bytes(handle.read(8), "little")
             if size < 8 or length > size - 8:
-                raise UnusableFileError("is corrupt (its header is longer than the file)")
+                raise UnusableFileError("is corrupt or half-written (its header is longer than the file)")
             if length > MAX_HEADER:
                 raise UnusableFileError(f"is corrupt (its header claims {length:,} bytes, at most {MAX_HEADER:,})")
             content = handle.read(length)
@@ -74,7 +74,7 @@ def read_safetensors_header(path: Path, refusal: Refusal) -> dict[str, TensorEnt
 
 def _tensors(header: Any) -> dict[str, TensorEntry]:
     if not isinstance(header, dict):
-        raise UnusableFileError("is corrupt (its header is no object)")
+        raise UnusableFileError("is corrupt (unreadable header: it is no object)")
     return {name: _entry(name, value) for name, value in header.items() if name != "__metadata__"}
 
 

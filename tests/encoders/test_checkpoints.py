@@ -176,7 +176,11 @@ print(json.dumps(results))
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(resolve_checkpoint(DEFAULT_BASE_MODEL), folder)
-    save_file({f"tower.{n}.kernel": torch.zeros(2, 2) for n in range(4)}, folder / "model.safetensors")
+    # As wide as the config says, but under other names.
+    shapes = [(30522, 1), (384, 1536), (512, 1), (2, 2)]
+    save_file(
+        {f"tower.{n}.kernel": torch.zeros(*shape) for n, shape in enumerate(shapes)}, folder / "model.safetensors"
+    )
     with pytest.raises(ModelError, match="not those of its config"):
         Encoder.load(folder)
 
