@@ -89,7 +89,7 @@ class BM25Index:
     # ------------------------------------------------------------------------------------------------ searching
 
     def search(
-        self, query: str, k: int, *, allowed: ArrayLike | None = None
+        self, query: str, k: int, *, allowed: ArrayLike | None = None, ties: bool = False
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return the best k matches of one query: rows int32 [<= k] and scores float32 [<= k], best first.
 
@@ -97,11 +97,12 @@ class BM25Index:
             query: the text; one without a known term finds nothing.
             k: at most so many, 1 or more.
             allowed: only these rows may come back: row numbers, or a bool mask [n_rows].
+            ties: return every row that scores as the k-th, too, for a caller who orders equal scores otherwise.
         """
         _check_k(k)
         state = self._refreshed()
         rows = None if allowed is None else _allowed_rows(allowed, state.postings.n_rows)
-        return self._search(state, self._terms(state, query), k, rows)
+        return self._search(state, self._terms(state, query), k, rows, ties)
 
     def search_batch(self, queries: Sequence[str], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return what `search` returns for each query, stacked.
@@ -114,7 +115,7 @@ class BM25Index:
         indices = np.full((len(queries), k), -1, np.int32)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         for i, query in enumerate(queries):
-            rows, values = self._search(state, self._terms(state, query), k, None)
+            rows, values = self._search(state, self._terms(state, query), k, None, ties=False)
             indices[i, : len(rows)] = rows
             scores[i, : len(rows)] = values
         return indices, scores
@@ -132,7 +133,7 @@ class BM25Index:
         return Counter(number for number in numbers if number < state.postings.n_terms)
 
     def _search(
-        self, state: _Weighted, terms: Counter[int], k: int, allowed: NDArray[np.int64] | None
+        self, state: _Weighted, terms: Counter[int], k: int, allowed: NDArray[np.int64] | None, ties: bool
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         if not terms:
             return _NOTHING
@@ -142,7 +143,12 @@ class BM25Index:
         if any(state.idf[term] <= 0 for term in terms):
             floor = -np.inf
             scores[~_matching(state.postings, terms)] = floor
-        rows = top_k(scores, k, floor) if allowed is None else allowed[top_k(scores[allowed], k, floor)]
+        among = scores if allowed is None else scores[allowed]
+        rows = top_k(among, k, floor)
+        if ties and len(rows) == k:
+            rows = np.union1d(rows, np.flatnonzero(among == among[rows[-1]]))
+            rows = rows[np.argsort(-among[rows], kind="stable")]
+        rows = rows if allowed is None else allowed[rows]
         return rows.astype(np.int32), (scores[rows] + self._shift(state, terms)).astype(np.float32)
 
     def _shift(self, state: _Weighted, terms: Counter[int]) -> float:

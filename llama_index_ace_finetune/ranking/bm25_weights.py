@@ -63,19 +63,24 @@ def inverse_document_frequencies(postings: Postings, settings: BM25Settings) -> 
     frequencies = np.diff(postings.starts).astype(np.float64)
     held = frequencies > 0
     n, total = frequencies[held], int(postings.present.sum())
-    if settings.variant == "plus":
-        values = np.log((total + 1) / n)
-    elif settings.variant == "l":
-        values = np.log(total + 1) - np.log(n + 0.5)
-    else:
+    if settings.variant == "okapi":
         values = np.log(total - n + 0.5) - np.log(n + 0.5)
         if len(values):
             # fsum: the mean must not depend on the order of the terms, or adding would differ from building anew.
             mean = math.fsum(values) / len(values)
             values = np.where(values < 0, settings.epsilon * mean, values)
+    else:
+        values = positive_idf(n, total, settings)
     idf = np.zeros(len(frequencies))
     idf[held] = values
     return idf
+
+
+def positive_idf(n: NDArray[np.float64], total: int, settings: BM25Settings) -> NDArray[np.float64]:
+    """Return the idf, in the variants plus and l, of terms that n [n_terms] of `total` documents hold; n is above 0."""
+    if settings.variant == "plus":
+        return np.asarray(np.log((total + 1) / n), np.float64)
+    return np.asarray(np.log(total + 1) - np.log(n + 0.5), np.float64)
 
 
 def posting_weights(postings: Postings, idf: NDArray[np.float64], settings: BM25Settings) -> NDArray[np.float64]:

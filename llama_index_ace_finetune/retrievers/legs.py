@@ -55,6 +55,7 @@ class LexicalLeg:
     def reread(self) -> None:
         """Read the whole store again before the next search."""
         self._log.note(None)
+        self._store.reread()
 
     def search(self, query: str, k: int, *, only: models.Filter | None = None) -> list[tuple[str, float]]:
         """Return node ids and scores of the k best memories that pass the filter, best first, ties by node id."""
@@ -77,9 +78,10 @@ class LexicalLeg:
             depth *= _DEEPER
 
     def _hits(self, index: BM25Index, query: str, k: int, rows: object = None) -> list[tuple[str, float]]:
-        found, scores = index.search(query, k, allowed=rows)  # type: ignore[arg-type]
+        # With ties: rows are in the order of writing, and the cut has to be by id.
+        found, scores = index.search(query, k, allowed=rows, ties=True)  # type: ignore[arg-type]
         hits = [(self._node_ids[row], float(score)) for row, score in zip(found, scores, strict=True)]
-        return sorted(hits, key=lambda hit: (-hit[1], hit[0]))
+        return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]
 
     def _in_step(self) -> BM25Index:
         with self._lock:

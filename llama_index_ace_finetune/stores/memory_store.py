@@ -20,7 +20,7 @@ from llama_index_ace_finetune.stores.node_points import node_points, payload_of,
 from llama_index_ace_finetune.stores.passing import PassingPoints
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_id
 from llama_index_ace_finetune.stores.points import node_of, read_points
-from llama_index_ace_finetune.stores.qdrant_search import Hits, QdrantSearch, rounded
+from llama_index_ace_finetune.stores.qdrant_search import Hits, QdrantSearch, Question, rounded
 from llama_index_ace_finetune.stores.spaces import (
     VectorSpace,
     create_collection,
@@ -220,13 +220,14 @@ class MemoryStore:
         if self.embedded:
             allowed = None if only is None else self.passing(only)
             return self._call(self._mirror(name).search, vectors, k, allowed=allowed)
-        requests = [self._qdrant.dense_request(name, vector.tolist(), k, only) for vector in vectors]
-        return [rounded(hits) for hits in self._answer(requests)]
+        questions = [self._qdrant.dense(name, vector.tolist(), k, only) for vector in vectors]
+        return [rounded(hits) for hits in self._answer(questions)]
 
     def search_words(self, query: str, k: int, *, only: models.Filter | None = None) -> Hits:
         """Return node ids and scores of the k best memories by the store's own BM25 vectors."""
-        request = self._qdrant.words_request(query, k, only)
-        return self._answer([request])[0] if request else []
+        self._require_open()
+        question = self._qdrant.words(query, k, only)
+        return self._answer([question])[0] if question else []
 
     def search_both(
         self,
@@ -240,10 +241,11 @@ class MemoryStore:
     ) -> tuple[Hits, Hits]:
         """Return `search` and `search_words`, from a server in one round trip."""
         self._require_dimension(name, len(vector))
-        words = self._qdrant.words_request(query, words_k, only)
+        self._require_open()
+        words = self._qdrant.words(query, words_k, only)
         if self.embedded or words is None:
             return self.search(name, vector, dense_k, only=only), self.search_words(query, words_k, only=only)
-        dense, sparse = self._answer([self._qdrant.dense_request(name, vector, dense_k, only), words])
+        dense, sparse = self._answer([self._qdrant.dense(name, vector, dense_k, only), words])
         return rounded(dense), sparse
 
     def passing(self, only: models.Filter) -> frozenset[PointKey]:
@@ -286,6 +288,10 @@ class MemoryStore:
         """Return a log of the writes from now on; it starts with everything."""
         return watch(self.client)
 
+    def reread(self) -> None:
+        """Count the terms for `search_words` again: what other processes wrote to a server is not noticed by itself."""
+        self._qdrant.reread()
+
     def close(self) -> None:
         """Close the connection, unless it is somebody else's, and release the folder's lock."""
         self._closed = True
@@ -317,9 +323,9 @@ class MemoryStore:
             mirror = self._mirrors.setdefault(name, fresh)
         return mirror
 
-    def _answer(self, requests: list[models.QueryRequest]) -> list[Hits]:
+    def _answer(self, questions: list[Question]) -> list[Hits]:
         self._require_open()
-        return self._qdrant.answer(requests)
+        return self._qdrant.answer(questions)
 
     def _points(self, **options: Any) -> Iterator[Any]:
         self._require_open()

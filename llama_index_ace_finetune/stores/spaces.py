@@ -40,7 +40,8 @@ def read_metadata(
     """
     if not told(where, client.collection_exists, collection):
         raise StoreError(f"There is no collection {collection!r} in {where}; build it with `ace-finetune index`.")
-    found = (told(where, client.get_collection, collection).config.metadata or {}).get(_KEY)
+    config = told(where, client.get_collection, collection).config
+    found = (config.metadata or {}).get(_KEY)
     if not isinstance(found, dict):
         raise StoreError(
             f"The collection {collection!r} in {where} was not built by this package; "
@@ -49,7 +50,9 @@ def read_metadata(
     words = found.get(BM25)
     try:
         spaces = {name: VectorSpace(**space) for name, space in found.items() if name != BM25}
-        return spaces, SparseBM25.from_json(words) if words else None
+        held = (config.params.sparse_vectors or {}).get(BM25)
+        server_idf = held is not None and held.modifier == models.Modifier.IDF
+        return spaces, SparseBM25.from_json(words, server_idf=server_idf) if words else None
     except (TypeError, KeyError, ValueError) as error:
         raise StoreError(
             f"The record of the vectors of {collection!r} in {where} is damaged ({error}); build the collection anew "
@@ -74,7 +77,9 @@ def dense_config(spaces: Mapping[str, VectorSpace]) -> dict[str, models.VectorPa
 
 def sparse_config(sparse: SparseBM25 | None) -> dict[str, models.SparseVectorParams] | None:
     """Return Qdrant's settings of the BM25 vectors; None for a collection without."""
-    return {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)} if sparse else None
+    if sparse is None:
+        return None
+    return {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF if sparse.server_idf else None)}
 
 
 def resolve_alias(client: QdrantClient, name: str) -> str:

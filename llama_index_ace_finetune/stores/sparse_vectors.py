@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 from zlib import crc32
 
+import numpy as np
+from numpy.typing import NDArray
 from qdrant_client import models
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.ranking.bm25_weights import BM25Settings
+from llama_index_ace_finetune.ranking.bm25_weights import BM25Settings, positive_idf
 from llama_index_ace_finetune.ranking.tokenizer import Tokenizer, TokenizerSettings
 
 BM25: Final = "bm25"
@@ -19,13 +21,16 @@ BM25: Final = "bm25"
 
 @dataclass(frozen=True)
 class SparseBM25:
-    """Turns texts into sparse vectors whose inner product, under Qdrant's IDF modifier, is BM25.
+    """Turns texts into sparse vectors whose inner product is BM25.
 
     A document's weight of a term with count f is f (k1 + 1) / (f + k1 L), or BM25L's form of it, with
-    L = 1 - b + b * length / mean_length; a query's weight is the term's count. Qdrant multiplies by its
-    idf = log(1 + (N - n + .5) / (n + .5)) at each search, so it stays right as documents come and go; the mean length
-    is the one at the time the collection was built. With variant "l" that is the in-process score exactly; the idf of
-    "plus" is log((N + 1) / n), so there the scores differ a little, and the order where two are close.
+    L = 1 - b + b * length / mean_length; a query's weight is the term's count times its idf in the whole collection.
+    The idf stands in the query, so that it is right as documents come and go, and the same on every shard of a
+    collection: the score is the in-process one. The mean length is the one at the time the collection was built.
+
+    With `server_idf` the query's weight is the count, and Qdrant multiplies by an idf of its own,
+    log(1 + (N - n + .5) / (n + .5)), which it counts on each shard for itself: so are collections that hold their
+    vectors under Qdrant's IDF modifier.
 
     Terms are numbered by their CRC-32; at a hundred thousand distinct terms about one pair shares a number.
     """
@@ -33,6 +38,7 @@ class SparseBM25:
     settings: BM25Settings
     tokenizer: Tokenizer
     mean_length: float
+    server_idf: bool = False
 
     @classmethod
     def of(
@@ -50,12 +56,13 @@ class SparseBM25:
         return cls(settings, tokenizer, max(1.0, sum(lengths) / max(1, len(lengths))))
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> SparseBM25:
-        """Rebuild from `to_json`."""
+    def from_json(cls, values: dict[str, Any], *, server_idf: bool = False) -> SparseBM25:
+        """Rebuild from `to_json`; `server_idf` where the collection has Qdrant's IDF modifier."""
         return cls(
             BM25Settings(**values["settings"]),
             Tokenizer(TokenizerSettings.from_json(values["tokenizer"])),
             float(values["mean_length"]),
+            server_idf,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -80,12 +87,26 @@ class SparseBM25:
                 weights[number] = count * (k1 + 1) / (count + k1 * relative)
         return models.SparseVector(indices=list(weights), values=list(weights.values()))
 
-    def query(self, text: str) -> models.SparseVector | None:
-        """Return the vector of a query; None where it has no term."""
-        counts = _numbered(self.tokenizer(text))
-        if not counts:
-            return None
-        return models.SparseVector(indices=list(counts), values=[float(count) for count in counts.values()])
+    def query_terms(self, text: str) -> dict[int, int]:
+        """Return the numbers of a query's terms and how often each stands in it."""
+        return dict(_numbered(self.tokenizer(text)))
+
+    def query(
+        self, terms: Mapping[int, int], frequencies: NDArray[np.float64], total: int
+    ) -> tuple[models.SparseVector, float]:
+        """Return the vector of a query's terms, and what BM25 plus adds to every document's score.
+
+        Args:
+            terms: of the query, with their counts.
+            frequencies: how many documents hold each of them, float64 [len(terms)].
+            total: documents of the collection.
+        """
+        # A term that nobody holds counts as one that another process may just have written.
+        idf = positive_idf(np.maximum(frequencies, 1.0), max(total, 1), self.settings)
+        values = idf * np.fromiter(terms.values(), np.float64)
+        held = float(values[frequencies > 0].sum())
+        shift = self.settings.shift * held if self.settings.variant == "plus" else 0.0
+        return models.SparseVector(indices=list(terms), values=values.tolist()), shift
 
 
 def _numbered(terms: Sequence[str]) -> Counter[int]:

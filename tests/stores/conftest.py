@@ -24,7 +24,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeS
     def make(spaces: dict[str, VectorSpace] = SPACES, *, sparse: SparseBM25 | None = None) -> MemoryStore:
         name = f"test-{uuid.uuid4().hex}"
         if request.param == "server":
-            options = {"shard_number": 1}
+            options = {"shard_number": 3}
             store = MemoryStore.create(spaces, url=url, collection=name, sparse=sparse, collection_options=options)
         else:
             path = tmp_path / name if request.param == "folder" else None
