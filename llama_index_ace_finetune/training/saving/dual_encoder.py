@@ -11,15 +11,15 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Module, Normalize, Router
 from torch import nn
 
+from llama_index_ace_finetune.encoders.towers import tower
 from llama_index_ace_finetune.errors import ModelError
 
 
 def linear_towers(model: SentenceTransformer, matrix: NDArray[np.float32]) -> SentenceTransformer:
     """Return a model whose query vectors are normalize(matrix @ vector) and whose document vectors are `model`'s own.
 
-    The modules of `model` are shared, in memory and in a saved folder; a `Router` behind them holds the matrix on its
-    query side and nothing on its document side. Plain `encode` takes the document side, so what knows nothing of
-    roles goes on as with `model`.
+    Both sides of a `Router` share the modules of `model`, in memory and in a saved folder; the query side also has the
+    matrix. A text without a role is refused (`_router`).
 
     Args:
         model: the base; a model without a Normalize module will do, since the matrix acts on directions alone.
@@ -28,8 +28,8 @@ def linear_towers(model: SentenceTransformer, matrix: NDArray[np.float32]) -> Se
     Raises:
         ModelError: if the matrix does not fit the model's vectors.
     """
-    route = Router.for_query_document(_moved(model, matrix), [])
-    return _like(model, [*_modules(model), route])
+    queries, documents = _modules(model, "query"), _modules(model, "document")
+    return _like(model, [_router([*queries, *_moved(model, matrix)], documents)])
 
 
 def query_and_document_towers(
@@ -37,7 +37,7 @@ def query_and_document_towers(
 ) -> SentenceTransformer:
     """Return a model that embeds queries with `query_model` and documents with `document_model`.
 
-    A `Router` holds both whole; plain `encode` takes the document side. Prompts are those of `document_model`.
+    A `Router` holds both whole. Prompts are those of `document_model`. A text without a role is refused (`_router`).
 
     Args:
         query_model: the trained tower.
@@ -54,12 +54,22 @@ def query_and_document_towers(
             "take two models of one kind."
         )
     extra = [] if matrix is None else _moved(query_model, matrix)
-    route = Router.for_query_document([*_modules(query_model), *extra], _modules(document_model))
-    return _like(document_model, [route])
+    queries = [*_modules(query_model, "query"), *extra]
+    return _like(document_model, [_router(queries, _modules(document_model, "document"))])
 
 
-def _modules(model: SentenceTransformer) -> list[Module]:
-    return cast(list[Module], list(model.children()))
+def _router(queries: list[Module], documents: list[Module]) -> Router:
+    """The only module of a model, so that nothing but sentence-transformers finds a model in the saved folder.
+
+    Without a default route, `encode` of a text whose role it is not told raises an error: a loader that knows no roles
+    would otherwise search with the wrong query vectors.
+    """
+    router: Router = Router.for_query_document(queries, documents, default_route=None, allow_empty_key=False)
+    return router
+
+
+def _modules(model: SentenceTransformer, role: str) -> list[Module]:
+    return cast(list[Module], tower(model, role))
 
 
 def _moved(model: SentenceTransformer, matrix: NDArray[np.float32]) -> list[Module]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+# A name at the hub: at most one slash, and nothing that only paths hold.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
-def model_card(provenance: dict[str, Any]) -> str:
-    """Return the card for the record that is saved beside the model.
 
-    Texts of users never get into it; what does is numbers, names and settings.
+def model_card(provenance: dict[str, Any], folder: Path) -> str:
+    """Return the card for the record that is saved beside the model in `folder`.
+
+    Texts of users and paths of the machine never get into it; what does is numbers, names and settings.
     """
     environment = Environment(
         loader=PackageLoader("llama_index_ace_finetune.training.saving", "templates"),
@@ -19,5 +24,24 @@ def model_card(provenance: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    config = json.dumps(provenance["config"], indent=2)
-    return environment.get_template("model_card.md.j2").render(**{**provenance, "config": config})
+    config = {
+        name: _name_only(value) if name in ("base_model", "teacher") and value else value
+        for name, value in provenance["config"].items()
+    }
+    fields = {
+        "config": json.dumps(config, indent=2),
+        "base_model": _name_only(provenance["base_model"]),
+        "base_is_on_hub": is_hub_name(provenance["base_model"]),
+        "two_towers": not (folder / "config.json").is_file() and (folder / "router_config.json").is_file(),
+    }
+    return environment.get_template("model_card.md.j2").render(**{**provenance, **fields})
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether `name` can only be a model at the hub: it has the form of a hub name, and no folder here is called so."""
+    return _HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
+
+
+def _name_only(model: str) -> str:
+    """A hub name as it is, a folder by its last part."""
+    return model if is_hub_name(model) else Path(model).expanduser().resolve().name

@@ -18,6 +18,7 @@ from llama_index_ace_finetune.training.data.examples import IndexedExamples
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 from llama_index_ace_finetune.training.saving.model_card import model_card
 from llama_index_ace_finetune.training.saving.plot import training_picture
+from llama_index_ace_finetune.training.saving.serving_layout import use_serving_layout
 
 CURVE = "training_curve.png"
 
@@ -60,10 +61,14 @@ def save_model_folder(
     }
     with new_folder(path) as folder:
         encoder.model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
+        use_serving_layout(folder)
         provenance["fingerprint"] = fingerprint_folder(folder, {})
         write_json(folder / PROVENANCE, provenance)
         training_picture(history, folder / CURVE)
-        (folder / "README.md").write_text(model_card(provenance), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(provenance, folder), encoding="utf-8")
+        for file in folder.rglob("*"):
+            # safetensors writes weights for their owner only; a server often runs as somebody else.
+            file.chmod(0o755 if file.is_dir() else 0o644)
     return path
 
 
