@@ -5,6 +5,8 @@ from __future__ import annotations
 import reprlib
 from typing import Final
 
+from llama_index_ace_finetune.utils.redact import without_passwords
+
 MAX_MESSAGE: Final = 500
 """Characters of a message: what a hostile or damaged file puts into one is cut out of its middle."""
 
@@ -65,5 +67,5 @@ _QUOTING.maxstring = _QUOTING.maxother = _QUOTING.maxlong = 200
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of what an error says, without passwords in URLs, or its kind where it says nothing."""
+    return without_passwords((str(error).strip().splitlines() or [type(error).__name__])[0])

@@ -16,12 +16,14 @@ from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.evaluation.report.report import write_report
+from llama_index_ace_finetune.utils.redact import without_passwords
 
 __all__ = ["EmbeddingEvaluator", "main"]
 
 DEFAULT_SUITE = "rag_training/test_suite/enhanced_test_suite.json"
 DEFAULT_MODEL = "ace/embedding_finetuning/models/ace_finetuned"
 DEFAULT_OUTPUT = "rag_training/optimization_results/v5_finetuned_embeddings.json"
+_COMMAND = ("python", "-m", "llama_index_ace_finetune.evaluate_finetuned")
 
 
 class EmbeddingEvaluator:
@@ -121,9 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.finetuned_model,
             output_path=options.output,
             max_queries=options.max_queries,
-            command=shlex.join(
-                ["python", "-m", "llama_index_ace_finetune.evaluate_finetuned", *(arguments or sys.argv[1:])]
-            ),
+            command=without_passwords(shlex.join([*_COMMAND, *(arguments or sys.argv[1:])])),
         )
         screen = console()
         screen.print("=== EVALUATION SUMMARY ===")

@@ -8,6 +8,7 @@ from llama_index_ace_finetune.cli.group import ACE_FINETUNE, EPILOGUE, Verb, Ver
 from llama_index_ace_finetune.cli.look import audit, compare, doctor, inspect, report, search
 from llama_index_ace_finetune.cli.run import demo, init, run
 from llama_index_ace_finetune.cli.stages import evaluate, export, generate, index, train, vectors
+from llama_index_ace_finetune.utils.terminal import accept_any_text
 
 __all__ = ["app", "main"]
 
@@ -79,4 +80,5 @@ for _verb, _examples in (
 
 def main() -> None:
     """Entry point of the console script."""
+    accept_any_text()
     app()

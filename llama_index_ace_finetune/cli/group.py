@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -12,16 +13,17 @@ from typer.core import TyperCommand, TyperGroup
 
 from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.commands.voice import speaking
+from llama_index_ace_finetune.utils.redact import without_passwords
+from llama_index_ace_finetune.utils.terminal import visible
 
 ACE_FINETUNE = "Fine-tune the embedding model behind a retriever, prove it on held-out queries, and serve it."
 
-EPILOGUE = (
-    "Exit codes: 0 done, 1 the verdict or the audit says no, 2 something you can put right, 3 a fault of the program, "
-    "130 stopped."
-)
+EPILOGUE = "Exit codes: 0 done, 1 gate not met, 2 user error, 3 fault of the program, 130 stopped, 141 output closed."
 
 _ANYWHERE = ("--quiet", "--verbose")
 _NARROW = 80
+# By inheritance, since newer versions of typer bring a click of their own.
+_UsageError: Any = typer.BadParameter.__base__
 
 
 class Verb(TyperCommand):
@@ -35,6 +37,22 @@ class Verb(TyperCommand):
             # \b keeps the examples from being broken, so that they can be copied.
             self.epilog = "\b\n" + Text.from_markup(self.epilog or "").plain.replace("\n\n", "\n")
         super().format_help(ctx, formatter)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; a text that was taken for an option is told how to be passed."""
+        try:
+            return super().parse_args(ctx, [*args])
+        except _UsageError as error:
+            name = str(getattr(error, "option_name", None) or "")
+            text = next(
+                ((p.metavar or str(p.name)).upper() for p in self.params if p.param_type_name == "argument"), ""
+            )
+            is_text = any(word.startswith(name) and " " in word for word in args)
+            if name and text and (is_text or not getattr(error, "possibilities", None)):
+                error.message += (
+                    f"; if it begins a text, put -- before that text: {ctx.command_path} [OPTIONS] -- {text}."
+                )
+            raise
 
 
 class Verbs(TyperGroup):
@@ -50,7 +68,22 @@ class Verbs(TyperGroup):
         end = args.index("--") if "--" in args else len(args)
         moved = [word for word in args[:end] if word in _ANYWHERE]
         kept = [word for word in args[:end] if word not in _ANYWHERE]
-        return super().parse_args(ctx, [*moved, *kept, *args[end:]] if kept else args)
+        with _visible_usage_errors():
+            return super().parse_args(ctx, [*moved, *kept, *args[end:]] if kept else args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        with _visible_usage_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _visible_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        error.message = visible(without_passwords(error.message))
+        raise
 
 
 def _hide_types_of_switches(parameters: Iterable[Any]) -> None:

@@ -40,6 +40,7 @@ from llama_index_ace_finetune.cli.options import (
     TopK,
     TrainingMode,
 )
+from llama_index_ace_finetune.utils.redact import without_passwords
 
 
 def _needed(context: typer.Context, value: Path | None) -> Path | None:
@@ -124,7 +125,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed() -> str:
-    return shlex.join(["ace-finetune", *sys.argv[1:]])
+    return without_passwords(shlex.join(["ace-finetune", *sys.argv[1:]]))
 
 
 def demo(

@@ -42,6 +42,7 @@ from llama_index_ace_finetune.cli.options import (
     TopK,
     TrainingMode,
 )
+from llama_index_ace_finetune.utils.redact import without_passwords
 
 
 def generate(
@@ -181,7 +182,7 @@ def evaluate(
             runs=trec or (),
             curve=read_sizes(curve) if curve else (),
             device=device,
-            command=shlex.join(["ace-finetune", *sys.argv[1:]]),
+            command=without_passwords(shlex.join(["ace-finetune", *sys.argv[1:]])),
         )
         show(report, lambda screen: print_report(report, output.with_suffix(".html"), screen))
         return required_gain(report) if require_gain else 0

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -27,24 +25,24 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from llama_index_ace_finetune.commands.voice import voice
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.out_of_memory import is_out_of_memory
+from llama_index_ace_finetune.utils.os_errors import os_error_sentence
+from llama_index_ace_finetune.utils.redact import without_passwords
+from llama_index_ace_finetune.utils.terminal import VisibleStream, accept_any_text, json_visible, visible
 
 _OUT_OF_MEMORY = (
     "The memory does not suffice; lower batch_size (--batch-size) or max_seq_length, choose a smaller --base-model, or "
     "leave the GPU with --device cpu."
 )
-_DISK_FULL = "The disk is full ({error}); free some space, or write to another one, and repeat the command."
 
 REFUSED, USER_ERROR, FAULT, STOPPED, UNREAD = 1, 2, 3, 130, 141
 _NARROW, _WIDE = 80, 160  # columns
-
-# Texts come from strangers, and what a terminal takes for a command is one of these, an escape sequence for example.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class _Console(Console):
@@ -54,7 +52,11 @@ class _Console(Console):
         raise BrokenPipeError
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text), **options)
+        return super().render_str(visible(text), **options)  # before columns are measured
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -85,47 +87,61 @@ def show(result: Any, human: Callable[[Console], object]) -> None:
         return
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     text = json.dumps(result, indent=2, ensure_ascii=not unicode, allow_nan=False, default=_plain)
-    text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    out = _unfiltered(sys.stdout)
+    out.write(f"{json_visible(text)}\n")
+    out.flush()
 
 
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command and return the exit status.
 
-    That is its own (None is 0), 2 for what a user can put right, 3 for a fault of the program, 130 for Ctrl-C, 141
-    where nobody reads the output any more, as with `| head`. A user's error is printed as one sentence, without a
-    traceback unless `--verbose` is on.
+    That is its own (None is 0; 1 is a required gate that is not met), 2 for a user error, 3 for a fault of the program,
+    130 for Ctrl-C, 141 where nobody reads the output any more, as with `| head`. A user error, one of the operating
+    system about a file included, is printed as one sentence, without a traceback unless `--verbose` is on. Whatever is
+    printed meanwhile, by any library, cannot command the terminal and fits the encoding of the stream.
     """
     from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
 
     keep_freed_memory()
-    _quieten_libraries()
-    screen = console(stderr=True)
+    with _filtered_streams():
+        _quieten_libraries()
+        try:
+            return _status(command)
+        except BrokenPipeError:
+            # Whoever read the output has gone; what is still in the buffer goes nowhere.
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            return UNREAD
+
+
+def _status(command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except AceFinetuneError as error:
-        if voice().verbose:
-            traceback.print_exc()
-        screen.print(f"[bold red]error:[/] {escape(str(error))}")
-        return USER_ERROR
+        return _refuse(str(error))
     except KeyboardInterrupt:
-        screen.print("stopped")
+        console(stderr=True).print("stopped")
         return STOPPED
     except BrokenPipeError:
-        # Whoever read the output has gone; what is still in the buffer goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return UNREAD
+        raise
     except Exception as error:
-        if _is_disk_full(error):
-            screen.print(f"[bold red]error:[/] {escape(_DISK_FULL.format(error=' '.join(str(error).split())))}")
-            return USER_ERROR
         if is_out_of_memory(error):
-            screen.print(f"[bold red]error:[/] {escape(_OUT_OF_MEMORY)}")
-            return USER_ERROR
+            return _refuse(_OUT_OF_MEMORY)
+        if sentence := os_error_sentence(error):
+            return _refuse(sentence)
         traceback.print_exc()
-        screen.print("[bold red]fault:[/] This is a fault of the program; please report it with the lines above.")
+        console(stderr=True).print(
+            "[bold red]fault:[/] This is a fault of the program; please report it with the lines above."
+        )
         return FAULT
+
+
+def _refuse(sentence: str) -> int:
+    """Print the sentence of the user error that is being handled."""
+    if voice().verbose:
+        traceback.print_exc()
+    console(stderr=True).print(f"[bold red]error:[/] {escape(without_passwords(sentence))}")
+    return USER_ERROR
 
 
 @contextmanager
@@ -159,7 +175,7 @@ class _Rate(ProgressColumn):
 
 
 def _bar(label: str) -> Progress:
-    screen = Console(stderr=True, quiet=voice().quiet)
+    screen = _console(stderr=True, quiet=voice().quiet)
     return Progress(
         TextColumn("{task.description:<12}"),
         BarColumn(bar_width=28),
@@ -174,10 +190,34 @@ def _bar(label: str) -> Progress:
 
 
 def _console(*, stderr: bool, quiet: bool = False) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
+    stream = _unfiltered(sys.stderr if stderr else sys.stdout)
     # A file has no width, and a table in it may be as wide as it is.
     width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDE
-    return _Console(stderr=stderr, quiet=quiet, width=width, highlight=False, emoji=False, soft_wrap=True)
+    return _Console(file=stream, quiet=quiet, width=width, highlight=False, emoji=False, soft_wrap=True)
+
+
+def _unfiltered(stream: Any) -> TextIO:
+    """Return the stream for what is filtered before it is styled."""
+    unfiltered: TextIO = stream.unfiltered if isinstance(stream, VisibleStream) else stream
+    return unfiltered
+
+
+@contextmanager
+def _filtered_streams() -> Iterator[None]:
+    """Filter what libraries write to the standard streams, those that have log handlers on them already included."""
+    accept_any_text()
+    streams: dict[Any, Any] = {stream: VisibleStream(stream) for stream in (sys.stdout, sys.stderr)}
+    before = (sys.stdout, sys.stderr)
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", ()):
+            # Some handlers look the stream up themselves, at each line.
+            if isinstance(handler, logging.StreamHandler) and vars(handler).get("stream") in streams:
+                handler.setStream(streams[handler.stream])
+    sys.stdout, sys.stderr = streams[sys.stdout], streams[sys.stderr]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def _plain(value: Any) -> Any:
@@ -189,11 +229,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     return value.item() if hasattr(value, "item") else str(value)
-
-
-def _is_disk_full(error: Exception) -> bool:
-    """Whether there is no space left; libraries in other languages tell of it by words alone."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
 def _quieten_libraries() -> None:

@@ -19,7 +19,8 @@ from rich.table import Table
 from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.commands.console import REFUSED, show
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
-from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.errors import ModelError, first_line
+from llama_index_ace_finetune.utils.redact import without_passwords
 
 _PACKAGE = "llama-index-ace-finetune"
 _EXTRAS = {
@@ -159,7 +160,7 @@ def _gpu() -> dict[str, Any]:
 def _hub() -> dict[str, Any]:
     from huggingface_hub import constants
 
-    found: dict[str, Any] = {"address": constants.ENDPOINT, "cache": str(constants.HF_HUB_CACHE)}
+    found: dict[str, Any] = {"address": without_passwords(constants.ENDPOINT), "cache": str(constants.HF_HUB_CACHE)}
     if constants.HF_HUB_OFFLINE:
         return {**found, "reachable": False, "why": "HF_HUB_OFFLINE is set"}
     why = _unreachable(constants.ENDPOINT)
@@ -177,7 +178,7 @@ def _unreachable(address: str) -> str | None:
             httpx.head(address, timeout=_SECONDS, follow_redirects=True)
             outcome[0] = None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            outcome[0] = str(error) or type(error).__name__
+            outcome[0] = first_line(error)
 
     # A thread, since the look-up of a name knows no time limit.
     thread = threading.Thread(target=ask, daemon=True)

@@ -14,6 +14,7 @@ from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.errors import StoreError, first_line
 from llama_index_ace_finetune.mining.sources import UNKNOWN, Rankings, rankings_of_hits
 from llama_index_ace_finetune.qdrant_key import qdrant_key
+from llama_index_ace_finetune.utils.redact import without_passwords
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -122,13 +123,14 @@ class LiveCollection:
             return [float(value) for value in reply.json()["data"][0]["embedding"]]
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
             raise StoreError(
-                f"The embedding endpoint {address!r} gave no vector ({error}); check the address and the model name."
+                f"The embedding endpoint {without_passwords(address)!r} gave no vector ({first_line(error)}); "
+                "check the address and the model name."
             ) from error
 
     def _unreachable(self, error: Exception) -> StoreError:
         return StoreError(
-            f"The collection {self.collection!r} at {self.url!r} cannot be read ({first_line(error)}); "
-            "check the address, the collection's name and that the server runs."
+            f"The collection {self.collection!r} at {without_passwords(self.url)!r} cannot be read "
+            f"({first_line(error)}); check the address, the collection's name and that the server runs."
         )
 
 

@@ -11,6 +11,7 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_ace_finetune.errors import StoreError, first_line
 from llama_index_ace_finetune.qdrant_key import qdrant_key
+from llama_index_ace_finetune.utils.redact import without_passwords
 
 _Result = TypeVar("_Result")
 
@@ -37,7 +38,7 @@ def connect(
         raise StoreError("Give either a folder or a server's address for the index, not both.")
     options = dict(client_options or {})
     if url is not None:
-        where = repr(url)
+        where = repr(without_passwords(url))
         key = api_key or qdrant_key()
         return told(where, lambda: QdrantClient(url=url, api_key=key, **options)), where
     where = repr(str(path)) if path is not None else "memory"
