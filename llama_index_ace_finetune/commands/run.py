@@ -71,8 +71,8 @@ def tell_data(dataset: RetrievalDataset, split: Split) -> None:
         f"{len(dataset.queries)} queries, read as {dataset.ledger.format}",
         markup=False,
     )
-    for rule, count in sorted(dataset.ledger.counts.items()):
-        screen.print(f"  {rule}: {count}", markup=False)
+    for line in dataset.ledger.lines():
+        screen.print(f"  {line}", markup=False)
     screen.print(f"split: train {len(split.train)}, dev {len(split.dev)}, test {len(split.test)} queries")
 
 

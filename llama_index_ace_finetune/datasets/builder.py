@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from llama_index_ace_finetune.datasets.ledger import LedgerBuilder
 from llama_index_ace_finetune.datasets.mojibake import repair_mojibake
 from llama_index_ace_finetune.datasets.normalise import normalise
-from llama_index_ace_finetune.datasets.place import AnyPlace
+from llama_index_ace_finetune.datasets.own_documents import own_documents
+from llama_index_ace_finetune.datasets.place import AnyPlace, JsonPlace, Place
 from llama_index_ace_finetune.datasets.sameness import answers_of_ambiguous_texts
 from llama_index_ace_finetune.datasets.text_files import json_type
 from llama_index_ace_finetune.datasets.types import NO_METADATA, Memory, Query, RetrievalDataset
@@ -31,8 +33,9 @@ class DatasetBuilder:
 
     Rules noted while rows come in, K being memory or query: `mojibake_repaired_K`, `lone_surrogate_replaced`,
     `empty_K_dropped`, `over_long_K`, `repeated_K_id` (same text), `repeated_judgement`, `conflicting_grade` (the higher
-    is kept), `judgement_of_empty_text_dropped`, `memory_text_overridden` (the first source wins). Rules noted by
-    `build`: `equal_memory_text`, `ambiguous_query_text`, `query_without_right_answer`.
+    is kept), `judgement_of_empty_text_dropped`, `memory_text_overridden` (the first source wins), `row_left_out`. Rules
+    noted by `build`: `judgement_of_unknown_id_left_out`, `own_document_left_out`, `equal_memory_text`,
+    `ambiguous_query_text`, `query_without_right_answer`.
     """
 
     def __init__(self, name: str, format: str) -> None:  # noqa: A002 - the field's own name
@@ -42,6 +45,30 @@ class DatasetBuilder:
         self.queries: dict[str, Query] = {}
         self.judgements: dict[str, dict[str, float]] = {}
         self._empty: dict[Kind, set[str]] = {"memory": set(), "query": set()}
+        self._waiting: list[tuple[str, str, float, AnyPlace]] = []
+        self.left_out = 0
+        self.first_fault: DatasetError | None = None
+
+    @contextmanager
+    def row(self, place: AnyPlace) -> Iterator[None]:
+        """Leave a row out that raises DatasetError, and count it as `row_left_out`; the others are read."""
+        try:
+            yield
+        except DatasetError as error:
+            self.leave_out(error, place)
+
+    def leave_out(self, error: DatasetError, place: AnyPlace) -> None:
+        """Count a row that cannot be used; where none can, `build` raises the first of these errors."""
+        self.left_out += 1
+        self.first_fault = self.first_fault or error
+        reason = str(error)
+        self.ledger.note("row_left_out", place, reason.removeprefix(f"{place}: ") if self.left_out <= 20 else "")
+
+    def place(self, place: JsonPlace) -> AnyPlace:
+        """Return where a row stands, without its line once many rows were left out: to count lines takes long."""
+        if self.left_out <= LedgerBuilder.EXAMPLES_PER_RULE:
+            return place
+        return Place(place.file, 0, "".join(f"[{step}]" for step in place.steps))
 
     def add_memory(
         self,
@@ -68,11 +95,14 @@ class DatasetBuilder:
         return self._add(self.queries, Query, "query", source_id, text, place, metadata, note_repeat)
 
     def judge(self, query_id: str, memory_id: str, grade: float, place: AnyPlace) -> None:
-        """Record a judgement; raises DatasetError for an id that was never added or a grade that is no number."""
+        """Record a judgement; one that names an id which no source adds is left out by `build`.
+
+        Raises DatasetError for a grade that is no finite number.
+        """
         if not math.isfinite(grade):
             raise DatasetError(f"{place}: the score {grade} is not a finite number; give a grade such as 0 or 1.")
         if query_id not in self.queries or memory_id not in self.memories:
-            self._judge_absent(query_id, memory_id, place)
+            self._waiting.append((query_id, memory_id, grade, place))
             return
         grades = self.judgements.setdefault(query_id, {})
         held = grades.get(memory_id)
@@ -83,8 +113,18 @@ class DatasetBuilder:
         self.ledger.note(rule, place, f"{query_id} {memory_id} {held:g} {grade:g}")
         grades[memory_id] = max(held, grade)
 
+    @staticmethod
+    def id_of(source_id: object, place: AnyPlace) -> str:
+        """Return the id of a memory that another source holds; raises DatasetError for a bad one."""
+        return identifier_of(source_id, place)
+
     def add_memories_of(self, other: DatasetBuilder, place: AnyPlace) -> None:
-        """Add the memories of a second source; an id that is already held keeps its first text."""
+        """Add the memories of a second source; an id that is already held keeps its first text.
+
+        Raises DatasetError where the second source holds none.
+        """
+        if not other.memories:
+            raise other.first_fault or DatasetError(f"{place}: there is no memory with a text in it; give another.")
         self.ledger.absorb(other.ledger, "memories")
         for memory in other.memories.values():
             held = self.memories.setdefault(memory.id, memory)
@@ -92,10 +132,17 @@ class DatasetBuilder:
                 self.ledger.note("memory_text_overridden", place, memory.id)
 
     def build(self, source: object) -> RetrievalDataset:
-        """Return the dataset; raises DatasetError, naming `source`, where there is no memory at all."""
+        """Return the dataset.
+
+        Raises DatasetError, naming `source`, where there is no memory at all, or where no judgement names a query and
+        a memory that are there.
+        """
+        if not self.memories and self.first_fault is not None:
+            raise self.first_fault
+        self._judge_waiting(source)
         if not self.memories:
             raise DatasetError(f"{source}: there is no memory with a text in it; give data with at least one.")
-        dataset = RetrievalDataset(self.name, self.memories, self.queries, self.judgements)
+        dataset = self._without_own_documents(RetrievalDataset(self.name, self.memories, self.queries, self.judgements))
         for identifier, answer in dataset.answer_ids.items():
             if identifier != answer:
                 self.ledger.note("equal_memory_text", identifier, f"same text as {answer}")
@@ -105,6 +152,48 @@ class DatasetBuilder:
             if not dataset.relevant(identifier):
                 self.ledger.note("query_without_right_answer", identifier)
         return replace(dataset, ledger=self.ledger.build())
+
+    def _judge_waiting(self, source: object) -> None:
+        """Record the judgements whose texts came later; count those whose texts never came."""
+        waiting, self._waiting = self._waiting, []
+        for query_id, memory_id, grade, place in waiting:
+            self.judge(query_id, memory_id, grade, place)
+        for query_id, memory_id, _, place in self._waiting:
+            no_query, no_memory = query_id not in self.queries, memory_id not in self.memories
+            is_empty = query_id in self._empty["query"] or memory_id in self._empty["memory"]
+            if is_empty:
+                self.ledger.note("judgement_of_empty_text_dropped", place, f"{query_id} {memory_id}")
+                continue
+            missing = [f"query {query_id!r:.60}"] * no_query + [f"memory {memory_id!r:.60}"] * no_memory
+            self.ledger.note("judgement_of_unknown_id_left_out", place, f"there is no {' and no '.join(missing)}")
+        unknown = self.ledger.count("judgement_of_unknown_id_left_out")
+        if unknown and not self.judgements:
+            _, _, _, place = self._waiting[0]
+            first = self.ledger.first("judgement_of_unknown_id_left_out")
+            raise DatasetError(
+                f"{source}: none of {unknown} judgement(s) names a query and a memory that are there (the first, "
+                f"{place}: {first}); give the texts of these ids, such as with --memories."
+            )
+
+    def _without_own_documents(self, dataset: RetrievalDataset) -> RetrievalDataset:
+        """Note where every query is a document under the same id, and drop what judges a query's own document."""
+        own = own_documents(dataset)
+        if not own:
+            return dataset
+        first = min(own)
+        self.ledger.note(
+            "own_document_left_out",
+            self.name,
+            f"all {len(own)} queries are memories under the same ids (such as {first!r:.60}); a query's own memory is "
+            "left out of its ranking",
+        )
+        judgements: dict[str, dict[str, float]] = {}
+        for query_id, grades in dataset.judgements.items():
+            same = dataset.answer_ids[own[query_id]]
+            judgements[query_id] = {m: grade for m, grade in grades.items() if dataset.answer_ids[m] != same}
+            if len(judgements[query_id]) < len(grades):
+                self.ledger.note("judgement_of_own_document_dropped", query_id)
+        return replace(dataset, judgements=judgements, own_documents=own)
 
     def _add(
         self,
@@ -151,13 +240,6 @@ class DatasetBuilder:
         if len(clean) > OVER_LONG_CHARACTERS:
             self.ledger.note(f"over_long_{kind}", place, f"{len(clean)} characters")
         return clean
-
-    def _judge_absent(self, query_id: str, memory_id: str, place: AnyPlace) -> None:
-        if query_id not in self.queries and query_id not in self._empty["query"]:
-            raise DatasetError(f"{place}: the query id {query_id!r} is not among the queries; add it or drop the row.")
-        if memory_id not in self.memories and memory_id not in self._empty["memory"]:
-            raise DatasetError(f"{place}: the memory id {memory_id!r} is not in the corpus; add it or drop the row.")
-        self.ledger.note("judgement_of_empty_text_dropped", place, f"{query_id} {memory_id}")
 
 
 def identifier_of(source_id: object, place: AnyPlace) -> str:

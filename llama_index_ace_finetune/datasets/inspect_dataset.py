@@ -114,7 +114,7 @@ class DatasetStatistics:
             f"BM25              R@1 {b.recall_at_1:.3f}, R@5 {b.recall_at_5:.3f}, R@10 {b.recall_at_10:.3f}, "
             f"MRR@10 {b.mrr_at_10:.3f} ({b.queries:,} queries, any right answer counts)",
         ]
-        lines.extend(f"noted             {rule}: {count:,}" for rule, count in sorted(self.ledger.counts.items()))
+        lines.extend(f"noted             {line}" for line in self.ledger.lines())
         for sample in self.samples:
             lines.append(f"sample            {sample.query_id}: {_shorten(sample.query)}")
             lines.append(f"               -> {sample.answer_id}: {_shorten(sample.answer)}")

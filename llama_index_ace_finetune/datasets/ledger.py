@@ -6,6 +6,27 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+_SHOWN_ENTRIES = 3
+_SHOWN_RULES = frozenset(
+    {
+        "column_without_name_dropped",
+        "delimiter_found",
+        "document_id_is_metadata",
+        "further_columns_ignored",
+        "id_stands_for_several_texts",
+        "judgement_of_unknown_id_left_out",
+        "large_grades",
+        "own_document_left_out",
+        "qrels_columns_found",
+        "quotes_kept",
+        "row_left_out",
+        "score_threshold",
+        "scores_read_as_similarities",
+        "text_column_chosen",
+    }
+)
+"""Rules whose first entries a reader has to see: a choice between two readings, or rows that are not used."""
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
@@ -28,6 +49,18 @@ class Ledger:
     counts: Mapping[str, int] = field(default_factory=dict)
     entries: tuple[LedgerEntry, ...] = ()
 
+    def lines(self) -> list[str]:
+        """Return one line per rule: its count, and the first entries of a rule that chooses or leaves out."""
+        found = []
+        for rule, count in sorted(self.counts.items()):
+            line = f"{rule}: {count:,}"
+            if rule.removeprefix("memories/") in _SHOWN_RULES:
+                first = [entry for entry in self.entries if entry.rule == rule][:_SHOWN_ENTRIES]
+                shown = "; ".join(f"{entry.where}: {entry.detail}" for entry in first)
+                line += f" ({shown}{'; ...' if count > len(first) else ''})"
+            found.append(line)
+        return found
+
 
 class LedgerBuilder:
     """Collects entries while a reader runs; `build` freezes them."""
@@ -35,7 +68,7 @@ class LedgerBuilder:
     EXAMPLES_PER_RULE = 20
 
     def __init__(self, format: str) -> None:  # noqa: A002 - the field's own name
-        self._format = format
+        self.format = format
         self._counts: Counter[str] = Counter()
         self._entries: list[LedgerEntry] = []
 
@@ -44,6 +77,14 @@ class LedgerBuilder:
         self._counts[rule] += 1
         if self._counts[rule] <= self.EXAMPLES_PER_RULE:
             self._entries.append(LedgerEntry(rule=rule, where=str(where), detail=detail[:200]))
+
+    def count(self, rule: str) -> int:
+        """Return how often a rule was noted."""
+        return self._counts[rule]
+
+    def first(self, rule: str) -> str:
+        """Return the detail of the first entry of a rule, "" where there is none."""
+        return next((entry.detail for entry in self._entries if entry.rule == rule), "")
 
     def absorb(self, other: LedgerBuilder, prefix: str) -> None:
         """Take over what another builder noted, its rules named `prefix/rule`."""
@@ -55,4 +96,4 @@ class LedgerBuilder:
 
     def build(self) -> Ledger:
         """Return the ledger as collected so far."""
-        return Ledger(format=self._format, counts=dict(self._counts), entries=tuple(self._entries))
+        return Ledger(format=self.format, counts=dict(self._counts), entries=tuple(self._entries))

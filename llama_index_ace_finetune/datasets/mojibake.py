@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import re
+
+# Marks that stand right behind a word: MANHÃ… and café…” are clean, though their bytes are UTF-8 of something else.
+_MARKS = "\u2013\u2014\u2026\u2018\u2019\u201c\u201d\u201e\u201a\u2022\u2122\u00bb\u00b7\u00a0"
+_CLEAN_WORD_END = re.compile(rf"(?:(?<=[A-ZÀ-ÖØ-Þ])[À-ÖØ-Þ]|(?<=[a-zß-öø-ÿ])[ß-öø-ÿ])[{_MARKS}]+")
+
 
 def repair_mojibake(text: str) -> str:
     """Return the text as it was before UTF-8 bytes were read as Windows-1252, or the text itself.
 
-    The repair is made only where the whole text goes back to valid UTF-8, which ordinary text with
-    accents does not: `"âšª"` becomes `"⚪"`, `"café"` stays.
+    The repair is made only where the whole text goes back to valid UTF-8 and ftfy finds the same: `"âšª"` becomes
+    `"⚪"`, `"café"` stays. An accented letter that ends a word in the case of that word, with a dash, an ellipsis or a
+    quotation mark behind it, is clean unless something else in the text is not.
     """
     if text.isascii():
         return text
+    repaired = _round_trip(text)
+    if repaired == text or _round_trip(_CLEAN_WORD_END.sub("", text)) == _CLEAN_WORD_END.sub("", text):
+        return text
+    import ftfy
+
+    return repaired if ftfy.fix_encoding(text) == repaired else text
+
+
+def _round_trip(text: str) -> str:
     try:
         return _windows_1252_bytes(text).decode("utf-8")
     except (UnicodeDecodeError, UnicodeEncodeError):

@@ -13,6 +13,11 @@ class Place(NamedTuple):
     line: int = 0
     field: str = ""
 
+    def at(self, *steps: str | int) -> Place:
+        """Return the place of a value further inside."""
+        inside = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+        return Place(self.file, self.line, f"{self.field}{inside}".removeprefix("."))
+
     def __str__(self) -> str:
         line = f", line {self.line}" if self.line else ""
         field = f" ({self.field})" if self.field else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -93,16 +93,30 @@ def read_json(path: Path) -> Any:
     return parse_json(text, Place(str(path)))
 
 
-def iterate_json_lines(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Yield (place, record) for every line of a JSON Lines file that is not blank; raises DatasetError."""
+def iterate_json_lines(
+    path: Path, left_out: Callable[[DatasetError, Place], None] | None = None
+) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Yield (place, record) for every line of a JSON Lines file that is not blank.
+
+    A line that is no JSON object is given to `left_out`; without it, DatasetError is raised. A file that cannot be
+    read raises it in any case.
+    """
     file = str(path)
     for number, line in iterate_lines(path):
         if not line or line.isspace():
             continue
         place = Place(file, number)
-        record = parse_json(line, place)
-        if not isinstance(record, dict):
-            raise DatasetError(f"{place}: expected a JSON object, found {json_type(record)}; write one object a line.")
+        try:
+            record = parse_json(line, place)
+            if not isinstance(record, dict):
+                raise DatasetError(
+                    f"{place}: expected a JSON object, found {json_type(record)}; write one object a line."
+                )
+        except DatasetError as error:
+            if left_out is None:
+                raise
+            left_out(error, place)
+            continue
         yield place, record
 
 

@@ -48,7 +48,8 @@ class RetrievalDataset:
     `judgements[query_id][memory_id]` is the grade as the source gives it: above 0 is right, 0 is judged wrong;
     a pair that is absent was never judged. Nothing is merged in the fields; the two notions of sameness are
     derived: memories whose normalised texts are equal are one *answer*, and queries whose normalised texts are
-    equal share their right answers.
+    equal share their right answers. `own_documents[query_id]` is the memory that is the query itself, in sets where
+    every query is one (see `own_documents.py`); it is never ranked for its query.
     """
 
     name: str
@@ -56,6 +57,7 @@ class RetrievalDataset:
     queries: Mapping[str, Query]
     judgements: Mapping[str, Mapping[str, float]]
     ledger: Ledger = field(default_factory=Ledger)
+    own_documents: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def answer_ids(self) -> Mapping[str, str]:
@@ -83,6 +85,12 @@ class RetrievalDataset:
         """Answer ids that somebody judged wrong for the query and nobody judged right for its text."""
         wrong = {self.answer_ids[m] for m, grade in self.judgements.get(query_id, {}).items() if grade <= 0}
         return frozenset(wrong - self.relevant(query_id))
+
+    def own_answer(self, query_id: str) -> str | None:
+        """The answer id of the query's own document; None where it has none, or where a copy of it is right."""
+        own = self.own_documents.get(query_id)
+        answer = None if own is None else self.answer_ids[own]
+        return None if answer is None or answer in self.relevant(query_id) else answer
 
     @cached_property
     def answers(self) -> Mapping[str, Memory]:

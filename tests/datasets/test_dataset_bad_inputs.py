@@ -1,4 +1,4 @@
-"""Every bad input ends in one sentence that names the file and, where there is one, the line."""
+"""A bad row is left out and named; a bad file ends in one sentence that names it and, where there is one, the line."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ def _message(source: Any, **options: Any) -> str:
     assert message.endswith(".")
     assert "\n" not in message
     return message
+
+
+_LEFT_OUT = ("row_left_out", "judgement_of_unknown_id_left_out")
+
+
+def _reason(source: Any) -> tuple[str, bool]:
+    """Return what is said of the one fault in a source, and whether all of it was refused."""
+    try:
+        dataset = read_dataset(source)
+    except DatasetError as error:
+        return str(error), True
+    # A text that is left out takes judgements along.
+    found = sorted((e for e in dataset.ledger.entries if e.rule in _LEFT_OUT), key=lambda e: _LEFT_OUT.index(e.rule))
+    assert dataset.ledger.counts[found[0].rule] == 1
+    assert any(found[0].detail in line for line in dataset.ledger.lines())
+    return f"{found[0].where}: {found[0].detail}", False
 
 
 def _edited(value: Any, edit: Callable[[Any], object]) -> Any:
@@ -84,13 +100,13 @@ _JSON = {
     "qa with an unknown memory": (
         files.QA,
         lambda v: v["relevant_docs"]["q1"].append("d9"),
-        "'d9' is not in the corpus",
+        "no memory 'd9'",
     ),
-    "qa with an unknown query": (files.QA, lambda v: v["relevant_docs"].update(q9=["d1"]), "'q9' is not among"),
+    "qa with an unknown query": (files.QA, lambda v: v["relevant_docs"].update(q9=["d1"]), "no query 'q9'"),
     "qa with a number for an id": (files.QA, lambda v: v["relevant_docs"]["q1"].append(3), "is no string"),
     "qa with a list of texts": (files.QA, lambda v: v.update(corpus=["x"]), "must be an object"),
     "qa with an empty id": (files.QA, lambda v: v["corpus"].update({"": "x"}), "id is empty"),
-    "pairs without a positive": (files.PAIRS, lambda v: v[1].pop("positive"), "no positive column"),
+    "pairs without a positive": (files.PAIRS, lambda v: v[1].pop("positive"), "is null"),
     "pairs with a number for a text": (files.PAIRS, lambda v: v[1].update(query=3), "is a number"),
     "pairs with null for a text": (files.PAIRS, lambda v: v[1].update(positive=None), "is null"),
     "pairs with a row that is a list": (files.PAIRS, lambda v: v.append([]), "must be an object"),
@@ -99,23 +115,53 @@ _JSON = {
 }
 
 
+_WHOLE_DOCUMENTS = {
+    "skillbook with an insight that is a list",  # its other entry is inactive
+    "skillbook with keywords that are numbers",
+    "suite with cases that are an object",
+    "suite without a case",
+    "playbook with bullets that are a string",
+    "qa without queries",
+    "qa with a list of texts",
+    "unknown object",
+    "a string",
+}
+
+
 @pytest.mark.parametrize("name", sorted(_JSON))
 def test_bad_json_values(tmp_path: Path, name: str) -> None:
     value, edit, part = _JSON[name]
     path = tmp_path / "data.json"
     path.write_text(json.dumps(_edited(value, edit), indent=1), encoding="utf-8")
-    message = _message(path)
+    message, refused = _reason(path)
+    assert refused == (name in _WHOLE_DOCUMENTS)
     assert part in message
-    assert "data" in message
     if part != "there is no memory":
-        assert f"{path}, line " in message
+        assert message.startswith(f"{path}, line ")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"test_cases": [{"memory_id": 1}, {"memory_id": 2}]},
+        [{"id": 1, "payload": {"lesson": 3}}],
+        {"bullets": {"a": {"id": "a"}}},
+        [{"query": "a", "answer": None}, {"query": None, "answer": "b"}],
+        {"queries": {"q": "a"}, "corpus": {"": "b"}, "relevant_docs": {}},
+    ],
+)
+def test_a_file_without_a_usable_row_is_refused_with_the_first_reason(tmp_path: Path, value: object) -> None:
+    path = files.write_json(tmp_path / "data.json", value)
+    message = _message(path)
+    assert message.startswith(f"{path}, line 1")
+    assert "must be" in message or "is missing" in message or "is empty" in message or "no 'content'" in message
 
 
 def test_the_line_of_a_bad_value_is_its_own(tmp_path: Path) -> None:
     path = tmp_path / "suite.json"
     path.write_text(json.dumps(_edited(files.suite(), _case("content", 3)), indent=1), encoding="utf-8")
     number = next(n for n, line in enumerate(path.read_text().splitlines(), 1) if '"content": 3' in line)
-    assert f"line {number} (test_cases[1].content)" in _message(path)
+    assert f"line {number} (test_cases[1].content)" in _reason(path)[0]
 
 
 _BEIR = {
@@ -125,7 +171,7 @@ _BEIR = {
     "corpus with a title that is a number": ("corpus.jsonl", '{"_id": "d1", "text": "x", "title": 3}\n', 1, "title is"),
     "corpus with one id and two texts": (
         "corpus.jsonl",
-        '{"_id": 7, "text": "x"}\n\n{"_id": "7", "text": "y"}\n',
+        '{"_id": "d1", "text": "x"}\n\n{"_id": "d1", "text": "y"}\n',
         3,
         "two different texts",
     ),
@@ -151,8 +197,8 @@ _BEIR = {
     "qrels with a word for a score": ("qrels.tsv", "q1\td1\t1\nq2\td2\tgood\n", 2, "is no number"),
     "qrels with NaN": ("qrels.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tNaN\n", 2, "not a finite number"),
     "qrels with infinity": ("qrels.tsv", "q1\td1\tinf\n", 1, "not a finite number"),
-    "qrels to an unknown memory": ("qrels.tsv", "q1\td9\t1\n", 1, "'d9' is not in the corpus"),
-    "qrels to an unknown query": ("qrels.tsv", "q1\td1\t1\r\nq9\td1\t1\r\n", 2, "'q9' is not among the queries"),
+    "qrels to an unknown memory": ("qrels.tsv", "q1\td9\t1\n", 1, "no memory 'd9'"),
+    "qrels to an unknown query": ("qrels.tsv", "q1\td1\t1\r\nq9\td1\t1\r\n", 2, "no query 'q9'"),
 }
 
 
@@ -161,9 +207,10 @@ def test_bad_beir_files(tmp_path: Path, name: str) -> None:
     file, content, line, part = _BEIR[name]
     folder = files.write_beir(tmp_path / "set")
     (folder / file).write_bytes(content.encode())
-    message = _message(folder)
-    assert message.startswith(f"{folder / file}, line {line}")
+    message, refused = _reason(folder)
     assert part in message
+    assert f"{folder / file}, line {line}" in message
+    assert refused == (content.count("\n") == 1 + ("query-id" in content))
 
 
 @pytest.mark.parametrize("file", ["queries.jsonl", "qrels.tsv"])
@@ -174,17 +221,18 @@ def test_beir_folder_without_a_file(tmp_path: Path, file: str) -> None:
 
 
 _TABLES = {
-    "no query column": ("a,positive\nx,y\n", 1, "no query column"),
-    "no positive column": ("query,b\nx,y\n", 1, "no positive column"),
-    "a short row": ("query,positive\nx,y\nz\n", 3, "1 cell(s)"),
-    "a long row": ("query,positive\nx,y,z\n", 2, "3 cell(s)"),
-    "an open quote": ('query,positive\nx,"y\nz\n', 2, "cannot be read"),
+    "no query column": ("a,positive\nx,y\n", 0, "no query column; the columns are a, positive"),
+    "no positive column": ("query,b\nx,y\n", 0, "no positive column; the columns are b"),
+    "a short row": ("query,positive\nx,y\nz\n", 3, "is null"),
+    "a long row": ("query,positive\nx,y,z\na,b\n", 2, "3 cell(s)"),
+    "an open quote": ('query,positive\nx,"y\nz\n', 3, "is null"),
     "two columns of one name": ("query,query,positive\nx,y,z\n", 1, "same name"),
-    "a label that is a word": ("query,positive,label\nx,y,good\n", 2, "is no number"),
-    "a label that is NaN": ("query,positive,label\nx,y,nan\n", 2, "not a finite number"),
-    "an empty id": ("query,positive,query_id\nx,y,\n", 2, "id is empty"),
+    "a label that is a word": ("query,positive,label\nx,y,good\na,b,1\n", 2, "is no number"),
+    "a label that is NaN": ("query,positive,label\nx,y,nan\na,b,1\n", 2, "not a finite number"),
+    "an empty id": ("query,positive,query_id\nx,y,\na,b,1\n", 2, "id is empty"),
     "one id for two texts": ("query,positive,query_id\na,y,1\nb,y,1\n", 3, "two different texts"),
 }
+_WHOLE_TABLES = {"no query column", "no positive column", "two columns of one name"}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
@@ -193,9 +241,10 @@ def test_bad_tables(tmp_path: Path, name: str, suffix: str) -> None:
     content, line, part = _TABLES[name]
     path = tmp_path / f"p.{suffix}"
     path.write_text(content if suffix == "csv" else content.replace(",", "\t"))
-    message = _message(path)
-    assert message.startswith(f"{path}, line {line}")
+    message, refused = _reason(path)
+    assert message.startswith(f"{path}, line {line}: " if line else f"{path}: ")
     assert part in message
+    assert refused == (name in _WHOLE_TABLES)
 
 
 def test_bad_parquet(tmp_path: Path) -> None:
@@ -205,10 +254,11 @@ def test_bad_parquet(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     path.write_bytes(b"PAR1 no parquet")
     assert "Parquet file is damaged" in _message(path)
-    parquet.write_table(pyarrow.table({"query": ["a"], "text": ["b"]}), path)
-    assert "row 1" in _message(path)
+    parquet.write_table(pyarrow.table({"query": ["a"], "number": ["b"]}), path)
+    assert "the columns are number" in _message(path)
     parquet.write_table(pyarrow.table({"query": ["a", "b"], "positive": ["c", None]}), path)
-    message = _message(path)
+    message, refused = _reason(path)
+    assert not refused
     assert "row 2" in message
     assert "is null" in message
     content = path.read_bytes()
@@ -346,7 +396,7 @@ def test_two_suites_in_one_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("queries", "part"),
     [
-        ({"q": "d9"}, "not in the corpus"),
+        ({"q": "d9"}, "there is no memory 'd9'"),
         ({"q": 1.5}, "id or a list of ids"),
         ({3: "11"}, "is a number"),
         (["q"], "a mapping"),

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
-from llama_index_ace_finetune.datasets.place import JsonPlace
+from llama_index_ace_finetune.datasets.place import AnyPlace, JsonPlace
 from llama_index_ace_finetune.datasets.readers.json_document import JsonDocument, expect_object
+from llama_index_ace_finetune.datasets.readers.retired import is_retired
 from llama_index_ace_finetune.datasets.text_files import json_type
 from llama_index_ace_finetune.errors import DatasetError
 
@@ -25,19 +26,24 @@ def read_ace_playbook(document: JsonDocument, builder: DatasetBuilder) -> None:
     """Add the active entries of a playbook, a skillbook, or a skillbook of schema version 2.
 
     The text is `embedding_text` where there is one, else `content`, else issue, insight and "Keywords: a, b" joined by
-    blank lines, as the skillbook embeds them. Entries marked invalid or inactive are counted as
-    `inactive_memory_skipped`. Raises DatasetError.
+    blank lines, as the skillbook embeds them. Entries marked archived, deleted, invalid or inactive are counted as
+    `inactive_memory_skipped`, entries that cannot be used as `row_left_out`. Raises DatasetError.
     """
     root = document.root
     value = expect_object(document.value, root, "the playbook")
     for key in _CONTAINERS:
-        for name, entry, place in _entries(value.get(key), root.at(key)):
-            _read_entry(name, expect_object(entry, place, "the entry"), place, builder)
+        for name, entry, at in _entries(value.get(key), root.at(key)):
+            place = builder.place(at)
+            with builder.row(place):
+                _read_entry(name, expect_object(entry, place, "the entry"), place, builder)
     sections = value.get("sections")
     if sections is not None:
         for section, listed in expect_object(sections, root.at("sections"), "sections").items():
-            for name, entry, place in _entries(listed, root.at("sections", section)):
-                if not isinstance(entry, str):  # a string is the id of an entry read above
+            for name, entry, at in _entries(listed, root.at("sections", section)):
+                if isinstance(entry, str):  # the id of an entry read above
+                    continue
+                place = builder.place(at)
+                with builder.row(place):
                     entry = {"section": section, **expect_object(entry, place, "the entry")}
                     _read_entry(name, entry, place, builder)
 
@@ -52,11 +58,11 @@ def _entries(listed: Any, place: JsonPlace) -> Iterator[tuple[str | None, Any, J
         raise DatasetError(f"{place}: the entries are {json_type(listed)}; they must be an object or a list.")
 
 
-def _read_entry(name: str | None, entry: dict[str, Any], place: JsonPlace, builder: DatasetBuilder) -> None:
+def _read_entry(name: str | None, entry: dict[str, Any], place: AnyPlace, builder: DatasetBuilder) -> None:
     identifier = entry.get("id", name)
     if identifier is None:
         raise DatasetError(f"{place}: the entry has no 'id'; add one.")
-    if entry.get("status") == "invalid" or entry.get("active") is False:
+    if is_retired(entry):
         builder.ledger.note("inactive_memory_skipped", place, str(identifier))
         return
     if entry.get("embedding") is not None:
@@ -66,7 +72,7 @@ def _read_entry(name: str | None, entry: dict[str, Any], place: JsonPlace, build
     builder.add_memory(identifier, text, place, metadata)
 
 
-def _text(entry: dict[str, Any], place: JsonPlace) -> tuple[Any, str]:
+def _text(entry: dict[str, Any], place: AnyPlace) -> tuple[Any, str]:
     """Return the text and the field it stands in, "" for a text put together."""
     for key in ("embedding_text", "content"):
         if entry.get(key):
@@ -78,7 +84,7 @@ def _text(entry: dict[str, Any], place: JsonPlace) -> tuple[Any, str]:
     return entry["content"], "content"
 
 
-def _schema_2_text(entry: dict[str, Any], place: JsonPlace) -> str:
+def _schema_2_text(entry: dict[str, Any], place: AnyPlace) -> str:
     parts = []
     for key in ("issue", "insight"):
         part = entry.get(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder, identifier_of
-from llama_index_ace_finetune.datasets.place import JsonPlace
+from llama_index_ace_finetune.datasets.place import AnyPlace
 from llama_index_ace_finetune.datasets.readers.json_document import (
     JsonDocument,
     expect_field,
@@ -33,17 +33,18 @@ def read_ace_suite(document: JsonDocument, builder: DatasetBuilder) -> None:
     cases = expect_list(expect_field(suite, "test_cases", root), root.at("test_cases"), "test_cases")
     seen: set[str] = set()
     for index, value in enumerate(cases):
-        place = root.at("test_cases", index)
-        case = expect_object(value, place, "the test case")
-        source_id = expect_field(case, "memory_id", place)
-        identifier = identifier_of(source_id, place.at("memory_id"))
-        if identifier in seen:
-            raise DatasetError(f"{place}: the memory_id {identifier!r} has two test cases; make one of them.")
-        seen.add(identifier)
-        _read_case(source_id, case, place, builder)
+        place = builder.place(root.at("test_cases", index))
+        with builder.row(place):
+            case = expect_object(value, place, "the test case")
+            source_id = expect_field(case, "memory_id", place)
+            identifier = identifier_of(source_id, place.at("memory_id"))
+            if identifier in seen:
+                raise DatasetError(f"{place}: the memory_id {identifier!r} has two test cases; make one of them.")
+            seen.add(identifier)
+            _read_case(source_id, case, place, builder)
 
 
-def _read_case(source_id: object, case: dict[str, Any], place: JsonPlace, builder: DatasetBuilder) -> None:
+def _read_case(source_id: object, case: dict[str, Any], place: AnyPlace, builder: DatasetBuilder) -> None:
     metadata = {k: v for k, v in case.items() if k not in ("memory_id", "content", "generated_queries")}
     metadata["source_id"] = source_id
     content = expect_field(case, "content", place)
@@ -52,12 +53,13 @@ def _read_case(source_id: object, case: dict[str, Any], place: JsonPlace, builde
     entries = expect_list(case.get("generated_queries") or [], entries_place, "generated_queries")
     for position, value in enumerate(entries):
         at = entries_place.at(position)
-        entry = expect_object(value, at, "the generated query")
-        about = {k: v for k, v in entry.items() if k not in ("query", "category")}
-        if "category" in entry:
-            about["query_category"] = entry["category"]
-        if "category" in case:
-            about["category"] = case["category"]
-        text = expect_field(entry, "query", at)
-        query_id = builder.add_query(f"{memory_id}-{position}", text, at.at("query"), about)
-        builder.judge(query_id, memory_id, 1.0, at)
+        with builder.row(at):
+            entry = expect_object(value, at, "the generated query")
+            about = {k: v for k, v in entry.items() if k not in ("query", "category")}
+            if "category" in entry:
+                about["query_category"] = entry["category"]
+            if "category" in case:
+                about["category"] = case["category"]
+            text = expect_field(entry, "query", at)
+            query_id = builder.add_query(f"{memory_id}-{position}", text, at.at("query"), about)
+            builder.judge(query_id, memory_id, 1.0, at)

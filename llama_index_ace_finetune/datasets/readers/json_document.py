@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_index_ace_finetune.datasets.place import JsonPlace, Place
+from llama_index_ace_finetune.datasets.place import AnyPlace, JsonPlace, Place
 from llama_index_ace_finetune.datasets.text_files import json_type, parse_json, read_text
 from llama_index_ace_finetune.errors import DatasetError
 
@@ -33,21 +33,21 @@ class JsonDocument:
         return JsonPlace(str(self.path), self.text)
 
 
-def expect_object(value: Any, place: JsonPlace, what: str) -> dict[str, Any]:
+def expect_object(value: Any, place: AnyPlace, what: str) -> dict[str, Any]:
     """Return `value` if it is a JSON object; raises DatasetError."""
     if not isinstance(value, dict):
         raise DatasetError(f"{place}: {what} is {json_type(value)}; it must be an object.")
     return value
 
 
-def expect_list(value: Any, place: JsonPlace, what: str) -> list[Any]:
+def expect_list(value: Any, place: AnyPlace, what: str) -> list[Any]:
     """Return `value` if it is a JSON list; raises DatasetError."""
     if not isinstance(value, list):
         raise DatasetError(f"{place}: {what} is {json_type(value)}; it must be a list.")
     return value
 
 
-def expect_field(record: dict[str, Any], key: str, place: JsonPlace) -> Any:
+def expect_field(record: dict[str, Any], key: str, place: AnyPlace) -> Any:
     """Return `record[key]`; raises DatasetError where it is missing."""
     if key not in record:
         raise DatasetError(f"{place}: the field {key!r} is missing; add it.")

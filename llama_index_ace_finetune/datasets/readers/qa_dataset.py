@@ -32,15 +32,20 @@ def read_qa_dataset(document: JsonDocument, builder: DatasetBuilder) -> None:
     queries = expect_object(expect_field(value, "queries", root), root.at("queries"), "queries")
     relevant = expect_object(expect_field(value, "relevant_docs", root), root.at("relevant_docs"), "relevant_docs")
     for memory_id, text in corpus.items():
-        builder.add_memory(memory_id, text, root.at("corpus", memory_id))
+        place = builder.place(root.at("corpus", memory_id))
+        with builder.row(place):
+            builder.add_memory(memory_id, text, place)
     for query_id, text in queries.items():
-        builder.add_query(query_id, text, root.at("queries", query_id))
+        place = builder.place(root.at("queries", query_id))
+        with builder.row(place):
+            builder.add_query(query_id, text, place)
     for query_id, listed in relevant.items():
-        place = root.at("relevant_docs", query_id)
-        for index, memory_id in enumerate(expect_list(listed, place, "the list of right ids")):
-            if not isinstance(memory_id, str):
-                raise DatasetError(f"{place.at(index)}: the memory id {memory_id!r} is no string; quote it.")
-            builder.judge(query_id, memory_id, 1.0, place.at(index))
+        place = builder.place(root.at("relevant_docs", query_id))
+        with builder.row(place):
+            for index, memory_id in enumerate(expect_list(listed, place, "the list of relevant ids")):
+                if not isinstance(memory_id, str):
+                    raise DatasetError(f"{place.at(index)}: the memory id {memory_id!r:.80} is no string; quote it.")
+                builder.judge(query_id, memory_id, 1.0, place.at(index))
 
 
 def write_qa_dataset(dataset: RetrievalDataset, path: str | Path) -> None:

@@ -1,0 +1,156 @@
+"""Lists of memories without queries: inventories, dumps of agent memories, tables of snippets."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from llama_index_ace_finetune.datasets.builder import DatasetBuilder
+from llama_index_ace_finetune.datasets.identifiers import id_from_text
+from llama_index_ace_finetune.datasets.normalise import normalise
+from llama_index_ace_finetune.datasets.place import AnyPlace, JsonPlace
+from llama_index_ace_finetune.datasets.readers import column_names as names
+from llama_index_ace_finetune.datasets.readers import pairs
+from llama_index_ace_finetune.datasets.readers.column_choice import EXAMPLE, ColumnChoice, listed
+from llama_index_ace_finetune.datasets.readers.json_document import JsonDocument
+from llama_index_ace_finetune.datasets.readers.retired import is_retired
+from llama_index_ace_finetune.datasets.text_files import json_type
+from llama_index_ace_finetune.errors import DatasetError
+
+FORMAT = "memories"
+
+_IDS = ("id", "_id", "memory_id", "uuid", "key", *names.MEMORY_ID, *names.DOCUMENT_ID, "point_id", "hash")
+_TEXTS = ("lesson", "memory", *names.TEXT, *names.PASSAGE, *names.ANSWER, "value", "data", "embedding_text")
+_LISTS = ("results", "memories", "passages", "items", "points", "documents", "records", "data", "result", "facts")
+_VECTORS = frozenset({"embedding", "vector", "vectors"})
+_INNER = ("payload", "metadata", "metadata_")
+
+
+def recognises(document: JsonDocument) -> bool:
+    """Say whether a JSON document is a list of memories, such as an inventory, or an object that holds one."""
+    rows, _ = list_of(document.value, document.root)
+    return bool(rows) and isinstance(rows[0], dict) and recognises_row(rows[0])
+
+
+def recognises_row(row: Mapping[str, Any]) -> bool:
+    """Say whether a row is a memory: an id and a text, without a query."""
+    if pairs.recognises(row):
+        return False
+    payload = row.get("payload")
+    inner = payload if isinstance(payload, Mapping) else row
+    return names.first_of(_IDS, row) is not None and (
+        "payload" in row or names.first_of(_TEXTS, inner) not in (None, names.first_of(_IDS, row))
+    )
+
+
+def list_of(value: Any, place: JsonPlace) -> tuple[Sequence[Any], JsonPlace]:
+    """Return the list in a JSON value, which may stand in an object under a usual name; empty where there is none."""
+    for _ in range(2):
+        if isinstance(value, list):
+            return value, place
+        key = next((key for key in _LISTS if isinstance(value, dict) and value.get(key)), None)
+        if key is None:
+            break
+        value, place = value[key], place.at(key)
+    return (value, place) if isinstance(value, list) else ((), place)
+
+
+def read_memory_list(document: JsonDocument, builder: DatasetBuilder) -> None:
+    """Add the memories of a JSON list; see `read_memories`."""
+    listed_rows, root = list_of(document.value, document.root)
+    read_memories(((builder.place(root.at(index)), row) for index, row in enumerate(listed_rows)), builder)
+
+
+def read_memories(
+    rows: Iterable[tuple[AnyPlace, Any]], builder: DatasetBuilder, choice: ColumnChoice | None = None
+) -> None:
+    """Add rows with a text and an id, or with both in a `payload`; other fields are metadata.
+
+    Rows that are marked as archived or deleted are counted as `inactive_memory_skipped`, stored vectors are left
+    out, rows that cannot be used are counted as `row_left_out`. An id that stands for several texts where the column
+    names a document is metadata; ids that are absent are made from the texts.
+    """
+    held = [(place, row) for place, row in rows]
+    documents = _document_ids(held, choice or ColumnChoice())
+    if documents:
+        builder.ledger.note("document_id_is_metadata", held[0][0], "an id stands for several texts: their document")
+    for place, row in held:
+        with builder.row(place):
+            _read_row(row, place, builder, choice or ColumnChoice(), documents)
+
+
+def check_columns(present: Collection[str], where: object, choice: ColumnChoice) -> None:
+    """Raise DatasetError where a table has no column of texts."""
+    if choice.text not in present and names.first_of(_TEXTS, present) is None:
+        raise DatasetError(
+            f"{where}: there is no column of texts; {listed(present, choice.text or 'text')}; name one 'text', or say "
+            f"which with {EXAMPLE}."
+        )
+
+
+def _document_ids(rows: Sequence[tuple[AnyPlace, Any]], choice: ColumnChoice) -> frozenset[str]:
+    """Return the names of id columns that stand for several texts, where these name documents."""
+    texts: dict[tuple[str, str], str] = {}
+    for _, row in rows:
+        if not isinstance(row, Mapping) or choice.answer_id:
+            continue
+        column, text_column = names.first_of(_IDS, row), names.first_of(_TEXTS, row)
+        if column is None or text_column is None:
+            continue
+        if names.squash(column) not in {names.squash(name) for name in names.DOCUMENT_ID}:
+            continue
+        text = normalise(str(row[text_column]))
+        if texts.setdefault((column, str(row[column])), text) != text:
+            return frozenset({column})
+    return frozenset()
+
+
+def _read_row(
+    row: Any, place: AnyPlace, builder: DatasetBuilder, choice: ColumnChoice, documents: frozenset[str]
+) -> None:
+    if not isinstance(row, Mapping):
+        raise DatasetError(f"{place}: the memory is {json_type(row)}; it must be an object.")
+    id_column = _column("answer_id", _IDS, choice, [column for column in row if column not in documents])
+    payload, text_place = row, place
+    if "payload" in row:
+        text_place = place.at("payload")
+        payload = row["payload"]
+        if not isinstance(payload, Mapping):
+            raise DatasetError(f"{text_place}: payload is {json_type(payload)}; it must be an object.")
+    free = [column for column in payload if payload is not row or column != id_column]
+    text_column = _column("text", _TEXTS, choice, [column for column in free if payload[column] is not None])
+    if id_column is None and not documents:
+        raise DatasetError(f"{place}: the memory has no 'id' and no 'memory_id'; add one.")
+    if text_column is None:
+        raise DatasetError(f"{text_place}: the memory has no 'lesson', 'content' or 'text'; add its text.")
+    fields = _flat(row, payload)
+    if is_retired(fields):
+        builder.ledger.note("inactive_memory_skipped", place, str(row.get(id_column or "")))
+        return
+    if any(fields.get(name) is not None for name in _VECTORS):
+        builder.ledger.note("stored_embedding_ignored", place)
+    text = payload[text_column]
+    identifier = row[id_column] if id_column is not None else id_from_text("m", str(text))
+    metadata = {k: v for k, v in fields.items() if k not in (id_column, text_column) and k not in _VECTORS}
+    if id_column is not None:
+        metadata["source_id"] = identifier
+    builder.add_memory(identifier, text, text_place.at(text_column), metadata)
+
+
+def _column(key: str, usual: Sequence[str], choice: ColumnChoice, present: Sequence[str]) -> str | None:
+    named = getattr(choice, key)
+    if named and (found := names.first_of((named,), present)) is not None:
+        return found
+    return names.first_of(usual, present)
+
+
+def _flat(row: Mapping[str, Any], payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a row, those of its payload and of its metadata beside them."""
+    fields = {name: value for name, value in row.items() if name != "payload"}
+    if payload is not row:
+        fields = {**fields, **payload}
+    for name in _INNER[1:]:
+        if isinstance(fields.get(name), Mapping):
+            inner = fields.pop(name)
+            fields = {**inner, **fields}
+    return fields
