@@ -226,7 +226,7 @@ def train_with_and_without(folder: Path, names: tuple[str, ...], findings: Findi
     for name in names:
         dataset = load(folder, name)
         split = split_dataset(dataset)
-        data = generate_training_data(dataset, split, our_miner(), negatives=NEGATIVES)
+        data = generate_training_data(dataset, split, our_miner(), num_negatives=NEGATIVES)
         scores: dict[int, list[np.ndarray]] = {0: [], 1: []}
         test = test_set(dataset, list(split.test))
         for seed in SEEDS:

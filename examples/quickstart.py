@@ -51,7 +51,7 @@ def main() -> None:
     # 2. Mine hard negatives: wrong answers that today's model ranks high.
     base = Encoder.load(BASE)
     miner = HardNegativeMiner(encoder=base, cache=cache)
-    data = generate_training_data(dataset, split, miner, negatives=5)
+    data = generate_training_data(dataset, split, miner, num_negatives=5)
     print(f"{len(data.examples)} training examples, {miner.report['kept']} hard negatives")
 
     # 3. Train. What is saved is what did best on the dev queries; the base model itself is a candidate.

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             TrainingDataGenerator(
                 options.test_suite, options.output, miner, options.max_examples, memories=options.memories
             ),
-            negatives=options.negatives,
+            num_negatives=options.negatives,
             min_difficulty=options.min_difficulty,
             skip_categories=options.skip_categories,
         )

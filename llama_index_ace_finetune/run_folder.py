@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError
+from llama_index_ace_finetune.utils.old_settings import current_mining, current_training
 
 MANIFEST = "manifest.json"
+MANIFEST_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +130,12 @@ class RunFolder:
         return str(name) if name else None
 
     def read_manifest(self) -> dict[str, Any]:
-        """Return the manifest; raises AceFinetuneError where it is corrupt."""
-        return self._read(self.manifest)
+        """Return the manifest, that of an older version as it would be written now.
+
+        Raises:
+            AceFinetuneError: where it is corrupt.
+        """
+        return _current(self._read(self.manifest))
 
     def serving(self) -> Serving:
         """Return what dev chose to serve; the tuned model with equal weights where there is no report.
@@ -159,6 +165,19 @@ class RunFolder:
         except ValueError as error:
             raise AceFinetuneError(f"The file {str(file)!r} is corrupt ({error}); make the run again.") from error
         return content
+
+
+def _current(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest with the names and margins of `MANIFEST_VERSION`."""
+    if manifest.get("format_version") != 1:
+        return manifest
+    manifest = {**manifest, "format_version": MANIFEST_VERSION}
+    if "negatives" in manifest:
+        manifest["num_negatives"] = manifest.pop("negatives")
+    for name, current in (("mining", current_mining), ("training", current_training)):
+        if isinstance(manifest.get(name), dict):
+            manifest[name] = current(manifest[name])
+    return manifest
 
 
 def _pair(values: Iterable[Any]) -> tuple[float, float]:

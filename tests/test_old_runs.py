@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app
+from llama_index_ace_finetune.commands.run_config import run_settings
 from llama_index_ace_finetune.datasets.split import Split
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.provenance import read_provenance
@@ -98,3 +99,31 @@ def test_every_json_of_an_old_run_is_read(old_run: Path) -> None:
     record = read_provenance(run.model)
     assert record is not None
     assert record["base_model"] == "base"
+
+
+def test_margins_of_an_old_run_are_read_as_distances(old_run: Path, tmp_path: Path) -> None:
+    run = RunFolder.open(old_run)
+    manifest = run.read_manifest()
+    assert manifest["num_negatives"] == 3
+    assert manifest["mining"]["relative_margin"] == 0.05
+    assert manifest["mining"]["relaxation"] == [0.0, None]
+    assert (manifest["mining"]["range_min"], manifest["mining"]["range_max"]) == (1, 50)
+    assert manifest["training"]["suspected_margin"] == -0.1
+    assert read_report(run.report)["training"]["config"]["suspected_margin"] == -0.1
+    record = read_provenance(run.model)
+    assert record is not None
+    assert record["config"]["suspected_margin"] == -0.1
+    data = TrainingData.load(run.training_data)
+    for mining in (data.metadata["mining"], record["data"]["mining"]):
+        assert mining["settings"] == manifest["mining"]
+        assert [step["relative_margin"] for step in mining["relaxed"]] == [0.0, None]
+    data.save(tmp_path / "again.json")
+    assert TrainingData.load(tmp_path / "again.json") == data
+
+
+def test_config_of_an_old_run_gives_the_same_settings(old_run: Path) -> None:
+    settings = run_settings(old_run / "config.yaml", {})
+    manifest = RunFolder.open(old_run).read_manifest()
+    assert settings.mining.to_dict() == manifest["mining"]
+    assert settings.training.to_dict() == {"output_dir": settings.training.output_dir, **manifest["training"]}
+    assert settings.num_negatives == 3

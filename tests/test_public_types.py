@@ -21,7 +21,7 @@ import llama_index_ace_finetune as ace
 
 
 def train(suite: Path, folder: Path) -> str:
-    settings = ace.MiningSettings(top_k=30, relative_margin=0.9)
+    settings = ace.MiningSettings(range_max=30, relative_margin=0.1)
     with ace.HardNegativeMiner(settings=settings) as miner:
         written: int = ace.TrainingDataGenerator(suite, folder / "data.json", miner).generate_and_save()
         ace.save_mining_report(miner.report, folder / "mining")
@@ -78,5 +78,5 @@ def test_the_program_uses_every_name() -> None:
 def test_mypy_passes_and_notices_a_wrong_use(tmp_path: Path) -> None:
     right = check(PROGRAM, tmp_path)
     assert right.returncode == 0, right.stdout + right.stderr
-    wrong = check(PROGRAM.replace("top_k=30", 'top_k="30"').replace('mode="linear"', 'mode="liner"'), tmp_path)
+    wrong = check(PROGRAM.replace("range_max=30", 'range_max="30"').replace('mode="linear"', 'mode="liner"'), tmp_path)
     assert wrong.stdout.count("[arg-type]") == 2, wrong.stdout

@@ -20,13 +20,14 @@ _TRAINING = {
 _MINING = {
     name: name
     for name in (
-        "top_k",
-        "min_rank",
+        "range_max",
+        "range_min",
+        "relative_margin",
         "absolute_margin",
         "max_score",
         "nearer_answer",
         "teacher",
-        "selection",
+        "sampling_strategy",
         "dense",
         "bm25",
         "seed",
@@ -42,11 +43,10 @@ def training_flags(given: Mapping[str, Any]) -> dict[str, Any]:
 def mining_flags(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of the mining among a verb's options."""
     settings = _named(given, _MINING)
-    margin = given.get("relative_margin")
-    if margin is not None:
-        settings["relative_margin"] = margin or None
+    if given.get("no_relative_margin"):
+        settings["relative_margin"] = None
     if given.get("relax"):
-        settings["relaxation"] = (1.0, None)
+        settings["relaxation"] = (0.0, None)
     return settings
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from llama_index_ace_finetune import __version__
+from llama_index_ace_finetune.cli.old_options import renamed
 from llama_index_ace_finetune.commands.voice import speaking
 from llama_index_ace_finetune.utils.redact import without_passwords
 from llama_index_ace_finetune.utils.terminal import visible
@@ -28,6 +29,11 @@ _UsageError: Any = typer.BadParameter.__base__
 
 class Verb(TyperCommand):
     """A verb, whose help is legible in a narrow terminal too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read options by the spellings that they had before, too; the help does not show those."""
+        names = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        return super().parse_args(ctx, renamed(args, names))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help: as a table, or as lines where a table would cut the names of options."""

@@ -37,20 +37,24 @@ Retention = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command was broken off.")]
 Seed = Annotated[int | None, typer.Option(help="Of everything random; 0 by default.")]
 
-Negatives = Annotated[int | None, typer.Option(help="Hard negatives mined per query; 5 by default.")]
+NumNegatives = Annotated[int | None, typer.Option(help="Hard negatives mined per query; 5 by default.")]
 MinDifficulty = Annotated[str | None, typer.Option(help="Leave out easier queries: easy, medium or hard.")]
 SkipCategories = Annotated[
     list[str] | None, typer.Option(metavar="<name>", help="Leave out queries of this category; repeatable.")
 ]
 
 _MINING = "Mining"
-TopK = Annotated[int | None, typer.Option(help="Candidates per query and source.", rich_help_panel=_MINING)]
-MinRank = Annotated[int | None, typer.Option(help="Refuse candidates ranked above this.", rich_help_panel=_MINING)]
+RangeMax = Annotated[int | None, typer.Option(help="Candidates per query and source.", rich_help_panel=_MINING)]
+RangeMin = Annotated[int | None, typer.Option(help="Skip the first N candidates of a source.", rich_help_panel=_MINING)]
 RelativeMargin = Annotated[
     float | None,
     typer.Option(
-        help="Highest score of a negative, as a share of its right answer's; 0 is off.", rich_help_panel=_MINING
+        help="How far below the positive a negative scores, as a fraction of the positive's score; 0.05 by default.",
+        rich_help_panel=_MINING,
     ),
+]
+NoRelativeMargin = Annotated[
+    bool, typer.Option("--no-relative-margin", help="Switch that off.", rich_help_panel=_MINING)
 ]
 AbsoluteMargin = Annotated[
     float | None, typer.Option(help="How far below its right answer a negative scores.", rich_help_panel=_MINING)
@@ -70,7 +74,7 @@ Relax = Annotated[
     bool,
     typer.Option("--relax", help="Loosen the relative margin where a query is short.", rich_help_panel=_MINING),
 ]
-SelectionName = Annotated[str | None, typer.Option(help="top, random or spread.", rich_help_panel=_MINING)]
+SamplingStrategyName = Annotated[str | None, typer.Option(help="top, random or spread.", rich_help_panel=_MINING)]
 Dense = Annotated[
     bool | None, typer.Option("--dense/--no-dense", help="Take candidates from the model.", rich_help_panel=_MINING)
 ]

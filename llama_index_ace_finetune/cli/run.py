@@ -26,18 +26,19 @@ from llama_index_ace_finetune.cli.options import (
     MaxScore,
     Memories,
     MinDifficulty,
-    MinRank,
     NearerAnswer,
-    Negatives,
+    NoRelativeMargin,
+    NumNegatives,
+    RangeMax,
+    RangeMin,
     RelativeMargin,
     Relax,
     RequireGain,
     Retention,
+    SamplingStrategyName,
     Seed,
-    SelectionName,
     SkipCategories,
     TeacherModel,
-    TopK,
     TrainingMode,
 )
 from llama_index_ace_finetune.utils.redact import without_passwords
@@ -61,7 +62,7 @@ def run(
     out: Annotated[Path | None, typer.Option(callback=_needed, help="Run folder.")] = None,
     memories: Memories = None,
     base_model: BaseModel = None,
-    negatives: Negatives = None,
+    num_negatives: NumNegatives = None,
     min_difficulty: MinDifficulty = None,
     skip_categories: SkipCategories = None,
     mode: TrainingMode = None,
@@ -82,15 +83,16 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Do everything again, and replace a run.")] = False,
     require_gain: RequireGain = False,
     as_json: AsJson = False,
-    top_k: TopK = None,
-    min_rank: MinRank = None,
+    range_max: RangeMax = None,
+    range_min: RangeMin = None,
     relative_margin: RelativeMargin = None,
+    no_relative_margin: NoRelativeMargin = False,
     absolute_margin: AbsoluteMargin = None,
     max_score: MaxScore = None,
     nearer_answer: NearerAnswer = None,
     teacher: TeacherModel = None,
     relax: Relax = False,
-    selection: SelectionName = None,
+    sampling_strategy: SamplingStrategyName = None,
     dense: Dense = None,
     bm25: Bm25 = None,
 ) -> None:
@@ -118,7 +120,7 @@ def run(
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    names = ("data", "out", "memories", "negatives", "min_difficulty", "skip_categories")
+    names = ("data", "out", "memories", "num_negatives", "min_difficulty", "skip_categories")
     top = {name: options[name] for name in names if options[name] not in (None, [], ())}
     seed = {"seed": options["seed"]} if options["seed"] is not None else {}
     return {**top, "split": seed, "mining": mining_flags(options), "training": training_flags(options)}

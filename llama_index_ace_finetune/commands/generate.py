@@ -17,7 +17,7 @@ from llama_index_ace_finetune.mining.training_data_generator import TrainingData
 def generate(
     generator: TrainingDataGenerator,
     *,
-    negatives: int,
+    num_negatives: int,
     min_difficulty: str | None,
     skip_categories: Collection[str],
     report: Path | None = None,
@@ -25,7 +25,7 @@ def generate(
     """Run the generator with a progress bar and print the counts of its mining run; `report` is a folder for more."""
     with generator.miner, texts_progress("mining", None) as progress:
         written = generator.generate_and_save(
-            negatives_per_example=negatives,
+            negatives_per_example=num_negatives,
             min_difficulty=min_difficulty,
             skip_categories=set(skip_categories),
             progress=progress,

@@ -96,7 +96,7 @@ def plan_run(
     evaluation = (2 * sizes.test + sizes.dev + sizes.corpus) * speed.embed
     mined = len(queries["train"]) + len(queries["dev"])
     found: list[tuple[str, str, str, float]] = [
-        ("mine", "mine", f"{settings.negatives} negatives for each of {mined} queries", mining)
+        ("mine", "mine", f"{settings.num_negatives} negatives for each of {mined} queries", mining)
     ]
     found += [("train", name, what, seconds) for name, what, seconds in _rungs(settings.training, sizes, speed)]
     found.append(("evaluate", "evaluate", f"{len(queries['test'])} queries over {len(documents)} memories", evaluation))

@@ -36,7 +36,7 @@ from llama_index_ace_finetune.evaluation.report.report import read_report, write
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.save_report import save_mining_report
 from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
-from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.run_folder import MANIFEST_VERSION, RunFolder
 
 __all__ = ["RunSettings", "run_pipeline"]
 
@@ -102,7 +102,7 @@ class _Stages:
                 dataset,
                 split,
                 miner,
-                negatives=settings.negatives,
+                num_negatives=settings.num_negatives,
                 min_difficulty=settings.min_difficulty,
                 skip_categories=settings.skip_categories,
                 source=str(settings.data),
@@ -184,7 +184,7 @@ def _copy(source: Path, target: Path) -> None:
 def _manifest(settings: RunSettings, keys: dict[str, str], folder: RunFolder, seconds: float) -> dict[str, Any]:
     training = read_report(folder.report)["training"]
     return {
-        "format_version": 1,
+        "format_version": MANIFEST_VERSION,
         "package_version": __version__,
         "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 import math
 import re
 import textwrap
@@ -20,11 +21,14 @@ from llama_index_ace_finetune.datasets.split_settings import SplitSettings
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.utils.old_settings import MINING_NAMES, current_mining, current_training
 
 _SECTIONS: Mapping[str, type] = {"split": SplitSettings, "mining": MiningSettings, "training": TrainingConfig}
 _NOT_IN_FILES = frozenset({"resume", "force", "command", "output_dir"})
 _SEED = "of everything random; a section may have a seed of its own."
 _WIDTH = 100
+
+logger = logging.getLogger(__name__)
 
 Lines = dict[tuple[str, ...], int]
 
@@ -47,6 +51,7 @@ def run_settings(
     """
     content, lines = _read(config) if config else ({}, {})
     where = f"The configuration {str(config)!r}" if config else "The command"
+    content = _renamed(content, where)
     content = _checked(content, lines, where)
     if config:
         try:
@@ -75,6 +80,35 @@ def config_text(settings: RunSettings | None = None, *, data: str = "my_suite.js
         entries = _entries(section, values[name])
         lines += ["", f"{name}:", *textwrap.indent("\n".join(entries), "  ").split("\n")]
     return "\n".join(lines) + "\n"
+
+
+def _renamed(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return a file that names settings as version 0.1.0 did with today's names and margins, and say so once."""
+    mining, training = content.get("mining"), content.get("training")
+    sections = {name: section for name, section in content.items() if isinstance(section, dict)}
+    old = [f"mining.{name}" for name in MINING_NAMES if name in sections.get("mining", {})]
+    old += ["negatives"] if "negatives" in content else []
+    if not old:
+        return content
+    new = [f"mining.{name}" for name in MINING_NAMES.values() if name in sections.get("mining", {})]
+    new += ["num_negatives"] if "num_negatives" in content else []
+    if new:
+        raise AceFinetuneError(
+            f"{where} mixes a name of version 0.1.0 ({old[0]}) with one of today ({new[0]}), so its margins could mean "
+            "either; use the names that `ace-finetune init` writes."
+        )
+    logger.warning(
+        "%s names settings as version 0.1.0 did (%s), so its relative_margin and suspected_margin are read as they "
+        "were meant then: 0.95 as 0.05 below the positive's score",
+        where,
+        ", ".join(old),
+    )
+    renamed = {("num_negatives" if name == "negatives" else name): value for name, value in content.items()}
+    if isinstance(mining, dict):
+        renamed["mining"] = current_mining(mining)
+    if isinstance(training, dict):
+        renamed["training"] = current_training(training)
+    return renamed
 
 
 def _fields(cls: type) -> dict[str, Any]:

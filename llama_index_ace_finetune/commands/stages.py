@@ -35,7 +35,7 @@ def stage_keys(settings: RunSettings, dataset: RetrievalDataset) -> dict[str, st
     values = settings.to_dict()
     training = by_content({name: value for name, value in values["training"].items() if name != "device"})
     values["mining"] = by_content(values["mining"])
-    chosen = {name: values[name] for name in ("negatives", "min_difficulty", "skip_categories", "split", "mining")}
+    chosen = {name: values[name] for name in ("num_negatives", "min_difficulty", "skip_categories", "split", "mining")}
     mine = _digest([__version__, _content(dataset), chosen, training["base_model"]])
     general = [_content(read_dataset(Path(training["retention"])))] if training["retention"] else []
     train = _digest([mine, training, *general])

@@ -14,8 +14,9 @@ from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.split_record import PARTS
 from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.utils.old_settings import current_metadata
 
-FORMAT_VERSION = "3.0"
+FORMAT_VERSION = "3.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,8 @@ class TrainingData:
         metadata = document.get("metadata") or {}
         if not isinstance(metadata, dict):
             raise DatasetError(f"{str(path)!r}: 'metadata' must be an object; generate it again.")
+        if metadata.get("format_version") == "3.0":
+            metadata = {**current_metadata(metadata), "format_version": FORMAT_VERSION}
         reader = _ExampleReader(path, corpus)
         examples = tuple(reader.read(number, row) for number, row in enumerate(rows))
         split = document.get("split")

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.utils.old_settings import current_metadata, current_training
 from llama_index_ace_finetune.utils.read_json import read_json_object
 from llama_index_ace_finetune.utils.refusal import Refusal
 
 PROVENANCE = "ace_finetune.json"
+FORMAT_VERSION = 2
 _RECORD = Refusal("The file", "train or copy the model again", ModelError)
 
 
@@ -20,4 +22,15 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
         ModelError: if the record is there but cannot be read.
     """
     file = folder / PROVENANCE
-    return read_json_object(file, _RECORD) if file.is_file() else None
+    return _current(read_json_object(file, _RECORD)) if file.is_file() else None
+
+
+def _current(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the names and margins of `FORMAT_VERSION`."""
+    if record.get("format_version") != 1:
+        return record
+    record = {**record, "format_version": FORMAT_VERSION}
+    for name, current in (("config", current_training), ("data", current_metadata)):
+        if isinstance(record.get(name), dict):
+            record[name] = current(record[name])
+    return record

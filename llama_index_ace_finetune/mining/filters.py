@@ -64,9 +64,9 @@ def nearer_answer(nearest: Scores, positive: Scores, share: float) -> Mask:
     return np.asarray(nearest.astype(np.float64) > limit[:, None])
 
 
-def rank_window(best_rank: NDArray[np.int32], min_rank: int) -> Mask:
-    """Ranked above the window by some source; `best_rank` is the best over the sources, int [b, w]."""
-    return np.asarray(best_rank < min_rank)
+def rank_window(best_rank: NDArray[np.int32], range_min: int) -> Mask:
+    """Among the first `range_min` ranks of some source; `best_rank` is the best over the sources, int [b, w]."""
+    return np.asarray(best_rank <= range_min)
 
 
 def maximum_score(scores: Scores, limit: float) -> Mask:
@@ -80,8 +80,12 @@ def absolute_margin(scores: Scores, positive: Scores, margin: float) -> Mask:
     return np.asarray(scores.astype(np.float64) > limit[:, None])
 
 
-def relative_margin(scores: Scores, positive: Scores, share: float) -> Mask:
-    """Scored above pos - |pos| * (1 - share): below the right answer for negative scores too."""
+def relative_margin(scores: Scores, positive: Scores, margin: float) -> Mask:
+    """Scored above pos - |pos| * margin, which lies below the positive for negative scores too.
+
+    Source: `sentence_transformers.util.mine_hard_negatives`; "perc-pos" of NV-Retriever (Moreira et al. 2024,
+    arXiv:2407.15831) with 1 - margin as its percentage.
+    """
     least = positive.astype(np.float64)
-    limit = least - np.abs(least) * (1 - share)
+    limit = least - np.abs(least) * margin
     return np.asarray(scores.astype(np.float64) > limit[:, None])

@@ -57,7 +57,7 @@ def mine_negatives(
     _require_finite(corpus_vectors, "corpus")
     n = len(query_vectors)
     wrong = judged_wrong if judged_wrong is not None else [np.empty(0, np.int64)] * n
-    candidates = gather_candidates(sources, n, settings.top_k, judged_wrong=Ragged.of(wrong))
+    candidates = gather_candidates(sources, n, settings.range_max, judged_wrong=Ragged.of(wrong))
     verdicts = judge_candidates(
         candidates,
         query_vectors=query_vectors,
@@ -68,7 +68,7 @@ def mine_negatives(
         settings=settings,
     )
     seeds = query_seeds(keys if keys is not None else [str(query) for query in range(n)], settings.seed)
-    chosen = select(candidates, verdicts.passing, count, selection=settings.selection, seeds=seeds)
+    chosen = select(candidates, verdicts.passing, count, sampling_strategy=settings.sampling_strategy, seeds=seeds)
     relaxed = _relax(candidates, verdicts, chosen, settings, seeds)
     return MinedNegatives.of(candidates, verdicts, chosen, relaxed)
 
@@ -90,7 +90,11 @@ def _relax(
         # A short query has taken all that passed before, so only what this step lets through is new.
         opened = verdicts.loosen(short, margin)
         more, sources = select(
-            candidates.of_queries(short), opened, count, selection=settings.selection, seeds=seeds[short]
+            candidates.of_queries(short),
+            opened,
+            count,
+            sampling_strategy=settings.sampling_strategy,
+            seeds=seeds[short],
         )
         place = have[short][:, None] + np.arange(count)
         added = (more >= 0) & (place < count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from llama_index_ace_finetune.ranking.bm25 import BM25Index
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever
 
+logger = logging.getLogger(__name__)
+
 
 class HardNegativeMiner:
     """Mine hard negatives by id, with every known right answer left out.
@@ -46,9 +49,9 @@ class HardNegativeMiner:
         collection_name: today's collection.
         embedding_url: OpenAI-style endpoint whose vectors that collection holds.
         embedding_model: model name at that endpoint.
-        top_k: candidates per source and query; by default that of `settings`, which is 50.
+        top_k: candidates per source and query, in place of the `range_max` of `settings`, which is 50 by default.
         model: embedding model, by folder or hub name.
-        settings: filters, relaxation, selection, and which sources are on.
+        settings: filters, relaxation, sampling strategy, and which sources are on.
         retriever: what answers queries today, such as an index's `as_retriever(similarity_top_k=20)`.
         encoder: the model, loaded already.
         cache: folder for vectors; none by default. A run that was cut off goes on from there.
@@ -75,11 +78,15 @@ class HardNegativeMiner:
     ) -> None:
         self.settings = settings or MiningSettings()
         if top_k is not None:
-            self.settings = replace(self.settings, top_k=top_k)
+            if top_k < 1:
+                raise AceFinetuneError(f"The miner's top_k is {top_k}; it must be at least 1.")
+            self.settings = replace(self.settings, range_max=top_k)
         if not (self.settings.dense or self.settings.bm25 or qdrant_url or retriever is not None):
             raise AceFinetuneError(
                 "The miner has no source of candidates; switch dense or bm25 on, or give a retriever or a collection."
             )
+        for warning in self.settings.warnings():
+            logger.warning("%s", warning)
         self.model = model
         self.collection = (
             LiveCollection(qdrant_url, collection_name, embedding_url=embedding_url, embedding_model=embedding_model)
@@ -108,7 +115,7 @@ class HardNegativeMiner:
         excluded: frozenset[str] = frozenset(),
         progress: Progress | None = None,
     ) -> dict[str, tuple[HardNegative, ...]]:
-        """Return up to `count` negatives per query, in the order of `MiningSettings.selection`.
+        """Return up to `count` negatives per query, in the order of `MiningSettings.sampling_strategy`.
 
         Rows that the data judges wrong come first; what a relaxation added comes last.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.mining.candidates import NOT_FOUND, Candidates
-from llama_index_ace_finetune.mining.settings import Selection
+from llama_index_ace_finetune.mining.settings import SamplingStrategy
 
 Chosen = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Columns of the candidates int64 [n, count], in the order they were taken, -1 where no more are left; and the number
@@ -21,13 +21,13 @@ def select(
     passing: NDArray[np.bool_],
     count: int,
     *,
-    selection: Selection,
+    sampling_strategy: SamplingStrategy,
     seeds: NDArray[np.uint64],
 ) -> Chosen:
     """Take up to `count` of the passing candidates, bool [n, w], of each query; rows judged wrong come first."""
-    if selection == "spread":
+    if sampling_strategy == "spread":
         return take_turns(candidates, passing, count)
-    if selection == "random":
+    if sampling_strategy == "random":
         return take_random(candidates, passing, count, seeds)
     return take_top(candidates, passing, count)
 

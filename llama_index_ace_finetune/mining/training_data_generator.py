@@ -79,7 +79,7 @@ class TrainingDataGenerator:
             dataset,
             split,
             self.miner,
-            negatives=negatives_per_example,
+            num_negatives=negatives_per_example,
             min_difficulty=min_difficulty,
             skip_categories=frozenset(skip_categories or ()),
             max_examples=self.max_examples,
@@ -99,7 +99,7 @@ def generate_training_data(
     split: Split,
     miner: HardNegativeMiner,
     *,
-    negatives: int = 5,
+    num_negatives: int = 5,
     min_difficulty: str | None = None,
     skip_categories: frozenset[str] = frozenset(),
     max_examples: int | None = None,
@@ -137,7 +137,7 @@ def generate_training_data(
         )
     order = [query_id for query_id in dataset.queries if query_id in chosen]
     held = frozenset(split.answers["dev"]) | frozenset(split.answers["test"])
-    mined = miner.mine(dataset, order, count=negatives, excluded=held, progress=progress)
+    mined = miner.mine(dataset, order, count=num_negatives, excluded=held, progress=progress)
     examples = tuple(
         TrainingExample(
             query_id=query_id,

@@ -101,8 +101,8 @@ def judge_candidates(
         if settings.nearer_answer is not None:
             nearer = filters.nearer_answer(block.nearest, block.least_positive, settings.nearer_answer)
             refuse(filters.NEARER_ANSWER, nearer & ~judged[part], part)
-    if settings.min_rank is not None:
-        refuse(filters.RANK_WINDOW, filters.rank_window(candidates.ranks.min(axis=0), settings.min_rank) & ~judged)
+    if settings.range_min:
+        refuse(filters.RANK_WINDOW, filters.rank_window(candidates.ranks.min(axis=0), settings.range_min) & ~judged)
     if rescore is not None:
         scores, positives = _rescored(reasons == _PASSES, rows, right, rescore)
     least = _least_positive(positives, right)

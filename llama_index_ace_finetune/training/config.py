@@ -14,10 +14,12 @@ import yaml
 
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.utils.old_settings import LARGE_MARGIN, current_training
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+FORMAT_VERSION = 2
 _WHOLE_OR_NONE = frozenset({"eval_steps", "patience", "lora_rank", "max_seq_length"})
 _WHOLE = ("epochs", "batch_size", "warmup_steps", "hard_negatives", "seed", *sorted(_WHOLE_OR_NONE))
 
@@ -42,8 +44,9 @@ class TrainingConfig:
             data does not say itself what is dev.
         hard_negatives: mined negatives per query and step; they rotate over the epochs.
         suspected_margin: in mode "full", documents of a batch are masked for a query where their cosine with it, by the
-            base model, exceeds this share of the right answer's, or where they are near-duplicates of a right answer;
-            1 masks what the base ranks above the right answer. None masks known right answers alone, since a weak base
+            base model, comes within this relative margin of the positive's (0.05: exceeds 95 % of it; a
+            `GISTEmbedLoss` with `margin_strategy="relative"`), or where they are near-duplicates of a positive;
+            0 masks what the base ranks above the positive. None masks known right answers alone, since a weak base
             suspects mostly the mistakes that training is to mend.
         temperature: divisor of the cosines in the softmax.
         symmetric: let documents look for their queries too.
@@ -124,7 +127,7 @@ class TrainingConfig:
         self._require(self.seed >= 0, "seed", "0 or more")
         self._require(self.max_seq_length is None or self.max_seq_length > 0, "max_seq_length", "greater than 0")
         margin = self.suspected_margin
-        self._require(margin is None or 0 < margin < math.inf, "suspected_margin", "greater than 0")
+        self._require(margin is None or -math.inf < margin < 1, "suspected_margin", "below 1, and finite")
         self._require(0 <= self.retention_loss <= 1, "retention_loss", "from 0 to 1")
         self._require(self.lora_rank is None or self.lora_rank > 0, "lora_rank", "greater than 0")
         self._require(self.lora_alpha is None or self.lora_alpha > 0, "lora_alpha", "greater than 0")
@@ -149,11 +152,15 @@ class TrainingConfig:
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON."""
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        content = {"format_version": FORMAT_VERSION, **self.to_dict()}
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read settings from a JSON or YAML file.
+
+        In a file without a format version, such as `save` of 0.1.0 wrote, a `suspected_margin` above 0.5 is the part of
+        the positive's score that it was then.
 
         Raises:
             AceFinetuneError: if it cannot be read, or a setting is unknown or out of range.
@@ -165,6 +172,7 @@ class TrainingConfig:
             raise AceFinetuneError(f"The settings {str(path)!r} cannot be read ({reason}); mend the file.") from error
         if not isinstance(content, dict):
             raise AceFinetuneError(f"The settings {str(path)!r} are no mapping of names to values; mend the file.")
+        content = _current(content)
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(str(name) for name in set(content) - set(fields))
         if unknown:
@@ -177,3 +185,11 @@ class TrainingConfig:
             return cls(**content)
         except (TypeError, ValueError) as error:
             raise AceFinetuneError(f"A setting in {str(path)!r} is of the wrong type ({error}); mend it.") from error
+
+
+def _current(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file holds with the margin of `FORMAT_VERSION`, without the version."""
+    content = dict(content)
+    margin = content.get("suspected_margin")
+    old = content.pop("format_version", None) != FORMAT_VERSION
+    return current_training(content) if old and isinstance(margin, float) and margin > LARGE_MARGIN else content

@@ -19,6 +19,7 @@ from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, ModelError, TrainingError
 from llama_index_ace_finetune.locked import locked
+from llama_index_ace_finetune.mining.settings import margin_warnings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import Ground
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
@@ -55,6 +56,8 @@ class EmbeddingFineTuner:
         self, config: TrainingConfig | None = None, *, cache: Path | None = None, checkpoints: Path | None = None
     ) -> None:
         self.config = config or TrainingConfig()
+        for warning in margin_warnings("suspected_margin", self.config.suspected_margin):
+            logger.warning("%s", warning)
         self.data: TrainingData | None = None
         self.encoder: Encoder | None = None
         self.rungs: list[Rung] = []

@@ -41,12 +41,12 @@ class TestReading:
             out: run
             min_difficulty: medium
             skip_categories: [a, b]
-            mining: {teacher: some/model, relaxation: [1, null], top_k: 20}
+            mining: {teacher: some/model, relaxation: [0, null], range_max: 20}
             training: {learning_rate: 5e-5, budget_minutes: null, interpolation: [1], keep_index: true, temperature: 1}
         """
         found = read(tmp_path, text)
         assert (found.min_difficulty, found.skip_categories) == ("medium", frozenset("ab"))
-        assert found.mining == MiningSettings(teacher="some/model", relaxation=(1.0, None), top_k=20)
+        assert found.mining == MiningSettings(teacher="some/model", relaxation=(0.0, None), range_max=20)
         assert found.training == TrainingConfig(
             learning_rate=5e-5, budget_minutes=None, interpolation=(1.0,), keep_index=True, temperature=1.0
         )
@@ -56,13 +56,13 @@ class TestReading:
         assert found.seeds() == {"split": 7, "mining": 7, "training": 8}
 
     def test_flags_win_over_the_file_setting_by_setting(self, tmp_path: Path) -> None:
-        text = "{data: d, out: o, negatives: 3, training: {epochs: 9, batch_size: 16}}"
+        text = "{data: d, out: o, num_negatives: 3, training: {epochs: 9, batch_size: 16}}"
         found = read(tmp_path, text, data=Path("other"), training={"epochs": 2})
-        assert (found.data, found.out, found.negatives) == (Path("other"), Path("o"), 3)
+        assert (found.data, found.out, found.num_negatives) == (Path("other"), Path("o"), 3)
         assert (found.training.epochs, found.training.batch_size) == (2, 16)
 
     def test_an_option_may_switch_off_what_the_file_switches_on(self, tmp_path: Path) -> None:
-        found = read(tmp_path, "{data: d, out: o, mining: {relative_margin: 0.9}}", mining={"relative_margin": None})
+        found = read(tmp_path, "{data: d, out: o, mining: {relative_margin: 0.1}}", mining={"relative_margin": None})
         assert found.mining.relative_margin is None
 
 
@@ -75,7 +75,7 @@ class TestRefusing:
                 "line 4: there is no setting 'lerning_rate' in trainin",
             ),
             ("training: {lerning_rate: 1}", "did you mean 'learning_rate'"),
-            ("negative: 3", "line 1: there is no setting 'negative'; did you mean 'negatives'"),
+            ("num_negative: 3", "line 1: there is no setting 'num_negative'; did you mean 'num_negatives'"),
             ("data: d\nepochs: 3", "line 2: there is no setting 'epochs'; it belongs into training"),
             ("zzz: 3", "leave it out"),
             ("training: {output_dir: x}", "there is no setting 'output_dir' in training"),
@@ -121,10 +121,10 @@ class TestRefusing:
 
     def test_on_the_command_line(self, tmp_path: Path) -> None:
         file = tmp_path / "c.yaml"
-        file.write_text("data: d\nout: o\nnegatives: few\n", encoding="utf-8")
+        file.write_text("data: d\nout: o\nnum_negatives: few\n", encoding="utf-8")
         result = runner.invoke(app, ["run", "--config", str(file)])
         assert result.exit_code == 2
-        assert "line 3: negatives is 'few'" in result.stderr
+        assert "line 3: num_negatives is 'few'" in result.stderr
 
 
 class TestWriting:
@@ -174,7 +174,7 @@ class TestWriting:
             out=Path("o"),
             skip_categories=skipped,
             split=SplitSettings(seed=seeds[0], group_field=name),
-            mining=MiningSettings(seed=seeds[1], relaxation=(0.97, None)),
+            mining=MiningSettings(seed=seeds[1], relaxation=(0.03, None)),
             training=TrainingConfig(seed=seeds[2], learning_rate=rate, budget_minutes=budget, dimensions=(64, 32)),
         )
         file = tmp_path_factory.mktemp("config") / "c.yaml"

@@ -279,7 +279,7 @@ class TestRule9Data:
 
     @pytest.fixture(scope="class")
     def data(self, dataset: RetrievalDataset, split: Split, minilm: Encoder) -> TrainingData:
-        return generate_training_data(dataset, split, HardNegativeMiner(encoder=minilm), negatives=4)
+        return generate_training_data(dataset, split, HardNegativeMiner(encoder=minilm), num_negatives=4)
 
     def test_llama_indexs_json_is_read_and_written(self, tmp_path: Path) -> None:
         theirs = {

@@ -71,7 +71,7 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert loaded.split == DATA.split
     assert loaded.metadata["source"] == "suite.json"
     assert loaded.metadata["total_examples"] == 3
-    assert loaded.metadata["format_version"] == "3.0"
+    assert loaded.metadata["format_version"] == "3.1"
     assert [example.query_id for example in loaded.examples_of("train")] == ["11-0"]
     assert [example.query_id for example in loaded.examples_of("dev")] == ["12-0"]
     assert list(path.parent.iterdir()) == [path]

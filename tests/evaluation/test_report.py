@@ -105,7 +105,7 @@ def test_the_originals_summary_fields_by_hand(report: dict[str, Any]) -> None:
     }
     assert report["metadata"]["total_queries_evaluated"] == 4
     assert report["metadata"]["corpus_size"] == 30
-    assert report["metadata"]["schema_version"] == 2
+    assert report["metadata"]["schema_version"] == 3
 
 
 def test_slices_count_their_queries(report: dict[str, Any]) -> None:

@@ -9,4 +9,4 @@ from llama_index_ace_finetune.mining.settings import MiningSettings
 
 def plain(**options: Any) -> MiningSettings:
     """The best ranks of the first twenty, with no margin, where `options` do not say otherwise."""
-    return MiningSettings(**{"top_k": 20, "relative_margin": None, "selection": "top", **options})
+    return MiningSettings(**{"range_max": 20, "relative_margin": None, "sampling_strategy": "top", **options})

@@ -14,7 +14,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, ModelError
 from llama_index_ace_finetune.mining.live_collection import LiveCollection
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
-from llama_index_ace_finetune.mining.settings import Selection
+from llama_index_ace_finetune.mining.settings import SamplingStrategy
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +124,9 @@ def test_progress_counts_queries_and_memories(minilm: Encoder, small_dataset: Re
 
 
 def test_top_k_is_that_of_the_settings_unless_it_is_given() -> None:
-    assert HardNegativeMiner().settings.top_k == 50
-    assert HardNegativeMiner(settings=plain(top_k=7, seed=2)).settings == plain(top_k=7, seed=2)
-    assert HardNegativeMiner(None, "c", None, None, 50, settings=plain(top_k=7)).settings.top_k == 50
+    assert HardNegativeMiner().settings.range_max == 50
+    assert HardNegativeMiner(settings=plain(range_max=7, seed=2)).settings == plain(range_max=7, seed=2)
+    assert HardNegativeMiner(None, "c", None, None, 50, settings=plain(range_max=7)).settings.range_max == 50
 
 
 def test_a_miner_without_a_source_is_told() -> None:
@@ -140,9 +140,11 @@ def test_without_the_model_only_words_rank(minilm: Encoder, cache: Path) -> None
     assert {negative.source for negative in found["q1"]} == {"bm25"}
 
 
-@pytest.mark.parametrize("selection", ["top", "random", "spread"])
-def test_more_wanted_than_the_corpus_holds(minilm: Encoder, cache: Path, selection: Selection) -> None:
-    miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=plain(top_k=10**9, selection=selection))
+@pytest.mark.parametrize("sampling_strategy", ["top", "random", "spread"])
+def test_more_wanted_than_the_corpus_holds(minilm: Encoder, cache: Path, sampling_strategy: SamplingStrategy) -> None:
+    miner = HardNegativeMiner(
+        encoder=minilm, cache=cache, settings=plain(range_max=10**9, sampling_strategy=sampling_strategy)
+    )
     found = miner.mine(copies(), ["q1", "q3"], count=1000)
     assert {negative.memory_id for negative in found["q1"]} == {"21", "22"}
     assert {negative.memory_id for negative in found["q3"]} == {"10", "12", "20", "22"}
@@ -158,7 +160,7 @@ def test_a_corpus_of_one_memory_is_told(miner: HardNegativeMiner) -> None:
 
 
 def test_a_random_draw_is_the_same_alone_and_among_others(minilm: Encoder, small_dataset: RetrievalDataset) -> None:
-    settings = plain(selection="random", seed=5)
+    settings = plain(sampling_strategy="random", seed=5)
     query_ids = list(small_dataset.queries)[:12]
     miner = HardNegativeMiner(encoder=minilm, settings=settings)
     everything = miner.mine(small_dataset, query_ids, count=3)
@@ -171,7 +173,7 @@ def test_a_random_draw_is_the_same_alone_and_among_others(minilm: Encoder, small
     (right,) = small_dataset.relevant(query.id)
     alone = miner.mine_hard_negatives(query.text, right, 3)
     assert alone == [small_dataset.memories[n.memory_id].text for n in everything[query.id]]
-    other = HardNegativeMiner(encoder=minilm, settings=plain(selection="random", seed=6))
+    other = HardNegativeMiner(encoder=minilm, settings=plain(sampling_strategy="random", seed=6))
     assert other.mine(small_dataset, query_ids, count=3) != everything
 
 

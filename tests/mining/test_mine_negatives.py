@@ -113,7 +113,7 @@ def test_held_out_answers_stay_out_for_a_query_without_a_right_answer() -> None:
 def test_the_margin_is_a_share_of_the_right_answers_cosine() -> None:
     # The right answer stands at cos 60 = .5, so the limit is .475: cos 61 = .485 is above it, cos 62 = .469 is not.
     corpus = angles(60, -10, -61, -62)
-    rows, result = mined([1, 2, 3], corpus=corpus, right=[0], relative_margin=0.95)
+    rows, result = mined([1, 2, 3], corpus=corpus, right=[0], relative_margin=0.05)
     assert rows == [3]
     assert result.filtered == {"above the relative margin": 2}
     assert mined([1, 2, 3], corpus=corpus, right=[0])[0] == [1, 2, 3]
@@ -122,19 +122,19 @@ def test_the_margin_is_a_share_of_the_right_answers_cosine() -> None:
 def test_the_margin_of_a_negative_cosine_lies_below_it() -> None:
     # cos 120 = -.5, so the limit is -.525: cos 121 = -.515 is above it, cos 122 = -.530 is not.
     corpus = angles(120, -121, -122, -90)
-    rows, _ = mined([3, 1, 2], corpus=corpus, right=[0], relative_margin=0.95)
+    rows, _ = mined([3, 1, 2], corpus=corpus, right=[0], relative_margin=0.05)
     assert rows == [2]
 
 
 def test_the_worst_right_answer_sets_the_margin() -> None:
     corpus = angles(10, 80, -50)
-    assert mined([2], corpus=corpus, right=[0], relative_margin=0.95)[0] == [2]
-    assert mined([2], corpus=corpus, right=[0, 1], relative_margin=0.95)[0] == []
+    assert mined([2], corpus=corpus, right=[0], relative_margin=0.05)[0] == [2]
+    assert mined([2], corpus=corpus, right=[0, 1], relative_margin=0.05)[0] == []
 
 
 def test_rows_that_were_judged_wrong_come_first_and_pass_the_guesses() -> None:
     corpus = angles(0, 2, 60, 80)
-    rows, result = mined([1, 2, 3], corpus=corpus, right=[0], wrong=[1, 3], relative_margin=0.95)
+    rows, result = mined([1, 2, 3], corpus=corpus, right=[0], wrong=[1, 3], relative_margin=0.05)
     assert rows == [1, 3, 2]
     assert [(n.source, n.rank) for n in result.negatives[0]] == [("judged", 0), ("judged", 0), ("dense", 2)]
 
@@ -184,17 +184,17 @@ def test_the_window_is_of_true_ranks() -> None:
     # Rows lie in the order of the ranking; the first two are right, the third is near the first.
     corpus = angles(0, 1, 5, 60, 70, 80, 90)
     sources = [DenseSource(angles(0), corpus)]
-    rows, _ = mined([], corpus=corpus, right=[0, 1], sources=sources, top_k=5)
+    rows, _ = mined([], corpus=corpus, right=[0, 1], sources=sources, range_max=5)
     assert rows == [3, 4]
-    rows, result = mined([], corpus=corpus, right=[0, 1], sources=sources, top_k=6, min_rank=5)
+    rows, result = mined([], corpus=corpus, right=[0, 1], sources=sources, range_max=6, range_min=4)
     assert rows == [4, 5]
     assert result.filtered == {"right answer": 2, "near-duplicate": 1, "outside the rank window": 1}
-    assert mined([], corpus=corpus, right=[0, 1], sources=sources, top_k=2)[0] == []
+    assert mined([], corpus=corpus, right=[0, 1], sources=sources, range_max=2)[0] == []
 
 
 def test_a_row_that_any_source_ranks_above_the_window_is_out() -> None:
     sources = [Ranking("collection", ((1, 2, 3),)), Ranking("bm25", ((2, 3, 1),))]
-    rows, result = mined([], corpus=angles(0, 40, 60, 80), right=[0], sources=sources, top_k=3, min_rank=2)
+    rows, result = mined([], corpus=angles(0, 40, 60, 80), right=[0], sources=sources, range_max=3, range_min=1)
     assert rows == [3]
     assert result.filtered == {"outside the rank window": 2}
 
@@ -216,7 +216,7 @@ def test_the_maximum_score_needs_no_right_answer() -> None:
 
 
 def test_a_candidate_counts_for_the_first_filter_that_refuses_it() -> None:
-    _, result = mined([1], corpus=angles(60, 20), right=[0], max_score=0.9, absolute_margin=0.1, relative_margin=0.9)
+    _, result = mined([1], corpus=angles(60, 20), right=[0], max_score=0.9, absolute_margin=0.1, relative_margin=0.1)
     assert result.filtered == {"above the maximum score": 1}
     assert result.passing_shares == {
         "right answer": 1.0,
@@ -260,20 +260,20 @@ def test_hits_outside_the_corpus_are_counted() -> None:
 def test_short_queries_are_filled_up_step_by_step() -> None:
     # The right answer stands at cos 60 = .5; candidates at .940, .574, .485 and .174; 5 is near the right answer.
     corpus = angles(60, -20, -55, -61, -80, 62)
-    options = {"corpus": corpus, "right": [0], "relative_margin": 0.9}
+    options = {"corpus": corpus, "right": [0], "relative_margin": 0.1}
     ranking = [1, 2, 3, 4, 5, 0]
     assert mined(ranking, **options)[0] == [4]
-    rows, result = mined(ranking, **options, relaxation=(1.0, None))
+    rows, result = mined(ranking, **options, relaxation=(0.0, None))
     # What a step lets through comes after what passed before it, whatever the rank.
     assert rows == [4, 3, 1, 2]
     assert [(step.relative_margin, step.queries, step.negatives) for step in result.relaxed] == [
-        (1.0, 1, 1),
+        (0.0, 1, 1),
         (None, 1, 2),
     ]
     assert result.filtered == {"right answer": 1, "near-duplicate": 1}
-    rows, result = mined(ranking, **options, relaxation=(1.0, None), count=2)
+    rows, result = mined(ranking, **options, relaxation=(0.0, None), count=2)
     assert rows == [4, 3]
-    assert result.relaxed == (RelaxedStep(1.0, 1, 1), RelaxedStep(None, 0, 0))
+    assert result.relaxed == (RelaxedStep(0.0, 1, 1), RelaxedStep(None, 0, 0))
     assert result.filtered == {"right answer": 1, "near-duplicate": 1, "above the relative margin": 2}
     rows, result = mined(ranking, **options, relaxation=(None,), count=2)
     assert (rows, result.not_needed) == ([4, 1], 2)
@@ -281,7 +281,7 @@ def test_short_queries_are_filled_up_step_by_step() -> None:
 
 def test_other_filters_are_not_relaxed() -> None:
     corpus = angles(60, -20, -55, -61, -80)
-    rows, _ = mined([1, 2, 3, 4], corpus=corpus, right=[0], relative_margin=0.9, max_score=0.6, relaxation=(None,))
+    rows, _ = mined([1, 2, 3, 4], corpus=corpus, right=[0], relative_margin=0.1, max_score=0.6, relaxation=(None,))
     assert rows == [4, 2, 3]
 
 
@@ -302,7 +302,7 @@ def test_margins_go_by_the_teacher_where_there_is_one() -> None:
         relevant=[np.array([0])],
         sources=[Ranking("dense", ((0, 1, 2, 3, 4),))],
         count=5,
-        settings=plain(relative_margin=0.95),
+        settings=plain(relative_margin=0.05),
         rescore=rescore,
     )
     # Once, for all pairs; not for the right answer as a candidate, nor for its near-duplicate.
@@ -321,7 +321,7 @@ def test_a_broken_teacher_is_told(value: float) -> None:
             relevant=[np.array([0])],
             sources=[Ranking("dense", ((1,),))],
             count=1,
-            settings=plain(relative_margin=0.95),
+            settings=plain(relative_margin=0.05),
             rescore=lambda queries, rows: np.full(len(rows), value, np.float32),
         )
 
@@ -344,7 +344,7 @@ def test_broken_vectors_are_told_whatever_the_source(where: str, value: float) -
 
 def test_more_asked_than_there_is() -> None:
     corpus = angles(0, 60, 90)
-    rows, _ = mined([], corpus=corpus, right=[0], count=50, sources=[DenseSource(angles(0), corpus)], top_k=10_000)
+    rows, _ = mined([], corpus=corpus, right=[0], count=50, sources=[DenseSource(angles(0), corpus)], range_max=10_000)
     assert rows == [1, 2]
 
 
@@ -355,7 +355,7 @@ def test_no_queries_at_all() -> None:
         relevant=[],
         sources=[DenseSource(np.empty((0, 2), np.float32), angles(0, 60))],
         count=3,
-        settings=plain(relative_margin=0.9, relaxation=(None,), selection="spread"),
+        settings=plain(relative_margin=0.1, relaxation=(None,), sampling_strategy="spread"),
     )
     assert (result.negatives, result.candidates) == ((), 0)
     require_some(result)
@@ -368,7 +368,7 @@ def test_no_queries_at_all() -> None:
     ("options", "name"),
     [
         ({"corpus": angles(0, 2, 3, 90), "right": [0]}, "near-duplicate"),
-        ({"corpus": angles(60, 10, 20, 30), "right": [0], "relative_margin": 0.9}, "above the relative margin"),
+        ({"corpus": angles(60, 10, 20, 30), "right": [0], "relative_margin": 0.1}, "above the relative margin"),
         ({"corpus": angles(0, 50, 60, 70), "right": [0], "excluded": [1, 2]}, "held-out answer"),
         ({"corpus": angles(0, 50, 60, 70), "right": [0, 1, 2]}, "right answer"),
     ],

@@ -77,18 +77,18 @@ class Data:
 
 @st.composite
 def any_settings(draw: Any) -> MiningSettings:
-    top_k = draw(st.integers(1, 20))
-    margin = draw(st.sampled_from([None, 0.5, 0.9]))
+    range_max = draw(st.integers(1, 20))
+    margin = draw(st.sampled_from([None, 0.5, 0.1]))
     return MiningSettings(
-        top_k=top_k,
-        min_rank=draw(st.one_of(st.none(), st.integers(1, top_k))),
+        range_max=range_max,
+        range_min=draw(st.integers(0, range_max - 1)),
         near_duplicate=draw(st.sampled_from([0.8, 0.95, 1.0])),
         nearer_answer=draw(st.sampled_from([None, 0.7, 1.0])),
         relative_margin=margin,
         absolute_margin=draw(st.sampled_from([None, 0.0, 0.1])),
         max_score=draw(st.sampled_from([None, -0.2, 0.7])),
-        relaxation=() if margin is None else draw(st.sampled_from([(), (1.0,), (1.0, None), (None,)])),
-        selection=draw(st.sampled_from(["top", "random", "spread"])),
+        relaxation=() if margin is None else draw(st.sampled_from([(), (0.0,), (0.0, None), (None,)])),
+        sampling_strategy=draw(st.sampled_from(["top", "random", "spread"])),
         seed=draw(st.integers(0, 3)),
     )
 
@@ -147,7 +147,7 @@ def test_what_is_kept_is_what_a_loop_keeps(seed: int, settings: MiningSettings, 
         rows = [negative.row for negative in result.negatives[query]]
         judged = [row for row in data.wrong[query].tolist() if not data.excluded[row]]
         first = min(count, len(strict))
-        if settings.selection == "top":
+        if settings.sampling_strategy == "top":
             assert rows[:first] == strict[:count]
         assert set(rows[:first]) <= set(strict)
         assert rows[: min(count, len(judged))] == sorted(judged)[:count]
@@ -158,8 +158,8 @@ def test_what_is_kept_is_what_a_loop_keeps(seed: int, settings: MiningSettings, 
 def kept_by_hand(data: Data, settings: MiningSettings, query: int) -> tuple[list[int], list[int]]:
     """The rows of one query that pass, best rank first: before the relaxation, and at its loosest step."""
     cosines = (data.corpus @ data.queries[query]).tolist()
-    dense = sorted(range(ROWS), key=lambda row: (-cosines[row], row))[: settings.top_k]
-    fixed = data.rankings[query][: settings.top_k].tolist()
+    dense = sorted(range(ROWS), key=lambda row: (-cosines[row], row))[: settings.range_max]
+    fixed = data.rankings[query][: settings.range_max].tolist()
     wrong, right = set(data.wrong[query].tolist()), data.right[query].tolist()
     ranks = dict.fromkeys(wrong, (0, 0))
     for source, ranking in enumerate((dense, fixed), start=1):
@@ -190,7 +190,7 @@ def passes(
 ) -> bool:
     if any(float(np.dot(data.corpus[answer], data.corpus[row])) >= settings.near_duplicate for answer in right):
         return False
-    if settings.min_rank is not None and rank < settings.min_rank:
+    if rank <= settings.range_min:
         return False
     if settings.max_score is not None and cosines[row] > settings.max_score:
         return False
@@ -202,6 +202,6 @@ def passes(
                 return False
         if settings.absolute_margin is not None and cosines[row] > positive - settings.absolute_margin:
             return False
-        if margin is not None and cosines[row] > positive - abs(positive) * (1 - margin):
+        if margin is not None and cosines[row] > positive - abs(positive) * margin:
             return False
     return True

@@ -23,7 +23,7 @@ EMPTY = np.empty(0, np.float32)
 
 @pytest.fixture(scope="module")
 def mined(minilm: Encoder, small_dataset: RetrievalDataset) -> HardNegativeMiner:
-    settings = MiningSettings(relative_margin=0.9, relaxation=(1.0,), seed=3)
+    settings = MiningSettings(relative_margin=0.1, relaxation=(0.0,), seed=3)
     miner = HardNegativeMiner(encoder=minilm, settings=settings)
     miner.mine(small_dataset, list(small_dataset.queries), count=4)
     return miner
@@ -61,11 +61,11 @@ def test_the_report_adds_up(mined: HardNegativeMiner, small_dataset: RetrievalDa
     assert report["candidates"] == report["kept"] + sum(report["filtered"].values()) + report["not_needed"]
     assert report["queries"] == len(small_dataset.queries)
     assert report["candidates_per_source"]["dense"] == 60 * 12
-    assert report["relaxed"][0]["relative_margin"] == 1.0
+    assert report["relaxed"][0]["relative_margin"] == 0.0
     assert report["relaxed"][0]["queries"] > 0
     assert sum(report["histograms"]["kept"]) == report["kept"]
     assert sum(report["histograms"]["positives"]) == 60
-    assert report["settings"]["relative_margin"] == 0.9
+    assert report["settings"]["relative_margin"] == 0.1
     left = report["candidates"]
     for name, share in report["passing"].items():
         passed = left - report["filtered"].get(name, 0)

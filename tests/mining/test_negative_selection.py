@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llama_index_ace_finetune.mining.candidates import JUDGED, NOT_FOUND, Candidates
 from llama_index_ace_finetune.mining.selection import query_seeds, select, split_mix
-from llama_index_ace_finetune.mining.settings import Selection
+from llama_index_ace_finetune.mining.settings import SamplingStrategy
 
 
 def candidates_of(*queries: list[tuple[int | None, int | None, int | None]]) -> Candidates:
@@ -26,11 +26,16 @@ def candidates_of(*queries: list[tuple[int | None, int | None, int | None]]) -> 
 
 
 def taken(
-    found: Candidates, count: int, selection: Selection, *, passing: np.ndarray | None = None, seed: int = 0
+    found: Candidates,
+    count: int,
+    sampling_strategy: SamplingStrategy,
+    *,
+    passing: np.ndarray | None = None,
+    seed: int = 0,
 ) -> list[list[tuple[int, str]]]:
     passing = np.ones(found.rows.shape, bool) if passing is None else passing
     keys = [f"query {number}" for number in range(len(found.rows))]
-    columns, sources = select(found, passing, count, selection=selection, seeds=query_seeds(keys, seed))
+    columns, sources = select(found, passing, count, sampling_strategy=sampling_strategy, seeds=query_seeds(keys, seed))
     assert columns.shape == sources.shape == (len(found.rows), count)
     return [
         [(int(c), found.sources[s]) for c, s in zip(line, origin, strict=True) if c >= 0]
@@ -55,20 +60,20 @@ def test_spread_lets_the_sources_take_turns() -> None:
     assert taken(far, 9, "spread") == [[(3, "a"), (0, "b"), (4, "a"), (1, "b"), (2, "b")]]
 
 
-@pytest.mark.parametrize("selection", ["top", "random", "spread"])
-def test_judged_rows_come_first(selection: Selection) -> None:
+@pytest.mark.parametrize("sampling_strategy", ["top", "random", "spread"])
+def test_judged_rows_come_first(sampling_strategy: SamplingStrategy) -> None:
     found = candidates_of([(0, None, None), (0, 7, None), (None, 1, 1), (None, 2, None), (None, None, 2)])
-    result = taken(found, 4, selection)[0]
+    result = taken(found, 4, sampling_strategy)[0]
     assert result[:2] == [(0, JUDGED), (1, JUDGED)]
     assert len(result) == 4
-    assert taken(found, 1, selection) == [[(0, JUDGED)]]
+    assert taken(found, 1, sampling_strategy) == [[(0, JUDGED)]]
 
 
-@pytest.mark.parametrize("selection", ["top", "random", "spread"])
-def test_none_wanted_and_none_there(selection: Selection) -> None:
-    assert taken(ONE, 0, selection) == [[]]
-    assert taken(ONE, 2, selection, passing=np.zeros((1, 5), bool)) == [[]]
-    assert taken(candidates_of([], []), 2, selection) == [[], []]
+@pytest.mark.parametrize("sampling_strategy", ["top", "random", "spread"])
+def test_none_wanted_and_none_there(sampling_strategy: SamplingStrategy) -> None:
+    assert taken(ONE, 0, sampling_strategy) == [[]]
+    assert taken(ONE, 2, sampling_strategy, passing=np.zeros((1, 5), bool)) == [[]]
+    assert taken(candidates_of([], []), 2, sampling_strategy) == [[], []]
 
 
 def test_random_draws_are_uniform() -> None:
@@ -91,7 +96,7 @@ def test_a_draw_depends_on_the_seed_and_the_query_alone() -> None:
     def drawn(order: list[int], seed: int) -> list[list[int]]:
         chosen = found.of_queries(np.array(order))
         seeds = query_seeds([keys[number] for number in order], seed)
-        return select(chosen, passing[order], 5, selection="random", seeds=seeds)[0].tolist()
+        return select(chosen, passing[order], 5, sampling_strategy="random", seeds=seeds)[0].tolist()
 
     everything = drawn(list(range(30)), 7)
     assert len({tuple(line) for line in everything}) > 25

@@ -69,7 +69,7 @@ def test_the_file_has_the_originals_fields_and_ours(
 
 def test_held_out_answers_and_queries_stay_out(miner: HardNegativeMiner, small_dataset: RetrievalDataset) -> None:
     split = split_dataset(small_dataset)
-    data = generate_training_data(small_dataset, split, miner, negatives=12)
+    data = generate_training_data(small_dataset, split, miner, num_negatives=12)
     held = {*split.answers["dev"], *split.answers["test"]}
     assert held
     assert not held & {i for example in data.examples for i in example.negative_ids}
@@ -88,7 +88,7 @@ def test_metadata_that_json_cannot_hold_is_left_out(
         for i, memory in small_dataset.memories.items()
     }
     dataset = replace(small_dataset, memories=memories)
-    data = generate_training_data(dataset, split_dataset(dataset), miner, negatives=1)
+    data = generate_training_data(dataset, split_dataset(dataset), miner, num_negatives=1)
     data.save(tmp_path / "training_data.json")
     assert {example.metadata["category"] for example in data.examples} == {None}
     assert all("category" not in held and held["severity"] == 2 for held in data.memory_metadata.values())
@@ -101,7 +101,7 @@ def test_easier_queries_are_left_out(
     miner: HardNegativeMiner, small_dataset: RetrievalDataset, floor: str, kept: set[str]
 ) -> None:
     split = split_dataset(small_dataset)
-    data = generate_training_data(small_dataset, split, miner, negatives=1, min_difficulty=floor)
+    data = generate_training_data(small_dataset, split, miner, num_negatives=1, min_difficulty=floor)
     assert [example.query_id for example in data.examples] == [
         query_id
         for query_id, query in small_dataset.queries.items()
@@ -111,16 +111,16 @@ def test_easier_queries_are_left_out(
 
 def test_categories_of_queries_are_left_out(miner: HardNegativeMiner, small_dataset: RetrievalDataset) -> None:
     split = split_dataset(small_dataset)
-    everything = generate_training_data(small_dataset, split, miner, negatives=1)
+    everything = generate_training_data(small_dataset, split, miner, num_negatives=1)
     fewer = generate_training_data(
-        small_dataset, split, miner, negatives=1, skip_categories=frozenset({"vague", "keywords"})
+        small_dataset, split, miner, num_negatives=1, skip_categories=frozenset({"vague", "keywords"})
     )
     skipped = [e for e in everything.examples if e.metadata["query_category"] in {"vague", "keywords"}]
     assert skipped
     assert len(fewer.examples) == len(everything.examples) - len(skipped)
     # A memory's category is another thing than a query's.
     category = str(everything.examples[0].metadata["category"])
-    same = generate_training_data(small_dataset, split, miner, negatives=1, skip_categories=frozenset({category}))
+    same = generate_training_data(small_dataset, split, miner, num_negatives=1, skip_categories=frozenset({category}))
     assert len(same.examples) == len(everything.examples)
 
 
@@ -129,14 +129,14 @@ def test_max_examples_draws_from_all_and_always_the_same(
 ) -> None:
     split = split_dataset(small_dataset)
     draws = [
-        generate_training_data(small_dataset, split, miner, negatives=1, max_examples=20).examples for _ in range(2)
+        generate_training_data(small_dataset, split, miner, num_negatives=1, max_examples=20).examples for _ in range(2)
     ]
     assert draws[0] == draws[1]
     assert len(draws[0]) == 20
     assert len({example.positive_ids for example in draws[0]}) > 4
-    few = generate_training_data(small_dataset, split, miner, negatives=1, max_examples=5).examples
+    few = generate_training_data(small_dataset, split, miner, num_negatives=1, max_examples=5).examples
     assert {example.split for example in few} == {"train", "dev"}
-    many = generate_training_data(small_dataset, split, miner, negatives=1, max_examples=10_000)
+    many = generate_training_data(small_dataset, split, miner, num_negatives=1, max_examples=10_000)
     assert len(many.examples) == len(split.train) + len(split.dev)
 
 
@@ -154,7 +154,7 @@ def test_filters_that_leave_nothing_are_told(miner: HardNegativeMiner, small_dat
         ({"min_difficulty": "Hard"}, "minimum difficulty is 'Hard'; it must be easy, medium, hard"),
         ({"max_examples": 0}, "largest number of examples is 0"),
         ({"max_examples": -3}, "largest number of examples is -3"),
-        ({"negatives": -1}, "number of negatives per query is -1"),
+        ({"num_negatives": -1}, "number of negatives per query is -1"),
     ],
 )
 def test_bad_options_are_told(

@@ -49,21 +49,21 @@ def collator(examples: IndexedExamples, guide: Guide | None) -> BatchCollator:
 def test_by_hand() -> None:
     # The query lies at 0 degrees, its right answer at 40: cosine .766, of which .95 are .728.
     documents = at_angle(40, 20, -42, -44, 57, 59)
-    guide = Guide(at_angle(0), documents, (np.array([0]),), 0.95)
+    guide = Guide(at_angle(0), documents, (np.array([0]),), 0.05)
     # 20 is nearer; -42 has .743, -44 has .719; 57 lies 17 degrees (cosine .956) from the right answer, 59 lies 19.
     assert guide.suspects([0], range(6)).tolist() == [[True, True, True, False, True, False]]
-    # At 1 only what is nearer than the right answer is suspected, and near-duplicates.
-    stern = Guide(at_angle(0), documents, (np.array([0]),), 1.0)
+    # At 0 only what is nearer than the right answer is suspected, and near-duplicates.
+    stern = Guide(at_angle(0), documents, (np.array([0]),), 0.0)
     assert stern.suspects([0], range(6)).tolist() == [[True, True, False, False, True, False]]
 
 
 def test_the_least_of_several_right_answers_sets_the_limit() -> None:
     documents = at_angle(10, 60, -50, -70)
-    guide = Guide(at_angle(0, 0), documents, (np.array([0, 1]), np.array([0])), 1.0)
+    guide = Guide(at_angle(0, 0), documents, (np.array([0, 1]), np.array([0])), 0.0)
     assert guide.suspects([0, 1], [2, 3]).tolist() == [[True, False], [False, False]]
 
 
-@given(st.integers(0, 2**31 - 1), st.sampled_from([0.8, 0.95, 1.0, 1.2]))
+@given(st.integers(0, 2**31 - 1), st.sampled_from([0.2, 0.05, 0.0, -0.2]))
 @settings(deadline=None, max_examples=40)
 def test_a_batch_masks_what_a_loop_suspects_and_gradients_are_the_loops(seed: int, margin: float) -> None:
     rng = np.random.default_rng(seed)
@@ -81,7 +81,7 @@ def test_a_batch_masks_what_a_loop_suspects_and_gradients_are_the_loops(seed: in
         negatives = []
         for column, row in enumerate(rows):
             document = guide.document_vectors[row].astype(float)
-            suspected = float(query @ document) > least - abs(least) * (1 - margin) or any(
+            suspected = float(query @ document) > least - abs(least) * margin or any(
                 float(guide.document_vectors[other].astype(float) @ document) >= 0.95 for other in right
             )
             expected = POSITIVE if row in right else MASKED if suspected else NEGATIVE
@@ -104,11 +104,11 @@ def test_a_batch_masks_what_a_loop_suspects_and_gradients_are_the_loops(seed: in
 def test_a_guide_that_suspects_nothing_changes_nothing(seed: int) -> None:
     rng = np.random.default_rng(seed)
     examples = random_examples(rng, 6, 12)
-    guide = random_guide(rng, examples, 1e9)
+    guide = random_guide(rng, examples, -1e9)
     # Positive cosines alone, so that the margin lies above all of them.
     for vectors in (guide.query_vectors, guide.document_vectors):
         np.abs(vectors, out=vectors)
-    guide = Guide(guide.query_vectors, guide.document_vectors, examples.relevant, 1e9, near_duplicate=1.1)
+    guide = Guide(guide.query_vectors, guide.document_vectors, examples.relevant, -1e9, near_duplicate=1.1)
     with_guide, without = (collator(examples, one).select([0, 1, 2, 3, 4, 5]) for one in (guide, None))
     assert with_guide[0] == without[0]
     assert (with_guide[1] == without[1]).all()

@@ -33,7 +33,7 @@ from llama_index_ace_finetune.training.config import TrainingConfig
         ("interpolation", (0.0, 1.0)),
         ("interpolation", (0.5, 1.5)),
         ("precision", "float16"),
-        ("suspected_margin", 0.0),
+        ("suspected_margin", 1.0),
         ("suspected_margin", math.inf),
         ("suspected_margin", math.nan),
         ("retention_loss", -0.1),
@@ -67,7 +67,7 @@ def test_a_wrong_setting_is_named_with_its_value_and_its_rule(name: str, value: 
         {"patience": None, "eval_steps": None},
         {"warmup_steps": 0, "hard_negatives": 0},
         {"budget_minutes": None},
-        {"suspected_margin": 1.2, "retention_loss": 0.0},
+        {"suspected_margin": -0.2, "retention_loss": 0.0},
         {"lora_rank": 8, "lora_alpha": 4.5, "lora_dropout": 0.0},
     ],
 )
@@ -92,6 +92,7 @@ def test_what_is_saved_makes_the_same_config(tmp_path: Path) -> None:
     config = TrainingConfig(epochs=2, eval_steps=7, interpolation=(0.5,), device="cpu")
     config.save(tmp_path / "config.json")
     saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert saved.pop("format_version") == 2
     assert saved == config.to_dict()
     assert TrainingConfig(**saved) == config
 

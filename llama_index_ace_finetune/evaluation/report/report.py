@@ -27,8 +27,9 @@ from llama_index_ace_finetune.evaluation.report.per_query import per_query_path,
 from llama_index_ace_finetune.evaluation.report.rank_changes import first_right_ranks, largest_changes, rank_movement
 from llama_index_ace_finetune.evaluation.slices import measure_slices, slice_queries
 from llama_index_ace_finetune.evaluation.systems import System
+from llama_index_ace_finetune.utils.old_settings import current_training
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,11 +146,22 @@ def read_report(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise AceFinetuneError(f"The report {str(path)!r} is corrupt ({error}); evaluate again.") from error
     found = (report.get("metadata") or {}).get("schema_version") if isinstance(report, dict) else None
+    if found == 2:
+        return _current(report)
     if found != SCHEMA_VERSION:
         raise AceFinetuneError(
             f"The report {str(path)!r} has version {found}, not {SCHEMA_VERSION}; evaluate the model again."
         )
     return dict(report)
+
+
+def _current(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a report of version 2 with the margins of `SCHEMA_VERSION`."""
+    report = {**report, "metadata": {**report["metadata"], "schema_version": SCHEMA_VERSION}}
+    training = report.get("training")
+    if isinstance(training, dict) and isinstance(training.get("config"), dict):
+        report["training"] = {**training, "config": current_training(training["config"])}
+    return report
 
 
 def _system(evaluation: Evaluation, system: System) -> dict[str, Any]:

@@ -25,7 +25,8 @@ class Guide:
         query_vectors: float32 [n, d], unit rows, one per training query.
         document_vectors: float32 [m, d], unit rows, one per document of the corpus.
         relevant: right rows of each query, at least one each.
-        margin: share of the cosine with the least right answer from which on a document is suspected.
+        margin: how far below the least positive's cosine, as a part of it, a document has to stay so as not to be
+            suspected; the relative `margin` of sentence-transformers' `GISTEmbedLoss`.
         near_duplicate: cosine with a right answer from which on a document is taken for that answer.
     """
 

@@ -11,7 +11,7 @@ from llama_index_ace_finetune.datasets.normalise import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
-from llama_index_ace_finetune.encoders.provenance import PROVENANCE
+from llama_index_ace_finetune.encoders.provenance import FORMAT_VERSION, PROVENANCE
 from llama_index_ace_finetune.errors import OutputExistsError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
@@ -45,7 +45,7 @@ def save_model_folder(
     """
     check_replaceable(path)
     provenance = {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "base_model": config.base_model,
         "base_fingerprint": base.fingerprint,
         "document_fingerprint": base.document_fingerprint if _keeps_documents(metrics) else None,

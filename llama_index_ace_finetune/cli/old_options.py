@@ -1,0 +1,34 @@
+"""Spellings of options that are read, and shown nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+OLD_OPTIONS: Final[Mapping[str, str]] = {
+    "--negatives": "--num-negatives",
+    "--top-k": "--range-max",
+    "--min-rank": "--range-min",
+    "--selection": "--sampling-strategy",
+}
+
+
+def renamed(args: Sequence[str], names: Collection[str]) -> list[str]:
+    """Return a verb's arguments with today's spelling of its options, `names`; what follows `--` stays."""
+    words = list(args)
+    for place in range(words.index("--") if "--" in words else len(words)):
+        name, equals, value = words[place].partition("=")
+        current = OLD_OPTIONS.get(name)
+        if name in names or current not in names:
+            continue
+        if name == "--min-rank" and equals:
+            value = _one_less(value)
+        elif name == "--min-rank" and place + 1 < len(words):
+            words[place + 1] = _one_less(words[place + 1])
+        words[place] = f"{current}{equals}{value}"
+    return words
+
+
+def _one_less(first_rank: str) -> str:
+    """Return the number of ranks before this one; what is no number stays, to be refused."""
+    return str(int(first_rank) - 1) if first_rank.isdecimal() else first_rank
