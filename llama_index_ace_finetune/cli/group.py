@@ -30,11 +30,6 @@ _UsageError: Any = typer.BadParameter.__base__
 class Verb(TyperCommand):
     """A verb, whose help is legible in a narrow terminal too."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read options by the spellings that they had before, too; the help does not show those."""
-        names = {name for parameter in self.get_params(ctx) for name in parameter.opts}
-        return super().parse_args(ctx, renamed(args, names))
-
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help: as a table, or as lines where a table would cut the names of options."""
         _hide_types_of_switches(self.get_params(ctx))
@@ -45,9 +40,10 @@ class Verb(TyperCommand):
         super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments; a text that was taken for an option is told how to be passed."""
+        """Read the arguments, old spellings too; a text that was taken for an option is told how to be passed."""
+        names = {name for parameter in self.get_params(ctx) for name in parameter.opts}
         try:
-            return super().parse_args(ctx, [*args])
+            return super().parse_args(ctx, renamed(args, names))
         except _UsageError as error:
             name = str(getattr(error, "option_name", None) or "")
             text = next(
