@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from llama_index.core.schema import MetadataMode
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.normalise import normalise
@@ -14,6 +15,7 @@ from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.errors import StoreError, first_line
 from llama_index_ace_finetune.mining.sources import UNKNOWN, Rankings, rankings_of_hits
 from llama_index_ace_finetune.qdrant_key import qdrant_key
+from llama_index_ace_finetune.utils.node_payload import node_in_payload
 from llama_index_ace_finetune.utils.redact import without_passwords
 
 if TYPE_CHECKING:
@@ -23,13 +25,13 @@ DEFAULT_COLLECTION = "ace_memories_hybrid"
 DEFAULT_EMBEDDING_MODEL = "text-embedding-qwen3-embedding-8b"
 _TEXT_FIELDS = ("content", "lesson", "text")
 _ID_FIELDS = ("memory_id", "bullet_id", "original_id")
-_DENSE_NAMES = ("dense", "finetuned", "baseline")
+_DENSE_NAMES = ("dense", "text-dense", "finetuned", "baseline")
 _SECONDS = 30.0
 _TEXT_LIMIT = 8000
 
 
 class LiveCollection:
-    """Reads a collection whose points carry their text in `content`, `lesson` or `text`.
+    """Reads a collection whose points hold LlamaIndex nodes, or carry their text in `content`, `lesson` or `text`.
 
     With an `embedding_url` (an OpenAI-style `/v1/embeddings` endpoint) it also searches the collection as the team's
     own retrieval does. The key of a server that asks for one stands in the environment variable QDRANT_API_KEY.
@@ -68,10 +70,9 @@ class LiveCollection:
             except Exception as error:
                 raise self._unreachable(error) from error
             for point in points:
-                payload = point.payload or {}
-                text = next((payload[name] for name in _TEXT_FIELDS if isinstance(payload.get(name), str)), "")
-                if text.strip():
-                    found.append(Memory(_memory_id(point.id, payload), text, {"source_id": point.id, **payload}))
+                memory = _memory(point)
+                if memory is not None and memory.text.strip():
+                    found.append(memory)
             if offset is None:
                 return found
 
@@ -100,12 +101,8 @@ class LiveCollection:
             ).points
         except Exception as error:
             raise self._unreachable(error) from error
-        hits = []
-        for point in points:
-            payload = point.payload or {}
-            text = next((payload[name] for name in _TEXT_FIELDS if isinstance(payload.get(name), str)), None)
-            hits.append((text, float(point.score)))
-        return hits
+        memories = ((_memory(point), float(point.score)) for point in points)
+        return [(memory.text if memory else None, score) for memory, score in memories]
 
     def close(self) -> None:
         """Close the connection."""
@@ -152,5 +149,14 @@ class CollectionSource:
         return [(self.row_of.get(normalise(text or ""), UNKNOWN), score) for text, score in hits]
 
 
-def _memory_id(point_id: Any, payload: dict[str, Any]) -> str:
-    return str(next((payload[name] for name in _ID_FIELDS if payload.get(name) is not None), point_id))
+def _memory(point: Any) -> Memory | None:
+    """Return the memory in a point, by the text that LlamaIndex embeds where it holds a node; None without a text."""
+    payload = point.payload or {}
+    node = node_in_payload(payload, point_id=point.id)
+    if node is not None:
+        document = {"ref_doc_id": node.ref_doc_id} if node.ref_doc_id else {}
+        embedded = node.get_content(MetadataMode.EMBED)
+        return Memory(node.node_id, embedded, {"source_id": point.id, **document, **node.metadata})
+    text = next((payload[name] for name in _TEXT_FIELDS if isinstance(payload.get(name), str)), None)
+    name = next((payload[name] for name in _ID_FIELDS if payload.get(name) is not None), point.id)
+    return None if text is None else Memory(str(name), text, {"source_id": point.id, **payload})

@@ -166,13 +166,21 @@ class HybridSearch:
         with self._counting:
             self.served[served_by] += len(words)
         fused = [_fuse(*legs, served_by, settings) for legs in zip(nearest, words, strict=True)]
-        nodes = self.store.get(list({node_id for hits in fused for node_id, _ in hits}))
+        nodes = self._nodes(fused, settings.top_k)
         alone = len(fused) == 1
         return [
             # Queries of one batch must not share a node, which a caller may change.
             _results(hits, legs, nodes if alone else _copies(hits, nodes), served_by, settings)
             for hits, legs in zip(fused, zip(nearest, words, strict=True), strict=True)
         ]
+
+    def _nodes(self, fused: list[list[tuple[str, FusedHit]]], top_k: int) -> dict[str, BaseNode]:
+        """Return the nodes of the best hits, and of those after them where some cannot be read or are gone."""
+        best = {node_id for hits in fused for node_id, _ in hits[:top_k]}
+        nodes = self.store.get(list(best))
+        if len(nodes) < len(best):
+            nodes |= self.store.get(list({node_id for hits in fused for node_id, _ in hits} - best))
+        return nodes
 
 
 def _encodable(bundle: QueryBundle) -> QueryBundle:
@@ -202,7 +210,6 @@ def _fuse(
         [[row[hit.node_id] for hit in dense], [row[hit.node_id] for hit in words]],
         weights=settings.leg_weights(served_by),
         k=settings.rrf_k,
-        limit=settings.top_k,
     )
     return [(ids[hit.row], hit) for hit in fused]
 
@@ -220,9 +227,8 @@ def _results(
 ) -> list[RetrievedMemory]:
     by_id = [{hit.node_id: hit for hit in leg} for leg in legs]
     results = []
-    for node_id, hit in fused:
-        if node_id not in nodes:
-            continue  # Deleted between the search and now.
+    there = [(node_id, hit) for node_id, hit in fused if node_id in nodes]  # others cannot be read, or are deleted
+    for node_id, hit in there[: settings.top_k]:
         in_dense, in_words = (leg.get(node_id) for leg in by_id)
         own = {"hybrid": None, "dense": in_dense, "sparse": in_words}[settings.mode]
         node, score = nodes[node_id], own.score if own else hit.scaled

@@ -98,12 +98,12 @@ class LexicalLeg:
 
     def _built(self) -> BM25Index:
         # Sorted by id, so that BM25's tie rule (by row) is a tie rule by id.
-        points = sorted(self._store.points_as_nodes(), key=lambda point: point[1].node_id)
-        self._node_ids = [node.node_id for _, node in points]
-        self._row_of = {point: row for row, (point, _) in enumerate(points)}
+        points = sorted(self._store.points_as_nodes(), key=lambda point: point[1])
+        self._node_ids = [node_id for _, node_id, _ in points]
+        self._row_of = {point: row for row, (point, _, _) in enumerate(points)}
         self._version += 1
         self._index = BM25Index.build(
-            [_text(node) for _, node in points], settings=self._settings, tokenizer=self._tokenizer
+            [_text(node) for _, _, node in points], settings=self._settings, tokenizer=self._tokenizer
         )
         return self._index
 
@@ -111,8 +111,9 @@ class LexicalLeg:
         present = list(self._store.points_as_nodes(touched))
         index.remove(row for row in (self._row_of.pop(point, None) for point in touched) if row is not None)
         # The names come first: another thread may find a row as soon as it is in.
-        self._node_ids.extend(node.node_id for _, node in present)
-        for (point, _), row in zip(present, index.add(_text(node) for _, node in present), strict=True):
+        self._node_ids.extend(node_id for _, node_id, _ in present)
+        rows = index.add(_text(node) for _, _, node in present)
+        for (point, _, _), row in zip(present, rows, strict=True):
             self._row_of[point] = int(row)
         self._version += 1
 

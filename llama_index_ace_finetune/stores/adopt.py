@@ -16,9 +16,10 @@ from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.build_index import vector_spaces
 from llama_index_ace_finetune.stores.connection import told
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
-from llama_index_ace_finetune.stores.point_ids import key_of, node_id_of, point_id
-from llama_index_ace_finetune.stores.points import node_of, read_points
+from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, key_of, point_id
+from llama_index_ace_finetune.stores.points import NodeReader, read_points
 from llama_index_ace_finetune.stores.spaces import VectorSpace, collection_metadata, is_ours, resolve_alias
+from llama_index_ace_finetune.utils.node_payload import node_in_payload
 
 _AT_ONCE = 2048
 _WRITTEN_AT_ONCE = 256
@@ -50,15 +51,18 @@ def adopt(
         where: what errors call the place.
 
     Raises:
-        StoreError: if the collection is missing, holds no LlamaIndex nodes, or the server or client is too old.
+        StoreError: if the collection is missing, holds no LlamaIndex nodes or some under other ids than their own, or
+            the server or client is too old. Points without a node are left out, with a warning.
     """
     if not told(where, client.collection_exists, collection):
         raise StoreError(f"There is no collection {collection!r} in {where}; give the name of one that is there.")
     collection = resolve_alias(client, collection)
     if is_ours(client, collection):
         store = MemoryStore.attach(client, collection, where=where)
+        _require_node_ids(client, collection, where, only=_lacking(next(iter(store.spaces))))
         _fill(store, {name: encoders[name] for name in store.spaces if name in encoders}, cache, progress)
         return store
+    _require_node_ids(client, collection, where)
     spaces = vector_spaces(encoders)
     for name, space in spaces.items():
         _add_space(client, collection, name, space, where)
@@ -89,19 +93,19 @@ def _add_space(client: QdrantClient, collection: str, name: str, space: VectorSp
 
 def _fill(store: MemoryStore, encoders: Mapping[str, Encoder], cache: Path | None, progress: Progress | None) -> None:
     """Embed the points that lack a model's vector."""
+    reader = NodeReader(store.where)
     for name, encoder in encoders.items():
         if encoder.document_fingerprint != store.spaces[name].fingerprint:
             continue  # The ladder of fallbacks tells; vectors of two models must not mix.
-        lacking = models.Filter(must_not=[models.HasVectorCondition(has_vector=name)])
         # The ids first: what is written while reading would change the pages.
-        ids = [key_of(p.id) for p in read_points(store.client, store.collection, store.where, only=lacking,
+        ids = [key_of(p.id) for p in read_points(store.client, store.collection, store.where, only=_lacking(name),
                                               with_payload=False)]  # fmt: skip
         points = read_points(store.client, store.collection, store.where, ids=ids)
         while batch := list(islice(points, _AT_ONCE)):
-            _require_ids(batch, store)
-            texts = [node_of(point, store.where).get_content(MetadataMode.EMBED) for point in batch]
+            held = list(reader.read(batch))
+            texts = [node.get_content(MetadataMode.EMBED) for _, node in held]
             vectors = encoder.encode(texts, role="document", cache=cache, progress=progress)
-            _write(store, name, [point.id for point in batch], vectors)
+            _write(store, name, [point.id for point, _ in held], vectors)
 
 
 def _require_same_model(store: MemoryStore, name: str, encoder: Encoder) -> None:
@@ -112,8 +116,11 @@ def _require_same_model(store: MemoryStore, name: str, encoder: Encoder) -> None
     )
     if not points:
         return
-    texts = [node_of(point, store.where).get_content(MetadataMode.EMBED) for point in points]
-    vectors: list[Any] = [point.vector for point in points]
+    read = list(NodeReader(store.where).read(points))
+    if not read:
+        return
+    texts = [node.get_content(MetadataMode.EMBED) for _, node in read]
+    vectors: list[Any] = [point.vector for point, _ in read]
     theirs = np.array([vector[name] for vector in vectors], np.float32)
     cosines = (encoder.encode_documents(texts) * theirs).sum(axis=1) / np.linalg.norm(theirs, axis=1)
     if cosines.min() < _LEAST_COSINE:
@@ -123,13 +130,32 @@ def _require_same_model(store: MemoryStore, name: str, encoder: Encoder) -> None
         )
 
 
-def _require_ids(points: list[Any], store: MemoryStore) -> None:
-    for point in points:
-        if point_id(node_id_of(point)) != str(point.id):
+def _require_node_ids(client: QdrantClient, collection: str, where: str, *, only: models.Filter | None = None) -> None:
+    """Raise StoreError where no point holds a node, or one holds a node of another id than the point's own."""
+    first: Any = None
+    readable = False
+    # The type and the content are all that a node is read from.
+    fields = ["_node_content", "_node_type", NODE_ID_FIELD]
+    for point in read_points(client, collection, where, only=only, with_payload=fields):
+        first = first or point
+        node = node_in_payload(point.payload, point_id=point.id)
+        if node is None:
+            continue
+        readable = True
+        if point_id(node.node_id) != str(point.id):
             raise StoreError(
-                f"The point {point.id!r} in {store.where} is not named as LlamaIndex names nodes; build an index of "
-                "the collection's texts with `ace-finetune index`."
+                f"The point {point.id!r} in {where} holds the node {node.node_id!r:.80}, and stores find nodes by the "
+                "ids of their points; build an index of the nodes with `FineTunedHybridRetriever.from_nodes`."
             )
+    if first is not None and not readable and only is None:
+        raise StoreError(
+            f"The point {first.id!r} in {where} holds no LlamaIndex node, nor does any other; build an index of these "
+            "texts with `ace-finetune index`."
+        )
+
+
+def _lacking(name: str) -> models.Filter:
+    return models.Filter(must_not=[models.HasVectorCondition(has_vector=name)])
 
 
 def _write(store: MemoryStore, name: str, ids: list[Any], vectors: np.ndarray) -> None:

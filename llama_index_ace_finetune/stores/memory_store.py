@@ -18,8 +18,8 @@ from llama_index_ace_finetune.stores.connection import connect, failure, is_embe
 from llama_index_ace_finetune.stores.mirror import EXACT_UP_TO, VectorMirror
 from llama_index_ace_finetune.stores.node_points import node_points, payload_of, require_own_ids
 from llama_index_ace_finetune.stores.passing import PassingPoints
-from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_id
-from llama_index_ace_finetune.stores.points import node_of, read_points
+from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_id, point_keys
+from llama_index_ace_finetune.stores.points import NodeReader, read_points
 from llama_index_ace_finetune.stores.qdrant_search import Hits, QdrantSearch, Question, rounded
 from llama_index_ace_finetune.stores.spaces import (
     VectorSpace,
@@ -69,6 +69,7 @@ class MemoryStore:
         self._closed = False
         self._log = watch(client)
         self._qdrant = QdrantSearch(client, collection, where, sparse)
+        self._reader = NodeReader(where)
         self._mirrors: dict[str, VectorMirror] = {}
         self._passing = PassingPoints(client, collection, where)
 
@@ -257,24 +258,30 @@ class MemoryStore:
         """Return those of the nodes that pass a filter."""
         if not node_ids:
             return set()
-        these = models.HasIdCondition(has_id=[point_id(node_id) for node_id in node_ids])
+        these = models.HasIdCondition(has_id=[key for node_id in node_ids for key in point_keys(node_id)])
         points = self._points(only=models.Filter(must=[these, only]), with_payload=[NODE_ID_FIELD])
         return {node_id_of(point) for point in points}
 
     # --------------------------------------------------------------------------------------------------- reading
 
     def nodes(self) -> Iterator[BaseNode]:
-        """Yield every node, in the store's order."""
-        return (node_of(point, self.where) for point in self._points())
+        """Yield every node that can be read, in the store's order."""
+        return (node for _, node in self._reader.read(self._points()))
 
-    def points_as_nodes(self, ids: Sequence[PointKey] | None = None) -> Iterator[tuple[PointKey, BaseNode]]:
-        """Yield point ids and nodes: all, or those of `ids` that are there."""
-        return ((key_of(point.id), node_of(point, self.where)) for point in self._points(ids=ids))
+    def points_as_nodes(self, ids: Sequence[PointKey] | None = None) -> Iterator[tuple[PointKey, str, BaseNode]]:
+        """Yield point ids, the ids that searches return for them, and nodes: all, or those of `ids` that are there."""
+        points = self._reader.read(self._points(ids=ids))
+        return ((key_of(point.id), node_id_of(point), node) for point, node in points)
 
     def get(self, node_ids: Sequence[str]) -> dict[str, BaseNode]:
-        """Return fresh copies of the nodes with these ids; ids that are not there are left out."""
-        points = self._points(ids=[point_id(node_id) for node_id in node_ids])
-        return {node.node_id: node for node in (node_of(point, self.where) for point in points)}
+        """Return fresh copies of the nodes by the ids that searches return; ids that are not there are left out."""
+        ids = [key for node_id in node_ids for key in point_keys(node_id)]
+        return {node_id: node for _, node_id, node in self.points_as_nodes(ids)}
+
+    @property
+    def unreadable(self) -> int:
+        """How many points held no node that could be read, among those that were read so far; they are left out."""
+        return self._reader.unreadable
 
     def __len__(self) -> int:
         return int(self._call(self.client.count, self.collection, exact=True).count)

@@ -37,6 +37,13 @@ def point_id(node_id: str) -> str:
         raise StoreError(f"The node id {node_id!r:.80} holds half a character; give the node another id.") from error
 
 
+def point_keys(node_id: str) -> list[PointKey]:
+    """Return the ids that the point of a node may have: ours, and the number that another tool gave it."""
+    number = node_id.isascii() and node_id.isdecimal() and int(node_id) < 2**64
+    return [point_id(node_id), *([int(node_id)] if number and str(int(node_id)) == node_id else [])]
+
+
 def node_id_of(point: Any) -> str:
     """Return the node id of a point: what we wrote into its payload, else its own id, as LlamaIndex writes it."""
-    return str((point.payload or {}).get(NODE_ID_FIELD, point.id))
+    written = (point.payload or {}).get(NODE_ID_FIELD)
+    return written if isinstance(written, str) else str(point.id)

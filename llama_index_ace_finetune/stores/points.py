@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from llama_index.core.schema import BaseNode
-from llama_index.core.vector_stores.utils import metadata_dict_to_node
 from qdrant_client import QdrantClient, models
 
-from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.connection import is_embedded, told
 from llama_index_ace_finetune.stores.point_ids import PointKey, key_of
+from llama_index_ace_finetune.utils.node_payload import node_in_payload
 
 _PAGE = 1000
+logger = logging.getLogger(__name__)
 
 
 def read_points(
@@ -50,16 +51,30 @@ def read_points(
             return
 
 
-def node_of(point: Any, where: str) -> BaseNode:
-    """Return the node in a point's payload.
+class NodeReader:
+    """Reads nodes out of the points of one collection; those that hold none are left out, with a warning."""
 
-    Raises:
-        StoreError: if the payload is not one that LlamaIndex writes.
-    """
-    try:
-        return metadata_dict_to_node(point.payload or {})
-    except ValueError as error:
-        raise StoreError(
-            f"The point {point.id!r} in {where} holds no LlamaIndex node; build an index of these texts with "
-            "`ace-finetune index`."
-        ) from error
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._unreadable: set[PointKey] = set()
+
+    @property
+    def unreadable(self) -> int:
+        """Points that held no node so far."""
+        return len(self._unreadable)
+
+    def read(self, points: Iterable[Any]) -> Iterator[tuple[Any, BaseNode]]:
+        """Yield the points that hold a node, each with it."""
+        found: list[PointKey] = []
+        for point in points:
+            node = node_in_payload(point.payload, point_id=point.id)
+            if node is not None:
+                yield point, node
+            elif key_of(point.id) not in self._unreadable:
+                found.append(key_of(point.id))
+        if found:
+            self._unreadable.update(found)
+            logger.warning(
+                "%d points in %s hold no LlamaIndex node that can be read, such as %r; they are left out",
+                len(found), self._where, found[0],
+            )  # fmt: skip

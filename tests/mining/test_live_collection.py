@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llama_index.core.schema import TextNode
+from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
@@ -212,3 +214,46 @@ def test_the_key_of_a_server_comes_from_the_environment(
     assert collection.memories() == []
     collection.close()
     assert endpoint.keys == [key]
+
+
+def llama_index_collection(**options: Any) -> tuple[QdrantClient, list[TextNode]]:
+    """A collection that LlamaIndex's own store wrote: its points have no text outside of the node."""
+    client = QdrantClient(":memory:")
+    store = QdrantVectorStore(client=client, collection_name="memories", **options)
+    nodes = [
+        TextNode(text=text, metadata={"topic": "work"}, embedding=vector, excluded_embed_metadata_keys=excluded)
+        for text, vector, excluded in (
+            ("Retry with a growing delay", [1.0, 0.0], ["topic"]),
+            ("Pin the base image", [0.0, 1.0], []),
+            ("", [0.5, 0.5], ["topic"]),
+        )
+    ]
+    store.add(nodes)
+    return client, nodes
+
+
+def test_memories_of_llama_index_are_their_nodes_as_embedded() -> None:
+    client, nodes = llama_index_collection()
+    memories = live(client).memories()
+    assert {(memory.id, memory.text) for memory in memories} == {
+        (nodes[0].node_id, "Retry with a growing delay"),
+        (nodes[1].node_id, "topic: work\n\nPin the base image"),
+    }
+    assert all(memory.metadata == {"source_id": memory.id, "topic": "work"} for memory in memories)
+
+
+def no_words(texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
+    return [[1] for _ in texts], [[1.0] for _ in texts]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"enable_hybrid": True, "sparse_doc_fn": no_words, "sparse_query_fn": no_words}]
+)
+def test_mining_finds_the_rows_of_llama_index_nodes(endpoint: Endpoint, options: dict[str, Any]) -> None:
+    client, _ = llama_index_collection(**options)
+    collection = live(client, endpoint.url)
+    corpus = [memory.text for memory in collection.memories()]
+    rows, scores = collection.source(["it fails"], corpus).search(np.array([0]), 3)
+    assert corpus[rows[0][0]] == "Retry with a growing delay"
+    assert UNKNOWN in rows[0].tolist()  # the blank node is no memory
+    assert scores[0][0] == pytest.approx(1.0)

@@ -119,11 +119,21 @@ class TestRefused:
         with pytest.raises(StoreError, match="holds no LlamaIndex node"):
             adopt(client, "theirs", encoders)
 
-    def test_numbered_points(self, encoders) -> None:
+    @pytest.mark.parametrize("point", [7, "1" * 8 + "-1111" * 3 + "-" + "1" * 12])
+    def test_points_that_have_other_ids_than_their_nodes(self, encoders, point: int | str) -> None:
+        client = QdrantClient(":memory:")
+        llama_index(client)
+        payload = {"_node_content": TextNode(id_="memory 1", text="x").to_json(), "_node_type": "TextNode"}
+        client.upsert("theirs", [models.PointStruct(id=point, vector=[1, 0, 0, 0, 0], payload=payload)])
+        with pytest.raises(StoreError, match=rf"point {point!r} .* holds the node 'memory 1'"):
+            adopt(client, "theirs", encoders)
+        assert set(client.get_collection("theirs").config.params.vectors or {}) & {FINETUNED, BASELINE} == set()
+
+    def test_numbered_points_of_other_tools(self, encoders) -> None:
         client = QdrantClient(":memory:")
         client.create_collection("theirs", models.VectorParams(size=2, distance=models.Distance.COSINE))
         client.upsert("theirs", [models.PointStruct(id=7, vector=[1, 0], payload={"text": "x"})])
-        with pytest.raises(StoreError, match=r"point 7 .* not named as LlamaIndex"):
+        with pytest.raises(StoreError, match=r"point 7 .* holds no LlamaIndex node, nor does any other"):
             adopt(client, "theirs", encoders)
 
     def test_vectors_of_the_same_name_and_another_length(self, encoders) -> None:

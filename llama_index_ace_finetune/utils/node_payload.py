@@ -1,0 +1,35 @@
+"""LlamaIndex nodes in the payloads of Qdrant points."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from llama_index.core.schema import BaseNode, ImageNode, IndexNode, MetadataMode, Node, TextNode
+
+# As LlamaIndex reads them: any other type, `Document` too, is a TextNode.
+_TYPES: Final = {kind.class_name(): kind for kind in (Node, IndexNode, ImageNode)}
+
+
+def node_in_payload(payload: Mapping[str, Any] | None, *, point_id: object = None) -> BaseNode | None:
+    """Return the node in a payload that LlamaIndex wrote; None where there is none that can be read.
+
+    Args:
+        payload: of a point.
+        point_id: the id of a node whose record has none.
+    """
+    content = (payload or {}).get("_node_content")
+    if not isinstance(content, str):
+        return None
+    try:
+        record = json.loads(content)
+        # A blank Document is written with a text_resource of null, which no node type takes.
+        record = {key: value for key, value in record.items() if value is not None or not key.startswith("text")}
+        if point_id is not None:
+            record.setdefault("id_", str(point_id))
+        node: BaseNode = _TYPES.get(str((payload or {}).get("_node_type")), TextNode).from_dict(record)
+        readable = isinstance(node.get_content(MetadataMode.EMBED), str)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+        return None
+    return node if readable else None
