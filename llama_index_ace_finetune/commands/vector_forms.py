@@ -24,6 +24,7 @@ from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 
 RESCORED: Final = 100
 _DEPTH = 10
+_HITS = _DEPTH + 1  # one of them may be the query's own document
 _Vectors = NDArray[np.float32]
 
 
@@ -58,7 +59,7 @@ def measure_forms(queries: _Vectors, documents: _Vectors, dev: DevSet, dimension
     for dimension in dimensions:
         shorter = _shortened(queries, dimension), _shortened(documents, dimension)
         for held_as, (rank, size) in _FORMS.items():
-            values = per_query(MRR(_DEPTH), rank(*shorter), dev.examples.relevant)
+            values = per_query(MRR(_DEPTH), dev.without_own(rank(*shorter)), dev.examples.relevant)
             found.append(
                 VectorForm(dimension=dimension, held_as=held_as, bytes=size(dimension), mrr=float(values.mean()))
             )
@@ -124,7 +125,7 @@ def _shortened(vectors: _Vectors, dimension: int) -> _Vectors:
 
 
 def _plain(queries: _Vectors, documents: _Vectors) -> NDArray[np.int32]:
-    return dense_top_k(queries, documents, _DEPTH)[0]
+    return dense_top_k(queries, documents, _HITS)[0]
 
 
 def _half(queries: _Vectors, documents: _Vectors) -> NDArray[np.int32]:
@@ -140,7 +141,7 @@ def _binary(queries: _Vectors, documents: _Vectors) -> NDArray[np.int32]:
     """Order by equal signs, and the first 100 again by the vectors; ties by row."""
     likely = np.sort(dense_top_k(_signs(queries), _signs(documents), RESCORED)[0], axis=1)
     scores = np.stack([documents[rows] @ query for rows, query in zip(likely, queries, strict=True)])
-    return np.take_along_axis(likely, np.argsort(-scores, axis=1, kind="stable")[:, :_DEPTH], axis=1)
+    return np.take_along_axis(likely, np.argsort(-scores, axis=1, kind="stable")[:, :_HITS], axis=1)
 
 
 def _signs(vectors: _Vectors) -> _Vectors:

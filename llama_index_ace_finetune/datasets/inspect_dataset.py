@@ -184,12 +184,16 @@ def _lexical_overlap(dataset: RetrievalDataset, queries: Sequence[Query]) -> flo
 
 def _bm25(dataset: RetrievalDataset, queries: Sequence[Query]) -> BM25Recall:
     from llama_index_ace_finetune.ranking.bm25 import BM25Index
+    from llama_index_ace_finetune.ranking.without_own import NO_ROW, without_own
 
     if not queries:
         return BM25Recall(0, 0.0, 0.0, 0.0, 0.0)
     answer_ids = list(dataset.answers)
     index = BM25Index.build([memory.text for memory in dataset.answers.values()])
-    found, _ = index.search_batch([query.text for query in queries], 10)
+    found, _ = index.search_batch([query.text for query in queries], 11)
+    row_of = {answer: row for row, answer in enumerate(answer_ids)}
+    own = np.array([row_of.get(dataset.own_answer(query.id) or "", NO_ROW) for query in queries], np.int64)
+    found, _ = without_own(found, own, limit=10)
     ranks = []
     for query, row in zip(queries, found.tolist(), strict=True):
         right = dataset.relevant(query.id)

@@ -31,7 +31,10 @@ class HardNegative:
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """One query with every memory known to be right and the negatives mined for it."""
+    """One query with every memory known to be right and the negatives mined for it.
+
+    `own_id` is the memory that is the query itself, in data where queries are; it is neither right nor wrong.
+    """
 
     query_id: str
     query: str
@@ -39,6 +42,7 @@ class TrainingExample:
     negatives: tuple[HardNegative, ...] = ()
     split: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    own_id: str | None = None
 
     @property
     def negative_ids(self) -> tuple[str, ...]:
@@ -101,6 +105,8 @@ class TrainingData:
             }
             if example.split:
                 row["split"] = example.split
+            if example.own_id is not None:
+                row["own_id"] = example.own_id
             rows.append(row)
         # Ours come last: the metadata of a file that was read may tell of other examples.
         metadata = {
@@ -198,7 +204,8 @@ class _ExampleReader:
             raise DatasetError(f"{where}: 'split' is {row['split']!r}; it must be one of {', '.join(PARTS)}.")
         positive_ids = _list(row, "positive_ids", where) or [self._id_of(row["positive"])]
         negative_ids = _list(row, "negative_ids", where) or [self._id_of(text) for text in texts]
-        for identifier in [*positive_ids, *negative_ids]:
+        own = row.get("own_id")
+        for identifier in [*positive_ids, *negative_ids, *([] if own is None else [own])]:
             if not isinstance(identifier, str) or identifier not in self.memories:
                 raise DatasetError(
                     f"{where}: memory {identifier!r} is not among the file's 'memories'; "
@@ -220,6 +227,7 @@ class _ExampleReader:
             ),
             split=row.get("split"),
             metadata=metadata,
+            own_id=own,
         )
 
     def _id_of(self, text: str) -> str:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.errors import AceFinetuneError, first_line
 from llama_index_ace_finetune.mining.retriever_source import RetrieverError, RetrieverSource
 from llama_index_ace_finetune.mining.sources import UNKNOWN
+from llama_index_ace_finetune.ranking.without_own import without_own
 
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever
@@ -38,12 +39,14 @@ class RetrieverHits:
     Attributes:
         source: knows which corpus row a hit is.
         corpus: how many rows there are.
+        own: the row of each query's own document, which is no hit (`EvaluationSet.own`).
         rows: per query, its distinct rows, best first.
         seconds: per query, how long the call took.
     """
 
     source: RetrieverSource
     corpus: int
+    own: NDArray[np.int64] | None = None
     rows: dict[int, list[int]] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
 
@@ -64,7 +67,7 @@ class RetrieverHits:
         rankings = np.full((len(self.rows), max(map(len, self.rows.values()), default=0)), -1, np.int32)
         for number, found in self.rows.items():
             rankings[number, : len(found)] = found
-        return rankings
+        return without_own(rankings, self.own, limit=rankings.shape[1])[0]
 
 
 def retrieve_all(retriever: BaseRetriever, dataset: RetrievalDataset, data: EvaluationSet) -> RetrieverHits:
@@ -73,7 +76,7 @@ def retrieve_all(retriever: BaseRetriever, dataset: RetrievalDataset, data: Eval
     Raises:
         RetrieverError: if it fails, naming the query.
     """
-    hits = RetrieverHits(RetrieverSource.over(dataset, retriever, data.queries), len(data.corpus))
+    hits = RetrieverHits(RetrieverSource.over(dataset, retriever, data.queries), len(data.corpus), own=data.own)
     for number, query in enumerate(data.queries):
         start = time.perf_counter()
         try:
@@ -94,7 +97,7 @@ async def aretrieve_all(
     """
     if concurrency < 1:
         raise AceFinetuneError(f"The concurrency is {concurrency}; let at least 1 query run.")
-    hits = RetrieverHits(RetrieverSource.over(dataset, retriever, data.queries), len(data.corpus))
+    hits = RetrieverHits(RetrieverSource.over(dataset, retriever, data.queries), len(data.corpus), own=data.own)
 
     async def work(waiting: Iterator[tuple[int, str]]) -> None:
         # All workers draw from one iterator, so each query is asked once.
@@ -147,7 +150,8 @@ def run_system(dataset: RetrievalDataset, data: EvaluationSet, path: Path) -> Sy
     rankings, scores = rankings_of(
         TrecRun(run.tag, hits), query_ids=data.query_ids, corpus_ids=data.corpus_ids, other_queries=True
     )
-    return System(name=run.tag, kind="run", rankings=rankings, scores=scores)
+    kept, values = without_own(rankings, data.own, limit=rankings.shape[1], scores=scores)
+    return System(name=run.tag, kind="run", rankings=kept, scores=values)
 
 
 def _first_of_each(hits: Sequence[tuple[str, float]], dataset: RetrievalDataset) -> tuple[tuple[str, float], ...]:

@@ -21,6 +21,7 @@ from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.convex_fusion import ScoredLeg, fuse_convex
 from llama_index_ace_finetune.ranking.dense import dense_top_k
 from llama_index_ace_finetune.ranking.fusion import FUSION_DEPTH, RRF_K, fuse_rankings, reciprocal_rank_fusion
+from llama_index_ace_finetune.ranking.without_own import NO_ROW, without_own
 
 DEPTH = FUSION_DEPTH
 SystemKind = Literal["bm25", "dense", "hybrid", "retriever", "run"]
@@ -38,6 +39,8 @@ class EvaluationSet:
         corpus: texts.
         relevant: right rows of each query, ascending.
         grades: of those rows, float64; 1 each where there are none.
+        own: the row of each query's own document, int64 [n], -1 without one; None where no query has one. It is left
+            out of the query's ranking.
     """
 
     query_ids: tuple[str, ...]
@@ -46,6 +49,7 @@ class EvaluationSet:
     corpus: tuple[str, ...]
     relevant: tuple[NDArray[np.int64], ...]
     grades: tuple[NDArray[np.float64], ...] | None = None
+    own: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, dataset: RetrievalDataset, query_ids: Sequence[str]) -> EvaluationSet:
@@ -65,6 +69,7 @@ class EvaluationSet:
                 np.array([graded[group, answer] for answer in answers], np.float64)
                 for group, answers in zip(groups, right, strict=True)
             ),
+            own=_own_rows(dataset, query_ids, row_of),
         )
 
     @cached_property
@@ -125,7 +130,8 @@ class System:
 def bm25_system(data: EvaluationSet, *, index: BM25Index | None = None, depth: int = DEPTH) -> System:
     """Rank by BM25 (over `index`, if the corpus is indexed already); only memories that share a word are ranked."""
     index = index or BM25Index.build(data.corpus)
-    rankings, scores = index.search_batch(list(data.queries), depth)
+    found, values = index.search_batch(list(data.queries), depth + _one_more(data))
+    rankings, scores = without_own(found, data.own, limit=depth, scores=values)
     return System(name="BM25", kind="bm25", rankings=rankings, scores=scores)
 
 
@@ -151,7 +157,8 @@ class EncodedSet:
 
 def dense_system(data: EvaluationSet, encoded: EncodedSet, *, name: str, depth: int = DEPTH) -> System:
     """Rank by the cosine of an embedding model, queries and corpus both embedded with it."""
-    rankings, scores = dense_top_k(encoded.queries, encoded.corpus, depth)
+    found, values = dense_top_k(encoded.queries, encoded.corpus, depth + _one_more(data))
+    rankings, scores = without_own(found, data.own, limit=depth, scores=values)
     return System(
         name=name,
         kind="dense",
@@ -172,6 +179,20 @@ def convex_system(dense: System, lexical: System, *, name: str, weights: tuple[f
     """Fuse a dense and a lexical ranking by the weighted sum of their normalised scores (`fuse_convex`)."""
     rankings = fuse_convex([dense.leg, lexical.leg], weights=weights, limit=DEPTH)
     return System(name=name, kind="hybrid", rankings=rankings, model=dense.model, fusion="convex", weights=weights)
+
+
+def _one_more(data: EvaluationSet) -> int:
+    """How many hits more than wanted are needed, since one of them may be the query itself."""
+    return int(data.own is not None)
+
+
+def _own_rows(
+    dataset: RetrievalDataset, query_ids: Sequence[str], row_of: Mapping[str, int]
+) -> NDArray[np.int64] | None:
+    if not dataset.own_documents:
+        return None
+    own = (dataset.own_answer(query_id) for query_id in query_ids)
+    return np.array([NO_ROW if answer is None else row_of[answer] for answer in own], np.int64)
 
 
 def _mean_cosines(

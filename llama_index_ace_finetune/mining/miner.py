@@ -26,10 +26,11 @@ from llama_index_ace_finetune.mining.report import mining_report, require_some
 from llama_index_ace_finetune.mining.retriever_source import RetrieverSource
 from llama_index_ace_finetune.mining.samples import mining_samples
 from llama_index_ace_finetune.mining.settings import MiningSettings
-from llama_index_ace_finetune.mining.sources import CandidateSource, DenseSource, LexicalSource
+from llama_index_ace_finetune.mining.sources import CandidateSource, DenseSource, LexicalSource, WithoutOwnDocuments
 from llama_index_ace_finetune.mining.teacher import Teacher, load_teacher
 from llama_index_ace_finetune.mining.verdicts import Rescore
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
+from llama_index_ace_finetune.ranking.without_own import NO_ROW
 
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever
@@ -146,12 +147,17 @@ class HardNegativeMiner:
         query_vectors = encoder.encode(queries, role="query", cache=self._cache, progress=progress)
         corpus = self._prepared(dataset, encoder, progress)
         relevant = [np.array(sorted(row_of[a] for a in dataset.relevant(q)), np.int64) for q in query_ids]
+        sources = self._sources(dataset, queries, query_vectors, corpus)
+        if dataset.own_documents:
+            own = (dataset.own_answer(query_id) for query_id in query_ids)
+            rows = np.array([NO_ROW if answer is None else row_of[answer] for answer in own], np.int64)
+            sources = [WithoutOwnDocuments(source, rows) for source in sources]
         mined = mine_negatives(
             query_vectors=query_vectors,
             corpus_vectors=corpus.vectors,
             relevant=relevant,
             judged_wrong=[np.array(sorted(row_of[a] for a in dataset.judged_wrong(q)), np.int64) for q in query_ids],
-            sources=self._sources(dataset, queries, query_vectors, corpus),
+            sources=sources,
             count=count,
             settings=self.settings,
             excluded=np.array([identifier in excluded for identifier in answers], bool),
@@ -185,7 +191,8 @@ class HardNegativeMiner:
             raise DatasetError(f"{dataset.name}: there is no memory {identifier!r}; give the id of one that is there.")
         same = [i for i, known in dataset.queries.items() if normalise(known.text) == normalise(query)]
         right = {dataset.answer_ids[identifier]}.union(*(dataset.relevant(i) for i in same))
-        single = _single_query(dataset, query, right)
+        own = next((dataset.own_documents[i] for i in same if i in dataset.own_documents), None)
+        single = _single_query(dataset, query, right, own)
         negatives = self.mine(single, ["query"], count=num_negatives)["query"]
         return [dataset.memories[negative.memory_id].text for negative in negatives]
 
@@ -260,12 +267,13 @@ class _Corpus:
     bm25: BM25Index | None
 
 
-def _single_query(dataset: RetrievalDataset, text: str, right: set[str]) -> RetrievalDataset:
+def _single_query(dataset: RetrievalDataset, text: str, right: set[str], own: str | None) -> RetrievalDataset:
     return RetrievalDataset(
         name=dataset.name,
         memories=dataset.memories,
         queries={"query": Query("query", text)},
         judgements={"query": dict.fromkeys(right, 1.0)},
+        own_documents={} if own is None else {"query": own},
     )
 
 

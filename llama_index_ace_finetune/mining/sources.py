@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.dense import dense_top_k
+from llama_index_ace_finetune.ranking.without_own import without_own
 
 NOTHING = -1
 """The row of a place that no hit fills."""
@@ -65,6 +66,30 @@ class LexicalSource:
     def search(self, rows: NDArray[np.int64], k: int) -> Rankings:
         """See `CandidateSource`."""
         return self.index.search_batch([self.queries[row] for row in rows], min(k, max(len(self.index), 1)))
+
+
+@dataclass(frozen=True)
+class WithoutOwnDocuments:
+    """A source whose queries are documents too: a query's own row is no candidate for it.
+
+    Args:
+        source: what ranks.
+        own: the row of each query's own document, int64 [n], -1 without one.
+    """
+
+    source: CandidateSource
+    own: NDArray[np.int64]
+
+    @property
+    def name(self) -> str:
+        """The name of the source."""
+        return self.source.name
+
+    def search(self, rows: NDArray[np.int64], k: int) -> Rankings:
+        """See `CandidateSource`."""
+        found, scores = self.source.search(rows, k + 1)
+        kept, values = without_own(found, self.own[rows], limit=k, scores=scores)
+        return kept, np.asarray(values, np.float32)
 
 
 def rankings_of_hits(hits: Sequence[Sequence[tuple[int, float]]], k: int) -> Rankings:

@@ -146,6 +146,7 @@ def generate_training_data(
             negatives=mined[query_id],
             split=chosen[query_id],
             metadata=_metadata(dataset, query_id),
+            own_id=dataset.own_answer(query_id),
         )
         for query_id in order
     )

@@ -23,7 +23,7 @@ class BatchCollator:
 
     A batch of q queries holds, for each, one right answer (they take turns) and `hard_negatives` mined ones (they
     rotate); documents that several queries bring in are encoded once. Targets [q, d] mark every right answer of a
-    query that is in the batch, whoever brought it in, and mask documents that `guide` suspects.
+    query that is in the batch, whoever brought it in, and mask documents that `guide` suspects and the query's own.
 
     Attributes:
         preprocess: `preprocess(texts, prompt=..., task=...)` as of the model.
@@ -79,6 +79,8 @@ class BatchCollator:
         targets = np.full((len(numbers), len(documents)), NEGATIVE, np.int8)
         if self.guide is not None:
             targets[self.guide.suspects(numbers, documents)] = MASKED
+        if self.examples.own is not None:
+            targets[np.array(documents)[None, :] == self.examples.own[numbers][:, None]] = MASKED
         for place, number in enumerate(numbers):
             targets[place, [columns[row] for row in self.examples.relevant[number].tolist() if row in columns]] = (
                 POSITIVE

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
+from llama_index_ace_finetune.ranking.without_own import NO_ROW
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class IndexedExamples:
         relevant: right rows of each query: those of every one of these queries with an equal text.
         negatives: mined rows of each query, hardest first, never one that is right for any query of the data with an
             equal text.
+        own: the row of each query's own document, int64 [n], -1 without one; None where no query has one. It is neither
+            right nor wrong for the query, and not ranked.
     """
 
     query_ids: tuple[str, ...]
@@ -32,6 +35,7 @@ class IndexedExamples:
     corpus: tuple[str, ...]
     relevant: tuple[NDArray[np.int64], ...]
     negatives: tuple[NDArray[np.int64], ...]
+    own: NDArray[np.int64] | None = None
 
 
 def index_examples(data: TrainingData, examples: Sequence[TrainingExample]) -> IndexedExamples:
@@ -70,4 +74,11 @@ def index_examples(data: TrainingData, examples: Sequence[TrainingExample]) -> I
         corpus=tuple(corpus),
         relevant=tuple(relevant),
         negatives=tuple(negatives),
+        own=_own_rows(examples, row_of),
     )
+
+
+def _own_rows(examples: Sequence[TrainingExample], row_of: dict[str, int]) -> NDArray[np.int64] | None:
+    if all(example.own_id is None for example in examples):
+        return None
+    return np.array([NO_ROW if e.own_id is None else row_of[e.own_id] for e in examples], np.int64)

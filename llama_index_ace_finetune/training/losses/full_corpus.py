@@ -14,7 +14,12 @@ PADDING = -1
 
 
 def full_corpus_loss(
-    query_embeddings: Tensor, document_vectors: Tensor, right_rows: Tensor, *, temperature: float
+    query_embeddings: Tensor,
+    document_vectors: Tensor,
+    right_rows: Tensor,
+    *,
+    temperature: float,
+    own_rows: Tensor | None = None,
 ) -> Tensor:
     """Return the mean over queries of the contrastive loss of each query's right answers, against all documents.
 
@@ -29,16 +34,19 @@ def full_corpus_loss(
         document_vectors: float tensor [documents, d], unit rows; no gradient flows into them.
         right_rows: int64 tensor [queries, p]: distinct rows of `document_vectors`, padded with PADDING.
         temperature: divisor of the inner products.
+        own_rows: int64 tensor [queries]: a row that is neither right nor wrong for the query, or PADDING.
 
     Returns:
         Scalar tensor. Queries without a right answer do not count; 0 if none has one.
     """
-    return _FullCorpusLoss.apply(query_embeddings, document_vectors, right_rows, temperature)  # type: ignore[no-any-return, no-untyped-call]
+    return _FullCorpusLoss.apply(query_embeddings, document_vectors, right_rows, temperature, own_rows)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _FullCorpusLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, documents: Tensor, right_rows: Tensor, temperature: float) -> Tensor:
+    def forward(
+        ctx: Any, queries: Tensor, documents: Tensor, right_rows: Tensor, temperature: float, own_rows: Tensor | None
+    ) -> Tensor:
         # The caller may train in bfloat16; at small temperatures the softmax needs all digits.
         with torch.autocast(queries.device.type, enabled=False):
             documents = documents.to(queries.dtype)
@@ -48,6 +56,9 @@ class _FullCorpusLoss(torch.autograd.Function):
             right = scores[owner, row]
             # The smallest finite number, not -inf: a query may have no wrong document at all.
             scores[owner, row] = torch.finfo(scores.dtype).min / 4
+            if own_rows is not None:
+                of_query = torch.nonzero(own_rows != PADDING, as_tuple=True)[0]
+                scores[of_query, own_rows[of_query]] = torch.finfo(scores.dtype).min / 4
             wrong = torch.logsumexp(scores, dim=1)
             answers = torch.bincount(owner, minlength=len(queries))
             weight = 1 / (answers[owner] * (answers > 0).sum()).to(scores.dtype)
@@ -64,7 +75,7 @@ class _FullCorpusLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * outputs[0], None, None, None
+        return gradient * outputs[0], None, None, None, None
 
 
 def pad_rows(rows: Sequence[NDArray[np.int64]]) -> Tensor:
@@ -94,6 +105,12 @@ def nearest_part(document_rows: Tensor, right_rows: Tensor) -> tuple[Tensor, Ten
     places = torch.full_like(right_rows, PADDING)
     places[real] = torch.searchsorted(part, right_rows[real])
     return part, places
+
+
+def places_in(part: Tensor, rows: Tensor) -> Tensor:
+    """Return where `rows`, int64 [n], stand in the ascending `part`, int64 [p], PADDING where they do not."""
+    places = torch.searchsorted(part, rows).clamp(max=len(part) - 1)
+    return torch.where(part[places] == rows, places, PADDING)
 
 
 def nearest_rows(queries: Tensor, documents: Tensor, k: int, *, tile: int = 1024) -> Tensor:

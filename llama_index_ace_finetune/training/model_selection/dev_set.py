@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.evaluation.metrics.measures import HEADLINE, MRR, per_query
 from llama_index_ace_finetune.ranking.dense import dense_top_k
+from llama_index_ace_finetune.ranking.without_own import NO_ROW, without_own
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
 
 _MEASURED = 128
@@ -64,13 +65,17 @@ class DevSet:
 
     def rank(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> DevScores:
         """Rank documents [m, d] for query vectors [n, d]."""
-        rankings, _ = dense_top_k(queries, documents, DEPTH)
+        rankings = self.without_own(dense_top_k(queries, documents, DEPTH + 1)[0])
         values = {str(measure): per_query(measure, rankings, self.examples.relevant) for measure in HEADLINE}
         return DevScores(
             mrr=values[str(MRR(DEPTH))],
             means={name: float(value.mean()) for name, value in values.items()},
             rankings=rankings,
         )
+
+    def without_own(self, rankings: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the first 10 hits of rankings int32 [n, depth] without each query's own document."""
+        return without_own(rankings, self.examples.own, limit=DEPTH)[0]
 
     def pooled(
         self, rankings: NDArray[np.int32], *, seed: int = 0
@@ -99,6 +104,13 @@ class DevSet:
                 corpus=tuple(examples.corpus[row] for row in rows),
                 relevant=tuple(np.searchsorted(rows, examples.relevant[row]) for row in chosen),
                 negatives=tuple(np.empty(0, np.int64) for _ in chosen),
+                own=None if examples.own is None else _places(examples.own[chosen], rows),
             )
         )
         return pool, chosen, rows
+
+
+def _places(own: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where `own` stands among the ascending `rows`, -1 where it does not."""
+    place = np.minimum(np.searchsorted(rows, own), len(rows) - 1)
+    return np.where(rows[place] == own, place, NO_ROW)

@@ -32,6 +32,8 @@ def climb_linear(ground: Ground) -> tuple[Rung, NDArray[np.float32] | None]:
         ground.examples.relevant,
         dev_queries=ground.dev_query_vectors,
         dev_relevant=dev.examples.relevant,
+        own=ground.examples.own,
+        dev_own=dev.examples.own,
     )
     share = float(fit.chosen.kind != "identity")
     difference = fit.difference

@@ -16,12 +16,14 @@ from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference, paired_difference
 from llama_index_ace_finetune.ranking.dense import dense_top_k
+from llama_index_ace_finetune.ranking.without_own import without_own
 from llama_index_ace_finetune.training.losses.full_corpus import (
     PADDING,
     full_corpus_loss,
     nearest_part,
     nearest_rows,
     pad_rows,
+    places_in,
 )
 
 logger = logging.getLogger(__name__)
@@ -116,6 +118,8 @@ def fit_linear(
     dev_queries: NDArray[np.float32],
     dev_relevant: Sequence[NDArray[np.int64]],
     settings: LinearSettings | None = None,
+    own: NDArray[np.int64] | None = None,
+    dev_own: NDArray[np.int64] | None = None,
 ) -> LinearFit:
     """Learn a matrix that moves each query vector toward its right documents; the documents stay as they are.
 
@@ -131,6 +135,8 @@ def fit_linear(
         dev_queries: float [k, d], unit rows, on which the choice is made.
         dev_relevant: right document rows of each of them.
         settings: what is tried.
+        own: the document that each query itself is, int64 [n], -1 without one: neither right nor wrong for it.
+        dev_own: that of each dev query, int64 [k]; it is not ranked.
 
     Raises:
         ValueError: if shapes do not fit or a vector holds NaN or infinity.
@@ -148,20 +154,22 @@ def fit_linear(
     dev_queries, dev_relevant = dev_queries[asked], [dev_relevant[place] for place in asked]
     documents = torch.from_numpy(np.ascontiguousarray(document_vectors, np.float32))
     queries = torch.from_numpy(np.ascontiguousarray(query_vectors[answered], np.float32))
-    judge = _Judge(dev_queries, dev_relevant, documents, settings)
+    dev_own = None if dev_own is None else dev_own[asked]
+    judge = _Judge(dev_queries, dev_relevant, documents, settings, own=dev_own)
     right_rows = pad_rows([relevant[place] for place in answered])
     targets = torch.stack([documents[rows[rows != PADDING]].mean(dim=0) for rows in right_rows])
     for strength in settings.ridges:
         judge.hear(ridge_matrix(queries, targets, strength), "ridge", strength, 0)
     start = judge.matrices[judge.best()]
-    for strength, steps, matrix in _stages(start, queries, documents, right_rows, settings):
+    own_rows = None if own is None else torch.from_numpy(own[answered])
+    for strength, steps, matrix in _stages(start, queries, documents, right_rows, settings, own_rows):
         judge.hear(matrix, "trained", strength, steps)
     whole = judge.best(start=1)
     found, matrix = judge.candidates[whole], judge.matrices[whole]
     for alpha in settings.alphas:
         part = torch.lerp(judge.matrices[0], matrix, alpha)
         judge.hear(part, found.kind, found.strength, found.steps, alpha)
-    return _decide(judge, dev_queries, document_vectors, dev_relevant)
+    return _decide(judge, dev_queries, document_vectors, dev_relevant, own=dev_own)
 
 
 def ridge_matrix(queries: Tensor, targets: Tensor, strength: float) -> Tensor:
@@ -181,7 +189,12 @@ def ridge_matrix(queries: Tensor, targets: Tensor, strength: float) -> Tensor:
 
 
 def _stages(
-    start: Tensor, queries: Tensor, documents: Tensor, right_rows: Tensor, settings: LinearSettings
+    start: Tensor,
+    queries: Tensor,
+    documents: Tensor,
+    right_rows: Tensor,
+    settings: LinearSettings,
+    own_rows: Tensor | None,
 ) -> Iterator[tuple[float, int, Tensor]]:
     """Train by Adam on batches; yield (pull, steps so far, matrix) at the end of each stage."""
     identity = torch.eye(documents.shape[1])
@@ -195,11 +208,13 @@ def _stages(
         for step in range(settings.steps):
             batch = next(batches)
             rows, part = right_rows[batch], documents
+            own = None if own_rows is None else own_rows[batch]
             if near is not None:
                 part_rows, rows = nearest_part(near[batch], rows)
                 part = documents[part_rows]
+                own = None if own is None else places_in(part_rows, own)
             moved = nn.functional.normalize(queries[batch] @ weight.T)
-            loss = full_corpus_loss(moved, part, rows, temperature=settings.temperature)
+            loss = full_corpus_loss(moved, part, rows, temperature=settings.temperature, own_rows=own)
             loss = loss + pull * (weight - identity).square().sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -227,11 +242,15 @@ class _Judge:
         relevant: Sequence[NDArray[np.int64]],
         documents: Tensor,
         settings: LinearSettings,
+        *,
+        own: NDArray[np.int64] | None = None,
     ) -> None:
         order = np.random.default_rng(settings.seed).permutation(len(queries))
         chosen = np.sort(order[: settings.dev_queries])
         self._queries = torch.from_numpy(np.ascontiguousarray(queries[chosen], np.float32))
         self._right_rows = pad_rows([relevant[place] for place in chosen.tolist()])
+        own = np.full(len(queries), PADDING, np.int64) if own is None else own
+        self._own_rows = torch.from_numpy(own[chosen])
         self._documents = documents
         self.candidates: list[LinearCandidate] = []
         self.matrices: list[Tensor] = []
@@ -250,8 +269,11 @@ class _Judge:
         """MRR@10, equal scores counted against the candidate."""
         total = 0.0
         size = max(1, _SCORES_AT_ONCE // len(self._documents))
-        for queries, rows in zip(*(torch.split(x, size) for x in (self._queries, self._right_rows)), strict=True):
+        parts = (torch.split(held, size) for held in (self._queries, self._right_rows, self._own_rows))
+        for queries, rows, own in zip(*parts, strict=True):
             scores = queries @ matrix.T @ self._documents.T
+            of_query = torch.nonzero(own != PADDING, as_tuple=True)[0]
+            scores[of_query, own[of_query]] = -torch.inf
             right = scores.gather(1, rows.clamp(min=0)).masked_fill_(rows == PADDING, -torch.inf)
             ranks = (scores >= right.amax(dim=1, keepdim=True)).sum(dim=1)
             total += float(torch.where(ranks <= DEPTH, 1 / ranks, 0.0).sum())
@@ -263,13 +285,15 @@ def _decide(
     queries: NDArray[np.float32],
     documents: NDArray[np.float32],
     relevant: Sequence[NDArray[np.int64]],
+    *,
+    own: NDArray[np.int64] | None,
 ) -> LinearFit:
     """Hold the best candidate against the identity on all dev queries, with the measure of the reports."""
     measure = MRR(DEPTH)
 
     def values(matrix: Tensor) -> NDArray[np.float64]:
-        rankings, _ = dense_top_k(queries @ matrix.numpy().T, documents, DEPTH)
-        return per_query(measure, rankings, relevant)
+        rankings, _ = dense_top_k(queries @ matrix.numpy().T, documents, DEPTH + 1)
+        return per_query(measure, without_own(rankings, own, limit=DEPTH)[0], relevant)
 
     best = judge.best()
     base = values(judge.matrices[0])

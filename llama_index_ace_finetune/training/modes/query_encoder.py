@@ -21,7 +21,13 @@ from llama_index_ace_finetune.training.loop.budget import LookSeconds
 from llama_index_ace_finetune.training.loop.callback import TrainingWatcher
 from llama_index_ace_finetune.training.loop.fit import OnPlan, fit
 from llama_index_ace_finetune.training.losses.embed import EmbedMemory, embed
-from llama_index_ace_finetune.training.losses.full_corpus import full_corpus_loss, nearest_part, nearest_rows, pad_rows
+from llama_index_ace_finetune.training.losses.full_corpus import (
+    full_corpus_loss,
+    nearest_part,
+    nearest_rows,
+    pad_rows,
+    places_in,
+)
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet, encoding_seconds
 
 
@@ -128,6 +134,7 @@ def train_query_tower(
         matrix=matrix,
         temperature=settings.temperature,
         packed=encoder.packs(examples.queries, "query"),
+        own_rows=None if examples.own is None else torch.from_numpy(examples.own),
     )
     tokens = TokensOnce(model, max_tokens=settings.max_seq_length)
     return fit(
@@ -182,12 +189,14 @@ class QueryTowerLoss(nn.Module):
         matrix: float32 [d, d] on the tower's output; None for none.
         temperature: divisor of the cosines.
         packed: see `embed`.
+        own_rows: int64 [examples], the document that the query itself is; None where no query is one.
     """
 
     documents: Tensor
     right_rows: Tensor
     near: Tensor | None
     matrix: Tensor | None
+    own_rows: Tensor | None
 
     def __init__(
         self,
@@ -199,6 +208,7 @@ class QueryTowerLoss(nn.Module):
         matrix: NDArray[np.float32] | None,
         temperature: float,
         packed: bool,
+        own_rows: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -207,7 +217,7 @@ class QueryTowerLoss(nn.Module):
         self.memory = EmbedMemory()
         held = None if matrix is None else torch.from_numpy(matrix)
         buffers = {"documents": torch.from_numpy(document_vectors), "right_rows": right_rows}
-        for name, value in {**buffers, "near": near, "matrix": held}.items():
+        for name, value in {**buffers, "near": near, "matrix": held, "own_rows": own_rows}.items():
             # Not part of what a checkpoint holds: the corpus can be larger than the model.
             self.register_buffer(name, value, persistent=False)
 
@@ -217,10 +227,12 @@ class QueryTowerLoss(nn.Module):
         if self.matrix is not None:
             queries = nn.functional.normalize(queries @ self.matrix.T)
         documents, rows = self.documents, self.right_rows[labels]
+        own = None if self.own_rows is None else self.own_rows[labels]
         if self.near is not None:
             part, rows = nearest_part(self.near[labels], rows)
             documents = documents[part]
-        return full_corpus_loss(queries, documents, rows, temperature=self.temperature)
+            own = None if own is None else places_in(part, own)
+        return full_corpus_loss(queries, documents, rows, temperature=self.temperature, own_rows=own)
 
 
 @dataclass(frozen=True)
