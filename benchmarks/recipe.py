@@ -60,9 +60,9 @@ def trained(data: TrainingData, scratch: Path, options: dict[str, Any], seed: in
     )
     with quiet():
         tuner.train()
-    rung = tuner.rungs[-1]
-    assert rung.selection is not None
-    return {"gain": rung.selection.difference.mean, "seconds": rung.seconds}
+    result = tuner.results[-1]
+    assert result.selection is not None
+    return {"gain": result.selection.difference.mean, "seconds": result.seconds}
 
 
 def main() -> int:

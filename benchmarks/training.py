@@ -39,11 +39,11 @@ from llama_index_ace_finetune.encoders.packed_encoder import parts_by_length
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.training.data.batches import BatchCollator
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
-from llama_index_ace_finetune.training.losses.embed import EmbedMemory
+from llama_index_ace_finetune.training.losses.embed import ChunkLimits
 from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import copy_weights
-from llama_index_ace_finetune.training.modes.linear_adapter import fit_linear
+from llama_index_ace_finetune.training.modes.linear_adapter import fit_query_adapter
 
 SETS = ("ace", "msvc_errors", "locomo", "cosqa", "nl2bash", "medquad", "scifact")
 PARTS = ("speed", "gains", "race")
@@ -118,14 +118,14 @@ def climbed(data: TrainingData, test: DevSet, scratch: Path, seed: int) -> dict[
     # What ships may have been loaded into the base model itself.
     base.model.load_state_dict(weights)
     found = {"base": before}
-    for rung in tuner.rungs:
-        found[rung.name] = scored(base, rung, test) if rung.ships else before
+    for result in tuner.results:
+        found[result.name] = scored(base, result, test) if result.ships else before
     ships = tuner.shipped.name if tuner.shipped else "base"
     found["shipped"] = found[ships]
     return {
         "R@1, MRR@10": {mode: (first(scores), float(scores.mrr.mean())) for mode, scores in found.items()},
         "ships": ships,
-        "seconds": [rung.seconds for rung in tuner.rungs],
+        "seconds": [result.seconds for result in tuner.results],
         "queries": len(data.examples_of("train")),
         "memories": len(data.memories),
         "words": words_of(data),
@@ -137,9 +137,9 @@ def first(scores: DevScores) -> float:
     return float((scores.mrr == 1).mean())
 
 
-def scored(base: Encoder, rung: Any, test: DevSet) -> DevScores:
+def scored(base: Encoder, result: Any, test: DevSet) -> DevScores:
     weights = copy_weights(base)
-    model = rung.build(base.model)
+    model = result.build(base.model)
     scores = test.score(Encoder(model, name="rung", fingerprint="rung", settings=base.settings))
     base.model.load_state_dict(weights)
     return scores
@@ -224,7 +224,7 @@ def our_race(data: TrainingData, scratch: Path, cache: Path, goal: float) -> lis
     dev = tuner._dev = Course(tuner._dev.examples)
     dev.begin(float("inf"))
     with quiet(), contextlib.suppress(Reached):
-        tuner.train(on_next=lambda *_: dev.begin(goal))
+        tuner.train(on_mode_start=lambda *_: dev.begin(goal))
     return dev.seen
 
 
@@ -306,7 +306,7 @@ def step(batch: int, negatives: int) -> dict[str, float]:
         "seconds": best,
         "flops": 6 * WEIGHTS * tokens / best,
         "padding": sum(padded_tokens(block["attention_mask"], packed=loss.packed) for block in blocks) / tokens,
-        "recomputed": float(tokens > EmbedMemory().kept_tokens),
+        "recomputed": float(tokens > ChunkLimits().max_cached_tokens),
         "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 
@@ -315,7 +315,7 @@ def padded_tokens(mask: torch.Tensor, *, packed: bool) -> int:
     """Tokens that are computed for nothing: none where texts lie end to end, else up to the longest of each part."""
     if packed:
         return 0
-    _, parts = parts_by_length(mask, tokens=EmbedMemory().part_tokens)
+    _, parts = parts_by_length(mask, tokens=ChunkLimits().chunk_tokens)
     lengths = mask.sum(dim=1)
     return sum(int(len(rows) * lengths[rows].max() - lengths[rows].sum()) for rows in parts)
 
@@ -359,7 +359,7 @@ def linear_time(findings: Findings) -> None:
     queries = unit(documents[right] + 2.5 * unit(rng.standard_normal((11_000, 384))))
     rows = [np.array([row]) for row in right]
     taken, _ = seconds_of(
-        lambda: fit_linear(
+        lambda: fit_query_adapter(
             queries[:10_000], documents, rows[:10_000], dev_queries=queries[10_000:], dev_relevant=rows[10_000:]
         )
     )

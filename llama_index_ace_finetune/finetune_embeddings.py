@@ -28,7 +28,7 @@ class TrainingConfig(training_config.TrainingConfig):
     """
 
     output_dir: str = DEFAULT_OUTPUT
-    mode: Literal["auto", "linear", "queries", "full"] = "full"
+    mode: Literal["auto"] | training_config.ModeName = "full"
     epochs: int = 3
     budget_minutes: float | None = None
     batch_size: int = 16

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,19 +11,11 @@ from torch import Tensor, nn
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
 from llama_index_ace_finetune.training.losses.embed import embed
+from llama_index_ace_finetune.training.modes.mode import Speed
 
 _BATCH = 32
 _CHARACTERS_PER_TOKEN = 4
 _LINEAR_QUERIES = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """Seconds per character that is embedded, per character that is trained on, and per step of the linear rung."""
-
-    embed: float
-    train: float
-    linear_step: float
 
 
 def cost(texts: Sequence[str], encoder: Encoder) -> int:
@@ -41,7 +32,7 @@ def measure_speed(encoder: Encoder, texts: Sequence[str], *, memories: int, seco
     Args:
         encoder: the base model.
         texts: a sample, in random order.
-        memories: of the corpus, which the linear rung compares with.
+        memories: of the corpus, which the linear adapter is compared with.
         seconds: for all measurements together.
     """
     encoder.encode_documents(texts[:2])  # what is done once is not counted

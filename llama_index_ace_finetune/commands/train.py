@@ -16,7 +16,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.training.modes.result import Rung
+from llama_index_ace_finetune.training.modes.result import ModeResult
 from llama_index_ace_finetune.training.saving.model_folder import check_replaceable
 
 
@@ -39,27 +39,27 @@ def train_model(
     with steps_progress("training") as progress:
         metrics = tuner.train(
             progress=progress,
-            on_rung=lambda rung: screen.print(_told(rung)),
-            on_next=lambda name, plan: screen.print(f"{name}: {plan.steps} steps, about {plan.seconds:.0f} s"),
+            on_mode_end=lambda result: screen.print(_told(result)),
+            on_mode_start=lambda name, plan: screen.print(f"{name}: {plan.steps} steps, about {plan.seconds:.0f} s"),
         )
     screen.print("ships the base" if tuner.shipped is None else f"ships {tuner.shipped.name}")
     return metrics
 
 
-def _told(rung: Rung) -> str:
-    if rung.selection is None:
-        return f"{rung.name}: {rung.steps} steps in {rung.seconds:.0f} s, unchecked for want of dev queries"
-    difference = rung.selection.difference
-    outcome = "better than the base" if rung.ships else "not surely better than the base"
-    record = rung.selection.retention
+def _told(result: ModeResult) -> str:
+    if result.selection is None:
+        return f"{result.name}: {result.steps} steps in {result.seconds:.0f} s, unchecked for want of dev queries"
+    difference = result.selection.difference
+    outcome = "better than the base" if result.ships else "not surely better than the base"
+    record = result.selection.retention
     if record and record.losses:
         *_, lost = record.losses.values()
         if lost > record.bound:
             outcome = "kept back"
         outcome += f"; general queries lose {lost:+.3f} of MRR@10, {record.bound:g} is allowed"
     return (
-        f"{rung.name}: dev MRR@10 {difference.mean:+.3f} (95 % interval {difference.low:+.3f} to "
-        f"{difference.high:+.3f}) in {rung.seconds:.0f} s, {outcome}"
+        f"{result.name}: dev MRR@10 {difference.mean:+.3f} (95 % interval {difference.low:+.3f} to "
+        f"{difference.high:+.3f}) in {result.seconds:.0f} s, {outcome}"
     )
 
 

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 FORMAT_VERSION = 2
+
+ModeName = Literal["linear", "queries", "full"]
+"""Training modes, cheapest first; each is a file in `training/modes/`."""
+
 _WHOLE_OR_NONE = frozenset({"eval_steps", "patience", "lora_rank", "max_seq_length"})
 _WHOLE = ("epochs", "batch_size", "warmup_steps", "hard_negatives", "seed", *sorted(_WHOLE_OR_NONE))
 
@@ -75,7 +79,7 @@ class TrainingConfig:
 
     base_model: str = DEFAULT_BASE_MODEL
     output_dir: str = "ace_finetuned"
-    mode: Literal["auto", "linear", "queries", "full"] = "auto"
+    mode: Literal["auto"] | ModeName = "auto"
     keep_index: bool = False
     epochs: int = 3
     budget_minutes: float | None = 10.0
@@ -114,7 +118,9 @@ class TrainingConfig:
             whole = isinstance(value, Integral) and not isinstance(value, bool)
             self._require(whole or (value is None and name in _WHOLE_OR_NONE), name, "a whole number")
             object.__setattr__(self, name, None if value is None else int(value))
-        self._require(self.mode in ("auto", "linear", "queries", "full"), "mode", "auto, linear, queries or full")
+        self._require(
+            self.mode in ("auto", *get_args(ModeName)), "mode", f"auto or one of {', '.join(get_args(ModeName))}"
+        )
         self._require(not (self.keep_index and self.mode == "full"), "mode", "another than full where keep_index is on")
         for name in ("epochs", "batch_size"):
             self._require(getattr(self, name) > 0, name, "greater than 0")

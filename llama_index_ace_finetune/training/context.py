@@ -17,7 +17,7 @@ from llama_index_ace_finetune.training.model_selection.retention import Retentio
 
 
 @dataclass(frozen=True)
-class Ground:
+class TrainingContext:
     """A base model, the examples, and the base's vectors of them, each computed once.
 
     Attributes:
@@ -38,9 +38,9 @@ class Ground:
     checkpoints: Path | None = None
     general: DevSet | None = None
 
-    def checkpoints_of(self, rung: str) -> Path | None:
+    def checkpoints_of(self, result: str) -> Path | None:
         """Folder for the checkpoints of one rung."""
-        return self.checkpoints / rung if self.checkpoints else None
+        return self.checkpoints / result if self.checkpoints else None
 
     @cached_property
     def document_vectors(self) -> NDArray[np.float32]:

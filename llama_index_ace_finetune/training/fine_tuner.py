@@ -21,7 +21,7 @@ from llama_index_ace_finetune.errors import DatasetError, ModelError, TrainingEr
 from llama_index_ace_finetune.locked import locked
 from llama_index_ace_finetune.mining.settings import margin_warnings
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.context import Ground
+from llama_index_ace_finetune.training.context import TrainingContext
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
 from llama_index_ace_finetune.training.loop.callback import StepProgress
 from llama_index_ace_finetune.training.loop.loggers import require_loggers
@@ -29,14 +29,15 @@ from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 from llama_index_ace_finetune.training.model_selection.retention import read_retention
 from llama_index_ace_finetune.training.modes.lora import require_peft
-from llama_index_ace_finetune.training.modes.result import Rung, best_rung
-from llama_index_ace_finetune.training.modes.schedule import OnNext, OnRung, climb
+from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
+from llama_index_ace_finetune.training.modes.schedule import MODES, OnModeEnd, OnModeStart, run_modes
 from llama_index_ace_finetune.training.saving.model_folder import check_replaceable, save_model_folder
 
 logger = logging.getLogger(__name__)
 
 MIN_EXAMPLES = 8
 _INPUTS = "inputs.sha256"
+_KEEP_INDEX = frozenset(mode.name for mode in MODES if mode.keeps_index)
 
 
 class EmbeddingFineTuner:
@@ -60,7 +61,7 @@ class EmbeddingFineTuner:
             logger.warning("%s", warning)
         self.data: TrainingData | None = None
         self.encoder: Encoder | None = None
-        self.rungs: list[Rung] = []
+        self.results: list[ModeResult] = []
         self.history: list[Mapping[str, float]] = []
         self._cache = cache
         self._checkpoints = checkpoints
@@ -127,19 +128,19 @@ class EmbeddingFineTuner:
         self,
         *,
         progress: StepProgress | None = None,
-        on_rung: OnRung | None = None,
-        on_next: OnNext | None = None,
+        on_mode_end: OnModeEnd | None = None,
+        on_mode_start: OnModeStart | None = None,
     ) -> dict[str, Any]:
         """Train, choose what ships on dev, and save it to `config.output_dir`.
 
         Args:
             progress: called after each optimiser step.
-            on_rung: called with each rung of the ladder that is done.
-            on_next: called with the name and the planned steps of a rung before its first step.
+            on_mode_end: called with each rung of the ladder that is done.
+            on_mode_start: called with the name and the planned steps of a rung before its first step.
 
         Returns:
             mode (the rung that ships, or "base"), epochs, total_steps, training_time_seconds, examples_per_second,
-            `selection`, and `rungs`.
+            `selection`, and `results`.
 
         Raises:
             OutputExistsError: if `config.output_dir` holds something that is not a model of ours.
@@ -154,7 +155,9 @@ class EmbeddingFineTuner:
         # Before the work, not after it.
         check_replaceable(output)
         with locked(output.with_name(f".{output.name}.training.lock"), output=output):
-            return self._train_and_save(encoder, examples, progress=progress, on_rung=on_rung, on_next=on_next)
+            return self._train_and_save(
+                encoder, examples, progress=progress, on_mode_end=on_mode_end, on_mode_start=on_mode_start
+            )
 
     def _train_and_save(
         self,
@@ -162,16 +165,18 @@ class EmbeddingFineTuner:
         examples: IndexedExamples,
         *,
         progress: StepProgress | None,
-        on_rung: OnRung | None,
-        on_next: OnNext | None,
+        on_mode_end: OnModeEnd | None,
+        on_mode_start: OnModeStart | None,
     ) -> dict[str, Any]:
         if self._checkpoints:
             self._require_own_checkpoints(self._checkpoints, encoder, examples)
         if self._dev is None:
             logger.warning("there are no dev queries to choose on: what comes of the training ships unchecked")
-        ground = Ground(encoder, examples, self._dev, self.config, self._cache, self._checkpoints, self._general)
-        self.rungs = climb(ground, progress=progress, on_rung=on_rung, on_next=on_next)
-        shipped, last = self.shipped, self.rungs[-1]
+        context = TrainingContext(
+            encoder, examples, self._dev, self.config, self._cache, self._checkpoints, self._general
+        )
+        self.results = run_modes(context, progress=progress, on_mode_end=on_mode_end, on_mode_start=on_mode_start)
+        shipped, last = self.shipped, self.results[-1]
         if shipped:
             # Its own fingerprint comes with its files.
             self.encoder = Encoder(
@@ -179,7 +184,7 @@ class EmbeddingFineTuner:
             )
         self.history = list((shipped or last).history)
         told = shipped or last
-        seconds = sum(rung.seconds for rung in self.rungs)
+        seconds = sum(result.seconds for result in self.results)
         metrics = {
             "mode": shipped.name if shipped else "base",
             "epochs": round(told.epochs, 2),
@@ -187,22 +192,22 @@ class EmbeddingFineTuner:
             "training_time_seconds": round(seconds, 2),
             "examples_per_second": round(told.epochs * len(examples.queries) / told.seconds, 2),
             "selection": self.selection.to_dict() if self.selection else None,
-            "rungs": [rung.to_dict() for rung in self.rungs],
+            "rungs": [result.to_dict() for result in self.results],
         }
         self._metrics = metrics
         self.save_model()
         return metrics
 
     @property
-    def shipped(self) -> Rung | None:
+    def shipped(self) -> ModeResult | None:
         """The rung that ships; None where that is the base."""
-        return best_rung(self.rungs)
+        return best_result(self.results)
 
     @property
     def selection(self) -> Selection | None:
         """What the rung that ships (the last one, where none does) tried on dev; None without dev queries."""
-        rung = self.shipped or (self.rungs[-1] if self.rungs else None)
-        return rung.selection if rung else None
+        result = self.shipped or (self.results[-1] if self.results else None)
+        return result.selection if result else None
 
     def evaluate(self) -> dict[str, float]:
         """Return dev measures of what ships, and the mean cosine of its right pairs (`avg_positive_similarity`)."""
@@ -230,6 +235,7 @@ class EmbeddingFineTuner:
             data=self.data,
             train=examples,
             dev=self._dev.examples if self._dev else None,
+            keeps_documents=self.shipped is None or self.shipped.name in _KEEP_INDEX,
         )
         identity = identify_model(folder, settings=encoder.settings)
         self.encoder = Encoder(

@@ -19,7 +19,7 @@ from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 from llama_index_ace_finetune.training.model_selection.retention import RetentionRecord
-from llama_index_ace_finetune.training.modes.result import Rung
+from llama_index_ace_finetune.training.modes.result import ModeResult
 
 runner = CliRunner()
 SURE = PairedDifference(mean=0.1, low=0.05, high=0.2, p_value=0.01, wins=3, ties=1, losses=0)
@@ -84,8 +84,8 @@ def test_its_content_decides_whether_the_training_is_done_again(
 def test_a_training_tells_what_they_lost(share: float, losses: dict[float, float], told: str) -> None:
     record = RetentionRecord(queries=4, memories=9, base_mrr=0.5, bound=0.01, losses=losses)
     selection = Selection(share=share, difference=SURE, candidates={}, retention=record)
-    rung = Rung("full", selection, 0.5, 1, 1.0, 2.0, (), lambda model: model)
-    assert _told(rung).endswith(f"in 2 s, {told}")
+    result = ModeResult("full", selection, 0.5, 1, 1.0, 2.0, (), lambda model: model)
+    assert _told(result).endswith(f"in 2 s, {told}")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")

@@ -75,12 +75,12 @@ class TestRule2Roles:
     @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """A model that saved prompts, and that moves queries by a matrix of their own."""
-        from llama_index_ace_finetune.training.saving.dual_encoder import linear_towers
+        from llama_index_ace_finetune.training.saving.dual_encoder import with_query_adapter
 
         prompted = EncoderSettings(device="cpu", query_prompt="ask: ", document_prompt="note: ")
         matrix = np.eye(384) + 0.05 * np.random.default_rng(0).normal(size=(384, 384))
         path = tmp_path_factory.mktemp("towers") / "model"
-        model = linear_towers(Encoder.load(BASE, settings=prompted).model, np.asarray(matrix, np.float32))
+        model = with_query_adapter(Encoder.load(BASE, settings=prompted).model, np.asarray(matrix, np.float32))
         model.save_pretrained(str(path), create_model_card=False)
         return path
 

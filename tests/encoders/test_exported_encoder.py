@@ -26,7 +26,7 @@ from llama_index_ace_finetune.encoders.exports.runtime import MissingRuntimeErro
 from llama_index_ace_finetune.encoders.exports.write_graphs import require_same_tokens, write_graphs
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.errors import ModelError
-from llama_index_ace_finetune.training.saving.dual_encoder import linear_towers, query_and_document_towers
+from llama_index_ace_finetune.training.saving.dual_encoder import dual_encoder, with_query_adapter
 
 TEXTS = [
     "restart the queue worker",
@@ -116,11 +116,11 @@ class TestVectors:
 
 def with_a_matrix(base: Encoder, other: Path) -> SentenceTransformer:
     matrix = np.random.default_rng(0).standard_normal((WIDTH, WIDTH)).astype(np.float32)
-    return linear_towers(base.model, matrix)
+    return with_query_adapter(base.model, matrix)
 
 
 def with_two_models(base: Encoder, other: Path) -> SentenceTransformer:
-    return query_and_document_towers(Encoder.load(tiny_model(other, seed=1), settings=CPU).model, base.model)
+    return dual_encoder(Encoder.load(tiny_model(other, seed=1), settings=CPU).model, base.model)
 
 
 @pytest.mark.parametrize("backend", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])

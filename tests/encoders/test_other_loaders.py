@@ -22,7 +22,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import index_examples
-from llama_index_ace_finetune.training.saving.dual_encoder import linear_towers, query_and_document_towers
+from llama_index_ace_finetune.training.saving.dual_encoder import dual_encoder, with_query_adapter
 from llama_index_ace_finetune.training.saving.model_card import model_card
 from llama_index_ace_finetune.training.saving.model_folder import save_model_folder
 from llama_index_ace_finetune.training.saving.serving_layout import use_serving_layout
@@ -39,10 +39,10 @@ def saved(root: Path, mode: str, *, prompts: dict[str, str] | None = None) -> tu
         model = Encoder.load(tiny_model(root / "other", prompts=prompts, seed=1), settings=CPU).model
     elif mode == "linear":
         noise = np.random.default_rng(0).normal(size=(WIDTH, WIDTH))
-        model = linear_towers(base.model, np.asarray(np.eye(WIDTH) + 0.3 * noise, np.float32))
+        model = with_query_adapter(base.model, np.asarray(np.eye(WIDTH) + 0.3 * noise, np.float32))
     else:
         other = Encoder.load(tiny_model(root / "other", seed=1), settings=CPU).model
-        model = query_and_document_towers(other, base.model)
+        model = dual_encoder(other, base.model)
     data = TrainingData(
         examples=(TrainingExample("q", "a query", ("m",), (), "train"),),
         memories={"m": "a memory"},

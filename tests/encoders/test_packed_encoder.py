@@ -19,7 +19,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.packed_attention import packed_attention
 from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.training.saving.dual_encoder import linear_towers, query_and_document_towers
+from llama_index_ace_finetune.training.saving.dual_encoder import dual_encoder, with_query_adapter
 
 TEXTS = ["", "a", "what is it", "error LNK2019 unresolved external symbol " * 9, "word " * 400, "what is it"]
 
@@ -161,7 +161,7 @@ def test_two_towers_are_packed_role_by_role(minilm: Encoder, whole: bool) -> Non
     trained = copy.deepcopy(minilm.model)
     with torch.no_grad():
         trained[0].auto_model.encoder.layer[3].output.dense.weight.mul_(1.5)
-    model = query_and_document_towers(trained, minilm.model, matrix) if whole else linear_towers(trained, matrix)
+    model = dual_encoder(trained, minilm.model, matrix) if whole else with_query_adapter(trained, matrix)
     fast = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu", precision="bfloat16"))
     own = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu"))
     for role in ("query", "document"):

@@ -16,7 +16,7 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.loop import fit
 from llama_index_ace_finetune.training.loop.callback import last_checkpoint
-from llama_index_ace_finetune.training.loop.divergence import LossCourse
+from llama_index_ace_finetune.training.loop.divergence import DivergenceMonitor
 
 QUICK: dict[str, Any] = {
     "mode": "full",
@@ -42,7 +42,7 @@ def tuner(data: TrainingData, output: Path, base_model: str, **options: Any) -> 
 
 
 def told(losses: list[float]) -> list[int]:
-    course = LossCourse()
+    course = DivergenceMonitor()
     return [step for step, loss in enumerate(losses, start=1) if course.diverges(loss)]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.training.losses.embed import EmbedMemory, embed
+from llama_index_ace_finetune.training.losses.embed import ChunkLimits, embed
 
 TEXTS = [f"memory {number} " + "and more words " * (number % 5 * 3) for number in range(11)]
 
@@ -34,10 +34,10 @@ def one_pass(minilm: Encoder) -> tuple[Tensor, Tensor]:
 def test_parts_give_the_vectors_and_gradients_of_one_pass(
     minilm: Encoder,
     one_pass: tuple[Tensor, Tensor],
-    kept_tokens: int,
-    part_tokens: int,
+    max_cached_tokens: int,
+    chunk_tokens: int,
 ) -> None:
-    memory = EmbedMemory(kept_tokens=kept_tokens, part_tokens=part_tokens)
+    memory = ChunkLimits(max_cached_tokens=max_cached_tokens, chunk_tokens=chunk_tokens)
     vectors = embed(minilm.model, minilm.model.preprocess(TEXTS), packed=False, memory=memory)
     assert vectors.dtype == torch.float32
     assert (vectors - one_pass[0]).abs().max() < 1e-5
@@ -48,10 +48,13 @@ def test_parts_give_the_vectors_and_gradients_of_one_pass(
 
 @pytest.mark.parametrize("kept_tokens", [0, 10**6])
 def test_packed_gradients_are_those_of_the_model_in_bfloat16(
-    minilm: Encoder, one_pass: tuple[Tensor, Tensor], kept_tokens: int
+    minilm: Encoder, one_pass: tuple[Tensor, Tensor], max_cached_tokens: int
 ) -> None:
     vectors = embed(
-        minilm.model, minilm.model.preprocess(TEXTS), packed=True, memory=EmbedMemory(kept_tokens=kept_tokens)
+        minilm.model,
+        minilm.model.preprocess(TEXTS),
+        packed=True,
+        memory=ChunkLimits(max_cached_tokens=max_cached_tokens),
     )
     assert (vectors * one_pass[0]).sum(dim=1).min() > 0.999
     gradients = gradients_of(minilm, vectors)
@@ -62,11 +65,11 @@ def test_packed_gradients_are_those_of_the_model_in_bfloat16(
 def test_computing_anew_keeps_less(minilm: Encoder) -> None:
     features = minilm.model.preprocess(TEXTS)
     kept: dict[int, int] = {}
-    for kept_tokens in (0, 10**6):
+    for max_cached_tokens in (0, 10**6):
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
-            embed(minilm.model, features, packed=True, memory=EmbedMemory(kept_tokens=kept_tokens))
-        kept[kept_tokens] = sum(sizes)
+            embed(minilm.model, features, packed=True, memory=ChunkLimits(max_cached_tokens=max_cached_tokens))
+        kept[max_cached_tokens] = sum(sizes)
     assert kept[0] < kept[10**6] / 2
 
 
@@ -81,14 +84,14 @@ def test_parts_save_padding() -> None:
 
     mask = torch.tensor([[1] * n + [0] * (9 - n) for n in (2, 9, 3, 2)])
     out = embed(
-        Recorder(), {"input_ids": mask * 5, "attention_mask": mask}, packed=False, memory=EmbedMemory(part_tokens=8)
+        Recorder(), {"input_ids": mask * 5, "attention_mask": mask}, packed=False, memory=ChunkLimits(chunk_tokens=8)
     )
     assert widths == [3, 9]
     assert (out[:, 0] / out[:, 1]).round().tolist() == [10, 45, 15, 10]
 
 
 def test_memory_shrinks_until_a_part_is_small() -> None:
-    memory = EmbedMemory(kept_tokens=1000, part_tokens=512)
+    memory = ChunkLimits(max_cached_tokens=1000, chunk_tokens=512)
     assert memory.shrink()
-    assert (memory.kept_tokens, memory.part_tokens) == (0, 512)
+    assert (memory.max_cached_tokens, memory.chunk_tokens) == (0, 512)
     assert [memory.shrink() for _ in range(3)] == [True, True, False]

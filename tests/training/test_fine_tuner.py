@@ -21,9 +21,9 @@ from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, Mode
 from llama_index_ace_finetune.locked import locked
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.training.losses.embed import EmbedMemory, embed
+from llama_index_ace_finetune.training.losses.embed import ChunkLimits, embed
 from llama_index_ace_finetune.training.saving.model_folder import check_replaceable
-from llama_index_ace_finetune.training.saving.plot import training_picture
+from llama_index_ace_finetune.training.saving.plot import plot_training
 
 
 def without_dev(data: TrainingData, count: int) -> TrainingData:
@@ -105,7 +105,7 @@ def test_evaluate_tells_dev_measures_and_the_mean_cosine_of_right_pairs(trained:
     result = trained.tuner.evaluate()
     selection = trained.tuner.selection
     assert selection is not None
-    assert result["MRR@10"] == pytest.approx(selection.candidates[selection.share]["MRR@10"])
+    assert result["MRR@10"] == pytest.approx(selection.candidates[selection.alpha]["MRR@10"])
     assert set(result) == {"avg_positive_similarity", "Success@1", "Success@5", "MRR@10"}
     assert 0 < result["avg_positive_similarity"] < 1
 
@@ -147,10 +147,10 @@ def test_the_card_is_complete_and_holds_no_text_of_the_data(trained: Trained, tr
 
 def test_the_course_of_the_training_is_drawn(trained: Trained, tmp_path: Path) -> None:
     assert (trained.folder / "training_curve.png").read_bytes().startswith(b"\x89PNG")
-    assert training_picture(trained.tuner.history, tmp_path / "a.png")
-    assert training_picture(trained.tuner.history, tmp_path / "b.png")
+    assert plot_training(trained.tuner.history, tmp_path / "a.png")
+    assert plot_training(trained.tuner.history, tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert not training_picture([{"step": 0, "MRR@10": 0.5}], tmp_path / "c.png")
+    assert not plot_training([{"step": 0, "MRR@10": 0.5}], tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()
 
 
@@ -243,9 +243,9 @@ def test_a_batch_that_does_not_fit_is_computed_in_smaller_parts(
 ) -> None:
     tried: list[int] = []
 
-    def scarce(model: Any, features: Any, *, packed: bool, memory: EmbedMemory) -> Any:
-        tried.append(memory.part_tokens if not memory.kept_tokens else 0)
-        if memory.kept_tokens or memory.part_tokens > 1024:
+    def scarce(model: Any, features: Any, *, packed: bool, memory: ChunkLimits) -> Any:
+        tried.append(memory.chunk_tokens if not memory.max_cached_tokens else 0)
+        if memory.max_cached_tokens or memory.chunk_tokens > 1024:
             raise error
         return embed(model, features, packed=packed, memory=memory)
 

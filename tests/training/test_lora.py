@@ -168,7 +168,7 @@ def test_a_broken_off_training_goes_on_with_its_adapters(
     resumed = trained(data, tmp_path / "broken" / "model", one_layer, progress=lambda step, *_: steps.append(step))
     assert steps == [3, 4]
     assert [row for row in resumed.history if "loss" in row] == [row for row in whole.history if "loss" in row]
-    assert resumed.rungs[0].to_dict()["dev_mrr@10"] == whole.rungs[0].to_dict()["dev_mrr@10"]
+    assert resumed.results[0].to_dict()["dev_mrr@10"] == whole.results[0].to_dict()["dev_mrr@10"]
 
 
 @pytest.mark.slow

@@ -18,20 +18,20 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.context import Ground
+from llama_index_ace_finetune.training.context import TrainingContext
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import (
-    choose_share,
+    choose_alpha,
     copy_weights,
     load_interpolated,
     select_weights,
 )
 from llama_index_ace_finetune.training.model_selection.retention import Retention, read_retention
-from llama_index_ace_finetune.training.modes.linear import climb_linear, part_of_the_way
-from llama_index_ace_finetune.training.modes.linear_adapter import fit_linear
-from llama_index_ace_finetune.training.modes.queries import climb_queries
+from llama_index_ace_finetune.training.modes.linear import interpolate_identity, train_linear
+from llama_index_ace_finetune.training.modes.linear_adapter import fit_query_adapter
+from llama_index_ace_finetune.training.modes.queries import train_queries
 
 
 @pytest.fixture
@@ -66,15 +66,15 @@ GROUPS = [str(n) for n in range(12)]
 def choose(ranked: list[float], losses: dict[float, float], *, bound: float = 0.01, gain: float = 0.5) -> Any:
     asked: list[float] = []
 
-    def lost(share: float) -> float:
-        asked.append(share)
-        return losses[share]
+    def lost(alpha: float) -> float:
+        asked.append(alpha)
+        return losses[alpha]
 
-    found = choose_share(
+    found = choose_alpha(
         ranked,
         base_scores=BASE,
         groups=GROUPS,
-        on_dev=lambda share: scores(*[0.1 + gain * share] * 12),
+        on_dev=lambda alpha: scores(*[0.1 + gain * alpha] * 12),
         lost=lost,
         bound=bound,
     )
@@ -83,31 +83,31 @@ def choose(ranked: list[float], losses: dict[float, float], *, bound: float = 0.
 
 
 def test_the_best_on_dev_ships_where_it_loses_little() -> None:
-    share, difference, losses = choose([1.0, 0.5], {1.0: 0.01, 0.5: 0.0})
-    assert (share, losses) == (1.0, {1.0: 0.01})
+    alpha, difference, losses = choose([1.0, 0.5], {1.0: 0.01, 0.5: 0.0})
+    assert (alpha, losses) == (1.0, {1.0: 0.01})
     assert difference.mean == pytest.approx(0.5)
 
 
 def test_a_smaller_share_is_tried_where_it_loses_too_much() -> None:
-    share, difference, losses = choose([1.0, 0.5, 0.25], {1.0: 0.3, 0.5: 0.02, 0.25: -0.1})
-    assert (share, losses) == (0.25, {1.0: 0.3, 0.5: 0.02, 0.25: -0.1})
+    alpha, difference, losses = choose([1.0, 0.5, 0.25], {1.0: 0.3, 0.5: 0.02, 0.25: -0.1})
+    assert (alpha, losses) == (0.25, {1.0: 0.3, 0.5: 0.02, 0.25: -0.1})
     assert difference.mean == pytest.approx(0.125)
 
 
 def test_a_larger_share_than_a_refused_one_is_not_tried() -> None:
-    share, _, losses = choose([0.5, 1.0, 0.25], {0.5: 0.02, 0.25: 0.0})
-    assert (share, losses) == (0.25, {0.5: 0.02, 0.25: 0.0})
+    alpha, _, losses = choose([0.5, 1.0, 0.25], {0.5: 0.02, 0.25: 0.0})
+    assert (alpha, losses) == (0.25, {0.5: 0.02, 0.25: 0.0})
 
 
 def test_the_base_ships_where_every_share_loses_too_much_and_the_best_gain_is_told() -> None:
-    share, difference, losses = choose([1.0, 0.5], {1.0: 0.3, 0.5: 0.02})
-    assert (share, losses) == (0.0, {1.0: 0.3, 0.5: 0.02})
+    alpha, difference, losses = choose([1.0, 0.5], {1.0: 0.3, 0.5: 0.02})
+    assert (alpha, losses) == (0.0, {1.0: 0.3, 0.5: 0.02})
     assert difference.mean == pytest.approx(0.5)
 
 
 def test_general_queries_are_not_asked_where_dev_says_no() -> None:
-    share, difference, losses = choose([1.0, 0.5], {}, gain=-0.05)
-    assert (share, losses) == (0.0, {})
+    alpha, difference, losses = choose([1.0, 0.5], {}, gain=-0.05)
+    assert (alpha, losses) == (0.0, {})
     assert difference.mean == pytest.approx(-0.05)
 
 
@@ -134,7 +134,9 @@ def test_without_dev_queries_nothing_can_be_chosen(
     tuner = EmbeddingFineTuner(config)
     tuner.load_training_data(dataclasses.replace(training_data, examples=training_data.examples[:8]))
     tuner.initialize_model()
-    with pytest.raises(TrainingError, match="no dev queries, by which a model that keeps the retention set is chosen"):
+    with pytest.raises(
+        TrainingError, match="no dev queries, on which a model that keeps the retention set is selected"
+    ):
         tuner.train()
 
 
@@ -150,22 +152,22 @@ def test_weights_go_back_toward_the_base_until_little_is_lost(minilm: Encoder, t
         for name, weight in tuned.items()
     }
     dev = DevSet(index_examples(training_data, training_data.examples[::5]))
-    load_interpolated(encoder, base=base, tuned=base, share=0)
+    load_interpolated(encoder, base=base, tuned=base, alpha=0)
     base_scores = dev.score(encoder)
     of_share: dict[float, float] = {}
-    for share in (0.9, 1.0):
-        load_interpolated(encoder, base=base, tuned=tuned, share=share)
-        of_share[share] = float(dev.score(encoder).mrr.mean())
+    for alpha in (0.9, 1.0):
+        load_interpolated(encoder, base=base, tuned=tuned, alpha=alpha)
+        of_share[alpha] = float(dev.score(encoder).mrr.mean())
 
     def select(base_mrr: float, bound: float) -> Any:
         retention = Retention(dev, base_mrr, bound)
         return select_weights(
-            encoder, base=base, tuned=tuned, base_scores=base_scores, dev=dev, shares=(0.9, 1.0), retention=retention
+            encoder, base=base, tuned=tuned, base_scores=base_scores, dev=dev, alphas=(0.9, 1.0), retention=retention
         )
 
-    best = max(of_share, key=lambda share: (of_share[share], -share))
+    best = max(of_share, key=lambda alpha: (of_share[alpha], -alpha))
     kept = select(of_share[best], 0.01)
-    assert kept.share == best
+    assert kept.alpha == best
     assert kept.retention.losses == {best: pytest.approx(0)}
     assert "on 12 general queries falls by more than 0.01" in kept.to_dict()["rule"]
     refused = select(of_share[best] + 1, 0.01)
@@ -192,7 +194,7 @@ def test_the_linear_rung_goes_part_of_the_way(minilm: Encoder) -> None:
     train, held = np.arange(512)[answers < 48], np.arange(512)[answers >= 48]
 
     @dataclasses.dataclass(frozen=True)
-    class Vectors(Ground):
+    class Vectors(TrainingContext):
         """A ground whose vectors are given."""
 
         query_vectors = queries[train]
@@ -212,32 +214,32 @@ def test_the_linear_rung_goes_part_of_the_way(minilm: Encoder) -> None:
     one_each = tuple(np.array([row]) for row in range(64))
     own = IndexedExamples(memories, memories, memories, memories, one_each, tuple(np.empty((64, 0), np.int64)))
 
-    def climbed(**options: Any) -> Any:
+    def trained(**options: Any) -> Any:
         config = TrainingConfig(**options)
         general = DevSet(own) if config.retention else None
-        ground = Vectors(minilm, indexed(train), DevSet(indexed(held)), config, general=general)
-        return climb_linear(ground)
+        context = Vectors(minilm, indexed(train), DevSet(indexed(held)), config, general=general)
+        return train_linear(context)
 
-    free, matrix = climbed()
-    assert free.selection.share == 1.0
+    free = trained()
+    assert free.selection.alpha == 1.0
     assert free.selection.retention is None
-    fit = fit_linear(
+    fit = fit_query_adapter(
         queries[train], topics, [relevant[row] for row in train],
         dev_queries=queries[held], dev_relevant=[relevant[row] for row in held],
     )  # fmt: skip
-    assert (matrix == fit.matrix).all()
+    assert (free.query_adapter == fit.matrix).all()
     losses = {}
     for bound in (1.0, 0.2, 0.0):
-        rung, matrix = climbed(retention="general", retention_loss=bound)
-        record = rung.selection.retention
+        result = trained(retention="general", retention_loss=bound)
+        record = result.selection.retention
         losses.update(record.losses)
-        shipped = rung.selection.share
+        shipped = result.selection.alpha
         assert shipped == 0 or record.losses[shipped] <= bound
-        assert all(loss > bound for share, loss in record.losses.items() if share != shipped)
+        assert all(loss > bound for alpha, loss in record.losses.items() if alpha != shipped)
         if shipped:
-            assert matrix == pytest.approx(part_of_the_way(fit.matrix, shipped))
+            assert result.query_adapter == pytest.approx(interpolate_identity(fit.matrix, shipped))
         else:
-            assert matrix is None
+            assert result.query_adapter is None
     assert losses[1.0] > losses[0.5] > 0
 
 
@@ -248,12 +250,12 @@ def test_the_query_tower_is_asked_over_the_bases_documents(
     data = index_examples(training_data, training_data.examples_of("train"))
     dev = DevSet(index_examples(training_data, training_data.examples_of("dev")))
     config = TrainingConfig(retention=str(general), retention_loss=1.0, interpolation=(1.0,))
-    ground = Ground(encoder, data, dev, config, general=read_retention(general))
-    rung = climb_queries(ground, matrix=None, minutes=1e-6)
-    assert rung.selection is not None
-    assert rung.selection.retention is not None
-    assert rung.selection.retention.base_mrr == ground.retention.base_mrr  # type: ignore[union-attr]
-    assert set(rung.selection.retention.losses) == ({1.0} if rung.ships else set())
+    context = TrainingContext(encoder, data, dev, config, general=read_retention(general))
+    result = train_queries(context, minutes=1e-6)
+    assert result.selection is not None
+    assert result.selection.retention is not None
+    assert result.selection.retention.base_mrr == context.retention.base_mrr  # type: ignore[union-attr]
+    assert set(result.selection.retention.losses) == ({1.0} if result.ships else set())
 
 
 # ------------------------------------------------------------------------------------------------ a whole training

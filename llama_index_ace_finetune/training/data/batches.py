@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
-from llama_index_ace_finetune.training.data.false_negatives import Guide
+from llama_index_ace_finetune.training.data.false_negatives import FalseNegativeMask
 
 POSITIVE, NEGATIVE, MASKED = 1, 0, -1
 
@@ -42,7 +42,7 @@ class BatchCollator:
     hard_negatives: int
     query_prompt: str
     document_prompt: str
-    guide: Guide | None = None
+    guide: FalseNegativeMask | None = None
     teacher: Sequence[Mapping[int, float]] | None = None
     turn: int = 0
     valid_label_columns: list[str] = field(default_factory=list)

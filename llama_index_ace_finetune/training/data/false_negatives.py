@@ -13,7 +13,7 @@ from llama_index_ace_finetune.mining.settings import MiningSettings
 
 
 @dataclass(frozen=True)
-class Guide:
+class FalseNegativeMask:
     """Suspects documents that a frozen model places about as near to a query as the query's own right answer.
 
     The rules are those by which mining refuses a negative, applied to whatever a batch brings together. The vectors

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from llama_index_ace_finetune.encoders.whole_text import whole_text
 
 
-class TokensOnce:
+class TokenCache:
     """A model's `preprocess` that keeps the tokens of every text it has seen, without padding.
 
     It gives what `preprocess` gives for the same texts, half characters replaced. Features that are not one row of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class LookSeconds:
+class EvaluationCost:
     """What dev costs a training: seconds of each look on the way, and of all that is looked at after the last step."""
 
     each: float = 0.0
@@ -23,7 +23,13 @@ class StepPlan:
 
     @classmethod
     def within(
-        cls, limit: float | None, *, steps: int, step_seconds: float, look_every: int, looks: LookSeconds
+        cls,
+        limit: float | None,
+        *,
+        steps: int,
+        step_seconds: float,
+        evaluate_every: int,
+        evaluation_cost: EvaluationCost,
     ) -> StepPlan:
         """Plan `steps`, or as many of them as `limit` leaves time for, at least one.
 
@@ -32,14 +38,16 @@ class StepPlan:
                 of it, half goes to steps all the same, since without them there is nothing to look at.
             steps: wished for.
             step_seconds: of one step.
-            look_every: steps between two looks at dev.
-            looks: seconds of these.
+            evaluate_every: steps between two looks at dev.
+            evaluation_cost: seconds of these.
         """
 
         def taken(count: int) -> float:
-            return count * step_seconds + math.ceil(count / look_every) * looks.each + looks.after
+            return (
+                count * step_seconds + math.ceil(count / evaluate_every) * evaluation_cost.each + evaluation_cost.after
+            )
 
         if limit is not None and taken(steps) > limit:
-            room = max(limit - looks.after - looks.each, limit / 2)
-            steps = min(steps, max(1, int(room / (step_seconds + looks.each / look_every))))
+            room = max(limit - evaluation_cost.after - evaluation_cost.each, limit / 2)
+            steps = min(steps, max(1, int(room / (step_seconds + evaluation_cost.each / evaluate_every))))
         return cls(steps, taken(steps))

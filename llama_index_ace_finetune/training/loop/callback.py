@@ -19,7 +19,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import copy_weights
 
-SEEN = "watcher.json"
+CALLBACK_STATE = "watcher.json"
 _WEIGHTS = "best.safetensors"
 
 StepProgress = Callable[[int, int, dict[str, float]], None]
@@ -29,7 +29,7 @@ class StoppedEarly(Exception):
     """What is gone on from had stopped early already."""
 
 
-class TrainingWatcher(TrainerCallback):
+class DevEvaluationCallback(TrainerCallback):
     """Evaluates on dev, keeps the best weights and stops early.
 
     `history` holds one row per logged step or evaluation: step, epoch, loss or dev measures.
@@ -41,7 +41,7 @@ class TrainingWatcher(TrainerCallback):
         eval_steps: evaluate every so many steps; None means after each epoch.
         patience: stop after so many evaluations in a row without a new best; None never stops early.
         progress: called after each optimiser step with its number, the number of all, and the latest figures.
-        before_look: called before `encoder` is looked at, to give it the weights where it is not what is trained.
+        before_evaluation: called before `encoder` is looked at, to give it the weights where it is not what is trained.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TrainingWatcher(TrainerCallback):
         eval_steps: int | None,
         patience: int | None,
         progress: StepProgress | None = None,
-        before_look: Callable[[], object] | None = None,
+        before_evaluation: Callable[[], object] | None = None,
     ) -> None:
         self.history: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] | None = None
@@ -63,7 +63,7 @@ class TrainingWatcher(TrainerCallback):
         self._eval_steps = eval_steps
         self._patience = patience
         self._progress = progress
-        self._before_look = before_look
+        self._before_look = before_evaluation
         self._best = -math.inf
         self._without_gain = 0
         self._evaluated_at = -1
@@ -142,11 +142,11 @@ class TrainingWatcher(TrainerCallback):
             "mrr": scores.mrr.tolist() if scores else None,
             "means": scores.means if scores else None,
         }
-        write_json(folder / SEEN, seen)
+        write_json(folder / CALLBACK_STATE, seen)
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from what `on_save` kept."""
-        seen = json.loads((checkpoint / SEEN).read_text(encoding="utf-8"))
+        seen = json.loads((checkpoint / CALLBACK_STATE).read_text(encoding="utf-8"))
         self.history = seen["history"]
         self._without_gain, self._evaluated_at = seen["without_gain"], seen["evaluated_at"]
         if (checkpoint / _WEIGHTS).is_file():
@@ -188,5 +188,5 @@ class TrainingWatcher(TrainerCallback):
 
 def last_checkpoint(folder: Path | None) -> Path | None:
     """Return the newest whole checkpoint in `folder`, None where there is none."""
-    whole = [file.parent for file in folder.glob(f"checkpoint-*/{SEEN}")] if folder else []
+    whole = [file.parent for file in folder.glob(f"checkpoint-*/{CALLBACK_STATE}")] if folder else []
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

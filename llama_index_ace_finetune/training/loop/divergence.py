@@ -12,7 +12,7 @@ _FLOOR = 3.0
 
 
 @dataclass
-class LossCourse:
+class DivergenceMonitor:
     """The loss at the start of a training and now, each a mean over ten steps; 0 before there are ten."""
 
     first: float = 0.0

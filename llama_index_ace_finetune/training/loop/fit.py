@@ -18,12 +18,12 @@ from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.loop.budget import LookSeconds, StepPlan
-from llama_index_ace_finetune.training.loop.callback import StoppedEarly, TrainingWatcher, last_checkpoint
+from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPlan
+from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, StoppedEarly, last_checkpoint
 from llama_index_ace_finetune.training.loop.loggers import logger_callbacks
-from llama_index_ace_finetune.training.loop.oom import within_memory
+from llama_index_ace_finetune.training.loop.oom import retry_on_oom
 from llama_index_ace_finetune.training.loop.trainer import ContrastiveTrainer, training_arguments
-from llama_index_ace_finetune.training.losses.embed import EmbedMemory
+from llama_index_ace_finetune.training.losses.embed import ChunkLimits
 
 _PLAN = "plan.json"
 _SAVED_SECONDS = 60
@@ -50,8 +50,8 @@ def fit(
     query_ids: Sequence[str],
     config: TrainingConfig,
     minutes: float | None,
-    watchers: Sequence[TrainingWatcher],
-    looks: LookSeconds | None = None,
+    callbacks: Sequence[DevEvaluationCallback],
+    evaluation_cost: EvaluationCost | None = None,
     on_plan: OnPlan | None = None,
     checkpoints: Path | None = None,
 ) -> tuple[int, float]:
@@ -59,14 +59,14 @@ def fit(
 
     Args:
         encoder: the model.
-        loss: over the feature blocks and the labels of a batch; its `memory` is an `EmbedMemory`.
+        loss: over the feature blocks and the labels of a batch; its `memory` is an `ChunkLimits`.
         collator: makes a fresh collator; one is used up to measure a step.
         query_ids: one per example.
         config: epochs, batch size, schedule, seed.
         minutes: of training and looks at dev; where the epochs would take longer, fewer steps are planned. None trains
             them all.
-        watchers: of the training.
-        looks: seconds that dev takes of the minutes; None takes none.
+        callbacks: of the training.
+        evaluation_cost: seconds that dev takes of the minutes; None takes none.
         on_plan: called with the plan before the first step.
         checkpoints: folder for the plan and for checkpoints about once a minute; what lies there is gone on from, and
             then ends with the weights of an unbroken training. None keeps none.
@@ -79,7 +79,15 @@ def fit(
     # The steps are timed with it before the trainer would move what it holds.
     loss.to(model.device)
     if plan is None:
-        plan = plan_steps(loss, collator(), count=count, config=config, minutes=minutes, bfloat16=bfloat16, looks=looks)
+        plan = plan_steps(
+            loss,
+            collator(),
+            count=count,
+            config=config,
+            minutes=minutes,
+            bfloat16=bfloat16,
+            evaluation_cost=evaluation_cost,
+        )
     if checkpoints:
         write_json(checkpoints / _PLAN, asdict(plan))
     if on_plan:
@@ -95,21 +103,21 @@ def fit(
             save_steps=max(1, round(plan.steps * _SAVED_SECONDS / max(plan.seconds, 1))) if checkpoints else None,
         )
         trainer = ContrastiveTrainer(
-            memory=cast(EmbedMemory, loss.memory),
+            memory=cast(ChunkLimits, loss.memory),
             query_ids=query_ids,
-            watchers=watchers,
+            dev_callbacks=callbacks,
             model=model,
             args=args,
             train_dataset=Dataset.from_dict({"example": list(range(count))}),
             loss=loss,
             data_collator=batches,
-            callbacks=[_Turns(batches), *watchers, *logger_callbacks(config)],
+            callbacks=[_SetEpoch(batches), *callbacks, *logger_callbacks(config)],
         )
         trainer.remove_callback(PrinterCallback)
         last = last_checkpoint(checkpoints)
         if last:
-            for watcher in watchers:
-                watcher.restore(last)
+            for callback in callbacks:
+                callback.restore(last)
         try:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
         except StoppedEarly:
@@ -122,7 +130,7 @@ def fit(
     return int(trainer.state.global_step), float(trainer.state.epoch or 0.0)
 
 
-class _Turns(TrainerCallback):
+class _SetEpoch(TrainerCallback):
     """Tells the collator which epoch it is, in an unbroken training and in one that goes on."""
 
     def __init__(self, collator: Collator) -> None:
@@ -145,7 +153,7 @@ def plan_steps(
     config: TrainingConfig,
     minutes: float | None,
     bfloat16: bool,
-    looks: LookSeconds | None,
+    evaluation_cost: EvaluationCost | None,
 ) -> StepPlan:
     """Return the steps of `config.epochs`, or as many as fit into `minutes`; see `StepPlan.within`.
 
@@ -159,8 +167,8 @@ def plan_steps(
         None if minutes is None else minutes * 60,
         steps=an_epoch * config.epochs,
         step_seconds=seconds,
-        look_every=config.eval_steps or an_epoch,
-        looks=looks or LookSeconds(),
+        evaluate_every=config.eval_steps or an_epoch,
+        evaluation_cost=evaluation_cost or EvaluationCost(),
     )
 
 
@@ -187,7 +195,7 @@ def _step_seconds(loss: nn.Module, collator: Collator, numbers: list[int], *, bf
             loss(blocks, batch["label"].to(device)).backward()
         return time.perf_counter() - start
 
-    taken += within_memory(step, memory=cast(EmbedMemory, loss.memory), model=model)
+    taken += retry_on_oom(step, memory=cast(ChunkLimits, loss.memory), model=model)
     model.zero_grad(set_to_none=True)
     torch.set_rng_state(state)
     return taken

@@ -11,14 +11,14 @@ from torch import nn
 
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.out_of_memory import is_out_of_memory
-from llama_index_ace_finetune.training.losses.embed import EmbedMemory
+from llama_index_ace_finetune.training.losses.embed import ChunkLimits
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 
-def within_memory(step: Callable[[], Result], *, memory: EmbedMemory, model: nn.Module) -> Result:
+def retry_on_oom(step: Callable[[], Result], *, memory: ChunkLimits, model: nn.Module) -> Result:
     """Return `step()`; while it does not fit, `memory` is shrunk and the gradients of `model` start anew.
 
     Raises:
@@ -37,4 +37,4 @@ def within_memory(step: Callable[[], Result], *, memory: EmbedMemory, model: nn.
                     "The memory of the device does not hold one part of a batch; lower max_seq_length, or set device "
                     "to cpu."
                 ) from error
-            logger.warning("out of memory; going on with parts of %d tokens, same batch", memory.part_tokens)
+            logger.warning("out of memory; going on with parts of %d tokens, same batch", memory.chunk_tokens)

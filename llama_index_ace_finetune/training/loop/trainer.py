@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.loop.callback import TrainingWatcher, last_checkpoint
-from llama_index_ace_finetune.training.loop.divergence import LossCourse
-from llama_index_ace_finetune.training.loop.oom import within_memory
-from llama_index_ace_finetune.training.losses.embed import EmbedMemory
+from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, last_checkpoint
+from llama_index_ace_finetune.training.loop.divergence import DivergenceMonitor
+from llama_index_ace_finetune.training.loop.oom import retry_on_oom
+from llama_index_ace_finetune.training.losses.embed import ChunkLimits
 
 _LOGGED_STEPS = 50
-_TOLD_IDS = 3
+_SHOWN_IDS = 3
 
 
 class ContrastiveTrainer(SentenceTransformerTrainer):
@@ -30,24 +30,24 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
     Args:
         memory: what the loss goes by; shrunk when the device runs out.
         query_ids: one per example, for messages.
-        watchers: are told how many examples and tokens each step took.
+        dev_callbacks: are given how many examples and tokens each step took.
         arguments: of the stock trainer, by name.
     """
 
     def __init__(
         self,
         *,
-        memory: EmbedMemory,
+        memory: ChunkLimits,
         query_ids: Sequence[str],
-        watchers: Sequence[TrainingWatcher] = (),
+        dev_callbacks: Sequence[DevEvaluationCallback] = (),
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self._memory = memory
         self._query_ids = query_ids
         self._examples: list[int] = []
-        self._watchers = watchers
-        self._course = LossCourse()
+        self._dev_callbacks = dev_callbacks
+        self._course = DivergenceMonitor()
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Add nothing: the stock callback would sample texts of the training data into the card."""
@@ -59,7 +59,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
             TrainingError: if the loss is no number or diverges, or a single text does not fit.
         """
         step = super().training_step
-        loss = within_memory(lambda: step(model, inputs, *arguments, **options), memory=self._memory, model=self.model)
+        loss = retry_on_oom(lambda: step(model, inputs, *arguments, **options), memory=self._memory, model=self.model)
         self._examples = inputs["example"].tolist()
         value = float(loss)
         if not math.isfinite(value):
@@ -70,8 +70,8 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
                 f"{self._place(self.state.global_step + 1)}; lower the learning rate."
             )
         masks = {name: mask for name, mask in inputs.items() if name.endswith("attention_mask")}
-        for watcher in self._watchers if masks else ():
-            watcher.count(len(masks["query_attention_mask"]), sum(int(mask.sum()) for mask in masks.values()))
+        for callback in self._dev_callbacks if masks else ():
+            callback.count(len(masks["query_attention_mask"]), sum(int(mask.sum()) for mask in masks.values()))
         return loss
 
     def broken(self, what: str, *, step: int) -> TrainingError:
@@ -88,7 +88,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
 
     def _place(self, step: int) -> str:
         """The step, the first queries of its batch by id, and the last good checkpoint where there is one."""
-        told = [self._query_ids[number] for number in self._examples[:_TOLD_IDS]]
+        told = [self._query_ids[number] for number in self._examples[:_SHOWN_IDS]]
         more = len(self._examples) - len(told)
         batch = f" (queries {', '.join(told)}{f' and {more} more' if more else ''})" if told else ""
         kept = last_checkpoint(self._folder)

@@ -13,32 +13,32 @@ from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder, part
 
 Features = dict[str, Tensor]
 
-_LEAST_PART = 128
+_SMALLEST_CHUNK = 128
 
 
 @dataclass
-class EmbedMemory:
+class ChunkLimits:
     """How much of a batch is in memory at once.
 
     Attributes:
-        kept_tokens: up to so many tokens, the states of all parts are kept for the backward pass; it needs about
+        max_cached_tokens: up to so many tokens, the states of all parts are kept for the backward pass; it needs about
             100 kB a token in a model of 6 layers and 384 dimensions.
-        part_tokens: tokens of one part.
+        chunk_tokens: tokens of one part.
     """
 
-    kept_tokens: int = 36_864
-    part_tokens: int = 4096
+    max_cached_tokens: int = 36_864
+    chunk_tokens: int = 4096
 
     def shrink(self) -> bool:
         """Need less from now on, with the same gradients; False where that is not possible any more."""
-        if self.kept_tokens:
-            self.kept_tokens = 0
+        if self.max_cached_tokens:
+            self.max_cached_tokens = 0
             return True
-        self.part_tokens //= 2
-        return self.part_tokens >= _LEAST_PART
+        self.chunk_tokens //= 2
+        return self.chunk_tokens >= _SMALLEST_CHUNK
 
 
-def embed(model: nn.Module, features: Features, *, packed: bool, memory: EmbedMemory | None = None) -> Tensor:
+def embed(model: nn.Module, features: Features, *, packed: bool, memory: ChunkLimits | None = None) -> Tensor:
     """Return unit sentence embeddings float32 [n, d], computed in parts of texts of like length.
 
     One long text would otherwise pad every text of the batch to its length. Where the batch holds more tokens than
@@ -53,13 +53,13 @@ def embed(model: nn.Module, features: Features, *, packed: bool, memory: EmbedMe
         packed: compute in bfloat16 without padding or dropout; `PackedEncoder.supports(model)` must hold.
         memory: how much of the batch is in memory at once.
     """
-    memory = memory or EmbedMemory()
+    memory = memory or ChunkLimits()
     mask = features.get("attention_mask")
     if mask is None:
         return nn.functional.normalize(model(dict(features))["sentence_embedding"].float())
     part_of = _packed_part(model, features) if packed else _padded_part(model, features)
-    order, parts = parts_by_length(mask, tokens=memory.part_tokens)
-    if int(mask.sum()) > memory.kept_tokens:
+    order, parts = parts_by_length(mask, tokens=memory.chunk_tokens)
+    if int(mask.sum()) > memory.max_cached_tokens:
         vectors = [checkpoint(part_of, rows, use_reentrant=False) for rows in parts]
     else:
         vectors = [part_of(rows) for rows in parts]

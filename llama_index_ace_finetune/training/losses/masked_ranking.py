@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from llama_index_ace_finetune.training.data.batches import NEGATIVE, POSITIVE
 from llama_index_ace_finetune.training.losses.distillation import listwise_distillation, margin_mse
-from llama_index_ace_finetune.training.losses.embed import EmbedMemory, embed
+from llama_index_ace_finetune.training.losses.embed import ChunkLimits, embed
 
 Distillation = Literal["kl", "margin_mse"]
 
@@ -81,7 +81,7 @@ class MaskedRankingLoss(nn.Module):
         self.model = model
         self.temperature = temperature
         self.packed = packed
-        self.memory = EmbedMemory()
+        self.memory = ChunkLimits()
         self.dimensions = tuple(dimensions)
         self.distillation = distillation
         self._rank = symmetric_ranking_loss if symmetric else masked_ranking_loss

@@ -16,7 +16,7 @@ from llama_index_ace_finetune.training.model_selection.dev_set import DevScores,
 from llama_index_ace_finetune.training.model_selection.retention import Retention, RetentionRecord
 
 
-def choose_share(
+def choose_alpha(
     ranked: Sequence[float],
     *,
     base_scores: DevScores,
@@ -41,16 +41,16 @@ def choose_share(
     """
     first: PairedDifference | None = None
     losses: dict[float, float] = {}
-    for share in ranked:
-        if losses and share > min(losses):
+    for alpha in ranked:
+        if losses and alpha > min(losses):
             continue  # further from the base than one that lost too much
-        difference = paired_difference(on_dev(share).mrr, base_scores.mrr, groups=groups)
+        difference = paired_difference(on_dev(alpha).mrr, base_scores.mrr, groups=groups)
         first = first or difference
         if not difference.is_gain:
             break  # those that follow are lower still
-        losses[share] = lost(share)
-        if losses[share] <= bound:
-            return share, difference, losses
+        losses[alpha] = lost(alpha)
+        if losses[alpha] <= bound:
+            return alpha, difference, losses
     assert first is not None
     return 0.0, first, losses
 
@@ -67,14 +67,14 @@ class Selection:
     """What was tried on dev and what won.
 
     Attributes:
-        share: of the tuned weights in what ships; 0 is the base model.
+        alpha: of the tuned weights in what ships; 0 is the base model.
         difference: of the best candidate to the base, in MRR@10 on dev.
         candidates: headline means per share, 0 included.
         ranked_memories: how many memories the candidates were ranked over; the difference is over all of them.
         retention: what general queries lost; None where there are none.
     """
 
-    share: float
+    alpha: float
     difference: PairedDifference
     candidates: Mapping[float, Mapping[str, float]]
     ranked_memories: int = 0
@@ -83,7 +83,7 @@ class Selection:
     @property
     def ships_tuned(self) -> bool:
         """Whether the rule let tuned weights through."""
-        return self.share > 0
+        return self.alpha > 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -91,10 +91,10 @@ class Selection:
         return {
             "rule": f"{RULE} {self.retention.rule}" if self.retention else RULE,
             "shipped": "finetuned" if self.ships_tuned else "base",
-            "share": self.share,
+            "share": self.alpha,
             "dev_difference_mrr@10": asdict(self.difference),
             "dev_candidates_over_memories": self.ranked_memories,
-            "dev_candidates": {str(share): dict(means) for share, means in self.candidates.items()},
+            "dev_candidates": {str(alpha): dict(means) for alpha, means in self.candidates.items()},
             **kept,
         }
 
@@ -106,7 +106,7 @@ def select_weights(
     tuned: Mapping[str, Tensor],
     base_scores: DevScores,
     dev: DevSet,
-    shares: Sequence[float],
+    alphas: Sequence[float],
     pool: DevSet | None = None,
     known: Mapping[float, DevScores] | None = None,
     retention: Retention | None = None,
@@ -121,7 +121,7 @@ def select_weights(
         tuned: state dict of the best checkpoint.
         base_scores: of the base weights on dev.
         dev: the dev queries.
-        shares: of the tuned weights to try, each in (0, 1].
+        alphas: of the tuned weights to try, each in (0, 1].
         pool: a smaller set on which the share is chosen; whether it ships is decided on the whole of `dev`.
         known: scores of shares on `pool` (on `dev` without one) that need not be computed again.
         retention: general queries that may not lose more than a bound; a share at which they do is not shipped.
@@ -130,47 +130,47 @@ def select_weights(
     at_hand = {0.0: base_scores} if compared is dev else {}
     at_hand.update(known or {})
     scores: dict[float, DevScores] = {}
-    for share in sorted({*shares, 0.0}):
-        if share not in at_hand:
-            load_interpolated(encoder, base=base, tuned=tuned, share=share)
-        scores[share] = at_hand[share] if share in at_hand else compared.score(encoder)
+    for alpha in sorted({*alphas, 0.0}):
+        if alpha not in at_hand:
+            load_interpolated(encoder, base=base, tuned=tuned, alpha=alpha)
+        scores[alpha] = at_hand[alpha] if alpha in at_hand else compared.score(encoder)
 
-    def loaded(share: float) -> Encoder:
-        load_interpolated(encoder, base=base, tuned=tuned, share=share)
+    def loaded(alpha: float) -> Encoder:
+        load_interpolated(encoder, base=base, tuned=tuned, alpha=alpha)
         return encoder
 
-    def lost(share: float) -> float:
-        return retention.loss(retention.queries.score(loaded(share))) if retention else 0.0
+    def lost(alpha: float) -> float:
+        return retention.loss(retention.queries.score(loaded(alpha))) if retention else 0.0
 
-    share, difference, losses = choose_share(
-        sorted((share for share in scores if share > 0), key=lambda share: (-scores[share].mrr.mean(), share)),
+    alpha, difference, losses = choose_alpha(
+        sorted((alpha for alpha in scores if alpha > 0), key=lambda alpha: (-scores[alpha].mrr.mean(), alpha)),
         base_scores=base_scores,
         groups=dev.groups,
-        on_dev=lambda share: scores[share] if compared is dev else dev.score(loaded(share)),
+        on_dev=lambda alpha: scores[alpha] if compared is dev else dev.score(loaded(alpha)),
         lost=lost,
         bound=retention.bound if retention else math.inf,
     )
-    load_interpolated(encoder, base=base, tuned=tuned, share=share)
+    load_interpolated(encoder, base=base, tuned=tuned, alpha=alpha)
     return Selection(
-        share=share,
+        alpha=alpha,
         difference=difference,
-        candidates={share: scores[share].means for share in sorted(scores)},
+        candidates={alpha: scores[alpha].means for alpha in sorted(scores)},
         ranked_memories=len(compared.examples.corpus),
         retention=retention.record(losses) if retention else None,
     )
 
 
 def load_interpolated(
-    encoder: Encoder, *, base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float
+    encoder: Encoder, *, base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha: float
 ) -> None:
     """Set the model's weights to (1 - share) * base + share * tuned; share 0 and 1 are exact."""
     mixed = {}
     for name, weight in base.items():
-        if share == 0 or not torch.is_floating_point(weight):
+        if alpha == 0 or not torch.is_floating_point(weight):
             mixed[name] = weight
         else:
             mixed[name] = (
-                tuned[name] if share == 1 else torch.lerp(weight.float(), tuned[name].float(), share).to(weight)
+                tuned[name] if alpha == 1 else torch.lerp(weight.float(), tuned[name].float(), alpha).to(weight)
             )
     encoder.model.load_state_dict(mixed)
 

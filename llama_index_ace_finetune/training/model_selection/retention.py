@@ -76,7 +76,7 @@ class RetentionRecord:
             "memories": self.memories,
             "base_mrr@10": self.base_mrr,
             "bound": self.bound,
-            "losses_mrr@10": {str(share): loss for share, loss in self.losses.items()},
+            "losses_mrr@10": {str(alpha): loss for alpha, loss in self.losses.items()},
         }
 
 

@@ -1,64 +1,74 @@
-"""The third rung: minutes, and the memories are indexed anew."""
+"""Mode `full`: train queries and documents; takes minutes, and the memories have to be indexed again."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sentence_transformers import SentenceTransformer
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.mining.teacher import load_teacher
-from llama_index_ace_finetune.training.context import Ground
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.context import TrainingContext
 from llama_index_ace_finetune.training.data.batches import BatchCollator
-from llama_index_ace_finetune.training.data.false_negatives import Guide
+from llama_index_ace_finetune.training.data.false_negatives import FalseNegativeMask
 from llama_index_ace_finetune.training.data.teacher_scores import teacher_scores
-from llama_index_ace_finetune.training.data.token_cache import TokensOnce
-from llama_index_ace_finetune.training.loop.callback import StepProgress, TrainingWatcher
-from llama_index_ace_finetune.training.loop.evaluation_cost import measure_looks
+from llama_index_ace_finetune.training.data.token_cache import TokenCache
+from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPlan
+from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, StepProgress
+from llama_index_ace_finetune.training.loop.evaluation_cost import measure_evaluation_cost
 from llama_index_ace_finetune.training.loop.fit import OnPlan, fit
 from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss
+from llama_index_ace_finetune.training.model_selection.dev_set import DEPTH, POOL_QUERIES
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection, copy_weights, select_weights
 from llama_index_ace_finetune.training.modes.lora import merged_weights, with_adapters
-from llama_index_ace_finetune.training.modes.result import Rung
+from llama_index_ace_finetune.training.modes.mode import Mode, ModeEstimate, Speed, TrainingSizes
+from llama_index_ace_finetune.training.modes.result import ModeResult
 
 
-def climb_full(
-    ground: Ground,
+def train_full(
+    context: TrainingContext,
     *,
+    previous: Sequence[ModeResult] = (),
     minutes: float | None,
     progress: StepProgress | None = None,
     on_plan: OnPlan | None = None,
-) -> Rung:
-    """Train both sides, and choose on dev between the base, the tuned weights and mixtures of the two.
+) -> ModeResult:
+    """Train queries and documents, and choose on dev between the base, the tuned weights and interpolations of both.
 
     Args:
-        ground: without dev queries nothing can be chosen, and the last weights ship unchecked.
-        minutes: of training and looks at dev, at most; None trains all epochs.
+        context: without dev queries nothing can be selected, and the last weights ship without validation.
+        previous: not used; the base is trained.
+        minutes: of training and dev evaluations, at most; None trains all epochs.
         progress: called after each step.
         on_plan: called with the planned steps before the first.
     """
     start = time.perf_counter()
-    encoder, config, dev = ground.encoder, ground.config, ground.dev
-    model, base_weights, retention = encoder.model, copy_weights(encoder), ground.retention
-    pool = pool_scores = looks = None
+    encoder, config, dev = context.encoder, context.config, context.dev
+    model, base_weights, retention = encoder.model, copy_weights(encoder), context.retention
+    pool = pool_scores = evaluation_cost = None
     if dev:
-        pool, queries, documents = dev.pooled(ground.base_scores.rankings, seed=config.seed)
-        pool_scores = pool.rank(ground.dev_query_vectors[queries], ground.document_vectors[documents])
-        looks = measure_looks(encoder, pool=pool, dev=dev, shares=config.interpolation, retention=retention)
+        pool, queries, documents = dev.pooled(context.base_scores.rankings, seed=config.seed)
+        pool_scores = pool.rank(context.dev_query_vectors[queries], context.document_vectors[documents])
+        evaluation_cost = measure_evaluation_cost(
+            encoder, pool=pool, dev=dev, alphas=config.interpolation, retention=retention
+        )
     trained = encoder
     if config.lora_rank is not None:
         adapted = with_adapters(model, config)
         trained = Encoder(adapted, name=encoder.name, fingerprint=encoder.fingerprint, settings=encoder.settings)
-    watcher = TrainingWatcher(
+    callback = DevEvaluationCallback(
         encoder,
         pool,
         base_scores=pool_scores,
         eval_steps=config.eval_steps,
         patience=config.patience,
         progress=progress,
-        # Dev looks at ordinary weights, and ordinary weights ship.
-        before_look=lambda: model.load_state_dict(merged_weights(trained.model)) if trained is not encoder else None,
+        # Dev evaluates merged weights, and merged weights ship.
+        before_evaluation=lambda: (
+            model.load_state_dict(merged_weights(trained.model)) if trained is not encoder else None
+        ),
     )
     try:
         steps, epochs = fit(
@@ -66,36 +76,38 @@ def climb_full(
             loss=MaskedRankingLoss(
                 trained.model,
                 temperature=config.temperature,
-                packed=trained is encoder and _packs(ground),
+                packed=trained is encoder and _packs(context),
                 symmetric=config.symmetric,
                 dimensions=config.dimensions,
                 distillation=config.distillation,
             ),
-            collator=_collators(ground),
-            query_ids=ground.examples.query_ids,
+            collator=_collators(context),
+            query_ids=context.examples.query_ids,
             config=config,
             minutes=minutes and max(minutes - (time.perf_counter() - start) / 60, minutes / 2),
-            watchers=[watcher],
-            looks=looks,
+            callbacks=[callback],
+            evaluation_cost=evaluation_cost,
             on_plan=on_plan,
-            checkpoints=ground.checkpoints_of("full"),
+            checkpoints=context.checkpoints_of("full"),
         )
         selection: Selection | None = None
-        shipped, dev_mrr = watcher.best_weights or base_weights, 0.0
-        if dev and pool_scores and watcher.best_weights and watcher.best_scores:
+        shipped, dev_mrr = callback.best_weights or base_weights, 0.0
+        if dev and pool_scores and callback.best_weights and callback.best_scores:
             selection = select_weights(
                 encoder,
                 base=base_weights,
-                tuned=watcher.best_weights,
-                base_scores=ground.base_scores,
+                tuned=callback.best_weights,
+                base_scores=context.base_scores,
                 dev=dev,
-                shares=config.interpolation,
+                alphas=config.interpolation,
                 pool=pool,
-                known={0.0: pool_scores, 1.0: watcher.best_scores},
+                known={0.0: pool_scores, 1.0: callback.best_scores},
                 retention=retention,
             )
             shipped = copy_weights(encoder)
-            dev_mrr = float(ground.base_scores.mrr.mean()) + (selection.difference.mean if selection.ships_tuned else 0)
+            dev_mrr = float(context.base_scores.mrr.mean()) + (
+                selection.difference.mean if selection.ships_tuned else 0
+            )
     finally:
         model.load_state_dict(base_weights)
 
@@ -103,32 +115,34 @@ def climb_full(
         base.load_state_dict(shipped)
         return base
 
-    return Rung(
+    return ModeResult(
         name="full",
         selection=selection,
         dev_mrr=dev_mrr,
         steps=steps,
         epochs=epochs,
         seconds=time.perf_counter() - start,
-        history=watcher.history,
+        history=callback.history,
         build=build,
     )
 
 
-def _packs(ground: Ground) -> bool:
-    examples, encoder = ground.examples, ground.encoder
+def _packs(context: TrainingContext) -> bool:
+    examples, encoder = context.examples, context.encoder
     return encoder.packs(examples.queries, "query") and encoder.packs(examples.corpus, "document")
 
 
-def _collators(ground: Ground) -> Callable[[], BatchCollator]:
+def _collators(context: TrainingContext) -> Callable[[], BatchCollator]:
     """What makes fresh collators over the training queries, with a guide and a teacher where they are asked for."""
-    config, examples, model = ground.config, ground.examples, ground.encoder.model
+    config, examples, model = context.config, context.examples, context.encoder.model
     teacher = guide = None
     if config.teacher:
-        teacher = teacher_scores(load_teacher(config.teacher, device=config.device), examples, cache=ground.cache)
+        teacher = teacher_scores(load_teacher(config.teacher, device=config.device), examples, cache=context.cache)
     if config.suspected_margin is not None:
-        guide = Guide(ground.query_vectors, ground.document_vectors, examples.relevant, config.suspected_margin)
-    tokens = TokensOnce(model, max_tokens=config.max_seq_length)
+        guide = FalseNegativeMask(
+            context.query_vectors, context.document_vectors, examples.relevant, config.suspected_margin
+        )
+    tokens = TokenCache(model, max_tokens=config.max_seq_length)
     return lambda: BatchCollator(
         preprocess=tokens,
         examples=examples,
@@ -138,3 +152,23 @@ def _collators(ground: Ground) -> Callable[[], BatchCollator]:
         guide=guide,
         teacher=teacher,
     )
+
+
+def _estimate(config: TrainingConfig, sizes: TrainingSizes, speed: Speed, seconds: float | None) -> ModeEstimate:
+    batch = min(sizes.memories, config.batch_size * (1 + config.hard_negatives))
+    batches = max(1, -(-sizes.train_queries // config.batch_size))
+    epoch = (sizes.train + batches * batch * sizes.corpus / sizes.memories) * speed.train
+    pool = min(1.0, POOL_QUERIES * DEPTH / sizes.memories) * sizes.corpus + sizes.dev
+    evaluation, decision = pool * speed.embed, (sizes.corpus + sizes.dev) * speed.embed
+    mixtures = sum(alpha < 1 for alpha in config.interpolation)
+    plan = StepPlan.within(
+        seconds,
+        steps=config.epochs * batches,
+        step_seconds=epoch / batches,
+        evaluate_every=batches,
+        evaluation_cost=EvaluationCost(each=evaluation, after=mixtures * evaluation + decision),
+    )
+    return ModeEstimate(f"up to {config.epochs} epochs of {batches} steps, queries and documents", plan.seconds)
+
+
+MODE = Mode(name="full", keeps_index=False, needs_dev=False, train=train_full, estimate=_estimate)

@@ -1,57 +1,69 @@
-"""The first rung: seconds, and the stored index stays valid."""
+"""Mode `linear`: a query adapter, fitted in seconds; the stored index stays valid."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
-from llama_index_ace_finetune.training.context import Ground
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.context import TrainingContext
+from llama_index_ace_finetune.training.loop.callback import StepProgress
+from llama_index_ace_finetune.training.loop.fit import OnPlan
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores
-from llama_index_ace_finetune.training.model_selection.interpolation import Selection, choose_share
+from llama_index_ace_finetune.training.model_selection.interpolation import Selection, choose_alpha
 from llama_index_ace_finetune.training.model_selection.retention import Retention
-from llama_index_ace_finetune.training.modes.linear_adapter import fit_linear
-from llama_index_ace_finetune.training.modes.query_encoder import moved_queries
-from llama_index_ace_finetune.training.modes.result import Rung
-from llama_index_ace_finetune.training.saving.dual_encoder import linear_towers
+from llama_index_ace_finetune.training.modes.linear_adapter import LinearAdapterSettings, fit_query_adapter
+from llama_index_ace_finetune.training.modes.mode import Mode, ModeEstimate, Speed, TrainingSizes
+from llama_index_ace_finetune.training.modes.query_encoder import apply_adapter
+from llama_index_ace_finetune.training.modes.result import ModeResult
+from llama_index_ace_finetune.training.saving.dual_encoder import with_query_adapter
 
 
-def climb_linear(ground: Ground) -> tuple[Rung, NDArray[np.float32] | None]:
-    """Fit a matrix on the query vectors; return the rung and the matrix, None where the identity is as good.
+def train_linear(
+    context: TrainingContext,
+    *,
+    previous: Sequence[ModeResult] = (),
+    minutes: float | None = None,
+    progress: StepProgress | None = None,
+    on_plan: OnPlan | None = None,
+) -> ModeResult:
+    """Fit a query adapter over the base's vectors; it takes seconds, whatever the budget.
 
-    `ground` needs dev queries: a matrix that nobody checked is not shipped.
+    `context` needs dev queries: a matrix that is not validated does not ship.
     """
-    assert ground.dev is not None
+    assert context.dev is not None
     start = time.perf_counter()
-    dev, retention = ground.dev, ground.retention
-    fit = fit_linear(
-        ground.query_vectors,
-        ground.document_vectors,
-        ground.examples.relevant,
-        dev_queries=ground.dev_query_vectors,
+    dev, retention = context.dev, context.retention
+    fit = fit_query_adapter(
+        context.query_vectors,
+        context.document_vectors,
+        context.examples.relevant,
+        dev_queries=context.dev_query_vectors,
         dev_relevant=dev.examples.relevant,
-        own=ground.examples.own,
+        own=context.examples.own,
         dev_own=dev.examples.own,
     )
-    share = float(fit.chosen.kind != "identity")
+    alpha = float(fit.chosen.kind != "identity")
     difference = fit.difference
     losses: dict[float, float] = {}
-    if share and retention:
-        share, difference, losses = _keep_general(ground, fit.matrix, retention)
-    matrix = part_of_the_way(fit.matrix, share)
-    scores = ground.base_scores
-    if share:
-        scores = dev.rank(moved_queries(ground.dev_query_vectors, matrix), ground.document_vectors)
+    if alpha and retention:
+        alpha, difference, losses = _keep_general(context, fit.matrix, retention)
+    matrix = interpolate_identity(fit.matrix, alpha)
+    scores = context.base_scores
+    if alpha:
+        scores = dev.rank(apply_adapter(context.dev_query_vectors, matrix), context.document_vectors)
     selection = Selection(
-        share=share,
+        alpha=alpha,
         difference=difference,
-        candidates={0.0: ground.base_scores.means} | ({share: scores.means} if share else {}),
-        ranked_memories=len(ground.examples.corpus),
+        candidates={0.0: context.base_scores.means} | ({alpha: scores.means} if alpha else {}),
+        ranked_memories=len(context.examples.corpus),
         retention=retention.record(losses) if retention else None,
     )
-    rung = Rung(
+    return ModeResult(
         name="linear",
         selection=selection,
         dev_mrr=float(scores.mrr.mean()),
@@ -59,40 +71,49 @@ def climb_linear(ground: Ground) -> tuple[Rung, NDArray[np.float32] | None]:
         epochs=0.0,
         seconds=time.perf_counter() - start,
         history=(),
-        build=lambda base: linear_towers(base, matrix),
+        build=lambda base: with_query_adapter(base, matrix),
+        query_adapter=matrix if alpha else None,
     )
-    return rung, matrix if share else None
 
 
-def part_of_the_way(matrix: NDArray[np.float32], share: float) -> NDArray[np.float32]:
+def interpolate_identity(matrix: NDArray[np.float32], alpha: float) -> NDArray[np.float32]:
     """Return (1 - share) * identity + share * matrix; share 1 is exact."""
-    if share == 1:
+    if alpha == 1:
         return matrix
-    return np.asarray((1 - share) * np.eye(len(matrix)) + share * matrix, np.float32)
+    return np.asarray((1 - alpha) * np.eye(len(matrix)) + alpha * matrix, np.float32)
 
 
 def _keep_general(
-    ground: Ground, matrix: NDArray[np.float32], retention: Retention
+    context: TrainingContext, matrix: NDArray[np.float32], retention: Retention
 ) -> tuple[float, PairedDifference, dict[float, float]]:
     """Go as far from the identity as the general queries allow, whole or by the shares of the interpolation."""
-    assert ground.dev is not None
-    dev = ground.dev
+    assert context.dev is not None
+    dev = context.dev
 
-    def moved(queries: NDArray[np.float32], share: float) -> NDArray[np.float32]:
-        return moved_queries(queries, part_of_the_way(matrix, share))
+    def moved(queries: NDArray[np.float32], alpha: float) -> NDArray[np.float32]:
+        return apply_adapter(queries, interpolate_identity(matrix, alpha))
 
-    def on_dev(share: float) -> DevScores:
-        return dev.rank(moved(ground.dev_query_vectors, share), ground.document_vectors)
+    def on_dev(alpha: float) -> DevScores:
+        return dev.rank(moved(context.dev_query_vectors, alpha), context.document_vectors)
 
-    def lost(share: float) -> float:
-        queries = moved(ground.general_query_vectors, share)
-        return retention.loss(retention.queries.rank(queries, ground.general_document_vectors))
+    def lost(alpha: float) -> float:
+        queries = moved(context.general_query_vectors, alpha)
+        return retention.loss(retention.queries.rank(queries, context.general_document_vectors))
 
-    return choose_share(
-        sorted({1.0, *ground.config.interpolation}, reverse=True),
-        base_scores=ground.base_scores,
+    return choose_alpha(
+        sorted({1.0, *context.config.interpolation}, reverse=True),
+        base_scores=context.base_scores,
         groups=dev.groups,
         on_dev=on_dev,
         lost=lost,
         bound=retention.bound,
     )
+
+
+def _estimate(config: TrainingConfig, sizes: TrainingSizes, speed: Speed, seconds: float | None) -> ModeEstimate:
+    settings = LinearAdapterSettings()
+    steps = len(settings.pulls) * settings.steps
+    return ModeEstimate(f"{steps} steps", steps * speed.linear_step)
+
+
+MODE = Mode(name="linear", keeps_index=True, needs_dev=True, train=train_linear, estimate=_estimate)

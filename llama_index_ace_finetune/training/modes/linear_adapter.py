@@ -35,8 +35,8 @@ _SCORES_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearSettings:
-    """What `fit_linear` tries and how it trains.
+class LinearAdapterSettings:
+    """What `fit_query_adapter` tries and how it trains.
 
     Attributes:
         ridges: strengths lambda of the ridge solutions that are tried.
@@ -72,7 +72,7 @@ class LinearSettings:
         for name in ("ridges", "pulls"):
             self._require(all(value > 0 for value in getattr(self, name)), name, "greater than 0, each of them")
         self._require(bool(self.ridges or self.pulls), "ridges", "given where there are no pulls")
-        self._require(all(0 < share < 1 for share in self.alphas), "alphas", "between 0 and 1, each of them")
+        self._require(all(0 < alpha < 1 for alpha in self.alphas), "alphas", "between 0 and 1, each of them")
 
     def _require(self, holds: bool, name: str, rule: str) -> None:
         if not holds:
@@ -80,7 +80,7 @@ class LinearSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class LinearCandidate:
+class LinearAdapterCandidate:
     """One matrix that was tried, and its MRR@10 on dev.
 
     `strength` is lambda of a ridge solution and the pull of a trained matrix; `steps` counts from the first stage.
@@ -94,8 +94,8 @@ class LinearCandidate:
 
 
 @dataclass(frozen=True)
-class LinearFit:
-    """What `fit_linear` found.
+class LinearAdapterFit:
+    """What `fit_query_adapter` found.
 
     Attributes:
         matrix: float32 [d, d]; the new query vector is normalize(matrix @ query vector).
@@ -105,22 +105,22 @@ class LinearFit:
     """
 
     matrix: NDArray[np.float32]
-    chosen: LinearCandidate
-    candidates: tuple[LinearCandidate, ...]
+    chosen: LinearAdapterCandidate
+    candidates: tuple[LinearAdapterCandidate, ...]
     difference: PairedDifference
 
 
-def fit_linear(
+def fit_query_adapter(
     query_vectors: NDArray[np.float32],
     document_vectors: NDArray[np.float32],
     relevant: Sequence[NDArray[np.int64]],
     *,
     dev_queries: NDArray[np.float32],
     dev_relevant: Sequence[NDArray[np.int64]],
-    settings: LinearSettings | None = None,
+    settings: LinearAdapterSettings | None = None,
     own: NDArray[np.int64] | None = None,
     dev_own: NDArray[np.int64] | None = None,
-) -> LinearFit:
+) -> LinearAdapterFit:
     """Learn a matrix that moves each query vector toward its right documents; the documents stay as they are.
 
     Ridge solutions come first; softmax cross-entropy over the corpus goes on from the best of them, with a pull to
@@ -141,7 +141,7 @@ def fit_linear(
     Raises:
         ValueError: if shapes do not fit or a vector holds NaN or infinity.
     """
-    settings = settings or LinearSettings()
+    settings = settings or LinearAdapterSettings()
     _check(query_vectors, document_vectors, relevant)
     _check(dev_queries, document_vectors, dev_relevant)
     identity = np.eye(document_vectors.shape[1], dtype=np.float32)
@@ -149,26 +149,26 @@ def fit_linear(
     asked = [place for place, rows in enumerate(dev_relevant) if len(rows)]
     if not answered or not asked:
         logger.warning("no training or no dev query has a right answer, so the query vectors stay as they are")
-        none = LinearCandidate("identity", 0.0, 0, 0.0, 0.0)
-        return LinearFit(identity, none, (none,), paired_difference(np.empty(0), np.empty(0)))
+        none = LinearAdapterCandidate("identity", 0.0, 0, 0.0, 0.0)
+        return LinearAdapterFit(identity, none, (none,), paired_difference(np.empty(0), np.empty(0)))
     dev_queries, dev_relevant = dev_queries[asked], [dev_relevant[place] for place in asked]
     documents = torch.from_numpy(np.ascontiguousarray(document_vectors, np.float32))
     queries = torch.from_numpy(np.ascontiguousarray(query_vectors[answered], np.float32))
     dev_own = None if dev_own is None else dev_own[asked]
-    judge = _Judge(dev_queries, dev_relevant, documents, settings, own=dev_own)
+    judge = _Candidates(dev_queries, dev_relevant, documents, settings, own=dev_own)
     right_rows = pad_rows([relevant[place] for place in answered])
     targets = torch.stack([documents[rows[rows != PADDING]].mean(dim=0) for rows in right_rows])
     for strength in settings.ridges:
-        judge.hear(ridge_matrix(queries, targets, strength), "ridge", strength, 0)
+        judge.add(ridge_matrix(queries, targets, strength), "ridge", strength, 0)
     start = judge.matrices[judge.best()]
     own_rows = None if own is None else torch.from_numpy(own[answered])
     for strength, steps, matrix in _stages(start, queries, documents, right_rows, settings, own_rows):
-        judge.hear(matrix, "trained", strength, steps)
+        judge.add(matrix, "trained", strength, steps)
     whole = judge.best(start=1)
     found, matrix = judge.candidates[whole], judge.matrices[whole]
     for alpha in settings.alphas:
         part = torch.lerp(judge.matrices[0], matrix, alpha)
-        judge.hear(part, found.kind, found.strength, found.steps, alpha)
+        judge.add(part, found.kind, found.strength, found.steps, alpha)
     return _decide(judge, dev_queries, document_vectors, dev_relevant, own=dev_own)
 
 
@@ -193,7 +193,7 @@ def _stages(
     queries: Tensor,
     documents: Tensor,
     right_rows: Tensor,
-    settings: LinearSettings,
+    settings: LinearAdapterSettings,
     own_rows: Tensor | None,
 ) -> Iterator[tuple[float, int, Tensor]]:
     """Train by Adam on batches; yield (pull, steps so far, matrix) at the end of each stage."""
@@ -224,7 +224,7 @@ def _stages(
         yield pull, (stage + 1) * settings.steps, weight.detach().clone()
 
 
-def _batches(count: int, settings: LinearSettings) -> Iterator[Tensor]:
+def _batches(count: int, settings: LinearAdapterSettings) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(settings.seed)
     size = min(settings.batch_size, count)
     while True:
@@ -233,7 +233,7 @@ def _batches(count: int, settings: LinearSettings) -> Iterator[Tensor]:
         yield from torch.split(order[: count // size * size], size)
 
 
-class _Judge:
+class _Candidates:
     """Keeps the candidates' dev scores and their matrices; the identity is the first of them."""
 
     def __init__(
@@ -241,7 +241,7 @@ class _Judge:
         queries: NDArray[np.float32],
         relevant: Sequence[NDArray[np.int64]],
         documents: Tensor,
-        settings: LinearSettings,
+        settings: LinearAdapterSettings,
         *,
         own: NDArray[np.int64] | None = None,
     ) -> None:
@@ -252,13 +252,13 @@ class _Judge:
         own = np.full(len(queries), PADDING, np.int64) if own is None else own
         self._own_rows = torch.from_numpy(own[chosen])
         self._documents = documents
-        self.candidates: list[LinearCandidate] = []
+        self.candidates: list[LinearAdapterCandidate] = []
         self.matrices: list[Tensor] = []
-        self.hear(torch.eye(documents.shape[1]), "identity", 0.0, 0, 0.0)
+        self.add(torch.eye(documents.shape[1]), "identity", 0.0, 0, 0.0)
 
-    def hear(self, matrix: Tensor, kind: Kind, strength: float, steps: int, alpha: float = 1.0) -> None:
+    def add(self, matrix: Tensor, kind: Kind, strength: float, steps: int, alpha: float = 1.0) -> None:
         """Score a candidate, which `matrix` is with its alpha in it."""
-        self.candidates.append(LinearCandidate(kind, strength, steps, alpha, self._mrr(matrix)))
+        self.candidates.append(LinearAdapterCandidate(kind, strength, steps, alpha, self._mrr(matrix)))
         self.matrices.append(matrix)
 
     def best(self, *, start: int = 0) -> int:
@@ -281,13 +281,13 @@ class _Judge:
 
 
 def _decide(
-    judge: _Judge,
+    judge: _Candidates,
     queries: NDArray[np.float32],
     documents: NDArray[np.float32],
     relevant: Sequence[NDArray[np.int64]],
     *,
     own: NDArray[np.int64] | None,
-) -> LinearFit:
+) -> LinearAdapterFit:
     """Hold the best candidate against the identity on all dev queries, with the measure of the reports."""
     measure = MRR(DEPTH)
 
@@ -301,7 +301,7 @@ def _decide(
     difference = paired_difference(ours, base, groups=[str(int(rows[0])) for rows in relevant])
     place = best if difference.is_gain else 0
     candidates = tuple(judge.candidates)
-    return LinearFit(judge.matrices[place].numpy(), candidates[place], candidates, difference)
+    return LinearAdapterFit(judge.matrices[place].numpy(), candidates[place], candidates, difference)
 
 
 def _check(queries: NDArray[np.float32], documents: NDArray[np.float32], relevant: Sequence[NDArray[np.int64]]) -> None:

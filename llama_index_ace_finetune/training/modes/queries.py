@@ -1,91 +1,121 @@
-"""The second rung: a minute or two, and the stored index stays valid."""
+"""Mode `queries`: a query encoder over fixed document vectors; the stored index stays valid."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import time
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.training.context import Ground
-from llama_index_ace_finetune.training.loop.callback import StepProgress, TrainingWatcher
-from llama_index_ace_finetune.training.loop.evaluation_cost import measure_looks
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.context import TrainingContext
+from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPlan
+from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, StepProgress
+from llama_index_ace_finetune.training.loop.evaluation_cost import measure_evaluation_cost
 from llama_index_ace_finetune.training.loop.fit import OnPlan
 from llama_index_ace_finetune.training.model_selection.interpolation import copy_weights, select_weights
+from llama_index_ace_finetune.training.modes.mode import Mode, ModeEstimate, Speed, TrainingSizes
 from llama_index_ace_finetune.training.modes.query_encoder import (
     FixedDocumentsDevSet,
-    QueryTowerSettings,
-    moved_queries,
-    train_query_tower,
+    QueryEncoderSettings,
+    apply_adapter,
+    train_query_encoder,
 )
-from llama_index_ace_finetune.training.modes.result import Rung
-from llama_index_ace_finetune.training.saving.dual_encoder import query_and_document_towers
+from llama_index_ace_finetune.training.modes.result import ModeResult
+from llama_index_ace_finetune.training.saving.dual_encoder import dual_encoder
 
 
-def climb_queries(
-    ground: Ground,
+def train_queries(
+    context: TrainingContext,
     *,
-    matrix: NDArray[np.float32] | None,
+    previous: Sequence[ModeResult] = (),
     minutes: float | None,
     progress: StepProgress | None = None,
     on_plan: OnPlan | None = None,
-) -> Rung:
-    """Train a copy of the base as the query tower, over the base's document vectors.
+) -> ModeResult:
+    """Train a copy of the base as the query encoder, over the base's document vectors.
 
     Args:
-        ground: with dev queries.
-        matrix: what the linear rung found, which the tower starts from and keeps; None for none.
-        minutes: of training and looks at dev, at most; None trains all epochs.
+        context: with dev queries.
+        previous: results of earlier modes; the query adapter of the last one, if any, is kept behind the encoder.
+        minutes: of training and dev evaluations, at most; None trains all epochs.
         progress: called after each step.
         on_plan: called with the planned steps before the first.
     """
-    assert ground.dev is not None
+    assert context.dev is not None
     start = time.perf_counter()
-    base, config = ground.encoder, ground.config
-    dev = FixedDocumentsDevSet(ground.dev.examples, ground.document_vectors, matrix)
+    matrix = next((result.query_adapter for result in reversed(previous)), None)
+    base, config = context.encoder, context.config
+    dev = FixedDocumentsDevSet(context.dev.examples, context.document_vectors, matrix)
     tower = Encoder(copy.deepcopy(base.model), name=base.name, fingerprint=base.fingerprint, settings=base.settings)
     base_weights = copy_weights(base)
-    retention = ground.retention
+    retention = context.retention
     if retention:
-        general = FixedDocumentsDevSet(retention.queries.examples, ground.general_document_vectors, matrix)
+        general = FixedDocumentsDevSet(retention.queries.examples, context.general_document_vectors, matrix)
         retention = dataclasses.replace(retention, queries=general)
-    begun = dev.rank(moved_queries(ground.dev_query_vectors, matrix), ground.document_vectors)
-    watcher = TrainingWatcher(
+    begun = dev.rank(apply_adapter(context.dev_query_vectors, matrix), context.document_vectors)
+    callback = DevEvaluationCallback(
         tower, dev, base_scores=begun, eval_steps=None, patience=config.patience, progress=progress
     )
-    steps, epochs = train_query_tower(
+    steps, epochs = train_query_encoder(
         tower,
-        ground.examples,
-        ground.document_vectors,
-        settings=QueryTowerSettings(budget_minutes=minutes, max_seq_length=config.max_seq_length, seed=config.seed),
+        context.examples,
+        context.document_vectors,
+        settings=QueryEncoderSettings(budget_minutes=minutes, max_seq_length=config.max_seq_length, seed=config.seed),
         matrix=matrix,
-        watchers=[watcher],
-        looks=measure_looks(tower, pool=dev, dev=dev, shares=config.interpolation, retention=retention),
+        callbacks=[callback],
+        evaluation_cost=measure_evaluation_cost(
+            tower, pool=dev, dev=dev, alphas=config.interpolation, retention=retention
+        ),
         on_plan=on_plan,
-        checkpoints=ground.checkpoints_of("queries"),
+        checkpoints=context.checkpoints_of("queries"),
     )
-    assert watcher.best_weights is not None
-    assert watcher.best_scores is not None
+    assert callback.best_weights is not None
+    assert callback.best_scores is not None
     selection = select_weights(
         tower,
         base=base_weights,
-        tuned=watcher.best_weights,
-        base_scores=ground.base_scores,
+        tuned=callback.best_weights,
+        base_scores=context.base_scores,
         dev=dev,
-        shares=config.interpolation,
-        known={0.0: begun, 1.0: watcher.best_scores},
+        alphas=config.interpolation,
+        known={0.0: begun, 1.0: callback.best_scores},
         retention=retention,
     )
-    return Rung(
+    return ModeResult(
         name="queries",
         selection=selection,
-        dev_mrr=float(ground.base_scores.mrr.mean()) + (selection.difference.mean if selection.ships_tuned else 0),
+        dev_mrr=float(context.base_scores.mrr.mean()) + (selection.difference.mean if selection.ships_tuned else 0),
         steps=steps,
         epochs=epochs,
         seconds=time.perf_counter() - start,
-        history=watcher.history,
-        build=lambda model: query_and_document_towers(tower.model, model, matrix),
+        history=callback.history,
+        build=lambda model: dual_encoder(tower.model, model, matrix),
     )
+
+
+def _estimate(config: TrainingConfig, sizes: TrainingSizes, speed: Speed, seconds: float | None) -> ModeEstimate:
+    settings = QueryEncoderSettings()
+    evaluation = sizes.dev * speed.embed
+    batches = max(1, -(-sizes.train_queries // settings.batch_size))
+    mixtures = sum(alpha < 1 for alpha in config.interpolation)
+    plan = StepPlan.within(
+        seconds,
+        steps=settings.epochs * batches,
+        step_seconds=sizes.train * speed.train / batches,
+        evaluate_every=batches,
+        evaluation_cost=EvaluationCost(each=evaluation, after=mixtures * evaluation),
+    )
+    return ModeEstimate(f"up to {settings.epochs} epochs, queries only", plan.seconds)
+
+
+MODE = Mode(
+    name="queries",
+    keeps_index=True,
+    needs_dev=True,
+    train=train_queries,
+    estimate=_estimate,
+    starts_from=("linear",),
+    budget_share=0.2,
+)

@@ -16,11 +16,11 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
-from llama_index_ace_finetune.training.data.token_cache import TokensOnce
-from llama_index_ace_finetune.training.loop.budget import LookSeconds
-from llama_index_ace_finetune.training.loop.callback import TrainingWatcher
+from llama_index_ace_finetune.training.data.token_cache import TokenCache
+from llama_index_ace_finetune.training.loop.budget import EvaluationCost
+from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback
 from llama_index_ace_finetune.training.loop.fit import OnPlan, fit
-from llama_index_ace_finetune.training.losses.embed import EmbedMemory, embed
+from llama_index_ace_finetune.training.losses.embed import ChunkLimits, embed
 from llama_index_ace_finetune.training.losses.full_corpus import (
     full_corpus_loss,
     nearest_part,
@@ -32,8 +32,8 @@ from llama_index_ace_finetune.training.model_selection.dev_set import DevScores,
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueryTowerSettings:
-    """How `train_query_tower` trains.
+class QueryEncoderSettings:
+    """How `train_query_encoder` trains.
 
     Attributes:
         epochs: passes over the training queries, at most.
@@ -85,15 +85,15 @@ class QueryTowerSettings:
         )
 
 
-def train_query_tower(
+def train_query_encoder(
     encoder: Encoder,
     examples: IndexedExamples,
     document_vectors: NDArray[np.float32],
     *,
-    settings: QueryTowerSettings | None = None,
+    settings: QueryEncoderSettings | None = None,
     matrix: NDArray[np.float32] | None = None,
-    watchers: Sequence[TrainingWatcher] = (),
-    looks: LookSeconds | None = None,
+    callbacks: Sequence[DevEvaluationCallback] = (),
+    evaluation_cost: EvaluationCost | None = None,
     on_plan: OnPlan | None = None,
     checkpoints: Path | None = None,
 ) -> tuple[int, float]:
@@ -106,9 +106,9 @@ def train_query_tower(
         examples: the training queries; their mined negatives are not needed.
         document_vectors: float32 [m, d], unit rows, one per text of `examples.corpus`.
         settings: of the training.
-        matrix: float32 [d, d] on the tower's output, as `fit_linear` gives it; it stays as it is.
-        watchers: of the training.
-        looks: see `fit`.
+        matrix: float32 [d, d] on the tower's output, as `fit_query_adapter` gives it; it stays as it is.
+        callbacks: of the training.
+        evaluation_cost: see `fit`.
         on_plan: called with the planned steps before the first.
         checkpoints: see `fit`.
 
@@ -118,15 +118,15 @@ def train_query_tower(
     Raises:
         ValueError: if there is not one vector per document.
     """
-    settings = settings or QueryTowerSettings()
+    settings = settings or QueryEncoderSettings()
     model = encoder.model
     if len(document_vectors) != len(examples.corpus):
         raise ValueError(f"there are {len(document_vectors)} vectors of {len(examples.corpus)} documents")
     near = None
     if len(examples.corpus) > settings.whole_corpus:
-        queries = moved_queries(encoder.encode_queries(examples.queries), matrix)
+        queries = apply_adapter(encoder.encode_queries(examples.queries), matrix)
         near = nearest_rows(torch.from_numpy(queries), torch.from_numpy(document_vectors), settings.nearest)
-    loss = QueryTowerLoss(
+    loss = QueryEncoderLoss(
         model,
         document_vectors,
         pad_rows(examples.relevant),
@@ -136,7 +136,7 @@ def train_query_tower(
         packed=encoder.packs(examples.queries, "query"),
         own_rows=None if examples.own is None else torch.from_numpy(examples.own),
     )
-    tokens = TokensOnce(model, max_tokens=settings.max_seq_length)
+    tokens = TokenCache(model, max_tokens=settings.max_seq_length)
     return fit(
         encoder,
         loss=loss,
@@ -144,8 +144,8 @@ def train_query_tower(
         query_ids=examples.query_ids,
         config=settings.training_config,
         minutes=settings.budget_minutes,
-        watchers=watchers,
-        looks=looks,
+        callbacks=callbacks,
+        evaluation_cost=evaluation_cost,
         on_plan=on_plan,
         checkpoints=checkpoints,
     )
@@ -178,7 +178,7 @@ class QueryCollator:
         return {**batch, "label": torch.tensor(numbers), "example": torch.tensor(numbers), "return_loss": True}
 
 
-class QueryTowerLoss(nn.Module):
+class QueryEncoderLoss(nn.Module):
     """`full_corpus_loss` of the queries of a batch; the labels are example numbers.
 
     Args:
@@ -214,7 +214,7 @@ class QueryTowerLoss(nn.Module):
         self.model = model
         self.temperature = temperature
         self.packed = packed
-        self.memory = EmbedMemory()
+        self.memory = ChunkLimits()
         held = None if matrix is None else torch.from_numpy(matrix)
         buffers = {"documents": torch.from_numpy(document_vectors), "right_rows": right_rows}
         for name, value in {**buffers, "near": near, "matrix": held, "own_rows": own_rows}.items():
@@ -249,7 +249,7 @@ class FixedDocumentsDevSet(DevSet):
 
     def score(self, encoder: Encoder) -> DevScores:
         """Rank the corpus for every dev query with `encoder` as the query tower."""
-        queries = moved_queries(encoder.encode_queries(self.examples.queries), self.matrix)
+        queries = apply_adapter(encoder.encode_queries(self.examples.queries), self.matrix)
         return self.rank(queries, self.document_vectors)
 
     def score_seconds(self, encoder: Encoder) -> float:
@@ -257,7 +257,7 @@ class FixedDocumentsDevSet(DevSet):
         return encoding_seconds(encoder.encode_queries, self.examples.queries)
 
 
-def moved_queries(queries: NDArray[np.float32], matrix: NDArray[np.float32] | None) -> NDArray[np.float32]:
+def apply_adapter(queries: NDArray[np.float32], matrix: NDArray[np.float32] | None) -> NDArray[np.float32]:
     """Return normalize(matrix @ q) for each row q of `queries` [n, d]; without a matrix, `queries`."""
     if matrix is None:
         return queries

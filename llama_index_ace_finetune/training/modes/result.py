@@ -1,34 +1,35 @@
-"""What a rung of the ladder leaves."""
+"""The result of one training mode."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 
-Mode = Literal["linear", "queries", "full"]
-
 
 @dataclass(frozen=True)
-class Rung:
-    """One way of tuning, done.
+class ModeResult:
+    """What a training mode found.
 
     Attributes:
-        name: of the rung.
-        selection: what it tried on dev and whether that beat the base; None without dev queries.
+        name: of the mode.
+        selection: the candidates on dev and whether one beat the base; None without dev queries.
         dev_mrr: MRR@10 on dev of what it would ship, over the whole corpus.
         steps: optimiser steps.
         epochs: passes over the training queries.
-        seconds: the training took, with its looks at dev.
-        history: one row per logged step or look at dev.
+        seconds: of training and dev evaluations.
+        history: one row per logged step or dev evaluation.
         build: turns the base model, with the base's weights, into the model that it would ship.
+        query_adapter: the matrix that a later mode starts from, float32 [d, d]; None for none.
     """
 
-    name: Mode
+    name: str
     selection: Selection | None
     dev_mrr: float
     steps: int
@@ -36,10 +37,11 @@ class Rung:
     seconds: float
     history: Sequence[Mapping[str, float]]
     build: Callable[[SentenceTransformer], SentenceTransformer]
+    query_adapter: NDArray[np.float32] | None = None
 
     @property
     def ships(self) -> bool:
-        """Whether what it would ship is something else than the base; without dev nobody can say, and it is."""
+        """Whether it would ship something other than the base; without dev queries it does, not validated."""
         return self.selection is None or self.selection.ships_tuned
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +59,7 @@ class Rung:
         }
 
 
-def best_rung(rungs: Sequence[Rung]) -> Rung | None:
-    """Return the rung that ships: of those that beat the base the best on dev, of equal ones the lower."""
-    ahead = [rung for rung in rungs if rung.ships]
-    return max(ahead, key=lambda rung: rung.dev_mrr, default=None)
+def best_result(results: Sequence[ModeResult]) -> ModeResult | None:
+    """Return the result that ships: the best on dev of those that beat the base, the cheaper of equal ones."""
+    ahead = [result for result in results if result.ships]
+    return max(ahead, key=lambda result: result.dev_mrr, default=None)

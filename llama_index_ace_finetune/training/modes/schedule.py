@@ -1,117 +1,114 @@
-"""Climb from the cheapest way of tuning to the dearest, within a budget."""
+"""Run the training modes that the settings ask for, cheapest first, within one budget."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import get_args
 
 from llama_index_ace_finetune.errors import TrainingError
-from llama_index_ace_finetune.training.context import Ground
+from llama_index_ace_finetune.training.config import ModeName, TrainingConfig
+from llama_index_ace_finetune.training.context import TrainingContext
 from llama_index_ace_finetune.training.loop.budget import StepPlan
 from llama_index_ace_finetune.training.loop.callback import StepProgress
-from llama_index_ace_finetune.training.modes.full import climb_full
-from llama_index_ace_finetune.training.modes.linear import climb_linear
-from llama_index_ace_finetune.training.modes.queries import climb_queries
-from llama_index_ace_finetune.training.modes.result import Mode, Rung
+from llama_index_ace_finetune.training.modes.mode import Mode, ModeEstimate, Speed, TrainingSizes
+from llama_index_ace_finetune.training.modes.result import ModeResult
 
 logger = logging.getLogger(__name__)
 
-OnRung = Callable[[Rung], None]
-OnNext = Callable[[Mode, StepPlan], None]
+OnModeEnd = Callable[[ModeResult], None]
+OnModeStart = Callable[[str, StepPlan], None]
 
-# Minutes that are left when none are.
-_USED_UP = 1e-6
-# What the middle rung may take of a budget that the last one shares.
-QUERIES_SHARE = 0.2
+MODES: tuple[Mode, ...] = tuple(import_module(f"{__package__}.{name}").MODE for name in get_args(ModeName))
+"""All training modes, cheapest first."""
 
 
-def climb(
-    ground: Ground,
+def modes_of(config: TrainingConfig) -> tuple[Mode, ...]:
+    """Return the modes that the settings ask for, in the order in which they run.
+
+    "auto" runs all of them (with `keep_index`, those that keep the index); any other mode runs those that it starts
+    from, then itself.
+    """
+    if config.mode == "auto":
+        return tuple(mode for mode in MODES if mode.keeps_index or not config.keep_index)
+    by_name = {mode.name: mode for mode in MODES}
+    asked = by_name[config.mode]
+    return (*(by_name[name] for name in asked.starts_from), asked)
+
+
+def run_modes(
+    context: TrainingContext,
     *,
     progress: StepProgress | None = None,
-    on_rung: OnRung | None = None,
-    on_next: OnNext | None = None,
-) -> list[Rung]:
-    """Climb the rungs that `ground.config` asks for and return what each left, lowest first.
+    on_mode_end: OnModeEnd | None = None,
+    on_mode_start: OnModeStart | None = None,
+) -> list[ModeResult]:
+    """Run the modes that `context.config` asks for and return the result of each, cheapest first.
 
-    "linear" climbs the first alone; "queries" the first two, since the second starts from the first; "full" the last
-    alone; "auto" all of them, the last only where the index may change. The budget covers all of them, with the
-    embedding of the corpus and the looks at dev; a rung before which it is used up is left out, but never the first.
+    The budget covers all of them, with the embedding of the corpus and the dev evaluations; a mode for which nothing
+    is left is skipped with a warning, but never the first.
 
     Args:
-        ground: base model, examples, settings.
+        context: base model, examples, settings.
         progress: called after each optimiser step.
-        on_rung: called with each rung that is done.
-        on_next: called with the name and the planned steps of a rung before its first step.
+        on_mode_end: called with the result of each mode.
+        on_mode_start: called with the name and the planned steps of a mode before its first step.
 
     Raises:
-        TrainingError: if there are no dev queries, and the index has to stay or general queries are to be kept, since
-            a rung that does either is only shipped where dev says so.
+        TrainingError: if there are no dev queries, and the index has to stay, a retention set is given, or the mode
+            ships only what dev confirms.
     """
-    config, start = ground.config, time.perf_counter()
-    mode = _mode(ground)
-    rungs: list[Rung] = []
-
-    def done(rung: Rung) -> None:
-        rungs.append(rung)
-        if on_rung:
-            on_rung(rung)
-
-    def left() -> float | None:
-        if config.budget_minutes is None:
-            return None
-        return max(config.budget_minutes - (time.perf_counter() - start) / 60, _USED_UP)
-
-    def within_budget(rung: Mode) -> bool:
-        if left() != _USED_UP:
-            return True
-        logger.warning("the budget of %g minutes is used up before the rung %r", config.budget_minutes, rung)
-        return False
-
-    last = mode == "queries" or config.keep_index
-    matrix = None
-    if mode != "full":
-        rung, matrix = climb_linear(ground)
-        done(rung)
-    if mode in ("queries", "auto") and within_budget("queries"):
-        minutes = left()
-        if minutes is not None and not last:
-            minutes *= QUERIES_SHARE
-        done(
-            climb_queries(
-                ground,
-                matrix=matrix,
-                minutes=minutes,
-                progress=progress,
-                on_plan=lambda plan: on_next("queries", plan) if on_next else None,
-            )
+    config, start = context.config, time.perf_counter()
+    modes = _without_dev(context) if context.dev is None else modes_of(config)
+    results: list[ModeResult] = []
+    for mode in modes:
+        minutes = None
+        if config.budget_minutes is not None:
+            minutes = config.budget_minutes - (time.perf_counter() - start) / 60
+            if results and minutes <= 0:
+                logger.warning("no time is left of %g minutes for mode %r", config.budget_minutes, mode.name)
+                continue
+            minutes = max(minutes, 1e-6) * (1.0 if mode is modes[-1] else mode.budget_share)
+        result = mode.train(
+            context,
+            previous=results,
+            minutes=minutes,
+            progress=progress,
+            on_plan=lambda plan, name=mode.name: on_mode_start(name, plan) if on_mode_start else None,  # type: ignore[misc]
         )
-    if mode == "full" or (mode == "auto" and not config.keep_index and within_budget("full")):
-        done(
-            climb_full(
-                ground,
-                minutes=left(),
-                progress=progress,
-                on_plan=lambda plan: on_next("full", plan) if on_next else None,
-            )
-        )
-    return rungs
+        results.append(result)
+        if on_mode_end:
+            on_mode_end(result)
+    return results
 
 
-def _mode(ground: Ground) -> Literal["auto", "linear", "queries", "full"]:
-    """The mode that is asked for; "full" alone can do without dev queries."""
-    config, mode = ground.config, ground.config.mode
-    if ground.dev is not None:
-        return mode
-    if mode in ("linear", "queries") or config.keep_index:
+def estimate_modes(config: TrainingConfig, sizes: TrainingSizes, speed: Speed) -> list[tuple[str, ModeEstimate]]:
+    """Return (name, estimate) of each mode that `run_modes` would run with dev queries."""
+    left = None if config.budget_minutes is None else 60 * config.budget_minutes
+    modes, found = modes_of(config), []
+    for mode in modes:
+        seconds = left if left is None or mode is modes[-1] else mode.budget_share * left
+        estimate = mode.estimate(config, sizes, speed, seconds)
+        if left is not None:
+            left = max(left - estimate.seconds, 0.0)
+        found.append((mode.name, estimate))
+    return found
+
+
+def _without_dev(context: TrainingContext) -> Sequence[Mode]:
+    """The modes that can do without dev queries."""
+    config = context.config
+    modes = [mode for mode in modes_of(config) if not mode.needs_dev]
+    if not modes or config.keep_index:
         raise TrainingError(
-            f"There are no dev queries, which mode {mode!r} chooses on; add queries, or train in mode 'full'."
+            f"There are no dev queries, on which mode {config.mode!r} is validated; add queries, or train in mode "
+            "'full'."
         )
-    if ground.general:
+    if context.general:
         raise TrainingError(
-            "There are no dev queries, by which a model that keeps the retention set is chosen; add queries, or "
+            "There are no dev queries, on which a model that keeps the retention set is selected; add queries, or "
             "train without retention."
         )
-    return "full"
+    return modes

@@ -15,7 +15,7 @@ from llama_index_ace_finetune.encoders.towers import tower
 from llama_index_ace_finetune.errors import ModelError
 
 
-def linear_towers(model: SentenceTransformer, matrix: NDArray[np.float32]) -> SentenceTransformer:
+def with_query_adapter(model: SentenceTransformer, matrix: NDArray[np.float32]) -> SentenceTransformer:
     """Return a model whose query vectors are normalize(matrix @ vector) and whose document vectors are `model`'s own.
 
     Both sides of a `Router` share the modules of `model`, in memory and in a saved folder; the query side also has the
@@ -32,7 +32,7 @@ def linear_towers(model: SentenceTransformer, matrix: NDArray[np.float32]) -> Se
     return _like(model, [_router([*queries, *_moved(model, matrix)], documents)])
 
 
-def query_and_document_towers(
+def dual_encoder(
     query_model: SentenceTransformer, document_model: SentenceTransformer, matrix: NDArray[np.float32] | None = None
 ) -> SentenceTransformer:
     """Return a model that embeds queries with `query_model` and documents with `document_model`.

@@ -17,7 +17,7 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 from llama_index_ace_finetune.training.saving.model_card import model_card
-from llama_index_ace_finetune.training.saving.plot import training_picture
+from llama_index_ace_finetune.training.saving.plot import plot_training
 from llama_index_ace_finetune.training.saving.serving_layout import use_serving_layout
 
 CURVE = "training_curve.png"
@@ -35,8 +35,11 @@ def save_model_folder(
     data: TrainingData,
     train: IndexedExamples,
     dev: IndexedExamples | None,
+    keeps_documents: bool,
 ) -> Path:
     """Write the model with its card and provenance to `path`, whole or not at all, and return `path`.
+
+    `keeps_documents` says that documents are embedded as the base model does it.
 
     A folder of ours is replaced, as retraining into the same place is usual; anything else is left alone.
 
@@ -48,7 +51,7 @@ def save_model_folder(
         "format_version": FORMAT_VERSION,
         "base_model": config.base_model,
         "base_fingerprint": base.fingerprint,
-        "document_fingerprint": base.document_fingerprint if _keeps_documents(metrics) else None,
+        "document_fingerprint": base.document_fingerprint if keeps_documents else None,
         "selection": selection.to_dict() if selection else None,
         "metrics": {name: value for name, value in metrics.items() if name != "selection"},
         "config": _without_paths(config),
@@ -64,17 +67,12 @@ def save_model_folder(
         use_serving_layout(folder)
         provenance["fingerprint"] = fingerprint_folder(folder, {})
         write_json(folder / PROVENANCE, provenance)
-        training_picture(history, folder / CURVE)
+        plot_training(history, folder / CURVE)
         (folder / "README.md").write_text(model_card(provenance, folder), encoding="utf-8")
         for file in folder.rglob("*"):
             # safetensors writes weights for their owner only; a server often runs as somebody else.
             file.chmod(0o755 if file.is_dir() else 0o644)
     return path
-
-
-def _keeps_documents(metrics: Mapping[str, Any]) -> bool:
-    """Whether documents are embedded as the base model does it."""
-    return metrics.get("mode") in ("base", "linear", "queries")
 
 
 def _named(metadata: Mapping[str, Any]) -> dict[str, Any]:

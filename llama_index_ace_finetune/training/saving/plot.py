@@ -8,10 +8,10 @@ from pathlib import Path
 from llama_index_ace_finetune.png import write_png
 
 
-def training_picture(history: Sequence[Mapping[str, float]], path: Path) -> bool:
+def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> bool:
     """Write a PNG of loss and dev MRR@10 by training step; return False, and write none, where there is no step."""
     losses = [(row["step"], row["loss"]) for row in history if "loss" in row]
-    looks = [(row["step"], row["MRR@10"]) for row in history if "MRR@10" in row]
+    evaluations = [(row["step"], row["MRR@10"]) for row in history if "MRR@10" in row]
     if not losses:
         return False
     # Figures of their own, without pyplot: nothing global is touched, and no window system is needed.
@@ -23,9 +23,9 @@ def training_picture(history: Sequence[Mapping[str, float]], path: Path) -> bool
     axes.set_xlabel("training step")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
-    if looks:
+    if evaluations:
         other = axes.twinx()
-        other.plot(*zip(*looks, strict=True), marker="o", color="tab:blue", label="MRR@10 on dev (right)")
+        other.plot(*zip(*evaluations, strict=True), marker="o", color="tab:blue", label="MRR@10 on dev (right)")
         other.set_ylabel("MRR@10 on dev")
     figure.legend(loc="outside upper left", ncols=2)
     write_png(figure, path)

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.training.loop.budget import LookSeconds, StepPlan
+from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPlan
 from llama_index_ace_finetune.training.model_selection import dev_set as module
 from llama_index_ace_finetune.training.model_selection.dev_set import encoding_seconds
 
-LOOKS = LookSeconds(each=4.0, after=10.0)
+LOOKS = EvaluationCost(each=4.0, after=10.0)
 
 
-def planned(limit: float | None, *, steps: int = 30, looks: LookSeconds = LOOKS) -> StepPlan:
-    return StepPlan.within(limit, steps=steps, step_seconds=2.0, look_every=10, looks=looks)
+def planned(limit: float | None, *, steps: int = 30, evaluation_cost: EvaluationCost = LOOKS) -> StepPlan:
+    return StepPlan.within(limit, steps=steps, step_seconds=2.0, evaluate_every=10, evaluation_cost=evaluation_cost)
 
 
 def test_without_a_limit_all_steps_and_looks_are_counted() -> None:
@@ -42,22 +42,28 @@ def test_half_of_a_short_limit_goes_to_steps() -> None:
     limit=st.floats(0.001, 1e4),
     steps=st.integers(1, 1000),
     step_seconds=st.floats(0.001, 100),
-    look_every=st.integers(1, 300),
+    evaluate_every=st.integers(1, 300),
     each=st.floats(0, 100),
     after=st.floats(0, 1000),
 )
 def test_a_plan_keeps_the_limit_where_half_of_it_is_free(
-    limit: float, steps: int, step_seconds: float, look_every: int, each: float, after: float
+    limit: float, steps: int, step_seconds: float, evaluate_every: int, each: float, after: float
 ) -> None:
     plan = StepPlan.within(
-        limit, steps=steps, step_seconds=step_seconds, look_every=look_every, looks=LookSeconds(each, after)
+        limit,
+        steps=steps,
+        step_seconds=step_seconds,
+        evaluate_every=evaluate_every,
+        evaluation_cost=EvaluationCost(each, after),
     )
     assert 1 <= plan.steps <= steps
     if after + each <= limit / 2 and plan.steps > 1:
         assert plan.seconds <= limit * (1 + 1e-9)
     if plan.seconds > limit and plan.steps > 1:
         assert plan.steps * step_seconds <= limit / 2 * (1 + 1e-9)
-    assert plan.seconds == pytest.approx(plan.steps * step_seconds + math.ceil(plan.steps / look_every) * each + after)
+    assert plan.seconds == pytest.approx(
+        plan.steps * step_seconds + math.ceil(plan.steps / evaluate_every) * each + after
+    )
 
 
 @pytest.mark.parametrize(("count", "encoded"), [(0, 0), (3, 3), (128, 128), (300, 128), (1280, 128)])

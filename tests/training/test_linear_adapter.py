@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
 from llama_index_ace_finetune.ranking.dense import dense_top_k
-from llama_index_ace_finetune.training.modes.linear_adapter import LinearFit, LinearSettings, fit_linear, ridge_matrix
+from llama_index_ace_finetune.training.modes.linear_adapter import (
+    LinearAdapterFit,
+    LinearAdapterSettings,
+    fit_query_adapter,
+    ridge_matrix,
+)
 
 Rows = list[NDArray[np.int64]]
 Problem = tuple[NDArray[np.float32], NDArray[np.float32], Rows, NDArray[np.float32], Rows]
@@ -34,10 +39,10 @@ def rotated(*, documents: int = 400, queries: int = 300, d: int = 24, seed: int 
     return asked[:queries], corpus, right[:queries], asked[queries:], right[queries:]
 
 
-def fit(problem: Problem, **settings: Any) -> LinearFit:
+def fit(problem: Problem, **settings: Any) -> LinearAdapterFit:
     queries, corpus, right, dev, dev_right = problem
-    return fit_linear(
-        queries, corpus, right, dev_queries=dev, dev_relevant=dev_right, settings=LinearSettings(**settings)
+    return fit_query_adapter(
+        queries, corpus, right, dev_queries=dev, dev_relevant=dev_right, settings=LinearAdapterSettings(**settings)
     )
 
 
@@ -223,6 +228,6 @@ def test_inputs_that_do_not_fit() -> None:
 )
 def test_bad_settings_are_refused(name: str, value: object) -> None:
     with pytest.raises(TrainingError, match=f"linear setting {name} is"):
-        replace(LinearSettings(), **{name: value})
+        replace(LinearAdapterSettings(), **{name: value})
     with pytest.raises(TrainingError, match="ridges"):
-        LinearSettings(ridges=(), pulls=())
+        LinearAdapterSettings(ridges=(), pulls=())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.training.data.token_cache import TokensOnce
+from llama_index_ace_finetune.training.data.token_cache import TokenCache
 
 BATCHES = (
     ["disk full", "who rotates the signing keys, and how often?"],
@@ -50,7 +50,7 @@ def test_blocks_are_those_of_the_model_and_each_text_is_tokenised_once(
     model = Counted(minilm.model)
     model.tokenizer = copy.deepcopy(minilm.model.tokenizer)
     model.tokenizer.padding_side = side
-    tokens = TokensOnce(model)  # type: ignore[arg-type]
+    tokens = TokenCache(model)  # type: ignore[arg-type]
     before = minilm.model.tokenizer.padding_side
     try:
         minilm.model.tokenizer.padding_side = side
@@ -64,7 +64,7 @@ def test_blocks_are_those_of_the_model_and_each_text_is_tokenised_once(
 
 
 def test_another_prompt_or_task_is_another_text(minilm: Encoder) -> None:
-    tokens = TokensOnce(minilm.model)
+    tokens = TokenCache(minilm.model)
     texts = ["restart"]
     for prompt, task in ((None, "document"), ("query: ", "query"), (None, "query")):
         expected = minilm.model.preprocess(texts, prompt=prompt, task=task)
@@ -73,21 +73,21 @@ def test_another_prompt_or_task_is_another_text(minilm: Encoder) -> None:
 
 def test_texts_are_cut_for_the_training_alone(minilm: Encoder) -> None:
     words = "who rotates the signing keys and how often is that"
-    cut = TokensOnce(minilm.model, max_tokens=6)([words], task="query")["input_ids"]
-    whole = TokensOnce(minilm.model)([words], task="query")["input_ids"]
+    cut = TokenCache(minilm.model, max_tokens=6)([words], task="query")["input_ids"]
+    whole = TokenCache(minilm.model)([words], task="query")["input_ids"]
     assert cut.tolist() == [[*whole[0, :5].tolist(), int(whole[0, -1])]]
     assert minilm.model.max_seq_length == 256
-    longer = TokensOnce(minilm.model, max_tokens=100_000)(["key " * 400], task="query")["input_ids"]
+    longer = TokenCache(minilm.model, max_tokens=100_000)(["key " * 400], task="query")["input_ids"]
     assert longer.shape == (1, 256)
 
 
 def test_half_characters_are_no_fault(minilm: Encoder) -> None:
-    tokens = TokensOnce(minilm.model)
+    tokens = TokenCache(minilm.model)
     assert_same(tokens(["disk \ud83d full"], task="query"), minilm.model.preprocess(["disk ? full"], task="query"))
 
 
 def test_features_that_are_no_rows_of_tokens_are_passed_on(minilm: Encoder) -> None:
     model = Counted(minilm.model)
     model.preprocess = lambda texts, **_: {"input_ids": torch.arange(len(texts))}  # type: ignore[method-assign]
-    tokens = TokensOnce(model)  # type: ignore[arg-type]
+    tokens = TokenCache(model)  # type: ignore[arg-type]
     assert tokens(["a", "a", "b"])["input_ids"].tolist() == [0, 1, 2]

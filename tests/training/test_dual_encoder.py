@@ -13,8 +13,8 @@ from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
-from llama_index_ace_finetune.training.modes.query_encoder import moved_queries
-from llama_index_ace_finetune.training.saving.dual_encoder import linear_towers, query_and_document_towers
+from llama_index_ace_finetune.training.modes.query_encoder import apply_adapter
+from llama_index_ace_finetune.training.saving.dual_encoder import dual_encoder, with_query_adapter
 
 TEXTS = ["restart the worker", "Retry with a longer timeout when the queue is full. " * 4, "?"]
 CPU = EncoderSettings(device="cpu")
@@ -51,9 +51,9 @@ def folder(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[SentenceTransformer, Path]:
     builders: dict[str, Callable[[], SentenceTransformer]] = {
-        "linear": lambda: linear_towers(prompted.model, matrix),
-        "queries": lambda: query_and_document_towers(tower, prompted.model),
-        "queries and matrix": lambda: query_and_document_towers(tower, prompted.model, matrix),
+        "linear": lambda: with_query_adapter(prompted.model, matrix),
+        "queries": lambda: dual_encoder(tower, prompted.model),
+        "queries and matrix": lambda: dual_encoder(tower, prompted.model, matrix),
     }
     model = builders[request.param]()
     path = tmp_path_factory.mktemp("towers") / "model"
@@ -106,35 +106,35 @@ def test_the_folder_holds_safetensors_and_each_weight_once(
 
 
 def test_linear_queries_are_the_moved_vectors_of_the_base(prompted: Encoder, matrix: NDArray[np.float32]) -> None:
-    found = linear_towers(prompted.model, matrix).encode_query(TEXTS)
-    np.testing.assert_allclose(found, moved_queries(prompted.encode_queries(TEXTS), matrix), atol=1e-6)
+    found = with_query_adapter(prompted.model, matrix).encode_query(TEXTS)
+    np.testing.assert_allclose(found, apply_adapter(prompted.encode_queries(TEXTS), matrix), atol=1e-6)
 
 
 def test_tower_queries_are_those_of_the_tower(
     prompted: Encoder, tower: SentenceTransformer, matrix: NDArray[np.float32]
 ) -> None:
     queries = tower.encode_query(TEXTS)
-    built = query_and_document_towers(tower, prompted.model)
+    built = dual_encoder(tower, prompted.model)
     np.testing.assert_array_equal(built.encode_query(TEXTS), queries)
-    moved = query_and_document_towers(tower, prompted.model, matrix).encode_query(TEXTS)
-    np.testing.assert_allclose(moved, moved_queries(queries, matrix), atol=1e-6)
+    moved = dual_encoder(tower, prompted.model, matrix).encode_query(TEXTS)
+    np.testing.assert_allclose(moved, apply_adapter(queries, matrix), atol=1e-6)
 
 
 def test_a_base_without_a_normalize_module(minilm: Encoder, matrix: NDArray[np.float32], tmp_path: Path) -> None:
     raw = SentenceTransformer(modules=list(minilm.model.children())[:2], device="cpu").eval()
     assert np.linalg.norm(raw.encode_document(TEXTS), axis=1).min() > 1.1
-    linear_towers(raw, matrix).save_pretrained(str(tmp_path), create_model_card=False)
+    with_query_adapter(raw, matrix).save_pretrained(str(tmp_path), create_model_card=False)
     loaded = SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
     # Documents keep the length that they are stored with; queries are moved in direction alone.
     np.testing.assert_array_equal(loaded.encode_document(TEXTS), raw.encode_document(TEXTS))
-    expected = moved_queries(minilm.encode_queries(TEXTS), matrix)
+    expected = apply_adapter(minilm.encode_queries(TEXTS), matrix)
     np.testing.assert_allclose(loaded.encode_query(TEXTS), expected, atol=1e-6)
     np.testing.assert_allclose(Encoder.load(tmp_path, settings=CPU).encode_queries(TEXTS), expected, atol=1e-6)
 
 
 def test_another_matrix_gives_another_fingerprint(minilm: Encoder, matrix: NDArray[np.float32], tmp_path: Path) -> None:
     for name, values in (("one", matrix), ("same", matrix), ("other", matrix.T)):
-        model = linear_towers(minilm.model, np.ascontiguousarray(values))
+        model = with_query_adapter(minilm.model, np.ascontiguousarray(values))
         model.save_pretrained(str(tmp_path / name), create_model_card=False)
     one, same, other = (Encoder.load(tmp_path / name, settings=CPU).fingerprint for name in ("one", "same", "other"))
     assert one == same != other
@@ -142,7 +142,7 @@ def test_another_matrix_gives_another_fingerprint(minilm: Encoder, matrix: NDArr
 
 def test_building_leaves_the_base_and_the_matrix_alone(minilm: Encoder, matrix: NDArray[np.float32]) -> None:
     before, kept = minilm.encode_queries(TEXTS), matrix.copy()
-    model = linear_towers(minilm.model, matrix)
+    model = with_query_adapter(minilm.model, matrix)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "linear" in name:
@@ -154,9 +154,9 @@ def test_building_leaves_the_base_and_the_matrix_alone(minilm: Encoder, matrix: 
 @pytest.mark.parametrize("shape", [(383, 383), (384, 383), (384,)])
 def test_a_matrix_that_does_not_fit(minilm: Encoder, shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match="384 numbers"):
-        linear_towers(minilm.model, np.zeros(shape, np.float32))
+        with_query_adapter(minilm.model, np.zeros(shape, np.float32))
     with pytest.raises(ModelError, match="384 numbers"):
-        query_and_document_towers(minilm.model, minilm.model, np.zeros(shape, np.float32))
+        dual_encoder(minilm.model, minilm.model, np.zeros(shape, np.float32))
 
 
 def test_towers_of_different_length(minilm: Encoder) -> None:
@@ -164,4 +164,4 @@ def test_towers_of_different_length(minilm: Encoder) -> None:
 
     narrow = SentenceTransformer(modules=[*minilm.model.children(), Dense(384, 8)], device="cpu")
     with pytest.raises(ModelError, match="vectors of 8 numbers and the document model of 384"):
-        query_and_document_towers(narrow, minilm.model)
+        dual_encoder(narrow, minilm.model)

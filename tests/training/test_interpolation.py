@@ -54,21 +54,21 @@ def holds(encoder: Encoder, weights: dict[str, Tensor]) -> bool:
 
 
 def test_copies_are_detached_from_the_model(encoder: Encoder, base: dict[str, Tensor]) -> None:
-    load_interpolated(encoder, base=base, tuned={n: torch.zeros_like(w) for n, w in base.items()}, share=1)
+    load_interpolated(encoder, base=base, tuned={n: torch.zeros_like(w) for n, w in base.items()}, alpha=1)
     assert not holds(encoder, base)
     assert any(weight.any() for weight in base.values())
-    load_interpolated(encoder, base=base, tuned=base, share=0)
+    load_interpolated(encoder, base=base, tuned=base, alpha=0)
     assert holds(encoder, base)
 
 
 def test_shares_zero_and_one_are_exact_and_between_is_between(
     encoder: Encoder, base: dict[str, Tensor], noisy: dict[str, Tensor]
 ) -> None:
-    load_interpolated(encoder, base=base, tuned=noisy, share=1.0)
+    load_interpolated(encoder, base=base, tuned=noisy, alpha=1.0)
     assert holds(encoder, noisy)
-    load_interpolated(encoder, base=base, tuned=noisy, share=0.0)
+    load_interpolated(encoder, base=base, tuned=noisy, alpha=0.0)
     assert holds(encoder, base)
-    load_interpolated(encoder, base=base, tuned=noisy, share=0.25)
+    load_interpolated(encoder, base=base, tuned=noisy, alpha=0.25)
     for name, weight in encoder.model.state_dict().items():
         assert torch.allclose(weight, 0.75 * base[name] + 0.25 * noisy[name], atol=1e-5)
 
@@ -76,12 +76,12 @@ def test_shares_zero_and_one_are_exact_and_between_is_between(
 def test_the_base_ships_where_tuning_made_it_worse(
     encoder: Encoder, base: dict[str, Tensor], noisy: dict[str, Tensor], dev: DevSet
 ) -> None:
-    load_interpolated(encoder, base=base, tuned=base, share=0)
+    load_interpolated(encoder, base=base, tuned=base, alpha=0)
     base_scores = dev.score(encoder)
     selection = select_weights(
-        encoder, base=base, tuned=noisy, base_scores=base_scores, dev=dev, shares=(0.9, 1.0, 1.0)
+        encoder, base=base, tuned=noisy, base_scores=base_scores, dev=dev, alphas=(0.9, 1.0, 1.0)
     )
-    assert selection.share == 0
+    assert selection.alpha == 0
     assert not selection.ships_tuned
     assert selection.difference.mean < 0
     assert holds(encoder, base)
@@ -98,10 +98,10 @@ def test_the_base_ships_where_tuning_made_it_worse(
 def test_the_tuned_weights_ship_where_they_are_better(
     encoder: Encoder, base: dict[str, Tensor], noisy: dict[str, Tensor], dev: DevSet
 ) -> None:
-    load_interpolated(encoder, base=noisy, tuned=noisy, share=0)
+    load_interpolated(encoder, base=noisy, tuned=noisy, alpha=0)
     worse = dev.score(encoder)
-    selection = select_weights(encoder, base=noisy, tuned=base, base_scores=worse, dev=dev, shares=(1.0,))
-    assert selection.share == 1.0
+    selection = select_weights(encoder, base=noisy, tuned=base, base_scores=worse, dev=dev, alphas=(1.0,))
+    assert selection.alpha == 1.0
     assert selection.difference.low > 0
     assert selection.to_dict()["shipped"] == "finetuned"
     assert holds(encoder, base)
@@ -110,7 +110,7 @@ def test_the_tuned_weights_ship_where_they_are_better(
 def test_a_share_that_wins_on_a_pool_has_to_win_on_the_whole(
     encoder: Encoder, base: dict[str, Tensor], noisy: dict[str, Tensor], dev: DevSet
 ) -> None:
-    load_interpolated(encoder, base=base, tuned=base, share=0)
+    load_interpolated(encoder, base=base, tuned=base, alpha=0)
     whole = dev.score(encoder)
     # The pool holds one query over its right answer alone, where any model is right.
     row = int(dev.examples.relevant[0][0])
@@ -125,19 +125,19 @@ def test_a_share_that_wins_on_a_pool_has_to_win_on_the_whole(
             negatives=(np.empty(0, np.int64),),
         )
     )
-    selection = select_weights(encoder, base=base, tuned=noisy, base_scores=whole, dev=dev, shares=(1.0,), pool=pool)
+    selection = select_weights(encoder, base=base, tuned=noisy, base_scores=whole, dev=dev, alphas=(1.0,), pool=pool)
     assert selection.candidates[1.0]["MRR@10"] == selection.candidates[0.0]["MRR@10"] == 1
     assert selection.ranked_memories == 1
     assert selection.difference.mean < 0
-    assert selection.share == 0
+    assert selection.alpha == 0
     assert holds(encoder, base)
 
 
 def test_weights_that_change_nothing_leave_the_base(encoder: Encoder, base: dict[str, Tensor], dev: DevSet) -> None:
-    load_interpolated(encoder, base=base, tuned=base, share=0)
+    load_interpolated(encoder, base=base, tuned=base, alpha=0)
     scores = dev.score(encoder)
-    selection = select_weights(encoder, base=base, tuned=base, base_scores=scores, dev=dev, shares=(1.0,))
-    assert selection.share == 0
+    selection = select_weights(encoder, base=base, tuned=base, base_scores=scores, dev=dev, alphas=(1.0,))
+    assert selection.alpha == 0
     assert (selection.difference.mean, selection.difference.low, selection.difference.high) == (0, 0, 0)
 
 
@@ -156,10 +156,10 @@ def test_a_few_right_answers_are_no_evidence(
 ) -> None:
     # Three queries that all gain: their interval lies above zero, but no test could tell it from chance.
     three = DevSet(index_examples(training_data, training_data.examples[:15:5]))
-    load_interpolated(encoder, base=base, tuned=base, share=0)
+    load_interpolated(encoder, base=base, tuned=base, alpha=0)
     scores = three.score(encoder)
     worst = dataclasses.replace(scores, mrr=np.zeros(3))
-    selection = select_weights(encoder, base=noisy, tuned=base, base_scores=worst, dev=three, shares=(1.0,))
+    selection = select_weights(encoder, base=noisy, tuned=base, base_scores=worst, dev=three, alphas=(1.0,))
     assert selection.difference.low > 0
     assert selection.difference.p_value > 0.05
-    assert selection.share == 0
+    assert selection.alpha == 0

@@ -15,19 +15,19 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
 from llama_index_ace_finetune.training.loop.budget import StepPlan
-from llama_index_ace_finetune.training.loop.callback import TrainingWatcher
+from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback
 from llama_index_ace_finetune.training.losses.full_corpus import full_corpus_loss, pad_rows
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 from llama_index_ace_finetune.training.modes.query_encoder import (
     FixedDocumentsDevSet,
     QueryCollator,
-    QueryTowerLoss,
-    QueryTowerSettings,
-    moved_queries,
-    train_query_tower,
+    QueryEncoderLoss,
+    QueryEncoderSettings,
+    apply_adapter,
+    train_query_encoder,
 )
 
-SETTINGS = QueryTowerSettings(epochs=2, batch_size=20, learning_rate=1e-4, budget_minutes=None)
+SETTINGS = QueryEncoderSettings(epochs=2, batch_size=20, learning_rate=1e-4, budget_minutes=None)
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +66,13 @@ def test_the_loss_compares_the_batch_with_the_corpus(
     batch = QueryCollator(minilm.model.preprocess, train, "")([{"example": number} for number in numbers])
     rows = pad_rows(train.relevant)
     every = torch.arange(len(vectors)).repeat(len(train.queries), 1)
-    loss = QueryTowerLoss(
+    loss = QueryEncoderLoss(
         minilm.model, vectors, rows, near=every if near else None, matrix=used, temperature=0.05, packed=False
     )
     features = {name.removeprefix("query_"): value for name, value in batch.items() if name.startswith("query_")}
     with torch.no_grad():
         found = loss([features], batch["label"])
-    queries = moved_queries(minilm.encode_queries([train.queries[number] for number in numbers]), used)
+    queries = apply_adapter(minilm.encode_queries([train.queries[number] for number in numbers]), used)
     expected = full_corpus_loss(torch.from_numpy(queries), torch.from_numpy(vectors), rows[numbers], temperature=0.05)
     assert float(found) == pytest.approx(float(expected), abs=1e-4)
     assert batch["label"].tolist() == numbers
@@ -81,7 +81,7 @@ def test_the_loss_compares_the_batch_with_the_corpus(
 def test_the_corpus_is_no_part_of_the_weights(
     minilm: Encoder, train: IndexedExamples, vectors: NDArray[np.float32]
 ) -> None:
-    loss = QueryTowerLoss(
+    loss = QueryEncoderLoss(
         minilm.model, vectors, pad_rows(train.relevant), near=None, matrix=None, temperature=0.05, packed=False
     )
     assert {name.partition(".")[0] for name in loss.state_dict()} == {"model"}
@@ -101,12 +101,12 @@ def test_training_moves_queries_to_their_answers(
     encoder = own_encoder(precision=precision)
     dev = FixedDocumentsDevSet(train, document_vectors=vectors)
     before = dev.score(encoder)
-    watcher = TrainingWatcher(encoder, dev, base_scores=before, eval_steps=None, patience=None)
-    steps, epochs = train_query_tower(encoder, train, vectors, settings=SETTINGS, watchers=[watcher])
+    callback = DevEvaluationCallback(encoder, dev, base_scores=before, eval_steps=None, patience=None)
+    steps, epochs = train_query_encoder(encoder, train, vectors, settings=SETTINGS, callbacks=[callback])
     assert (steps, epochs) == (4, 2.0)
-    losses = [row["loss"] for row in watcher.history if "loss" in row]
+    losses = [row["loss"] for row in callback.history if "loss" in row]
     assert losses[-1] < losses[0]
-    scores = [row["MRR@10"] for row in watcher.history if "MRR@10" in row]
+    scores = [row["MRR@10"] for row in callback.history if "MRR@10" in row]
     assert scores[0] == before.means["MRR@10"]
     assert scores[-1] > scores[0]
     assert scores[-1] == pytest.approx(dev.score(encoder).means["MRR@10"])
@@ -115,7 +115,7 @@ def test_training_moves_queries_to_their_answers(
 def test_dev_looks_at_the_weights_as_they_are(train: IndexedExamples, vectors: NDArray[np.float32]) -> None:
     encoder = own_encoder(precision="bfloat16")
     before = encoder.encode_queries(train.queries)
-    train_query_tower(encoder, train, vectors, settings=SETTINGS)
+    train_query_encoder(encoder, train, vectors, settings=SETTINGS)
     # Whatever the encoder kept of the weights before training must be gone.
     after, truth = encoder.encode_queries(train.queries), encoder.model.encode_query(list(train.queries))
     assert np.linalg.norm(after - truth) < 0.2 * np.linalg.norm(after - before)
@@ -127,7 +127,7 @@ def test_a_large_corpus_is_met_in_parts(
     encoder = own_encoder()
     dev = FixedDocumentsDevSet(train, document_vectors=vectors, matrix=matrix)
     before = dev.score(encoder).means["MRR@10"]
-    train_query_tower(encoder, train, vectors, settings=replace(SETTINGS, whole_corpus=0, nearest=2), matrix=matrix)
+    train_query_encoder(encoder, train, vectors, settings=replace(SETTINGS, whole_corpus=0, nearest=2), matrix=matrix)
     assert dev.score(encoder).means["MRR@10"] > before
     assert not encoder.model.training
 
@@ -140,22 +140,22 @@ def test_dev_scores_over_fixed_documents_are_those_of_the_base(
     assert ours.means == theirs.means
     np.testing.assert_array_equal(ours.rankings, theirs.rankings)
     moved = FixedDocumentsDevSet(train, document_vectors=vectors, matrix=matrix).score(minilm)
-    expected = moved_queries(minilm.encode_queries(train.queries), matrix) @ vectors.T
+    expected = apply_adapter(minilm.encode_queries(train.queries), matrix) @ vectors.T
     np.testing.assert_array_equal(moved.rankings[:, 0], expected.argmax(axis=1))
 
 
 def test_moved_queries_are_unit_vectors() -> None:
-    moved = moved_queries(np.array([[0.6, 0.8]], np.float32), np.array([[0, 2], [2, 0]], np.float32))
+    moved = apply_adapter(np.array([[0.6, 0.8]], np.float32), np.array([[0, 2], [2, 0]], np.float32))
     np.testing.assert_allclose(moved, [[0.8, 0.6]], atol=1e-6)
     queries = nn.functional.normalize(torch.randn(3, 4)).numpy()
-    assert moved_queries(queries, None) is queries
+    assert apply_adapter(queries, None) is queries
 
 
 def test_one_vector_per_document_is_needed(
     minilm: Encoder, train: IndexedExamples, vectors: NDArray[np.float32]
 ) -> None:
     with pytest.raises(ValueError, match="11 vectors of 12 documents"):
-        train_query_tower(minilm, train, vectors[:-1])
+        train_query_encoder(minilm, train, vectors[:-1])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_what_the_loss_holds_is_moved_before_steps_are_timed(
 ) -> None:
     order: list[str] = []
 
-    def moved(self: QueryTowerLoss, *_: object) -> QueryTowerLoss:
+    def moved(self: QueryEncoderLoss, *_: object) -> QueryEncoderLoss:
         order.append("moved")
         return self
 
@@ -189,7 +189,7 @@ def test_what_the_loss_holds_is_moved_before_steps_are_timed(
         order.append("timed")
         return StepPlan(1, 1.0)
 
-    monkeypatch.setattr(QueryTowerLoss, "to", moved)
+    monkeypatch.setattr(QueryEncoderLoss, "to", moved)
     monkeypatch.setattr("llama_index_ace_finetune.training.loop.fit.plan_steps", timed)
-    train_query_tower(own_encoder(precision="float32"), train, vectors, settings=SETTINGS)
+    train_query_encoder(own_encoder(precision="float32"), train, vectors, settings=SETTINGS)
     assert order[:2] == ["moved", "timed"]

@@ -14,13 +14,13 @@ from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, TrainingError
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.context import Ground
+from llama_index_ace_finetune.training.context import TrainingContext
 from llama_index_ace_finetune.training.data.examples import index_examples
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
-from llama_index_ace_finetune.training.modes.result import Rung, best_rung
-from llama_index_ace_finetune.training.modes.schedule import climb
+from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
+from llama_index_ace_finetune.training.modes.schedule import run_modes
 
 QUICK: dict[str, Any] = {
     "epochs": 1,
@@ -42,21 +42,21 @@ def ready(data: TrainingData, output: Path, **options: Any) -> EmbeddingFineTune
     return tuner
 
 
-def told(name: str, mrr: float, share: float) -> Rung:
-    selection = Selection(share=share, difference=SURE, candidates={})
-    return Rung(name, selection, mrr, 1, 1.0, 1.0, (), lambda model: model)  # type: ignore[arg-type]
+def result_of(name: str, mrr: float, alpha: float) -> ModeResult:
+    selection = Selection(alpha=alpha, difference=SURE, candidates={})
+    return ModeResult(name, selection, mrr, 1, 1.0, 1.0, (), lambda model: model)  # type: ignore[arg-type]
 
 
-def test_the_best_rung_that_beats_the_base_ships() -> None:
-    linear, queries, full = told("linear", 0.5, 1), told("queries", 0.6, 1), told("full", 0.7, 0)
-    assert best_rung([linear, queries, full]) is queries
-    assert best_rung([linear, dataclasses.replace(queries, dev_mrr=0.5)]) is linear
-    assert best_rung([full]) is None
-    assert best_rung([dataclasses.replace(full, selection=None)]) is not None
+def test_best_result_that_beats_the_base_ships() -> None:
+    linear, queries, full = result_of("linear", 0.5, 1), result_of("queries", 0.6, 1), result_of("full", 0.7, 0)
+    assert best_result([linear, queries, full]) is queries
+    assert best_result([linear, dataclasses.replace(queries, dev_mrr=0.5)]) is linear
+    assert best_result([full]) is None
+    assert best_result([dataclasses.replace(full, selection=None)]) is not None
 
 
 @pytest.mark.parametrize(
-    ("options", "climbed"),
+    ("options", "ran"),
     [
         ({"mode": "linear"}, ["linear"]),
         ({"mode": "queries"}, ["linear", "queries"]),
@@ -65,31 +65,33 @@ def test_the_best_rung_that_beats_the_base_ships() -> None:
         ({"mode": "full"}, ["full"]),
     ],
 )
-def test_each_mode_climbs_its_rungs_and_leaves_one_folder(
+def test_each_mode_runs_and_writes_one_folder(
     training_data: TrainingData,
     minilm: Encoder,
     tmp_path: Path,
     options: dict[str, Any],
-    climbed: list[str],
+    ran: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Whatever the rule says on twenty queries: here the folder of the last rung is looked at.
+    # Whatever the rule says on twenty queries: here the folder of the last mode is tested.
     monkeypatch.setattr(
         "llama_index_ace_finetune.training.model_selection.interpolation.paired_difference", lambda *_, **__: SURE
     )
-    monkeypatch.setattr("llama_index_ace_finetune.training.fine_tuner.best_rung", lambda rungs: rungs[-1])
+    monkeypatch.setattr("llama_index_ace_finetune.training.fine_tuner.best_result", lambda results: results[-1])
     done: list[str] = []
     plans: list[str] = []
     tuner = ready(training_data, tmp_path / "model", **options)
-    metrics = tuner.train(on_rung=lambda rung: done.append(rung.name), on_next=lambda name, _: plans.append(name))
-    assert done == climbed
-    assert plans == [name for name in climbed if name != "linear"]
-    assert metrics["mode"] == climbed[-1]
-    assert [row["rung"] for row in metrics["rungs"]] == climbed
+    metrics = tuner.train(
+        on_mode_end=lambda result: done.append(result.name), on_mode_start=lambda name, _: plans.append(name)
+    )
+    assert done == ran
+    assert plans == [name for name in ran if name != "linear"]
+    assert metrics["mode"] == ran[-1]
+    assert [row["rung"] for row in metrics["rungs"]] == ran
     record = read_provenance(tmp_path / "model")
     assert record is not None
     assert record["metrics"]["rungs"] == metrics["rungs"]
-    assert f"{climbed[-1]} (ships)" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8") or len(done) == 1
+    assert f"{ran[-1]} (ships)" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8") or len(done) == 1
 
     shipped = tuner.encoder
     assert shipped is not None
@@ -102,44 +104,44 @@ def test_each_mode_climbs_its_rungs_and_leaves_one_folder(
         documents = plain.encode_document(memories, normalize_embeddings=True)
         assert np.abs(documents - ours.encode_documents(memories)).max() < 1e-5
     # In memory as on disk it goes by its own name, never by the base's.
-    assert (loaded.document_fingerprint == minilm.fingerprint) == (climbed[-1] != "full")
+    assert (loaded.document_fingerprint == minilm.fingerprint) == (ran[-1] != "full")
     assert loaded.model.max_seq_length == minilm.model.max_seq_length  # whatever the training cut texts to
     assert (shipped.fingerprint, shipped.name) == (loaded.fingerprint, str(tmp_path / "model"))
     assert record["base_fingerprint"] == minilm.fingerprint
     before = (tmp_path / "model" / "ace_finetune.json").read_bytes()
     tuner.save_model()
     assert (tmp_path / "model" / "ace_finetune.json").read_bytes() == before
-    if climbed[-1] != "full":
+    if ran[-1] != "full":
         # What is stored for the base stays valid.
         assert np.abs(loaded.encode_documents(memories) - minilm.encode_documents(memories)).max() < 1e-6
-    if climbed[-1] in ("queries", "full"):
+    if ran[-1] in ("queries", "full"):
         assert np.abs(loaded.encode_queries(QUERIES) - minilm.encode_queries(QUERIES)).max() > 1e-4
 
 
-def test_climbing_leaves_the_base_as_it_was(training_data: TrainingData, tmp_path: Path) -> None:
+def test_base_weights_are_restored(training_data: TrainingData, tmp_path: Path) -> None:
     tuner = ready(training_data, tmp_path / "model", mode="auto")
     base, examples = tuner.encoder, [e for e in training_data.examples if e.split == "train"]
     assert base is not None
     before = base.encode_queries(QUERIES)
     dev = DevSet(index_examples(training_data, [e for e in training_data.examples if e.split == "dev"]))
-    rungs = climb(Ground(base, index_examples(training_data, examples), dev, tuner.config))
+    results = run_modes(TrainingContext(base, index_examples(training_data, examples), dev, tuner.config))
     assert (base.encode_queries(QUERIES) == before).all()
-    scores = [rung.selection.candidates[0.0]["MRR@10"] for rung in rungs if rung.selection]
+    scores = [result.selection.candidates[0.0]["MRR@10"] for result in results if result.selection]
     assert scores == [pytest.approx(float(dev.score(base).mrr.mean()), abs=1e-4)] * 3
 
 
-@pytest.mark.parametrize(("mode", "climbed"), [("auto", ["linear"]), ("queries", ["linear"]), ("full", ["full"])])
-def test_rungs_before_which_the_budget_is_used_up_are_left_out(
-    training_data: TrainingData, tmp_path: Path, mode: str, climbed: list[str], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("mode", "ran"), [("auto", ["linear"]), ("queries", ["linear"]), ("full", ["full"])])
+def test_modes_without_remaining_budget_are_skipped(
+    training_data: TrainingData, tmp_path: Path, mode: str, ran: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = ready(training_data, tmp_path / "model", mode=mode, budget_minutes=1e-6).train()
-    assert [row["rung"] for row in metrics["rungs"]] == climbed
-    assert ("is used up before the rung 'queries'" in caplog.text) == (mode != "full")
+    assert [row["rung"] for row in metrics["rungs"]] == ran
+    assert ("for mode 'queries'" in caplog.text) == (mode != "full")
     if mode == "full":
         assert metrics["total_steps"] == 1
 
 
-def test_without_dev_queries_only_full_can_be_climbed(
+def test_without_dev_queries_only_full_is_trained(
     training_data: TrainingData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = dataclasses.replace(training_data, examples=training_data.examples[:16])
@@ -152,17 +154,17 @@ def test_without_dev_queries_only_full_can_be_climbed(
     assert not (tmp_path / "none").exists()
 
 
-def test_settings_that_contradict_are_told() -> None:
+def test_contradicting_settings_are_refused() -> None:
     with pytest.raises(AceFinetuneError, match="mode is 'full'; it must be another than full where keep_index"):
         TrainingConfig(mode="full", keep_index=True)
-    with pytest.raises(AceFinetuneError, match="mode is 'quick'; it must be auto, linear, queries or full"):
+    with pytest.raises(AceFinetuneError, match="mode is 'quick'; it must be auto or one of linear, queries, full"):
         TrainingConfig(mode="quick")  # type: ignore[arg-type]
 
 
-def test_a_model_with_two_towers_is_no_base(
+def test_dual_encoder_is_refused_as_base(
     training_data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llama_index_ace_finetune.training.fine_tuner.best_rung", lambda rungs: rungs[-1])
+    monkeypatch.setattr("llama_index_ace_finetune.training.fine_tuner.best_result", lambda results: results[-1])
     ready(training_data, tmp_path / "model", mode="linear").train()
     with pytest.raises(ModelError, match="embeds queries and documents differently"):
         ready(training_data, tmp_path / "again", base_model=str(tmp_path / "model"))

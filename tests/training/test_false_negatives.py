@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llama_index_ace_finetune.training.data.batches import MASKED, NEGATIVE, POSITIVE, BatchCollator
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
-from llama_index_ace_finetune.training.data.false_negatives import Guide
+from llama_index_ace_finetune.training.data.false_negatives import FalseNegativeMask
 from llama_index_ace_finetune.training.losses.masked_ranking import masked_ranking_loss
 
 
@@ -31,15 +31,15 @@ def random_examples(rng: np.random.Generator, queries: int, documents: int) -> I
     )
 
 
-def random_guide(rng: np.random.Generator, examples: IndexedExamples, margin: float) -> Guide:
+def random_guide(rng: np.random.Generator, examples: IndexedExamples, margin: float) -> FalseNegativeMask:
     def unit(count: int) -> np.ndarray:
         vectors = rng.standard_normal((count, 3)).astype(np.float32)
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
-    return Guide(unit(len(examples.queries)), unit(len(examples.corpus)), examples.relevant, margin)
+    return FalseNegativeMask(unit(len(examples.queries)), unit(len(examples.corpus)), examples.relevant, margin)
 
 
-def collator(examples: IndexedExamples, guide: Guide | None) -> BatchCollator:
+def collator(examples: IndexedExamples, guide: FalseNegativeMask | None) -> BatchCollator:
     def nothing(*_: Any, **__: Any) -> dict[str, Any]:
         return {}
 
@@ -49,17 +49,17 @@ def collator(examples: IndexedExamples, guide: Guide | None) -> BatchCollator:
 def test_by_hand() -> None:
     # The query lies at 0 degrees, its right answer at 40: cosine .766, of which .95 are .728.
     documents = at_angle(40, 20, -42, -44, 57, 59)
-    guide = Guide(at_angle(0), documents, (np.array([0]),), 0.05)
+    guide = FalseNegativeMask(at_angle(0), documents, (np.array([0]),), 0.05)
     # 20 is nearer; -42 has .743, -44 has .719; 57 lies 17 degrees (cosine .956) from the right answer, 59 lies 19.
     assert guide.suspects([0], range(6)).tolist() == [[True, True, True, False, True, False]]
     # At 0 only what is nearer than the right answer is suspected, and near-duplicates.
-    stern = Guide(at_angle(0), documents, (np.array([0]),), 0.0)
+    stern = FalseNegativeMask(at_angle(0), documents, (np.array([0]),), 0.0)
     assert stern.suspects([0], range(6)).tolist() == [[True, True, False, False, True, False]]
 
 
 def test_the_least_of_several_right_answers_sets_the_limit() -> None:
     documents = at_angle(10, 60, -50, -70)
-    guide = Guide(at_angle(0, 0), documents, (np.array([0, 1]), np.array([0])), 0.0)
+    guide = FalseNegativeMask(at_angle(0, 0), documents, (np.array([0, 1]), np.array([0])), 0.0)
     assert guide.suspects([0, 1], [2, 3]).tolist() == [[True, False], [False, False]]
 
 
@@ -108,7 +108,7 @@ def test_a_guide_that_suspects_nothing_changes_nothing(seed: int) -> None:
     # Positive cosines alone, so that the margin lies above all of them.
     for vectors in (guide.query_vectors, guide.document_vectors):
         np.abs(vectors, out=vectors)
-    guide = Guide(guide.query_vectors, guide.document_vectors, examples.relevant, -1e9, near_duplicate=1.1)
+    guide = FalseNegativeMask(guide.query_vectors, guide.document_vectors, examples.relevant, -1e9, near_duplicate=1.1)
     with_guide, without = (collator(examples, one).select([0, 1, 2, 3, 4, 5]) for one in (guide, None))
     assert with_guide[0] == without[0]
     assert (with_guide[1] == without[1]).all()
