@@ -13,7 +13,7 @@ from typing import Any
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBundle
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
@@ -30,6 +30,7 @@ from llama_index_ace_finetune.stores.adopt import adopt
 from llama_index_ace_finetune.stores.build_index import build_index, model_encoders
 from llama_index_ace_finetune.stores.filters import Filters
 from llama_index_ace_finetune.stores.memory_store import DEFAULT_COLLECTION, MemoryStore
+from llama_index_ace_finetune.stores.payload_indexes import PayloadIndexes
 
 DEFAULT_TOP_K = 10
 
@@ -72,6 +73,8 @@ class FineTunedHybridRetriever(BaseRetriever):
         timeout: seconds for embedding a query, after which the next model serves; none by default.
         breaker_failures: failures in a row after which a model is left alone.
         breaker_pause: seconds until it is tried again.
+        object_map: what the `IndexNode`s found stand for, by their `index_id`; retrievers and query engines are asked.
+        objects: nodes that carry it themselves, instead.
 
     Raises:
         StoreError: if the store holds vectors of another model and `fallback` is "off".
@@ -101,6 +104,8 @@ class FineTunedHybridRetriever(BaseRetriever):
         breaker_failures: int = 3,
         breaker_pause: float = 30.0,
         callback_manager: CallbackManager | None = None,
+        object_map: dict[str, Any] | None = None,
+        objects: list[IndexNode] | None = None,
         verbose: bool = False,
     ) -> None:
         self._settings = SearchSettings(
@@ -126,7 +131,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             sparse=sparse,
             bm25=bm25,
         )
-        super().__init__(callback_manager=callback_manager, verbose=verbose)
+        super().__init__(callback_manager=callback_manager, object_map=object_map, objects=objects, verbose=verbose)
 
     @property
     def similarity_top_k(self) -> int:
@@ -188,13 +193,16 @@ class FineTunedHybridRetriever(BaseRetriever):
         collection: str = DEFAULT_COLLECTION,
         client_options: Mapping[str, Any] | None = None,
         collection_options: Mapping[str, Any] | None = None,
+        payload_indexes: PayloadIndexes | None = None,
         **options: Any,
     ) -> FineTunedHybridRetriever:
         """Embed nodes with both models into a new store and search it.
 
         The store is in memory, in the folder `path`, or on the server at `url`. With `sparse="server"` Qdrant holds
         BM25 vectors, too. `client_options` go to `QdrantClient` (`prefer_grpc`, `timeout`), `collection_options` to
-        `create_collection` (`shard_number`, `replication_factor`).
+        `create_collection` (`shard_number`, `replication_factor`). `payload_indexes` names the keys of the metadata
+        that a server indexes, for quick filters and for strict mode, which refuses others: a list of keys of text that
+        is matched whole, or a dict of keys and Qdrant's types of index.
         """
         options = _with_chosen_weights(model, options)
         embed_model = FineTunedEmbedding(str(model))
@@ -210,6 +218,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             server_bm25=options.get("sparse") == "server",
             client_options=client_options,
             collection_options=collection_options,
+            payload_indexes=payload_indexes,
         )
         return cls._over(store, embed_model, baseline_model, options)
 
@@ -224,18 +233,22 @@ class FineTunedHybridRetriever(BaseRetriever):
         url: str | None = None,
         api_key: str | None = None,
         client_options: Mapping[str, Any] | None = None,
+        payload_indexes: PayloadIndexes | None = None,
         **options: Any,
     ) -> FineTunedHybridRetriever:
         """Search a collection of ours, or an alias of one, in a folder or on a server.
 
         A model that cannot be loaded is replaced by the baseline, visibly, unless `fallback="off"`. `client_options` go
-        to `QdrantClient`, such as `prefer_grpc` and `timeout`.
+        to `QdrantClient`, such as `prefer_grpc` and `timeout`. `payload_indexes`, as in `from_nodes`, adds those
+        that the collection lacks.
         """
         options = _with_chosen_weights(model, options)
         models = load_models(model, baseline, fallback=options.get("fallback", "baseline"))
         store = MemoryStore.open(
             path=path, url=url, api_key=api_key, collection=collection, client_options=client_options
         )
+        if payload_indexes:
+            store.create_payload_indexes(payload_indexes)
         return cls._over(store, *models, options)
 
     @classmethod
@@ -245,12 +258,14 @@ class FineTunedHybridRetriever(BaseRetriever):
         *,
         model: str | Path,
         baseline: str | Path | None = DEFAULT_BASE_MODEL,
+        payload_indexes: PayloadIndexes | None = None,
         **options: Any,
     ) -> FineTunedHybridRetriever:
         """Search the collection of a LlamaIndex vector store.
 
         One that LlamaIndex built is adopted in place: its points gain the vectors of both models, and the vector store
-        goes on reading it. The vector store's client stays the caller's to close.
+        goes on reading it. The vector store's client stays the caller's to close. `payload_indexes`: as
+        in `from_nodes`.
         """
         options = _with_chosen_weights(model, options)
         embed_model = FineTunedEmbedding(str(model))
@@ -262,7 +277,8 @@ class FineTunedHybridRetriever(BaseRetriever):
             raise AceFinetuneError(
                 "The vector store has an asynchronous client alone; give it a `client` besides its `aclient`."
             ) from error
-        return cls._over(adopt(client, vector_store.collection_name, encoders), embed_model, baseline_model, options)
+        store = adopt(client, vector_store.collection_name, encoders, payload_indexes=payload_indexes)
+        return cls._over(store, embed_model, baseline_model, options)
 
     @classmethod
     def _over(

@@ -16,6 +16,7 @@ from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.build_index import vector_spaces
 from llama_index_ace_finetune.stores.connection import told
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.stores.payload_indexes import PayloadIndexes, create_payload_indexes
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, key_of, point_id
 from llama_index_ace_finetune.stores.points import NodeReader, read_points
 from llama_index_ace_finetune.stores.spaces import VectorSpace, collection_metadata, is_ours, resolve_alias
@@ -35,6 +36,7 @@ def adopt(
     cache: Path | None = None,
     progress: Progress | None = None,
     where: str = "the given client",
+    payload_indexes: PayloadIndexes | None = None,
 ) -> MemoryStore:
     """Give the points of a collection the vectors of these models, beside what they hold; return it as a store.
 
@@ -49,6 +51,7 @@ def adopt(
         cache: folder for vectors.
         progress: called with the number of texts just embedded.
         where: what errors call the place.
+        payload_indexes: keys of the metadata that a server indexes, as `create_payload_indexes` takes them.
 
     Raises:
         StoreError: if the collection is missing, holds no LlamaIndex nodes or some under other ids than their own, or
@@ -60,9 +63,12 @@ def adopt(
     if is_ours(client, collection):
         store = MemoryStore.attach(client, collection, where=where)
         _require_node_ids(client, collection, where, only=_lacking(next(iter(store.spaces))))
+        if payload_indexes:
+            create_payload_indexes(client, collection, where, payload_indexes)
         _fill(store, {name: encoders[name] for name in store.spaces if name in encoders}, cache, progress)
         return store
     _require_node_ids(client, collection, where)
+    create_payload_indexes(client, collection, where, payload_indexes)
     spaces = vector_spaces(encoders)
     for name, space in spaces.items():
         _add_space(client, collection, name, space, where)

@@ -17,6 +17,7 @@ from llama_index_ace_finetune.stores.memory_store import (
     FINETUNED,
     MemoryStore,
 )
+from llama_index_ace_finetune.stores.payload_indexes import PayloadIndexes
 from llama_index_ace_finetune.stores.spaces import VectorSpace
 from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
 from llama_index_ace_finetune.stores.upsert_nodes import upsert_nodes
@@ -64,6 +65,7 @@ def build_index(
     progress: Progress | None = None,
     client_options: Mapping[str, Any] | None = None,
     collection_options: Mapping[str, Any] | None = None,
+    payload_indexes: PayloadIndexes | None = None,
 ) -> MemoryStore:
     """Embed the nodes' EMBED text with each model and write a new collection; return it open.
 
@@ -81,6 +83,8 @@ def build_index(
         progress: called with the number of texts just encoded.
         client_options: passed to `QdrantClient`.
         collection_options: passed to `create_collection`.
+        payload_indexes: keys of the metadata that a server indexes, so that filters on them are quick, and let at all
+            in strict mode: their names, or names with types of index, as `create_payload_indexes` takes them.
 
     Raises:
         StoreError: if the collection exists, or, with `resume`, holds the vectors of other models.
@@ -94,7 +98,9 @@ def build_index(
     if store is None:
         texts = (node.get_content(MetadataMode.EMBED) for node in nodes)
         sparse = SparseBM25.of(texts) if server_bm25 else None
-        store = MemoryStore.create(spaces, sparse=sparse, collection_options=collection_options, **place)
+        store = MemoryStore.create(
+            spaces, sparse=sparse, collection_options=collection_options, payload_indexes=payload_indexes, **place
+        )
     try:
         upsert_nodes(store, nodes, encoders, cache=cache, progress=progress)
     except BaseException:

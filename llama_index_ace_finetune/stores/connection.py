@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from qdrant_client import QdrantClient
+from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_ace_finetune.errors import StoreError, first_line
 from llama_index_ace_finetune.qdrant_key import qdrant_key
 from llama_index_ace_finetune.utils.redact import without_passwords
 
+_LONGEST = 300
 _Result = TypeVar("_Result")
 
 
@@ -71,4 +74,26 @@ def told(where: str, function: Callable[..., _Result], *arguments: Any, **option
 
 def failure(where: str, error: Exception) -> StoreError:
     """Return the error to raise for one of Qdrant's."""
-    return StoreError(f"The index in {where} cannot be used ({first_line(error)}); check that it is there and whole.")
+    said = _said(error)
+    if "Index required" in said:
+        return StoreError(f"Qdrant in {where} refuses the filter ({said}); name the key in `payload_indexes`.")
+    return StoreError(f"The index in {where} cannot be used ({said}); check that it is there and whole.")
+
+
+def _said(error: Exception) -> str:
+    """Return the server's own sentence, which its clients wrap into several lines, else the error's first line."""
+    if isinstance(error, UnexpectedResponse):
+        try:
+            said = json.loads(error.content)["status"]["error"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            said = None
+        if isinstance(said, str):
+            return _shortened(f"{error.status_code}: {said}")
+    details = getattr(error, "details", None)  # of gRPC
+    said = details() if callable(details) else None
+    return _shortened(said if isinstance(said, str) and said else first_line(error))
+
+
+def _shortened(sentence: str) -> str:
+    sentence = " ".join(without_passwords(sentence).split())
+    return sentence if len(sentence) <= _LONGEST else f"{sentence[:_LONGEST]}..."

@@ -67,7 +67,7 @@ def _condition(part: MetadataFilter) -> Any:
     make = _CONDITIONS.get(part.operator or FilterOperator.EQ)
     if make is None:
         raise StoreError(f"Qdrant has no filter {part.operator!r} (on the key {part.key!r}); use another operator.")
-    path = _path(part.key)
+    path = payload_path(part.key)
     try:
         _require_sendable(part.key, *(part.value if isinstance(part.value, list) else [part.value]))
         return make(path, part.value)
@@ -78,8 +78,12 @@ def _condition(part: MetadataFilter) -> Any:
         ) from error
 
 
-def _path(key: str) -> str:
-    """Return a key as Qdrant's path to it: one with a space or the like has to stand in quotes."""
+def payload_path(key: str) -> str:
+    """Return a key as Qdrant's path to it: one with a space or the like has to stand in quotes.
+
+    Raises:
+        StoreError: for a key that no path names.
+    """
     path = key if _PLAIN.fullmatch(key) else f'"{key}"'
     try:
         parse_json_path(path)

@@ -18,6 +18,7 @@ from llama_index_ace_finetune.stores.connection import connect, failure, is_embe
 from llama_index_ace_finetune.stores.mirror import EXACT_UP_TO, VectorMirror
 from llama_index_ace_finetune.stores.node_points import node_points, payload_of, require_own_ids
 from llama_index_ace_finetune.stores.passing import PassingPoints
+from llama_index_ace_finetune.stores.payload_indexes import PayloadIndexes, create_payload_indexes
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_id, point_keys
 from llama_index_ace_finetune.stores.points import NodeReader, read_points
 from llama_index_ace_finetune.stores.qdrant_search import Hits, QdrantSearch, Question, rounded
@@ -85,6 +86,7 @@ class MemoryStore:
         sparse: SparseBM25 | None = None,
         client_options: Mapping[str, Any] | None = None,
         collection_options: Mapping[str, Any] | None = None,
+        payload_indexes: PayloadIndexes | None = None,
     ) -> MemoryStore:
         """Make a new collection: in a folder, on a server, or in memory where neither is given.
 
@@ -97,13 +99,17 @@ class MemoryStore:
             sparse: how texts become BM25 vectors, to have Qdrant search words as well.
             client_options: passed to `QdrantClient`, such as `prefer_grpc` and `timeout`.
             collection_options: passed to `create_collection`, such as `shard_number` and `replication_factor`.
+            payload_indexes: keys that a server indexes, as `create_payload_indexes` takes them.
 
         Raises:
             StoreError: if the collection exists, or the folder or the server cannot be used.
         """
         client, where = connect(path=path, url=url, api_key=api_key, client_options=client_options)
         with _closed_on_error(client):
-            create_collection(client, collection, spaces, where, sparse=sparse, options=collection_options)
+            create_collection(
+                client, collection, spaces, where, sparse=sparse, options=collection_options,
+                payload_indexes=payload_indexes,
+            )  # fmt: skip
             return cls(client, collection, spaces, where, sparse=sparse)
 
     @classmethod
@@ -138,6 +144,10 @@ class MemoryStore:
         return cls(client, resolve_alias(client, collection), spaces, where, sparse=sparse, owns_client=False)
 
     # --------------------------------------------------------------------------------------------------- writing
+
+    def create_payload_indexes(self, indexes: PayloadIndexes) -> None:
+        """Have a server index keys of the metadata; see the function of that name."""
+        create_payload_indexes(self.client, self.collection, self.where, indexes)
 
     def upsert(
         self,

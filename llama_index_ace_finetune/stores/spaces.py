@@ -10,6 +10,11 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.connection import told
+from llama_index_ace_finetune.stores.payload_indexes import (
+    PayloadIndexes,
+    create_payload_indexes,
+    payload_index_types,
+)
 from llama_index_ace_finetune.stores.sparse_vectors import BM25, SparseBM25
 
 _KEY: Final = "ace_finetune"
@@ -96,12 +101,14 @@ def create_collection(
     *,
     sparse: SparseBM25 | None = None,
     options: Mapping[str, Any] | None = None,
+    payload_indexes: PayloadIndexes | None = None,
 ) -> None:
     """Make an empty collection of ours.
 
     Raises:
         StoreError: if there is one of that name.
     """
+    payload_index_types(payload_indexes)  # before anything is made
     if told(where, client.collection_exists, collection):
         raise StoreError(
             f"The collection {collection!r} exists already in {where}; give another name or delete it first."
@@ -115,3 +122,4 @@ def create_collection(
         metadata=collection_metadata(spaces, sparse),
         **(options or {}),
     )
+    create_payload_indexes(client, collection, where, payload_indexes)

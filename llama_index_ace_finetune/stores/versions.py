@@ -14,6 +14,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.build_index import model_encoders, vector_spaces
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.stores.payload_indexes import held_payload_indexes
 from llama_index_ace_finetune.stores.spaces import create_collection, resolve_alias
 from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
 from llama_index_ace_finetune.stores.upsert_nodes import upsert_nodes
@@ -42,7 +43,10 @@ def build_version(
     base = store.collection.rpartition(".v")[0] or store.collection
     names = (f"{base}.v{number}" for number in itertools.count(2))
     name = next(name for name in names if not store.client.collection_exists(name))
-    create_collection(store.client, name, spaces, store.where, sparse=sparse, options=collection_options)
+    indexes = held_payload_indexes(store.client, store.collection, store.where)
+    create_collection(
+        store.client, name, spaces, store.where, sparse=sparse, options=collection_options, payload_indexes=indexes
+    )
     version = MemoryStore(store.client, name, spaces, store.where, sparse=sparse, owns_client=False)
     try:
         upsert_nodes(version, nodes, encoders, cache=cache, progress=progress)

@@ -228,6 +228,16 @@ class TestCore:
             assert ids(retriever.retrieve("zebra")) == ["target"]
             plain.close()
 
+    @pytest.mark.parametrize("how", ["object_map", "objects"])
+    def test_objects_are_given_at_construction(self, how: str) -> None:
+        """As LlamaIndex's own retrievers take them: an IndexNode that is found is asked itself."""
+        inner = words_retriever([node("inside", "zebra")])
+        pointer = IndexNode(id_="pointer", text="zebra", index_id="target", obj=inner)
+        given = {"object_map": {"target": inner}} if how == "object_map" else {"objects": [pointer]}
+        outer = words_retriever([IndexNode(id_="pointer", text="zebra", index_id="target")], **given)
+        assert [hit.node.node_id for hit in outer.retrieve("zebra")] == ["inside"]
+        assert [hit.node.node_id for hit in outer.search("zebra", mode="dense")] == ["inside"]
+
     def test_a_pointer_that_scores_0_is_not_the_best_hit(self) -> None:
         nodes = [node("near", "x"), IndexNode(id_="pointer", text="y", index_id="target")]
         rows = np.array([[0.8, 0.6], [1, -1] / np.sqrt(2)], np.float32)
