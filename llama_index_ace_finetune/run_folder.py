@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+from typing_extensions import NotRequired, TypedDict
 
 from llama_index_ace_finetune.encoders.provenance import read_provenance
-from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError
+from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError, quoted
+from llama_index_ace_finetune.utils.checked import checked
 from llama_index_ace_finetune.utils.old_settings import current_mining, current_training
+from llama_index_ace_finetune.utils.read_json import read_json_object
+from llama_index_ace_finetune.utils.refusal import Refusal
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 2
+MAX_REPORT_BYTES: Final = 256 * 2**20
+_RUN_FILE: Final = Refusal("The file", "make the run again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,26 +151,16 @@ class RunFolder:
         """
         if not self.report.is_file():
             return Serving()
-        try:
-            chosen = self._read(self.report)["serving"]
-            of_base = chosen.get("baseline_weights")
-            return Serving(
-                vectors=chosen["vectors"],
-                weights=_pair(chosen["weights"]),
-                baseline_weights=_pair(of_base) if of_base else None,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise AceFinetuneError(
-                f"The report {str(self.report)!r} does not say what to serve ({error}); make the run again."
-            ) from error
+        chosen = checked(self._read(self.report), _Report, self.report, _RUN_FILE)["serving"]
+        serving = Serving(chosen["vectors"], chosen["weights"], chosen.get("baseline_weights"))
+        for pair in (serving.weights, serving.baseline_weights):
+            if pair and not all(0 <= weight < math.inf for weight in pair):
+                raise _RUN_FILE.because(self.report, f"is corrupt (serving.weights: {quoted(pair)})")
+        return serving
 
     @staticmethod
     def _read(file: Path) -> dict[str, Any]:
-        try:
-            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise AceFinetuneError(f"The file {str(file)!r} is corrupt ({error}); make the run again.") from error
-        return content
+        return read_json_object(file, _RUN_FILE, max_bytes=MAX_REPORT_BYTES)
 
 
 def _current(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -180,6 +176,13 @@ def _current(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def _pair(values: Iterable[Any]) -> tuple[float, float]:
-    dense, lexical = map(float, values)
-    return dense, lexical
+class _Chosen(TypedDict):
+    vectors: Literal["model", "base"]
+    weights: tuple[float, float]
+    baseline_weights: NotRequired[tuple[float, float] | None]
+
+
+class _Report(TypedDict):
+    """What is read of a report to serve a run."""
+
+    serving: _Chosen

@@ -5,8 +5,6 @@ from __future__ import annotations
 import webbrowser
 from pathlib import Path
 
-from jinja2 import UndefinedError
-
 from llama_index_ace_finetune.atomic import write_text
 from llama_index_ace_finetune.commands.console import show
 from llama_index_ace_finetune.commands.summary import print_report, required_gain
@@ -14,6 +12,8 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.report.html import render_html
 from llama_index_ace_finetune.evaluation.report.report import read_report
 from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.utils.of_content import of_content
+from llama_index_ace_finetune.utils.refusal import Refusal
 
 
 def report_file(path: Path) -> Path:
@@ -32,15 +32,16 @@ def show_report(path: Path, *, open_page: bool, require_gain: bool = False) -> i
     file = report_file(path)
     report = read_report(file)
     page = file.with_suffix(".html")
+    with of_content(file, Refusal("The report", "evaluate the model again")):
+        html = render_html(report)
     try:
-        write_text(page, render_html(report))
-    except (UndefinedError, KeyError, TypeError) as error:
-        raise AceFinetuneError(f"The report {str(file)!r} is damaged ({error}); evaluate the model again.") from error
+        write_text(page, html)
     except OSError as error:
         raise AceFinetuneError(
             f"The page {str(page)!r} cannot be written ({error}); copy the report elsewhere."
         ) from error
-    show(report, lambda screen: print_report(report, page, screen))
+    with of_content(file, Refusal("The report", "evaluate the model again")):
+        show(report, lambda screen: print_report(report, page, screen))
     if open_page and not webbrowser.open(page.resolve().as_uri()):
         raise AceFinetuneError(f"No browser could be started; open {str(page)!r} yourself.")
     return required_gain(report) if require_gain else 0

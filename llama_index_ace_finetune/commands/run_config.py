@@ -18,10 +18,12 @@ import yaml
 from llama_index_ace_finetune.commands.run_settings import RunSettings
 from llama_index_ace_finetune.commands.typed_value import typed_value
 from llama_index_ace_finetune.datasets.split_settings import SplitSettings
-from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.errors import AceFinetuneError, quoted
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.utils.old_settings import MINING_NAMES, current_mining, current_training
+from llama_index_ace_finetune.utils.read_yaml import read_yaml_file
+from llama_index_ace_finetune.utils.refusal import Refusal
 
 _SECTIONS: Mapping[str, type] = {"split": SplitSettings, "mining": MiningSettings, "training": TrainingConfig}
 _NOT_IN_FILES = frozenset({"resume", "force", "command", "output_dir"})
@@ -119,18 +121,14 @@ def _fields(cls: type) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Lines]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        content, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise AceFinetuneError(f"The configuration {str(path)!r} cannot be read ({reason}); mend the file.") from error
+    read = read_yaml_file(path, Refusal("The configuration", "correct the file"))
+    content = read.value
     if not isinstance(content, dict):
         raise AceFinetuneError(
             f"The configuration {str(path)!r} is no mapping of names to values; write one with `ace-finetune init`."
         )
     lines: Lines = {}
-    for name, line in _places(tree):
+    for name, line in _places(read.tree):
         if name in lines:
             raise AceFinetuneError(
                 f"The configuration {str(path)!r} has {'.'.join(name)} on line {lines[name]} and on line {line}; "
@@ -167,11 +165,13 @@ def _value(cls: type, name: tuple[Any, ...], value: Any, lines: Lines, where: st
     key, place, fields = str(name[-1]), _at(where, name, lines), _fields(cls)
     if key not in fields:
         inside = f" in {name[0]}" if len(name) > 1 else ""
-        raise AceFinetuneError(f"{place}: there is no setting {key!r}{inside}; {_remedy(key, fields, cls)}.")
+        raise AceFinetuneError(f"{place}: there is no setting {quoted(key)}{inside}; {_remedy(key, fields, cls)}.")
     try:
         return typed_value(value, fields[key])
     except TypeError as error:
-        raise AceFinetuneError(f"{place}: {'.'.join(map(str, name))} is {value!r}; it must be {error}.") from error
+        raise AceFinetuneError(
+            f"{place}: {'.'.join(map(str, name))} is {quoted(value)}; it must be {error}."
+        ) from error
 
 
 def _remedy(key: str, fields: Mapping[str, Any], cls: type) -> str:

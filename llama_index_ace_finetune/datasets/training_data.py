@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.split_record import PARTS
-from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.errors import DatasetError, quoted
 from llama_index_ace_finetune.utils.old_settings import current_metadata
+from llama_index_ace_finetune.utils.read_json import read_json_file
+from llama_index_ace_finetune.utils.refusal import Refusal
 
 FORMAT_VERSION = "3.1"
+_TRAINING_DATA = Refusal("The training data", "generate it again", DatasetError)
+_MAX_BYTES = 8 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ class TrainingData:
         Raises:
             DatasetError: naming the file, and the line or the example that is wrong.
         """
-        document = _read_json(path)
+        document = read_json_file(path, _TRAINING_DATA, max_bytes=_MAX_BYTES)
         rows = document.get("examples") if isinstance(document, dict) else None
         if not isinstance(rows, list) or not rows:
             raise DatasetError(
@@ -201,14 +205,14 @@ class _ExampleReader:
             raise DatasetError(f"{where}: 'metadata' must be an object; generate the file again.")
         if row.get("split") not in (None, *PARTS):
             # An unknown part would be trained on.
-            raise DatasetError(f"{where}: 'split' is {row['split']!r}; it must be one of {', '.join(PARTS)}.")
+            raise DatasetError(f"{where}: 'split' is {quoted(row['split'])}; it must be one of {', '.join(PARTS)}.")
         positive_ids = _list(row, "positive_ids", where) or [self._id_of(row["positive"])]
         negative_ids = _list(row, "negative_ids", where) or [self._id_of(text) for text in texts]
         own = row.get("own_id")
         for identifier in [*positive_ids, *negative_ids, *([] if own is None else [own])]:
             if not isinstance(identifier, str) or identifier not in self.memories:
                 raise DatasetError(
-                    f"{where}: memory {identifier!r} is not among the file's 'memories'; "
+                    f"{where}: memory {quoted(identifier)} is not among the file's 'memories'; "
                     "it was made for another corpus, generate it again."
                 )
         count = len(negative_ids)
@@ -216,6 +220,7 @@ class _ExampleReader:
             _list(row, name, where, length=count) or [default] * count
             for name, default in (("negative_sources", ""), ("negative_scores", None), ("negative_ranks", None))
         )
+        self._check_types(sources, scores, ranks, where)
         return TrainingExample(
             query_id=str(row.get("query_id", number)),
             query=row["query"],
@@ -229,6 +234,17 @@ class _ExampleReader:
             metadata=metadata,
             own_id=own,
         )
+
+    @staticmethod
+    def _check_types(sources: list[Any], scores: list[Any], ranks: list[Any], where: str) -> None:
+        for name, values, known in (
+            ("negative_sources", sources, (str,)),
+            ("negative_scores", scores, (int, float, NoneType)),
+            ("negative_ranks", ranks, (int, NoneType)),
+        ):
+            wrong = [value for value in values if not isinstance(value, known)]
+            if wrong:
+                raise DatasetError(f"{where}: {name!r} holds {quoted(wrong[0])}; generate the file again.")
 
     def _id_of(self, text: str) -> str:
         key = normalise(text)
@@ -248,17 +264,3 @@ def _list(row: Mapping[str, Any], name: str, where: str, *, length: int | None =
         size = "" if length is None else f" of {length}, one for each negative"
         raise DatasetError(f"{where}: {name!r} must be a list{size}; generate the file again.")
     return value
-
-
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        what = "is a directory" if path.is_dir() else "does not exist"
-        raise DatasetError(f"The training data {str(path)!r} {what}; give the file that the generator wrote.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise DatasetError(
-            f"{str(path)!r} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); repair it."
-        ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise DatasetError(f"{str(path)!r} cannot be read as UTF-8 JSON ({error}); generate it again.") from error

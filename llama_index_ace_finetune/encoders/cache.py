@@ -11,7 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
+from llama_index_ace_finetune.utils.refusal import Refusal
+
 _KEY_BYTES = 16
+_SHARD = Refusal("The shard", "delete it")
 
 
 class VectorCache:
@@ -61,11 +66,11 @@ class VectorCache:
     def _open(self, keys_file: Path) -> None:
         vectors_file = keys_file.with_name(keys_file.name.replace(".keys.", ".vectors."))
         try:
-            keys = np.load(keys_file, allow_pickle=False)
-            vectors = np.load(vectors_file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            keys = read_array_file(keys_file, _SHARD, dtypes=dtypes(np.uint8), dimensions=2)
+            vectors = read_array_file(vectors_file, _SHARD, dtypes=dtypes(np.float32), dimensions=2, mapped=True)
+        except AceFinetuneError:
             return  # A damaged shard is only a miss: its texts are encoded again.
-        if keys.ndim != 2 or keys.shape[1] != _KEY_BYTES or vectors.ndim != 2 or len(vectors) != len(keys):
+        if keys.shape[1] != _KEY_BYTES or len(vectors) != len(keys):
             return
         shard = len(self._shards)
         self._shards.append(vectors)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from llama_index_ace_finetune.encoders.fingerprint import EXPORT_RECORD
 from llama_index_ace_finetune.errors import ModelError, quoted
 from llama_index_ace_finetune.utils.open_file import open_file
 from llama_index_ace_finetune.utils.read_json import read_json_file
@@ -19,6 +20,7 @@ MODEL_FILE: Final = Refusal("The model file", "copy or train the model again", M
 _MAX_FILES: Final = 10_000
 _MAX_JSON_BYTES: Final = 128 * 2**20  # tokenizers of large vocabularies reach 40 MB
 _MAX_MODULES: Final = 64
+_NO_CLASSES: Final = ("tokenizer.json", "vocab.json")
 # Every layer has tensors of its own, but for models that share them, of which none is this deep.
 _SHARED_LAYERS: Final = 64
 _ENCODER_LAYERS: Final = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers")
@@ -53,7 +55,9 @@ def check_model_files(folder: Path) -> None:
     weights: dict[Path, dict[str, TensorEntry]] = {}
     configs: list[Path] = []
     for file in _files(folder):
-        if file.suffix == ".safetensors":
+        if _is_of_export(file):
+            _check_kind(file)
+        elif file.suffix == ".safetensors":
             weights.setdefault(file.parent, {}).update(read_safetensors_header(file, MODEL_FILE))
         elif file.suffix == ".json":
             configs.append(file)
@@ -75,7 +79,7 @@ def check_module_classes(folder: Path) -> None:
         ModelError: naming the file and the class.
     """
     for file in _files(folder):
-        if file.suffix == ".json" and file.name not in ("tokenizer.json", "vocab.json"):
+        if file.suffix == ".json" and file.name not in _NO_CLASSES and not _is_of_export(file):
             content = read_model_json(file)
             if file.name == "modules.json":
                 _check_modules(file, content)
@@ -110,6 +114,11 @@ def _check_link(path: Path, allowed: list[Path]) -> None:
     target = Path(os.path.realpath(path))
     if not any(target.is_relative_to(place) for place in allowed):
         raise MODEL_FILE.because(path, "is a symbolic link out of the model's folder")
+
+
+def _is_of_export(file: Path) -> bool:
+    """Whether a file is of an export, which has its own record and checksums and may be passed over."""
+    return (file.parent / EXPORT_RECORD).exists()
 
 
 def _check_kind(file: Path) -> None:

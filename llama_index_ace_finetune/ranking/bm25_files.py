@@ -12,13 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.atomic import new_folder, write_json
-from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError, StoreError
+from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError, StoreError, quoted
 from llama_index_ace_finetune.ranking.bm25_weights import BM25Settings
 from llama_index_ace_finetune.ranking.postings import Postings
 from llama_index_ace_finetune.ranking.tokenizer import TokenizerSettings
+from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
+from llama_index_ace_finetune.utils.read_json import read_json_file, read_json_object
+from llama_index_ace_finetune.utils.refusal import Refusal
 
 _FORMAT = "bm25-index-1"
 _INDEX, _VOCABULARY = "index.json", "vocabulary.json"
+_DAMAGED = Refusal("The file", "build the BM25 index again", StoreError)
+_MAX_VOCABULARY_BYTES = 2**30
+_DTYPES = {
+    "starts": dtypes(np.int64),
+    "rows": dtypes(np.int32),
+    "counts": dtypes(np.int32),
+    "lengths": dtypes(np.int32),
+    "present": dtypes(np.bool_),
+    "idf": dtypes(np.float64),
+    "weights": dtypes(np.float64),
+}
 
 
 @dataclass(frozen=True)
@@ -72,59 +87,70 @@ def read(folder: Path) -> Contents:
     answer with wrong scores.
     """
     index = _index(folder)
-    checksums = index["checksums"]
-    arrays = {
-        name: _array(folder / f"{name}.npy", checksums.get(f"{name}.npy"))
-        for name in ("starts", "rows", "counts", "lengths", "present", "idf", "weights")
-    }
+    arrays = {name: _array(folder / f"{name}.npy", index) for name in _DTYPES}
     idf, weights = arrays.pop("idf"), arrays.pop("weights")
-    return Contents(
+    contents = Contents(
         postings=Postings(**arrays),
         idf=idf,
         weights=weights,
-        vocabulary=_vocabulary(folder / _VOCABULARY, checksums.get(_VOCABULARY)),
-        settings=index["settings"],
-        tokenizer=index["tokenizer"],
+        vocabulary=_vocabulary(folder / _VOCABULARY, index),
+        settings=index.settings,
+        tokenizer=index.tokenizer,
     )
+    _check(folder, contents)
+    return contents
 
 
-def _index(folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Index:
+    """What `index.json` holds."""
+
+    format: str
+    settings: BM25Settings
+    tokenizer: TokenizerSettings
+    checksums: dict[str, int]
+
+
+def _index(folder: Path) -> _Index:
     path = folder / _INDEX
     if not path.is_file():
         raise StoreError(f"There is no BM25 index at {folder} ({_INDEX} is missing); build it and save it there.")
+    content = read_json_object(path, _DAMAGED)
+    if content.get("format") != _FORMAT:
+        raise StoreError(f"{path} has format {quoted(content.get('format'))}, not {_FORMAT!r}; build the index again.")
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        if index["format"] != _FORMAT:
-            raise StoreError(f"{path} has format {index['format']!r}, not {_FORMAT!r}; build the index again.")
-        settings, tokenizer = BM25Settings(**index["settings"]), TokenizerSettings.from_json(index["tokenizer"])
-        return {"settings": settings, "tokenizer": tokenizer, "checksums": dict(index["checksums"])}
+        return checked(content, _Index, path, _DAMAGED)
     except StoreError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, AceFinetuneError) as error:
-        raise _damaged(path, error) from error
+    except AceFinetuneError as error:  # a setting out of its range
+        raise _DAMAGED.because(path, f"is damaged ({str(error).rstrip('.')})") from error
 
 
-def _array(path: Path, checksum: int | None) -> NDArray[Any]:
-    try:
-        # A plain view: slices of np.memmap itself are slow.
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-        if zlib.crc32(array.data) != checksum:
-            raise ValueError("its checksum differs")
-        return array
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise _damaged(path, error) from error
+def _array(path: Path, index: _Index) -> NDArray[Any]:
+    array = read_array_file(path, _DAMAGED, dtypes=_DTYPES[path.stem], dimensions=1, mapped=True)
+    if zlib.crc32(array.data) != index.checksums.get(path.name):
+        raise _DAMAGED.because(path, "is damaged (its checksum differs)")
+    return array
 
 
-def _vocabulary(path: Path, checksum: int | None) -> dict[str, int]:
-    try:
-        content = path.read_bytes()
-        if zlib.crc32(content) != checksum:
-            raise ValueError("its checksum differs")
-        return {term: number for number, term in enumerate(json.loads(content))}
-    except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
+def _vocabulary(path: Path, index: _Index) -> dict[str, int]:
+    terms = read_json_file(path, _DAMAGED, max_bytes=_MAX_VOCABULARY_BYTES, checksum=index.checksums.get(path.name, -1))
+    if not isinstance(terms, list) or not all(isinstance(term, str) for term in terms):
+        raise _DAMAGED.because(path, "is damaged (it is no list of terms)")
+    return {term: number for number, term in enumerate(terms)}
 
 
-def _damaged(path: Path, error: Exception) -> StoreError:
-    reason = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({str(error).rstrip('.')})"
-    return StoreError(f"{path} {reason}; build the BM25 index again.")
+def _check(folder: Path, contents: Contents) -> None:
+    """Refuse arrays that point past each other: a checksum does not say that the file was made by `write`."""
+    postings = contents.postings
+    starts, rows = postings.starts, postings.rows
+    fits = (
+        len(starts) == len(contents.vocabulary) + 1 == len(contents.idf) + 1
+        and len(rows) == len(postings.counts) == len(contents.weights)
+        and len(postings.lengths) == len(postings.present)
+        and (starts[0], starts[-1]) == (0, len(rows))
+        and bool((np.diff(starts) >= 0).all())
+        and (not len(rows) or (rows.min() >= 0 and rows.max() < postings.n_rows))
+    )
+    if not fits:
+        raise _DAMAGED.because(folder, "is damaged (its arrays do not fit each other)")

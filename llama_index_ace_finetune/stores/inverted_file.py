@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import threading
 import weakref
 from dataclasses import dataclass
@@ -13,11 +13,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.int8_rows import int8_scores, score_errors
 from llama_index_ace_finetune.stores.nearest import exact_cosines
-from llama_index_ace_finetune.stores.point_names import PointNames, mapped
+from llama_index_ace_finetune.stores.point_names import UNREADABLE, UNREADABLE_FILE, PointNames, is_permutation, mapped
 from llama_index_ace_finetune.stores.sign_codes import sign_codes, sign_distances
+from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.open_file import open_file
+from llama_index_ace_finetune.utils.read_json import read_json_object
+from llama_index_ace_finetune.utils.refusal import UnusableFileError
 
 MANIFEST: Final = "inverted_file.json"
 VECTORS: Final = "vectors.float32"
@@ -69,24 +72,36 @@ class InvertedFile:
         try:
             self.info = _read_info(folder)
             self.names = PointNames(folder)
-            self._codes, self._scales = mapped(folder / CODES), mapped(folder / SCALES)
-            self._signs, self._rows = mapped(folder / SIGNS), mapped(folder / ROWS)
-            self._bounds, self._centroids, self._mean = (np.load(folder / name) for name in (BOUNDS, CENTROIDS, MEAN))
-            self._file = (folder / VECTORS).open("rb", buffering=0)
-            weakref.finalize(self, self._file.close)
-        except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
-            raise StoreError(
-                f"The vectors in {str(folder)!r} cannot be read ({error}); delete that folder to have it made again."
-            ) from error
-        count, dimension = self.info.count, self.info.dimension
-        size = (folder / VECTORS).stat().st_size
-        if {len(self._codes), self._signs.shape[1], len(self._rows), len(self.names), size // (4 * dimension)} != {
-            count
-        }:
-            raise StoreError(f"The vectors in {str(folder)!r} are not whole; delete that folder to have it made again.")
+            self._codes, self._scales = mapped(folder / CODES, np.int8, 2), mapped(folder / SCALES, np.float32)
+            self._signs, self._rows = mapped(folder / SIGNS, np.uint64, 2), mapped(folder / ROWS, np.int32)
+            self._bounds = mapped(folder / BOUNDS, np.int64)
+            self._centroids, self._mean = mapped(folder / CENTROIDS, np.float32, 2), mapped(folder / MEAN, np.float32)
+            self._file = open_file(folder / VECTORS)
+        except UnusableFileError as error:
+            raise UNREADABLE.because(folder, f"cannot be read ({VECTORS} {error})") from error
+        weakref.finalize(self, self._file.close)
+        if not self._is_whole():
+            raise UNREADABLE.because(folder, "are not whole")
+        count = self.info.count
         self._places = np.empty(count, np.int32)
         self._places[self._rows] = np.arange(count, dtype=np.int32)
         self._reading = threading.Lock()
+
+    def _is_whole(self) -> bool:
+        """Whether the files fit each other, so that no row or list points past them."""
+        count, dimension = self.info.count, self.info.dimension
+        sizes = {len(self._codes), len(self._scales), self._signs.shape[1], len(self._rows), len(self.names)}
+        widths = {self._codes.shape[1], self._centroids.shape[1], len(self._mean)}
+        return (
+            sizes == {count}
+            and widths == {dimension}
+            and len(self._signs) == -(-dimension // 64)
+            and os.fstat(self._file.fileno()).st_size == 4 * count * dimension
+            and len(self._bounds) == len(self._centroids) + 1
+            and (self._bounds[0], self._bounds[-1]) == (0, count)
+            and bool((np.diff(self._bounds) >= 0).all())
+            and is_permutation(self._rows, count)
+        )
 
     def __len__(self) -> int:
         return self.info.count
@@ -161,7 +176,10 @@ class InvertedFile:
 
 
 def _read_info(folder: Path) -> InvertedFileInfo:
-    content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    if content.pop("format_version") != FORMAT_VERSION:
-        raise ValueError("they are of another version")
-    return InvertedFileInfo(**content)
+    content = read_json_object(folder / MANIFEST, UNREADABLE_FILE)
+    if content.pop("format_version", None) != FORMAT_VERSION:
+        raise UNREADABLE.because(folder, "are of another version")
+    info = checked(content, InvertedFileInfo, folder / MANIFEST, UNREADABLE_FILE)
+    if min(info.count, info.dimension, info.probes, info.kept) < 1:
+        raise UNREADABLE.because(folder, "cannot be read (a number is out of its range)")
+    return info

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.point_ids import PointKey
+from llama_index_ace_finetune.utils.open_file import open_file
+from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
+from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
 
+UNREADABLE: Final = Refusal("The vectors in", "delete that folder to have it made again", StoreError)
+UNREADABLE_FILE: Final = Refusal("The file", "delete that folder to have it made again", StoreError)
+_NO_BYTES: Final = np.empty(0, np.uint8)
 _KEY = np.dtype("S17")
 _KEYS, _ORDER, _IDS, _ENDS = "keys.npy", "key_order.npy", "ids.bin", "id_ends.npy"
 
@@ -47,10 +55,27 @@ class PointNames:
     """The ids of rows 0, 1, 2, ..."""
 
     def __init__(self, folder: Path) -> None:
-        self._keys, self._order, self._ends = (mapped(folder / name) for name in (_KEYS, _ORDER, _ENDS))
-        size = int(self._ends[-1])
-        self._ids = (
-            np.asarray(np.memmap(folder / _IDS, np.uint8, "r", shape=(size,))) if size else np.empty(0, np.uint8)
+        """Raise StoreError where the files are missing, damaged, or do not fit each other."""
+        self._keys = mapped(folder / _KEYS, _KEY)
+        self._order = mapped(folder / _ORDER, np.int32)
+        self._ends = mapped(folder / _ENDS, np.int64)
+        try:
+            content = open_file(folder / _IDS)
+        except UnusableFileError as error:
+            raise UNREADABLE.because(folder, f"cannot be read ({_IDS} {error})") from error
+        with content:
+            size = os.fstat(content.fileno()).st_size
+            if not self._fit(size):
+                raise UNREADABLE.because(folder, "are damaged (their ids do not fit each other)")
+            self._ids = np.memmap(content, np.uint8, "r", shape=(size,)).view(np.ndarray) if size else _NO_BYTES
+
+    def _fit(self, size: int) -> bool:
+        """Whether every row has a place in the order, and an id within `size` bytes."""
+        return (
+            len(self._ends) == len(self._keys) + 1
+            and (self._ends[0], self._ends[-1]) == (0, size)
+            and bool((np.diff(self._ends) >= 0).all())
+            and is_permutation(self._order, len(self._keys))
         )
 
     def __len__(self) -> int:
@@ -83,6 +108,13 @@ def _packed(points: Iterable[PointKey]) -> NDArray[np.bytes_]:
     )
 
 
-def mapped(file: Path) -> NDArray[Any]:
-    """Return an array in a file, memory-mapped; as a plain array, since slicing a `memmap` takes longer."""
-    return np.asarray(np.load(file, mmap_mode="r"))
+def mapped(file: Path, dtype: DTypeLike, dimensions: int = 1) -> NDArray[Any]:
+    """Return an array in a file, memory-mapped; raises StoreError for another type or number of dimensions."""
+    return read_array_file(file, UNREADABLE_FILE, dtypes=dtypes(dtype), dimensions=dimensions, mapped=True)
+
+
+def is_permutation(rows: NDArray[np.int32], count: int) -> bool:
+    """Whether `rows` holds each of 0, 1, ... count - 1 once."""
+    if len(rows) != count or (count and (rows.min() < 0 or rows.max() >= count)):
+        return False
+    return bool((np.bincount(rows, minlength=count) == 1).all())

@@ -10,11 +10,11 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import yaml
-
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
-from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.errors import AceFinetuneError, quoted
 from llama_index_ace_finetune.utils.old_settings import LARGE_MARGIN, current_training
+from llama_index_ace_finetune.utils.read_yaml import read_yaml_file
+from llama_index_ace_finetune.utils.refusal import Refusal
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,6 +26,9 @@ ModeName = Literal["linear", "queries", "full"]
 
 _WHOLE_OR_NONE = frozenset({"eval_steps", "patience", "lora_rank", "max_seq_length"})
 _WHOLE = ("epochs", "batch_size", "warmup_steps", "hard_negatives", "seed", *sorted(_WHOLE_OR_NONE))
+
+_TEXTS = ("base_model", "output_dir", "teacher", "retention", "device")
+_SWITCHES = ("keep_index", "symmetric")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +116,11 @@ class TrainingConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.device == "auto":
             object.__setattr__(self, "device", None)
+        for name in _TEXTS:
+            value = getattr(self, name)
+            self._require(value is None or isinstance(value, (str, Path)), name, "a text")
+        for name in _SWITCHES:
+            self._require(isinstance(getattr(self, name), bool), name, "true or false")
         for name in _WHOLE:
             value = getattr(self, name)
             whole = isinstance(value, Integral) and not isinstance(value, bool)
@@ -148,7 +156,7 @@ class TrainingConfig:
 
     def _require(self, holds: bool, name: str, rule: str) -> None:
         if not holds:
-            raise AceFinetuneError(f"The training setting {name} is {getattr(self, name)!r}; it must be {rule}.")
+            raise AceFinetuneError(f"The training setting {name} is {quoted(getattr(self, name))}; it must be {rule}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -171,26 +179,24 @@ class TrainingConfig:
         Raises:
             AceFinetuneError: if it cannot be read, or a setting is unknown or out of range.
         """
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise AceFinetuneError(f"The settings {str(path)!r} cannot be read ({reason}); mend the file.") from error
+        content = read_yaml_file(path, Refusal("The settings", "correct the file")).value
         if not isinstance(content, dict):
             raise AceFinetuneError(f"The settings {str(path)!r} are no mapping of names to values; mend the file.")
         content = _current(content)
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(str(name) for name in set(content) - set(fields))
         if unknown:
-            raise AceFinetuneError(f"The settings {str(path)!r} hold the unknown name {unknown[0]!r}; leave it out.")
+            raise AceFinetuneError(
+                f"The settings {str(path)!r} hold the unknown name {quoted(unknown[0])}; leave it out."
+            )
         try:
             for name, value in content.items():
                 # YAML takes 5e-5, for want of a point, for a text.
                 if isinstance(value, str) and isinstance(fields[name].default, float):
                     content[name] = float(value)
             return cls(**content)
-        except (TypeError, ValueError) as error:
-            raise AceFinetuneError(f"A setting in {str(path)!r} is of the wrong type ({error}); mend it.") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise AceFinetuneError(f"A setting in {str(path)!r} is of the wrong type ({error}); correct it.") from error
 
 
 def _current(content: dict[str, Any]) -> dict[str, Any]:

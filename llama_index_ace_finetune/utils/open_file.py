@@ -60,11 +60,12 @@ def is_descriptor(path: Path) -> bool:
 def read_bytes(path: Path, *, limit: int, pipes: bool = False) -> bytes:
     """Return a whole file of at most `limit` bytes; raises UnusableFileError."""
     with open_file(path, pipes=pipes) as handle:
-        size = os.fstat(handle.fileno()).st_size
-        if size > limit:
-            raise UnusableFileError(f"is too large ({size:,} bytes, at most {limit:,})")
+        state = os.fstat(handle.fileno())
+        if state.st_size > limit:
+            raise UnusableFileError(f"is too large ({state.st_size:,} bytes, at most {limit:,})")
         try:
-            content = handle.read(limit + 1)
+            # As much memory is allocated as may be read.
+            content = handle.read(1 + (state.st_size if stat.S_ISREG(state.st_mode) else limit))
         except OSError as error:
             raise UnusableFileError(_reason(path, error)) from error
     if len(content) > limit:

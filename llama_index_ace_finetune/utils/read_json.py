@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +29,13 @@ class RepeatedKeyError(ValueError):
 
 
 def read_json_file(
-    path: Path, refusal: Refusal, *, max_bytes: int = MAX_BYTES, unique_keys: bool = False, finite: bool = False
+    path: Path,
+    refusal: Refusal,
+    *,
+    max_bytes: int = MAX_BYTES,
+    unique_keys: bool = False,
+    finite: bool = False,
+    checksum: int | None = None,
 ) -> Any:
     """Return the JSON value in a UTF-8 file.
 
@@ -38,12 +45,15 @@ def read_json_file(
         max_bytes: size of the file, at most.
         unique_keys: refuse a key that stands twice in one object.
         finite: refuse NaN and infinite numbers.
+        checksum: CRC-32 that the file must have.
 
     Raises:
         AceFinetuneError: the refusal's own class.
     """
     try:
         content = read_bytes(path, limit=max_bytes)
+        if checksum is not None and zlib.crc32(content) != checksum:
+            raise UnusableFileError("is damaged (its checksum differs)")
         try:
             return parse_json(content.decode("utf-8-sig"), unique_keys=unique_keys, finite=finite)
         except UnicodeDecodeError as error:

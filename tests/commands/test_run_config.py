@@ -106,7 +106,7 @@ class TestRefusing:
         assert "\n" not in message
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
-        with pytest.raises(AceFinetuneError, match=r"no\.yaml.*cannot be read"):
+        with pytest.raises(AceFinetuneError, match=r"no\.yaml.*does not exist"):
             run_settings(tmp_path / "no.yaml", {})
 
     @pytest.mark.parametrize("name", ["data", "out"])

@@ -258,7 +258,12 @@ def test_the_values_of_every_query_read_back(made: Evaluation, tmp_path: Path) -
         ("", "there is no query in the file"),
         ("{", "line 1: this is no JSON"),
         ("[]", "line 1: this is no JSON object"),
-        ('{"query_id": "q"}', "a query lacks a value"),
+        ('{"query_id": "q"}', "line 1: this is no JSON object with the measures"),
+        ('{"query_id": "q", "systems": {"base": {"mrr": 1}}}', "a query lacks a value"),
+        ('{"query_id": "q", "systems": {"base": []}}', "line 1: this is no JSON object with the measures"),
+        ('{"query_id": "q", "query_hash": "", "group": "", "systems": {"base": {"mrr": []}}}', "a query lacks a value"),
+        ('{"systems": {"base": {"mrr": NaN}}}', "NaN"),
+        ("[" * 5000, "nested"),
     ],
 )
 def test_damaged_values_are_told(tmp_path: Path, content: str, message: str) -> None:
@@ -273,7 +278,7 @@ def test_damaged_values_are_told(tmp_path: Path, content: str, message: str) -> 
     [
         (None, "There is no report"),
         ("{", "is corrupt"),
-        ("[]", "has version None"),
+        ("[]", "no JSON object"),
         ('{"metadata": {}}', "version None"),
     ],
 )

@@ -67,11 +67,16 @@ def test_a_run_without_a_report_serves_its_model_equally(run: Path) -> None:
         {"serving": {}},
         {"serving": {"vectors": "model", "weights": ["a", 1]}},
         {"serving": {"vectors": "model", "weights": [1, 1], "baseline_weights": [1]}},
+        {"serving": {"vectors": "other", "weights": [1, 1]}},
+        {"serving": {"vectors": "model", "weights": [float("nan"), 1]}},
+        {"serving": {"vectors": "model", "weights": [-1, 1]}},
+        {"serving": {"vectors": "model", "weights": [10**39, 10**400]}},
+        {"serving": []},
     ],
 )
 def test_a_report_that_does_not_say_is_told(run: Path, report: dict[str, object]) -> None:
     RunFolder(run).report.write_text(json.dumps(report), encoding="utf-8")
-    with pytest.raises(AceFinetuneError, match="does not say what to serve"):
+    with pytest.raises(AceFinetuneError, match=r"corrupt \((serving|it holds an integer)"):
         RunFolder.open(run).serving()
 
 

@@ -211,7 +211,7 @@ class TestBadInput:
             pass
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(StoreError, match=r"cannot be read .* delete that folder"):
+        with pytest.raises(StoreError, match=r"inverted_file.json.* does not exist; delete that folder"):
             InvertedFile(tmp_path)
 
     @pytest.mark.parametrize("file", ["codes.npy", "signs.npy", "keys.npy", "inverted_file.json", "bounds.npy"])

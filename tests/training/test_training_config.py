@@ -116,6 +116,10 @@ def test_settings_are_read_from_json_and_yaml(tmp_path: Path) -> None:
         ("epochs: many", "epochs is 'many'; it must be a whole number"),
         ("learning_rate: high", "of the wrong type"),
         ("epochs: 0", "epochs is 0; it must be greater than 0"),
+        ("base_model: 5", "base_model is 5; it must be a text"),
+        ("symmetric: some", "symmetric is 'some'; it must be true or false"),
+        ("epochs: " + "9" * 5000, "cannot be read"),
+        ("interpolation: " + "[" * 500, "nested"),
     ],
 )
 def test_settings_that_are_wrong_are_told(tmp_path: Path, content: str, message: str) -> None:
@@ -123,5 +127,5 @@ def test_settings_that_are_wrong_are_told(tmp_path: Path, content: str, message:
     with pytest.raises(AceFinetuneError, match=message) as caught:
         TrainingConfig.load(tmp_path / "config.yaml")
     assert "\n" not in str(caught.value)
-    with pytest.raises(AceFinetuneError, match="cannot be read"):
+    with pytest.raises(AceFinetuneError, match="does not exist"):
         TrainingConfig.load(tmp_path / "none.yaml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +10,14 @@ from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.exports.runtime import EXPORT_BACKENDS, ExportBackend
 from llama_index_ace_finetune.encoders.fingerprint import EXPORT_RECORD, file_hash
 from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.read_json import read_json_object
+from llama_index_ace_finetune.utils.refusal import Refusal
 
 FORMAT_VERSION = 1
 TOKENIZER = "tokenizer.json"
+_RECORD = Refusal("The record", "export again with `ace-finetune export`", ModelError)
+_MOST = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,16 +91,16 @@ class ExportRecord:
         file = folder / EXPORT_RECORD
         if not file.is_file():
             raise ModelError(f"There is no export in {str(folder)!r}; make one with `ace-finetune export`.")
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content.pop("format_version") != FORMAT_VERSION:
-                raise ValueError("of another version")
-            dev = content.pop("dev")
-            return cls(**content, dev=DevLoss(**dev) if dev else None)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ModelError(
-                f"The record {str(file)!r} is corrupt ({error}); export again with `ace-finetune export`."
-            ) from error
+        content = read_json_object(file, _RECORD)
+        if content.pop("format_version", None) != FORMAT_VERSION:
+            raise _RECORD.because(file, "is corrupt (of another version)")
+        record = checked(content, cls, file, _RECORD)
+        roles = {"query", "document"}
+        if record.graphs.keys() != roles or not record.files.keys() >= {TOKENIZER, *record.graphs.values()}:
+            raise _RECORD.because(file, "is corrupt (it names other files than it lists)")
+        if not (0 < record.dimension <= _MOST and 0 < record.max_seq_length <= _MOST and record.padding_id >= 0):
+            raise _RECORD.because(file, "is corrupt (a number is out of its range)")
+        return record
 
 
 def exports_of(model: Path) -> list[ExportBackend]:
@@ -106,5 +110,5 @@ def exports_of(model: Path) -> list[ExportBackend]:
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """Return the sha256 of every file in an export's folder but the record, by name."""
-    files = sorted(path for path in folder.iterdir() if path.name != EXPORT_RECORD)
+    files = sorted(path for path in folder.iterdir() if path.name != EXPORT_RECORD and path.is_file())
     return {path.name: file_hash(path) for path in files}

@@ -15,9 +15,10 @@ from llama_index_ace_finetune.atomic import write_text
 from llama_index_ace_finetune.datasets.normalise import text_hash
 from llama_index_ace_finetune.datasets.place import Place
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
-from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, quoted
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation
 from llama_index_ace_finetune.evaluation.report.rank_changes import first_right_ranks
+from llama_index_ace_finetune.utils.read_json import parse_json
 
 _TOP = 5
 
@@ -97,15 +98,16 @@ class PerQuery:
                     for system, measured in records[0]["systems"].items()
                 },
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(f"{path}: a query lacks a value ({error}); evaluate again.") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DatasetError(f"{path}: a query lacks a value ({quoted(str(error))}); evaluate again.") from error
 
 
 def _record(line: str, place: Place) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = parse_json(line, finite=True)
     except ValueError as error:
         raise DatasetError(f"{place}: this is no JSON ({error}); evaluate again.") from error
-    if not isinstance(record, dict):
-        raise DatasetError(f"{place}: this is no JSON object; evaluate again.")
-    return record
+    systems = record.get("systems") if isinstance(record, dict) else None
+    if not isinstance(systems, dict) or not all(isinstance(measured, dict) for measured in systems.values()):
+        raise DatasetError(f"{place}: this is no JSON object with the measures of systems; evaluate again.")
+    return record  # type: ignore[no-any-return]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.atomic import write_json, write_text
 from llama_index_ace_finetune.datasets.ceiling import Ceiling
 from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
-from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.errors import AceFinetuneError, quoted
 from llama_index_ace_finetune.evaluation.decision.verdict import Verdict
 from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, MEASURE, TRAINED, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.fusion_weights import FusionChoice
@@ -27,9 +26,13 @@ from llama_index_ace_finetune.evaluation.report.per_query import per_query_path,
 from llama_index_ace_finetune.evaluation.report.rank_changes import first_right_ranks, largest_changes, rank_movement
 from llama_index_ace_finetune.evaluation.slices import measure_slices, slice_queries
 from llama_index_ace_finetune.evaluation.systems import System
+from llama_index_ace_finetune.run_folder import MAX_REPORT_BYTES
 from llama_index_ace_finetune.utils.old_settings import current_training
+from llama_index_ace_finetune.utils.read_json import read_json_object
+from llama_index_ace_finetune.utils.refusal import Refusal
 
 SCHEMA_VERSION = 3
+_REPORT = Refusal("The report", "evaluate again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,18 +144,16 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise AceFinetuneError(f"There is no report {str(path)!r}; give a finished run, or evaluate its model.")
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise AceFinetuneError(f"The report {str(path)!r} is corrupt ({error}); evaluate again.") from error
-    found = (report.get("metadata") or {}).get("schema_version") if isinstance(report, dict) else None
+    report = read_json_object(path, _REPORT, max_bytes=MAX_REPORT_BYTES)
+    metadata = report.get("metadata")
+    found = metadata.get("schema_version") if isinstance(metadata, dict) else None
     if found == 2:
         return _current(report)
     if found != SCHEMA_VERSION:
         raise AceFinetuneError(
-            f"The report {str(path)!r} has version {found}, not {SCHEMA_VERSION}; evaluate the model again."
+            f"The report {str(path)!r} has version {quoted(found)}, not {SCHEMA_VERSION}; evaluate the model again."
         )
-    return dict(report)
+    return report
 
 
 def _current(report: dict[str, Any]) -> dict[str, Any]:

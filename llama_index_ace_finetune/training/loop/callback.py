@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -13,16 +12,32 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import TypedDict
 
 from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import copy_weights
+from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.read_json import read_json_object
+from llama_index_ace_finetune.utils.refusal import Refusal
+from llama_index_ace_finetune.utils.safetensors_header import read_safetensors_header
 
 CALLBACK_STATE = "watcher.json"
+_CHECKPOINT = Refusal("The checkpoint", "delete the checkpoints and train again", TrainingError)
 _WEIGHTS = "best.safetensors"
 
 StepProgress = Callable[[int, int, dict[str, float]], None]
+
+
+class _Seen(TypedDict):
+    history: list[dict[str, Any]]
+    best: float | None
+    without_gain: int
+    evaluated_at: int
+    mrr: list[float] | None
+    means: dict[str, float] | None
 
 
 class StoppedEarly(Exception):
@@ -146,12 +161,15 @@ class DevEvaluationCallback(TrainerCallback):
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from what `on_save` kept."""
-        seen = json.loads((checkpoint / CALLBACK_STATE).read_text(encoding="utf-8"))
+        seen = checked(
+            read_json_object(checkpoint / CALLBACK_STATE, _CHECKPOINT), _Seen, checkpoint / CALLBACK_STATE, _CHECKPOINT
+        )
         self.history = seen["history"]
         self._without_gain, self._evaluated_at = seen["without_gain"], seen["evaluated_at"]
         if (checkpoint / _WEIGHTS).is_file():
+            read_safetensors_header(checkpoint / _WEIGHTS, _CHECKPOINT)
             self.best_weights = load_file(checkpoint / _WEIGHTS)
-        if seen["mrr"] is not None:
+        if seen["mrr"] is not None and seen["best"] is not None and seen["means"] is not None:
             self._best = seen["best"]
             self.best_scores = DevScores(mrr=np.array(seen["mrr"], np.float64), means=seen["means"])
 

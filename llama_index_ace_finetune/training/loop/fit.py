@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.errors import ModelError, TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPlan
 from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, StoppedEarly, last_checkpoint
@@ -24,6 +23,9 @@ from llama_index_ace_finetune.training.loop.loggers import logger_callbacks
 from llama_index_ace_finetune.training.loop.oom import retry_on_oom
 from llama_index_ace_finetune.training.loop.trainer import ContrastiveTrainer, training_arguments
 from llama_index_ace_finetune.training.losses.embed import ChunkLimits
+from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.read_json import read_json_object
+from llama_index_ace_finetune.utils.refusal import Refusal
 
 _PLAN = "plan.json"
 _SAVED_SECONDS = 60
@@ -142,7 +144,10 @@ class _SetEpoch(TrainerCallback):
 
 def _kept_plan(folder: Path | None) -> StepPlan | None:
     file = folder / _PLAN if folder else None
-    return StepPlan(**json.loads(file.read_text(encoding="utf-8"))) if file and file.is_file() else None
+    if file is None or not file.is_file():
+        return None
+    refusal = Refusal("The checkpoint", "delete the checkpoints and train again", TrainingError)
+    return checked(read_json_object(file, refusal), StepPlan, file, refusal)
 
 
 def plan_steps(

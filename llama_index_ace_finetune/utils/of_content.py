@@ -1,0 +1,36 @@
+"""of_content: a fault of what a file holds, not of the code that reads it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from llama_index_ace_finetune.errors import first_line
+from llama_index_ace_finetune.utils.refusal import Refusal
+
+
+@contextlib.contextmanager
+def of_content(path: Path, refusal: Refusal) -> Iterator[None]:
+    """Refuse a file whose parsed content a block cannot work with: values that are missing, of a wrong type or size.
+
+    For blocks that only compute from the content, such as the rendering of a report, where a schema would repeat
+    every line of a template.
+
+    Raises:
+        AceFinetuneError: the refusal's own class.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except (
+        TemplateError,
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise refusal.because(path, f"is damaged ({type(error).__name__}: {first_line(error)})") from error
