@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llama_index_ace_finetune.commands.console import console, run_command
 from llama_index_ace_finetune.commands.evaluate import evaluate_model
@@ -55,6 +55,7 @@ class EmbeddingEvaluator:
         runs: Sequence[Path] = (),
         curve: Sequence[int] = (),
         device: str | None = None,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
         command: str = "",
     ) -> dict[str, Any]:
         """Return the report (the original's fields and ours); write it as JSON and HTML where `output_path` says.
@@ -68,6 +69,7 @@ class EmbeddingEvaluator:
             runs: TREC run files to compare with.
             curve: train on so many queries of the run's training data too, and draw what more data gives.
             device: torch device.
+            precision: of all vectors: float32, bfloat16, or auto for bfloat16 where the device computes in it.
             command: what the report names as the way to reproduce it.
         """
         dataset = self.dataset or self.load_test_suite()
@@ -81,6 +83,7 @@ class EmbeddingEvaluator:
             runs=runs,
             curve=curve,
             device=device,
+            precision=precision,
             command=command,
         )
         if output is not None:

@@ -15,6 +15,7 @@ _TRAINING = {
     "learning_rate": "learning_rate",
     "retention": "retention",
     "device": "device",
+    "precision": "precision",
     "seed": "seed",
 }
 _MINING = {

@@ -16,6 +16,10 @@ Device = Annotated[
         help="cpu, cuda, mps, or auto for the best one, the default.",
     ),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="float32, bfloat16, or auto, the default: bfloat16 where the processor computes in it."),
+]
 BaseModel = Annotated[str | None, typer.Option(help="Hub name or folder; all-MiniLM-L6-v2 by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and all else on standard error.")]
 RequireGain = Annotated[

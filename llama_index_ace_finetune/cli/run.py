@@ -29,6 +29,7 @@ from llama_index_ace_finetune.cli.options import (
     NearerAnswer,
     NoRelativeMargin,
     NumNegatives,
+    Precision,
     RangeMax,
     RangeMin,
     RelativeMargin,
@@ -73,6 +74,7 @@ def run(
     learning_rate: LearningRate = None,
     retention: Retention = None,
     device: Device = None,
+    precision: Precision = None,
     seed: Seed = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan with an estimate of the time; write nothing.")

@@ -30,6 +30,7 @@ from llama_index_ace_finetune.cli.options import (
     NearerAnswer,
     NoRelativeMargin,
     NumNegatives,
+    Precision,
     RangeMax,
     RangeMin,
     RelativeMargin,
@@ -60,6 +61,7 @@ def generate(
     collection: Annotated[str, typer.Option(help="That collection.")] = "ace_memories_hybrid",
     embedding_url: Annotated[str | None, typer.Option(help="Endpoint whose vectors it holds.")] = None,
     device: Device = None,
+    precision: Precision = None,
     seed: Seed = None,
     as_json: AsJson = False,
     range_max: RangeMax = None,
@@ -96,6 +98,7 @@ def generate(
             model=base_model or DEFAULT_BASE_MODEL,
             settings=MiningSettings(**settings),
             device=device,
+            precision=precision or "auto",  # type: ignore[arg-type]
         )
         split = SplitSettings(seed=seed or 0)
         write(
@@ -122,6 +125,7 @@ def train(
     learning_rate: LearningRate = None,
     retention: Retention = None,
     device: Device = None,
+    precision: Precision = None,
     resume: Resume = False,
     seed: Seed = None,
     as_json: AsJson = False,
@@ -164,6 +168,7 @@ def evaluate(
         str | None, typer.Option(help="Train on so many queries too, such as 100,300,1000: would more data pay?")
     ] = None,
     device: Device = None,
+    precision: Precision = None,
     require_gain: RequireGain = False,
     as_json: AsJson = False,
 ) -> None:
@@ -175,7 +180,9 @@ def evaluate(
         from llama_index_ace_finetune.commands.summary import print_report, required_gain
         from llama_index_ace_finetune.evaluate_finetuned import EmbeddingEvaluator
 
-        report = EmbeddingEvaluator(data, memories=memories).compare_models(
+        report = EmbeddingEvaluator(
+            data, memories=memories
+        ).compare_models(
             model,
             baseline=base_model,
             output_path=output,
@@ -184,6 +191,7 @@ def evaluate(
             runs=trec or (),
             curve=read_sizes(curve) if curve else (),
             device=device,
+            precision=precision or "auto",  # type: ignore[arg-type]
             command=without_passwords(shlex.join(["ace-finetune", *sys.argv[1:]])),
         )
         show(report, lambda screen: print_report(report, output.with_suffix(".html"), screen))
@@ -199,6 +207,7 @@ def index(
     out: Annotated[Path | None, typer.Option(help="Folder of the index; beside the model by default.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an index that is there.")] = False,
     device: Device = None,
+    precision: Precision = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed memories with the tuned model and its base, for serving."""
@@ -213,7 +222,7 @@ def index(
         from llama_index_ace_finetune.encoders.settings import EncoderSettings
 
         dataset = read_dataset(data, memories)
-        settings = EncoderSettings(device=device, precision="auto")
+        settings = EncoderSettings(device=device, precision=precision or "auto")  # type: ignore[arg-type]
         tuned = Encoder.load(model, settings=settings)
         base_name = (read_provenance(model) or {}).get("base_model") or DEFAULT_BASE_MODEL
         base = Encoder.load(base_name, settings=settings)

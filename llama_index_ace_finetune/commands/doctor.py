@@ -239,7 +239,7 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     flags = ", ".join(processor.get("flags") or []) or processor.get("vector_unit", "unknown")
     yield "processor", f"{processor['cores']} cores, {processor.get('threads', '?')} threads; {flags}"
     if "precision" in processor:
-        yield "precision", f"{processor['precision']} (bfloat16 where it is 1.2 times as fast, measured just now)"
+        yield "precision", f"{processor['precision']} (bfloat16 where the processor computes in it)"
     if found["memory"]:
         yield "memory", ", ".join(f"{value:g} GB {name}" for name, value in found["memory"].items())
     yield "GPU", ", ".join(gpu["names"]) or ("Apple" if gpu["device"] == "mps" else "none")

@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llama_index_ace_finetune.commands.console import texts_progress
 from llama_index_ace_finetune.commands.curve import train_curve
@@ -109,6 +109,7 @@ def evaluate_model(
     runs: Sequence[Path] = (),
     curve: Sequence[int] = (),
     device: str | None = None,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
     cache: Path | None = None,
     tuned: Encoder | None = None,
     command: str = "",
@@ -125,12 +126,13 @@ def evaluate_model(
         runs: TREC run files to compare with.
         curve: train on so many queries of the run's training data too, and draw what more data gives.
         device: torch device.
+        precision: of all vectors; see `EncoderSettings`. The report names what was used.
         cache: folder for vectors.
         tuned: the model, if it is loaded already.
         command: what the report names as the way to reproduce it.
         seed: of the sample.
     """
-    settings = EncoderSettings(device=device, precision="auto")
+    settings = EncoderSettings(device=device, precision=precision)
     tuned = tuned or Encoder.load(model, settings=settings)
     record = read_provenance(model)
     queries = unseen_queries(dataset, record)
@@ -173,7 +175,8 @@ def evaluate_model(
         warnings=queries.warnings,
         command=command,
     )
-    return EvaluatedModel(evaluation, verdict, build_report(evaluation, verdict, context))
+    report = {**build_report(evaluation, verdict, context), "precision": base.computed_in}
+    return EvaluatedModel(evaluation, verdict, report)
 
 
 def _only(dataset: RetrievalDataset, query_ids: Sequence[str]) -> RetrievalDataset:

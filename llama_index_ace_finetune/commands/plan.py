@@ -33,7 +33,7 @@ def print_plan(settings: RunSettings) -> None:
     dataset = read_dataset(settings.data, settings.memories)
     kept = kept_stages(settings, stage_keys(settings, dataset))
     split = split_dataset(dataset, settings=settings.split)
-    encoding = EncoderSettings(device=settings.training.device, precision="auto")
+    encoding = EncoderSettings(device=settings.training.device, precision=settings.training.precision)
     encoder = Encoder.load(settings.training.base_model, settings=encoding)
     stages = plan_run(settings, dataset, split, encoder, kept=kept)
     plan = {

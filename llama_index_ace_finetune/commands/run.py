@@ -126,6 +126,7 @@ class _Stages:
             self.dataset,
             self.folder.model,
             device=self.settings.training.device,
+            precision=self.settings.training.precision,
             cache=self.cache,
             tuned=tuned,
             command=self.settings.command,
@@ -150,7 +151,7 @@ def _run(
 ) -> None:
     split = split_dataset(dataset, settings=settings.split)
     tell_data(dataset, split)
-    encoding = EncoderSettings(device=settings.training.device, precision="auto")
+    encoding = EncoderSettings(device=settings.training.device, precision=settings.training.precision)
     base = Encoder.load(settings.training.base_model, settings=encoding)
     with new_folder(settings.out) as aside:
         folder = RunFolder(aside)
@@ -191,6 +192,7 @@ def _manifest(settings: RunSettings, keys: dict[str, str], folder: RunFolder, se
         "base_model": settings.training.base_model,
         **settings.to_dict(),
         "seeds": settings.seeds(),
+        "precision": read_report(folder.report).get("precision"),
         "stages": keys,
         "environment": describe_environment(),
         "training_seconds": (training["metrics"] or {}).get("training_time_seconds"),

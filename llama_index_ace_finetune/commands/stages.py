@@ -36,7 +36,7 @@ def stage_keys(settings: RunSettings, dataset: RetrievalDataset) -> dict[str, st
     training = by_content({name: value for name, value in values["training"].items() if name != "device"})
     values["mining"] = by_content(values["mining"])
     chosen = {name: values[name] for name in ("num_negatives", "min_difficulty", "skip_categories", "split", "mining")}
-    mine = _digest([__version__, _content(dataset), chosen, training["base_model"]])
+    mine = _digest([__version__, _content(dataset), chosen, training["base_model"], training["precision"]])
     general = [_content(read_dataset(Path(training["retention"])))] if training["retention"] else []
     train = _digest([mine, training, *general])
     # Evaluation and index follow from data and model, and have no settings of their own.

@@ -82,7 +82,7 @@ def train_and_index(
     inputs = {"data": text_hash(path.read_text("utf-8")), "max_examples": max_examples, "config": settings_used}
     with work_folder(model, inputs=inputs, resume=resume) as work:
         metrics = train_model(data, config, cache=work / "vectors", checkpoints=work / "training")
-    settings = EncoderSettings(device=config.device, precision="auto")
+    settings = EncoderSettings(device=config.device, precision=config.precision)
     write_index(
         [Memory(i, text, data.memory_metadata.get(i, {})) for i, text in data.memories.items()],
         tuned=Encoder.load(model, settings=settings),

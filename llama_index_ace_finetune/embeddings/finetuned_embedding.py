@@ -163,7 +163,8 @@ class FineTunedEmbedding(BaseEmbedding):
 
     def _embed(self, texts: list[str], role: Role) -> list[list[float]]:
         if self._cache is None:
-            return [vector.tolist() for vector in self.encoder.encode(texts, role=role)]
+            vectors = self.encoder.encode(texts, role=role, padded=role == "query")
+            return [vector.tolist() for vector in vectors]
         collection = f"{self.encoder.vector_key(role)}/{role}"
         found: dict[str, list[float]] = {}
         for text in dict.fromkeys(texts):

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,12 +116,19 @@ class Encoder:
         return self.encode(texts, role="document", **options)  # type: ignore[arg-type]
 
     def encode(
-        self, texts: Sequence[str], *, role: Role, cache: Path | None = None, progress: Progress | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        role: Role,
+        cache: Path | None = None,
+        progress: Progress | None = None,
+        padded: bool = False,
     ) -> NDArray[np.float32]:
         """Return unit vectors, float32 [n, dimension], in the order of `texts`.
 
         Each distinct text is encoded once. With `cache` (a folder) vectors are kept on disk per model and role.
-        `progress` is called with the number of texts just finished.
+        `progress` is called with the number of texts just finished. With `padded`, texts of different lengths share a
+        batch: faster for a few short texts, but the last digits of a vector then depend on the other texts.
 
         Raises:
             ModelError: if the model gives NaN or infinite vectors.
@@ -145,7 +152,7 @@ class Encoder:
         missing = sorted(missing, key=len, reverse=True)
         for start in range(0, len(missing), self.CHUNK):
             chunk = missing[start : start + self.CHUNK]
-            encoded = self._forward(chunk, role)
+            encoded = self._forward(chunk, role, padded=padded)
             if store is not None:
                 store.add(chunk, encoded)
             _scatter(vectors, places, chunk, encoded, progress)
@@ -175,14 +182,32 @@ class Encoder:
         with self._lock:
             return bool(len(texts)) and self._current_packed([whole_text(text) for text in texts], role) is not None
 
-    def _forward(self, texts: list[str], role: Role) -> NDArray[np.float32]:
+    def _forward(self, texts: list[str], role: Role, *, padded: bool = False) -> NDArray[np.float32]:
         with self._lock:
             packed = self._current_packed(texts, role)
-            vectors = packed(*self._tokens(texts, role)).numpy() if packed else self._own_forward(texts, role)
+            if packed:
+                vectors = packed(*self._tokens(texts, role)).numpy()
+            else:
+                vectors = np.empty((len(texts), self.dimension), np.float32)
+                for rows in [np.arange(len(texts))] if padded else self._equal_lengths(texts, role):
+                    vectors[rows] = self._own_forward([texts[row] for row in rows], role)
         result = np.asarray(vectors, dtype=np.float32)
         if not np.isfinite(result).all():
             raise ModelError(f"The model {self.name!r} gives NaN or infinite vectors; its weights are broken.")
         return result
+
+    def _equal_lengths(self, texts: list[str], role: Role) -> list[NDArray[np.intp]]:
+        """Row numbers of `texts` in groups of as many tokens, on the processor; else one group.
+
+        A batch without padding gives each text the same vector to the last bit, whatever else is in it. Otherwise what
+        a cache holds already would decide on close calls, such as which negatives are mined.
+        """
+        single = len(texts) == 1 or self.model.device.type != "cpu"
+        mask = None if single else self._features(texts, role).get("attention_mask")
+        if mask is None:
+            return [np.arange(len(texts))]
+        lengths = mask.sum(dim=1).numpy()
+        return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
 
     def _own_forward(self, texts: list[str], role: Role) -> NDArray[np.float32]:
         import torch
@@ -213,8 +238,11 @@ class Encoder:
             torch.cuda.empty_cache()
             logger.warning("out of memory; embedding on with batches of %d texts", batch_size)
 
+    def _features(self, texts: list[str], role: Role) -> dict[str, Any]:
+        return self.model.preprocess(texts, prompt=self.model.prompts.get(role) or None, task=role)
+
     def _tokens(self, texts: list[str], role: Role) -> tuple[Tensor, Tensor]:
-        features = self.model.preprocess(texts, prompt=self.model.prompts.get(role) or None, task=role)
+        features = self._features(texts, role)
         return features["input_ids"], features["attention_mask"]
 
     def _current_packed(self, texts: list[str], role: Role) -> PackedEncoder | None:

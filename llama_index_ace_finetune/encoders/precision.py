@@ -1,40 +1,29 @@
-"""Whether bfloat16 pays on this machine."""
+"""The precision that a device is made for."""
 
 from __future__ import annotations
 
-import functools
-import time
+import platform
 from typing import Literal
 
 import torch
 
 Precision = Literal["float32", "bfloat16"]
-_GAIN = 1.2
-_ROUNDS = 15
 
 
-@functools.cache
 def choose_precision(device: str) -> Precision:
-    """Multiply two matrices of a small encoder's size both ways and return the faster precision.
+    """Return bfloat16 where the hardware says that it computes in it, else float32.
 
-    bfloat16 must be 1.2 times as fast to be chosen. A process measures once. On a GPU the hardware's own statement
-    decides.
+    Nothing is timed, so that one machine always gets the same vectors, and by them the same hard negatives.
     """
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device != "cpu":
-        return "float32"
-    pairs = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        pairs[dtype] = torch.randn(2048, 384).to(dtype), torch.randn(384, 1536).to(dtype)
-    seconds = dict.fromkeys(pairs, float("inf"))
-    try:
-        # Turn by turn, so that what else runs on the machine slows both alike.
-        for _ in range(_ROUNDS):
-            for dtype, (left, right) in pairs.items():
-                start = time.perf_counter()
-                left @ right
-                seconds[dtype] = min(seconds[dtype], time.perf_counter() - start)
-    except RuntimeError:
-        return "float32"
-    return "bfloat16" if seconds[torch.float32] > _GAIN * seconds[torch.bfloat16] else "float32"
+    return "bfloat16" if device == "cpu" and _processor_has_bfloat16() else "float32"
+
+
+def _processor_has_bfloat16() -> bool:
+    if platform.machine().lower() in ("x86_64", "amd64", "i386", "i686"):
+        # oneDNN also accepts bfloat16 where it only emulates it, which is slower than float32.
+        flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, flag, bool)() for flag in flags)
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)
+    return bool(torch.backends.mkldnn.is_available()) and bool(supported())  # type: ignore[no-untyped-call]

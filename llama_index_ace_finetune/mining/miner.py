@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,8 @@ class HardNegativeMiner:
         encoder: the model, loaded already.
         cache: folder for vectors; none by default. A run that was cut off goes on from there.
         device: torch device of the model and of the teacher.
+        precision: "float32", "bfloat16", or "auto" for bfloat16 where the device computes in it. Other precisions can
+            give other negatives, so `report` names what was used; an `encoder` has its own.
 
     Raises:
         AceFinetuneError: for settings that are out of range, or that leave no source.
@@ -76,6 +78,7 @@ class HardNegativeMiner:
         encoder: Encoder | None = None,
         cache: Path | None = None,
         device: str | None = None,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
     ) -> None:
         self.settings = settings or MiningSettings()
         if top_k is not None:
@@ -98,7 +101,7 @@ class HardNegativeMiner:
         self.report: dict[str, Any] = {}
         self._encoder = encoder
         self._cache = cache
-        self._device = device
+        self._model_settings = EncoderSettings(device=device, precision=precision)
         self._teacher: Teacher | None = None
         self._dataset: RetrievalDataset | None = None
         self._corpus: _Corpus | None = None
@@ -169,6 +172,7 @@ class HardNegativeMiner:
             require_some(mined)
         self.report = mining_report(mined, queries=len(query_ids), wanted=count) | {
             "settings": self.settings.to_dict(),
+            "precision": encoder.computed_in,
             "samples": mining_samples(
                 mined, queries=queries, corpus=corpus.texts, relevant=relevant, seed=self.settings.seed
             ),
@@ -214,7 +218,7 @@ class HardNegativeMiner:
 
     def _loaded(self) -> Encoder:
         if self._encoder is None:
-            self._encoder = Encoder.load(self.model, settings=EncoderSettings(device=self._device, precision="auto"))
+            self._encoder = Encoder.load(self.model, settings=self._model_settings)
         return self._encoder
 
     def _prepared(self, dataset: RetrievalDataset, encoder: Encoder, progress: Progress | None) -> _Corpus:
@@ -252,7 +256,7 @@ class HardNegativeMiner:
         if self.settings.teacher is None:
             return None
         if self._teacher is None:
-            self._teacher = load_teacher(self.settings.teacher, device=self._device)
+            self._teacher = load_teacher(self.settings.teacher, device=self._model_settings.device)
         teacher = self._teacher
         return lambda query, row: teacher.score(queries, corpus, (query, row), cache=self._cache)
 

@@ -73,7 +73,7 @@ class TrainingConfig:
         lora_dropout: share of their inputs that is dropped.
         max_seq_length: tokens per text of a training step; the base model's own limit when that is lower. Dev looks at
             whole texts, and whole texts are served, up to the model's own limit.
-        precision: "auto" measures whether bfloat16 is faster here.
+        precision: of all vectors: "float32", "bfloat16", or "auto" for bfloat16 where the device computes in it.
         device: "cpu", "cuda", "mps"; None, or "auto", takes the best one.
         seed: of everything random.
         report_to: in mode "full", loggers of the transformers trainer, ("tensorboard",) or ("wandb",) for example;

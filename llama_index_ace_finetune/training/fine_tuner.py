@@ -139,8 +139,8 @@ class EmbeddingFineTuner:
             on_mode_start: called with the name and the planned steps of a rung before its first step.
 
         Returns:
-            mode (the rung that ships, or "base"), epochs, total_steps, training_time_seconds, examples_per_second,
-            `selection`, and `results`.
+            mode (the rung that ships, or "base"), precision, epochs, total_steps, training_time_seconds,
+            examples_per_second, `selection`, and `results`.
 
         Raises:
             OutputExistsError: if `config.output_dir` holds something that is not a model of ours.
@@ -187,6 +187,7 @@ class EmbeddingFineTuner:
         seconds = sum(result.seconds for result in self.results)
         metrics = {
             "mode": shipped.name if shipped else "base",
+            "precision": encoder.computed_in,
             "epochs": round(told.epochs, 2),
             "total_steps": told.steps,
             "training_time_seconds": round(seconds, 2),

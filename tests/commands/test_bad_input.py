@@ -35,6 +35,15 @@ def test_missing_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_unknown_precision_is_refused(demo_suite: Path, tmp_path: Path) -> None:
+    for arguments in (
+        run_arguments(demo_suite, tmp_path / "out"),
+        ["generate", "--data", str(demo_suite), "--output", str(tmp_path / "out.json")],
+    ):
+        assert "bfloat16" in fails([*arguments, "--precision", "half"], naming="half")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_empty_directory_as_data(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     fails(run_arguments(tmp_path / "data", tmp_path / "out"), naming="data")

@@ -45,6 +45,15 @@ def test_the_report_compares_all_systems_on_test_queries_only(finished_run: Path
     assert report["verdict"]["sentence"]
 
 
+def test_the_precision_of_all_vectors_is_recorded(finished_run: Path) -> None:
+    names = ("manifest.json", "report.json", "training_data.json", "model/ace_finetune.json")
+    records = [json.loads((finished_run / name).read_text(encoding="utf-8")) for name in names]
+    manifest, report, data, model = records
+    assert report["precision"] in ("float32", "bfloat16")
+    found = {manifest["precision"], data["metadata"]["mining"]["precision"], model["metrics"]["precision"]}
+    assert found == {report["precision"]}
+
+
 def test_training_never_saw_a_held_out_answer(finished_run: Path) -> None:
     split = json.loads((finished_run / "split.json").read_text(encoding="utf-8"))
     data = json.loads((finished_run / "training_data.json").read_text(encoding="utf-8"))

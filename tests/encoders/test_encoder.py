@@ -42,9 +42,9 @@ class Counting(Encoder):
         super().__init__(encoder.model, **options)  # type: ignore[arg-type]
         self.passed: list[str] = []
 
-    def _forward(self, texts: list[str], role: object) -> np.ndarray:
+    def _forward(self, texts: list[str], role: object, **options: bool) -> np.ndarray:
         self.passed.extend(texts)
-        return super()._forward(texts, role)  # type: ignore[arg-type]
+        return super()._forward(texts, role, **options)  # type: ignore[arg-type]
 
 
 def test_vectors_equal_those_of_sentence_transformers(minilm: Encoder, plain: SentenceTransformer) -> None:

@@ -99,7 +99,7 @@ class ExportedEncoder(Encoder):
         prompt = self._prompts[role]
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast([prompt + text for text in texts])]
 
-    def _forward(self, texts: list[str], role: Role) -> NDArray[np.float32]:
+    def _forward(self, texts: list[str], role: Role, *, padded: bool = False) -> NDArray[np.float32]:
         batches = token_batches(self.tokens(texts, role), padding_id=self._record.padding_id)
         vectors = np.empty((len(texts), self._record.dimension), np.float32)
         for batch, rows in zip(batches, self._runtimes[role](batches), strict=True):
