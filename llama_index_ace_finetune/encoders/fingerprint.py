@@ -27,16 +27,26 @@ def fingerprint_folder(folder: Path, settings: Mapping[str, Any]) -> str:
     return fingerprints(folder, settings)[0]
 
 
-def fingerprints(folder: Path, settings: Mapping[str, Any]) -> tuple[str, str]:
-    """Return `fingerprint_folder` with these settings and without any, reading the files once."""
+def fingerprints(folder: Path, settings: Mapping[str, Any], *, code: bool = False) -> tuple[str, str]:
+    """Return `fingerprint_folder` with these settings and without any, reading the files once.
+
+    With `code`, the first is also of the Python files, which a model that is trusted runs.
+    """
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES and path.is_file()):
+    _add_files(digest, folder, _SUFFIXES)
+    content = _with(digest, {})
+    if code:
+        _add_files(digest, folder, frozenset({".py"}))
+    return _with(digest, settings), content
+
+
+def _add_files(digest: hashlib._Hash, folder: Path, suffixes: frozenset[str]) -> None:
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in suffixes and path.is_file()):
         relative = file.relative_to(folder)
         if file.name in _IGNORED or relative.parts[0].startswith(".") or (file.parent / EXPORT_RECORD).is_file():
             continue
         digest.update(relative.as_posix().encode() + b"\0")
         digest.update(bytes.fromhex(file_hash(file)))
-    return _with(digest, settings), _with(digest, {})
 
 
 def file_hash(file: Path) -> str:

@@ -55,7 +55,7 @@ def identify_model(name: str | Path, *, settings: EncoderSettings | None = None)
         "query_prompt": prompts.query,
         "document_prompt": prompts.document,
     }
-    fingerprint, content = fingerprints(folder, identity)
+    fingerprint, content = fingerprints(folder, identity, code=settings.trust_remote_code)
     as_saved = {**EncoderSettings().vector_settings(), "query_prompt": settings.query_prompt, "max_seq_length": None}
     documents = None
     if {**settings.vector_settings(), "max_seq_length": identity["max_seq_length"]} == as_saved:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from llama_index_ace_finetune.encoders import checkpoints
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.errors import ModelError
 
 MakeFolder = Callable[..., Path]
@@ -203,3 +205,90 @@ def test_the_hubs_cache_is_where_its_library_looks(changes: dict[str, str], monk
     program = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert checkpoints._hub_cache() == Path(done.stdout.strip())
+
+
+def sharded(folder: Path, shards: dict[str, str]) -> Path:
+    """The folder with its weights named by an index, as transformers writes large models."""
+    index = {"metadata": {}, "weight_map": shards}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+def test_an_index_of_safetensors_shards_is_taken(model_folder: MakeFolder) -> None:
+    folder = model_folder()
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    sharded(folder, {"a": "model-00001-of-00001.safetensors", "b": "model-00001-of-00001.safetensors"})
+    assert resolve_checkpoint(folder) == folder
+    before = fingerprint_folder(folder, {})
+    save_file({"a": torch.ones(2, 3), "b": torch.ones(4)}, folder / "model-00001-of-00001.safetensors")
+    assert fingerprint_folder(folder, {}) != before
+
+
+@pytest.mark.parametrize(
+    "shard", ["weights.bin", "missing.safetensors", "../model.safetensors", "x/../../w.safetensors"]
+)
+def test_an_index_that_names_other_files_is_refused(model_folder: MakeFolder, shard: str) -> None:
+    folder = model_folder("deeper/model")
+    shutil.copy(folder / "model.safetensors", folder.parent / "model.safetensors")
+    (folder / "weights.bin").write_bytes(b"\x80\x04")
+    message = refused(sharded(folder, {"a": shard}))
+    assert "model.safetensors.index.json" in message
+    assert shard in message
+
+
+def test_a_pickle_beside_an_index_is_refused(model_folder: MakeFolder) -> None:
+    """Modules of sentence-transformers do not read the index, and would take the pickle."""
+    folder = model_folder()
+    (folder / "2_Dense").mkdir()
+    shutil.copy(folder / "model.safetensors", folder / "2_Dense" / "part.safetensors")
+    sharded(folder / "2_Dense", {"a": "part.safetensors"})
+    (folder / "2_Dense" / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    assert "would be unpickled" in refused(folder)
+
+
+def test_an_adapter_whose_base_is_elsewhere_is_refused(model_folder: MakeFolder) -> None:
+    folder = model_folder()
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/another/model"}', encoding="utf-8")
+    message = refused(folder)
+    assert "adapter_config.json" in message
+    assert "merge the adapter" in message
+
+
+@pytest.mark.parametrize("place", [".hidden", "1_Dense/.hidden", "../outside", "onnx"])
+@pytest.mark.parametrize("by", ["modules.json", "router_config.json"])
+def test_modules_that_the_fingerprint_would_leave_out_are_refused(
+    model_folder: MakeFolder, place: str, by: str
+) -> None:
+    folder = model_folder("deeper/model")
+    part = folder / place
+    part.mkdir(parents=True)
+    shutil.copy(folder / "model.safetensors", part / "model.safetensors")
+    if place == "onnx":
+        (part / "ace_finetune_export.json").write_text("{}", encoding="utf-8")
+    kind = "sentence_transformers.models.Dense"
+    content = {"types": {place: kind}} if by == "router_config.json" else [{"path": place, "type": kind}]
+    (folder / by).write_text(json.dumps(content), encoding="utf-8")
+    assert Path(place).name in refused(folder)
+
+
+@pytest.mark.parametrize("changed", ["tokenizer.json", "config.json", "1_Pooling/config.json", "model.safetensors"])
+def test_a_demo_model_of_other_files_is_not_used(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundled = checkpoints._bundled_folder()
+    assert bundled is not None
+    package = tmp_path / "package"
+    shutil.copytree(bundled, package / "model", copy_function=os.link if _links(bundled, tmp_path) else shutil.copy)
+    (package / "__init__.py").touch()
+    spec = types.SimpleNamespace(origin=str(package / "__init__.py"))
+    monkeypatch.setattr(checkpoints.importlib.util, "find_spec", lambda _: spec)
+    assert checkpoints._bundled_folder() == package / "model"
+    content = (package / "model" / changed).read_bytes()
+    (package / "model" / changed).unlink()
+    (package / "model" / changed).write_bytes(content + b"\n")
+    assert checkpoints._bundled_folder() is None
+    assert "other files than published" in caplog.text
+
+
+def _links(source: Path, target: Path) -> bool:
+    return source.stat().st_dev == target.stat().st_dev

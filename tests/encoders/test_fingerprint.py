@@ -140,3 +140,20 @@ class TestFingerprintOfTheDocuments:
         config = trained / "config_sentence_transformers.json"
         config.write_text(json.dumps({"prompts": {"query": "changed"}}))
         assert self.documents(trained) == fingerprint(trained)
+
+
+def test_code_of_a_model_counts_where_it_is_run(model_folder: MakeFolder) -> None:
+    folder = model_folder()
+    (folder / "modeling.py").write_text("SCALE = 1", encoding="utf-8")
+    plain, trusted = fingerprint(folder), fingerprint(folder, trust_remote_code=True)
+    (folder / "modeling.py").write_text("SCALE = 2", encoding="utf-8")
+    assert fingerprint(folder) == plain
+    assert fingerprint(folder, trust_remote_code=True) != trusted
+
+
+def test_fingerprints_of_earlier_versions_stay_valid(tmp_path: Path) -> None:
+    """Stored indexes carry them: the files' hashes by name, then the settings."""
+    (tmp_path / "1_Pooling").mkdir()
+    for name in ("config.json", "model.safetensors", "1_Pooling/config.json"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert fingerprint_folder(tmp_path, {"max_seq_length": None}) == "822a477e121227d7a0bf842155ec1cd1"
