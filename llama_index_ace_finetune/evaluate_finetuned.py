@@ -16,6 +16,8 @@ from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.evaluation.report.report import write_report
+from llama_index_ace_finetune.utils.atomic import require_regular
+from llama_index_ace_finetune.utils.new_folder import require_writable
 from llama_index_ace_finetune.utils.redact import without_passwords
 
 __all__ = ["EmbeddingEvaluator", "main"]
@@ -72,8 +74,8 @@ class EmbeddingEvaluator:
             precision: of all vectors: float32, bfloat16, or auto for bfloat16 where the device computes in it.
             command: what the report names as the way to reproduce it.
         """
-        dataset = self.dataset or self.load_test_suite()
         output = None if output_path is None else _checked_output(Path(output_path))
+        dataset = self.dataset or self.load_test_suite()
         result = evaluate_model(
             dataset,
             Path(finetuned),
@@ -96,6 +98,8 @@ def _checked_output(path: Path) -> Path:
         raise OutputExistsError(f"The output {str(path)!r} is a directory; give the path of a JSON file.")
     if path.suffix != ".json":
         raise DatasetError(f"The output {str(path)!r} should end in .json; an .html page is written beside it.")
+    require_writable(path)
+    require_regular(path)
     return path
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.commands.index import write_index
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
 from llama_index_ace_finetune.datasets.types import Memory
@@ -16,6 +15,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+from llama_index_ace_finetune.utils.atomic import write_json
 
 BASE = DEFAULT_BASE_MODEL
 

@@ -214,19 +214,20 @@ def index(
 
     def command() -> None:
         from llama_index_ace_finetune.commands.console import show
-        from llama_index_ace_finetune.commands.index import index_beside, write_index
+        from llama_index_ace_finetune.commands.index import check_index_output, index_beside, write_index
         from llama_index_ace_finetune.datasets.read_dataset import read_dataset
         from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
         from llama_index_ace_finetune.encoders.encoder import Encoder
         from llama_index_ace_finetune.encoders.provenance import read_provenance
         from llama_index_ace_finetune.encoders.settings import EncoderSettings
 
+        path = out or index_beside(model)
+        check_index_output(path, replace=replace)
         dataset = read_dataset(data, memories)
         settings = EncoderSettings(device=device, precision=precision or "auto")  # type: ignore[arg-type]
         tuned = Encoder.load(model, settings=settings)
         base_name = (read_provenance(model) or {}).get("base_model") or DEFAULT_BASE_MODEL
         base = Encoder.load(base_name, settings=settings)
-        path = out or index_beside(model)
         count = write_index(dataset.memories.values(), tuned=tuned, base=base, path=path, replace=replace)
         show(
             {"memories": count, "index": str(path)},

@@ -11,7 +11,6 @@ from statistics import median
 import numpy as np
 from rich.table import Table
 
-from llama_index_ace_finetune.atomic import new_folder
 from llama_index_ace_finetune.commands.console import show
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -19,18 +18,19 @@ from llama_index_ace_finetune.encoders.exports.card import write_card
 from llama_index_ace_finetune.encoders.exports.exported_encoder import ExportedEncoder
 from llama_index_ace_finetune.encoders.exports.record import DevLoss, ExportRecord
 from llama_index_ace_finetune.encoders.exports.runtime import EXPORT_BACKENDS, ExportBackend, require_runtime
-from llama_index_ace_finetune.encoders.fingerprint import EXPORT_RECORD
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError
+from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
 from llama_index_ace_finetune.run_folder import MANIFEST, RunFolder
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import index_examples
 from llama_index_ace_finetune.training.fine_tuner import divide_examples
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
+from llama_index_ace_finetune.utils.new_folder import new_folder, require_replaceable, tidy
 
 MAX_LOSS = 0.005
+EXPORT = "export"
 _TIMED, _UNTIMED = 40, 5
 _COMPARED_TEXTS = 64
 
@@ -62,15 +62,15 @@ def export_model(
             f"The model {str(model)!r} is not a folder, and an export is kept in one; copy it to a folder."
         )
     target = model / backend
-    if target.exists() and not (target / EXPORT_RECORD).is_file():
-        raise OutputExistsError(f"The folder {str(target)!r} was not written by an export; move it away first.")
+    tidy(target)
+    require_replaceable(target, kind=EXPORT)
     settings = EncoderSettings(device="cpu")
     identity = identify_model(model, settings=settings)
     encoder = Encoder.load(model, settings=settings)
 
     from llama_index_ace_finetune.encoders.exports.write_graphs import require_same_tokens, write_graphs
 
-    with new_folder(target) as folder:
+    with new_folder(target, kind=EXPORT) as folder:
         record = write_graphs(
             encoder.model, folder, name=str(model), source=identity.content, backend=backend, int8=int8
         )

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from llama_index_ace_finetune.commands.console import show, texts_progress
 from llama_index_ace_finetune.mining.report import mining_counts
-from llama_index_ace_finetune.mining.save_report import save_mining_report
+from llama_index_ace_finetune.mining.save_report import REPORT_NAME, save_mining_report
 from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
+from llama_index_ace_finetune.utils.new_folder import require_writable
 
 
 def generate(
@@ -23,6 +24,8 @@ def generate(
     report: Path | None = None,
 ) -> None:
     """Run the generator with a progress bar and print the counts of its mining run; `report` is a folder for more."""
+    if report is not None:
+        require_writable(report / REPORT_NAME)
     with generator.miner, texts_progress("mining", None) as progress:
         written = generator.generate_and_save(
             negatives_per_example=num_negatives,

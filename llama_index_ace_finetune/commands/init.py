@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_index_ace_finetune.atomic import write_text
 from llama_index_ace_finetune.commands.console import show
 from llama_index_ace_finetune.commands.run_config import config_text
 from llama_index_ace_finetune.errors import OutputExistsError
+from llama_index_ace_finetune.utils.atomic import write_text
+from llama_index_ace_finetune.utils.new_folder import require_writable
 
 
 def write_config(path: Path, *, data: str, out: str, force: bool = False) -> None:
@@ -18,6 +19,7 @@ def write_config(path: Path, *, data: str, out: str, force: bool = False) -> Non
     """
     if path.exists() and not force:
         raise OutputExistsError(f"{str(path)!r} is there already; give another --out, or replace it with --force.")
+    require_writable(path)
     write_text(path, config_text(data=data, out=out))
     show(
         {"config": str(path)},

@@ -13,17 +13,16 @@ from typing import Any
 from rich.console import Console
 
 from llama_index_ace_finetune import __version__
-from llama_index_ace_finetune.atomic import new_folder, write_json, write_text
 from llama_index_ace_finetune.commands.console import notes, show, texts_progress
 from llama_index_ace_finetune.commands.evaluate import evaluate_model
 from llama_index_ace_finetune.commands.generate import print_mining
 from llama_index_ace_finetune.commands.index import write_index
 from llama_index_ace_finetune.commands.run_config import config_text
 from llama_index_ace_finetune.commands.run_settings import RunSettings
-from llama_index_ace_finetune.commands.stages import STAGE_FILES, kept_stages, stage_keys
+from llama_index_ace_finetune.commands.stages import RUN, STAGE_FILES, kept_stages, stage_keys
 from llama_index_ace_finetune.commands.summary import print_summary
 from llama_index_ace_finetune.commands.train import train_model
-from llama_index_ace_finetune.commands.work_folder import work_folder
+from llama_index_ace_finetune.commands.work_folder import tidy_work, work_folder
 from llama_index_ace_finetune.datasets.audit import audit_split, require_clean
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.split import Split, split_dataset
@@ -37,6 +36,9 @@ from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.save_report import save_mining_report
 from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
 from llama_index_ace_finetune.run_folder import MANIFEST_VERSION, RunFolder
+from llama_index_ace_finetune.utils.atomic import write_json, write_text
+from llama_index_ace_finetune.utils.new_folder import new_folder, tidy
+from llama_index_ace_finetune.utils.owned import added_by_user
 
 __all__ = ["RunSettings", "run_pipeline"]
 
@@ -50,10 +52,12 @@ def run_pipeline(settings: RunSettings) -> dict[str, Any]:
         OutputExistsError: if the run folder holds something else than this very run, and may not be changed.
     """
     start = time.perf_counter()
+    tidy(settings.out)
     dataset = read_dataset(settings.data, settings.memories)
     keys = stage_keys(settings, dataset)
     kept = kept_stages(settings, keys)
     if kept == set(keys):
+        tidy_work(settings.out, inputs=keys)
         notes().print(f"nothing has changed since {settings.out} was made; --force makes it again", markup=False)
     else:
         with work_folder(settings.out, inputs=keys, resume=settings.resume) as work:
@@ -153,12 +157,13 @@ def _run(
     tell_data(dataset, split)
     encoding = EncoderSettings(device=settings.training.device, precision=settings.training.precision)
     base = Encoder.load(settings.training.base_model, settings=encoding)
-    with new_folder(settings.out) as aside:
+    with new_folder(settings.out, kind=RUN) as aside:
         folder = RunFolder(aside)
+        added = {settings.out / path for path in added_by_user(settings.out)} if kept else set()
         for stage in sorted(kept):
             notes().print(f"{stage}: kept, since its inputs have not changed")
             for name in STAGE_FILES[stage]:
-                _copy(settings.out / name, aside / name)
+                _copy(settings.out / name, aside / name, without=added)
         stages = _Stages(
             settings=settings, dataset=dataset, split=split, base=base, folder=folder, cache=work / "vectors"
         )
@@ -167,6 +172,7 @@ def _run(
         if "train" not in kept:
             stages.train(work / "training")
         tuned = Encoder.load(folder.model, settings=encoding)
+        tuned.name = str(RunFolder(settings.out).model)  # where it is from now on, for the index's record
         if "evaluate" not in kept:
             stages.evaluate(tuned)
         if "index" not in kept:
@@ -175,9 +181,11 @@ def _run(
         write_json(folder.manifest, _manifest(settings, keys, folder, time.perf_counter() - start))
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, *, without: set[Path]) -> None:
     if source.is_dir():
-        shutil.copytree(source, target)
+        shutil.copytree(
+            source, target, ignore=lambda folder, names: [name for name in names if Path(folder, name) in without]
+        )
     else:
         shutil.copy2(source, target)
 

@@ -15,6 +15,7 @@ from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.errors import OutputExistsError
 from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.utils.new_folder import require_replaceable
 
 STAGE_FILES: Final[Mapping[str, tuple[str, ...]]] = {
     "mine": ("split.json", "training_data.json", "mining"),
@@ -24,6 +25,7 @@ STAGE_FILES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What each stage leaves in a run folder."""
 
+RUN: Final = "run"
 _MODELS: Final = frozenset({"base_model", "teacher"})
 
 
@@ -74,8 +76,10 @@ def kept_stages(settings: RunSettings, keys: Mapping[str, str]) -> set[str]:
     run = RunFolder(settings.out)
     if not run.manifest.is_file():
         RunFolder.create(settings.out)
+        require_replaceable(settings.out, kind=RUN)
         return set()
     if settings.force:
+        require_replaceable(settings.out, kind=RUN)
         return set()
     recorded = run.read_manifest().get("stages") or {}
     same = {
@@ -86,7 +90,10 @@ def kept_stages(settings: RunSettings, keys: Mapping[str, str]) -> set[str]:
     if "train" not in same:
         # Two trainings within one time budget differ, and these belong to the model that is gone.
         same -= {"evaluate", "index"}
-    if same == set(keys) or settings.resume:
+    if same == set(keys):
+        return same
+    if settings.resume:
+        require_replaceable(settings.out, kind=RUN)
         return same
     raise OutputExistsError(
         f"The output folder {str(settings.out)!r} already holds a run, of other data or settings; give another folder, "

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.split_record import PARTS
 from llama_index_ace_finetune.errors import DatasetError, quoted
+from llama_index_ace_finetune.utils.atomic import write_json
 from llama_index_ace_finetune.utils.old_settings import current_metadata
 from llama_index_ace_finetune.utils.read_json import read_json_file
 from llama_index_ace_finetune.utils.refusal import Refusal

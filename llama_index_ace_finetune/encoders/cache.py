@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.utils.atomic import new_file
 from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
 from llama_index_ace_finetune.utils.refusal import Refusal
 
@@ -83,8 +82,5 @@ def _key(text: str) -> bytes:
 
 
 def _write(file: Path, array: NDArray[np.float32] | NDArray[np.uint8]) -> None:
-    # Threads of one process may write the same shard at the same time.
-    aside = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
-    with aside.open("wb") as handle:
+    with new_file(file) as handle:
         np.save(handle, array)
-    aside.replace(file)

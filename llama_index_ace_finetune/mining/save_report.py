@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.mining.picture import mining_picture
+from llama_index_ace_finetune.utils.atomic import write_json
 
 REPORT_NAME = "mining_report.json"
 PICTURE_NAME = "mining_report.png"

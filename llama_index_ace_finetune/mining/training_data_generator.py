@@ -18,6 +18,8 @@ from llama_index_ace_finetune.encoders.encoder import Progress
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.report import mining_counts
+from llama_index_ace_finetune.utils.atomic import require_regular
+from llama_index_ace_finetune.utils.new_folder import require_writable
 
 _PLAIN = (str, int, float, bool)
 
@@ -68,8 +70,10 @@ class TrainingDataGenerator:
             skip_categories: leave out queries of these categories.
             progress: called with the number of texts just encoded.
         """
+        require_writable(self.output_path)
         if self.output_path.is_dir():
             raise DatasetError(f"The output {str(self.output_path)!r} is a directory; give the path of a file.")
+        require_regular(self.output_path)
         dataset = read_dataset(self.test_suite_path, self.memories)
         if self.miner.collection is not None and self.memories is None:
             dataset = _with_collection(dataset, self.miner.collection.memories())

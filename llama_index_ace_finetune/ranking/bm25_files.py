@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.atomic import new_folder, write_json
 from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError, StoreError, quoted
 from llama_index_ace_finetune.ranking.bm25_weights import BM25Settings
 from llama_index_ace_finetune.ranking.postings import Postings
 from llama_index_ace_finetune.ranking.tokenizer import TokenizerSettings
+from llama_index_ace_finetune.utils.atomic import write_json
 from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.new_folder import new_folder
 from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
 from llama_index_ace_finetune.utils.read_json import read_json_file, read_json_object
 from llama_index_ace_finetune.utils.refusal import Refusal
@@ -55,11 +56,11 @@ def write(folder: Path, contents: Contents) -> None:
     """
     if folder.exists() and not (folder.is_dir() and ((folder / _INDEX).is_file() or not any(folder.iterdir()))):
         raise OutputExistsError(f"{folder} holds something other than a BM25 index; choose another folder.")
-    try:
-        with new_folder(folder) as aside:
+    with new_folder(folder, kind="BM25 index", wait=True) as aside:
+        try:
             _fill(aside, contents)
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from error
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from error
 
 
 def _fill(folder: Path, contents: Contents) -> None:

@@ -11,7 +11,6 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.centroids import nearest_centroid, train_centroids
 from llama_index_ace_finetune.stores.int8_rows import quantise
@@ -32,6 +31,7 @@ from llama_index_ace_finetune.stores.inverted_file import (
 from llama_index_ace_finetune.stores.point_ids import PointKey
 from llama_index_ace_finetune.stores.point_names import PointNamesWriter
 from llama_index_ace_finetune.stores.sign_codes import sign_codes, sign_distances
+from llama_index_ace_finetune.utils.atomic import write_json
 
 RECALL = 0.99
 _ASKED = 200

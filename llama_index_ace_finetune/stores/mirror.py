@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from llama_index_ace_finetune.atomic import new_folder
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.connection import told
 from llama_index_ace_finetune.stores.inverted_file import InvertedFile
@@ -26,6 +25,7 @@ from llama_index_ace_finetune.stores.nearest import NearestVectors
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of
 from llama_index_ace_finetune.stores.points import read_points
 from llama_index_ace_finetune.stores.writes import watch
+from llama_index_ace_finetune.utils.new_folder import new_folder
 
 EXACT_UP_TO: Final = 200_000
 _AT_ONCE = 4096
@@ -106,7 +106,10 @@ class VectorMirror:
         if first is None:  # all points lack this model's vector
             return NearestVectors(self._dimension)
         logger.info("the %s vectors of %s are divided into lists", self._name, self._where)
-        with new_folder(folder) as fresh, InvertedFileBuilder(fresh, self._dimension) as builder:
+        with (
+            new_folder(folder, kind="vectors", derived=True, wait=True) as fresh,
+            InvertedFileBuilder(fresh, self._dimension) as builder,
+        ):
             for points, ids, rows in chain([first], batches):
                 builder.add(points, ids, rows)
         return LargeVectors(InvertedFile(folder))

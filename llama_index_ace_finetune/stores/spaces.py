@@ -18,6 +18,7 @@ from llama_index_ace_finetune.stores.payload_indexes import (
 from llama_index_ace_finetune.stores.sparse_vectors import BM25, SparseBM25
 
 _KEY: Final = "ace_finetune"
+_UNFINISHED: Final = "ace_finetune_unfinished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +37,24 @@ def collection_metadata(spaces: Mapping[str, VectorSpace], sparse: SparseBM25 | 
 
 
 def read_metadata(
-    client: QdrantClient, collection: str, where: str
+    client: QdrantClient, collection: str, where: str, *, unfinished_too: bool = False
 ) -> tuple[dict[str, VectorSpace], SparseBM25 | None]:
     """Return a collection's spaces, and how its BM25 vectors were made where it has any.
 
     Raises:
-        StoreError: if it is not there, was not built by this package, or its record is damaged.
+        StoreError: if it is not there, was not built by this package, its record is damaged, or, unless
+            `unfinished_too` is on, it was not built to the end.
     """
     if not told(where, client.collection_exists, collection):
         raise StoreError(f"There is no collection {collection!r} in {where}; build it with `ace-finetune index`.")
     config = told(where, client.get_collection, collection).config
-    found = (config.metadata or {}).get(_KEY)
+    metadata = config.metadata or {}
+    if metadata.get(_UNFINISHED) and not unfinished_too:
+        raise StoreError(
+            f"The collection {collection!r} in {where} was not built to the end; repeat what built it, which completes "
+            "it, or delete it."
+        )
+    found = metadata.get(_KEY)
     if not isinstance(found, dict):
         raise StoreError(
             f"The collection {collection!r} in {where} was not built by this package; "
@@ -63,6 +71,16 @@ def read_metadata(
             f"The record of the vectors of {collection!r} in {where} is damaged ({error}); build the collection anew "
             "with `ace-finetune index`."
         ) from error
+
+
+def is_unfinished(client: QdrantClient, collection: str, where: str) -> bool:
+    """Whether a collection that exists is one of ours that was not built to the end."""
+    return bool((told(where, client.get_collection, collection).config.metadata or {}).get(_UNFINISHED))
+
+
+def mark_finished(client: QdrantClient, collection: str, where: str) -> None:
+    """Have a collection that was created as unfinished count as whole."""
+    told(where, client.update_collection, collection, metadata={_UNFINISHED: False})
 
 
 def is_ours(client: QdrantClient, collection: str) -> bool:
@@ -102,8 +120,9 @@ def create_collection(
     sparse: SparseBM25 | None = None,
     options: Mapping[str, Any] | None = None,
     payload_indexes: PayloadIndexes | None = None,
+    unfinished: bool = False,
 ) -> None:
-    """Make an empty collection of ours.
+    """Make an empty collection of ours; one that is `unfinished` is not opened before `mark_finished`.
 
     Raises:
         StoreError: if there is one of that name.
@@ -119,7 +138,7 @@ def create_collection(
         collection,
         vectors_config=dense_config(spaces),
         sparse_vectors_config=sparse_config(sparse),
-        metadata=collection_metadata(spaces, sparse),
+        metadata={**collection_metadata(spaces, sparse), **({_UNFINISHED: True} if unfinished else {})},
         **(options or {}),
     )
     create_payload_indexes(client, collection, where, payload_indexes)

@@ -15,7 +15,7 @@ from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.build_index import model_encoders, vector_spaces
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.payload_indexes import held_payload_indexes
-from llama_index_ace_finetune.stores.spaces import create_collection, resolve_alias
+from llama_index_ace_finetune.stores.spaces import create_collection, is_unfinished, mark_finished, resolve_alias
 from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
 from llama_index_ace_finetune.stores.upsert_nodes import upsert_nodes
 
@@ -45,11 +45,19 @@ def build_version(
     name = next(name for name in names if not store.client.collection_exists(name))
     indexes = held_payload_indexes(store.client, store.collection, store.where)
     create_collection(
-        store.client, name, spaces, store.where, sparse=sparse, options=collection_options, payload_indexes=indexes
+        store.client,
+        name,
+        spaces,
+        store.where,
+        sparse=sparse,
+        options=collection_options,
+        payload_indexes=indexes,
+        unfinished=True,
     )
     version = MemoryStore(store.client, name, spaces, store.where, sparse=sparse, owns_client=False)
     try:
         upsert_nodes(version, nodes, encoders, cache=cache, progress=progress)
+        mark_finished(store.client, name, store.where)
     except BaseException:
         store.client.delete_collection(name)
         raise
@@ -63,11 +71,13 @@ def publish(client: QdrantClient, alias: str, collection: str) -> None:
     vectors its models made.
 
     Raises:
-        StoreError: if the collection does not exist, or one has the alias as its own name.
+        StoreError: if the collection does not exist or was not built to the end, or one has the alias as its own name.
     """
     names = {found.name for found in client.get_collections().collections}
     if collection not in names:
         raise StoreError(f"There is no collection {collection!r} to publish as {alias!r}; build it first.")
+    if is_unfinished(client, collection, "the given client"):
+        raise StoreError(f"The collection {collection!r} was not built to the end; build the version again.")
     if alias in names:
         raise StoreError(f"A collection is called {alias!r} itself; publish under another name.")
     before = resolve_alias(client, alias)

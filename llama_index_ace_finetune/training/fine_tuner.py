@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from llama_index_ace_finetune.atomic import write_text
 from llama_index_ace_finetune.datasets.held_out import require_held_out
 from llama_index_ace_finetune.datasets.normalise import normalise, text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
@@ -18,7 +17,6 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, ModelError, TrainingError
-from llama_index_ace_finetune.locked import locked
 from llama_index_ace_finetune.mining.settings import margin_warnings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
@@ -31,7 +29,10 @@ from llama_index_ace_finetune.training.model_selection.retention import read_ret
 from llama_index_ace_finetune.training.modes.lora import require_peft
 from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
 from llama_index_ace_finetune.training.modes.schedule import MODES, OnModeEnd, OnModeStart, run_modes
-from llama_index_ace_finetune.training.saving.model_folder import check_replaceable, save_model_folder
+from llama_index_ace_finetune.training.saving.model_folder import MODEL, save_model_folder
+from llama_index_ace_finetune.utils.atomic import write_text
+from llama_index_ace_finetune.utils.locked import locked
+from llama_index_ace_finetune.utils.new_folder import require_replaceable
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class EmbeddingFineTuner:
         self._started_from = encoder
         output = Path(self.config.output_dir)
         # Before the work, not after it.
-        check_replaceable(output)
+        require_replaceable(output, kind=MODEL)
         with locked(output.with_name(f".{output.name}.training.lock"), output=output):
             return self._train_and_save(
                 encoder, examples, progress=progress, on_mode_end=on_mode_end, on_mode_start=on_mode_start

@@ -6,6 +6,8 @@ import errno
 import os
 import re
 
+from llama_index_ace_finetune.utils.disk_full import is_disk_full
+
 _REMEDIES = {
     errno.EACCES: "check its permissions",
     errno.EPERM: "check its permissions",
@@ -20,7 +22,6 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the limit of open files (ulimit -n)",
 }
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LONGEST_PATH = 200  # characters of a message
 # Libraries in Rust (tokenizers, safetensors) report the system's error by its number.
 _OF_RUST = re.compile(r"\(os error (\d+)\)")
@@ -47,8 +48,7 @@ def _sentence(error: BaseException) -> str | None:
         number, path = int(found[1]), None
     else:
         number, path = None, None
-    # Some libraries report a full disk by words only.
-    if number in _FULL or "No space left on device" in str(error):
+    if is_disk_full(error):
         where = f" under {_shown(path)}" if path is not None else ""
         return f"The disk is full{where} ({_reason(error, number)}); free some space, or write to another one."
     if number is None or (isinstance(error, OSError) and path is None):

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.commands.run_settings import RunSettings
-from llama_index_ace_finetune.commands.stages import STAGE_FILES, kept_stages, stage_keys
+from llama_index_ace_finetune.commands.stages import RUN, STAGE_FILES, kept_stages, stage_keys
 from llama_index_ace_finetune.datasets.types import Memory, RetrievalDataset
 from llama_index_ace_finetune.errors import OutputExistsError
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.utils.atomic import write_json
+from llama_index_ace_finetune.utils.owned import write_mark
 
 ALL = set(STAGE_FILES)
 
@@ -71,6 +72,7 @@ def made(tmp_path: Path, small_dataset: RetrievalDataset) -> RunSettings:
     for name in (name for files in STAGE_FILES.values() for name in files):
         (run / name).mkdir(parents=True)
     write_json(run / "manifest.json", {"stages": stage_keys(settings(), small_dataset)})
+    write_mark(run, kind=RUN, name="run")
     return settings(run)
 
 

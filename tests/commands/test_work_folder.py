@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_index_ace_finetune.commands.work_folder import work_folder
+from llama_index_ace_finetune.commands.work_folder import tidy_work, work_folder
 from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError
 
 
@@ -63,3 +63,35 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     ):
         pass
     assert (tmp_path / ".run.work" / "thesis.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b"\xff", b"null", b"[" * 4000, b'{"inputs": ' + b"1" * 5000]
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_damaged_mark_is_one_sentence(tmp_path: Path, content: bytes, resume: bool) -> None:
+    (tmp_path / ".run.work").mkdir()
+    (tmp_path / ".run.work" / "work.json").write_bytes(content)
+    with (
+        pytest.raises(OutputExistsError, match=r"work\.json is damaged; move it away"),
+        work_folder(tmp_path / "run", inputs={}, resume=resume),
+    ):
+        pass
+    assert (tmp_path / ".run.work" / "work.json").read_bytes() == content
+
+
+def test_work_folder_of_a_killed_process_is_removed_once_the_output_is_whole(tmp_path: Path) -> None:
+    break_off(tmp_path / "run", {"seed": 1})
+    tidy_work(tmp_path / "run", inputs={"seed": 2})
+    assert (tmp_path / ".run.work" / "half").is_file()
+    tidy_work(tmp_path / "run", inputs={"seed": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with (
+        pytest.raises(AceFinetuneError, match="cannot be written"),
+        work_folder(tmp_path / "file" / "run", inputs={}, resume=False),
+    ):
+        pytest.fail("the work began")

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.errors import OutputExistsError, StoreError
+from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError, StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings
 from llama_index_ace_finetune.ranking.tokenizer import Tokenizer, TokenizerSettings
+from llama_index_ace_finetune.utils.owned import MARK
 
 TEXTS = ["Die Häuser sind voll", "disk full on get_user", "猫が好き", ""]
 FILES = sorted(
@@ -64,10 +65,10 @@ def test_settings_of_index_and_tokenizer_come_back(tmp_path: Path) -> None:
 
 def test_the_same_texts_give_the_same_bytes_and_no_pickle(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        BM25Index.build(TEXTS).save(tmp_path / name)
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == FILES
-    for name in FILES:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        BM25Index.build(TEXTS).save(tmp_path / name / "index")
+    assert sorted(path.name for path in (tmp_path / "a" / "index").iterdir()) == [MARK, *FILES]
+    for name in (MARK, *FILES):
+        assert (tmp_path / "a" / "index" / name).read_bytes() == (tmp_path / "b" / "index" / name).read_bytes()
 
 
 def test_arrays_are_mapped_not_read(saved: Path) -> None:
@@ -157,7 +158,7 @@ def test_an_index_file_that_says_something_else(saved: Path, change: dict, words
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"cannot be written .*choose another folder"):
+    with pytest.raises(AceFinetuneError, match=r"cannot be written: .* is not a folder"):
         BM25Index.build(TEXTS).save(tmp_path / "file" / "index")
 
 

@@ -12,12 +12,12 @@ import pytest
 from llama_index.core.schema import NodeWithScore
 from serving_files import BASE, QUERIES, TEXTS, corrupt_weights, write_tuned_model
 
-from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.utils.atomic import write_json
 
 QUERY = QUERIES["migrations"]
 

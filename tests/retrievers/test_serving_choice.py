@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from serving_files import QUERIES, corrupt_weights
 
-from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.run_folder import RunFolder, Serving
+from llama_index_ace_finetune.utils.atomic import write_json
 
 
 def test_vectors_and_weights_of_dev_serve(run: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +14,14 @@ from llama_index.core import VectorStoreIndex
 from llama_index.core.schema import MetadataMode, TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index.vector_stores.qdrant import QdrantVectorStore
+from qdrant_client import QdrantClient, models
 from serving_files import BASE, QUERIES, TEXTS, small_memories
 
 from llama_index_ace_finetune.commands.index import index_beside, write_index
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.encoders.cache import VectorCache
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
+from llama_index_ace_finetune.errors import DatasetError, OutputExistsError, StoreError
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
 
@@ -59,7 +64,7 @@ class TestWriteIndex:
     def test_an_index_is_replaced_only_when_asked(self, encoder: Encoder, tmp_path: Path) -> None:
         path = tmp_path / "index"
         assert write_index(small_memories()[:2], tuned=encoder, base=encoder, path=path) == 2
-        with pytest.raises(OutputExistsError, match=r"already holds something; .* --replace"):
+        with pytest.raises(OutputExistsError, match=r"already holds an index; .* --replace"):
             write_index(small_memories(), tuned=encoder, base=encoder, path=path)
         assert write_index(small_memories()[:3], tuned=encoder, base=encoder, path=path, replace=True) == 3
         with MemoryStore.open(path=path) as store:
@@ -71,6 +76,40 @@ class TestWriteIndex:
             write_index(small_memories(), tuned=encoder, base=encoder, path=tmp_path, replace=True)
         assert (tmp_path / "notes.txt").read_text() == "mine"
 
+    def test_files_that_a_user_added_are_kept(self, encoder: Encoder, tmp_path: Path) -> None:
+        path = tmp_path / "index"
+        write_index(small_memories()[:2], tuned=encoder, base=encoder, path=path)
+        (path / "notes.txt").write_text("mine")
+        write_index(small_memories()[:3], tuned=encoder, base=encoder, path=path, replace=True)
+        assert (path / "notes.txt").read_text() == "mine"
+        with MemoryStore.open(path=path) as store:
+            assert len(store) == 3
+        assert list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.parametrize("replace", [False, True])
+    def test_other_embedded_qdrant_is_never_replaced(self, encoder: Encoder, tmp_path: Path, replace: bool) -> None:
+        path = tmp_path / "index"
+        client = QdrantClient(path=str(path))
+        client.create_collection("customers", models.VectorParams(size=4, distance=models.Distance.COSINE))
+        client.close()
+        with pytest.raises(OutputExistsError, match="holds something that this package did not write"):
+            write_index(small_memories(), tuned=encoder, base=encoder, path=path, replace=replace)
+        client = QdrantClient(path=str(path))
+        assert [found.name for found in client.get_collections().collections] == ["customers"]
+        client.close()
+
+    def test_collection_that_a_user_added_is_not_lost(self, encoder: Encoder, tmp_path: Path) -> None:
+        path = tmp_path / "index"
+        write_index(small_memories()[:2], tuned=encoder, base=encoder, path=path)
+        client = QdrantClient(path=str(path))
+        client.create_collection("customers", models.VectorParams(size=4, distance=models.Distance.COSINE))
+        client.close()
+        with pytest.raises(OutputExistsError, match="holds a collection that this package did not write"):
+            write_index(small_memories(), tuned=encoder, base=encoder, path=path, replace=True)
+        client = QdrantClient(path=str(path))
+        assert {found.name for found in client.get_collections().collections} == {"customers", "memories"}
+        client.close()
+
     def test_no_memory(self, encoder: Encoder, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="no memories to index"):
             write_index([], tuned=encoder, base=encoder, path=tmp_path / "index")
@@ -78,6 +117,88 @@ class TestWriteIndex:
     def test_where_an_index_lies(self, tmp_path: Path) -> None:
         assert index_beside(tmp_path / "run" / "model") == tmp_path / "run" / "index"
         assert index_beside(tmp_path / "ace_finetuned") == tmp_path / "ace_finetuned_index"
+
+
+def _killed_at(upsert: int, action: Callable[[], object]) -> None:
+    """Do it in a child process that is killed before one of its writes."""
+    child = os.fork()
+    if child == 0:
+        seen = itertools.count(1)
+        real = MemoryStore.upsert
+
+        def write(*arguments: object, **options: object) -> None:
+            if next(seen) == upsert:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(*arguments, **options)  # type: ignore[arg-type]
+
+        MemoryStore.upsert = write  # type: ignore[assignment,method-assign]
+        try:
+            action()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llama_index_ace_finetune.stores.upsert_nodes._AT_ONCE", 2)
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
+class TestKilledWhileBuilding:
+    """What was not built to the end is never served, and the same call builds it."""
+
+    def test_index(self, encoder: Encoder, tmp_path: Path) -> None:
+        path = tmp_path / "index"
+        _killed_at(2, lambda: write_index(small_memories(), tuned=encoder, base=encoder, path=path))
+        with pytest.raises(StoreError, match="There is no index"):
+            MemoryStore.open(path=path)
+        assert write_index(small_memories(), tuned=encoder, base=encoder, path=path) == len(small_memories())
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_index_that_is_replaced(self, encoder: Encoder, tmp_path: Path) -> None:
+        path = tmp_path / "index"
+        write_index(small_memories()[:1], tuned=encoder, base=encoder, path=path)
+        _killed_at(2, lambda: write_index(small_memories(), tuned=encoder, base=encoder, path=path, replace=True))
+        with MemoryStore.open(path=path) as store:
+            assert len(store) == 1
+
+    def test_new_folder(self, encoder: Encoder, tmp_path: Path) -> None:
+        path = tmp_path / "index"
+        nodes = memory_nodes(small_memories())
+        _killed_at(2, lambda: build_index(nodes, finetuned=encoder, baseline=None, path=path))
+        with pytest.raises(StoreError, match="was not built to the end; repeat what built it"):
+            MemoryStore.open(path=path)
+        cache = tmp_path / "cache"
+        with build_index(nodes, finetuned=encoder, baseline=None, path=path, cache=cache) as store:
+            assert len(store) == len(nodes)
+        (held,) = cache.glob("*/document")
+        assert len(VectorCache(cache, fingerprint=held.parent.name, role="document")) == len(nodes) - 2
+
+    def test_index_from_python_is_replaced_by_the_command(self, encoder: Encoder, tmp_path: Path) -> None:
+        path = tmp_path / "index"
+        build_index(memory_nodes(small_memories()), finetuned=encoder, baseline=None, path=path).close()
+        write_index(small_memories()[:2], tuned=encoder, base=encoder, path=path, replace=True)
+        with MemoryStore.open(path=path) as store:
+            assert len(store) == 2
+
+    @pytest.mark.parametrize("others", [False, True])
+    def test_collection_beside_others(self, encoder: Encoder, tmp_path: Path, others: bool) -> None:
+        nodes = memory_nodes(small_memories())
+        build_index(nodes[:1], finetuned=encoder, baseline=None, path=tmp_path, collection="first").close()
+        options = {"finetuned": encoder, "path": tmp_path, "collection": "second"}
+        _killed_at(3, lambda: build_index(nodes, baseline=None, **options))
+        with pytest.raises(StoreError, match=r"'second' .* was not built to the end"):
+            MemoryStore.open(path=tmp_path, collection="second")
+        baseline = encoder if others else None
+        with build_index(nodes[2:], baseline=baseline, **options) as store:
+            assert {node.node_id for node in store.nodes()} == {node.node_id for node in nodes[2:]}
+            assert len(store.spaces) == (2 if others else 1)
+        with MemoryStore.open(path=tmp_path, collection="second") as store:
+            assert len(store) == len(nodes) - 2
+        with pytest.raises(StoreError, match="exists already"):
+            build_index(nodes, baseline=None, **options)
 
 
 class TestLlamaIndexVectorStore:

@@ -8,6 +8,7 @@ import pytest
 from serving_files import BASE
 from small_stores import node
 
+from llama_index_ace_finetune.encoders.cache import VectorCache
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import StoreError
@@ -69,12 +70,14 @@ def test_a_build_is_resumed(encoder: Encoder, tmp_path: Path, monkeypatch: pytes
 
     with pytest.raises(KeyboardInterrupt):
         build_index(NODES, finetuned=encoder, baseline=None, path=tmp_path, progress=stop)
-    with MemoryStore.open(path=tmp_path) as half:
-        assert len(half) == 4
+    with pytest.raises(StoreError, match="was not built to the end"):
+        MemoryStore.open(path=tmp_path)
+    with build_index(NODES, finetuned=encoder, baseline=None, path=tmp_path, cache=tmp_path / "cache") as whole:
+        assert len(whole) == 9
+    (held,) = (tmp_path / "cache").glob("*/document")
+    assert len(VectorCache(tmp_path / "cache", fingerprint=held.parent.name, role="document")) == 5
     with pytest.raises(StoreError, match="exists already"):
         build_index(NODES, finetuned=encoder, baseline=None, path=tmp_path)
-    with build_index(NODES, finetuned=encoder, baseline=None, path=tmp_path, resume=True) as whole:
-        assert len(whole) == 9
     with pytest.raises(StoreError, match="vectors of other models"):
         build_index(NODES, finetuned=encoder, baseline=encoder, path=tmp_path, resume=True)
     with build_index(NODES, finetuned=encoder, baseline=None, path=tmp_path / "new", resume=True) as fresh:

@@ -82,3 +82,16 @@ def test_what_cannot_be_switched(old: Encoder) -> None:
         publish(store.client, "live", "memories")  # again is fine
         with pytest.raises(StoreError, match="replaced none"):
             rollback(store.client, "live")
+
+
+def test_version_that_was_not_built_to_the_end_is_not_published(
+    old: Encoder, new: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with build_index(NODES, finetuned=old, baseline=None, collection="memories.v1") as store:
+        with monkeypatch.context() as patch:
+            patch.setattr("llama_index_ace_finetune.stores.versions.mark_finished", lambda *_: None)
+            version = build_version(store, finetuned=new, baseline=None)
+        with pytest.raises(StoreError, match="was not built to the end; build the version again"):
+            publish(store.client, "memories", version.collection)
+        with pytest.raises(StoreError, match="was not built to the end"):
+            MemoryStore.attach(store.client, version.collection)

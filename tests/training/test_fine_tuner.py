@@ -18,12 +18,13 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, ModelError, OutputExistsError, TrainingError
-from llama_index_ace_finetune.locked import locked
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.losses.embed import ChunkLimits, embed
-from llama_index_ace_finetune.training.saving.model_folder import check_replaceable
 from llama_index_ace_finetune.training.saving.plot import plot_training
+from llama_index_ace_finetune.utils.locked import locked
+from llama_index_ace_finetune.utils.new_folder import require_replaceable
+from llama_index_ace_finetune.utils.owned import write_mark
 
 
 def without_dev(data: TrainingData, count: int) -> TrainingData:
@@ -166,15 +167,16 @@ def test_retraining_replaces_the_folder(
 ) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    for name in ("ace_finetune.json", "README.md"):
-        (folder / name).write_bytes((trained.folder / name).read_bytes())
-    (folder / "left over.txt").write_text("from the last training", encoding="utf-8")
+    (folder / "old.txt").write_text("from the last training", encoding="utf-8")
+    write_mark(folder, kind="model", name="model")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
     tuner = ready(without_dev(training_data, 8), folder, base_model=one_layer)
     metrics = tuner.train()
     # Without dev queries nothing can be chosen, and the record says so.
     assert metrics["selection"] is None
     assert metrics["total_steps"] == 1
-    assert not (folder / "left over.txt").exists()
+    assert not (folder / "old.txt").exists()
+    assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
     record = read_provenance(folder)
     assert record is not None
     assert record["selection"] is None
@@ -211,12 +213,12 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model"
     file.write_text("x", encoding="utf-8")
     with pytest.raises(OutputExistsError, match="is a file; give a folder"):
-        check_replaceable(file)
+        require_replaceable(file, kind="model")
 
 
 def test_missing_and_empty_folders_may_be_written(tmp_path: Path) -> None:
-    check_replaceable(tmp_path)
-    check_replaceable(tmp_path / "new")
+    require_replaceable(tmp_path, kind="model")
+    require_replaceable(tmp_path / "new", kind="model")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
 from llama_index_ace_finetune.datasets.readers.json_document import (
     JsonDocument,
@@ -15,6 +14,7 @@ from llama_index_ace_finetune.datasets.readers.json_document import (
 )
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.utils.atomic import write_json
 
 FORMAT = "qa_dataset"
 

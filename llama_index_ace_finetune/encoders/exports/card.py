@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_index_ace_finetune.atomic import write_text
 from llama_index_ace_finetune.encoders.exports.record import ExportRecord, exports_of
+from llama_index_ace_finetune.utils.atomic import write_text
 
 _START, _END = "<!-- exports -->", "<!-- end of exports -->"
 

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.exports.runtime import EXPORT_BACKENDS, ExportBackend
 from llama_index_ace_finetune.encoders.fingerprint import EXPORT_RECORD, file_hash
 from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.utils.atomic import write_json
 from llama_index_ace_finetune.utils.checked import checked
 from llama_index_ace_finetune.utils.read_json import read_json_object
 from llama_index_ace_finetune.utils.refusal import Refusal
@@ -109,6 +109,7 @@ def exports_of(model: Path) -> list[ExportBackend]:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file in an export's folder but the record, by name."""
-    files = sorted(path for path in folder.iterdir() if path.name != EXPORT_RECORD and path.is_file())
+    """Return the sha256 of every file in an export's folder but the record and hidden ones, by name."""
+    names = (path for path in folder.iterdir() if path.name != EXPORT_RECORD and not path.name.startswith("."))
+    files = sorted(path for path in names if path.is_file())
     return {path.name: file_hash(path) for path in files}

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.atomic import write_text
 from llama_index_ace_finetune.datasets.place import Place
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.ranking.validate import check_rankings
+from llama_index_ace_finetune.utils.atomic import write_text
 
 _SPACE = re.compile(r"\s")
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.atomic import write_text
 from llama_index_ace_finetune.datasets.normalise import text_hash
 from llama_index_ace_finetune.datasets.place import Place
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, quoted
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation
 from llama_index_ace_finetune.evaluation.report.rank_changes import first_right_ranks
+from llama_index_ace_finetune.utils.atomic import write_text
 from llama_index_ace_finetune.utils.read_json import parse_json
 
 _TOP = 5

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.atomic import write_json, write_text
 from llama_index_ace_finetune.datasets.ceiling import Ceiling
 from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
 from llama_index_ace_finetune.errors import AceFinetuneError, quoted
@@ -27,6 +26,7 @@ from llama_index_ace_finetune.evaluation.report.rank_changes import first_right_
 from llama_index_ace_finetune.evaluation.slices import measure_slices, slice_queries
 from llama_index_ace_finetune.evaluation.systems import System
 from llama_index_ace_finetune.run_folder import MAX_REPORT_BYTES
+from llama_index_ace_finetune.utils.atomic import write_json, write_text
 from llama_index_ace_finetune.utils.old_settings import current_training
 from llama_index_ace_finetune.utils.read_json import read_json_object
 from llama_index_ace_finetune.utils.refusal import Refusal

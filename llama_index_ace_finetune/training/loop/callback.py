@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import TypedDict
 
-from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import copy_weights
+from llama_index_ace_finetune.utils.atomic import write_json
 from llama_index_ace_finetune.utils.checked import checked
 from llama_index_ace_finetune.utils.read_json import read_json_object
 from llama_index_ace_finetune.utils.refusal import Refusal

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llama_index_ace_finetune.atomic import write_json
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import ModelError, TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
@@ -23,6 +22,7 @@ from llama_index_ace_finetune.training.loop.loggers import logger_callbacks
 from llama_index_ace_finetune.training.loop.oom import retry_on_oom
 from llama_index_ace_finetune.training.loop.trainer import ContrastiveTrainer, training_arguments
 from llama_index_ace_finetune.training.losses.embed import ChunkLimits
+from llama_index_ace_finetune.utils.atomic import write_json
 from llama_index_ace_finetune.utils.checked import checked
 from llama_index_ace_finetune.utils.read_json import read_json_object
 from llama_index_ace_finetune.utils.refusal import Refusal

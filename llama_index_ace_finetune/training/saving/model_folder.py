@@ -6,21 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama_index_ace_finetune.atomic import new_folder, write_json
 from llama_index_ace_finetune.datasets.normalise import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.encoders.provenance import FORMAT_VERSION, PROVENANCE
-from llama_index_ace_finetune.errors import OutputExistsError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 from llama_index_ace_finetune.training.saving.model_card import model_card
 from llama_index_ace_finetune.training.saving.plot import plot_training
 from llama_index_ace_finetune.training.saving.serving_layout import use_serving_layout
+from llama_index_ace_finetune.utils.atomic import write_json
+from llama_index_ace_finetune.utils.new_folder import new_folder, require_replaceable
 
 CURVE = "training_curve.png"
+MODEL = "model"
 
 
 def save_model_folder(
@@ -41,12 +42,13 @@ def save_model_folder(
 
     `keeps_documents` says that documents are embedded as the base model does it.
 
-    A folder of ours is replaced, as retraining into the same place is usual; anything else is left alone.
+    A model folder of ours is replaced, as retraining into the same place is usual; files that a user added to it are
+    kept, and any other folder is left alone.
 
     Raises:
         OutputExistsError: if `path` holds something that is not a model of ours.
     """
-    check_replaceable(path)
+    require_replaceable(path, kind=MODEL)
     provenance = {
         "format_version": FORMAT_VERSION,
         "base_model": config.base_model,
@@ -62,7 +64,7 @@ def save_model_folder(
         "seen": {"train": _seen(train), "dev": _seen(dev)},
         "history": [dict(row) for row in history],
     }
-    with new_folder(path) as folder:
+    with new_folder(path, kind=MODEL) as folder:
         encoder.model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
         use_serving_layout(folder)
         provenance["fingerprint"] = fingerprint_folder(folder, {})
@@ -94,13 +96,3 @@ def _seen(examples: IndexedExamples | None) -> dict[str, list[str]]:
         "query_hashes": sorted({text_hash(text) for text in examples.queries}),
         "answer_hashes": sorted({text_hash(examples.corpus[row]) for row in answers}),
     }
-
-
-def check_replaceable(path: Path) -> None:
-    """Raise OutputExistsError if `path` exists and is neither an empty folder nor a model folder of ours."""
-    if path.is_file():
-        raise OutputExistsError(f"The output {str(path)!r} is a file; give a folder.")
-    if path.is_dir() and any(path.iterdir()) and not (path / PROVENANCE).is_file():
-        raise OutputExistsError(
-            f"The output folder {str(path)!r} holds something that this package did not write; give another folder."
-        )

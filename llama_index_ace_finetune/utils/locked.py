@@ -12,14 +12,21 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 
 
 @contextlib.contextmanager
-def locked(file: Path, *, output: Path) -> Iterator[None]:
+def locked(file: Path, *, output: Path, wait: bool = False) -> Iterator[None]:
     """Hold the lock `file` while `output` is written, and remove it afterwards; its folder is created.
+
+    The system releases it when the process ends, however that ends.
+
+    Args:
+        file: the lock.
+        output: what errors name.
+        wait: wait for whoever holds it, instead of the error.
 
     Raises:
         AceFinetuneError: if another process, or another thread, holds it.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file, timeout=0)
+    lock = FileLock(file, timeout=-1 if wait else 0)
     try:
         lock.acquire()
     except Timeout:
@@ -33,3 +40,16 @@ def locked(file: Path, *, output: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             file.unlink()
         lock.release()
+
+
+def is_held(file: Path) -> bool:
+    """Whether a process holds the lock `file`."""
+    if not file.exists():
+        return False
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
