@@ -24,9 +24,12 @@ def qdrant_filter(
 ) -> models.Filter | None:
     """Return the condition that all of these put; None where there is none.
 
-    The conditions are those of LlamaIndex's `QdrantVectorStore`; ANY, ALL and CONTAINS, which it refuses, are the
-    conditions on a list's elements that they name. `doc_id`, `document_id` and `ref_doc_id` are the id of a node's
-    source document, as LlamaIndex writes it.
+    The conditions mean what they mean in LlamaIndex's `SimpleVectorStore`, but on lists: there `==` and IN ask whether
+    an element is so, `!=` and NIN whether none is, and ANY, ALL and CONTAINS what they name. `!=` and NIN hold for a
+    node without the key, other conditions do not. TEXT_MATCH is a part of the text (where qdrant-client has no such
+    condition, what the server takes it for), TEXT_MATCH_INSENSITIVE all words of the value in any case and order, as
+    Qdrant has no search for a part of a text in any case. `doc_id`, `document_id` and `ref_doc_id` are the id of a
+    node's source document, as LlamaIndex writes it.
 
     Args:
         filters: metadata filters, also nested ones, or a filter of Qdrant's own.
@@ -126,6 +129,24 @@ def _values(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple, set)) else str(value).split(",")
 
 
+def _any(key: str, value: Any) -> Any:
+    values = _values(value)
+    if all(isinstance(one, str) for one in values) or all(type(one) is int for one in values):
+        return _match(key, models.MatchAny(any=values))
+    return models.Filter(should=[_equal(key, one) for one in values])
+
+
+def _not(condition: Callable[[str, Any], Any]) -> Callable[[str, Any], models.Filter]:
+    """Return the opposite, which a point without the key passes."""
+    return lambda key, value: models.Filter(must_not=[condition(key, value)])
+
+
+def _part_of_text(key: str, value: Any) -> models.FieldCondition:
+    if hasattr(models, "MatchSubstring"):
+        return _match(key, models.MatchSubstring(substring=value))
+    return _match(key, models.MatchText(text=value))
+
+
 def _all(key: str, value: Any) -> models.Filter:
     return models.Filter(must=[_equal(key, element) for element in _values(value)])
 
@@ -133,16 +154,16 @@ def _all(key: str, value: Any) -> models.Filter:
 _CONDITIONS: dict[FilterOperator, Callable[[str, Any], Any]] = {
     FilterOperator.EQ: _equal,
     FilterOperator.CONTAINS: _equal,
-    FilterOperator.NE: lambda key, value: _match(key, models.MatchExcept(**{"except": [value]})),
-    FilterOperator.IN: lambda key, value: _match(key, models.MatchAny(any=_values(value))),
-    FilterOperator.ANY: lambda key, value: _match(key, models.MatchAny(any=_values(value))),
-    FilterOperator.NIN: lambda key, value: _match(key, models.MatchExcept(**{"except": _values(value)})),
+    FilterOperator.NE: _not(_equal),
+    FilterOperator.IN: _any,
+    FilterOperator.ANY: _any,
+    FilterOperator.NIN: _not(_any),
     FilterOperator.ALL: _all,
     FilterOperator.LT: _ranged("lt"),
     FilterOperator.LTE: _ranged("lte"),
     FilterOperator.GT: _ranged("gt"),
     FilterOperator.GTE: _ranged("gte"),
-    FilterOperator.TEXT_MATCH: lambda key, value: _match(key, models.MatchText(text=value)),
+    FilterOperator.TEXT_MATCH: _part_of_text,
     FilterOperator.TEXT_MATCH_INSENSITIVE: lambda key, value: _match(key, models.MatchText(text=value)),
     FilterOperator.IS_EMPTY: lambda key, _: models.IsEmptyCondition(is_empty=models.PayloadField(key=key)),
 }
