@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import threading
 import uuid
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.query_cache import QueryCache
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
+from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 _WARM_UP_WORDS = (4, 12, 20, 28, 36)
 
@@ -64,7 +64,7 @@ class FineTunedEmbedding(BaseEmbedding):
                 f"The embeddings_cache is a {type(cache).__name__}; give one of LlamaIndex's key-value stores."
             )
         self._cache = cache
-        self._loading = threading.Lock()
+        self._loading = fork_safe_lock()
         self._query_cache = QueryCache(self.query_cache_size)
         identity = identify_model(self.model_name, settings=self._settings())
         if self.fingerprint:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +20,7 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.encoders.whole_text import whole_text
 from llama_index_ace_finetune.errors import ModelError, first_line
 from llama_index_ace_finetune.out_of_memory import is_out_of_memory
+from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -60,7 +60,7 @@ class Encoder:
         self.fingerprint = fingerprint
         self.document_fingerprint = document_fingerprint or fingerprint
         self.settings = settings
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._packed: dict[Role, PackedEncoder | None] = {}
         self._packed_version = -1
         self._checked: set[Role] = set()

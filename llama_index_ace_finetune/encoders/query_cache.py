@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable
+
+from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 
 class QueryCache:
@@ -18,7 +19,7 @@ class QueryCache:
     def __init__(self, size: int) -> None:
         self.size = size
         self._vectors: OrderedDict[tuple[str, str], array[float]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
 
     def __len__(self) -> int:
         return len(self._vectors)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from llama_index_ace_finetune.ranking.bm25_weights import (
 from llama_index_ace_finetune.ranking.postings import Postings
 from llama_index_ace_finetune.ranking.tokenizer import Tokenizer
 from llama_index_ace_finetune.ranking.top_k import top_k
+from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 __all__ = ["BM25Index", "BM25Settings"]
 
@@ -64,7 +64,7 @@ class BM25Index:
         self._state = state
         self._added: list[_Encoded] = []
         self._removed: set[int] = set()
-        self._lock = threading.RLock()
+        self._lock = fork_safe_lock()
 
     @classmethod
     def build(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+
+from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 
 class CircuitBreaker:
@@ -18,7 +19,7 @@ class CircuitBreaker:
 
     def __init__(self, *, failures: int, pause: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit, self._pause, self._clock = failures, pause, clock
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._failures = 0
         self._next_trial: float | None = None
 

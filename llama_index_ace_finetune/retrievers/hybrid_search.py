@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from llama_index_ace_finetune.retrievers.legs import LegHit, LexicalLeg, ranked
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory, ServedBy
 from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, SearchSettings
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.utils.fork import fork_safe_lock, renew_after_fork
 
 Sparse = Literal["in_process", "server"]
 # Few, since every thread that computes keeps the event loop waiting for some milliseconds; a server is waited for.
@@ -56,14 +56,13 @@ class HybridSearch:
         self.store = store
         self.sparse: Sparse = sparse
         self.served: Counter[str] = Counter()
-        self._counting = threading.Lock()
+        self._counting = fork_safe_lock()
         self.ladder = ModelLadder(
             store, embed_model=embed_model, baseline_model=baseline_model, settings=fallback or FallbackSettings()
         )
         self.lexical = LexicalLeg(store, settings=bm25)
-        self._pool = ThreadPoolExecutor(
-            _THREADS if store.embedded else _THREADS_OF_A_SERVER, thread_name_prefix="ace-finetune-search"
-        )
+        self._pool = self._new_pool()
+        renew_after_fork(self, HybridSearch._renew)
 
     @property
     def fallbacks(self) -> Counter[tuple[str, str]]:
@@ -109,6 +108,13 @@ class HybridSearch:
         """Release the store and the threads."""
         self._pool.shutdown(wait=False)
         self.store.close()
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        threads = _THREADS if self.store.embedded else _THREADS_OF_A_SERVER
+        return ThreadPoolExecutor(threads, thread_name_prefix="ace-finetune-search")
+
+    def _renew(self) -> None:
+        self._pool = self._new_pool()
 
     def _in_thread(self, function: Callable[..., _Result], *arguments: Any) -> asyncio.Future[_Result]:
         context = contextvars.copy_context()  # instrumentation spans live there

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -22,6 +21,7 @@ from llama_index_ace_finetune.retrievers.circuit_breaker import CircuitBreaker
 from llama_index_ace_finetune.retrievers.fallback_event import FallbackEvent
 from llama_index_ace_finetune.retrievers.within import within
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
+from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
@@ -83,7 +83,7 @@ class ModelLadder:
         self.settings = settings
         self.fallbacks: Counter[tuple[str, str]] = Counter()
         self._store = store
-        self._counting = threading.Lock()
+        self._counting = fork_safe_lock()
         given: tuple[tuple[Step, BaseEmbedding | None], ...] = ((FINETUNED, embed_model), (BASELINE, baseline_model))
         self._rungs = [self._rung(name, model) for name, model in given]
         if settings.fallback == "off":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from llama_index_ace_finetune.ranking.tokenizer import Tokenizer
 from llama_index_ace_finetune.stores.allowed import AllowedRows
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.point_ids import PointKey
+from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 _DEEPER = 4
 
@@ -45,7 +45,7 @@ class LexicalLeg:
         self._store = store
         self._settings, self._tokenizer = settings, tokenizer
         self._log = store.watch()
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._index: BM25Index | None = None
         self._node_ids: list[str] = []
         self._row_of: dict[PointKey, int] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from llama_index_ace_finetune.stores.nearest import exact_cosines
 from llama_index_ace_finetune.stores.point_names import UNREADABLE, UNREADABLE_FILE, PointNames, is_permutation, mapped
 from llama_index_ace_finetune.stores.sign_codes import sign_codes, sign_distances
 from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.fork import fork_safe_lock
 from llama_index_ace_finetune.utils.open_file import open_file
 from llama_index_ace_finetune.utils.read_json import read_json_object
 from llama_index_ace_finetune.utils.refusal import UnusableFileError
@@ -85,7 +85,7 @@ class InvertedFile:
         count = self.info.count
         self._places = np.empty(count, np.int32)
         self._places[self._rows] = np.arange(count, dtype=np.int32)
-        self._reading = threading.Lock()
+        self._reading = fork_safe_lock()
 
     def _is_whole(self) -> bool:
         """Whether the files fit each other, so that no row or list points past them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from llama_index_ace_finetune.stores.allowed import AllowedRows
 from llama_index_ace_finetune.stores.inverted_file import InvertedFile
 from llama_index_ace_finetune.stores.nearest import NearestVectors
 from llama_index_ace_finetune.stores.point_ids import PointKey
+from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 Batch = tuple[Sequence[PointKey], Sequence[str], NDArray[np.float32]]
 _ROUNDING = 2.5e-7
@@ -29,7 +29,7 @@ class LargeVectors:
         self._file = file
         self._since = NearestVectors(file.info.dimension)
         self._gone = np.zeros(len(file), np.bool_)
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._allowed = AllowedRows()
 
     def __len__(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.ranking.top_k import top_k
 from llama_index_ace_finetune.stores.allowed import AllowedRows
 from llama_index_ace_finetune.stores.point_ids import PointKey
+from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 DIGITS = 6
 _QUERIES_AT_ONCE = 16
@@ -42,7 +42,7 @@ class NearestVectors:
 
     def __init__(self, dimension: int) -> None:
         self._dimension = dimension
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._row_of: dict[PointKey, int] = {}
         self._rows = self._empty()
         self._version = 0
