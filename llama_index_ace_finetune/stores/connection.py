@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from qdrant_client import QdrantClient
 from qdrant_client.http.exceptions import UnexpectedResponse
-from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_ace_finetune.errors import StoreError, first_line
 from llama_index_ace_finetune.qdrant_key import qdrant_key
+from llama_index_ace_finetune.stores.open_folder import open_folder
 from llama_index_ace_finetune.utils.redact import without_passwords
 
 _LONGEST = 300
@@ -45,21 +45,9 @@ def connect(
         key = api_key or qdrant_key()
         return told(where, lambda: QdrantClient(url=url, api_key=key, **options)), where
     where = repr(str(path)) if path is not None else "memory"
-    # Searches run in worker threads; the embedded store only reads its arrays there.
-    place = {"location": ":memory:"} if path is None else {"path": str(path), "force_disable_check_same_thread": True}
-    try:
-        return QdrantClient(**place, **options), where
-    except RuntimeError as error:
-        raise StoreError(
-            f"The index folder {where} is open in another process; close that one, or use a Qdrant server."
-        ) from error
-    except (OSError, ValueError, KeyError) as error:
-        raise failure(where, error) from error
-
-
-def is_embedded(client: QdrantClient) -> bool:
-    """Whether the client holds the points itself, in memory or in a folder."""
-    return isinstance(getattr(client, "_client", None), QdrantLocal)
+    if path is None:
+        return QdrantClient(location=":memory:", **options), where
+    return told(where, open_folder, path, **options), where
 
 
 def told(where: str, function: Callable[..., _Result], *arguments: Any, **options: Any) -> _Result:

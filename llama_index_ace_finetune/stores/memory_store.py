@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.connection import connect, failure, is_embedded, told
+from llama_index_ace_finetune.stores.connection import connect, failure, told
 from llama_index_ace_finetune.stores.mirror import EXACT_UP_TO, VectorMirror
 from llama_index_ace_finetune.stores.node_points import node_points, payload_of, require_own_ids
 from llama_index_ace_finetune.stores.passing import PassingPoints
@@ -29,7 +29,7 @@ from llama_index_ace_finetune.stores.spaces import (
     resolve_alias,
 )
 from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
-from llama_index_ace_finetune.stores.writes import WriteLog, watch
+from llama_index_ace_finetune.stores.writes import WriteLog, is_embedded, watch
 
 FINETUNED: Final = "finetuned"
 BASELINE: Final = "baseline"
@@ -129,9 +129,8 @@ class MemoryStore:
         Raises:
             StoreError: if it is not there, was made by something else, or is locked by another process.
         """
-        # Qdrant would make an index of any folder that it opens.
-        if path is not None and not (Path(path) / "meta.json").is_file():
-            raise StoreError(f"There is no index in the folder {str(path)!r}; build it with `ace-finetune index`.")
+        if path is not None:
+            _require_index(Path(path))
         client, where = connect(path=path, url=url, api_key=api_key, client_options=client_options)
         with _closed_on_error(client):
             spaces, sparse = read_metadata(client, collection, where)
@@ -361,6 +360,18 @@ class MemoryStore:
 
     def _call(self, function: Callable[..., _Result], *arguments: Any, **options: Any) -> _Result:
         return told(self.where, function, *arguments, **options)
+
+
+def _require_index(folder: Path) -> None:
+    """Raise StoreError where there is none: Qdrant would make an index of any folder that it opens."""
+    try:
+        found = (folder / "meta.json").is_file()
+    except OSError as error:
+        raise StoreError(
+            f"The index in {str(folder)!r} cannot be read ({error.strerror}); check its permissions."
+        ) from error
+    if not found:
+        raise StoreError(f"There is no index in the folder {str(folder)!r}; build it with `ace-finetune index`.")
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import threading
 import weakref
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -25,6 +24,7 @@ from llama_index_ace_finetune.stores.nearest import NearestVectors
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of
 from llama_index_ace_finetune.stores.points import read_points
 from llama_index_ace_finetune.stores.writes import watch
+from llama_index_ace_finetune.utils.fork import fork_safe_lock
 from llama_index_ace_finetune.utils.new_folder import new_folder
 
 EXACT_UP_TO: Final = 200_000
@@ -58,7 +58,8 @@ class VectorMirror:
         self._vectors: NearestVectors | LargeVectors = NearestVectors(dimension)
         self._temporary: Path | None = None
         self._log = watch(client)
-        self._reading = threading.Lock()
+        self._whole = False
+        self._reading = fork_safe_lock()
 
     def search(
         self, queries: NDArray[np.float32], k: int, *, allowed: frozenset[PointKey] | None = None
@@ -69,21 +70,20 @@ class VectorMirror:
 
     def _catch_up(self) -> None:
         with self._reading:
-            touched = self._log.take()
+            touched = self._log.take() if self._whole else None
             if touched is not None and not touched:
                 return
-            try:
-                if touched is None:
-                    self._vectors = self._read_all()
-                    return
+            self._whole = False  # also in a child that is forked meanwhile
+            if touched is None:
+                self._log.take()
+                self._vectors = self._read_all()
+            else:
                 self._vectors.drop(touched)
                 for points, ids, rows in self._batches(list(touched)):
                     self._vectors.put(points, ids, rows)
                 if self._outgrown():
                     self._vectors = self._read_all()
-            except BaseException:
-                self._log.note(None)  # what was taken was not read
-                raise
+            self._whole = True
 
     def _outgrown(self) -> bool:
         held = self._vectors
@@ -128,7 +128,7 @@ class VectorMirror:
     def _folder(self) -> Path:
         """Return where the inverted file lies: with the collection, so that it is deleted with it."""
         local = getattr(self._client, "_client", None)
-        if isinstance(local, QdrantLocal) and local.persistent:
+        if isinstance(local, QdrantLocal) and local.persistent and not getattr(local, "read_only", False):
             return Path(local.location) / "collection" / self._collection / f"vectors-{self._name}"
         if self._temporary is None:
             made = tempfile.TemporaryDirectory(prefix="ace-finetune-")

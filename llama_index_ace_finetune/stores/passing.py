@@ -13,6 +13,7 @@ from qdrant_client.local.payload_filters import calculate_payload_mask
 from llama_index_ace_finetune.stores.connection import told
 from llama_index_ace_finetune.stores.point_ids import PointKey, key_of
 from llama_index_ace_finetune.stores.points import read_points
+from llama_index_ace_finetune.stores.writes import undisturbed
 
 _KEPT = 64
 
@@ -35,7 +36,8 @@ class PassingPoints:
         key = repr(only)  # as JSON, infinity and nothing would be one
         known = self._known.get(key)
         if known is None or known[0] != revision:
-            known = self._known[key] = (revision, told(self._where, self._asked, only))
+            with undisturbed(self._client):
+                known = self._known[key] = (revision, told(self._where, self._asked, only))
             while len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         return known[1]

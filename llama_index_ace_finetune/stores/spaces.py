@@ -10,6 +10,7 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.connection import told
+from llama_index_ace_finetune.stores.folder_qdrant import OURS
 from llama_index_ace_finetune.stores.payload_indexes import (
     PayloadIndexes,
     create_payload_indexes,
@@ -17,7 +18,6 @@ from llama_index_ace_finetune.stores.payload_indexes import (
 )
 from llama_index_ace_finetune.stores.sparse_vectors import BM25, SparseBM25
 
-_KEY: Final = "ace_finetune"
 _UNFINISHED: Final = "ace_finetune_unfinished"
 
 
@@ -33,7 +33,7 @@ class VectorSpace:
 def collection_metadata(spaces: Mapping[str, VectorSpace], sparse: SparseBM25 | None) -> dict[str, Any]:
     """Return what `read_metadata` reads."""
     words = {BM25: sparse.to_json()} if sparse else {}
-    return {_KEY: {**{name: asdict(space) for name, space in spaces.items()}, **words}}
+    return {OURS: {**{name: asdict(space) for name, space in spaces.items()}, **words}}
 
 
 def read_metadata(
@@ -54,7 +54,7 @@ def read_metadata(
             f"The collection {collection!r} in {where} was not built to the end; repeat what built it, which completes "
             "it, or delete it."
         )
-    found = metadata.get(_KEY)
+    found = metadata.get(OURS)
     if not isinstance(found, dict):
         raise StoreError(
             f"The collection {collection!r} in {where} was not built by this package; "
@@ -87,7 +87,7 @@ def is_ours(client: QdrantClient, collection: str) -> bool:
     """Whether the collection exists and this package wrote its metadata."""
     if not client.collection_exists(collection):
         return False
-    return isinstance((client.get_collection(collection).config.metadata or {}).get(_KEY), dict)
+    return isinstance((client.get_collection(collection).config.metadata or {}).get(OURS), dict)
 
 
 def dense_config(spaces: Mapping[str, VectorSpace]) -> dict[str, models.VectorParams]:

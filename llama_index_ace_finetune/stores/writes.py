@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, TypeVar
 
 from qdrant_client import QdrantClient, models
+from qdrant_client.local.qdrant_local import QdrantLocal
 
+from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.point_ids import PointKey, key_of
+from llama_index_ace_finetune.utils.fork import fork_safe_lock, lock_held_over_fork
 
 _WITH_IDS = {"upsert": "points", "upload_points": "points", "delete": "points_selector"}
 _OTHERS = (
@@ -18,7 +23,11 @@ _OTHERS = (
     "batch_update_points", "upload_collection", "create_vector_name", "delete_vector_name", "create_collection",
     "recreate_collection", "delete_collection", "update_collection_aliases",
 )  # fmt: skip
-_WATCHERS = "_ace_finetune_write_logs"
+_WRITING: Final = (*_WITH_IDS, *_OTHERS)
+_WATCHERS: Final = "_ace_finetune_write_logs"
+_LOCK: Final = "_ace_finetune_lock"
+_WRAPPING: Final = fork_safe_lock()
+_Local = TypeVar("_Local", bound=QdrantLocal)
 
 
 class WriteLog:
@@ -26,7 +35,7 @@ class WriteLog:
 
     def __init__(self) -> None:
         self.count = 0
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._points: set[PointKey] | None = None  # None: any point may have changed, as at the start
 
     def note(self, points: Iterable[PointKey] | None) -> None:
@@ -45,25 +54,101 @@ class WriteLog:
             return taken
 
 
+def is_embedded(client: QdrantClient) -> bool:
+    """Whether the client holds the points itself, in memory or in a folder."""
+    return isinstance(getattr(client, "_client", None), QdrantLocal)
+
+
 def watch(client: QdrantClient) -> WriteLog:
     """Return a log of every later write through this client object, whoever makes it, LlamaIndex's store included.
 
     The client's own writing methods are wrapped in place, once per client: another component that holds the same
     client calls them without knowing of us. Writes by another client or process are not seen.
     """
-    logs: weakref.WeakSet[WriteLog] | None = getattr(client, _WATCHERS, None)
-    if logs is None:
-        logs = weakref.WeakSet()
-        setattr(client, _WATCHERS, logs)
-        for name in (*_WITH_IDS, *_OTHERS):
-            if hasattr(client, name):  # older clients lack some
-                setattr(client, name, _watched(getattr(client, name), _WITH_IDS.get(name), logs))
     log = WriteLog()
-    logs.add(log)
+    if isinstance(client._client, QdrantLocal):
+        _logs_of(serialise(client._client)).add(log)
+        return log
+    with _WRAPPING:
+        if _logs_of(client) is None:
+            logs = _new_logs(client)
+            for name in _WRITING:
+                if hasattr(client, name):  # older clients lack some
+                    setattr(client, name, _noted(getattr(client, name), name, logs))
+    _logs_of(client).add(log)
     return log
 
 
-def _watched(method: Callable[..., Any], points: str | None, logs: weakref.WeakSet[WriteLog]) -> Callable[..., Any]:
+def serialise(local: _Local) -> _Local:
+    """Let one thread at a time into an embedded store, which guards neither its SQLite connection nor its arrays.
+
+    Its public methods are wrapped in place, once per store, whichever client they are called through; the writing ones
+    also note what they write. A forked child may read what it inherits, but writes are the parent's.
+    """
+    with _WRAPPING:
+        if _logs_of(local) is None:
+            lock, logs, process = lock_held_over_fork(), _new_logs(local), os.getpid()
+            setattr(local, _LOCK, lock)
+            for name in dir(type(local)):
+                method = None if name.startswith("_") else getattr(local, name)
+                if not callable(method):
+                    continue
+                if name in _WRITING:
+                    method = _allowed(_noted(method, name, logs), local, process)
+                setattr(local, name, _locked(method, lock))
+    return local
+
+
+def undisturbed(client: QdrantClient) -> AbstractContextManager[Any]:
+    """Return a block in which no other thread reads or writes the client's embedded store."""
+    lock: AbstractContextManager[Any] | None = getattr(getattr(client, "_client", None), _LOCK, None)
+    return lock or nullcontext()
+
+
+def _logs_of(holder: Any) -> Any:
+    return getattr(holder, _WATCHERS, None)
+
+
+def _new_logs(holder: Any) -> weakref.WeakSet[WriteLog]:
+    logs: weakref.WeakSet[WriteLog] = weakref.WeakSet()
+    setattr(holder, _WATCHERS, logs)
+    return logs
+
+
+def _locked(method: Callable[..., Any], lock: threading.RLock) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        with lock:
+            return method(*arguments, **options)
+
+    return call
+
+
+def _allowed(method: Callable[..., Any], local: QdrantLocal, process: int) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def write(*arguments: Any, **options: Any) -> Any:
+        require_writable(local, process)
+        return method(*arguments, **options)
+
+    return write
+
+
+def require_writable(local: QdrantLocal, process: int) -> None:
+    """Raise StoreError for a store in a folder that is read-only, or that another process than this one opened."""
+    if local.persistent and os.getpid() != process:
+        raise StoreError(
+            f"The index in {str(local.location)!r} was opened before this process was forked, and can only be read "
+            "here; write to it in the parent process, or use a Qdrant server."
+        )
+    if getattr(local, "read_only", False):
+        raise StoreError(
+            f"The index in {str(local.location)!r} is read-only; copy it to a folder that you may write to."
+        )
+
+
+def _noted(method: Callable[..., Any], name: str, logs: weakref.WeakSet[WriteLog]) -> Callable[..., Any]:
+    points = _WITH_IDS.get(name)
+
     @functools.wraps(method)
     def write(*arguments: Any, **options: Any) -> Any:
         try:

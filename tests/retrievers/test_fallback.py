@@ -89,9 +89,12 @@ class TestWholeRun:
         with pytest.raises(AceFinetuneError, match="no finished run"):
             FineTunedHybridRetriever.from_run(tmp_path)
 
-    def test_a_run_that_is_open_elsewhere(self, run: Path) -> None:
-        with opened(run), pytest.raises(StoreError, match="open in another process"):
-            FineTunedHybridRetriever.from_run(run)
+    def test_a_run_opened_twice_in_one_process(self, run: Path) -> None:
+        with opened(run) as first:
+            with opened(run) as second:
+                found = [hit.node.node_id for hit in second.retrieve(QUERIES["cache"])]
+            assert [hit.node.node_id for hit in first.retrieve(QUERIES["cache"])] == found
+            assert found[0] == "cache"
 
     def test_a_run_without_its_index(self, run: Path) -> None:
         shutil.rmtree(run / "index")

@@ -97,15 +97,10 @@ class TestCreateAndOpen:
         with pytest.raises(StoreError, match="not built by this package"):
             MemoryStore.open(path=tmp_path)
 
-    def test_a_folder_that_is_open_is_locked_until_it_is_closed(self, tmp_path: Path) -> None:
-        with MemoryStore.create(SPACES, path=tmp_path), pytest.raises(StoreError, match=r"open .*process"):
-            MemoryStore.open(path=tmp_path)
-        MemoryStore.open(path=tmp_path).close()
-
     def test_a_broken_index_is_named(self, tmp_path: Path) -> None:
         MemoryStore.create(SPACES, path=tmp_path).close()
         (tmp_path / "meta.json").write_text('{"collections": ')
-        with pytest.raises(StoreError, match=f"index in '{tmp_path}' cannot be used"):
+        with pytest.raises(StoreError, match=rf"'{tmp_path}/meta\.json' is corrupt"):
             MemoryStore.open(path=tmp_path)
 
     def test_folder_and_address_together(self, tmp_path: Path) -> None:

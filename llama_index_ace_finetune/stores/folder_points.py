@@ -1,0 +1,166 @@
+"""The points of one collection in an embedded Qdrant's folder: Qdrant's own file, read without unpickling."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from qdrant_client import models
+from qdrant_client.local.persistence import CollectionPersistence
+
+from llama_index_ace_finetune.errors import StoreError, first_line
+from llama_index_ace_finetune.stores.point_ids import PointKey, key_of
+from llama_index_ace_finetune.stores.stored_point import ForbiddenClassError, StoredPoint, read_stored_point
+
+FILE: Final = "storage.sqlite"
+_MODULUS: Final = 2**64
+logger = logging.getLogger(__name__)
+
+
+class FolderPoints(CollectionPersistence):
+    """Takes the place of qdrant-client's own reader and writer of `storage.sqlite`; the file stays the same.
+
+    Args:
+        folder: of the collection.
+        where: the index, as errors name it.
+        dense: length of each dense vector by name; a point with another one is damaged.
+        multi: the same of each multivector.
+        read_only: whether the file may only be read.
+
+    Raises:
+        StoreError: if the file is missing, is no SQLite file, or holds no points of Qdrant's.
+    """
+
+    def __init__(
+        self, folder: Path, *, where: str, dense: Mapping[str, int], multi: Mapping[str, int], read_only: bool
+    ) -> None:
+        self.location = folder / FILE
+        self.before_first_write: Callable[[], None] | None = None
+        self._where, self._dense, self._multi = where, dense, multi
+        self._legacy_keys = {}
+        self._checksums: dict[PointKey, int] = {}
+        self.checksum = 0
+        mode = "ro" if read_only else "rw"
+        uri = f"{self.location.absolute().as_uri()}?mode={mode}"
+        self._read_only = read_only
+        try:
+            # Searches run in worker threads, one at a time.
+            self.storage = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        try:
+            self.storage.execute("PRAGMA trusted_schema=OFF")
+            found = self.storage.execute("SELECT type FROM sqlite_master WHERE name = 'points'").fetchone()
+        except sqlite3.Error as error:
+            self.storage.close()
+            raise self._unusable(error) from error
+        if found != ("table",):  # a view could ask for anything
+            self.storage.close()
+            raise self._unusable("it has no table of points")
+
+    @property
+    def count(self) -> int:
+        """Points that were read or written."""
+        return len(self._checksums)
+
+    def load(self) -> Iterator[models.PointStruct]:
+        """Yield the points; damaged ones are left out, counted and logged.
+
+        Raises:
+            StoreError: if the file is damaged, no point can be read, or one names a class that no point needs.
+        """
+        outdated: list[int] = []
+        damaged = 0
+        try:
+            # The latest first: older clients wrote a point under several spellings of its id.
+            for row, key, blob in self.storage.execute("SELECT rowid, id, point FROM points ORDER BY rowid DESC"):
+                try:
+                    point = read_stored_point(blob)
+                    self._require_sizes(point)
+                except ValueError:
+                    damaged += 1
+                    continue
+                if point.id in self._checksums:
+                    outdated.append(row)
+                    continue
+                self._note(point.id, zlib.crc32(blob))
+                if key != self.encode_key(point.id):
+                    self._legacy_keys[point.id] = key
+                yield models.PointStruct.model_construct(id=point.id, vector=point.vector, payload=point.payload)
+            if outdated and not self._read_only:
+                with self.storage:
+                    self.storage.executemany("DELETE FROM points WHERE rowid = ?", [(row,) for row in outdated])
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        except ForbiddenClassError as error:
+            raise StoreError(
+                f"The index in {self._where} holds a point that could run code ({error}), and was not opened; do not "
+                "use this folder, build the index from its texts with `ace-finetune index`."
+            ) from error
+        self._report(damaged)
+
+    def persist(self, point: models.PointStruct) -> None:
+        """Write a point, as qdrant-client does."""
+        self._begin()
+        identifier = key_of(point.id)
+        stored = models.PointStruct.model_construct(id=identifier, vector=point.vector, payload=point.payload)
+        blob = pickle.dumps(stored)
+        with self.storage:
+            legacy = self._legacy_keys.get(identifier)
+            if legacy is not None:
+                self.storage.execute("DELETE FROM points WHERE id = ?", (legacy,))
+            self.storage.execute("INSERT OR REPLACE INTO points VALUES (?, ?)", (self.encode_key(identifier), blob))
+        self._legacy_keys.pop(identifier, None)
+        self._note(identifier, zlib.crc32(blob))
+
+    def delete(self, point_id: models.ExtendedPointId) -> None:
+        """Delete a point."""
+        self._begin()
+        identifier = key_of(point_id)
+        key = self._legacy_keys.get(identifier, self.encode_key(identifier))
+        with self.storage:
+            self.storage.execute("DELETE FROM points WHERE id = ?", (key,))
+        self._legacy_keys.pop(identifier, None)
+        self._note(identifier, None)
+
+    def _begin(self) -> None:
+        if self.before_first_write is not None:
+            self.before_first_write()
+            self.before_first_write = None
+
+    def _note(self, identifier: PointKey, checksum: int | None) -> None:
+        """Keep the sum over all points in step: of each point's bytes and id, in any order."""
+        self.checksum = (self.checksum - self._checksums.pop(identifier, 0)) % _MODULUS
+        if checksum is not None:
+            named = checksum * 2**32 + zlib.crc32(str(identifier).encode())
+            self._checksums[identifier] = named
+            self.checksum = (self.checksum + named) % _MODULUS
+
+    def _require_sizes(self, point: StoredPoint) -> None:
+        for name, vector in point.vector.items():
+            rows, length = ([vector], self._dense[name]) if name in self._dense else (vector, self._multi.get(name))
+            if length is not None and any(getattr(row, "shape", None) != (length,) for row in rows):
+                raise ValueError("its vector has another length")
+
+    def _report(self, damaged: int) -> None:
+        if damaged and not self.count:
+            raise self._unusable(f"none of its {damaged} points can be read")
+        if damaged:
+            logger.warning(
+                "%d of %d points in %s are damaged and left out; build the index again with `ace-finetune index`",
+                damaged, damaged + self.count, self.location,
+            )  # fmt: skip
+
+    def _unusable(self, reason: object) -> StoreError:
+        if not self.location.exists():
+            reason = "it is missing"
+        said = first_line(reason) if isinstance(reason, Exception) else reason
+        return StoreError(
+            f"The points {str(self.location)!r} cannot be read ({said}); build the index again with "
+            "`ace-finetune index`, or restore the folder."
+        )

@@ -1,0 +1,228 @@
+"""FolderQdrant: the embedded Qdrant over a folder that may come from a stranger, or may only be read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Any, Final, cast
+
+from qdrant_client import models
+from qdrant_client.local.local_collection import LocalCollection
+from qdrant_client.local.qdrant_local import QdrantLocal
+
+from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.stores.folder_points import FILE, FolderPoints
+from llama_index_ace_finetune.stores.writes import require_writable
+from llama_index_ace_finetune.utils.atomic import write_text
+from llama_index_ace_finetune.utils.read_json import read_json_object
+from llama_index_ace_finetune.utils.refusal import Refusal
+
+META: Final = "meta.json"
+OURS: Final = "ace_finetune"
+"""Key of the metadata of a collection that this package wrote."""
+_RECORD: Final = "ace_finetune_points"
+_LOCK: Final = ".lock"
+_REFUSAL: Final = Refusal(
+    "The index's description", "build the index again with `ace-finetune index`, or restore the folder", StoreError
+)
+logger = logging.getLogger(__name__)
+
+
+class FolderQdrant(QdrantLocal):
+    """qdrant-client's embedded store, opened with care.
+
+    - Points are read without unpickling (`FolderPoints`), and nothing outside of the folder is read or written.
+    - The folder is locked before it is read. One that cannot be written to is read all the same.
+    - At its close a collection of ours gets the number and the checksum of its points, which the next opening compares.
+
+    Args:
+        folder: of the index; a new one is made where there is none.
+
+    Raises:
+        StoreError: if the folder cannot be read, is damaged or hostile, or is open elsewhere.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.where = repr(str(folder))
+        self.read_only = False
+        self._process = os.getpid()
+        super().__init__(str(folder), force_disable_check_same_thread=True)
+
+    def close(self, **options: Any) -> None:
+        """Record what the collections hold, and release the folder. In a forked child the parent's lock stays."""
+        if os.getpid() != self._process:
+            self._closed = True
+            return
+        if self.closed:
+            return
+        try:
+            self._record_points()
+        finally:
+            super().close(**options)
+
+    def create_collection(self, collection_name: str, *arguments: Any, **options: Any) -> bool:
+        """Make a collection; one that is not listed, but has files here, is not taken for empty."""
+        folder = Path(self._collection_path(collection_name))
+        if collection_name not in self.collections and folder.is_dir() and any(folder.iterdir()):
+            raise StoreError(
+                f"The folder {str(folder)!r} holds files of a collection that the index does not list; move it away, "
+                "or give another name."
+            )
+        made = bool(super().create_collection(collection_name, *arguments, **options))
+        collection = self.collections[collection_name]
+        collection.close()
+        collection.storage = self._points(collection_name, collection)
+        return made
+
+    def _save(self, *arguments: Any, **options: Any) -> None:
+        require_writable(self, self._process)
+        super()._save(*arguments, **options)
+
+    def _collection_path(self, collection_name: str) -> str:
+        """Return a collection's folder, which lies in the index and is no link out of it."""
+        parent = Path(os.path.realpath(self.location)) / "collection"
+        folder = Path(self.location) / "collection" / collection_name
+        inside = Path(os.path.realpath(folder))
+        if parent not in inside.parents or inside != parent / os.path.normpath(collection_name):
+            raise StoreError(
+                f"The collection {collection_name!r:.80} in {self.where} lies outside of the index's folder, and was "
+                "not opened; do not use this folder, or give the collection another name."
+            )
+        return str(folder)
+
+    def _load(self) -> None:
+        try:
+            self._lock()
+            self._read()
+        except BaseException as error:
+            self._abandon()
+            if isinstance(error, OSError):
+                raise StoreError(
+                    f"The index in {self.where} cannot be read ({error.strerror or error}); check its permissions."
+                ) from error
+            raise
+
+    def _lock(self) -> None:
+        folder = Path(self.location)
+        if folder.exists() and not folder.is_dir():
+            raise StoreError(f"The index folder {self.where} cannot be used (it is a file); give a folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (META, _LOCK):
+            file = folder / name
+            if file.is_symlink() or (file.exists() and not file.is_file()):
+                raise StoreError(f"The file {str(file)!r} of the index is a link or no file; restore the folder.")
+        lock = self._open_lock(folder / _LOCK)
+        if lock is None:
+            return
+        import portalocker  # looks for folders to write to when it is imported
+
+        kind = portalocker.LockFlags.SHARED if self.read_only else portalocker.LockFlags.EXCLUSIVE
+        try:
+            portalocker.lock(lock, kind | portalocker.LockFlags.NON_BLOCKING)
+        except portalocker.exceptions.LockException as error:
+            lock.close()
+            raise StoreError(
+                f"The index folder {self.where} is open in another process; close that one, or use a Qdrant server."
+            ) from error
+        self._flock_file = lock
+
+    def _open_lock(self, file: Path) -> Any:
+        """Return the lock file; None where it is not there and cannot be made."""
+        try:
+            if not file.exists():
+                file.write_text("tmp lock file", encoding="utf-8")  # what Qdrant writes
+            return file.open("r+", encoding="utf-8")
+        except OSError:
+            self.read_only = True
+        with contextlib.suppress(OSError):
+            return file.open(encoding="utf-8")
+        return None
+
+    def _read(self) -> None:
+        meta = Path(self.location) / META
+        if not meta.exists() and not self.read_only:
+            write_text(meta, '{"collections": {}, "aliases": {}}')
+        described = read_json_object(meta, _REFUSAL)
+        try:
+            for name, config in described["collections"].items():
+                config.pop("init_from", None)  # of earlier clients
+                self._open_collection(name, models.CreateCollection(**config))
+            self.aliases = {str(alias): str(name) for alias, name in described["aliases"].items()}
+            for name, indexes in described.get("text_indexes", {}).items():
+                self.collections[name].text_indexes = {
+                    field: models.TextIndexParams(**params) for field, params in indexes.items()
+                }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _REFUSAL.because(meta, "is corrupt, or of another version of Qdrant") from error
+
+    def _open_collection(self, name: str, config: models.CreateCollection) -> None:
+        self._collection_path(name)
+        collection = LocalCollection(config)  # in memory: its own reader would unpickle
+        self.collections[name] = collection
+        collection.storage = self._points(name, collection)
+        collection.persistent = True
+        collection.load_vectors()
+        self._compare(name, collection)
+
+    def _points(self, name: str, collection: LocalCollection) -> FolderPoints:
+        folder = Path(self._collection_path(name))
+        file = folder / FILE
+        if file.is_symlink() or (file.exists() and not file.is_file()):
+            raise StoreError(f"The file {str(file)!r} of the index is a link or no file; restore the folder.")
+        points = FolderPoints(
+            folder,
+            where=self.where,
+            dense={name: params.size for name, params in collection.vectors_config.items()},
+            multi={name: params.size for name, params in collection.multivectors_config.items()},
+            read_only=self.read_only,
+        )
+        points.before_first_write = lambda: self._forget_record(collection)
+        return points
+
+    def _compare(self, name: str, collection: LocalCollection) -> None:
+        """Hold the points against the record of the last close."""
+        record = (collection.config.metadata or {}).get(_RECORD)
+        if not isinstance(record, dict):
+            return
+        points = cast(FolderPoints, collection.storage)
+        if record == _record_of(points):
+            return
+        if not points.count:
+            raise StoreError(
+                f"The collection {name!r} in {self.where} has lost its points: it holds none of "
+                f"{record.get('points')}; build the index again with `ace-finetune index`, or restore the folder."
+            )
+        if points.count > record.get("points", 0):  # another client of Qdrant's may have added some
+            return
+        logger.warning(
+            "the collection %r in %s was changed by something else since it was closed: it holds %d points, %s were "
+            "written; if nobody did, build the index again with `ace-finetune index`",
+            name, self.where, points.count, record.get("points"),
+        )  # fmt: skip
+
+    def _record_points(self) -> None:
+        changed = False
+        for collection in self.collections.values():
+            metadata = collection.config.metadata or {}
+            if OURS in metadata and _RECORD not in metadata:
+                metadata[_RECORD] = _record_of(cast(FolderPoints, collection.storage))
+                changed = True
+        if changed and not self.read_only:
+            self._save()
+
+    def _forget_record(self, collection: LocalCollection) -> None:
+        """While points are written the record would be wrong, were the process killed."""
+        if (collection.config.metadata or {}).pop(_RECORD, None) is not None:
+            self._save()
+
+    def _abandon(self) -> None:
+        for collection in self.collections.values():
+            collection.close()
+        if self._flock_file is not None:
+            self._flock_file.close()  # and with it the lock
+
+
+def _record_of(points: FolderPoints) -> dict[str, Any]:
+    return {"points": points.count, "checksum": f"{points.checksum:016x}"}
