@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
+from llama_index_ace_finetune.datasets.piped import piped
 from llama_index_ace_finetune.datasets.place import Place
 from llama_index_ace_finetune.datasets.readers import (
     ace_inventory,
@@ -86,7 +87,8 @@ def read_dataset(
 
 def _read(source: Source, wanted: str | None, choice: ColumnChoice, *, memories: bool = False) -> DatasetBuilder:
     if isinstance(source, (str, Path)):
-        return _read_path(Path(source), wanted, choice, memories)
+        with piped(Path(source)) as path:
+            return _read_path(path, wanted, choice, memories)
     if tables.is_arrow_dataset(source) and wanted in (None, *_TABLES):
         return _read_rows(
             tables.iterate_arrow_dataset(source), DatasetBuilder("datasets.Dataset", ""), wanted, choice, memories

@@ -7,45 +7,40 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from llama_index_ace_finetune.datasets.bounded_stream import BoundedStream
 from llama_index_ace_finetune.datasets.place import Place
 from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.utils.read_json import RepeatedKeyError
+from llama_index_ace_finetune.utils.read_json import parse_json as parse
+from llama_index_ace_finetune.utils.refusal import UnusableFileError
 
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is taken for a file of another format."""
 
-
-class _RepeatedKeyError(Exception):
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = key
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) != len(pairs):  # the plain parser would keep the last value and say nothing
-        seen: set[str] = set()
-        raise _RepeatedKeyError(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
-    return record
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+MAX_BLANK_LINES = 100_000
+"""More in a row are not yielded: a gzip file of a few bytes holds millions."""
 
 
 def iterate_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line without its end) of a UTF-8 file, gzipped or not.
 
     A byte order mark and CRLF ends are taken off. Raises DatasetError for a file that cannot be read,
-    is not UTF-8, or has a line over `MAX_LINE_BYTES`.
+    is not UTF-8, has a line over `MAX_LINE_BYTES` or more than `MAX_BLANK_LINES` blank ones in a row.
     """
     with _open(path) as stream:
-        number = 0
+        number = blank = 0
         while True:
             line = _read_line(stream, path, number + 1)
             if not line:
                 return
             number += 1
+            blank = 0 if line.strip() else blank + 1
+            if blank > MAX_BLANK_LINES:
+                raise DatasetError(
+                    f"{Place(str(path), number)}: there are over {MAX_BLANK_LINES:,} blank lines in a row; remove them."
+                )
             if number == 1:
                 line = _without_byte_order_mark(line, path)
             yield number, _decode(line, path, number).rstrip("\r\n")
@@ -68,8 +63,8 @@ def read_text(path: Path) -> str:
 def parse_json(text: str, place: Place) -> Any:
     """Return the JSON value in `text`; raises DatasetError with line and column."""
     try:
-        return _DECODER.decode(text)
-    except _RepeatedKeyError as error:
+        return parse(text, unique_keys=True)
+    except RepeatedKeyError as error:
         line = text.count("\n", 0, max(0, text.rfind(json.dumps(error.key, ensure_ascii=False)))) + (place.line or 1)
         raise DatasetError(
             f"{Place(place.file, line)}: the key {error.key!r:.80} stands twice in one object; remove or rename one."
@@ -79,10 +74,8 @@ def parse_json(text: str, place: Place) -> Any:
         raise DatasetError(
             f"{Place(place.file, line)}: invalid JSON at column {error.colno} ({error.msg}); correct the file."
         ) from error
-    except RecursionError as error:
-        raise DatasetError(f"{place}: the JSON is nested too deeply; flatten it.") from error
-    except ValueError as error:  # a number with thousands of digits
-        raise DatasetError(f"{place}: the JSON holds a value that cannot be read ({error}); correct it.") from error
+    except ValueError as error:  # nesting, or a number with dozens of digits
+        raise DatasetError(f"{place}: the JSON cannot be read ({error}); correct it.") from error
 
 
 def read_json(path: Path) -> Any:
@@ -128,18 +121,18 @@ def json_type(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _open(path: Path) -> BinaryIO | gzip.GzipFile:
+def _open(path: Path) -> BoundedStream:
     try:
-        if path.is_dir():
-            raise DatasetError(f"{path}: this is a folder; give the file itself.")
-        with path.open("rb") as stream:
-            gzipped = stream.read(2) == b"\x1f\x8b"
-        return gzip.open(path, "rb") if gzipped else path.open("rb")
-    except (OSError, ValueError) as error:
+        return BoundedStream(path)
+    except UnusableFileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise _unreadable(path, error.__cause__) from error
+        raise DatasetError(f"{path}: this {error}; give the file itself, and see that it may be read.") from error
+    except OSError as error:
         raise _unreadable(path, error) from error
 
 
-def _read_line(stream: BinaryIO | gzip.GzipFile, path: Path, number: int) -> bytes:
+def _read_line(stream: BoundedStream, path: Path, number: int) -> bytes:
     try:
         line = stream.readline(MAX_LINE_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 from llama_index_ace_finetune.datasets.place import Place
 from llama_index_ace_finetune.datasets.readers.pairs import Row
 from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.utils.open_file import open_file
+from llama_index_ace_finetune.utils.refusal import UnusableFileError
 
 _BATCH = 4096
+_MOST_RATIO = 100
+_FREE_BYTES = 32 * 2**20
 
 
 def iterate_parquet(path: Path) -> Iterator[Row]:
@@ -22,18 +27,33 @@ def iterate_parquet(path: Path) -> Iterator[Row]:
         raise DatasetError(f"{path}: reading Parquet needs pyarrow; run `pip install pyarrow`.") from error
     number = 0
     try:
-        with pq.ParquetFile(path) as table:
+        with open_file(path) as handle, pq.ParquetFile(handle) as table:
+            _check_claims(table.metadata, os.fstat(handle.fileno()).st_size)
             for batch in table.iter_batches(batch_size=_BATCH):
                 for row in batch.to_pylist():
                     number += 1
                     yield Place(str(path), 0, f"row {number}"), row
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: there is no such file; check the path.") from error
+    except UnusableFileError as error:
+        raise DatasetError(f"{path}: this {error}; give the file itself, and see that it may be read.") from error
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise DatasetError(
             f"{path}: the Parquet file is damaged after row {number} ({reason}); make it again."
         ) from error
+
+
+def _check_claims(metadata: Any, size: int) -> None:
+    """Refuse a file whose metadata claim far more than its size can hold; raises ValueError before it is read."""
+    limit = max(_FREE_BYTES, _MOST_RATIO * size)
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    claimed = sum(max(0, column.total_uncompressed_size) for column in columns)
+    values = sum(max(0, column.num_values) for column in columns)
+    rows = max(metadata.num_rows, sum(group.num_rows for group in groups))
+    if claimed > limit or values > limit or rows > limit:
+        raise ValueError(f"it claims {rows:,} rows and {claimed:,} bytes in a file of {size:,} bytes")
+    if any(column.total_compressed_size > size for column in columns):
+        raise ValueError("a column claims to be longer than the file")
 
 
 def is_arrow_dataset(source: object) -> bool:
