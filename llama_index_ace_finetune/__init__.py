@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
     from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
     from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
+    from llama_index_ace_finetune.retrievers.retriever_options import RetrieverOptions, SearchOptions
     from llama_index_ace_finetune.stores.memory_store import MemoryStore
     from llama_index_ace_finetune.training.config import TrainingConfig
     from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
@@ -40,6 +41,8 @@ __all__ = [
     "Query",
     "RetrievalDataset",
     "RetrievedMemory",
+    "RetrieverOptions",
+    "SearchOptions",
     "SplitSettings",
     "TrainingConfig",
     "TrainingDataGenerator",
@@ -64,6 +67,8 @@ _HOMES = {
     "Query": "datasets.types",
     "RetrievalDataset": "datasets.types",
     "RetrievedMemory": "retrievers.retrieved_memory",
+    "RetrieverOptions": "retrievers.retriever_options",
+    "SearchOptions": "retrievers.retriever_options",
     "SplitSettings": "datasets.split",
     "TrainingConfig": "training.config",
     "TrainingDataGenerator": "mining.training_data_generator",

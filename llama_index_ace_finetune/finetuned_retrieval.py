@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from llama_index.core.schema import MetadataMode, QueryBundle
 
@@ -24,6 +24,9 @@ from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
 from llama_index_ace_finetune.run_folder import RunFolder, Serving
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 DEFAULT_MODEL = "ace/embedding_finetuning/models/ace_finetuned"
 
@@ -116,7 +119,19 @@ class FineTunedRetrieval:
         self.close()
 
 
-def create_finetuned_retrieval(finetuned_model_path: str | Path = DEFAULT_MODEL, **options: Any) -> FineTunedRetrieval:
+class RetrievalOptions(TypedDict, total=False):
+    """Options of `FineTunedRetrieval` besides the model."""
+
+    qdrant_url: str | None
+    collection_name: str
+    baseline_embedding_url: str | None
+    baseline_model: str | None
+    fallback_to_baseline: bool
+
+
+def create_finetuned_retrieval(
+    finetuned_model_path: str | Path = DEFAULT_MODEL, **options: Unpack[RetrievalOptions]
+) -> FineTunedRetrieval:
     """Return a `FineTunedRetrieval`; options are those of its constructor."""
     return FineTunedRetrieval(finetuned_model_path, **options)
 

@@ -44,7 +44,10 @@ def serve(folder: Path) -> list[str]:
     embedding = ace.FineTunedEmbedding(str(folder / "model"))
     nodes = [TextNode(text="one"), TextNode(text="two")]
     retriever = ace.FineTunedHybridRetriever.from_nodes(nodes, model=folder / "model", mode="hybrid")
-    hits: list[NodeWithScore] = retriever.retrieve("one")
+    options: ace.RetrieverOptions = {"similarity_top_k": 3, "fallback": "off"}
+    of_one_call: ace.SearchOptions = {"mode": "dense"}
+    hits: list[NodeWithScore] = retriever.search("one", **of_one_call)
+    ace.FineTunedHybridRetriever.from_run(folder, **options).close()
     told = [hit.served_by for hit in hits if isinstance(hit, ace.RetrievedMemory)]
     store: ace.MemoryStore = retriever.store
     with ace.FineTunedRetrieval(folder / "model") as retrieval:
@@ -80,3 +83,26 @@ def test_mypy_passes_and_notices_a_wrong_use(tmp_path: Path) -> None:
     assert right.returncode == 0, right.stdout + right.stderr
     wrong = check(PROGRAM.replace("range_max=30", 'range_max="30"').replace('mode="linear"', 'mode="liner"'), tmp_path)
     assert wrong.stdout.count("[arg-type]") == 2, wrong.stdout
+
+
+@pytest.mark.slow
+def test_mypy_reports_misspelt_and_wrong_options(tmp_path: Path) -> None:
+    calls = [
+        "from_run('run', similiarity_top_k=3)",
+        "from_nodes([], model='m', path='d', similiarity_top_k=3)",
+        "from_collection(model='m', similiarity_top_k=3)",
+        "from_vector_store(store, model='m', similiarity_top_k=3)",
+        "from_run('run', similarity_top_k='3')",
+        "from_run('run').search('one', similiarity_top_k=3)",
+        "from_run('run').as_retriever(fallback='off')",
+    ]
+    head = [
+        "from llama_index.vector_stores.qdrant import QdrantVectorStore",
+        "from llama_index_ace_finetune import FineTunedHybridRetriever",
+        "def made(store: QdrantVectorStore) -> None:",
+    ]
+    program = "\n".join([*head, *(f"    FineTunedHybridRetriever.{call}" for call in calls), ""])
+    found = check(program, tmp_path)
+    lines = [line for line in found.stdout.splitlines() if ": error:" in line]
+    assert [int(line.split(":")[1]) for line in lines] == list(range(4, 4 + len(calls))), found.stdout
+    assert all(line.endswith(("[call-arg]", "[arg-type]")) for line in lines), found.stdout

@@ -6,33 +6,37 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.callbacks import CallbackManager
-from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
-from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.ranking.bm25 import BM25Settings
-from llama_index_ace_finetune.ranking.fusion import RRF_K
-from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch, Sparse
-from llama_index_ace_finetune.retrievers.ladder import Fallback, FallbackSettings
+from llama_index_ace_finetune.errors import AceFinetuneError, StoreError
+from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
 from llama_index_ace_finetune.retrievers.load_models import load_models, load_serving_models
-from llama_index_ace_finetune.retrievers.search_settings import Mode, SearchSettings
+from llama_index_ace_finetune.retrievers.retriever_options import (
+    CheckedOptions,
+    RetrieverOptions,
+    SearchOptions,
+    search_settings,
+)
+from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
 from llama_index_ace_finetune.run_folder import RunFolder, Serving
 from llama_index_ace_finetune.stores.adopt import adopt
 from llama_index_ace_finetune.stores.build_index import build_index, model_encoders
-from llama_index_ace_finetune.stores.filters import Filters
 from llama_index_ace_finetune.stores.memory_store import DEFAULT_COLLECTION, MemoryStore
 from llama_index_ace_finetune.stores.payload_indexes import PayloadIndexes
+from llama_index_ace_finetune.stores.spaces import is_ours
 
-DEFAULT_TOP_K = 10
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -55,28 +59,11 @@ class FineTunedHybridRetriever(BaseRetriever):
         store: an open memory store.
         embed_model: the model of the store's "finetuned" vectors; None where it could not be loaded.
         baseline_model: the model of its "baseline" vectors.
-        similarity_top_k: results.
-        dense_top_k: hits taken from the dense leg; in mode "hybrid" 100 by default, as when the weights were chosen.
-        sparse_top_k: hits taken from BM25; likewise.
-        rrf_k: constant of RRF.
-        weights: of the dense and the BM25 leg. The constructors that take the model of a run, by its folder, take those
-            that dev chose for it where none are given.
-        baseline_weights: the same where the baseline serves; None takes `weights`.
-        threshold: lowest cosine of a dense hit, applied to the dense leg before fusion; none by default.
-        mode: "hybrid", "dense" or "sparse".
-        filters: metadata filters, decided by Qdrant for both legs.
-        node_ids: only these nodes.
-        doc_ids: only nodes of these source documents.
-        sparse: where words are searched: "in_process", or "server" for a store with BM25 vectors.
-        bm25: parameters of the in-process BM25.
-        fallback: "baseline" or "off".
-        timeout: seconds for embedding a query, after which the next model serves; none by default.
-        breaker_failures: failures in a row after which a model is left alone.
-        breaker_pause: seconds until it is tried again.
-        object_map: what the `IndexNode`s found stand for, by their `index_id`; retrievers and query engines are asked.
-        objects: nodes that carry it themselves, instead.
+        options: any of `RetrieverOptions`.
 
     Raises:
+        AceFinetuneError: for an option that does not exist, or whose value is wrong. The constructors below check the
+            options before they load a model, embed a text or write anything.
         StoreError: if the store holds vectors of another model and `fallback` is "off".
     """
 
@@ -86,52 +73,24 @@ class FineTunedHybridRetriever(BaseRetriever):
         *,
         embed_model: BaseEmbedding | None,
         baseline_model: BaseEmbedding | None = None,
-        similarity_top_k: int = DEFAULT_TOP_K,
-        dense_top_k: int | None = None,
-        sparse_top_k: int | None = None,
-        rrf_k: int = RRF_K,
-        weights: tuple[float, float] = (1.0, 1.0),
-        baseline_weights: tuple[float, float] | None = None,
-        threshold: float | None = None,
-        mode: Mode = "hybrid",
-        filters: Filters | None = None,
-        node_ids: Sequence[str] | None = None,
-        doc_ids: Sequence[str] | None = None,
-        sparse: Sparse = "in_process",
-        bm25: BM25Settings | None = None,
-        fallback: Fallback = "baseline",
-        timeout: float | None = None,
-        breaker_failures: int = 3,
-        breaker_pause: float = 30.0,
-        callback_manager: CallbackManager | None = None,
-        object_map: dict[str, Any] | None = None,
-        objects: list[IndexNode] | None = None,
-        verbose: bool = False,
+        **options: Unpack[RetrieverOptions],
     ) -> None:
-        self._settings = SearchSettings(
-            top_k=similarity_top_k,
-            dense_top_k=dense_top_k,
-            sparse_top_k=sparse_top_k,
-            rrf_k=rrf_k,
-            weights=weights,
-            baseline_weights=baseline_weights,
-            threshold=threshold,
-            mode=mode,
-            filters=filters,
-            node_ids=node_ids,
-            doc_ids=doc_ids,
-        )
+        checked = CheckedOptions.of(options)
+        self._settings = checked.search
         self._search = HybridSearch(
             store,
             embed_model=embed_model,
             baseline_model=baseline_model,
-            fallback=FallbackSettings(
-                fallback=fallback, timeout=timeout, failures=breaker_failures, pause=breaker_pause
-            ),
-            sparse=sparse,
-            bm25=bm25,
+            fallback=checked.fallback,
+            sparse=checked.sparse,
+            bm25=checked.bm25,
         )
-        super().__init__(callback_manager=callback_manager, object_map=object_map, objects=objects, verbose=verbose)
+        super().__init__(
+            callback_manager=checked.callback_manager,
+            object_map=checked.object_map,
+            objects=checked.objects,
+            verbose=checked.verbose,
+        )
 
     @property
     def similarity_top_k(self) -> int:
@@ -163,12 +122,13 @@ class FineTunedHybridRetriever(BaseRetriever):
         return self._search.fallbacks
 
     @classmethod
-    def from_run(cls, run: str | Path, **options: Any) -> FineTunedHybridRetriever:
+    def from_run(cls, run: str | Path, **options: Unpack[RetrieverOptions]) -> FineTunedHybridRetriever:
         """Open what `ace-finetune run` left: its index, its model, its base model, and the weights that dev chose.
 
         Where dev chose the base model's vectors, they serve. A model that cannot be loaded is replaced by the
         baseline, visibly. With `fallback="off"` the tuned model serves in any case.
         """
+        checked = CheckedOptions.of(options)
         folder = RunFolder.open(Path(run))
         serving = folder.serving()
         options = _with_weights(serving, options)
@@ -176,7 +136,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             folder.model,
             folder.base_model(),
             vectors=serving.vectors,
-            fallback=options.get("fallback", "baseline"),
+            fallback=checked.fallback.fallback,
         )
         return cls._over(MemoryStore.open(path=folder.index), tuned, baseline, options)
 
@@ -194,7 +154,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         client_options: Mapping[str, Any] | None = None,
         collection_options: Mapping[str, Any] | None = None,
         payload_indexes: PayloadIndexes | None = None,
-        **options: Any,
+        **options: Unpack[RetrieverOptions],
     ) -> FineTunedHybridRetriever:
         """Embed nodes with both models into a new store and search it.
 
@@ -204,6 +164,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         that a server indexes, for quick filters and for strict mode, which refuses others: a list of keys of text that
         is matched whole, or a dict of keys and Qdrant's types of index.
         """
+        checked = CheckedOptions.of(options)
         options = _with_chosen_weights(model, options)
         embed_model = FineTunedEmbedding(str(model))
         baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
@@ -215,7 +176,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             url=url,
             api_key=api_key,
             collection=collection,
-            server_bm25=options.get("sparse") == "server",
+            server_bm25=checked.sparse == "server",
             client_options=client_options,
             collection_options=collection_options,
             payload_indexes=payload_indexes,
@@ -234,7 +195,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         api_key: str | None = None,
         client_options: Mapping[str, Any] | None = None,
         payload_indexes: PayloadIndexes | None = None,
-        **options: Any,
+        **options: Unpack[RetrieverOptions],
     ) -> FineTunedHybridRetriever:
         """Search a collection of ours, or an alias of one, in a folder or on a server.
 
@@ -242,8 +203,9 @@ class FineTunedHybridRetriever(BaseRetriever):
         to `QdrantClient`, such as `prefer_grpc` and `timeout`. `payload_indexes`, as in `from_nodes`, adds those
         that the collection lacks.
         """
+        checked = CheckedOptions.of(options)
         options = _with_chosen_weights(model, options)
-        models = load_models(model, baseline, fallback=options.get("fallback", "baseline"))
+        models = load_models(model, baseline, fallback=checked.fallback.fallback)
         store = MemoryStore.open(
             path=path, url=url, api_key=api_key, collection=collection, client_options=client_options
         )
@@ -259,7 +221,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         model: str | Path,
         baseline: str | Path | None = DEFAULT_BASE_MODEL,
         payload_indexes: PayloadIndexes | None = None,
-        **options: Any,
+        **options: Unpack[RetrieverOptions],
     ) -> FineTunedHybridRetriever:
         """Search the collection of a LlamaIndex vector store.
 
@@ -267,16 +229,19 @@ class FineTunedHybridRetriever(BaseRetriever):
         goes on reading it. The vector store's client stays the caller's to close. `payload_indexes`: as
         in `from_nodes`.
         """
-        options = _with_chosen_weights(model, options)
-        embed_model = FineTunedEmbedding(str(model))
-        baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
-        encoders = model_encoders(embed_model.encoder, baseline_model.encoder if baseline_model else None)
+        checked = CheckedOptions.of(options)
         try:
             client = vector_store.client
         except ValueError as error:
             raise AceFinetuneError(
                 "The vector store has an asynchronous client alone; give it a `client` besides its `aclient`."
             ) from error
+        if checked.sparse == "server":
+            _require_word_vectors(client, vector_store.collection_name)
+        options = _with_chosen_weights(model, options)
+        embed_model = FineTunedEmbedding(str(model))
+        baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
+        encoders = model_encoders(embed_model.encoder, baseline_model.encoder if baseline_model else None)
         store = adopt(client, vector_store.collection_name, encoders, payload_indexes=payload_indexes)
         return cls._over(store, embed_model, baseline_model, options)
 
@@ -286,7 +251,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         store: MemoryStore,
         embed_model: BaseEmbedding | None,
         baseline_model: BaseEmbedding | None,
-        options: dict[str, Any],
+        options: RetrieverOptions,
     ) -> FineTunedHybridRetriever:
         """Make a retriever, or release the store."""
         try:
@@ -295,36 +260,34 @@ class FineTunedHybridRetriever(BaseRetriever):
             store.close()
             raise
 
-    def as_retriever(self, **changes: Any) -> FineTunedHybridRetriever:
+    def as_retriever(self, **changes: Unpack[SearchOptions]) -> FineTunedHybridRetriever:
         """Return a retriever with other settings over the same store and models, with the same counters.
 
         Args:
-            changes: any of `similarity_top_k`, `dense_top_k`, `sparse_top_k`, `rrf_k`, `weights`, `threshold`, `mode`,
-                `filters`, `node_ids` and `doc_ids`.
+            changes: any of `SearchOptions`, such as `similarity_top_k`, `mode` and `filters`.
         """
-        if "similarity_top_k" in changes:
-            changes["top_k"] = changes.pop("similarity_top_k")
-        unknown = sorted(changes.keys() - {field.name for field in fields(SearchSettings)})
-        if unknown:
-            raise AceFinetuneError(f"A search has no setting {unknown[0]!r}; see `as_retriever` for those it has.")
         other = copy.copy(self)
-        other._settings = replace(self._settings, **changes)
+        other._settings = search_settings(changes, self._settings)
         return other
 
-    def search(self, query: str | QueryBundle, **changes: Any) -> list[NodeWithScore]:
+    def search(self, query: str | QueryBundle, **changes: Unpack[SearchOptions]) -> list[NodeWithScore]:
         """`retrieve` with settings of this call's own, such as `filters`; see `as_retriever`."""
         return self.as_retriever(**changes).retrieve(query)
 
-    async def asearch(self, query: str | QueryBundle, **changes: Any) -> list[NodeWithScore]:
+    async def asearch(self, query: str | QueryBundle, **changes: Unpack[SearchOptions]) -> list[NodeWithScore]:
         """`aretrieve` with settings of this call's own."""
         return await self.as_retriever(**changes).aretrieve(query)
 
-    def retrieve_batch(self, queries: Sequence[str | QueryBundle], **changes: Any) -> list[list[NodeWithScore]]:
+    def retrieve_batch(
+        self, queries: Sequence[str | QueryBundle], **changes: Unpack[SearchOptions]
+    ) -> list[list[NodeWithScore]]:
         """Return the results of each query; they are embedded and searched together, which is faster than in turn."""
         found = self._search.run_many([_bundle(query) for query in queries], self.as_retriever(**changes)._settings)
         return [[*results] for results in found]
 
-    async def aretrieve_batch(self, queries: Sequence[str | QueryBundle], **changes: Any) -> list[list[NodeWithScore]]:
+    async def aretrieve_batch(
+        self, queries: Sequence[str | QueryBundle], **changes: Unpack[SearchOptions]
+    ) -> list[list[NodeWithScore]]:
         """`retrieve_batch` off the event loop."""
         settings = self.as_retriever(**changes)._settings
         found = await self._search.arun_many([_bundle(query) for query in queries], settings)
@@ -349,7 +312,7 @@ def _bundle(query: str | QueryBundle) -> QueryBundle:
     return QueryBundle(query) if isinstance(query, str) else query
 
 
-def _with_chosen_weights(model: str | Path, options: dict[str, Any]) -> dict[str, Any]:
+def _with_chosen_weights(model: str | Path, options: RetrieverOptions) -> RetrieverOptions:
     """`options` with the weights that dev chose, where `model` is that of a run and no weights are given."""
     run = RunFolder.of_model(model)
     if run is None or "weights" in options:
@@ -365,8 +328,17 @@ def _with_chosen_weights(model: str | Path, options: dict[str, Any]) -> dict[str
     return _with_weights(serving, options)
 
 
-def _with_weights(serving: Serving, options: dict[str, Any]) -> dict[str, Any]:
+def _with_weights(serving: Serving, options: RetrieverOptions) -> RetrieverOptions:
     """`options` with the weights that a run serves with, where none are given."""
     if "weights" in options:
         return options
     return {"baseline_weights": serving.baseline_weights, **options, "weights": serving.weights}
+
+
+def _require_word_vectors(client: QdrantClient, collection: str) -> None:
+    """Raise StoreError where Qdrant cannot search words, before an adoption writes anything."""
+    if not is_ours(client, collection) or MemoryStore.attach(client, collection).sparse is None:
+        raise StoreError(
+            f"The collection {collection!r} holds no BM25 vectors, which sparse='server' needs; leave that out, or "
+            "build one with from_nodes(..., sparse='server')."
+        )

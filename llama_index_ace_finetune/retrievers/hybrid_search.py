@@ -33,6 +33,12 @@ _Result = TypeVar("_Result")
 _Dense = tuple[ServedBy, list[list[LegHit]]]
 
 
+def require_sparse(sparse: str) -> None:
+    """Raise AceFinetuneError for a place where words cannot be searched."""
+    if sparse not in ("in_process", "server"):
+        raise AceFinetuneError(f"The sparse leg is {sparse!r}; it must be in_process or server.")
+
+
 class HybridSearch:
     """The legs over a store, and which model serves the dense one.
 
@@ -49,8 +55,7 @@ class HybridSearch:
         sparse: Sparse = "in_process",
         bm25: BM25Settings | None = None,
     ) -> None:
-        if sparse not in ("in_process", "server"):
-            raise AceFinetuneError(f"The sparse leg is {sparse!r}; it must be in_process or server.")
+        require_sparse(sparse)
         if sparse == "server" and store.sparse is None:
             store.search_words("", 1)  # raises: there are no BM25 vectors
         self.store = store

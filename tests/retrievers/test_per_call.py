@@ -85,7 +85,7 @@ class TestPerCall:
         assert seen(hits) == seen(in_process.search(QUERIES[2], filters=EVEN, threshold=0.2))
 
     def test_unknown_settings(self, in_process) -> None:
-        with pytest.raises(AceFinetuneError, match="no setting 'top_p'"):
+        with pytest.raises(AceFinetuneError, match="no option 'top_p'"):
             in_process.search("x", top_p=3)
         with pytest.raises(AceFinetuneError, match="at least 1"):
             in_process.search("x", similarity_top_k=0)

@@ -1,0 +1,147 @@
+"""The options of a retriever: named and typed once, and checked before anything is loaded, embedded or written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, TypedDict
+
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.schema import IndexNode
+
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.ranking.bm25 import BM25Settings
+from llama_index_ace_finetune.retrievers.hybrid_search import Sparse, require_sparse
+from llama_index_ace_finetune.retrievers.ladder import Fallback, FallbackSettings
+from llama_index_ace_finetune.retrievers.search_settings import Mode, SearchSettings
+from llama_index_ace_finetune.stores.filters import Filters
+
+
+class SearchOptions(TypedDict, total=False):
+    """Options that a single call may change.
+
+    Attributes:
+        similarity_top_k: results; 10 by default.
+        dense_top_k: hits taken from the dense leg; in mode "hybrid" 100 by default, as when the weights were chosen.
+        sparse_top_k: hits taken from BM25; likewise.
+        rrf_k: constant of RRF; 60 by default.
+        weights: of the dense and the BM25 leg, equal by default. The constructors that take the model of a run, by its
+            folder, take those that dev chose for it where none are given.
+        baseline_weights: the same where the baseline serves; None takes `weights`.
+        threshold: lowest cosine of a dense hit, applied to the dense leg before fusion; none by default.
+        mode: "hybrid" (the default), "dense" or "sparse".
+        filters: metadata filters, decided by Qdrant for both legs.
+        node_ids: only these nodes.
+        doc_ids: only nodes of these source documents.
+    """
+
+    similarity_top_k: int
+    dense_top_k: int | None
+    sparse_top_k: int | None
+    rrf_k: int
+    weights: tuple[float, float]
+    baseline_weights: tuple[float, float] | None
+    threshold: float | None
+    mode: Mode
+    filters: Filters | None
+    node_ids: Sequence[str] | None
+    doc_ids: Sequence[str] | None
+
+
+class RetrieverOptions(SearchOptions, total=False):
+    """Options of `FineTunedHybridRetriever` and of its constructors; those of a single call are among them.
+
+    Attributes:
+        sparse: where words are searched: "in_process" (the default), or "server" for a store with BM25 vectors.
+        bm25: parameters of the in-process BM25.
+        fallback: "baseline" (the default) or "off".
+        timeout: seconds for embedding a query, after which the next model serves; none by default.
+        breaker_failures: failures in a row, 3 by default, after which a model is skipped for a while.
+        breaker_pause: seconds until it is tried again, 30 by default.
+        callback_manager: LlamaIndex's.
+        object_map: what the `IndexNode`s found stand for, by their `index_id`; retrievers and query engines are asked.
+        objects: nodes that carry it themselves, instead.
+        verbose: LlamaIndex's.
+    """
+
+    sparse: Sparse
+    bm25: BM25Settings | None
+    fallback: Fallback
+    timeout: float | None
+    breaker_failures: int
+    breaker_pause: float
+    callback_manager: CallbackManager | None
+    object_map: dict[str, Any] | None
+    objects: list[IndexNode] | None
+    verbose: bool
+
+
+_OF_A_SEARCH = SearchOptions.__optional_keys__
+_OF_A_RETRIEVER = RetrieverOptions.__optional_keys__
+_FALLBACK = {"fallback": "fallback", "timeout": "timeout", "breaker_failures": "failures", "breaker_pause": "pause"}
+
+
+@dataclass(frozen=True)
+class CheckedOptions:
+    """Options as the parts of a retriever take them."""
+
+    search: SearchSettings
+    fallback: FallbackSettings
+    sparse: Sparse = "in_process"
+    bm25: BM25Settings | None = None
+    callback_manager: CallbackManager | None = None
+    object_map: dict[str, Any] | None = None
+    objects: list[IndexNode] | None = None
+    verbose: bool = False
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> CheckedOptions:
+        """Return what `RetrieverOptions` hold.
+
+        Raises:
+            AceFinetuneError: naming an option that does not exist, with the nearest one that does, or a value that is
+                of a wrong type or out of range.
+        """
+        _require_known(options, _OF_A_RETRIEVER, "retriever")
+        sparse, bm25 = options.get("sparse", "in_process"), options.get("bm25")
+        require_sparse(sparse)
+        if not isinstance(bm25, BM25Settings | None):
+            raise AceFinetuneError(f"The retriever option bm25 is {bm25!r:.80}; it must be BM25Settings or None.")
+        try:
+            fallback = FallbackSettings(**{ours: options[name] for name, ours in _FALLBACK.items() if name in options})
+        except TypeError as error:
+            raise AceFinetuneError(f"A retriever option is of a wrong type ({error}); see RetrieverOptions.") from error
+        return cls(
+            search=search_settings({name: options[name] for name in options if name in _OF_A_SEARCH}),
+            fallback=fallback,
+            sparse=sparse,
+            bm25=bm25,
+            callback_manager=options.get("callback_manager"),
+            object_map=options.get("object_map"),
+            objects=options.get("objects"),
+            verbose=options.get("verbose", False),
+        )
+
+
+def search_settings(options: Mapping[str, Any], base: SearchSettings | None = None) -> SearchSettings:
+    """Return `base`, by default the defaults, changed by `SearchOptions`.
+
+    Raises:
+        AceFinetuneError: as `CheckedOptions.of`.
+    """
+    _require_known(options, _OF_A_SEARCH, "search")
+    given = {("top_k" if name == "similarity_top_k" else name): value for name, value in options.items()}
+    try:
+        return replace(base or SearchSettings(), **given)
+    except TypeError as error:
+        raise AceFinetuneError(f"A search option is of a wrong type ({error}); see SearchOptions.") from error
+
+
+def _require_known(options: Mapping[str, Any], names: frozenset[str], what: str) -> None:
+    known = sorted(names)
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
+            raise AceFinetuneError(f"A {what} has no option {name!r:.80}; {remedy}")
