@@ -47,6 +47,20 @@ _HAS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 _IDENTIFIER_JOINT = re.compile(
     r"_+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])"
 )
+# Names that are nothing without their signs: C++, C++17, C#, .NET, I/O, AT&T. Only a text with one of these signs is
+# searched for them.
+_SIGNS = re.compile(r"\+\+|#|&|\b[A-Za-z]/[A-Za-z]\b|\.[Nn][Ee][Tt]\b", re.ASCII)
+_NAME = (
+    r"(?<![A-Za-z0-9_])[A-Za-z][A-Za-z0-9_]*\+\+[0-9]*(?![A-Za-z0-9_])"  # C++, g++, C++17
+    r"|(?<![A-Za-z0-9_])[A-Za-z]\#[0-9]*(?![A-Za-z0-9_])"  # C#, F#, C#12
+    r"|\.NET(?!\w)|(?<!\w)\.[Nn]et(?!\w)"  # .NET, ASP.NET; not example.net
+    r"|(?<![\w/.])[A-Za-z]/[A-Za-z](?![\w/]|\.\w)"  # I/O, A/B; not a/b/c
+    r"|(?<![\w&=?])[A-Za-z]{1,3}&[A-Za-z]{1,3}(?![\w&=;])"  # AT&T, R&D; not a=1&b=2
+)
+_SIGNED = re.compile(_NAME)
+_NAME_OR_ASCII_WORD = re.compile(rf"{_NAME}|[A-Za-z0-9_]+")
+_NAME_OR_WORD = re.compile(rf"{_NAME}|{_WORD.pattern}")
+_VERSION = re.compile(r"(.*[+#])(\d+)")
 _CACHE_LIMIT = 1 << 18
 
 
@@ -60,6 +74,8 @@ class TokenizerSettings:
     stemming: Snowball stemming by PyStemmer.
     split_identifiers: `getUserName`, `get_user_name` and `E1234` give their parts beside the whole
         (`getusername`, `get`, `user`, `name`), so that either is found by the other.
+    signed_names: `C++`, `C#`, `.NET`, `I/O` and `AT&T` are terms with their signs, and not the letters that are left
+        without them; a version (`C++17`) gives the name too.
     token_pattern: a regular expression for what counts as a word, instead of runs of word characters.
     min_length: shorter terms are dropped.
 
@@ -72,6 +88,7 @@ class TokenizerSettings:
     stop_words: bool | tuple[str, ...] = True
     stemming: bool = True
     split_identifiers: bool = True
+    signed_names: bool = True
     token_pattern: str | None = None
     min_length: int = 1
 
@@ -85,7 +102,14 @@ class TokenizerSettings:
     def from_json(cls, values: dict[str, Any]) -> TokenizerSettings:
         """Make settings from what `dataclasses.asdict` gave and JSON stored (a tuple comes back as a list)."""
         stop_words = values.get("stop_words", True)
-        return cls(**{**values, "stop_words": tuple(stop_words) if isinstance(stop_words, list) else stop_words})
+        # What was indexed before there were such names has none of them.
+        return cls(
+            **{
+                "signed_names": False,
+                **values,
+                "stop_words": tuple(stop_words) if isinstance(stop_words, list) else stop_words,
+            }
+        )
 
 
 class Tokenizer:
@@ -149,12 +173,19 @@ class Tokenizer:
         )  # fmt: skip
 
     def _words(self, text: str) -> list[str]:
+        if self._pattern is not None:
+            return self._pattern.findall(text if text.isascii() else unicodedata.normalize("NFKC", text))
+        signed = self.settings.signed_names and _SIGNS.search(text) is not None
         if text.isascii():
-            return (self._pattern or _ASCII_WORD).findall(text)
-        return (self._pattern or _WORD).findall(unicodedata.normalize("NFKC", text))
+            return (_NAME_OR_ASCII_WORD if signed else _ASCII_WORD).findall(text)
+        text = unicodedata.normalize("NFKC", text)
+        # Scripts without spaces run into a name.
+        return _NAME_OR_WORD.findall(_SIGNED.sub(r" \g<0> ", text)) if signed else _WORD.findall(text)
 
     def _terms_of(self, word: str) -> tuple[str, ...]:
         """Analyse one word of a text."""
+        if self._pattern is None and not _WORD.fullmatch(word):
+            return self._terms_of_name(word)
         if word.isascii() or not _HAS_UNSPACED.search(word):
             return self._terms_of_run(word)
         terms: list[str] = []
@@ -164,6 +195,12 @@ class Tokenizer:
                 terms += map("".join, pairwise(run))
             else:
                 terms += self._terms_of_run(run)
+        return tuple(term for term in terms if len(term) >= self.settings.min_length)
+
+    def _terms_of_name(self, name: str) -> tuple[str, ...]:
+        if self.settings.lowercase:
+            name = name.lower()
+        terms = (name, *found.groups()) if (found := _VERSION.fullmatch(name)) else (name,)
         return tuple(term for term in terms if len(term) >= self.settings.min_length)
 
     def _terms_of_run(self, word: str) -> tuple[str, ...]:
