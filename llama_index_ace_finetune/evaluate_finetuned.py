@@ -34,16 +34,20 @@ class EmbeddingEvaluator:
     Args:
         test_suite_path: the suite, or any dataset that `read_dataset` takes.
         memories: further memories, so that the corpus is the one searched in production.
+        columns: names of the columns of a table, as `read_dataset` takes them.
     """
 
-    def __init__(self, test_suite_path: str | Path, *, memories: str | Path | None = None) -> None:
+    def __init__(
+        self, test_suite_path: str | Path, *, memories: str | Path | None = None, columns: str | None = None
+    ) -> None:
         self.test_suite_path = Path(test_suite_path)
         self.memories = memories
+        self.columns = columns
         self.dataset: RetrievalDataset | None = None
 
     def load_test_suite(self) -> RetrievalDataset:
         """Read the suite."""
-        self.dataset = read_dataset(self.test_suite_path, self.memories)
+        self.dataset = read_dataset(self.test_suite_path, self.memories, columns=self.columns)
         return self.dataset
 
     def compare_models(

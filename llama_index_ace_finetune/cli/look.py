@@ -8,16 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from llama_index_ace_finetune.cli.execute import execute
-from llama_index_ace_finetune.cli.options import AsJson, Data, Memories, RequireGain
+from llama_index_ace_finetune.cli.options import AsJson, Columns, Data, Memories, RequireGain
 
 
-def inspect(data: Data, memories: Memories = None, as_json: AsJson = False) -> None:
+def inspect(data: Data, memories: Memories = None, columns: Columns = None, as_json: AsJson = False) -> None:
     """Show what data hold: sizes, duplicates, ambiguity, BM25's hits."""
 
     def command() -> None:
         from llama_index_ace_finetune.commands.inspect import print_statistics
 
-        print_statistics(data, memories)
+        print_statistics(data, memories, columns)
 
     execute(command, as_json=as_json)
 
@@ -85,6 +85,7 @@ def audit(
         Path | None, typer.Option("--data", "--test-suite", help="The data; the run's own by default.")
     ] = None,
     memories: Memories = None,
+    columns: Columns = None,
     as_json: AsJson = False,
 ) -> None:
     """Count what train, dev and test share; exit 1 where they must not."""
@@ -92,7 +93,7 @@ def audit(
     def command() -> int:
         from llama_index_ace_finetune.commands.audit import print_audit
 
-        return print_audit(path, data, memories)
+        return print_audit(path, data, memories, columns)
 
     execute(command, as_json=as_json)
 

@@ -9,6 +9,13 @@ import typer
 
 Data = Annotated[Path, typer.Option("--data", "--test-suite", help="Queries with known answers: a file or folder.")]
 Memories = Annotated[Path | None, typer.Option(help="Further memories: an inventory file.")]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="<names>",
+        help="Columns of a table, such as query=question,text=context; also answer_id, label, min_score.",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(

@@ -18,6 +18,7 @@ from llama_index_ace_finetune.cli.options import (
     BatchSize,
     Bm25,
     Budget,
+    Columns,
     Dense,
     Device,
     Epochs,
@@ -62,6 +63,7 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option(callback=_needed, help="Run folder.")] = None,
     memories: Memories = None,
+    columns: Columns = None,
     base_model: BaseModel = None,
     num_negatives: NumNegatives = None,
     min_difficulty: MinDifficulty = None,
@@ -122,7 +124,7 @@ def run(
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    names = ("data", "out", "memories", "num_negatives", "min_difficulty", "skip_categories")
+    names = ("data", "out", "memories", "columns", "num_negatives", "min_difficulty", "skip_categories")
     top = {name: options[name] for name in names if options[name] not in (None, [], ())}
     seed = {"seed": options["seed"]} if options["seed"] is not None else {}
     return {**top, "split": seed, "mining": mining_flags(options), "training": training_flags(options)}

@@ -18,6 +18,7 @@ from llama_index_ace_finetune.cli.options import (
     BatchSize,
     Bm25,
     Budget,
+    Columns,
     Data,
     Dense,
     Device,
@@ -52,6 +53,7 @@ def generate(
     data: Data,
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("training_data.json"),
     memories: Memories = None,
+    columns: Columns = None,
     base_model: BaseModel = None,
     num_negatives: NumNegatives = None,
     min_difficulty: MinDifficulty = None,
@@ -102,7 +104,9 @@ def generate(
         )
         split = SplitSettings(seed=seed or 0)
         write(
-            TrainingDataGenerator(data, output, miner, max_examples, memories=memories, split_settings=split),
+            TrainingDataGenerator(
+                data, output, miner, max_examples, memories=memories, columns=columns, split_settings=split
+            ),
             num_negatives=5 if num_negatives is None else num_negatives,
             min_difficulty=min_difficulty,
             skip_categories=skip_categories or (),
@@ -152,6 +156,7 @@ def evaluate(
     data: Data,
     model: Annotated[Path, typer.Option("--model", "--finetuned-model", help="Folder of the tuned model.")],
     memories: Memories = None,
+    columns: Columns = None,
     output: Annotated[Path, typer.Option(help="JSON file to write; an HTML page goes beside it.")] = Path(
         "report.json"
     ),
@@ -181,7 +186,7 @@ def evaluate(
         from llama_index_ace_finetune.evaluate_finetuned import EmbeddingEvaluator
 
         report = EmbeddingEvaluator(
-            data, memories=memories
+            data, memories=memories, columns=columns
         ).compare_models(
             model,
             baseline=base_model,
@@ -204,6 +209,7 @@ def index(
     data: Data,
     model: Annotated[Path, typer.Option(help="Folder of the tuned model.")],
     memories: Memories = None,
+    columns: Columns = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the index; beside the model by default.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an index that is there.")] = False,
     device: Device = None,
@@ -223,7 +229,7 @@ def index(
 
         path = out or index_beside(model)
         check_index_output(path, replace=replace)
-        dataset = read_dataset(data, memories)
+        dataset = read_dataset(data, memories, columns=columns)
         settings = EncoderSettings(device=device, precision=precision or "auto")  # type: ignore[arg-type]
         tuned = Encoder.load(model, settings=settings)
         base_name = (read_provenance(model) or {}).get("base_model") or DEFAULT_BASE_MODEL

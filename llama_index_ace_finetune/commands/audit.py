@@ -13,18 +13,20 @@ from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.run_folder import RunFolder
 
 
-def print_audit(path: Path, data: Path | None, memories: Path | None) -> int:
+def print_audit(path: Path, data: Path | None, memories: Path | None, columns: str | None = None) -> int:
     """Print the overlap counts; return 0 where none is forbidden, else 1.
 
     Args:
         path: a run folder, whose training negatives are audited too, or a `split.json`.
         data: the dataset; by default the one that the run was made of.
         memories: likewise.
+        columns: likewise.
     """
     examples = None
     if path.is_dir():
         run = RunFolder.open(path)
         manifest = run.read_manifest()
+        columns = columns or (None if data else manifest.get("columns"))
         data = data or Path(manifest["data"])
         memories = memories or (Path(manifest["memories"]) if manifest.get("memories") else None)
         split = Split.load(run.split)
@@ -33,7 +35,7 @@ def print_audit(path: Path, data: Path | None, memories: Path | None) -> int:
         split = Split.load(path)
     if data is None:
         raise DatasetError(f"An audit of {str(path)!r} needs the data it divides; give it with --data.")
-    audit = audit_split(read_dataset(data, memories), split, examples)
+    audit = audit_split(read_dataset(data, memories, columns=columns), split, examples)
     show(
         {"name": audit.name, "passed": audit.passed, "overlaps": audit.overlaps},
         lambda screen: screen.print("\n".join(audit.lines()), markup=False),

@@ -17,6 +17,7 @@ from llama_index_ace_finetune.datasets.split import Split, split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.mining.training_data_generator import choose_queries
 from llama_index_ace_finetune.training.modes.mode import TrainingSizes
 from llama_index_ace_finetune.training.modes.schedule import estimate_modes
 
@@ -30,9 +31,12 @@ def print_plan(settings: RunSettings) -> None:
     Raises:
         OutputExistsError: as the run would.
     """
-    dataset = read_dataset(settings.data, settings.memories)
+    dataset = read_dataset(settings.data, settings.memories, columns=settings.columns)
     kept = kept_stages(settings, stage_keys(settings, dataset))
     split = split_dataset(dataset, settings=settings.split)
+    choose_queries(
+        dataset, split, min_difficulty=settings.min_difficulty, skip_categories=settings.skip_categories
+    )  # refuses what the run would refuse
     encoding = EncoderSettings(device=settings.training.device, precision=settings.training.precision)
     encoder = Encoder.load(settings.training.base_model, settings=encoding)
     stages = plan_run(settings, dataset, split, encoder, kept=kept)

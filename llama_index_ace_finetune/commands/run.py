@@ -53,7 +53,7 @@ def run_pipeline(settings: RunSettings) -> dict[str, Any]:
     """
     start = time.perf_counter()
     tidy(settings.out)
-    dataset = read_dataset(settings.data, settings.memories)
+    dataset = read_dataset(settings.data, settings.memories, columns=settings.columns)
     keys = stage_keys(settings, dataset)
     kept = kept_stages(settings, keys)
     if kept == set(keys):

@@ -19,6 +19,7 @@ class RunSettings:
         data: queries with known answers: a file or folder in any format that `ace-finetune inspect` reads.
         out: run folder.
         memories: memories beyond those of the data: an inventory file.
+        columns: names of the columns of a table, such as query=question,text=context.
         num_negatives: hard negatives mined per query.
         min_difficulty: leave out easier training queries: easy, medium or hard.
         skip_categories: leave out training queries of these categories.
@@ -34,6 +35,7 @@ class RunSettings:
     data: Path
     out: Path
     memories: Path | None = None
+    columns: str | None = None
     num_negatives: int = 5
     min_difficulty: Literal["easy", "medium", "hard"] | None = None
     skip_categories: frozenset[str] = frozenset()
@@ -56,6 +58,7 @@ class RunSettings:
             "data": str(self.data),
             "out": str(self.out),
             "memories": str(self.memories) if self.memories else None,
+            "columns": self.columns,
             "num_negatives": self.num_negatives,
             "min_difficulty": self.min_difficulty,
             "skip_categories": sorted(self.skip_categories),

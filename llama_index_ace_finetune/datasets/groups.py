@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llama_index_ace_finetune.datasets.labels import labels_of
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 
 
@@ -9,8 +10,6 @@ def group_values(dataset: RetrievalDataset, query_id: str, field: str) -> list[s
     """Return the values of a metadata field of the query, or of its right answers where the query lacks the field."""
     metadata = dataset.queries[query_id].metadata
     if field in metadata:
-        values = [metadata[field]]
-    else:
-        right = [m for m, grade in dataset.judgements.get(query_id, {}).items() if grade > 0]
-        values = [dataset.memories[m].metadata.get(field) for m in right]
-    return [str(value) for value in values if value is not None]
+        return list(labels_of(metadata[field]))
+    right = [m for m, grade in dataset.judgements.get(query_id, {}).items() if grade > 0]
+    return [label for m in right for label in labels_of(dataset.memories[m].metadata.get(field))]

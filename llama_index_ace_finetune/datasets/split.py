@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from llama_index_ace_finetune.datasets.assignment import Component, assign
 from llama_index_ace_finetune.datasets.components import query_components
+from llama_index_ace_finetune.datasets.groups import group_values
+from llama_index_ace_finetune.datasets.labels import labels_of
 from llama_index_ace_finetune.datasets.split_record import PARTS, Split
 from llama_index_ace_finetune.datasets.split_settings import SplitSettings
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
@@ -16,6 +18,8 @@ from llama_index_ace_finetune.errors import DatasetError
 __all__ = ["Split", "SplitSettings", "k_folds", "resplit_train_dev", "split_dataset"]
 
 _TRAIN = 0
+_TIED = 3
+"""A group of fewer queries is no reason to look for what ties it."""
 
 
 def split_dataset(dataset: RetrievalDataset, *, settings: SplitSettings | None = None) -> Split:
@@ -32,7 +36,7 @@ def split_dataset(dataset: RetrievalDataset, *, settings: SplitSettings | None =
     if empty:
         raise DatasetError(
             f"{dataset.name}: the queries form {len(components)} independent group(s), which leaves "
-            f"{' and '.join(empty)} empty; bring more queries, or set that fraction to 0."
+            f"{' and '.join(empty)} empty; {_remedy(dataset, components, settings)}."
         )
     return Split.of(
         dataset,
@@ -134,7 +138,35 @@ def _components(
 
 def _categories(dataset: RetrievalDataset, query_ids: Sequence[str], settings: SplitSettings) -> Counter[str]:
     found = (dataset.queries[i].metadata.get(settings.category_field) for i in query_ids)
-    return Counter(str(category) for category in found if category is not None)
+    return Counter(label for category in found for label in labels_of(category))
+
+
+def _remedy(dataset: RetrievalDataset, components: Sequence[Component], settings: SplitSettings) -> str:
+    """Say what ties most queries together, where something does, and what to do."""
+    largest = max(components, key=lambda component: component.size)
+    total = sum(component.size for component in components)
+    if largest.size < max(_TIED, total / 2):
+        return "bring more queries, or set that fraction to 0"
+    shared = Counter(answer for query_id in largest.query_ids for answer in dataset.relevant(query_id))
+    answer, count = min(shared.items(), key=lambda held: (-held[1], held[0]))
+    if count >= largest.size / 2:
+        text = " ".join(dataset.memories[answer].text.split())
+        return (
+            f"{count} of {total} queries have the memory {answer!r:.60} ({text[:60]!r}) for an answer, which ties them "
+            "together; take it out of their answers, or bring queries that it does not answer"
+        )
+    if settings.group_field is not None:
+        groups = Counter(g for i in largest.query_ids for g in group_values(dataset, i, settings.group_field))
+        group, count = min(groups.items(), key=lambda held: (-held[1], held[0]), default=("", 0))
+        if count >= largest.size / 2:
+            return (
+                f"{count} of {total} queries have the {settings.group_field} {group[:60]!r}, which ties them together; "
+                "group by another field, or bring queries of others"
+            )
+    return (
+        f"{largest.size} of {total} queries are tied together, one by one, by shared answers or almost equal texts "
+        f"(such as {dataset.queries[largest.query_ids[0]].text[:60]!r}); bring queries that differ"
+    )
 
 
 def _divide(components: Sequence[Component], settings: SplitSettings) -> tuple[dict[str, list[str]], list[str]]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
+from llama_index_ace_finetune.datasets.labels import labels_of
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.stats.bootstrap import bootstrap_intervals
 from llama_index_ace_finetune.evaluation.stats.groups import Groups, number_groups
@@ -53,22 +54,24 @@ class Slice:
     small: bool = False
 
 
-def slice_by_label(dimension: str, labels: Sequence[str | None], *, order: Sequence[str] = ()) -> tuple[Slice, ...]:
-    """Divide queries by a label; a query without one is in no slice.
+def slice_by_label(
+    dimension: str, labels: Sequence[str | Sequence[str] | None], *, order: Sequence[str] = ()
+) -> tuple[Slice, ...]:
+    """Divide queries by a label; a query without one is in no slice, one with several in the slice of each.
 
     Labels with fewer than 10 queries are merged into the slice "other", which comes last; where even that has fewer
     than 10, it is marked as small.
 
     Args:
         dimension: what the labels are.
-        labels: one per query.
+        labels: one per query, or several.
         order: of the labels; those not in it follow by name.
     """
     rows: dict[str, list[int]] = {}
     for row, label in enumerate(labels):
-        if label is not None:
-            rows.setdefault(label, []).append(row)
-    other = sorted(row for label, held in rows.items() if len(held) < MIN_QUERIES or label == OTHER for row in held)
+        for one in labels_of(label):
+            rows.setdefault(one, []).append(row)
+    other = sorted({row for label, held in rows.items() if len(held) < MIN_QUERIES or label == OTHER for row in held})
     place = {label: number for number, label in enumerate(order)}
     large = sorted(
         (label for label, held in rows.items() if len(held) >= MIN_QUERIES and label != OTHER),
@@ -127,9 +130,8 @@ def slice_queries(
     """
     metadata = metadata or {}
 
-    def labels(field: str) -> list[str | None]:
-        found = [metadata.get(query_id, {}).get(field) for query_id in data.query_ids]
-        return [None if value is None else str(value) for value in found]
+    def labels(field: str) -> list[tuple[str, ...]]:
+        return [labels_of(metadata.get(query_id, {}).get(field)) for query_id in data.query_ids]
 
     slices = [
         *slice_by_label("category", labels("query_category")),

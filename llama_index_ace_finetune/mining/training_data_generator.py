@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
+from llama_index_ace_finetune.datasets.labels import labels_of
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.split import Split, SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample, modified_at
@@ -34,6 +35,7 @@ class TrainingDataGenerator:
         max_examples: at most so many examples, drawn at random from all that pass the filters.
         memories: memories beyond those of the suite (an inventory file); with a miner on a live collection, that
             collection's memories by default.
+        columns: names of the columns of a table, as `read_dataset` takes them.
         split_settings: fractions and seed of the split.
     """
 
@@ -45,6 +47,7 @@ class TrainingDataGenerator:
         max_examples: int | None = None,
         *,
         memories: str | Path | None = None,
+        columns: str | None = None,
         split_settings: SplitSettings | None = None,
     ) -> None:
         self.test_suite_path = Path(test_suite_path)
@@ -52,6 +55,7 @@ class TrainingDataGenerator:
         self.miner = miner
         self.max_examples = max_examples
         self.memories = memories
+        self.columns = columns
         self.split_settings = split_settings or SplitSettings()
 
     def generate_and_save(
@@ -74,7 +78,7 @@ class TrainingDataGenerator:
         if self.output_path.is_dir():
             raise DatasetError(f"The output {str(self.output_path)!r} is a directory; give the path of a file.")
         require_regular(self.output_path)
-        dataset = read_dataset(self.test_suite_path, self.memories)
+        dataset = read_dataset(self.test_suite_path, self.memories, columns=self.columns)
         if self.miner.collection is not None and self.memories is None:
             dataset = _with_collection(dataset, self.miner.collection.memories())
         self.miner.use(dataset)
@@ -122,23 +126,9 @@ def generate_training_data(
         AceFinetuneError: for an unknown difficulty, or fewer than one example.
         DatasetError: if the filters leave no query.
     """
-    if min_difficulty is not None and min_difficulty not in DIFFICULTIES:
-        raise AceFinetuneError(f"The minimum difficulty is {min_difficulty!r}; it must be {', '.join(DIFFICULTIES)}.")
-    if max_examples is not None and max_examples < 1:
-        raise AceFinetuneError(f"The largest number of examples is {max_examples}; it must be at least 1.")
-    chosen = {
-        query_id: part
-        for part in ("train", "dev")
-        for query_id in split.part(part)
-        if _passes(dataset.queries[query_id], min_difficulty, skip_categories)
-    }
-    if max_examples is not None and len(chosen) > max_examples:
-        chosen = _sampled(chosen, max_examples, seed=split.settings.seed)
-    if not any(part == "train" for part in chosen.values()):
-        raise DatasetError(
-            f"{dataset.name}: no training query passes the filters (minimum difficulty {min_difficulty or 'none'}, "
-            f"skipped categories: {', '.join(sorted(skip_categories)) or 'none'}); loosen them."
-        )
+    chosen = choose_queries(
+        dataset, split, min_difficulty=min_difficulty, skip_categories=skip_categories, max_examples=max_examples
+    )
     order = [query_id for query_id in dataset.queries if query_id in chosen]
     held = frozenset(split.answers["dev"]) | frozenset(split.answers["test"])
     mined = miner.mine(dataset, order, count=num_negatives, excluded=held, progress=progress)
@@ -173,6 +163,40 @@ def generate_training_data(
     )
 
 
+def choose_queries(
+    dataset: RetrievalDataset,
+    split: Split,
+    *,
+    min_difficulty: str | None = None,
+    skip_categories: frozenset[str] = frozenset(),
+    max_examples: int | None = None,
+) -> dict[str, str]:
+    """Return the part ("train" or "dev") of each query that passes the filters of `generate_training_data`.
+
+    Raises:
+        AceFinetuneError: for an unknown difficulty, or fewer than one example.
+        DatasetError: if the filters leave no training query.
+    """
+    if min_difficulty is not None and min_difficulty not in DIFFICULTIES:
+        raise AceFinetuneError(f"The minimum difficulty is {min_difficulty!r}; it must be {', '.join(DIFFICULTIES)}.")
+    if max_examples is not None and max_examples < 1:
+        raise AceFinetuneError(f"The largest number of examples is {max_examples}; it must be at least 1.")
+    chosen = {
+        query_id: part
+        for part in ("train", "dev")
+        for query_id in split.part(part)
+        if _passes(dataset.queries[query_id], min_difficulty, skip_categories)
+    }
+    if max_examples is not None and len(chosen) > max_examples:
+        chosen = _sampled(chosen, max_examples, seed=split.settings.seed)
+    if not any(part == "train" for part in chosen.values()):
+        raise DatasetError(
+            f"{dataset.name}: no training query passes the filters (minimum difficulty {min_difficulty or 'none'}, "
+            f"skipped categories: {', '.join(sorted(skip_categories)) or 'none'}); loosen them."
+        )
+    return chosen
+
+
 def _sampled(parts: Mapping[str, str], count: int, *, seed: int) -> dict[str, str]:
     """Draw `count` queries at random, train and dev in the proportion they have; one of each where there is room."""
     generator = random.Random(seed)
@@ -192,8 +216,8 @@ def _passes(query: Query, min_difficulty: str | None, skip_categories: frozenset
     difficulty = query.metadata.get("difficulty")
     rank = DIFFICULTIES.index(difficulty) if difficulty in DIFFICULTIES else 0
     floor = DIFFICULTIES.index(min_difficulty) if min_difficulty in DIFFICULTIES else 0
-    category = query.metadata.get("query_category", query.metadata.get("category"))
-    return rank >= floor and category not in skip_categories
+    categories = labels_of(query.metadata.get("query_category", query.metadata.get("category")))
+    return rank >= floor and skip_categories.isdisjoint(categories)
 
 
 def _positives(dataset: RetrievalDataset, query_id: str) -> tuple[str, ...]:
@@ -218,6 +242,10 @@ def _metadata(dataset: RetrievalDataset, query_id: str) -> Mapping[str, Any]:
 
 def _plain(value: object) -> bool:
     """Whether the file can hold a value; JSON has no NaN, which tables put where they have nothing."""
+    if isinstance(value, list):
+        return all(one is None or _plain(one) for one in value)
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and (one is None or _plain(one)) for name, one in value.items())
     return isinstance(value, _PLAIN) and not (isinstance(value, float) and not math.isfinite(value))
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.ceiling import Ceiling
 from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
+from llama_index_ace_finetune.datasets.labels import labels_of
 from llama_index_ace_finetune.errors import AceFinetuneError, quoted
 from llama_index_ace_finetune.evaluation.decision.verdict import Verdict
 from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, MEASURE, TRAINED, TUNED, Evaluation
@@ -239,10 +240,11 @@ def _means(evaluation: Evaluation, name: str, chosen: NDArray[np.bool_]) -> dict
 
 
 def _by(evaluation: Evaluation, name: str, metadata_field: str) -> dict[str, Any]:
-    labels = [evaluation.metadata.get(query_id, {}).get(metadata_field) for query_id in evaluation.data.query_ids]
+    found = (evaluation.metadata.get(query_id, {}).get(metadata_field) for query_id in evaluation.data.query_ids)
+    labels = [labels_of(value) for value in found]
     slices = {}
-    for label in sorted({str(label) for label in labels if label is not None}, key=_label_order):
-        chosen = np.array([str(other) == label for other in labels])
+    for label in sorted({label for held in labels for label in held}, key=_label_order):
+        chosen = np.array([label in held for held in labels])
         slices[label] = {**_means(evaluation, name, chosen), "count": int(chosen.sum())}
     return slices
 
