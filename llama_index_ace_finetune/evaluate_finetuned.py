@@ -16,6 +16,7 @@ from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.evaluation.report.report import write_report
+from llama_index_ace_finetune.evaluation.report.run_files import check_run_files, write_run_files
 from llama_index_ace_finetune.utils.atomic import require_regular
 from llama_index_ace_finetune.utils.new_folder import require_writable
 from llama_index_ace_finetune.utils.redact import without_passwords
@@ -63,6 +64,7 @@ class EmbeddingEvaluator:
         device: str | None = None,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         command: str = "",
+        run_files: str | Path | None = None,
     ) -> dict[str, Any]:
         """Return the report (the original's fields and ours); write it as JSON and HTML where `output_path` says.
 
@@ -77,9 +79,12 @@ class EmbeddingEvaluator:
             device: torch device.
             precision: of all vectors: float32, bfloat16, or auto for bfloat16 where the device computes in it.
             command: what the report names as the way to reproduce it.
+            run_files: a folder for TREC files: a run of each system, and `qrels.txt`.
         """
         output = None if output_path is None else _checked_output(Path(output_path))
         dataset = self.dataset or self.load_test_suite()
+        if run_files is not None:
+            check_run_files(Path(run_files), (*dataset.queries, *dataset.answers))
         result = evaluate_model(
             dataset,
             Path(finetuned),
@@ -94,6 +99,8 @@ class EmbeddingEvaluator:
         )
         if output is not None:
             write_report(result.report, output, evaluation=result.evaluation)
+        if run_files is not None:
+            write_run_files(Path(run_files), result.evaluation)
         return result.report
 
 

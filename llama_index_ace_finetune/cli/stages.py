@@ -172,6 +172,9 @@ def evaluate(
     curve: Annotated[
         str | None, typer.Option(help="Train on so many queries too, such as 100,300,1000: would more data pay?")
     ] = None,
+    run_files: Annotated[
+        Path | None, typer.Option(metavar="<folder>", help="Write TREC run files and qrels into this folder.")
+    ] = None,
     device: Device = None,
     precision: Precision = None,
     require_gain: RequireGain = False,
@@ -198,6 +201,7 @@ def evaluate(
             device=device,
             precision=precision or "auto",  # type: ignore[arg-type]
             command=without_passwords(shlex.join(["ace-finetune", *sys.argv[1:]])),
+            run_files=run_files,
         )
         show(report, lambda screen: print_report(report, output.with_suffix(".html"), screen))
         return required_gain(report) if require_gain else 0

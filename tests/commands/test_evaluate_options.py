@@ -23,12 +23,14 @@ def test_further_systems_and_a_learning_curve(finished_run: Path, suite: Path, t
     other = str(resolve_checkpoint(DEFAULT_BASE_MODEL))
     arguments = ["evaluate", "--data", str(suite), "--model", str(finished_run / "model"), "--output"]
     arguments += [str(tmp_path / "report.json"), "--also", other, "--trec", str(trec), "--curve", "16,10000", "--json"]
+    arguments += ["--run-files", str(tmp_path / "runs")]
     result = runner.invoke(app, arguments)
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [system["name"] for system in report["systems"][-2:]] == [other, "perfect"]
     assert report["systems"][-1]["means"]["Success@1"] == 1.0
     assert report["verdict"]["best_untuned"] == "perfect"
+    assert {"qrels.txt", "BM25.run", "perfect.run"} <= {path.name for path in (tmp_path / "runs").iterdir()}
     sizes = [point["queries"] for point in report["learning_curve"]["points"]]
     split = json.loads((finished_run / "split.json").read_text(encoding="utf-8"))
     assert sizes == [16, split["counts"]["train"]["queries"]]
@@ -41,6 +43,7 @@ def test_bad_options_are_told(finished_run: Path, suite: Path, tmp_path: Path) -
     for option, message in (
         (["--curve", "many"], "write numbers such as"),
         (["--also", str(tmp_path / "gone")], "gone"),
+        (["--run-files", str(finished_run / "model")], "did not write"),
         (["--trec", str(tmp_path / "gone.txt")], "gone.txt"),
     ):
         result = runner.invoke(app, [*arguments, *option])
