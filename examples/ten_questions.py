@@ -44,7 +44,7 @@ def main() -> None:
         # A run's index holds the vectors of both models, so "before" is a search among the base's.
         base = FineTunedEmbedding(RunFolder.open(options.run).base_model() or BASE)
         before = FineTunedHybridRetriever(
-            after.store, embed_model=None, baseline_model=base, mode="dense", similarity_top_k=10
+            after.store, embed_model=None, baseline_model=base, serve="base", mode="dense", similarity_top_k=10
         )
     else:
         print("no run folder given, so the base model stands in for the tuned one")

@@ -65,11 +65,13 @@ class FineTunedRetrieval:
         serving = _serving(folder)
         self._serving = serving
         base = baseline_model or _base_model(folder)
-        tuned, baseline = load_serving_models(folder, base, vectors=serving.vectors, fallback=fallback)
+        tuned, baseline, serve = load_serving_models(folder, base, vectors=serving.vectors, fallback=fallback)
         store = _open_store(folder, qdrant_url, collection_name, tuned, baseline)
         try:
             settings = FallbackSettings(fallback=fallback)
-            self._search = HybridSearch(store, embed_model=tuned, baseline_model=baseline, fallback=settings)
+            self._search = HybridSearch(
+                store, embed_model=tuned, baseline_model=baseline, fallback=settings, serve=serve
+            )
         except Exception:
             store.close()
             raise

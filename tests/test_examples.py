@@ -73,8 +73,8 @@ class TestQueryEngine:
         assert "no run folder given" in printed
         assert printed.count("before: Context information is below.") == 3
         assert printed.count("after: Context information is below.") == 3
-        assert printed.count("served by finetuned") == 9
-        assert "served: {'finetuned': 3}" in printed
+        assert printed.count("served by base") == 9
+        assert "served: {'base': 3}" in printed
         # BM25 brings in what the vectors alone miss.
         before, after = printed.split("users logged out every hour\n")[1].split("  after:")[:2]
         assert "Two tabs refreshing at once" not in before
@@ -126,7 +126,7 @@ class TestBesideOthers:
         for title in ("alone", "fused", "routed"):
             first = printed.split(f"\n{title}\n")[1].splitlines()[0]
             assert "receives every notification twice" in first
-        assert "served: {'finetuned': 4}" in printed
+        assert "served: {'base': 4}" in printed
 
     def test_ingestion_with_two_workers(self, tmp_path: Path) -> None:
         printed = run_example("ingestion.py", cwd=tmp_path)
@@ -142,7 +142,7 @@ class TestBesideOthers:
         assert all(parts[title].splitlines()[0].split()[1] == "payments:" for title in ("LlamaIndex", "adopted"))
         assert parts["LlamaIndex, after"] == parts["LlamaIndex"]
         assert "refunds:" in parts["adopted, with what LlamaIndex wrote since"]
-        assert printed.endswith("served: {'finetuned': 1}\n")
+        assert printed.endswith("served: {'base': 1}\n")
 
     @pytest.mark.slow
     def test_llama_index_evaluator(self, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index_ace_finetune.encoders.encoder import Encoder, Role
 from llama_index_ace_finetune.encoders.exports.load_encoder import Backend, load_encoder
 from llama_index_ace_finetune.encoders.identity import identify_model
+from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.query_cache import QueryCache
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
@@ -54,6 +55,7 @@ class FineTunedEmbedding(BaseEmbedding):
     _cache: BaseKVStore | None = PrivateAttr(default=None)
     _query_cache: Any = PrivateAttr(default=None)
     _document_fingerprint: str = PrivateAttr(default="")
+    _is_tuned: bool = PrivateAttr(default=True)
 
     def __init__(self, model_name: str, *, embed_batch_size: int = DEFAULT_EMBED_BATCH_SIZE, **fields: Any) -> None:
         # The base class would look vectors up by text alone, whichever model and prompt made them.
@@ -71,6 +73,8 @@ class FineTunedEmbedding(BaseEmbedding):
             self._require_unchanged(identity.fingerprint)
         self.fingerprint = identity.fingerprint
         self._document_fingerprint = identity.documents
+        record = read_provenance(identity.folder)
+        self._is_tuned = record is not None and (record.get("selection") or {}).get("shipped") != "base"
 
     @classmethod
     def from_encoder(cls, encoder: Encoder) -> FineTunedEmbedding:
@@ -127,6 +131,11 @@ class FineTunedEmbedding(BaseEmbedding):
         An index stays valid for as long as this stays the same.
         """
         return self._document_fingerprint
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the weights are tuned; False for a model not trained here, or whose training kept the base."""
+        return self._is_tuned
 
     @property
     def dimension(self) -> int:

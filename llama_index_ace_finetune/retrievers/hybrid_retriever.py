@@ -45,8 +45,9 @@ class FineTunedHybridRetriever(BaseRetriever):
     """Retrieve memories by a fine-tuned embedding model and BM25, fused by reciprocal rank fusion.
 
     Each result's score is the fused score scaled to [0, 1] (1 = first in every leg); in mode "dense" it is the cosine,
-    in mode "sparse" the BM25 score. Results are `RetrievedMemory` objects, which also tell what served them
-    ("finetuned", "baseline" or "lexical") and each leg's own score and rank; their nodes are as they were indexed.
+    in mode "sparse" the BM25 score. Results are `RetrievedMemory` objects, which also say what served them
+    ("finetuned", "base", "baseline" or "lexical", see `ServedBy`) and each leg's own score and rank; their nodes are as
+    they were indexed.
 
     An empty list means no hit. A failure is an exception, or, with `fallback="baseline"`, a search in the baseline's
     vectors of the same collection (and by BM25 alone if those fail too), which is logged, counted in `served` and
@@ -84,6 +85,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             fallback=checked.fallback,
             sparse=checked.sparse,
             bm25=checked.bm25,
+            serve=checked.serve,
         )
         super().__init__(
             callback_manager=checked.callback_manager,
@@ -113,7 +115,7 @@ class FineTunedHybridRetriever(BaseRetriever):
 
     @property
     def served(self) -> Counter[str]:
-        """How many searches each of "finetuned", "baseline" and "lexical" served."""
+        """How many searches each of "finetuned", "base", "baseline" and "lexical" answered; see `ServedBy`."""
         return self._search.served
 
     @property
@@ -125,19 +127,20 @@ class FineTunedHybridRetriever(BaseRetriever):
     def from_run(cls, run: str | Path, **options: Unpack[RetrieverOptions]) -> FineTunedHybridRetriever:
         """Open what `ace-finetune run` left: its index, its model, its base model, and the weights that dev chose.
 
-        Where dev chose the base model's vectors, they serve. A model that cannot be loaded is replaced by the
-        baseline, visibly. With `fallback="off"` the tuned model serves in any case.
+        Where the verdict chose the base model, that serves, and results say "base". A tuned model that cannot be loaded
+        is replaced by the baseline, visibly; with `fallback="off"` a model that cannot be loaded is an error.
         """
         checked = CheckedOptions.of(options)
         folder = RunFolder.open(Path(run))
         serving = folder.serving()
         options = _with_weights(serving, options)
-        tuned, baseline = load_serving_models(
+        tuned, baseline, serve = load_serving_models(
             folder.model,
             folder.base_model(),
             vectors=serving.vectors,
             fallback=checked.fallback.fallback,
         )
+        options = {**options, "serve": serve}
         return cls._over(MemoryStore.open(path=folder.index), tuned, baseline, options)
 
     @classmethod

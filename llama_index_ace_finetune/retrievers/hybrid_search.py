@@ -14,10 +14,11 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import BaseNode, IndexNode, QueryBundle
 
 from llama_index_ace_finetune.encoders.whole_text import whole_text
-from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
+from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings
 from llama_index_ace_finetune.ranking.fusion import FusedHit, reciprocal_rank_fusion
-from llama_index_ace_finetune.retrievers.ladder import FallbackSettings, ModelLadder
+from llama_index_ace_finetune.retrievers.deadline import Deadline
+from llama_index_ace_finetune.retrievers.ladder import Embedded, FallbackSettings, ModelLadder, Serve
 from llama_index_ace_finetune.retrievers.legs import LegHit, LexicalLeg, ranked
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory, ServedBy
 from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, SearchSettings
@@ -29,6 +30,8 @@ Sparse = Literal["in_process", "server"]
 _THREADS, _THREADS_OF_A_SERVER = 2, 16
 # LlamaIndex takes a score of 0 on a node that points elsewhere for none, and makes it 1.
 _NEXT_TO_NOTHING = 1e-9
+# Seconds by which an asynchronous search may outlast its deadline before it is given up from outside.
+_SLACK = 0.1
 _Result = TypeVar("_Result")
 _Dense = tuple[ServedBy, list[list[LegHit]]]
 
@@ -42,7 +45,7 @@ def require_sparse(sparse: str) -> None:
 class HybridSearch:
     """The legs over a store, and which model serves the dense one.
 
-    `served` counts what served each search: "finetuned", "baseline" or "lexical"; `fallbacks` the steps down to it.
+    `served` counts what served each search that was answered, see `ServedBy`; `fallbacks` the steps down to it.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class HybridSearch:
         fallback: FallbackSettings | None = None,
         sparse: Sparse = "in_process",
         bm25: BM25Settings | None = None,
+        serve: Serve = "finetuned",
     ) -> None:
         require_sparse(sparse)
         if sparse == "server" and store.sparse is None:
@@ -63,7 +67,11 @@ class HybridSearch:
         self.served: Counter[str] = Counter()
         self._counting = fork_safe_lock()
         self.ladder = ModelLadder(
-            store, embed_model=embed_model, baseline_model=baseline_model, settings=fallback or FallbackSettings()
+            store,
+            embed_model=embed_model,
+            baseline_model=baseline_model,
+            settings=fallback or FallbackSettings(),
+            serve=serve,
         )
         self.lexical = LexicalLeg(store, settings=bm25)
         self._pool = self._new_pool()
@@ -79,34 +87,37 @@ class HybridSearch:
         return self.run_many([bundle], settings)[0]
 
     def run_many(self, bundles: Sequence[QueryBundle], settings: SearchSettings) -> list[list[RetrievedMemory]]:
-        """Return `run` of each bundle; the queries are embedded and multiplied with the vectors together."""
-        asked = [_encodable(bundle) for bundle in bundles]
-        if self.sparse == "server" and settings.mode == "hybrid" and len(asked) == 1:
-            dense, words = self._both(asked[0], settings)
-        else:
-            dense, words = self._dense(asked, settings), self._words(asked, settings)
-        return self._results(dense, words, settings)
+        """Return `run` of each bundle; the queries are embedded and multiplied with the vectors together.
+
+        Raises:
+            StoreError: if the store fails, or does not answer before the timeout.
+        """
+        return self._run_many(bundles, settings)
 
     async def arun(self, bundle: QueryBundle, settings: SearchSettings) -> list[RetrievedMemory]:
         """`run` with both legs at the same time, off the event loop."""
         if self.sparse == "server" or settings.mode != "hybrid":
             return (await self.arun_many([bundle], settings))[0]
-        asked = [_encodable(bundle)]
-        dense, words = await asyncio.gather(
-            self._in_thread(self._dense, asked, settings), self._in_thread(self._words, asked, settings)
+        asked, deadline = [_encodable(bundle)], self._from_now()
+        both = asyncio.gather(
+            self._in_thread(self._dense, asked, settings, deadline),
+            self._in_thread(self._words, asked, settings, deadline),
         )
-        return (await self._in_thread(self._results, dense, words, settings))[0]
+        dense, words = await self._in_time(both, deadline)
+        results = self._in_thread(self._results, dense, words, settings, deadline)
+        return (await self._in_time(results, deadline))[0]
 
     async def arun_many(self, bundles: Sequence[QueryBundle], settings: SearchSettings) -> list[list[RetrievedMemory]]:
         """`run_many` off the event loop."""
-        return await self._in_thread(self.run_many, bundles, settings)
+        deadline = self._from_now()
+        return await self._in_time(self._in_thread(self._run_many, bundles, settings, deadline), deadline)
 
     def embed(self, text: str) -> list[float]:
         """Return the query vector of the model that serves: the tuned one, else the baseline."""
         embedded = self.ladder.embed([QueryBundle(text)])
         if embedded is None:
             raise ModelError("Neither the tuned model nor the baseline is available; the log gives the reasons.")
-        vector: list[float] = embedded[1][0].tolist()
+        vector: list[float] = embedded.vectors[0].tolist()
         return vector
 
     def close(self) -> None:
@@ -121,6 +132,37 @@ class HybridSearch:
     def _renew(self) -> None:
         self._pool = self._new_pool()
 
+    def _deadline(self) -> Deadline:
+        return Deadline(self.ladder.settings.timeout)
+
+    def _from_now(self) -> Deadline | None:
+        """Count the wait for a thread where a server makes it long; else time starts with the work."""
+        return None if self.store.embedded else self._deadline()
+
+    def _from_store(self, deadline: Deadline | None, function: Callable[[], _Result]) -> _Result:
+        """Return what the store answers; a server may send without end, which no timeout of a connection notices."""
+        if self.store.embedded or deadline is None:
+            return function()
+        try:
+            return deadline.call(function)
+        except TimeoutError as error:
+            raise self._late(deadline) from error
+
+    async def _in_time(self, answer: asyncio.Future[_Result], deadline: Deadline | None) -> _Result:
+        """Wait for a thread, the time until one is free included."""
+        if deadline is None or deadline.left is None:
+            return await answer
+        try:
+            return await asyncio.wait_for(answer, deadline.left + _SLACK)
+        except (TimeoutError, asyncio.TimeoutError) as error:  # one class from Python 3.11 on
+            raise self._late(deadline) from error
+
+    def _late(self, deadline: Deadline) -> StoreError:
+        return StoreError(
+            f"The index in {self.store.where} did not answer before the {deadline.seconds:g} seconds of the query were "
+            "over; check the server, or raise `timeout`."
+        )
+
     def _in_thread(self, function: Callable[..., _Result], *arguments: Any) -> asyncio.Future[_Result]:
         context = contextvars.copy_context()  # instrumentation spans live there
         try:
@@ -128,56 +170,90 @@ class HybridSearch:
         except RuntimeError:  # the pool was closed with the store, whose error says more
             return asyncio.get_running_loop().run_in_executor(None, context.run, function, *arguments)
 
-    def _dense(self, bundles: Sequence[QueryBundle], settings: SearchSettings) -> _Dense:
+    def _run_many(
+        self, bundles: Sequence[QueryBundle], settings: SearchSettings, deadline: Deadline | None = None
+    ) -> list[list[RetrievedMemory]]:
+        deadline = deadline or self._deadline()
+        asked = [_encodable(bundle) for bundle in bundles]
+        if self.sparse == "server" and settings.mode == "hybrid" and len(asked) == 1:
+            dense, words = self._both(asked[0], settings, deadline)
+        else:
+            dense, words = self._dense(asked, settings, deadline), self._words(asked, settings, deadline)
+        return self._results(dense, words, settings, deadline)
+
+    def _embed(self, bundles: Sequence[QueryBundle], deadline: Deadline) -> Embedded | None:
+        # A query that waited for others is no sign of a dead model.
+        if deadline.is_nearly_over:
+            raise self._late(deadline)
+        return self.ladder.embed(bundles, deadline)
+
+    def _dense(self, bundles: Sequence[QueryBundle], settings: SearchSettings, deadline: Deadline | None) -> _Dense:
         if settings.mode == "sparse":
             return LEXICAL, [[] for _ in bundles]
         hits: list[list[LegHit]] = [[] for _ in bundles]
+        deadline = deadline or self._deadline()
         full = [place for place, bundle in enumerate(bundles) if bundle.query_str.strip()]
         if not full:
             return self.ladder.first, hits
-        embedded = self.ladder.embed([bundles[place] for place in full])
+        embedded = self._embed([bundles[place] for place in full], deadline)
         if embedded is None:
             return _lexical_alone(settings), hits
-        name, vectors = embedded
-        found = self.store.search_batch(name, vectors, settings.depth(settings.dense_top_k), only=settings.condition())
+        name, served, vectors = embedded
+        depth, only = settings.depth(settings.dense_top_k), settings.condition()
+        found = self._from_store(deadline, lambda: self.store.search_batch(name, vectors, depth, only=only))
         for place, nearest in zip(full, found, strict=True):
             hits[place] = _above(nearest, settings)
-        return name, hits
+        return served, hits
 
-    def _words(self, bundles: Sequence[QueryBundle], settings: SearchSettings) -> list[list[LegHit]]:
+    def _words(
+        self, bundles: Sequence[QueryBundle], settings: SearchSettings, deadline: Deadline | None
+    ) -> list[list[LegHit]]:
         if settings.mode == "dense":
             return [[] for _ in bundles]
         search = self.store.search_words if self.sparse == "server" else self.lexical.search
         depth, only = settings.depth(settings.sparse_top_k), settings.condition()
-        return [
-            ranked(search(bundle.query_str, depth, only=only)) if bundle.query_str.strip() else [] for bundle in bundles
-        ]
-
-    def _both(self, bundle: QueryBundle, settings: SearchSettings) -> tuple[_Dense, list[list[LegHit]]]:
-        """Both legs of one query in one round trip to the server."""
-        embedded = self.ladder.embed([bundle]) if bundle.query_str.strip() else None
-        if embedded is None:
-            served: ServedBy = _lexical_alone(settings) if bundle.query_str.strip() else self.ladder.first
-            return (served, [[]]), self._words([bundle], settings)
-        name, vectors = embedded
-        dense, words = self.store.search_both(
-            name,
-            vectors[0].tolist(),
-            bundle.query_str,
-            dense_k=settings.depth(settings.dense_top_k),
-            words_k=settings.depth(settings.sparse_top_k),
-            only=settings.condition(),
+        return self._from_store(
+            deadline,
+            lambda: [
+                ranked(search(bundle.query_str, depth, only=only)) if bundle.query_str.strip() else []
+                for bundle in bundles
+            ],
         )
-        return (name, [_above(dense, settings)]), [ranked(words)]
+
+    def _both(
+        self, bundle: QueryBundle, settings: SearchSettings, deadline: Deadline
+    ) -> tuple[_Dense, list[list[LegHit]]]:
+        """Both legs of one query in one round trip to the server."""
+        if not bundle.query_str.strip():
+            return self._dense([bundle], settings, deadline), self._words([bundle], settings, deadline)
+        embedded = self._embed([bundle], deadline)
+        if embedded is None:
+            return (_lexical_alone(settings), [[]]), self._words([bundle], settings, deadline)
+        name, served, vectors = embedded
+        dense, words = self._from_store(
+            deadline,
+            lambda: self.store.search_both(
+                name,
+                vectors[0].tolist(),
+                bundle.query_str,
+                dense_k=settings.depth(settings.dense_top_k),
+                words_k=settings.depth(settings.sparse_top_k),
+                only=settings.condition(),
+            ),
+        )
+        return (served, [_above(dense, settings)]), [ranked(words)]
 
     def _results(
-        self, dense: _Dense, words: list[list[LegHit]], settings: SearchSettings
+        self, dense: _Dense, words: list[list[LegHit]], settings: SearchSettings, deadline: Deadline | None
     ) -> list[list[RetrievedMemory]]:
         served_by, nearest = dense
+        fused = [_fuse(*legs, served_by, settings) for legs in zip(nearest, words, strict=True)]
+        nodes = self._from_store(deadline, lambda: self._nodes(fused, settings.top_k))
+        # A leg without weight shows its ranks, and has no part in the ranking.
+        if served_by == self.ladder.chosen and not settings.leg_weights(served_by)[0]:
+            served_by = LEXICAL
         with self._counting:
             self.served[served_by] += len(words)
-        fused = [_fuse(*legs, served_by, settings) for legs in zip(nearest, words, strict=True)]
-        nodes = self._nodes(fused, settings.top_k)
         alone = len(fused) == 1
         return [
             # Queries of one batch must not share a node, which a caller may change.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.retrievers.circuit_breaker import CircuitBreaker
+from llama_index_ace_finetune.retrievers.deadline import Deadline
 from llama_index_ace_finetune.retrievers.fallback_event import FallbackEvent
-from llama_index_ace_finetune.retrievers.within import within
+from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
@@ -28,14 +29,24 @@ dispatcher = get_dispatcher(__name__)
 
 Fallback = Literal["baseline", "off"]
 Step = Literal["finetuned", "baseline"]
+Serve = Literal["finetuned", "base"]
+# Of the seconds that are left, what a model may take where others can stand in for it.
+_SHARE = 0.5
+
+
+def require_serve(serve: object) -> None:
+    """Raise AceFinetuneError unless it is one of `Serve`."""
+    if serve not in ("finetuned", "base"):
+        raise AceFinetuneError(f"The model to serve is {serve!r:.80}; it must be finetuned or base.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FallbackSettings:
     """When the next step of the ladder is taken.
 
-    fallback: "baseline" goes on with the baseline and then with BM25 alone; "off" raises what went wrong.
-    timeout: seconds for embedding a query; none by default.
+    fallback: "baseline" continues with the baseline and then with BM25 only; "off" raises what went wrong.
+    timeout: seconds for a query, embedding and store together; none by default. With a fallback, a model may take half
+        of what is left, so that time remains for the next one and for the store.
     failures: in a row after which a model is left alone.
     pause: seconds for which it is left alone, before one query tries it again.
     """
@@ -61,9 +72,18 @@ class FallbackSettings:
 @dataclass
 class _Rung:
     name: Step
+    served: ServedBy
     model: BaseEmbedding | None
     breaker: CircuitBreaker
     absent: tuple[str, str] = field(default=("missing", "it is not available"))
+
+
+class Embedded(NamedTuple):
+    """Query vectors, float32 [n, dimension], for the store's vectors `name`; results say that `served` answered."""
+
+    name: Step
+    served: ServedBy
+    vectors: NDArray[np.float32]
 
 
 class ModelLadder:
@@ -79,36 +99,51 @@ class ModelLadder:
         embed_model: BaseEmbedding | None,
         baseline_model: BaseEmbedding | None,
         settings: FallbackSettings,
+        serve: Serve = "finetuned",
     ) -> None:
         self.settings = settings
         self.fallbacks: Counter[tuple[str, str]] = Counter()
         self._store = store
         self._counting = fork_safe_lock()
-        given: tuple[tuple[Step, BaseEmbedding | None], ...] = ((FINETUNED, embed_model), (BASELINE, baseline_model))
-        self._rungs = [self._rung(name, model) for name, model in given]
+        require_serve(serve)
+        if serve == "base":
+            self._rungs = [self._rung(BASELINE, "base", baseline_model, required=True)]
+        else:
+            own: ServedBy = "finetuned" if getattr(embed_model, "is_tuned", True) else "base"
+            self._rungs = [
+                self._rung(FINETUNED, own, embed_model, required=True),
+                self._rung(BASELINE, "baseline", baseline_model),
+            ]
         if settings.fallback == "off":
             del self._rungs[1:]
             if self._rungs[0].model is None:
-                raise ModelError("The tuned model is not available and the fallback is off; give its folder.")
+                which = "base" if serve == "base" else "tuned"
+                raise ModelError(f"The {which} model is not available and the fallback is off; give its folder.")
 
     @property
-    def first(self) -> Step:
-        """Whose vectors are searched if nothing fails."""
-        return next((rung.name for rung in self._rungs if rung.model is not None), BASELINE)
+    def chosen(self) -> ServedBy:
+        """What ought to serve."""
+        return self._rungs[0].served
 
-    def embed(self, bundles: Sequence[QueryBundle]) -> tuple[Step, NDArray[np.float32]] | None:
-        """Return whose vectors to search and the query vectors, float32 [n, dimension]; None where no model can.
+    @property
+    def first(self) -> ServedBy:
+        """What serves if nothing fails."""
+        return next((rung.served for rung in self._rungs if rung.model is not None), "baseline")
+
+    def embed(self, bundles: Sequence[QueryBundle], deadline: Deadline | None = None) -> Embedded | None:
+        """Return the query vectors, and whose vectors to search; None where no model can.
 
         Raises:
             ModelError, StoreError: what went wrong, with fallback "off".
         """
+        deadline = deadline or Deadline(self.settings.timeout)
         for rung in self._rungs:
-            vectors = self._try(rung, bundles)
+            vectors = self._try(rung, bundles, deadline)
             if vectors is not None:
-                return rung.name, vectors
+                return Embedded(rung.name, rung.served, vectors)
         return None
 
-    def _try(self, rung: _Rung, bundles: Sequence[QueryBundle]) -> NDArray[np.float32] | None:
+    def _try(self, rung: _Rung, bundles: Sequence[QueryBundle], deadline: Deadline) -> NDArray[np.float32] | None:
         model = rung.model
         if model is None:
             self._tell(rung, *rung.absent, quiet=True)
@@ -118,11 +153,12 @@ class ModelLadder:
             self._tell(rung, "paused", "it is left alone after failures", quiet=True)
             return None
         try:
-            vectors = np.asarray(within(self.settings.timeout, lambda: _embed(model, bundles)), np.float32)
+            embedded = deadline.call(lambda: _embed(model, bundles), share=1.0 if off else _SHARE)
+            vectors = np.asarray(embedded, np.float32)
             self._require_fitting(rung.name, vectors)
         except Exception as error:
-            rung.breaker.failed()
             timed_out = isinstance(error, (TimeoutError, FutureTimeoutError))
+            rung.breaker.failed()
             if off:
                 if timed_out:
                     raise ModelError(f"The model {model.model_name!r} did not answer: {error}; try again.") from error
@@ -133,9 +169,9 @@ class ModelLadder:
         rung.breaker.succeeded()
         return vectors
 
-    def _rung(self, name: Step, model: BaseEmbedding | None) -> _Rung:
+    def _rung(self, name: Step, served: ServedBy, model: BaseEmbedding | None, *, required: bool = False) -> _Rung:
         breaker = CircuitBreaker(failures=self.settings.failures, pause=self.settings.pause)
-        rung = _Rung(name, model, breaker)
+        rung = _Rung(name, served, model, breaker)
         space = self._store.spaces.get(name)
         made_with = getattr(model, "document_fingerprint", getattr(model, "fingerprint", None))
         if model is None or (space is not None and made_with in (None, space.fingerprint)):
@@ -144,10 +180,10 @@ class ModelLadder:
             f"The model {model.model_name!r} is not the one that the {name} vectors in {self._store.where} "
             "were made with; build the index again with `ace-finetune index`, or give that model."
         )
-        if name == FINETUNED and self.settings.fallback == "off":
+        if required and self.settings.fallback == "off":
             raise StoreError(message)
         logger.warning("%s", message)
-        return _Rung(name, None, breaker, ("mismatch", message))
+        return _Rung(name, served, None, breaker, ("mismatch", message))
 
     def _require_fitting(self, name: Step, vectors: NDArray[np.float32]) -> None:
         dimension = self._store.spaces[name].dimension

@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
-from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.errors import ModelError, first_line
+from llama_index_ace_finetune.retrievers.ladder import Serve
 
 logger = logging.getLogger(__name__)
 
@@ -26,34 +27,48 @@ def load_models(
     try:
         tuned = FineTunedEmbedding(str(model))
         _ = tuned.encoder
-    except ModelError as error:
+    except Exception as error:  # for any reason: a library's own, or the file system's
         if fallback == "off":
-            raise
+            raise error if isinstance(error, ModelError) else _cannot_be_loaded(model, error) from error
         tuned = None
         logger.warning("the tuned model cannot be loaded, the baseline serves instead: %s", error)
     if fallback == "off" or baseline is None:
         return tuned, None
     try:
         return tuned, FineTunedEmbedding(str(baseline))
-    except ModelError as error:
+    except Exception as error:
         logger.warning("the baseline model cannot be found, BM25 alone would stand in: %s", error)
         return tuned, None
 
 
 def load_serving_models(
     model: str | Path, baseline: str | Path | None, *, vectors: str, fallback: str
-) -> tuple[FineTunedEmbedding | None, FineTunedEmbedding | None]:
-    """Return `load_models`, without the tuned model where a run chose the base's vectors ("base", not "model").
+) -> tuple[FineTunedEmbedding | None, FineTunedEmbedding | None, Serve]:
+    """Return the tuned model, the baseline, and which of them serves by the choice of a run.
 
-    With fallback "off", or where the baseline is not at hand, the tuned model serves in any case.
+    Where the run chose the base's vectors (`vectors` is "base", not "model"), the base model serves, and the tuned one
+    is not loaded. If it cannot be loaded, the tuned model stands in, which is logged.
 
     Raises:
-        ModelError: with fallback "off", if the tuned model cannot be loaded.
+        ModelError: with fallback "off", if the model that ought to serve cannot be loaded.
     """
-    tuned, base = load_models(model, baseline, fallback=fallback)
-    if vectors != "base":
-        return tuned, base
-    if base is not None:
-        return None, base
-    logger.warning("the run chose the base model's vectors, and the base model is not at hand: the tuned model serves")
-    return tuned, None
+    if vectors == "base":
+        try:
+            if baseline is None:
+                raise ModelError(f"The run of {str(model)!r} does not name its base model; give it as `baseline`.")
+            base = FineTunedEmbedding(str(baseline))
+            _ = base.encoder
+        except Exception as error:
+            if fallback == "off":
+                raise error if isinstance(error, ModelError) else _cannot_be_loaded(str(baseline), error) from error
+            logger.warning("the base model, which the run chose, cannot be loaded; the tuned model serves: %s", error)
+        else:
+            return None, base, "base"
+        baseline = None
+    return *load_models(model, baseline, fallback=fallback), "finetuned"
+
+
+def _cannot_be_loaded(model: str | Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"The model {str(model)!r} cannot be loaded ({first_line(error)}); check that it is whole and readable."
+    )

@@ -7,7 +7,14 @@ from typing import Any, Literal
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.schema import NodeWithScore
 
-ServedBy = Literal["finetuned", "baseline", "lexical"]
+ServedBy = Literal["finetuned", "base", "baseline", "lexical"]
+"""What answered a search.
+
+- finetuned: a model with tuned weights.
+- base: a model without, because it is what serves: the verdict chose it, or the training kept it.
+- baseline: the base model, because the model that ought to serve is missing or failed.
+- lexical: BM25 only, as asked (mode "sparse", or a weight of 0 for the dense leg), or because no model could serve.
+"""
 
 
 class RetrievedMemory(NodeWithScore):
@@ -16,7 +23,7 @@ class RetrievedMemory(NodeWithScore):
     The node itself is as it was indexed: nothing is added to its metadata, whose hash other retrievers fuse by.
     """
 
-    served_by: ServedBy = Field(description="What answered the dense leg.")
+    served_by: ServedBy = Field(description="What answered the search; see `ServedBy`.")
     rrf_score: float = Field(description="Sum over legs of weight / (k + rank).")
     scaled_score: float = Field(description="The same divided by the largest possible, in [0, 1].")
     dense_score: float | None = Field(default=None, description="Cosine, where the dense leg found it.")

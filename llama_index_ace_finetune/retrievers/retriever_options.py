@@ -13,7 +13,7 @@ from llama_index.core.schema import IndexNode
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings
 from llama_index_ace_finetune.retrievers.hybrid_search import Sparse, require_sparse
-from llama_index_ace_finetune.retrievers.ladder import Fallback, FallbackSettings
+from llama_index_ace_finetune.retrievers.ladder import Fallback, FallbackSettings, Serve, require_serve
 from llama_index_ace_finetune.retrievers.search_settings import Mode, SearchSettings
 from llama_index_ace_finetune.stores.filters import Filters
 
@@ -56,9 +56,13 @@ class RetrieverOptions(SearchOptions, total=False):
         sparse: where words are searched: "in_process" (the default), or "server" for a store with BM25 vectors.
         bm25: parameters of the in-process BM25.
         fallback: "baseline" (the default) or "off".
-        timeout: seconds for embedding a query, after which the next model serves; none by default.
+        timeout: seconds for a query: embedding it, both legs, and fetching the results; none by default. A model that
+            takes more than half of what is left is given up for the next one; a server that does not answer in time is
+            a StoreError.
         breaker_failures: failures in a row, 3 by default, after which a model is skipped for a while.
         breaker_pause: seconds until it is tried again, 30 by default.
+        serve: "finetuned" (the default), or "base" to search the "baseline" vectors because the base model was chosen;
+            that is no fallback, and results say "base". `from_run` sets it by the run's verdict.
         callback_manager: LlamaIndex's.
         object_map: what the `IndexNode`s found stand for, by their `index_id`; retrievers and query engines are asked.
         objects: nodes that carry it themselves, instead.
@@ -71,6 +75,7 @@ class RetrieverOptions(SearchOptions, total=False):
     timeout: float | None
     breaker_failures: int
     breaker_pause: float
+    serve: Serve
     callback_manager: CallbackManager | None
     object_map: dict[str, Any] | None
     objects: list[IndexNode] | None
@@ -90,6 +95,7 @@ class CheckedOptions:
     fallback: FallbackSettings
     sparse: Sparse = "in_process"
     bm25: BM25Settings | None = None
+    serve: Serve = "finetuned"
     callback_manager: CallbackManager | None = None
     object_map: dict[str, Any] | None = None
     objects: list[IndexNode] | None = None
@@ -108,6 +114,8 @@ class CheckedOptions:
         require_sparse(sparse)
         if not isinstance(bm25, BM25Settings | None):
             raise AceFinetuneError(f"The retriever option bm25 is {bm25!r:.80}; it must be BM25Settings or None.")
+        serve = options.get("serve", "finetuned")
+        require_serve(serve)
         try:
             fallback = FallbackSettings(**{ours: options[name] for name, ours in _FALLBACK.items() if name in options})
         except TypeError as error:
@@ -117,6 +125,7 @@ class CheckedOptions:
             fallback=fallback,
             sparse=sparse,
             bm25=bm25,
+            serve=serve,
             callback_manager=options.get("callback_manager"),
             object_map=options.get("object_map"),
             objects=options.get("objects"),

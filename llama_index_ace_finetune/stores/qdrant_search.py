@@ -91,6 +91,11 @@ class QdrantSearch:
 
     def _send(self, requests: Sequence[models.QueryRequest]) -> list[Hits]:
         answers = told(self._where, self._client.query_batch_points, self._collection, requests)
+        if len(answers) != len(requests):
+            raise StoreError(
+                f"The index in {self._where} gave {len(answers)} answers to {len(requests)} searches; "
+                "check the server, and whatever stands between."
+            )
         return [[(node_id_of(point), float(point.score)) for point in answer.points] for answer in answers]
 
     def _cut(self, question: Question, hits: Hits) -> Hits:

@@ -109,20 +109,22 @@ class TestWhatDevChose:
         write_json(RunFolder(run).report, {"serving": {"vectors": "base", "weights": [0.25, 0.75]}})
         with FineTunedRetrieval(run / "model") as retrieval:
             fused = retrieval.search(QUERY, threshold=-1, use_hybrid=True)
-            assert {result["served_by"] for result in fused} == {"baseline"}
-            assert {result["served_by"] for result in retrieval.search(QUERY, threshold=-1)} == {"baseline"}
+            assert {result["served_by"] for result in fused} == {"base"}
+            assert {result["served_by"] for result in retrieval.search(QUERY, threshold=-1)} == {"base"}
 
     def test_that_the_base_is_not_at_hand_is_told(self, run: Path, caplog) -> None:
         write_json(RunFolder(run).report, {"serving": {"vectors": "base", "weights": [0.25, 0.75]}})
         with FineTunedRetrieval(run / "model", baseline_model="nowhere/at-all") as retrieval:
             assert {result["served_by"] for result in retrieval.search(QUERY, threshold=-1)} == {"finetuned"}
-        assert "chose the base model's vectors, and the base model is not at hand" in caplog.text
+        assert "the base model, which the run chose, cannot be loaded; the tuned model serves" in caplog.text
 
-    def test_without_a_fallback_the_tuned_model_serves_all_the_same(self, run: Path) -> None:
+    def test_without_a_fallback_it_serves_or_is_an_error(self, run: Path) -> None:
         write_json(RunFolder(run).report, {"serving": {"vectors": "base", "weights": [0.25, 0.75]}})
         with FineTunedRetrieval(run / "model", fallback_to_baseline=False) as retrieval:
             fused = retrieval.search(QUERY, threshold=-1, use_hybrid=True)
-            assert {result["served_by"] for result in fused} == {"finetuned"}
+            assert {result["served_by"] for result in fused} == {"base"}
+        with pytest.raises(ModelError, match="nowhere/at-all"):
+            FineTunedRetrieval(run / "model", baseline_model="nowhere/at-all", fallback_to_baseline=False)
 
 
 class TestFallback:

@@ -173,7 +173,7 @@ class TestOddQueriesWithRealModels:
         query = odd.format(TEXTS["sandbox"])
         hits = retriever.retrieve(query)
         assert hits[0].node.node_id == "sandbox"
-        assert {hit.served_by for hit in hits} == {"finetuned"}
+        assert {hit.served_by for hit in hits} == {"base"}
         assert ids(await retriever.aretrieve(query)) == ids(hits)
         assert ids(retriever.retrieve_batch([query, QUERIES["flags"]])[0]) == ids(hits)
 

@@ -5,11 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+from permissions import permissions_hold
 from serving_files import QUERIES, corrupt_weights
+from typer.testing import CliRunner
 
-from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.cli import app
+from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
+from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
+from llama_index_ace_finetune.finetuned_retrieval import FineTunedRetrieval
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.run_folder import RunFolder, Serving
+from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.utils.atomic import write_json
 
 
@@ -18,8 +24,8 @@ def test_vectors_and_weights_of_dev_serve(run: Path) -> None:
     retriever = FineTunedHybridRetriever.from_run(run)
     try:
         assert retriever.settings.weights == (0.25, 0.75)
-        retriever.retrieve(QUERIES["cache"])
-        assert dict(retriever.served) == {"baseline": 1}
+        assert {hit.served_by for hit in retriever.retrieve(QUERIES["cache"])} == {"base"}
+        assert (dict(retriever.served), dict(retriever.fallbacks)) == ({"base": 1}, {})
     finally:
         retriever.close()
 
@@ -45,7 +51,10 @@ def test_bm25_alone_finds_what_it_finds(run: Path) -> None:
     write_json(RunFolder(run).report, {"serving": {"vectors": "model", "weights": [0.0, 1.0]}})
     retriever = FineTunedHybridRetriever.from_run(run)
     try:
-        chosen = [hit.node.node_id for hit in retriever.retrieve(QUERIES["cache"])]
+        hits = retriever.retrieve(QUERIES["cache"])
+        chosen = [hit.node.node_id for hit in hits]
+        assert {hit.served_by for hit in hits} == {"lexical"}
+        assert (dict(retriever.served), dict(retriever.fallbacks)) == ({"lexical": 1}, {})
     finally:
         retriever.close()
     lexical = FineTunedHybridRetriever.from_run(run, mode="sparse")
@@ -101,3 +110,63 @@ def test_the_model_of_a_run_brings_its_weights(run: Path, tmp_path: Path, caplog
     write_json(folder.report, {"serving": {"vectors": "base", "weights": [1.0, 0.5]}})
     assert opened(run, folder.model) == ((1.0, 1.0), None)
     assert "serves, as asked, with equal weights" in caplog.text
+
+
+def kept_base(run: Path) -> Path:
+    """A run whose training kept the base, so that its model folder holds the base's weights."""
+    folder = RunFolder(run)
+    record = json.loads((folder.model / "ace_finetune.json").read_text(encoding="utf-8"))
+    write_json(folder.model / "ace_finetune.json", {**record, "selection": {"shipped": "base", "share": 0.0}})
+    write_json(folder.report, {"serving": {"system": "base", "vectors": "model", "weights": [1.0, 0.0]}})
+    return run
+
+
+def test_model_folder_that_holds_the_base_serves_as_base(run: Path) -> None:
+    folder = RunFolder(kept_base(run))
+    for retriever in (
+        lambda: FineTunedHybridRetriever.from_run(run),
+        lambda: FineTunedHybridRetriever.from_run(run, fallback="off"),
+        lambda: FineTunedHybridRetriever.from_collection(model=folder.model, path=folder.index),
+    ):
+        opened = retriever()
+        try:
+            hits = opened.retrieve(QUERIES["cache"])
+            assert {hit.served_by for hit in hits} == {"base"}
+            assert (dict(opened.served), dict(opened.fallbacks)) == ({"base": 1}, {})
+            assert opened.retrieve(" ") == []
+            assert dict(opened.served) == {"base": 2}
+        finally:
+            opened.close()
+    with FineTunedRetrieval(folder.model) as retrieval:
+        assert {result["served_by"] for result in retrieval.search(QUERIES["cache"], threshold=-1)} == {"base"}
+
+
+def test_search_prints_what_served(run: Path) -> None:
+    kept_base(run)
+    shown = CliRunner().invoke(app, ["search", QUERIES["cache"], "--run", str(run)])
+    assert "served by base" in shown.output
+    assert "finetuned" not in shown.output
+
+
+def test_a_model_that_was_not_trained_here_is_a_base(baseline: FineTunedEmbedding, tuned: FineTunedEmbedding) -> None:
+    assert (baseline.is_tuned, tuned.is_tuned) == (False, True)
+
+
+def test_setting_what_serves_is_checked(store: MemoryStore, tuned: FineTunedEmbedding) -> None:
+    with pytest.raises(AceFinetuneError, match="must be finetuned or base"):
+        FineTunedHybridRetriever(store, embed_model=tuned, serve="tuned")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="The base model is not available"):
+        FineTunedHybridRetriever(store, embed_model=tuned, serve="base", fallback="off")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "ace_finetune.json"])
+def test_model_without_read_permission_falls_back_or_is_an_error(run: Path, file: str) -> None:
+    (RunFolder(run).model / file).chmod(0)
+    with permissions_hold():
+        with pytest.raises(ModelError):
+            FineTunedHybridRetriever.from_run(run, fallback="off")
+        retriever = FineTunedHybridRetriever.from_run(run)
+        try:
+            assert {hit.served_by for hit in retriever.retrieve(QUERIES["cache"])} == {"baseline"}
+        finally:
+            retriever.close()
