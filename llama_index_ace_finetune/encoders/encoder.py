@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,8 +16,10 @@ from llama_index_ace_finetune.encoders.cache import VectorCache
 from llama_index_ace_finetune.encoders.checkpoints import tensor_names
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.model_files import check_module_classes
+from llama_index_ace_finetune.encoders.opening import opening
 from llama_index_ace_finetune.encoders.prompts import Prompts
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.encoders.token_limit import takes_token_limit
 from llama_index_ace_finetune.encoders.whole_text import whole_text
 from llama_index_ace_finetune.errors import ModelError, first_line
 from llama_index_ace_finetune.out_of_memory import is_out_of_memory
@@ -33,6 +36,7 @@ logger = logging.getLogger(__name__)
 Role = Literal["query", "document"]
 Progress = Callable[[int], None]
 _CHECKED_TEXTS = 8
+_PLACE = re.compile(r"^\d+\.(sub_modules\.\w+\.\d+\.)*")
 _LEAST_COSINE = 0.995
 _SAME_COSINE = 0.9999
 
@@ -75,7 +79,8 @@ class Encoder:
         """
         settings = settings or EncoderSettings()
         identity = identify_model(name, settings=settings)
-        model = _load_model(identity.folder, settings)
+        with opening(name):
+            model = _load_model(identity.folder, settings)
         apply_prompts(model, identity.prompts)
         if settings.precision == "auto":
             from llama_index_ace_finetune.encoders.precision import choose_precision
@@ -304,7 +309,7 @@ def _load_model(folder: Path, settings: EncoderSettings) -> SentenceTransformer:
     if tokenizer is not None and getattr(tokenizer, "pad_token", "") is None:
         # Padding is masked, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if settings.max_seq_length is not None:
+    if settings.max_seq_length is not None and takes_token_limit(model):
         model.max_seq_length = min(settings.max_seq_length, model.max_seq_length or settings.max_seq_length)
     model.eval()
     return model
@@ -324,10 +329,13 @@ def _check_device(device: str | None) -> None:
 
 def _check_weights(model: SentenceTransformer, folder: Path) -> None:
     """Refuse a file that holds other tensors than the model needs: they would be left at random values."""
-    held = {ending for name in tensor_names(folder) for ending in _endings(name)}
+    names = tensor_names(folder)
+    # The name that model2vec gives to the only tensor of a static embedding.
+    names |= {"embedding.weight"} if "embeddings" in names else set()
+    held = {ending for name in names for ending in _endings(name)}
     needed = [name for name, _ in model.named_parameters()]
-    # The first part is the module's number, which files leave out.
-    missing = [name for name in needed if held.isdisjoint(_endings(name.partition(".")[2]))]
+    # Files leave out the module's number, and a router's route.
+    missing = [name for name in needed if held.isdisjoint(_endings(_PLACE.sub("", name)))]
     # A few may be tied, renamed or unused; another model's file lacks nearly all.
     if 2 * len(missing) > len(needed):
         raise ModelError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
 from llama_index_ace_finetune.encoders.fingerprint import fingerprints
 from llama_index_ace_finetune.encoders.model_files import read_model_json
+from llama_index_ace_finetune.encoders.opening import opening
 from llama_index_ace_finetune.encoders.prompts import Prompts, resolve_prompts
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
@@ -39,9 +40,13 @@ def identify_model(name: str | Path, *, settings: EncoderSettings | None = None)
     """Resolve a folder or hub name.
 
     Raises:
-        ModelError: if it cannot be found or is incomplete.
+        ModelError: if it cannot be found or read, or is incomplete.
     """
-    settings = settings or EncoderSettings()
+    with opening(name):
+        return _identify(name, settings or EncoderSettings())
+
+
+def _identify(name: str | Path, settings: EncoderSettings) -> ModelIdentity:
     folder = resolve_checkpoint(name)
     prompts = resolve_prompts(str(name), _saved_prompts(folder))
     if settings.query_prompt is not None or settings.document_prompt is not None:

@@ -18,6 +18,7 @@ from llama_index_ace_finetune.encoders.exports.runtime import ExportBackend, Run
 from llama_index_ace_finetune.encoders.exports.threads import usable_threads
 from llama_index_ace_finetune.encoders.exports.token_batches import token_batches
 from llama_index_ace_finetune.encoders.identity import ModelIdentity, identify_model
+from llama_index_ace_finetune.encoders.opening import opening
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
 
@@ -64,6 +65,13 @@ class ExportedEncoder(Encoder):
         """
         settings = settings or EncoderSettings()
         identity = identify_model(name, settings=settings)
+        with opening(name):
+            return cls._open(identity, backend, name=str(name), settings=settings)
+
+    @classmethod
+    def _open(
+        cls, identity: ModelIdentity, backend: ExportBackend, *, name: str, settings: EncoderSettings
+    ) -> ExportedEncoder:
         folder = identity.folder / backend
         record = ExportRecord.read(folder)
         if record.source != identity.content:
@@ -76,7 +84,7 @@ class ExportedEncoder(Encoder):
                 f"The export in {str(folder)!r} is corrupt (its files are not those that were written); "
                 f"make it again with `ace-finetune export --backend {backend}`."
             )
-        return cls(identity, folder, record, name=str(name), settings=settings)
+        return cls(identity, folder, record, name=name, settings=settings)
 
     @cached_property
     def model(self) -> SentenceTransformer:  # type: ignore[override]

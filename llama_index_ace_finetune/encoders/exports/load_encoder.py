@@ -11,6 +11,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.exports.exported_encoder import ExportedEncoder
 from llama_index_ace_finetune.encoders.exports.record import ExportRecord, exports_of
 from llama_index_ace_finetune.encoders.exports.runtime import ExportBackend, MissingRuntimeError
+from llama_index_ace_finetune.encoders.opening import opening
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
 
@@ -35,7 +36,9 @@ def load_encoder(name: str | Path, *, settings: EncoderSettings | None = None, b
         return ExportedEncoder.open(name, backend, settings=settings)
     elsewhere = settings is not None and settings.device not in (None, "cpu")
     if backend == "auto" and not elsewhere:
-        for candidate in _fastest_first(resolve_checkpoint(name)):
+        with opening(name):
+            candidates = _fastest_first(resolve_checkpoint(name))
+        for candidate in candidates:
             try:
                 return ExportedEncoder.open(name, candidate, settings=settings)
             except MissingRuntimeError as error:

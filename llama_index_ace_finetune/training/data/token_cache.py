@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from llama_index_ace_finetune.encoders.token_limit import takes_token_limit
 from llama_index_ace_finetune.encoders.whole_text import whole_text
 
 
@@ -60,7 +61,7 @@ class TokenCache:
         return {**block, **self._of_all[task, prompt]}
 
     def _preprocess(self, texts: list[str], *, prompt: str | None, task: str | None) -> dict[str, Any]:
-        if self._max_tokens is None:
+        if self._max_tokens is None or not takes_token_limit(self._model):
             return self._model.preprocess(texts, prompt=prompt, task=task)
         own = self._model.max_seq_length
         if own is not None and own <= self._max_tokens:
