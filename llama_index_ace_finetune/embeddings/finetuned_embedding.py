@@ -24,6 +24,14 @@ from llama_index_ace_finetune.utils.fork import fork_safe_lock
 _WARM_UP_WORDS = (4, 12, 20, 28, 36)
 
 
+def _checked_cache(cache: Any) -> BaseKVStore | None:
+    if cache is not None and not isinstance(cache, BaseKVStore):
+        raise AceFinetuneError(
+            f"The embeddings_cache is a {type(cache).__name__}; give one of LlamaIndex's key-value stores."
+        )
+    return cache
+
+
 class FineTunedEmbedding(BaseEmbedding):
     """A sentence-transformers model with its own query and document prompts.
 
@@ -32,8 +40,8 @@ class FineTunedEmbedding(BaseEmbedding):
     vector is a field, so `from_dict(to_dict())`, pickling and copying give an object that makes the same vectors;
     `fingerprint` names the model's content, so that caches and indexes notice a retrained model in the same folder.
 
-    An `embeddings_cache` is kept aside, so that the field of that name is None: vectors are held there per fingerprint
-    and role, so one cache may serve several models. It is not part of `to_dict` and of a pickle.
+    An `embeddings_cache`, given or set later, is kept aside, so that the field of that name is None: vectors are held
+    there per fingerprint and role, so one cache may serve several models. It is not part of `to_dict` and of a pickle.
 
     Raises:
         ModelError: at construction if the model is missing, incomplete, or not the one that `fingerprint` names.
@@ -61,11 +69,7 @@ class FineTunedEmbedding(BaseEmbedding):
         # The base class would look vectors up by text alone, whichever model and prompt made them.
         cache = fields.pop("embeddings_cache", None)
         super().__init__(model_name=model_name, embed_batch_size=embed_batch_size, **fields)
-        if cache is not None and not isinstance(cache, BaseKVStore):
-            raise AceFinetuneError(
-                f"The embeddings_cache is a {type(cache).__name__}; give one of LlamaIndex's key-value stores."
-            )
-        self._cache = cache
+        self._cache = _checked_cache(cache)
         self._loading = fork_safe_lock()
         self._query_cache = QueryCache(self.query_cache_size)
         identity = identify_model(self.model_name, settings=self._settings())
@@ -98,6 +102,13 @@ class FineTunedEmbedding(BaseEmbedding):
     def class_name(cls) -> str:
         """Name under which LlamaIndex serialises the class."""
         return "FineTunedEmbedding"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep a cache aside that is set later, too."""
+        if name == "embeddings_cache":
+            self._cache = _checked_cache(value)
+        else:
+            super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the weights, the lock and cached vectors out: the other side loads the model from its name."""

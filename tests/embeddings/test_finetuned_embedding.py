@@ -293,6 +293,27 @@ class TestErrors:
         with pytest.raises(AceFinetuneError, match="embeddings_cache is a dict"):
             FineTunedEmbedding(str(tuned_model), embeddings_cache={})
 
+    def test_a_cache_set_later_keeps_roles_and_models_apart(self, tuned: FineTunedEmbedding) -> None:
+        cache = SimpleKVStore()
+        text = "big uploads time out"
+        embedding = FineTunedEmbedding(tuned.model_name, query_prompt="find: ")
+        query, document = embedding.get_query_embedding(text), embedding.get_text_embedding(text)
+        assert query != document
+        for order in ("query first", "document first"):
+            later = FineTunedEmbedding(tuned.model_name, query_prompt="find: ")
+            later.embeddings_cache = cache if order == "query first" else SimpleKVStore()
+            if order == "query first":
+                assert later.get_query_embedding(text) == query
+            assert later.get_text_embedding(text) == document
+            assert later.get_text_embedding_batch([text]) == [document]
+            assert later.get_query_embedding(text) == query
+            assert later.embeddings_cache is None
+        plain = FineTunedEmbedding(tuned.model_name)
+        plain.embeddings_cache = cache
+        assert plain.get_query_embedding(text) != query
+        with pytest.raises(AceFinetuneError, match="embeddings_cache is a dict"):
+            plain.embeddings_cache = {}
+
     def test_missing_folder(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"does not exist; give the folder"):
             FineTunedEmbedding(str(tmp_path / "nowhere"))
