@@ -1,4 +1,4 @@
-"""Every choice of a training, in one frozen and validated value."""
+"""Training settings, frozen and validated."""
 
 from __future__ import annotations
 
@@ -38,44 +38,44 @@ class TrainingConfig:
     Attributes:
         base_model: hub name or folder.
         output_dir: where the model folder is written.
-        mode: "linear" (a matrix on the query vectors; seconds), "queries" (a query tower; a minute or two), "full"
-            (both sides; minutes), or "auto": all of these in turn, and the best on dev ships.
-        keep_index: stop below "full", so that vectors of memories that are stored already stay valid.
-        epochs: passes over the training queries of mode "full", at most.
-        budget_minutes: of training in all, looks at dev included; where the epochs would take longer, fewer steps are
-            planned (the schedule fits them). None trains all epochs, whatever it takes.
+        mode: "linear" (a linear adapter on the query vectors; seconds), "queries" (a query encoder; a minute or two),
+            "full" (queries and documents; minutes), or "auto": all of these, and the best on dev ships.
+        keep_index: run only modes that keep stored document vectors valid.
+        epochs: of mode "full", at most.
+        budget_minutes: time limit for all modes, dev evaluations included; if the epochs would take longer, fewer steps
+            are planned and the schedule is fitted to them. None trains all epochs.
         batch_size: queries per step of mode "full".
         learning_rate: of mode "full", peak of the schedule (linear warm-up, linear decay).
         warmup_steps: steps of warm-up, at most a tenth of all steps.
-        train_split: share of the training queries that is trained on; the rest is dev. Applies where the training
-            data does not say itself what is dev.
+        train_split: fraction of the training queries to train on; the rest is dev. Used only if the training data does
+            not mark dev queries.
         hard_negatives: mined negatives per query and step; they rotate over the epochs.
         suspected_margin: in mode "full", documents of a batch are masked for a query where their cosine with it, by the
             base model, comes within this relative margin of the positive's (0.05: exceeds 95 % of it; a
             `GISTEmbedLoss` with `margin_strategy="relative"`), or where they are near-duplicates of a positive;
-            0 masks what the base ranks above the positive. None masks known right answers alone, since a weak base
-            suspects mostly the mistakes that training is to mend.
+            0 masks what the base ranks above the positive. None masks only known positives, since a
+            weak base flags mostly the mistakes that training should fix.
         temperature: divisor of the cosines in the softmax.
-        symmetric: let documents look for their queries too.
-        dimensions: also train the first so many dimensions of the vectors by themselves, (256, 128) for example.
-        teacher: a cross-encoder or a larger embedding model, by folder or hub name, whose scores are learned too.
+        symmetric: also compute the loss from documents to queries.
+        dimensions: Matryoshka prefix lengths to train besides the full vector, such as (256, 128).
+        teacher: a cross-encoder or a larger embedding model, by folder or hub name, whose scores are distilled.
         distillation: how: "kl" (listwise) or "margin_mse".
-        eval_steps: evaluate on dev every so many steps; None means after each epoch.
-        patience: stop after so many dev evaluations in a row without a new best; None never stops early.
-        interpolation: shares of the tuned weights to try on dev between base (0) and tuned (1).
-        retention: general queries with known answers, a file or folder of any format that is read, on which tuning may
-            not lose more than a bound; smaller shares are tried where it would.
-        retention_loss: that bound: the largest fall of MRR@10 on them, absolute.
+        eval_steps: evaluate on dev every N steps; None evaluates after each epoch.
+        patience: stop after N dev evaluations in a row without a new best; None never stops early.
+        interpolation: values of alpha to try on dev, for weights between base (0) and tuned (1).
+        retention: general queries with known positives, a file or folder in any supported format, on which MRR@10 may
+            not fall by more than `retention_loss`; smaller alphas are tried if it would.
+        retention_loss: the largest allowed fall of MRR@10 on them, absolute.
         lora_rank: in mode "full", train low-rank adapters of this rank in place of the weights, for larger base models
             (LoRA, Hu et al. 2021; needs the extra "lora", and no lower a learning rate than the default); they are
-            merged into the weights in the end. None trains the weights themselves.
+            merged into the weights at the end. None trains all weights.
         lora_alpha: scale of the adapters, over the rank; None takes twice the rank.
-        lora_dropout: share of their inputs that is dropped.
-        max_seq_length: tokens per text of a training step; the base model's own limit when that is lower. Dev looks at
-            whole texts, and whole texts are served, up to the model's own limit.
+        lora_dropout: dropout probability of their inputs.
+        max_seq_length: tokens per text of a training step; the base model's limit if that is lower. Dev evaluation and
+            serving use whole texts, up to the model's limit.
         precision: of all vectors: "float32", "bfloat16", or "auto" for bfloat16 where the device computes in it.
         device: "cpu", "cuda", "mps"; None, or "auto", takes the best one.
-        seed: of everything random.
+        seed: random seed.
         report_to: in mode "full", loggers of the transformers trainer, ("tensorboard",) or ("wandb",) for example;
             TensorBoard's files go to a folder beside the model, OUTPUT_DIR-logs.
     """
@@ -129,7 +129,9 @@ class TrainingConfig:
         self._require(
             self.mode in ("auto", *get_args(ModeName)), "mode", f"auto or one of {', '.join(get_args(ModeName))}"
         )
-        self._require(not (self.keep_index and self.mode == "full"), "mode", "another than full where keep_index is on")
+        self._require(
+            not (self.keep_index and self.mode == "full"), "mode", "auto, linear or queries when keep_index is set"
+        )
         for name in ("epochs", "batch_size"):
             self._require(getattr(self, name) > 0, name, "greater than 0")
         for name in ("learning_rate", "temperature"):
@@ -148,8 +150,8 @@ class TrainingConfig:
         self._require(0 <= self.lora_dropout < 1, "lora_dropout", "0 or more, and less than 1")
         self._require(self.eval_steps is None or self.eval_steps > 0, "eval_steps", "greater than 0")
         self._require(self.patience is None or self.patience > 0, "patience", "greater than 0")
-        shares = self.interpolation
-        self._require(bool(shares) and all(0 < s <= 1 for s in shares), "interpolation", "one or more shares in (0, 1]")
+        alphas = self.interpolation
+        self._require(bool(alphas) and all(0 < a <= 1 for a in alphas), "interpolation", "one or more values in (0, 1]")
         self._require(all(length > 0 for length in self.dimensions), "dimensions", "greater than 0, each of them")
         self._require(self.distillation in ("kl", "margin_mse"), "distillation", "kl or margin_mse")
         self._require(self.precision in ("auto", "float32", "bfloat16"), "precision", "auto, float32 or bfloat16")
@@ -181,7 +183,9 @@ class TrainingConfig:
         """
         content = read_yaml_file(path, Refusal("The settings", "correct the file")).value
         if not isinstance(content, dict):
-            raise AceFinetuneError(f"The settings {str(path)!r} are no mapping of names to values; mend the file.")
+            raise AceFinetuneError(
+                f"The settings {str(path)!r} are not a YAML mapping of names to values; fix the file."
+            )
         content = _current(content)
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(str(name) for name in set(content) - set(fields))
@@ -191,7 +195,7 @@ class TrainingConfig:
             )
         try:
             for name, value in content.items():
-                # YAML takes 5e-5, for want of a point, for a text.
+                # YAML reads 5e-5, without a decimal point, as a string.
                 if isinstance(value, str) and isinstance(fields[name].default, float):
                     content[name] = float(value)
             return cls(**content)

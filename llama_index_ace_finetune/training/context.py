@@ -1,4 +1,4 @@
-"""What every rung of the ladder stands on."""
+"""State shared by all training modes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class TrainingContext:
     """A base model, the examples, and the base's vectors of them, each computed once.
 
     Attributes:
-        encoder: the base model; a rung that trains its weights puts them back.
+        encoder: the base model; a mode that trains its weights restores them.
         examples: the training queries.
-        dev: the dev queries over the same corpus; None where there are none.
+        dev: the dev queries over the same corpus; None if there are none.
         config: of the training.
         cache: folder for vectors; none by default.
-        checkpoints: folder for checkpoints of the rungs; none by default.
-        general: queries that `config.retention` names; None where it names none.
+        checkpoints: folder for the checkpoints of the modes; none by default.
+        general: the queries of `config.retention`; None if it is not set.
     """
 
     encoder: Encoder
@@ -38,9 +38,9 @@ class TrainingContext:
     checkpoints: Path | None = None
     general: DevSet | None = None
 
-    def checkpoints_of(self, result: str) -> Path | None:
-        """Folder for the checkpoints of one rung."""
-        return self.checkpoints / result if self.checkpoints else None
+    def checkpoints_of(self, mode: str) -> Path | None:
+        """Return the folder for the checkpoints of one mode."""
+        return self.checkpoints / mode if self.checkpoints else None
 
     @cached_property
     def document_vectors(self) -> NDArray[np.float32]:
@@ -78,7 +78,7 @@ class TrainingContext:
 
     @cached_property
     def retention(self) -> Retention | None:
-        """The base on the general queries, None without any; to be asked for before its weights are trained."""
+        """The base on the general queries, None without any; read it before the weights are trained."""
         if self.general is None:
             return None
         scores = self.general.rank(self.general_query_vectors, self.general_document_vectors)

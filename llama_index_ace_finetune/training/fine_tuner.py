@@ -42,13 +42,13 @@ _KEEP_INDEX = frozenset(mode.name for mode in MODES if mode.keeps_index)
 
 
 class EmbeddingFineTuner:
-    """Fine-tune a sentence-transformers model on training data; ships the base where tuning does not help.
+    """Fine-tune a sentence-transformers model on training data; keeps the base model if tuning does not help.
 
     Args:
         config: of the training.
         cache: folder for vectors of the base model, such as the miner's; none by default.
-        checkpoints: folder from which a training with the same data and settings goes on, and which it fills; none
-            by default. It can be deleted once the training is done.
+        checkpoints: folder for checkpoints, from which a training with the same data and settings resumes; none by
+            default. It can be deleted once the training is done.
 
     The order of calls is the original's: `load_training_data`, `initialize_model`, `train` (which also saves the
     winner to `config.output_dir`), `evaluate`.
@@ -75,9 +75,9 @@ class EmbeddingFineTuner:
     def load_training_data(self, source: str | Path | TrainingData) -> dict[str, int]:
         """Read training data and divide it into train and dev; return how many examples each part has.
 
-        Examples marked "dev" are dev; where none is marked, a share of `1 - train_split` is set aside by connected
-        components, so that no answer and no query text stands on both sides. Data with the manifest of a split that
-        made no dev is all trained on. Test examples are never touched.
+        Examples marked "dev" are dev; if none is marked, a fraction of `1 - train_split` is set aside by connected
+        components, so that no positive and no query text appears in both. Data with the manifest of a split without
+        dev is all trained on. Test examples are never used.
 
         Raises:
             DatasetError: if the file is not training data, or the retention set cannot be read.
@@ -95,8 +95,8 @@ class EmbeddingFineTuner:
         examples = index_examples(data, train)
         if len({int(row) for rows in examples.relevant for row in rows}) == 1 and not any(map(len, examples.negatives)):
             raise TrainingError(
-                "All training queries have one and the same right answer and no negatives, so there is nothing to "
-                "tell apart; add queries about other memories, or mine negatives."
+                "All training queries have the same positive and no negatives, so there is nothing to learn; add "
+                "queries about other memories, or mine negatives."
             )
         self._general = read_retention(Path(self.config.retention)) if self.config.retention else None
         self.data = data
@@ -108,15 +108,15 @@ class EmbeddingFineTuner:
         """Load the base model with its prompts.
 
         Raises:
-            ModelError: if it cannot be found or loaded, or has two towers already.
-            TrainingError: if adapters or a logger are asked for and not installed, or `dimensions` is none of its part.
+            ModelError: if it cannot be found or loaded, or is a dual encoder already.
+            TrainingError: if peft or a logger is needed and not installed, or a value of `dimensions` is too large.
         """
         require_loggers(self.config)
         if self.config.lora_rank is not None:
             require_peft()
         settings = EncoderSettings(device=self.config.device, precision=self.config.precision)
         encoder = Encoder.load(self.config.base_model, settings=settings)
-        _require_one_tower(encoder)
+        _require_single_encoder(encoder)
         for length in self.config.dimensions:
             if length >= encoder.dimension:
                 raise TrainingError(
@@ -136,8 +136,8 @@ class EmbeddingFineTuner:
 
         Args:
             progress: called after each optimiser step.
-            on_mode_end: called with each rung of the ladder that is done.
-            on_mode_start: called with the name and the planned steps of a rung before its first step.
+            on_mode_end: called with the result of each mode.
+            on_mode_start: called with the name and the planned steps of a mode before its first step.
 
         Returns:
             mode (the rung that ships, or "base"), precision, epochs, total_steps, training_time_seconds,
@@ -146,14 +146,14 @@ class EmbeddingFineTuner:
         Raises:
             OutputExistsError: if `config.output_dir` holds something that is not a model of ours.
             AceFinetuneError: if another training writes there at the moment.
-            TrainingError: if the loss is no number, the checkpoints are of another training, or data and model were
-                not loaded first.
+            TrainingError: if the loss is NaN or infinite, the checkpoints are of another training, or data and model
+                were not loaded first.
         """
         encoder, examples = self._ready()
-        _require_one_tower(encoder)
+        _require_single_encoder(encoder)
         self._started_from = encoder
         output = Path(self.config.output_dir)
-        # Before the work, not after it.
+        # Check before the work, not after it.
         require_replaceable(output, kind=MODEL)
         with locked(output.with_name(f".{output.name}.training.lock"), output=output):
             return self._train_and_save(
@@ -172,27 +172,27 @@ class EmbeddingFineTuner:
         if self._checkpoints:
             self._require_own_checkpoints(self._checkpoints, encoder, examples)
         if self._dev is None:
-            logger.warning("there are no dev queries to choose on: what comes of the training ships unchecked")
+            logger.warning("there are no dev queries: the result of the training ships without validation")
         context = TrainingContext(
             encoder, examples, self._dev, self.config, self._cache, self._checkpoints, self._general
         )
         self.results = run_modes(context, progress=progress, on_mode_end=on_mode_end, on_mode_start=on_mode_start)
         shipped, last = self.shipped, self.results[-1]
         if shipped:
-            # Its own fingerprint comes with its files.
+            # The fingerprint is set when its files are written.
             self.encoder = Encoder(
                 shipped.build(encoder.model), name=encoder.name, fingerprint="", settings=encoder.settings
             )
         self.history = list((shipped or last).history)
-        told = shipped or last
+        reported = shipped or last
         seconds = sum(result.seconds for result in self.results)
         metrics = {
             "mode": shipped.name if shipped else "base",
             "precision": encoder.computed_in,
-            "epochs": round(told.epochs, 2),
-            "total_steps": told.steps,
+            "epochs": round(reported.epochs, 2),
+            "total_steps": reported.steps,
             "training_time_seconds": round(seconds, 2),
-            "examples_per_second": round(told.epochs * len(examples.queries) / told.seconds, 2),
+            "examples_per_second": round(reported.epochs * len(examples.queries) / reported.seconds, 2),
             "selection": self.selection.to_dict() if self.selection else None,
             "rungs": [result.to_dict() for result in self.results],
         }
@@ -202,17 +202,17 @@ class EmbeddingFineTuner:
 
     @property
     def shipped(self) -> ModeResult | None:
-        """The rung that ships; None where that is the base."""
+        """The mode whose model ships; None if the base ships."""
         return best_result(self.results)
 
     @property
     def selection(self) -> Selection | None:
-        """What the rung that ships (the last one, where none does) tried on dev; None without dev queries."""
+        """The dev candidates of the mode that ships (of the last one, if none does); None without dev queries."""
         result = self.shipped or (self.results[-1] if self.results else None)
         return result.selection if result else None
 
     def evaluate(self) -> dict[str, float]:
-        """Return dev measures of what ships, and the mean cosine of its right pairs (`avg_positive_similarity`)."""
+        """Return dev metrics of what ships, and the mean cosine of positives (`avg_positive_similarity`)."""
         encoder, examples = self._ready()
         held = self._dev.examples if self._dev else examples
         queries = encoder.encode_queries(held.queries)
@@ -250,11 +250,11 @@ class EmbeddingFineTuner:
         return folder
 
     def _require_own_checkpoints(self, folder: Path, encoder: Encoder, examples: IndexedExamples) -> None:
-        """Refuse checkpoints of other data, settings or weights: a training would go on with them as its own."""
+        """Refuse checkpoints of other data, settings or weights, which a training would otherwise resume."""
         settings = {name: value for name, value in self.config.to_dict().items() if name != "output_dir"}
         dev = self._dev.examples if self._dev else None
-        told = repr((settings, encoder.fingerprint, *(_rows_of(part) for part in (examples, dev) if part)))
-        file, key = folder / _INPUTS, text_hash(told)
+        inputs = repr((settings, encoder.fingerprint, *(_rows_of(part) for part in (examples, dev) if part)))
+        file, key = folder / _INPUTS, text_hash(inputs)
         if file.is_file() and file.read_text(encoding="utf-8") != key:
             raise TrainingError(
                 f"The checkpoints in {str(folder)!r} are of a training with other data or settings; give another "
@@ -271,12 +271,12 @@ class EmbeddingFineTuner:
 
 
 def _rows_of(examples: IndexedExamples) -> tuple[Any, ...]:
-    """All that a training takes of its examples, as plain values."""
+    """What a training reads of its examples, as plain values."""
     rows = [[row.tolist() for row in kind] for kind in (examples.relevant, examples.negatives)]
     return examples.query_ids, examples.queries, examples.corpus, *rows
 
 
-def _require_one_tower(encoder: Encoder) -> None:
+def _require_single_encoder(encoder: Encoder) -> None:
     if any(type(module).__name__ == "Router" for module in encoder.model.children()):
         raise ModelError(
             f"The model {encoder.name!r} embeds queries and documents differently, which cannot be tuned further; "
@@ -289,7 +289,7 @@ def divide_examples(
 ) -> tuple[list[TrainingExample], list[TrainingExample]]:
     """Return the train and the dev examples; test examples are in neither.
 
-    Negatives of train examples that are right answers of dev or test queries, or read as one of these, are left out.
+    Negatives of train examples that are positives of dev or test queries, or have the same text, are left out.
     """
     usable = [example for example in data.examples if example.split != "test"]
     dev = [example for example in usable if example.split == "dev"]
@@ -297,7 +297,7 @@ def divide_examples(
         try:
             dev_ids = _dev_by_component(data, usable, train_split=train_split, seed=seed)
         except DatasetError:
-            # What is marked for training can be trained on, though nothing can be set aside.
+            # Marked training examples can be used even if no dev queries can be set aside.
             if not any(example.split == "train" for example in usable):
                 raise
             dev_ids = set()

@@ -81,7 +81,7 @@ def test_no_hard_negatives_leave_the_right_answers() -> None:
 
 def test_suspected_documents_are_masked_but_never_a_right_one() -> None:
     class Suspicious:
-        def suspects(self, numbers: list[int], documents: list[int]) -> np.ndarray:
+        def mask(self, numbers: list[int], documents: list[int]) -> np.ndarray:
             suspected = {0: {2, 1, 6}, 2: {0}}
             return np.array([[row in suspected.get(number, ()) for row in documents] for number in numbers])
 

@@ -133,9 +133,7 @@ def test_weights_that_give_no_numbers_at_a_look_are_told_and_not_kept(
     dev = tuple(one for one in training_data.examples if one.split == "dev")
     made.load_training_data(dataclasses.replace(training_data, examples=(*training_data.examples[:8], *dev)))
     made.initialize_model()
-    with pytest.raises(
-        TrainingError, match=r"give no numbers any more at step 4 \(queries .*checkpoint-3' is the last"
-    ):
+    with pytest.raises(TrainingError, match=r"become NaN at step 4 \(queries .*checkpoint-3' is the last"):
         made.train()
     assert not (tmp_path / "checkpoints" / "full" / "checkpoint-4").exists()
 
@@ -185,7 +183,7 @@ def test_a_loss_that_runs_away_stops_with_step_and_queries(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("paper", r"names 'paper', which is no logger; take .*tensorboard.*wandb"),
+        ("paper", r"names 'paper', which is not a logger; choose from .*tensorboard.*wandb"),
         ("codecarbon", "is not installed; run"),
     ],
 )

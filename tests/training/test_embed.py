@@ -29,8 +29,8 @@ def one_pass(minilm: Encoder) -> tuple[Tensor, Tensor]:
     return vectors.detach(), gradients_of(minilm, vectors)
 
 
-@pytest.mark.parametrize("kept_tokens", [0, 10**6])
-@pytest.mark.parametrize("part_tokens", [40, 4096])
+@pytest.mark.parametrize("max_cached_tokens", [0, 10**6])
+@pytest.mark.parametrize("chunk_tokens", [40, 4096])
 def test_parts_give_the_vectors_and_gradients_of_one_pass(
     minilm: Encoder,
     one_pass: tuple[Tensor, Tensor],
@@ -46,7 +46,7 @@ def test_parts_give_the_vectors_and_gradients_of_one_pass(
     assert (gradients - one_pass[1]).norm() < 1e-4 * one_pass[1].norm()
 
 
-@pytest.mark.parametrize("kept_tokens", [0, 10**6])
+@pytest.mark.parametrize("max_cached_tokens", [0, 10**6])
 def test_packed_gradients_are_those_of_the_model_in_bfloat16(
     minilm: Encoder, one_pass: tuple[Tensor, Tensor], max_cached_tokens: int
 ) -> None:

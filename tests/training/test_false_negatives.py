@@ -51,16 +51,16 @@ def test_by_hand() -> None:
     documents = at_angle(40, 20, -42, -44, 57, 59)
     guide = FalseNegativeMask(at_angle(0), documents, (np.array([0]),), 0.05)
     # 20 is nearer; -42 has .743, -44 has .719; 57 lies 17 degrees (cosine .956) from the right answer, 59 lies 19.
-    assert guide.suspects([0], range(6)).tolist() == [[True, True, True, False, True, False]]
+    assert guide.mask([0], range(6)).tolist() == [[True, True, True, False, True, False]]
     # At 0 only what is nearer than the right answer is suspected, and near-duplicates.
     stern = FalseNegativeMask(at_angle(0), documents, (np.array([0]),), 0.0)
-    assert stern.suspects([0], range(6)).tolist() == [[True, True, False, False, True, False]]
+    assert stern.mask([0], range(6)).tolist() == [[True, True, False, False, True, False]]
 
 
 def test_the_least_of_several_right_answers_sets_the_limit() -> None:
     documents = at_angle(10, 60, -50, -70)
     guide = FalseNegativeMask(at_angle(0, 0), documents, (np.array([0, 1]), np.array([0])), 0.0)
-    assert guide.suspects([0, 1], [2, 3]).tolist() == [[True, False], [False, False]]
+    assert guide.mask([0, 1], [2, 3]).tolist() == [[True, False], [False, False]]
 
 
 @given(st.integers(0, 2**31 - 1), st.sampled_from([0.2, 0.05, 0.0, -0.2]))

@@ -256,8 +256,8 @@ def test_a_batch_that_does_not_fit_is_computed_in_smaller_parts(
     assert tuner.train()["total_steps"] == 2
     # What does not fit is found out before the first step, two of which are timed; two blocks each.
     assert tried == [0, 4096, 2048, *[1024] * 8]
-    monkeypatch.setattr("llama_index_ace_finetune.training.losses.embed._LEAST_PART", 2048)
-    with pytest.raises(TrainingError, match="does not hold one part of a batch; lower max_seq_length"):
+    monkeypatch.setattr("llama_index_ace_finetune.training.losses.embed._SMALLEST_CHUNK", 2048)
+    with pytest.raises(TrainingError, match="not even one chunk of a batch fits on the device; lower max_seq_length"):
         ready(without_dev(training_data, 16), tmp_path / "other", base_model=one_layer).train()
     assert not (tmp_path / "other").exists()
 
@@ -310,7 +310,7 @@ def test_dimensions_that_are_no_part_of_a_vector_are_told() -> None:
 def test_one_right_answer_for_all_is_told(training_data: TrainingData) -> None:
     same = training_data.examples[0].positive_ids
     examples = tuple(dataclasses.replace(one, positive_ids=same, negatives=()) for one in training_data.examples[:12])
-    with pytest.raises(TrainingError, match="one and the same right answer and no negatives"):
+    with pytest.raises(TrainingError, match="the same positive and no negatives"):
         EmbeddingFineTuner().load_training_data(dataclasses.replace(training_data, examples=examples))
 
 

@@ -127,7 +127,7 @@ def test_the_identity_wins_where_training_labels_alone_are_noise() -> None:
 
 
 def test_every_setting_is_in_the_table_and_the_same_seed_gives_the_same() -> None:
-    settings = {"ridges": (10.0, 100.0), "pulls": (0.3, 0.03), "alphas": (0.25, 0.5), "steps": 4}
+    settings = {"ridges": (10.0, 100.0), "l2_weights": (0.3, 0.03), "alphas": (0.25, 0.5), "steps": 4}
     first, second = fit(rotated(), **settings), fit(rotated(), **settings)
     table = [(c.kind, c.strength, c.steps, c.alpha) for c in first.candidates]
     assert table[:5] == [
@@ -147,14 +147,14 @@ def test_alpha_goes_part_of_the_way() -> None:
     # A ridge that is far too weak for 20 queries overshoots, and part of the way is better.
     queries, corpus, right, dev, dev_right = rotated()
     few = (queries[:20], corpus, right[:20], dev, dev_right)
-    whole, some = (fit(few, ridges=(0.01,), pulls=(), alphas=alphas) for alphas in ((), (0.5,)))
+    whole, some = (fit(few, ridges=(0.01,), l2_weights=(), alphas=alphas) for alphas in ((), (0.5,)))
     assert (whole.chosen.alpha, some.chosen.alpha) == (1.0, 0.5)
     np.testing.assert_allclose(some.matrix, (np.eye(24) + whole.matrix) / 2, atol=1e-6)
 
 
 def test_a_strong_pull_stays_at_the_identity() -> None:
     problem = rotated()
-    far, near = (fit(problem, ridges=(), pulls=(pull,), steps=40).matrix for pull in (0.01, 30.0))
+    far, near = (fit(problem, ridges=(), l2_weights=(pull,), steps=40).matrix for pull in (0.01, 30.0))
     identity = np.eye(24)
     assert np.linalg.norm(far - identity) > 3 * np.linalg.norm(near - identity) > 0
 
@@ -175,7 +175,7 @@ def test_without_queries_it_is_the_identity(part: str, caplog: pytest.LogCapture
     problem: Problem = (empty, corpus, [], dev, dev_right) if part == "train" else (queries, corpus, right, empty, [])
     found = fit(problem)
     assert found.chosen.kind == "identity"
-    assert "stay as they are" in caplog.text
+    assert "stay unchanged" in caplog.text
 
 
 def test_dev_can_be_larger_than_what_candidates_are_compared_on() -> None:
@@ -200,10 +200,10 @@ def test_inputs_that_do_not_fit() -> None:
     broken[0, 0] = np.nan
     for problem, words in (
         ((queries[:, :-1], corpus, right, dev, dev_right), "do not fit"),
-        ((queries, corpus, right[:-1], dev, dev_right), "right answers of 299"),
-        ((queries, corpus, right, dev, dev_right[:-1]), "right answers of 299"),
-        ((queries, corpus, [np.array([400]), *right[1:]], dev, dev_right), "no row of the 400"),
-        ((queries, corpus, [np.array([-1]), *right[1:]], dev, dev_right), "no row of the 400"),
+        ((queries, corpus, right[:-1], dev, dev_right), "positives of 299"),
+        ((queries, corpus, right, dev, dev_right[:-1]), "positives of 299"),
+        ((queries, corpus, [np.array([400]), *right[1:]], dev, dev_right), "not a row of the 400"),
+        ((queries, corpus, [np.array([-1]), *right[1:]], dev, dev_right), "not a row of the 400"),
         ((broken, corpus, right, dev, dev_right), "NaN"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -221,7 +221,7 @@ def test_inputs_that_do_not_fit() -> None:
         ("dev_queries", 0),
         ("whole_corpus", -1),
         ("ridges", (1.0, 0.0)),
-        ("pulls", (-0.1,)),
+        ("l2_weights", (-0.1,)),
         ("alphas", (0.0,)),
         ("alphas", (0.5, 1.0)),
     ],
@@ -230,4 +230,4 @@ def test_bad_settings_are_refused(name: str, value: object) -> None:
     with pytest.raises(TrainingError, match=f"linear setting {name} is"):
         replace(LinearAdapterSettings(), **{name: value})
     with pytest.raises(TrainingError, match="ridges"):
-        LinearAdapterSettings(ridges=(), pulls=())
+        LinearAdapterSettings(ridges=(), l2_weights=())

@@ -147,7 +147,7 @@ def test_without_dev_queries_only_full_is_trained(
     data = dataclasses.replace(training_data, examples=training_data.examples[:16])
     metrics = ready(data, tmp_path / "auto", mode="auto").train()
     assert [row["rung"] for row in metrics["rungs"]] == ["full"]
-    assert "ships unchecked" in caplog.text
+    assert "ships without validation" in caplog.text
     for options in ({"mode": "linear"}, {"mode": "queries"}, {"mode": "auto", "keep_index": True}):
         with pytest.raises(TrainingError, match="no dev queries"):
             ready(data, tmp_path / "none", **options).train()
@@ -155,7 +155,7 @@ def test_without_dev_queries_only_full_is_trained(
 
 
 def test_contradicting_settings_are_refused() -> None:
-    with pytest.raises(AceFinetuneError, match="mode is 'full'; it must be another than full where keep_index"):
+    with pytest.raises(AceFinetuneError, match="mode is 'full'; it must be auto, linear or queries when keep_index"):
         TrainingConfig(mode="full", keep_index=True)
     with pytest.raises(AceFinetuneError, match="mode is 'quick'; it must be auto or one of linear, queries, full"):
         TrainingConfig(mode="quick")  # type: ignore[arg-type]

@@ -111,7 +111,7 @@ def test_settings_are_read_from_json_and_yaml(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("epochs: [", "cannot be read"),
-        ("- 3", "no mapping of names to values"),
+        ("- 3", "not a YAML mapping of names to values"),
         ("epoch: 3", "unknown name 'epoch'"),
         ("epochs: many", "epochs is 'many'; it must be a whole number"),
         ("learning_rate: high", "of the wrong type"),

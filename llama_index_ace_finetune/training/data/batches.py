@@ -1,4 +1,4 @@
-"""Batches in which each distinct document is encoded once and every right answer is known."""
+"""Batches in which each distinct document is encoded once and every positive is known."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ POSITIVE, NEGATIVE, MASKED = 1, 0, -1
 class BatchCollator:
     """Turn example numbers into the two feature blocks and the targets that `MaskedRankingLoss` takes.
 
-    A batch of q queries holds, for each, one right answer (they take turns) and `hard_negatives` mined ones (they
-    rotate); documents that several queries bring in are encoded once. Targets [q, d] mark every right answer of a
-    query that is in the batch, whoever brought it in, and mask documents that `guide` suspects and the query's own.
+    A batch of q queries holds, for each, one positive (in rotation) and `hard_negatives` mined ones (they
+    rotate); documents added by several queries are encoded once. Targets [q, d] mark every positive of a
+    query that is in the batch, whichever query added it, and mask suspected false negatives and own documents.
 
     Attributes:
         preprocess: `preprocess(texts, prompt=..., task=...)` as of the model.
@@ -31,9 +31,9 @@ class BatchCollator:
         hard_negatives: mined negatives per query and batch.
         query_prompt: text in front of every query.
         document_prompt: text in front of every document.
-        guide: masks documents that are probably right; none masks known right answers alone.
+        guide: masks suspected false negatives; by default only known positives are masked.
         teacher: per query, a teacher's scores by corpus row; the labels then hold them beside the targets.
-        turn: which of the right answers and which negatives are up; the epoch, while a training goes on.
+        turn: which positive and negatives are used; the epoch during a training.
         valid_label_columns: read by the trainer.
     """
 
@@ -78,7 +78,7 @@ class BatchCollator:
         documents = list(columns)
         targets = np.full((len(numbers), len(documents)), NEGATIVE, np.int8)
         if self.guide is not None:
-            targets[self.guide.suspects(numbers, documents)] = MASKED
+            targets[self.guide.mask(numbers, documents)] = MASKED
         if self.examples.own is not None:
             targets[np.array(documents)[None, :] == self.examples.own[numbers][:, None]] = MASKED
         for place, number in enumerate(numbers):

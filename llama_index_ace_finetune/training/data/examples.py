@@ -1,4 +1,4 @@
-"""Training examples as row numbers: what a batch is made of."""
+"""Training examples as row numbers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class IndexedExamples:
         queries: texts [n].
         corpus_ids: one per document.
         corpus: texts [m]; texts that are equal after normalisation are one document.
-        relevant: right rows of each query: those of every one of these queries with an equal text.
-        negatives: mined rows of each query, hardest first, never one that is right for any query of the data with an
-            equal text.
+        relevant: positive rows of each query, and of all of these queries with an equal text.
+        negatives: mined rows of each query, hardest first, never a positive of any query of the data with an equal
+            text.
         own: the row of each query's own document, int64 [n], -1 without one; None where no query has one. It is neither
-            right nor wrong for the query, and not ranked.
+            positive nor negative for the query, and not ranked.
     """
 
     query_ids: tuple[str, ...]
@@ -41,7 +41,7 @@ class IndexedExamples:
 def index_examples(data: TrainingData, examples: Sequence[TrainingExample]) -> IndexedExamples:
     """Turn `examples` into row numbers over the corpus of `data`.
 
-    What is right for a query by an example of another part, held out maybe, is no right answer here, and no negative.
+    A positive of the same query text in another part of the split is neither a positive nor a negative here.
     """
     rows: dict[str, int] = {}
     row_of: dict[str, int] = {}

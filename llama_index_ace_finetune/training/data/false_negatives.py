@@ -1,4 +1,4 @@
-"""Documents of a batch that are probably right answers, by the base model's own vectors."""
+"""False-negative mask: documents of a batch that are probably positives, by the base model's vectors."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from llama_index_ace_finetune.mining.settings import MiningSettings
 
 @dataclass(frozen=True)
 class FalseNegativeMask:
-    """Suspects documents that a frozen model places about as near to a query as the query's own right answer.
+    """Flags documents that a frozen model scores about as high for a query as its positive.
 
-    The rules are those by which mining refuses a negative, applied to whatever a batch brings together. The vectors
-    are there already, so a batch costs two small matrix products and no second model.
+    The rules are the filters of hard-negative mining, applied to the documents of a batch. The vectors are cached, so
+    a batch costs two small matrix products and no second model.
 
     Source: GISTEmbed (Solatorio 2024, arXiv:2402.16829), with the base model as the guide.
 
     Attributes:
         query_vectors: float32 [n, d], unit rows, one per training query.
         document_vectors: float32 [m, d], unit rows, one per document of the corpus.
-        relevant: right rows of each query, at least one each.
+        relevant: positive rows of each query, at least one each.
         margin: how far below the least positive's cosine, as a part of it, a document has to stay so as not to be
             suspected; the relative `margin` of sentence-transformers' `GISTEmbedLoss`.
-        near_duplicate: cosine with a right answer from which on a document is taken for that answer.
+        near_duplicate: cosine with a positive from which on a document counts as that positive.
     """
 
     query_vectors: NDArray[np.float32]
@@ -36,8 +36,8 @@ class FalseNegativeMask:
     margin: float
     near_duplicate: float = MiningSettings.near_duplicate
 
-    def suspects(self, numbers: Sequence[int], rows: Sequence[int]) -> Mask:
-        """Return which documents are suspected, bool [len(numbers), len(rows)]; right answers are among them.
+    def mask(self, numbers: Sequence[int], rows: Sequence[int]) -> Mask:
+        """Return the suspected false negatives, bool [len(numbers), len(rows)]; positives are among them.
 
         Args:
             numbers: of the queries.

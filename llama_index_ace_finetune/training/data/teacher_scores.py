@@ -1,4 +1,4 @@
-"""A teacher's scores of the training pairs, on the scale of cosines."""
+"""Teacher scores of the training pairs, on the scale of cosines."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _LARGEST_COSINE = 1.001
 
 
 def teacher_scores(teacher: Teacher, examples: IndexedExamples, *, cache: Path | None) -> list[Mapping[int, float]]:
-    """Return, per query, the teacher's score of each of its right answers and mined negatives, by corpus row.
+    """Return, per query, the teacher's score of each of its positives and mined negatives, by corpus row.
 
-    Scores that are no cosines (a cross-encoder's are logits of any size) are moved and scaled to lie from 0 to 1.
+    Scores that are not cosines (such as the logits of a cross-encoder) are scaled to [0, 1].
     """
     rows = [np.concatenate([a, b]) for a, b in zip(examples.relevant, examples.negatives, strict=True)]
     owner = np.repeat(np.arange(len(rows)), [len(of_query) for of_query in rows])

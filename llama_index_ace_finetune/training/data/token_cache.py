@@ -1,4 +1,4 @@
-"""Tokenise each text once, however often a training brings it in."""
+"""Tokenise each text once per training."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from llama_index_ace_finetune.encoders.whole_text import whole_text
 class TokenCache:
     """A model's `preprocess` that keeps the tokens of every text it has seen, without padding.
 
-    It gives what `preprocess` gives for the same texts, half characters replaced. Features that are not one row of
-    tokens per text (flattened inputs, pictures) are not kept.
+    It returns what `preprocess` returns for the same texts, lone surrogates replaced. Features that are not one row of
+    tokens per text (flattened inputs, images) are not cached.
 
     Args:
-        model: its prompts, task and limits apply as in its own `preprocess`; they may not change from call to call.
-        max_tokens: cuts texts shorter than the model itself does; None leaves its own limit.
+        model: its prompts, task and limits apply as in its own `preprocess`; they must not change between calls.
+        max_tokens: truncates to fewer tokens than the model does; None keeps the model's limit.
     """
 
     def __init__(self, model: SentenceTransformer, *, max_tokens: int | None = None) -> None:
@@ -37,7 +37,7 @@ class TokenCache:
         self._of_all: dict[tuple[str | None, str | None], dict[str, Any]] = {}
 
     def __call__(self, texts: Sequence[str], *, prompt: str | None = None, task: str | None = None) -> dict[str, Any]:
-        """Return the feature block of `texts`: tensors [n, longest], and what is the same for all."""
+        """Return the features of `texts`: tensors [n, longest], and values common to all."""
         texts = list(map(whole_text, texts))
         unseen = [text for text in dict.fromkeys(texts) if (task, prompt, text) not in self._tokens]
         if unseen:

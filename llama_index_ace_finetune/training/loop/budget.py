@@ -1,4 +1,4 @@
-"""How many steps a training takes, and how long."""
+"""Fit the number of training steps to a time budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EvaluationCost:
-    """What dev costs a training: seconds of each look on the way, and of all that is looked at after the last step."""
+    """Seconds spent on dev: per evaluation during training, and for the final selection."""
 
     each: float = 0.0
     after: float = 0.0
@@ -16,7 +16,7 @@ class EvaluationCost:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Planned optimiser steps, and the seconds that they will take, with every look at dev, by measured parts."""
+    """Planned optimiser steps, and the seconds that they take with all dev evaluations."""
 
     steps: int
     seconds: float
@@ -31,15 +31,15 @@ class StepPlan:
         evaluate_every: int,
         evaluation_cost: EvaluationCost,
     ) -> StepPlan:
-        """Plan `steps`, or as many of them as `limit` leaves time for, at least one.
+        """Plan `steps`, or as many of them as fit into `limit`, at least one.
 
         Args:
-            limit: seconds in all; None knows no limit. Where what comes after the last step would take more than half
-                of it, half goes to steps all the same, since without them there is nothing to look at.
-            steps: wished for.
+            limit: seconds in total; None for no limit. If the final selection would take more than half of it, half
+                still goes to steps.
+            steps: of all epochs.
             step_seconds: of one step.
-            evaluate_every: steps between two looks at dev.
-            evaluation_cost: seconds of these.
+            evaluate_every: steps between two dev evaluations.
+            evaluation_cost: seconds of the evaluations.
         """
 
         def taken(count: int) -> float:

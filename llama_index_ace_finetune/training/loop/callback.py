@@ -1,4 +1,4 @@
-"""Watches a training: progress for people, the best weights for the end, a stop when nothing is gained."""
+"""Trainer callback: reports progress, evaluates on dev, keeps the best weights, stops early."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from llama_index_ace_finetune.utils.read_json import read_json_object
 from llama_index_ace_finetune.utils.refusal import Refusal
 from llama_index_ace_finetune.utils.safetensors_header import read_safetensors_header
 
-CALLBACK_STATE = "watcher.json"
+CALLBACK_STATE = "callback_state.json"
 _CHECKPOINT = Refusal("The checkpoint", "delete the checkpoints and train again", TrainingError)
 _WEIGHTS = "best.safetensors"
 
@@ -41,7 +41,7 @@ class _Seen(TypedDict):
 
 
 class StoppedEarly(Exception):
-    """What is gone on from had stopped early already."""
+    """The resumed checkpoint had already stopped early."""
 
 
 class DevEvaluationCallback(TrainerCallback):
@@ -50,13 +50,13 @@ class DevEvaluationCallback(TrainerCallback):
     `history` holds one row per logged step or evaluation: step, epoch, loss or dev measures.
 
     Args:
-        encoder: what is evaluated, and whose weights are kept.
-        dev: the dev queries; without them the last weights are the best.
+        encoder: the model that is evaluated and whose weights are kept.
+        dev: the dev queries; without them the last weights count as the best.
         base_scores: of the base model on them.
-        eval_steps: evaluate every so many steps; None means after each epoch.
-        patience: stop after so many evaluations in a row without a new best; None never stops early.
-        progress: called after each optimiser step with its number, the number of all, and the latest figures.
-        before_evaluation: called before `encoder` is looked at, to give it the weights where it is not what is trained.
+        eval_steps: evaluate every N steps; None evaluates after each epoch.
+        patience: stop after N evaluations in a row without a new best; None never stops early.
+        progress: called after each optimiser step with its number, the total, and the latest metrics.
+        before_evaluation: called before each evaluation, to copy weights into `encoder` if another model is trained.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class DevEvaluationCallback(TrainerCallback):
         self._eval_steps = eval_steps
         self._patience = patience
         self._progress = progress
-        self._before_look = before_evaluation
+        self._before_evaluation = before_evaluation
         self._best = -math.inf
         self._without_gain = 0
         self._evaluated_at = -1
@@ -89,10 +89,10 @@ class DevEvaluationCallback(TrainerCallback):
             self.history.append({"step": 0, "epoch": 0.0, **base_scores.means})
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Make up for the look at the end of an epoch, before which its last checkpoint was saved.
+        """Run the end-of-epoch evaluation that the interrupted run missed.
 
         Raises:
-            StoppedEarly: if there is nothing to go on with after that.
+            StoppedEarly: if the training is out of patience after that.
         """
         if state.global_step and not self._eval_steps and float(state.epoch or 0.0).is_integer():
             self._evaluate(state, control)
@@ -101,7 +101,7 @@ class DevEvaluationCallback(TrainerCallback):
         self._since = time.perf_counter()
 
     def count(self, examples: int, tokens: int) -> None:
-        """Take note of what the step in hand is made of."""
+        """Count the examples and tokens of the current step."""
         self._examples += examples
         self._tokens += tokens
 
@@ -121,7 +121,7 @@ class DevEvaluationCallback(TrainerCallback):
         self.history.append({"step": state.global_step, "epoch": state.epoch or 0.0, "loss": loss})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Report the step; evaluate where `eval_steps` says so. Rates leave out the looks at dev."""
+        """Report the step; evaluate every `eval_steps`. Rates leave out the dev evaluations."""
         self._seconds += time.perf_counter() - self._since
         for name, count in (("examples/s", self._examples), ("tokens/s", self._tokens)):
             if count:
@@ -133,18 +133,18 @@ class DevEvaluationCallback(TrainerCallback):
         self._since = time.perf_counter()
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Evaluate after each epoch where no `eval_steps` is given."""
+        """Evaluate after each epoch if `eval_steps` is not set."""
         if not self._eval_steps:
             self._evaluate(state, control)
         self._since = time.perf_counter()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Make sure that the last weights were evaluated."""
+        """Evaluate the last weights if that has not been done."""
         if state.global_step and self._evaluated_at != state.global_step:
             self._evaluate(state, control)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Keep what was seen so far with the checkpoint; a checkpoint without it is not whole."""
+        """Save the state of this callback with the checkpoint; a checkpoint without it is incomplete."""
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         if self.best_weights is not None:
             save_file(self.best_weights, folder / _WEIGHTS)
@@ -160,7 +160,7 @@ class DevEvaluationCallback(TrainerCallback):
         write_json(folder / CALLBACK_STATE, seen)
 
     def restore(self, checkpoint: Path) -> None:
-        """Go on from what `on_save` kept."""
+        """Restore the state that `on_save` wrote."""
         seen = checked(
             read_json_object(checkpoint / CALLBACK_STATE, _CHECKPOINT), _Seen, checkpoint / CALLBACK_STATE, _CHECKPOINT
         )
@@ -177,8 +177,8 @@ class DevEvaluationCallback(TrainerCallback):
         if self._evaluated_at == state.global_step:
             return
         self._evaluated_at = state.global_step
-        if self._before_look:
-            self._before_look()
+        if self._before_evaluation:
+            self._before_evaluation()
         if self._dev is None:
             self.best_weights = copy_weights(self._encoder)
             return
@@ -205,6 +205,6 @@ class DevEvaluationCallback(TrainerCallback):
 
 
 def last_checkpoint(folder: Path | None) -> Path | None:
-    """Return the newest whole checkpoint in `folder`, None where there is none."""
+    """Return the newest complete checkpoint in `folder`, None if there is none."""
     whole = [file.parent for file in folder.glob(f"checkpoint-*/{CALLBACK_STATE}")] if folder else []
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

@@ -1,11 +1,11 @@
-"""Whether a training's loss runs away."""
+"""Detects a diverging loss."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
 
-# A loss that triples over so many steps, and ends up where a guess among twenty documents would, does not come back.
+# A loss that has tripled, to that of a random choice among twenty documents, does not recover.
 _STEPS = 10
 _RISE = 3.0
 _FLOOR = 3.0
@@ -20,7 +20,7 @@ class DivergenceMonitor:
     _window: deque[float] = field(default_factory=lambda: deque(maxlen=_STEPS))
 
     def diverges(self, loss: float) -> bool:
-        """Take note of a step's loss; return whether the loss has tripled, to 3 or more, since the start."""
+        """Record a step's loss; return whether the loss has tripled, to 3 or more, since the start."""
         self._window.append(loss)
         if len(self._window) == _STEPS:
             self.latest = sum(self._window) / _STEPS

@@ -1,4 +1,4 @@
-"""What dev will cost a training."""
+"""Measure what dev evaluations cost."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from llama_index_ace_finetune.training.model_selection.retention import Retentio
 def measure_evaluation_cost(
     encoder: Encoder, *, pool: DevSet, dev: DevSet, alphas: Sequence[float], retention: Retention | None
 ) -> EvaluationCost:
-    """Return the seconds of a look on the way, and of what `select_weights` looks at in the end.
+    """Return the seconds of one evaluation during training, and of the evaluations of `select_weights`.
 
     Args:
         encoder: the model, before its weights are trained.
-        pool: what it is looked at on during the training, and mixtures in the end.
-        dev: what the decision is made on.
-        alphas: of the tuned weights that are tried.
-        retention: general queries that are looked at once.
+        pool: queries of the evaluations during training and of the interpolations.
+        dev: queries of the final decision.
+        alphas: interpolation coefficients to try.
+        retention: general queries, evaluated once.
     """
     each = pool.score_seconds(encoder)
-    mixtures = sum(alpha < 1 for alpha in alphas)
+    interpolations = sum(alpha < 1 for alpha in alphas)
     decision = 0.0 if pool is dev else dev.score_seconds(encoder)
     general = retention.queries.score_seconds(encoder) if retention else 0.0
-    return EvaluationCost(each=each, after=mixtures * each + decision + general)
+    return EvaluationCost(each=each, after=interpolations * each + decision + general)

@@ -65,20 +65,20 @@ def fit(
         collator: makes a fresh collator; one is used up to measure a step.
         query_ids: one per example.
         config: epochs, batch size, schedule, seed.
-        minutes: of training and looks at dev; where the epochs would take longer, fewer steps are planned. None trains
-            them all.
+        minutes: of training and dev evaluations; if the epochs would take longer, fewer steps are planned. None trains
+            all epochs.
         callbacks: of the training.
-        evaluation_cost: seconds that dev takes of the minutes; None takes none.
+        evaluation_cost: seconds of the dev evaluations; None counts none.
         on_plan: called with the plan before the first step.
-        checkpoints: folder for the plan and for checkpoints about once a minute; what lies there is gone on from, and
-            then ends with the weights of an unbroken training. None keeps none.
+        checkpoints: folder for the plan and for checkpoints about once a minute; an existing checkpoint is resumed, and
+            the result equals that of an uninterrupted training. None saves none.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
 
     model, bfloat16, count = encoder.model, encoder.settings.precision == "bfloat16", len(query_ids)
     plan = _kept_plan(checkpoints)
-    # The steps are timed with it before the trainer would move what it holds.
+    # Steps are timed before the trainer moves the buffers of the loss to the device.
     loss.to(model.device)
     if plan is None:
         plan = plan_steps(
@@ -123,17 +123,17 @@ def fit(
         try:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
         except StoppedEarly:
-            pass  # before the checkpoint was made: there is nothing to go on with
+            pass  # before the checkpoint was saved: nothing is left to train
         except ModelError as error:
-            # Only a look at dev embeds texts meanwhile.
-            raise trainer.broken("The weights give no numbers any more", step=trainer.state.global_step) from error
+            # Only dev evaluations embed texts here.
+            raise trainer.broken("The weights have become NaN", step=trainer.state.global_step) from error
     model.eval()
     encoder.weights_changed()
     return int(trainer.state.global_step), float(trainer.state.epoch or 0.0)
 
 
 class _SetEpoch(TrainerCallback):
-    """Tells the collator which epoch it is, in an unbroken training and in one that goes on."""
+    """Sets the epoch of the collator, also in a resumed training."""
 
     def __init__(self, collator: Collator) -> None:
         self._collator = collator
@@ -162,7 +162,7 @@ def plan_steps(
 ) -> StepPlan:
     """Return the steps of `config.epochs`, or as many as fit into `minutes`; see `StepPlan.within`.
 
-    The time of a step is measured on a batch from all over the examples, forward and backward, without changing the
+    The time of a step is measured on a batch spread over the examples, forward and backward, without changing the
     model.
     """
     an_epoch = -(-count // config.batch_size)

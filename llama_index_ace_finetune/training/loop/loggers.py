@@ -17,7 +17,7 @@ def require_loggers(config: TrainingConfig) -> None:
     for name in config.report_to:
         if name not in known.INTEGRATION_TO_CALLBACK:
             raise TrainingError(
-                f"The training setting report_to names {name!r}, which is no logger; take "
+                f"The training setting report_to names {name!r}, which is not a logger; choose from "
                 f"{', '.join(sorted(known.INTEGRATION_TO_CALLBACK))}."
             )
         if name not in known.get_available_reporting_integrations():  # type: ignore[no-untyped-call]
@@ -30,8 +30,8 @@ def require_loggers(config: TrainingConfig) -> None:
 def logger_callbacks(config: TrainingConfig) -> list[TrainerCallback]:
     """Return the callbacks of `config.report_to`.
 
-    Files of TensorBoard go to `OUTPUT_DIR-logs` beside the model, unless TENSORBOARD_LOGGING_DIR says where: the folder
-    that the trainer itself works in is deleted in the end.
+    TensorBoard files go to `OUTPUT_DIR-logs` beside the model, unless TENSORBOARD_LOGGING_DIR is set: the trainer's
+    working folder is deleted at the end.
     """
     callbacks = [known.INTEGRATION_TO_CALLBACK[name]() for name in config.report_to]
     for callback in callbacks:

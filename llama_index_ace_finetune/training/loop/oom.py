@@ -1,4 +1,4 @@
-"""Try a step again with less in memory where the device runs out of it."""
+"""Retry a step with smaller chunks when the device is out of memory."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Result = TypeVar("Result")
 
 
 def retry_on_oom(step: Callable[[], Result], *, memory: ChunkLimits, model: nn.Module) -> Result:
-    """Return `step()`; while it does not fit, `memory` is shrunk and the gradients of `model` start anew.
+    """Return `step()`; while it does not fit, `memory` is shrunk and the gradients of `model` are reset.
 
     Raises:
-        TrainingError: if a single part of the batch does not fit.
+        TrainingError: if a single chunk of the batch does not fit.
     """
     while True:
         try:
@@ -34,7 +34,7 @@ def retry_on_oom(step: Callable[[], Result], *, memory: ChunkLimits, model: nn.M
             torch.cuda.empty_cache()
             if not memory.shrink():
                 raise TrainingError(
-                    "The memory of the device does not hold one part of a batch; lower max_seq_length, or set device "
-                    "to cpu."
+                    "Out of memory: not even one chunk of a batch fits on the device; lower max_seq_length, or set "
+                    "device to cpu."
                 ) from error
-            logger.warning("out of memory; going on with parts of %d tokens, same batch", memory.chunk_tokens)
+            logger.warning("out of memory; retrying with chunks of %d tokens, same batch", memory.chunk_tokens)

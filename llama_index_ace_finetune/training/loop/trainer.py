@@ -23,14 +23,14 @@ _SHOWN_IDS = 3
 
 
 class ContrastiveTrainer(SentenceTransformerTrainer):
-    """`SentenceTransformerTrainer` that makes do with less memory and stops where the loss diverges.
+    """Trainer that retries out-of-memory steps in smaller chunks and raises when the loss diverges.
 
-    It writes no model card, since a card of our own is written.
+    It writes no model card; `saving.model_card` does.
 
     Args:
-        memory: what the loss goes by; shrunk when the device runs out.
+        memory: chunk limits of the loss; shrunk when the device is out of memory.
         query_ids: one per example, for messages.
-        dev_callbacks: are given how many examples and tokens each step took.
+        dev_callbacks: count the examples and tokens of each step.
         arguments: of the stock trainer, by name.
     """
 
@@ -47,16 +47,16 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         self._query_ids = query_ids
         self._examples: list[int] = []
         self._dev_callbacks = dev_callbacks
-        self._course = DivergenceMonitor()
+        self._monitor = DivergenceMonitor()
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Add nothing: the stock callback would sample texts of the training data into the card."""
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Tensor:
-        """Take a step; with less in memory at once, and the same gradients, where the batch does not fit.
+        """Take a step; in smaller chunks, with the same gradients, if the batch does not fit.
 
         Raises:
-            TrainingError: if the loss is no number or diverges, or a single text does not fit.
+            TrainingError: if the loss is NaN or infinite or diverges, or a single text does not fit.
         """
         step = super().training_step
         loss = retry_on_oom(lambda: step(model, inputs, *arguments, **options), memory=self._memory, model=self.model)
@@ -64,9 +64,9 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         value = float(loss)
         if not math.isfinite(value):
             raise self.broken(f"The loss is {value}", step=self.state.global_step + 1)
-        if self._course.diverges(value):
+        if self._monitor.diverges(value):
             raise TrainingError(
-                f"The loss has risen from {self._course.first:.3g} to {self._course.latest:.3g} at "
+                f"The loss has risen from {self._monitor.first:.3g} to {self._monitor.latest:.3g} at "
                 f"{self._place(self.state.global_step + 1)}; lower the learning rate."
             )
         masks = {name: mask for name, mask in inputs.items() if name.endswith("attention_mask")}
@@ -75,9 +75,9 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         return loss
 
     def broken(self, what: str, *, step: int) -> TrainingError:
-        """Return the error of weights that give no numbers, and remove their checkpoint, the newest.
+        """Return the error for weights that have become NaN, and remove their checkpoint, the newest.
 
-        `step` is the one in which, or after which, it showed; the batch that is named is the last that was trained.
+        `step` is the step at which it was noticed; the batch named is the last that was trained.
         """
         shutil.rmtree(self._folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
         return TrainingError(f"{what} at {self._place(step)}; lower the learning rate or set precision to float32.")
@@ -88,9 +88,9 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
 
     def _place(self, step: int) -> str:
         """The step, the first queries of its batch by id, and the last good checkpoint where there is one."""
-        told = [self._query_ids[number] for number in self._examples[:_SHOWN_IDS]]
-        more = len(self._examples) - len(told)
-        batch = f" (queries {', '.join(told)}{f' and {more} more' if more else ''})" if told else ""
+        shown = [self._query_ids[number] for number in self._examples[:_SHOWN_IDS]]
+        more = len(self._examples) - len(shown)
+        batch = f" (queries {', '.join(shown)}{f' and {more} more' if more else ''})" if shown else ""
         kept = last_checkpoint(self._folder)
         return f"step {step}{batch}{f', and {str(kept)!r} is the last good' if kept else ''}"
 
@@ -98,7 +98,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
 def training_arguments(
     config: TrainingConfig, *, steps: int, device: str, bfloat16: bool, folder: str, save_steps: int | None = None
 ) -> SentenceTransformerTrainingArguments:
-    """Return the trainer's arguments for `steps` optimiser steps; dev is the watcher's.
+    """Return the trainer's arguments for `steps` optimiser steps; the callback evaluates on dev.
 
     Checkpoints go to `folder` every `save_steps`; None saves none.
     """

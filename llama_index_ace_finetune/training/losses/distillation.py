@@ -1,4 +1,4 @@
-"""What a teacher's scores add to the contrastive loss."""
+"""Distillation losses, added to the contrastive loss."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def listwise_distillation(similarities: Tensor, teacher: Tensor, *, temperature:
 
 
 def margin_mse(similarities: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean squared difference between our margins and the teacher's, over right and wrong documents.
+    """Return the mean squared difference between our margins and the teacher's.
 
-    A margin is the score of a right document less that of a wrong one, of one query. Source: Margin-MSE (Hofstätter
+    A margin is the score of a positive minus that of a negative of the same query. Source: Margin-MSE (Hofstätter
     et al. 2020, arXiv:2010.02666).
 
     Args:

@@ -21,16 +21,16 @@ class ChunkLimits:
     """How much of a batch is in memory at once.
 
     Attributes:
-        max_cached_tokens: up to so many tokens, the states of all parts are kept for the backward pass; it needs about
-            100 kB a token in a model of 6 layers and 384 dimensions.
-        chunk_tokens: tokens of one part.
+        max_cached_tokens: up to this many tokens, all activations are kept for the backward pass: about 100 kB a token
+            in a model of 6 layers and 384 dimensions.
+        chunk_tokens: tokens of one chunk.
     """
 
     max_cached_tokens: int = 36_864
     chunk_tokens: int = 4096
 
     def shrink(self) -> bool:
-        """Need less from now on, with the same gradients; False where that is not possible any more."""
+        """Use less memory from now on, with the same gradients; False if that is not possible."""
         if self.max_cached_tokens:
             self.max_cached_tokens = 0
             return True
@@ -39,17 +39,17 @@ class ChunkLimits:
 
 
 def embed(model: nn.Module, features: Features, *, packed: bool, memory: ChunkLimits | None = None) -> Tensor:
-    """Return unit sentence embeddings float32 [n, d], computed in parts of texts of like length.
+    """Return unit sentence embeddings float32 [n, d], computed in chunks of texts of similar length.
 
-    One long text would otherwise pad every text of the batch to its length. Where the batch holds more tokens than
-    `memory` keeps, nothing is kept for the backward pass, which then computes each part anew: it needs the memory of
-    one part and a third more time, and the gradients are the same.
+    Otherwise one long text would pad every text of the batch to its length. If the batch has more tokens than
+    `memory.max_cached_tokens`, activations are recomputed in the backward pass: it needs the memory of one chunk and a
+    third more time, and the gradients are the same.
 
     Source: gradient caching (Gao et al. 2021, arXiv:2101.06983), by torch's own checkpointing.
 
     Args:
         model: maps features to "sentence_embedding".
-        features: tensors [n, length], with `attention_mask`; what is not of that shape is passed on whole.
+        features: tensors [n, length], with `attention_mask`; other values are passed on unchanged.
         packed: compute in bfloat16 without padding or dropout; `PackedEncoder.supports(model)` must hold.
         memory: how much of the batch is in memory at once.
     """

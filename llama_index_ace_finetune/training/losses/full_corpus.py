@@ -16,45 +16,45 @@ PADDING = -1
 def full_corpus_loss(
     query_embeddings: Tensor,
     document_vectors: Tensor,
-    right_rows: Tensor,
+    positive_rows: Tensor,
     *,
     temperature: float,
     own_rows: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean over queries of the contrastive loss of each query's right answers, against all documents.
+    """Return the mean over queries of the contrastive loss of each query's positives, against all documents.
 
-    For a query with right rows P, s = q . d / temperature:
+    For a query with positive rows P, s = q . d / temperature:
         loss = mean over p in P of -log( exp(s_p) / (exp(s_p) + sum over n not in P of exp(s_n)) )
-    so that right answers never compete with each other. It is `masked_ranking_loss` where every document that is not
-    right is a negative; here the gradient is computed in the forward pass, since documents take none, and one matrix
+    so that positives never compete with each other. It is `masked_ranking_loss` where every other document is
+    a negative; the gradient is computed in the forward pass, since documents take none, and one matrix
     [queries, documents] is all the memory that is needed.
 
     Args:
         query_embeddings: float tensor [queries, d], unit rows.
         document_vectors: float tensor [documents, d], unit rows; no gradient flows into them.
-        right_rows: int64 tensor [queries, p]: distinct rows of `document_vectors`, padded with PADDING.
+        positive_rows: int64 tensor [queries, p]: distinct rows of `document_vectors`, padded with PADDING.
         temperature: divisor of the inner products.
-        own_rows: int64 tensor [queries]: a row that is neither right nor wrong for the query, or PADDING.
+        own_rows: int64 tensor [queries]: a row that is neither positive nor negative for the query, or PADDING.
 
     Returns:
-        Scalar tensor. Queries without a right answer do not count; 0 if none has one.
+        Scalar tensor. Queries without a positive do not count; 0 if none has one.
     """
-    return _FullCorpusLoss.apply(query_embeddings, document_vectors, right_rows, temperature, own_rows)  # type: ignore[no-any-return, no-untyped-call]
+    return _FullCorpusLoss.apply(query_embeddings, document_vectors, positive_rows, temperature, own_rows)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _FullCorpusLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, documents: Tensor, right_rows: Tensor, temperature: float, own_rows: Tensor | None
+        ctx: Any, queries: Tensor, documents: Tensor, positive_rows: Tensor, temperature: float, own_rows: Tensor | None
     ) -> Tensor:
-        # The caller may train in bfloat16; at small temperatures the softmax needs all digits.
+        # The caller may train in bfloat16; at small temperatures the softmax needs full precision.
         with torch.autocast(queries.device.type, enabled=False):
             documents = documents.to(queries.dtype)
             scores = (queries @ documents.T).div_(temperature)
-            owner, place = torch.nonzero(right_rows != PADDING, as_tuple=True)
-            row = right_rows[owner, place]
+            owner, place = torch.nonzero(positive_rows != PADDING, as_tuple=True)
+            row = positive_rows[owner, place]
             right = scores[owner, row]
-            # The smallest finite number, not -inf: a query may have no wrong document at all.
+            # The smallest finite number, not -inf: a query may have no negative at all.
             scores[owner, row] = torch.finfo(scores.dtype).min / 4
             if own_rows is not None:
                 of_query = torch.nonzero(own_rows != PADDING, as_tuple=True)[0]
@@ -64,7 +64,7 @@ class _FullCorpusLoss(torch.autograd.Function):
             weight = 1 / (answers[owner] * (answers > 0).sum()).to(scores.dtype)
             margin = wrong[owner] - right
             loss = (nn.functional.softplus(margin) * weight).sum()
-            # d loss / d s_p = -weight * sigmoid(margin), and a wrong document takes its softmax share of the sum.
+            # d loss / d s_p = -weight * sigmoid(margin), and a negative takes its softmax part of the sum.
             pull = torch.sigmoid(margin) * weight
             push = torch.zeros_like(wrong).index_add_(0, owner, pull)
             scores.sub_(wrong[:, None]).exp_().mul_(push[:, None])
@@ -87,28 +87,28 @@ def pad_rows(rows: Sequence[NDArray[np.int64]]) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def nearest_part(document_rows: Tensor, right_rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the part of the corpus that one batch is compared with where the whole would take too long.
+def nearest_part(document_rows: Tensor, positive_rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the part of a large corpus that one batch is compared with.
 
-    It is the union, over the queries of the batch, of their nearest rows and their right rows, so a query meets its
+    It is the union, over the queries of the batch, of their nearest rows and their positive rows, so a query has its
     own hardest negatives and, as random ones, those of all others.
 
     Args:
         document_rows: int64 [queries, k], the nearest rows of each query.
-        right_rows: int64 [queries, p], padded with PADDING.
+        positive_rows: int64 [queries, p], padded with PADDING.
 
     Returns:
-        The rows of the part, int64 [part], ascending, and `right_rows` as positions in it.
+        The rows of the part, int64 [part], ascending, and `positive_rows` as positions in it.
     """
-    real = right_rows != PADDING
-    part = torch.unique(torch.cat([document_rows.flatten(), right_rows[real]]))
-    places = torch.full_like(right_rows, PADDING)
-    places[real] = torch.searchsorted(part, right_rows[real])
+    real = positive_rows != PADDING
+    part = torch.unique(torch.cat([document_rows.flatten(), positive_rows[real]]))
+    places = torch.full_like(positive_rows, PADDING)
+    places[real] = torch.searchsorted(part, positive_rows[real])
     return part, places
 
 
 def places_in(part: Tensor, rows: Tensor) -> Tensor:
-    """Return where `rows`, int64 [n], stand in the ascending `part`, int64 [p], PADDING where they do not."""
+    """Return the positions of `rows`, int64 [n], in the ascending `part`, int64 [p], PADDING if absent."""
     places = torch.searchsorted(part, rows).clamp(max=len(part) - 1)
     return torch.where(part[places] == rows, places, PADDING)
 

@@ -1,4 +1,4 @@
-"""Multiple negatives ranking with several right answers and a mask for suspected ones."""
+"""Multiple negatives ranking loss with several positives per query and a mask for suspected false negatives."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Distillation = Literal["kl", "margin_mse"]
 
 
 def masked_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
-    """Return the mean over queries of the contrastive loss of each query's right answers.
+    """Return the mean over queries of the contrastive loss of each query's positives.
 
-    For a query with right answers P and negatives N (masked documents are in neither), s = similarity / temperature:
+    For a query with positives P and negatives N (masked documents are in neither), s = similarity / temperature:
         loss = mean over p in P of -log( exp(s_p) / (exp(s_p) + sum over n in N of exp(s_n)) )
-    so that right answers never compete with each other.
+    so that positives never compete with each other.
 
     Source: MultipleNegativesRankingLoss (Henderson et al. 2017, arXiv:1705.00652), extended to several positives.
 
@@ -30,7 +30,7 @@ def masked_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: f
         temperature: divisor of the cosines.
 
     Returns:
-        Scalar tensor. Queries without a right answer do not count; 0 if none has one.
+        Scalar tensor. Queries without a positive do not count; 0 if none has one.
     """
     scaled = similarities.float() / temperature
     positive = targets == POSITIVE
@@ -62,9 +62,9 @@ class MaskedRankingLoss(nn.Module):
         temperature: divisor of the cosines.
         packed: see `embed`.
         symmetric: use `symmetric_ranking_loss`.
-        dimensions: also train the first so many dimensions to rank by themselves, with equal weight (Matryoshka
+        dimensions: prefix lengths of the vectors to train too, with equal weight (Matryoshka
             representation learning, Kusupati et al. 2022, arXiv:2205.13147).
-        distillation: loss that is added, with equal weight, where the labels hold a teacher's scores.
+        distillation: loss added, with equal weight, if the labels hold teacher scores.
     """
 
     def __init__(

@@ -44,13 +44,13 @@ class DevScores:
 
 @dataclass(frozen=True)
 class DevSet:
-    """The queries that choices are made on; never the test queries."""
+    """The dev queries, on which models and settings are selected; never the test queries."""
 
     examples: IndexedExamples
 
     @property
     def groups(self) -> list[str]:
-        """What each query is resampled with: its first right answer."""
+        """Resampling group of each query: its first positive."""
         return [self.examples.corpus_ids[int(rows[0])] for rows in self.examples.relevant]
 
     def score(self, encoder: Encoder) -> DevScores:
@@ -59,7 +59,7 @@ class DevSet:
         return self.rank(queries, encoder.encode_documents(self.examples.corpus))
 
     def score_seconds(self, encoder: Encoder) -> float:
-        """Return about the seconds that `score` takes."""
+        """Return an estimate of the seconds that `score` takes."""
         queries = encoding_seconds(encoder.encode_queries, self.examples.queries)
         return queries + encoding_seconds(encoder.encode_documents, self.examples.corpus)
 
@@ -80,12 +80,11 @@ class DevSet:
     def pooled(
         self, rankings: NDArray[np.int32], *, seed: int = 0
     ) -> tuple[DevSet, NDArray[np.int64], NDArray[np.int64]]:
-        """Return a smaller set for the many looks during training, and its rows of the queries and of the corpus here.
+        """Return a smaller set for the evaluations during training, with its rows of the queries and of the corpus.
 
-        Fewer queries, over the memories that matter: it holds at most 200 of the queries, and of the corpus their right
-        answers and the first 10 of `rankings` [n, depth], the base model's. A set whose corpus would not shrink by half
-        is returned as it is. The decision to ship is never made on a pool, since the base's own mistakes are
-        over-represented there.
+        It holds at most 200 queries, their positives, and their first 10 hits in `rankings` [n, depth], the base
+        model's. If the corpus would not shrink by half, the whole set is returned. The decision to ship is never made
+        on a pool, since the base's mistakes are over-represented there.
         """
         examples = self.examples
         count = len(examples.queries)
@@ -111,6 +110,6 @@ class DevSet:
 
 
 def _places(own: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where `own` stands among the ascending `rows`, -1 where it does not."""
+    """Return the positions of `own` in the ascending `rows`, -1 if absent."""
     place = np.minimum(np.searchsorted(rows, own), len(rows) - 1)
     return np.where(rows[place] == own, place, NO_ROW)

@@ -1,4 +1,4 @@
-"""Do no harm: the base model is always a candidate, and the tuned one has to beat it on dev."""
+"""Select between base, tuned and interpolated weights on dev; the base is always a candidate."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def choose_alpha(
     lost: Callable[[float], float],
     bound: float,
 ) -> tuple[float, PairedDifference, dict[float, float]]:
-    """Return the share that ships (0 is the base), a difference to the base on dev, and what the shares lose elsewhere.
+    """Return the alpha that ships (0 is the base), its dev difference to the base, and the retention losses by alpha.
 
-    The first share ships if it is surely better than the base on dev and does not lose too much elsewhere. One that is
-    better and does is passed over for the next smaller share, of which the same is asked. The difference is that of
-    the share that ships; where none does, of the first.
+    The first alpha ships if it is significantly better than the base on dev and the retention set loses at most
+    `bound`. If the retention set loses more, the next smaller alpha is tried. The difference is that of the alpha that
+    ships, or of the first if none does.
 
     Args:
-        ranked: shares above 0, at least one, best on dev first.
+        ranked: alphas above 0, at least one, best on dev first.
         base_scores: of the base on dev.
-        groups: what each dev query is resampled with.
-        on_dev: scores of a share on dev.
-        lost: what a share loses on queries of another kind.
-        bound: the largest loss that is allowed.
+        groups: resampling group of each dev query.
+        on_dev: dev scores of an alpha.
+        lost: fall of MRR@10 on the retention set for an alpha.
+        bound: the largest allowed fall.
     """
     first: PairedDifference | None = None
     losses: dict[float, float] = {}
     for alpha in ranked:
         if losses and alpha > min(losses):
-            continue  # further from the base than one that lost too much
+            continue  # larger than an alpha that lost too much
         difference = paired_difference(on_dev(alpha).mrr, base_scores.mrr, groups=groups)
         first = first or difference
         if not difference.is_gain:
-            break  # those that follow are lower still
+            break  # the remaining ones are lower
         losses[alpha] = lost(alpha)
         if losses[alpha] <= bound:
             return alpha, difference, losses
@@ -56,22 +56,22 @@ def choose_alpha(
 
 
 RULE = (
-    "Ship the tuned weights if the 95 % bootstrap interval (resampled by right answer) of the paired difference "
-    "in MRR@10 to the base model on the dev queries lies above zero, and the randomisation test gives p <= 0.05; "
-    "else ship the base model."
+    "Ship the tuned weights if the 95 % bootstrap interval (resampled by positive) of the paired difference "
+    "in MRR@10 to the base model on the dev queries is above zero, and the permutation test gives p <= 0.05; "
+    "otherwise ship the base model."
 )
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was tried on dev and what won.
+    """The candidates on dev and the selected one.
 
     Attributes:
-        alpha: of the tuned weights in what ships; 0 is the base model.
-        difference: of the best candidate to the base, in MRR@10 on dev.
-        candidates: headline means per share, 0 included.
-        ranked_memories: how many memories the candidates were ranked over; the difference is over all of them.
-        retention: what general queries lost; None where there are none.
+        alpha: interpolation coefficient of what ships; 0 is the base model, 1 the tuned one.
+        difference: paired difference of the best candidate to the base, in MRR@10 on dev.
+        candidates: headline metrics per alpha, 0 included.
+        ranked_memories: number of memories the candidates were ranked over; the difference is over all memories.
+        retention: result on the retention set; None without one.
     """
 
     alpha: float
@@ -82,7 +82,7 @@ class Selection:
 
     @property
     def ships_tuned(self) -> bool:
-        """Whether the rule let tuned weights through."""
+        """Whether tuned weights ship."""
         return self.alpha > 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,20 +111,20 @@ def select_weights(
     known: Mapping[float, DevScores] | None = None,
     retention: Retention | None = None,
 ) -> Selection:
-    """Try interpolations between base and tuned weights on dev, load the winner into `encoder.model`, and say so.
+    """Evaluate interpolations of base and tuned weights on dev, load the best into `encoder.model`, and return it.
 
     Source: weight-space interpolation, WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903).
 
     Args:
-        encoder: holds the model whose weights are set.
+        encoder: its model receives the selected weights.
         base: state dict before training.
         tuned: state dict of the best checkpoint.
         base_scores: of the base weights on dev.
         dev: the dev queries.
-        alphas: of the tuned weights to try, each in (0, 1].
-        pool: a smaller set on which the share is chosen; whether it ships is decided on the whole of `dev`.
-        known: scores of shares on `pool` (on `dev` without one) that need not be computed again.
-        retention: general queries that may not lose more than a bound; a share at which they do is not shipped.
+        alphas: interpolation coefficients to try, each in (0, 1].
+        pool: a smaller set on which alpha is chosen; whether it ships is decided on all of `dev`.
+        known: scores by alpha on `pool` (on `dev` without one) that are already known.
+        retention: general queries whose MRR@10 may fall by at most a bound.
     """
     compared = pool if pool is not None and pool is not dev else dev
     at_hand = {0.0: base_scores} if compared is dev else {}
@@ -163,7 +163,7 @@ def select_weights(
 def load_interpolated(
     encoder: Encoder, *, base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha: float
 ) -> None:
-    """Set the model's weights to (1 - share) * base + share * tuned; share 0 and 1 are exact."""
+    """Set the model's weights to (1 - alpha) * base + alpha * tuned; 0 and 1 are exact."""
     mixed = {}
     for name, weight in base.items():
         if alpha == 0 or not torch.is_floating_point(weight):
@@ -176,5 +176,5 @@ def load_interpolated(
 
 
 def copy_weights(encoder: Encoder) -> dict[str, Tensor]:
-    """Return the model's weights, detached and on the processor."""
+    """Return the model's weights, detached and on the CPU."""
     return {name: weight.detach().cpu().clone() for name, weight in encoder.model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""General queries on which tuning may lose a little and no more."""
+"""Forgetting constraint: general queries on which MRR@10 may fall only by a bound."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from llama_index_ace_finetune.training.model_selection.dev_set import DevScores,
 
 @dataclass(frozen=True)
 class Retention:
-    """What the base model reaches on general queries, and how far below it a tuned model may lie.
+    """A retention set, the base model's MRR@10 on it, and the largest allowed fall.
 
     Attributes:
-        queries: over memories of their own.
+        queries: over their own memories.
         base_mrr: MRR@10 of the base model.
         bound: largest fall of MRR@10, absolute.
     """
@@ -32,7 +32,7 @@ class Retention:
         return self.base_mrr - float(scores.mrr.mean())
 
     def record(self, losses: Mapping[float, float]) -> RetentionRecord:
-        """Return what came of it, with the loss of each share that was measured."""
+        """Return the record of the measured losses, by alpha."""
         examples = self.queries.examples
         return RetentionRecord(
             queries=len(examples.queries),
@@ -45,14 +45,14 @@ class Retention:
 
 @dataclass(frozen=True)
 class RetentionRecord:
-    """How much general queries lost.
+    """Result on the retention set.
 
     Attributes:
-        queries: how many there are.
-        memories: how many they were ranked over.
+        queries: number of queries.
+        memories: number of memories they were ranked over.
         base_mrr: MRR@10 of the base model.
-        bound: largest fall that is allowed.
-        losses: fall of MRR@10 per share of the tuned weights that was measured, from the best on dev on.
+        bound: largest allowed fall.
+        losses: fall of MRR@10 by alpha, best on dev first.
     """
 
     queries: int
@@ -63,10 +63,10 @@ class RetentionRecord:
 
     @property
     def rule(self) -> str:
-        """What is asked of a share before it ships."""
+        """The rule, in words."""
         return (
-            f"A share whose MRR@10 on {self.queries} general queries falls by more than {self.bound:g} does not ship; "
-            "smaller ones are tried instead."
+            f"Weights whose MRR@10 on {self.queries} general queries falls by more than {self.bound:g} do not ship; "
+            "a smaller alpha is tried instead."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class RetentionRecord:
 
 
 def read_retention(path: Path) -> DevSet:
-    """Return the queries of a dataset that have a right answer, over all its memories.
+    """Return the queries of a dataset that have a positive, over all its memories.
 
     Raises:
         DatasetError: if it cannot be read, or holds no such query.

@@ -160,13 +160,13 @@ def _estimate(config: TrainingConfig, sizes: TrainingSizes, speed: Speed, second
     epoch = (sizes.train + batches * batch * sizes.corpus / sizes.memories) * speed.train
     pool = min(1.0, POOL_QUERIES * DEPTH / sizes.memories) * sizes.corpus + sizes.dev
     evaluation, decision = pool * speed.embed, (sizes.corpus + sizes.dev) * speed.embed
-    mixtures = sum(alpha < 1 for alpha in config.interpolation)
+    interpolations = sum(alpha < 1 for alpha in config.interpolation)
     plan = StepPlan.within(
         seconds,
         steps=config.epochs * batches,
         step_seconds=epoch / batches,
         evaluate_every=batches,
-        evaluation_cost=EvaluationCost(each=evaluation, after=mixtures * evaluation + decision),
+        evaluation_cost=EvaluationCost(each=evaluation, after=interpolations * evaluation + decision),
     )
     return ModeEstimate(f"up to {config.epochs} epochs of {batches} steps, queries and documents", plan.seconds)
 

@@ -77,7 +77,7 @@ def train_linear(
 
 
 def interpolate_identity(matrix: NDArray[np.float32], alpha: float) -> NDArray[np.float32]:
-    """Return (1 - share) * identity + share * matrix; share 1 is exact."""
+    """Return (1 - alpha) * identity + alpha * matrix; alpha 1 is exact."""
     if alpha == 1:
         return matrix
     return np.asarray((1 - alpha) * np.eye(len(matrix)) + alpha * matrix, np.float32)
@@ -86,7 +86,7 @@ def interpolate_identity(matrix: NDArray[np.float32], alpha: float) -> NDArray[n
 def _keep_general(
     context: TrainingContext, matrix: NDArray[np.float32], retention: Retention
 ) -> tuple[float, PairedDifference, dict[float, float]]:
-    """Go as far from the identity as the general queries allow, whole or by the shares of the interpolation."""
+    """Choose the largest interpolation toward the adapter that the retention set allows."""
     assert context.dev is not None
     dev = context.dev
 
@@ -112,7 +112,7 @@ def _keep_general(
 
 def _estimate(config: TrainingConfig, sizes: TrainingSizes, speed: Speed, seconds: float | None) -> ModeEstimate:
     settings = LinearAdapterSettings()
-    steps = len(settings.pulls) * settings.steps
+    steps = len(settings.l2_weights) * settings.steps
     return ModeEstimate(f"{steps} steps", steps * speed.linear_step)
 
 

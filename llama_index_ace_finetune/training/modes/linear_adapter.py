@@ -1,4 +1,4 @@
-"""The first rung: one matrix on the query vector, learned in seconds from vectors that are there already."""
+"""Fit a linear adapter on the query vectors, in seconds, from cached vectors."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ class LinearAdapterSettings:
 
     Attributes:
         ridges: strengths lambda of the ridge solutions that are tried.
-        pulls: weights of ||W - I||^2 in the training loss, strongest first; each stage goes on from the one before.
+        l2_weights: weights of ||W - I||^2 in the loss, strongest first; each stage starts from the previous one.
         steps: optimiser steps per stage.
         alphas: how far to go from the identity (0) to the best matrix (1), beside the whole way.
         temperature: divisor of the cosines in the softmax.
         learning_rate: of Adam at the start of each stage; it falls to a tenth.
         batch_size: queries per step.
-        whole_corpus: largest corpus whose documents all compete in each step. In a larger one those compete that are
-            nearest to, or right for, a query of the batch (see `nearest_part`).
-        nearest: documents that each query brings into that part.
-        dev_queries: candidates are compared on at most so many; the winner and the identity on all.
+        whole_corpus: largest corpus whose documents are all candidates in each step. In a larger one the candidates are
+            the nearest documents and the positives of the queries of the batch (see `nearest_part`).
+        nearest: documents that each query adds to that part.
+        dev_queries: candidates are compared on at most N of them; the winner and the identity on all.
         seed: of the batches.
     """
 
     ridges: tuple[float, ...] = (3.0, 10.0, 30.0, 100.0, 300.0)
-    pulls: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+    l2_weights: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
     steps: int = 15
     alphas: tuple[float, ...] = (0.25, 0.5, 0.75)
     temperature: float = 0.03
@@ -69,9 +69,9 @@ class LinearAdapterSettings:
         for name in ("steps", "temperature", "learning_rate", "batch_size", "nearest", "dev_queries"):
             self._require(getattr(self, name) > 0, name, "greater than 0")
         self._require(self.whole_corpus >= 0, "whole_corpus", "0 or more")
-        for name in ("ridges", "pulls"):
+        for name in ("ridges", "l2_weights"):
             self._require(all(value > 0 for value in getattr(self, name)), name, "greater than 0, each of them")
-        self._require(bool(self.ridges or self.pulls), "ridges", "given where there are no pulls")
+        self._require(bool(self.ridges or self.l2_weights), "ridges", "given if there are no l2_weights")
         self._require(all(0 < alpha < 1 for alpha in self.alphas), "alphas", "between 0 and 1, each of them")
 
     def _require(self, holds: bool, name: str, rule: str) -> None:
@@ -121,11 +121,11 @@ def fit_query_adapter(
     own: NDArray[np.int64] | None = None,
     dev_own: NDArray[np.int64] | None = None,
 ) -> LinearAdapterFit:
-    """Learn a matrix that moves each query vector toward its right documents; the documents stay as they are.
+    """Learn a matrix that moves each query vector toward its positive documents; the documents stay as they are.
 
-    Ridge solutions come first; softmax cross-entropy over the corpus goes on from the best of them, with a pull to
+    Ridge solutions come first; softmax cross-entropy over the corpus starts from the best of them, with a pull to
     the identity that weakens from stage to stage; then parts of the way to the best are tried. The best candidate on
-    dev is returned if the 95 % interval of its gain in MRR@10 (resampled by first right answer) lies above zero with
+    dev is returned if the 95 % interval of its gain in MRR@10 (resampled by first positive) lies above zero with
     p <= 0.05, else the identity.
 
     Args:
@@ -148,7 +148,7 @@ def fit_query_adapter(
     answered = [place for place, rows in enumerate(relevant) if len(rows)]
     asked = [place for place, rows in enumerate(dev_relevant) if len(rows)]
     if not answered or not asked:
-        logger.warning("no training or no dev query has a right answer, so the query vectors stay as they are")
+        logger.warning("no training or no dev query has a positive, so the query vectors stay unchanged")
         none = LinearAdapterCandidate("identity", 0.0, 0, 0.0, 0.0)
         return LinearAdapterFit(identity, none, (none,), paired_difference(np.empty(0), np.empty(0)))
     dev_queries, dev_relevant = dev_queries[asked], [dev_relevant[place] for place in asked]
@@ -156,13 +156,13 @@ def fit_query_adapter(
     queries = torch.from_numpy(np.ascontiguousarray(query_vectors[answered], np.float32))
     dev_own = None if dev_own is None else dev_own[asked]
     judge = _Candidates(dev_queries, dev_relevant, documents, settings, own=dev_own)
-    right_rows = pad_rows([relevant[place] for place in answered])
-    targets = torch.stack([documents[rows[rows != PADDING]].mean(dim=0) for rows in right_rows])
+    positive_rows = pad_rows([relevant[place] for place in answered])
+    targets = torch.stack([documents[rows[rows != PADDING]].mean(dim=0) for rows in positive_rows])
     for strength in settings.ridges:
         judge.add(ridge_matrix(queries, targets, strength), "ridge", strength, 0)
     start = judge.matrices[judge.best()]
     own_rows = None if own is None else torch.from_numpy(own[answered])
-    for strength, steps, matrix in _stages(start, queries, documents, right_rows, settings, own_rows):
+    for strength, steps, matrix in _stages(start, queries, documents, positive_rows, settings, own_rows):
         judge.add(matrix, "trained", strength, steps)
     whole = judge.best(start=1)
     found, matrix = judge.candidates[whole], judge.matrices[whole]
@@ -192,7 +192,7 @@ def _stages(
     start: Tensor,
     queries: Tensor,
     documents: Tensor,
-    right_rows: Tensor,
+    positive_rows: Tensor,
     settings: LinearAdapterSettings,
     own_rows: Tensor | None,
 ) -> Iterator[tuple[float, int, Tensor]]:
@@ -204,10 +204,10 @@ def _stages(
     if len(documents) > settings.whole_corpus:
         near = nearest_rows(nn.functional.normalize(queries @ start.T), documents, settings.nearest)
     batches = _batches(len(queries), settings)
-    for stage, pull in enumerate(settings.pulls):
+    for stage, pull in enumerate(settings.l2_weights):
         for step in range(settings.steps):
             batch = next(batches)
-            rows, part = right_rows[batch], documents
+            rows, part = positive_rows[batch], documents
             own = None if own_rows is None else own_rows[batch]
             if near is not None:
                 part_rows, rows = nearest_part(near[batch], rows)
@@ -248,7 +248,7 @@ class _Candidates:
         order = np.random.default_rng(settings.seed).permutation(len(queries))
         chosen = np.sort(order[: settings.dev_queries])
         self._queries = torch.from_numpy(np.ascontiguousarray(queries[chosen], np.float32))
-        self._right_rows = pad_rows([relevant[place] for place in chosen.tolist()])
+        self._positive_rows = pad_rows([relevant[place] for place in chosen.tolist()])
         own = np.full(len(queries), PADDING, np.int64) if own is None else own
         self._own_rows = torch.from_numpy(own[chosen])
         self._documents = documents
@@ -269,7 +269,7 @@ class _Candidates:
         """MRR@10, equal scores counted against the candidate."""
         total = 0.0
         size = max(1, _SCORES_AT_ONCE // len(self._documents))
-        parts = (torch.split(held, size) for held in (self._queries, self._right_rows, self._own_rows))
+        parts = (torch.split(held, size) for held in (self._queries, self._positive_rows, self._own_rows))
         for queries, rows, own in zip(*parts, strict=True):
             scores = queries @ matrix.T @ self._documents.T
             of_query = torch.nonzero(own != PADDING, as_tuple=True)[0]
@@ -308,8 +308,8 @@ def _check(queries: NDArray[np.float32], documents: NDArray[np.float32], relevan
     if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
         raise ValueError(f"query vectors {queries.shape} and document vectors {documents.shape} do not fit")
     if len(queries) != len(relevant):
-        raise ValueError(f"there are {len(queries)} query vectors and right answers of {len(relevant)} queries")
+        raise ValueError(f"there are {len(queries)} query vectors and positives of {len(relevant)} queries")
     if any(len(rows) and (min(rows) < 0 or max(rows) >= len(documents)) for rows in relevant):
-        raise ValueError(f"a right answer is no row of the {len(documents)} documents")
+        raise ValueError(f"a positive is not a row of the {len(documents)} documents")
     if not (np.isfinite(queries).all() and np.isfinite(documents).all()):
         raise ValueError("vectors hold NaN or infinity")

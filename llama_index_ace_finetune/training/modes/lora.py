@@ -26,7 +26,9 @@ def require_peft() -> None:
 
 
 def with_adapters(model: SentenceTransformer, config: TrainingConfig) -> SentenceTransformer:
-    """Return a copy of `model` with an adapter on every linear layer of its transformer, which alone are trained.
+    """Return a copy of `model` with a trainable adapter on every linear layer of its transformer.
+
+    All other weights are frozen.
 
     An adapter adds alpha / rank * B A to a weight; B is 0 at first, so the copy gives the vectors of `model`.
 

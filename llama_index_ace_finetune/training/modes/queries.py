@@ -48,7 +48,9 @@ def train_queries(
     matrix = next((result.query_adapter for result in reversed(previous)), None)
     base, config = context.encoder, context.config
     dev = FixedDocumentsDevSet(context.dev.examples, context.document_vectors, matrix)
-    tower = Encoder(copy.deepcopy(base.model), name=base.name, fingerprint=base.fingerprint, settings=base.settings)
+    query_encoder = Encoder(
+        copy.deepcopy(base.model), name=base.name, fingerprint=base.fingerprint, settings=base.settings
+    )
     base_weights = copy_weights(base)
     retention = context.retention
     if retention:
@@ -56,17 +58,17 @@ def train_queries(
         retention = dataclasses.replace(retention, queries=general)
     begun = dev.rank(apply_adapter(context.dev_query_vectors, matrix), context.document_vectors)
     callback = DevEvaluationCallback(
-        tower, dev, base_scores=begun, eval_steps=None, patience=config.patience, progress=progress
+        query_encoder, dev, base_scores=begun, eval_steps=None, patience=config.patience, progress=progress
     )
     steps, epochs = train_query_encoder(
-        tower,
+        query_encoder,
         context.examples,
         context.document_vectors,
         settings=QueryEncoderSettings(budget_minutes=minutes, max_seq_length=config.max_seq_length, seed=config.seed),
         matrix=matrix,
         callbacks=[callback],
         evaluation_cost=measure_evaluation_cost(
-            tower, pool=dev, dev=dev, alphas=config.interpolation, retention=retention
+            query_encoder, pool=dev, dev=dev, alphas=config.interpolation, retention=retention
         ),
         on_plan=on_plan,
         checkpoints=context.checkpoints_of("queries"),
@@ -74,7 +76,7 @@ def train_queries(
     assert callback.best_weights is not None
     assert callback.best_scores is not None
     selection = select_weights(
-        tower,
+        query_encoder,
         base=base_weights,
         tuned=callback.best_weights,
         base_scores=context.base_scores,
@@ -91,7 +93,7 @@ def train_queries(
         epochs=epochs,
         seconds=time.perf_counter() - start,
         history=callback.history,
-        build=lambda model: dual_encoder(tower.model, model, matrix),
+        build=lambda model: dual_encoder(query_encoder.model, model, matrix),
     )
 
 
@@ -99,13 +101,13 @@ def _estimate(config: TrainingConfig, sizes: TrainingSizes, speed: Speed, second
     settings = QueryEncoderSettings()
     evaluation = sizes.dev * speed.embed
     batches = max(1, -(-sizes.train_queries // settings.batch_size))
-    mixtures = sum(alpha < 1 for alpha in config.interpolation)
+    interpolations = sum(alpha < 1 for alpha in config.interpolation)
     plan = StepPlan.within(
         seconds,
         steps=settings.epochs * batches,
         step_seconds=sizes.train * speed.train / batches,
         evaluate_every=batches,
-        evaluation_cost=EvaluationCost(each=evaluation, after=mixtures * evaluation),
+        evaluation_cost=EvaluationCost(each=evaluation, after=interpolations * evaluation),
     )
     return ModeEstimate(f"up to {settings.epochs} epochs, queries only", plan.seconds)
 

@@ -1,4 +1,4 @@
-"""The second rung: the query tower learns, the documents keep the vectors that are stored already."""
+"""Train a query encoder over fixed document vectors."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class QueryEncoderSettings:
 
     Attributes:
         epochs: passes over the training queries, at most.
-        budget_minutes: of training and looks at dev; where the epochs would take longer, fewer steps are planned. None
-            trains them all.
+        budget_minutes: of training and dev evaluations; if the epochs would take longer, fewer steps are planned. None
+            trains all epochs.
         batch_size: queries per step.
         learning_rate: peak of the schedule (linear warm-up, linear decay).
         warmup_steps: steps of warm-up, at most a tenth of all steps.
         temperature: divisor of the cosines in the softmax.
-        whole_corpus: largest corpus whose documents all compete in each step. In a larger one those compete that are
-            nearest to, or right for, a query of the batch (see `nearest_part`).
-        nearest: documents that each query brings into that part.
+        whole_corpus: largest corpus whose documents are all candidates in each step. In a larger one the candidates are
+            the nearest documents and the positives of the queries of the batch (see `nearest_part`).
+        nearest: documents that each query adds to that part.
         max_seq_length: tokens per query of a step; None leaves the model's own limit.
-        seed: of everything random.
+        seed: random seed.
     """
 
     epochs: int = 4
@@ -62,12 +62,12 @@ class QueryEncoderSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        # Refuses what the trainer would choke on.
+        # Validates what the trainer takes.
         _ = self.training_config
         for name, least in (("whole_corpus", 0), ("nearest", 1)):
             if getattr(self, name) < least:
                 raise TrainingError(
-                    f"The query tower setting {name} is {getattr(self, name)!r}; it must be {least} or more."
+                    f"The query encoder setting {name} is {getattr(self, name)!r}; it must be {least} or more."
                 )
 
     @property
@@ -97,16 +97,16 @@ def train_query_encoder(
     on_plan: OnPlan | None = None,
     checkpoints: Path | None = None,
 ) -> tuple[int, float]:
-    """Train the weights of `encoder.model` in place, so that queries find their right answers among fixed vectors.
+    """Train the weights of `encoder.model` in place, so that queries are close to their positives among fixed vectors.
 
     Softmax cross-entropy over the corpus (`full_corpus_loss`), in the sentence-transformers trainer.
 
     Args:
-        encoder: its model becomes the query tower; documents have to be encoded by another.
+        encoder: its model becomes the query encoder; documents have to be encoded by another.
         examples: the training queries; their mined negatives are not needed.
         document_vectors: float32 [m, d], unit rows, one per text of `examples.corpus`.
         settings: of the training.
-        matrix: float32 [d, d] on the tower's output, as `fit_query_adapter` gives it; it stays as it is.
+        matrix: float32 [d, d] on the encoder's output, as `fit_query_adapter` gives it; it is not trained.
         callbacks: of the training.
         evaluation_cost: see `fit`.
         on_plan: called with the planned steps before the first.
@@ -182,18 +182,18 @@ class QueryEncoderLoss(nn.Module):
     """`full_corpus_loss` of the queries of a batch; the labels are example numbers.
 
     Args:
-        model: the query tower.
+        model: the query encoder.
         document_vectors: float32 [m, d], unit rows.
-        right_rows: int64 [examples, p], padded.
+        positive_rows: int64 [examples, p], padded.
         near: int64 [examples, k], the nearest documents of each example; None compares with the whole corpus.
-        matrix: float32 [d, d] on the tower's output; None for none.
+        matrix: float32 [d, d] on the encoder's output; None for none.
         temperature: divisor of the cosines.
         packed: see `embed`.
         own_rows: int64 [examples], the document that the query itself is; None where no query is one.
     """
 
     documents: Tensor
-    right_rows: Tensor
+    positive_rows: Tensor
     near: Tensor | None
     matrix: Tensor | None
     own_rows: Tensor | None
@@ -202,7 +202,7 @@ class QueryEncoderLoss(nn.Module):
         self,
         model: nn.Module,
         document_vectors: NDArray[np.float32],
-        right_rows: Tensor,
+        positive_rows: Tensor,
         *,
         near: Tensor | None,
         matrix: NDArray[np.float32] | None,
@@ -216,7 +216,7 @@ class QueryEncoderLoss(nn.Module):
         self.packed = packed
         self.memory = ChunkLimits()
         held = None if matrix is None else torch.from_numpy(matrix)
-        buffers = {"documents": torch.from_numpy(document_vectors), "right_rows": right_rows}
+        buffers = {"documents": torch.from_numpy(document_vectors), "positive_rows": positive_rows}
         for name, value in {**buffers, "near": near, "matrix": held, "own_rows": own_rows}.items():
             # Not part of what a checkpoint holds: the corpus can be larger than the model.
             self.register_buffer(name, value, persistent=False)
@@ -226,7 +226,7 @@ class QueryEncoderLoss(nn.Module):
         queries = embed(self.model, features[0], packed=self.packed, memory=self.memory)
         if self.matrix is not None:
             queries = nn.functional.normalize(queries @ self.matrix.T)
-        documents, rows = self.documents, self.right_rows[labels]
+        documents, rows = self.documents, self.positive_rows[labels]
         own = None if self.own_rows is None else self.own_rows[labels]
         if self.near is not None:
             part, rows = nearest_part(self.near[labels], rows)
@@ -248,12 +248,12 @@ class FixedDocumentsDevSet(DevSet):
     matrix: NDArray[np.float32] | None = None
 
     def score(self, encoder: Encoder) -> DevScores:
-        """Rank the corpus for every dev query with `encoder` as the query tower."""
+        """Rank the corpus for every dev query with `encoder` as the query encoder."""
         queries = apply_adapter(encoder.encode_queries(self.examples.queries), self.matrix)
         return self.rank(queries, self.document_vectors)
 
     def score_seconds(self, encoder: Encoder) -> float:
-        """Return about the seconds that `score` takes."""
+        """Return an estimate of the seconds that `score` takes."""
         return encoding_seconds(encoder.encode_queries, self.examples.queries)
 
 

@@ -18,11 +18,11 @@ from llama_index_ace_finetune.errors import ModelError
 def with_query_adapter(model: SentenceTransformer, matrix: NDArray[np.float32]) -> SentenceTransformer:
     """Return a model whose query vectors are normalize(matrix @ vector) and whose document vectors are `model`'s own.
 
-    Both sides of a `Router` share the modules of `model`, in memory and in a saved folder; the query side also has the
+    Both routes of a `Router` use the modules of `model`, in memory and in a saved folder; the query side also has the
     matrix. A text without a role is refused (`_router`).
 
     Args:
-        model: the base; a model without a Normalize module will do, since the matrix acts on directions alone.
+        model: the base; a model without a Normalize module will do, since the matrix acts only on directions.
         matrix: float32 [d, d].
 
     Raises:
@@ -40,7 +40,7 @@ def dual_encoder(
     A `Router` holds both whole. Prompts are those of `document_model`. A text without a role is refused (`_router`).
 
     Args:
-        query_model: the trained tower.
+        query_model: the trained query encoder.
         document_model: the base.
         matrix: float32 [d, d] on the vectors of `query_model`; None for none.
 
@@ -61,7 +61,7 @@ def dual_encoder(
 def _router(queries: list[Module], documents: list[Module]) -> Router:
     """The only module of a model, so that nothing but sentence-transformers finds a model in the saved folder.
 
-    Without a default route, `encode` of a text whose role it is not told raises an error: a loader that knows no roles
+    Without a default route, `encode` without a role raises an error: a loader that knows no roles
     would otherwise search with the wrong query vectors.
     """
     router: Router = Router.for_query_document(queries, documents, default_route=None, allow_empty_key=False)

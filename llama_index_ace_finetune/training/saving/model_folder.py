@@ -42,8 +42,8 @@ def save_model_folder(
 
     `keeps_documents` says that documents are embedded as the base model does it.
 
-    A model folder of ours is replaced, as retraining into the same place is usual; files that a user added to it are
-    kept, and any other folder is left alone.
+    A model folder of ours is replaced, since retraining into the same place is usual; files that a user added to it
+    are kept, and any other folder is refused.
 
     Raises:
         OutputExistsError: if `path` holds something that is not a model of ours.
