@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ MANIFEST = "manifest.json"
 MANIFEST_VERSION = 2
 MAX_REPORT_BYTES: Final = 256 * 2**20
 _RUN_FILE: Final = Refusal("The file", "make the run again")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class RunFolder:
         Raises:
             AceFinetuneError: if there is none.
         """
-        if not (path / MANIFEST).is_file():
+        if not _is_file(path / MANIFEST):
             raise AceFinetuneError(
                 f"{str(path)!r} holds no finished run (no {MANIFEST}); make one with `ace-finetune run --out {path}`."
             )
@@ -68,7 +70,7 @@ class RunFolder:
     def of_model(cls, model: str | Path) -> RunFolder | None:
         """Return the finished run in whose folder this model lies, as it is or exported; None for one elsewhere."""
         run = cls(Path(model).resolve().parent)
-        return run if run.manifest.is_file() else None
+        return run if _is_file(run.manifest) else None
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
@@ -144,23 +146,43 @@ class RunFolder:
         return _current(self._read(self.manifest))
 
     def serving(self) -> Serving:
-        """Return what dev chose to serve; the tuned model with equal weights where there is no report.
+        """Return what dev chose to serve, from the report; where that is gone, from the manifest, which is logged.
+
+        Where the manifest does not say it either, as in a run of an earlier version, the tuned model serves with equal
+        weights.
 
         Raises:
             AceFinetuneError: for a report that is corrupt, or of an earlier version.
         """
-        if not self.report.is_file():
-            return Serving()
-        chosen = checked(self._read(self.report), _Report, self.report, _RUN_FILE)["serving"]
+        if _is_file(self.report):
+            return self._serving(self.report)
+        if "serving" in self.read_manifest():
+            logger.warning("the report %s is gone; what serves is taken from %s", self.report, MANIFEST)
+            return self._serving(self.manifest)
+        logger.warning("the report %s is gone: the tuned model serves, with equal weights", self.report)
+        return Serving()
+
+    def _serving(self, file: Path) -> Serving:
+        chosen = checked(self._read(file), _Report, file, _RUN_FILE)["serving"]
         serving = Serving(chosen["vectors"], chosen["weights"], chosen.get("baseline_weights"))
         for pair in (serving.weights, serving.baseline_weights):
             if pair and not all(0 <= weight < math.inf for weight in pair):
-                raise _RUN_FILE.because(self.report, f"is corrupt (serving.weights: {quoted(pair)})")
+                raise _RUN_FILE.because(file, f"is corrupt (serving.weights: {quoted(pair)})")
         return serving
 
     @staticmethod
     def _read(file: Path) -> dict[str, Any]:
         return read_json_object(file, _RUN_FILE, max_bytes=MAX_REPORT_BYTES)
+
+
+def _is_file(file: Path) -> bool:
+    """Whether the file is there; raises AceFinetuneError where the folder may not be looked into."""
+    try:
+        return file.is_file()
+    except OSError as error:
+        raise AceFinetuneError(
+            f"The run folder {str(file.parent)!r} cannot be read ({error.strerror}); check its permissions."
+        ) from error
 
 
 def _current(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -191,7 +191,8 @@ def _copy(source: Path, target: Path, *, without: set[Path]) -> None:
 
 
 def _manifest(settings: RunSettings, keys: dict[str, str], folder: RunFolder, seconds: float) -> dict[str, Any]:
-    training = read_report(folder.report)["training"]
+    report = read_report(folder.report)
+    training = report["training"]
     return {
         "format_version": MANIFEST_VERSION,
         "package_version": __version__,
@@ -200,11 +201,12 @@ def _manifest(settings: RunSettings, keys: dict[str, str], folder: RunFolder, se
         "base_model": settings.training.base_model,
         **settings.to_dict(),
         "seeds": settings.seeds(),
-        "precision": read_report(folder.report).get("precision"),
+        "precision": report.get("precision"),
         "stages": keys,
         "environment": describe_environment(),
         "training_seconds": (training["metrics"] or {}).get("training_time_seconds"),
         "shipped": (training["selection"] or {}).get("shipped"),
+        "serving": report["serving"],
     }
 
 

@@ -64,9 +64,19 @@ def test_bm25_alone_finds_what_it_finds(run: Path) -> None:
         lexical.close()
 
 
-def test_a_run_without_a_report_serves_its_model_equally(run: Path) -> None:
+def test_a_run_without_a_report_serves_what_its_manifest_says(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = RunFolder.open(run)
+    chosen = {"vectors": "base", "weights": [0.25, 0.75], "baseline_weights": None}
+    write_json(folder.manifest, {**folder.read_manifest(), "serving": chosen})
+    folder.report.unlink()
+    assert folder.serving() == Serving("base", (0.25, 0.75))
+    assert "is gone; what serves is taken from manifest.json" in caplog.text
+
+
+def test_an_earlier_run_without_a_report_serves_its_model_equally(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     RunFolder(run).report.unlink()
     assert RunFolder.open(run).serving() == Serving("model", (1.0, 1.0))
+    assert "the tuned model serves, with equal weights" in caplog.text
 
 
 @pytest.mark.parametrize(
