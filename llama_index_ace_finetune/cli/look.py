@@ -98,10 +98,21 @@ def audit(
     execute(command, as_json=as_json)
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="With --clean: where to look, with all folders in it.")] = Path(),
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove what killed commands left; --resume can then not continue them.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show versions, hardware and backends, and what is missing."""
 
     def command() -> int:
+        if clean:
+            from llama_index_ace_finetune.commands.clean import print_cleaned
+
+            print_cleaned(folder)
+            return 0
         from llama_index_ace_finetune.commands.doctor import print_checkup
 
         return print_checkup()

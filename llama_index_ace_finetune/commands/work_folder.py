@@ -88,6 +88,15 @@ def _left_by(folder: Path) -> str | None:
         ) from error
 
 
+def is_work_folder(folder: Path) -> bool:
+    """Whether `work_folder` made it: it is empty, or its mark can be read."""
+    try:
+        _left_by(folder)
+    except OutputExistsError:
+        return False
+    return True
+
+
 def _discard(folder: Path) -> None:
     """Delete a work folder; renamed first, so that nobody resumes from a part of it."""
     remove_discarded(folder)
