@@ -14,6 +14,7 @@ runner = CliRunner()
 
 def test_a_run_leaves_everything_and_nothing_else(finished_run: Path) -> None:
     assert sorted(path.name for path in finished_run.iterdir()) == [
+        ".ace-finetune.json",
         "config.yaml",
         "index",
         "manifest.json",
@@ -106,7 +107,7 @@ def test_index_builds_again(finished_run: Path, suite: Path, tmp_path: Path) -> 
     assert runner.invoke(app, arguments).exit_code == 0
     refused = runner.invoke(app, arguments)
     assert refused.exit_code == 2
-    assert "already holds something" in refused.output
+    assert "already holds an index" in refused.output
     assert runner.invoke(app, [*arguments, "--replace"]).exit_code == 0
 
 
