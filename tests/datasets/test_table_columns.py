@@ -36,6 +36,8 @@ def _rows(folder: Path, rows: list[dict[str, Any]]) -> RetrievalDataset:
         "pergunta,resposta",
         "質問,回答",
         "User-Query,Page Content",
+        "prompt,completion",
+        "user_input,reference",
     ],
 )
 def test_case_spaces_and_usual_synonyms_of_headers(tmp_path: Path, header: str) -> None:
@@ -44,7 +46,9 @@ def test_case_spaces_and_usual_synonyms_of_headers(tmp_path: Path, header: str) 
     assert _answers(read_dataset(path)) == {"where is the key": {"In the drawer."}}
 
 
-@pytest.mark.parametrize("names", [("answer", "context"), ("Response", "Passage"), ("ground_truth", "contexts")])
+@pytest.mark.parametrize(
+    "names", [("answer", "context"), ("Response", "Passage"), ("ground_truth", "contexts"), ("response", "reference")]
+)
 def test_a_passage_is_the_memory_beside_an_answer(tmp_path: Path, names: tuple[str, str]) -> None:
     passage = "Rule 9: badges expire after one year. Ask the front desk."
     row = {"question": "when do badges expire", names[0]: "After a year.", names[1]: passage}

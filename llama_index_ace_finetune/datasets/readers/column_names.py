@@ -8,7 +8,8 @@ from collections.abc import Iterable
 QUERY = (
     "query", "query_text", "question", "question_text", "anchor", "sentence_0", "search_query", "search_term",
     "search_text", "user_query", "user_question", "user_input", "prompt", "utterance", "sentence_1", "frage", "anfrage",
-    "pergunta", "pregunta", "consulta", "domanda", "質問", "クエリ", "问题", "問題", "查询", "queries", "questions",
+    "pergunta", "pregunta", "consulta", "domanda", "質問", "クエリ", "问题", "問題", "查询", "instruction",
+    "queries", "questions",
 )  # fmt: skip
 """Names of a column of queries, the usual ones first."""
 
@@ -16,11 +17,12 @@ POSITIVE = ("positive", "positives", "pos", "positive_text", "positive_passage",
             "positive_document", "positive_documents")  # fmt: skip
 PASSAGE = (
     "passage", "passages", "passage_text", "document", "documents", "document_text", "doc", "doc_text", "context",
-    "contexts", "chunk", "chunk_text", "memory", "memory_text", "snippet", "snippet_text", "sentence_1", "sentence_2",
+    "contexts", "reference_contexts", "chunk", "chunk_text", "memory", "memory_text", "snippet", "snippet_text",
+    "sentence_1", "sentence_2",
 )  # fmt: skip
 ANSWER = (
-    "answer", "answers", "answer_text", "response", "reply", "reference_answer", "ground_truth", "antwort", "resposta",
-    "respuesta", "réponse", "risposta", "回答", "答え", "答案",
+    "answer", "answers", "answer_text", "reference", "reference_answer", "ground_truth", "response", "reply",
+    "completion", "antwort", "resposta", "respuesta", "réponse", "risposta", "回答", "答え", "答案",
 )  # fmt: skip
 TEXT = ("text", "content", "contents", "body", "page_content", "lesson", "fact")
 """Names of columns that hold any text: of a pair, or of a memory in a list of memories."""

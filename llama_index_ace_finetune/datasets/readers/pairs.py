@@ -115,7 +115,7 @@ def find_columns(present: Collection[str], where: object, choice: ColumnChoice) 
     negatives = tuple(sorted(column for column in rest if names.is_negative(column))) + ((third,) if third else ())
     free = [column for column in rest if column not in negatives]
     text = choice.column("text", free, where) if choice.text in free or not choice.answer_id else None
-    found = [column for group in _groups() if (column := names.first_of(group, free)) is not None]
+    found = list(dict.fromkeys(column for name in _TEXTS if (column := names.first_of((name,), free)) is not None))
     others: tuple[str, ...] = ()
     if text is None and choice.text is None and found:
         text, others = found[0], tuple(found[1:])
@@ -134,10 +134,6 @@ def find_columns(present: Collection[str], where: object, choice: ColumnChoice) 
         memory_id=memory_id,
         others=others,
     )
-
-
-def _groups() -> tuple[Sequence[str], ...]:
-    return names.POSITIVE, names.PASSAGE, names.ANSWER, names.TEXT
 
 
 def _chosen(
