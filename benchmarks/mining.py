@@ -110,7 +110,7 @@ def search_only(who: str) -> None:
     query_vectors, corpus_vectors = unit(queries), unit(corpus)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if who == "ours":
-        from llama_index_ace_finetune.mining.mine import mine_negatives
+        from llama_index_ace_finetune.mining.hard_negatives import mine_negatives
         from llama_index_ace_finetune.mining.settings import MiningSettings
         from llama_index_ace_finetune.mining.sources import DenseSource
 

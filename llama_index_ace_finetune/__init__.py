@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.evaluation.evaluate_retriever import aevaluate_retriever, evaluate_retriever
     from llama_index_ace_finetune.finetuned_retrieval import FineTunedRetrieval
     from llama_index_ace_finetune.mining.miner import HardNegativeMiner
-    from llama_index_ace_finetune.mining.save_report import save_mining_report
+    from llama_index_ace_finetune.mining.report import save_mining_report
     from llama_index_ace_finetune.mining.settings import MiningSettings
     from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
     from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
@@ -75,7 +75,7 @@ _HOMES = {
     "aevaluate_retriever": "evaluation.evaluate_retriever",
     "evaluate_retriever": "evaluation.evaluate_retriever",
     "read_dataset": "datasets.read_dataset",
-    "save_mining_report": "mining.save_report",
+    "save_mining_report": "mining.report",
     "split_dataset": "datasets.split",
 }
 

@@ -9,8 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from llama_index_ace_finetune.commands.console import show, texts_progress
-from llama_index_ace_finetune.mining.report import mining_counts
-from llama_index_ace_finetune.mining.save_report import REPORT_NAME, save_mining_report
+from llama_index_ace_finetune.mining.report import REPORT_NAME, mining_counts, save_mining_report
 from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
 from llama_index_ace_finetune.utils.new_folder import require_writable
 

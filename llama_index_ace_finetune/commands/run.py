@@ -33,7 +33,7 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.evaluation.report.environment import describe_environment
 from llama_index_ace_finetune.evaluation.report.report import read_report, write_report
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
-from llama_index_ace_finetune.mining.save_report import save_mining_report
+from llama_index_ace_finetune.mining.report import save_mining_report
 from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
 from llama_index_ace_finetune.run_folder import MANIFEST_VERSION, RunFolder
 from llama_index_ace_finetune.utils.atomic import write_json, write_text

@@ -18,17 +18,16 @@ from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalData
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.encoders.teacher import Teacher, load_teacher
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.mining.filtering import Rescore
+from llama_index_ace_finetune.mining.hard_negatives import mine_negatives
 from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION, LiveCollection
-from llama_index_ace_finetune.mining.mine import mine_negatives
-from llama_index_ace_finetune.mining.mined import MinedNegatives
-from llama_index_ace_finetune.mining.report import mining_report, require_some
+from llama_index_ace_finetune.mining.report import mining_report, mining_samples, require_some
+from llama_index_ace_finetune.mining.results import MinedNegatives
 from llama_index_ace_finetune.mining.retriever_source import RetrieverSource
-from llama_index_ace_finetune.mining.samples import mining_samples
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.sources import CandidateSource, DenseSource, LexicalSource, WithoutOwnDocuments
-from llama_index_ace_finetune.mining.teacher import Teacher, load_teacher
-from llama_index_ace_finetune.mining.verdicts import Rescore
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.without_own import NO_ROW
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from llama_index_ace_finetune.errors import DatasetError
-from llama_index_ace_finetune.mining.mined import MinedNegatives
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.mining.plot import mining_picture
+from llama_index_ace_finetune.mining.results import MinedNegative, MinedNegatives
+from llama_index_ace_finetune.utils.atomic import write_json
 
 # The original's published file held 12 distinct texts in 5,190 places: a sign of a broken index, not of hard negatives.
 _FEW_DISTINCT = 0.01
@@ -55,3 +62,76 @@ def require_some(mined: MinedNegatives) -> None:
         f"All {mined.candidates} candidates for hard negatives were filtered, {mined.filtered[worst]} of them as "
         f"{worst!r}; add memories to the corpus or loosen that filter."
     )
+
+
+SAMPLES = 20
+_LETTERS = 200
+
+
+def mining_samples(
+    mined: MinedNegatives,
+    *,
+    queries: Sequence[str],
+    corpus: Sequence[str],
+    relevant: Sequence[NDArray[np.int64]],
+    seed: int,
+    count: int = SAMPLES,
+) -> list[dict[str, Any]]:
+    """Draw `count` queries and return each with a right answer and its negatives; texts are cut to 200 characters.
+
+    Args:
+        mined: negatives of the queries.
+        queries: their texts.
+        corpus: texts of the corpus rows.
+        relevant: right rows of each query; the first is shown.
+        seed: of the draw.
+        count: fewer come back where there are fewer queries.
+    """
+    chosen = sorted(random.Random(seed).sample(range(len(queries)), min(count, len(queries))))
+    return [
+        {
+            "query": queries[query][:_LETTERS],
+            "right": corpus[int(relevant[query][0])][:_LETTERS] if len(relevant[query]) else None,
+            "right_answers": len(relevant[query]),
+            "negatives": [_shown(negative, corpus) for negative in mined.negatives_of(query)],
+        }
+        for query in chosen
+    ]
+
+
+def _shown(negative: MinedNegative, corpus: Sequence[str]) -> dict[str, Any]:
+    return {
+        "text": corpus[negative.row][:_LETTERS],
+        "source": negative.source,
+        "rank": negative.rank,
+        "score": _rounded(negative.score),
+        "similarity": _rounded(negative.similarity),
+        "found_by": {hit.source: {"rank": hit.rank, "score": _rounded(hit.score)} for hit in negative.hits},
+    }
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 6)
+
+
+REPORT_NAME = "mining_report.json"
+PICTURE_NAME = "mining_report.png"
+
+
+def save_mining_report(report: Mapping[str, Any], folder: str | Path) -> None:
+    """Write `mining_report.json` and `mining_report.png` into a folder; files of these names are replaced.
+
+    Args:
+        report: `HardNegativeMiner.report` after a run.
+        folder: made if it is not there.
+
+    Raises:
+        AceFinetuneError: if nothing was mined yet, or the folder is a file.
+    """
+    folder = Path(folder)
+    if not report:
+        raise AceFinetuneError("There is no mining report to save; mine first.")
+    if folder.exists() and not folder.is_dir():
+        raise AceFinetuneError(f"The folder for the mining report, {str(folder)!r}, is a file; give a folder.")
+    write_json(folder / REPORT_NAME, dict(report))
+    mining_picture(report, folder / PICTURE_NAME)

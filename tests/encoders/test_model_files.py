@@ -18,8 +18,8 @@ from llama_index_ace_finetune.encoders import model_files
 from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.model_files import check_model_files, check_module_classes
+from llama_index_ace_finetune.encoders.teacher import load_teacher
 from llama_index_ace_finetune.errors import ModelError
-from llama_index_ace_finetune.mining.teacher import load_teacher
 
 Change = Callable[[Path], None]
 

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_ace_finetune.mining import candidates as module
-from llama_index_ace_finetune.mining.candidates import JUDGED, NOT_FOUND, gather_candidates
-from llama_index_ace_finetune.mining.ragged import Ragged
+from llama_index_ace_finetune.mining.candidates import JUDGED, NOT_FOUND, Ragged, gather_candidates
 from llama_index_ace_finetune.mining.sources import NOTHING, UNKNOWN, rankings_of_hits
 
 

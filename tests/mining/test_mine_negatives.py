@@ -8,9 +8,9 @@ from mining_options import plain
 
 from llama_index_ace_finetune.errors import DatasetError, ModelError
 from llama_index_ace_finetune.mining.filters import NEARER_ANSWER as NEARER
-from llama_index_ace_finetune.mining.mine import mine_negatives
-from llama_index_ace_finetune.mining.mined import MinedNegatives, RelaxedStep
+from llama_index_ace_finetune.mining.hard_negatives import mine_negatives
 from llama_index_ace_finetune.mining.report import mining_report, require_some
+from llama_index_ace_finetune.mining.results import MinedNegatives, RelaxedStep
 from llama_index_ace_finetune.mining.sources import UNKNOWN, DenseSource
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import settings as options
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.mining.mine import mine_negatives
-from llama_index_ace_finetune.mining.mined import MinedNegatives
+from llama_index_ace_finetune.mining.hard_negatives import mine_negatives
+from llama_index_ace_finetune.mining.results import MinedNegatives
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.sources import UNKNOWN, DenseSource
 

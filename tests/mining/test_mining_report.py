@@ -13,9 +13,8 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.mining.histograms import score_histograms
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
-from llama_index_ace_finetune.mining.picture import mining_picture
-from llama_index_ace_finetune.mining.report import mining_counts
-from llama_index_ace_finetune.mining.save_report import save_mining_report
+from llama_index_ace_finetune.mining.plot import mining_picture
+from llama_index_ace_finetune.mining.report import mining_counts, save_mining_report
 from llama_index_ace_finetune.mining.settings import MiningSettings
 
 EMPTY = np.empty(0, np.float32)
@@ -136,7 +135,7 @@ def test_the_picture_shows_the_histograms(mined: HardNegativeMiner, tmp_path: Pa
 
 def test_the_picture_leaves_pyplot_alone(tmp_path: Path) -> None:
     code = (
-        "import sys; from llama_index_ace_finetune.mining.picture import mining_picture\n"
+        "import sys; from llama_index_ace_finetune.mining.plot import mining_picture\n"
         "h = {'scores': 'cosine', 'edges': [-1, 0, 1], 'positives': [0, 1], 'kept': [1, 0], 'filtered': {}}\n"
         "mining_picture({'histograms': h}, sys.argv[1]); sys.exit('matplotlib.pyplot' in sys.modules)"
     )

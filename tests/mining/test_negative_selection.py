@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_ace_finetune.mining.candidates import JUDGED, NOT_FOUND, Candidates
-from llama_index_ace_finetune.mining.selection import query_seeds, select, split_mix
+from llama_index_ace_finetune.mining.sampling import query_seeds, select, split_mix
 from llama_index_ace_finetune.mining.settings import SamplingStrategy
 
 

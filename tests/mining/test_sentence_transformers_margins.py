@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mining_options import plain
 from sentence_transformers.util import mine_hard_negatives
 
-from llama_index_ace_finetune.mining.mine import mine_negatives
+from llama_index_ace_finetune.mining.hard_negatives import mine_negatives
 from llama_index_ace_finetune.mining.sources import DenseSource
 
 DOCUMENTS = 12

@@ -13,15 +13,15 @@ from mining_options import plain
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
-from llama_index_ace_finetune.mining.miner import HardNegativeMiner
-from llama_index_ace_finetune.mining.teacher import (
+from llama_index_ace_finetune.encoders.teacher import (
     CrossEncoderTeacher,
     EmbeddingTeacher,
     is_cross_encoder,
     load_teacher,
     token_batches,
 )
+from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
+from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 
 QUERIES = ["restart the worker", "upgrade", "who approves a deploy on Friday evening, and how long does that take?"]
 DOCUMENTS = ["The worker restarts on its own", "Ask first", "Drain the queue before the database is upgraded " * 9]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.mining.teacher import EmbeddingTeacher
+from llama_index_ace_finetune.encoders.teacher import EmbeddingTeacher
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.batches import NEGATIVE, POSITIVE, BatchCollator
 from llama_index_ace_finetune.training.data.examples import index_examples

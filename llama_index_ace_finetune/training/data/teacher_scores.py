@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llama_index_ace_finetune.mining.teacher import Teacher
+from llama_index_ace_finetune.encoders.teacher import Teacher
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
 
 _LARGEST_COSINE = 1.001

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from sentence_transformers import SentenceTransformer
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.mining.teacher import load_teacher
+from llama_index_ace_finetune.encoders.teacher import load_teacher
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
 from llama_index_ace_finetune.training.data.batches import BatchCollator

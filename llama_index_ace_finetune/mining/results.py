@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.mining.candidates import NOT_FOUND, Candidates
+from llama_index_ace_finetune.mining.filtering import Verdicts
 from llama_index_ace_finetune.mining.filters import RIGHT_ANSWER, UNKNOWN_ID
 from llama_index_ace_finetune.mining.histograms import ScoreHistograms, score_histograms
-from llama_index_ace_finetune.mining.selection import Chosen
-from llama_index_ace_finetune.mining.verdicts import Verdicts
+from llama_index_ace_finetune.mining.sampling import Chosen
 
 
 @dataclass(frozen=True, slots=True)

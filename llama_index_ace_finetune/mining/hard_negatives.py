@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import ModelError
-from llama_index_ace_finetune.mining.candidates import Candidates, gather_candidates
-from llama_index_ace_finetune.mining.mined import MinedNegatives, RelaxedStep
-from llama_index_ace_finetune.mining.ragged import Ragged
-from llama_index_ace_finetune.mining.selection import Chosen, query_seeds, select
+from llama_index_ace_finetune.mining.candidates import Candidates, Ragged, gather_candidates
+from llama_index_ace_finetune.mining.filtering import Rescore, Verdicts, judge_candidates
+from llama_index_ace_finetune.mining.results import MinedNegatives, RelaxedStep
+from llama_index_ace_finetune.mining.sampling import Chosen, query_seeds, select
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.sources import CandidateSource
-from llama_index_ace_finetune.mining.verdicts import Rescore, Verdicts, judge_candidates
 
 
 def mine_negatives(
