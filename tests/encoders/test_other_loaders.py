@@ -56,6 +56,7 @@ def saved(root: Path, mode: str, *, prompts: dict[str, str] | None = None) -> tu
         config=TrainingConfig(base_model=str(root / "base")),
         selection=None,
         metrics={"mode": mode},
+        keeps_documents=mode in TWO_TOWERS,
         history=[],
         data=data,
         train=index_examples(data, data.examples),
