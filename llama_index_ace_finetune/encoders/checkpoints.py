@@ -75,7 +75,13 @@ def check_model_folder(path: Path) -> None:
                 "convert it with sentence-transformers' own `save_pretrained`."
             )
     check_model_files(path)
-    _check_parts(path)
+    try:
+        _check_parts(path)
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL character
+        raise ModelError(
+            f"The model folder {quoted(str(path), 240)} names a file that cannot be there ({quoted(str(error))}); "
+            "copy or train the model again."
+        ) from error
 
 
 def _check_parts(path: Path) -> None:

@@ -56,6 +56,7 @@ class PointNames:
 
     def __init__(self, folder: Path) -> None:
         """Raise StoreError where the files are missing, damaged, or do not fit each other."""
+        self._folder = folder
         self._keys = mapped(folder / _KEYS, _KEY)
         self._order = mapped(folder / _ORDER, np.int32)
         self._ends = mapped(folder / _ENDS, np.int64)
@@ -82,10 +83,12 @@ class PointNames:
         return len(self._keys)
 
     def node_ids(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return the node ids of some rows."""
-        return [
-            bytes(self._ids[self._ends[row] : self._ends[row + 1]]).decode("utf-8", "surrogatepass") for row in rows
-        ]
+        """Return the node ids of some rows; raises StoreError for ids that are no text."""
+        names = [bytes(self._ids[self._ends[row] : self._ends[row + 1]]) for row in rows]
+        try:
+            return [name.decode("utf-8", "surrogatepass") for name in names]
+        except UnicodeDecodeError as error:
+            raise UNREADABLE.because(self._folder, "are damaged (an id is no text)") from error
 
     def rows(self, points: Iterable[PointKey]) -> NDArray[np.int64]:
         """Return the row of each point, -1 for one that is not among them."""
