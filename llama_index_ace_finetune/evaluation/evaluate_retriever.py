@@ -13,7 +13,7 @@ from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.evaluation.external_systems import RetrieverHits, aretrieve_all, retrieve_all
 from llama_index_ace_finetune.evaluation.metrics.latency import Latency
-from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES, Measure, measure_rankings
+from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES, Measure, measure_rankings, parse_measure
 from llama_index_ace_finetune.evaluation.slices import MeanInterval, Slice, measure_slices
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet
 
@@ -54,7 +54,7 @@ def evaluate_retriever(
     dataset: RetrievalDataset,
     *,
     query_ids: Sequence[str] | None = None,
-    measures: Sequence[Measure] = MEASURES,
+    measures: Sequence[Measure | str] = MEASURES,
 ) -> RetrieverEvaluation:
     """Measure a retriever on a dataset's queries, one after the other.
 
@@ -65,14 +65,15 @@ def evaluate_retriever(
         retriever: any LlamaIndex retriever.
         dataset: queries, right answers and corpus.
         query_ids: which queries; all by default, but for those without a right answer.
-        measures: what to compute.
+        measures: what to compute, also by name, such as "MRR@10" or "nDCG@5".
 
     Raises:
         DatasetError: if there is no query to ask, or an id is unknown.
-        AceFinetuneError: if the retriever fails, naming the query.
+        AceFinetuneError: if a measure is unknown, or the retriever fails, naming the query.
     """
+    wanted = _parsed(measures)
     data, without = _asked(dataset, query_ids)
-    return _evaluated(retriever, data, without, measures, retrieve_all(retriever, dataset, data))
+    return _evaluated(retriever, data, without, wanted, retrieve_all(retriever, dataset, data))
 
 
 async def aevaluate_retriever(
@@ -80,13 +81,18 @@ async def aevaluate_retriever(
     dataset: RetrievalDataset,
     *,
     query_ids: Sequence[str] | None = None,
-    measures: Sequence[Measure] = MEASURES,
+    measures: Sequence[Measure | str] = MEASURES,
     concurrency: int = 8,
 ) -> RetrieverEvaluation:
     """`evaluate_retriever` with at most `concurrency` queries at a time, by the retriever's own `aretrieve`."""
+    wanted = _parsed(measures)
     data, without = _asked(dataset, query_ids)
     hits = await aretrieve_all(retriever, dataset, data, concurrency=concurrency)
-    return _evaluated(retriever, data, without, measures, hits)
+    return _evaluated(retriever, data, without, wanted, hits)
+
+
+def _parsed(measures: Sequence[Measure | str]) -> list[Measure]:
+    return [parse_measure(measure) if isinstance(measure, str) else measure for measure in measures]
 
 
 def _asked(dataset: RetrievalDataset, query_ids: Sequence[str] | None) -> tuple[EvaluationSet, tuple[str, ...]]:

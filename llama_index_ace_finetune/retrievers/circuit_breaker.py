@@ -23,11 +23,6 @@ class CircuitBreaker:
         self._failures = 0
         self._next_trial: float | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the last attempts failed."""
-        return self._next_trial is not None
-
     def allows(self) -> bool:
         """Whether to try now; while it is open one caller per pause is let through."""
         with self._lock:

@@ -51,12 +51,6 @@ class NearestVectors:
     def __len__(self) -> int:
         return len(self._row_of)
 
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._version += 1
-            self._row_of, self._rows = {}, self._empty()
-
     def put(self, points: Sequence[PointKey], ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Add vectors, float32 [n, dimension], or replace those of points that are there."""
         if not len(points):

@@ -107,3 +107,15 @@ async def test_what_cannot_be_asked(dataset: RetrievalDataset) -> None:
         evaluate_retriever(Fixed(HITS), dataset, query_ids=["q4"])
     with pytest.raises(AceFinetuneError, match="The concurrency is 0"):
         await aevaluate_retriever(Fixed(HITS), dataset, concurrency=0)
+
+
+def test_measures_may_be_given_by_name(dataset: RetrievalDataset) -> None:
+    hits = Fixed({f"query {n}": ["a", "c"] for n in range(5)})
+    by_name = evaluate_retriever(hits, dataset, measures=["mrr@5", Recall(2)])
+    by_value = evaluate_retriever(hits, dataset, measures=[MRR(5), Recall(2)])
+    assert list(by_name.values) == ["MRR@5", "Recall@2"]
+    assert all((by_name.values[name] == by_value.values[name]).all() for name in by_value.values)
+    asked = hits.asked
+    with pytest.raises(AceFinetuneError, match="There is no measure 'precision@5'"):
+        evaluate_retriever(hits, dataset, measures=["precision@5"])
+    assert hits.asked == asked

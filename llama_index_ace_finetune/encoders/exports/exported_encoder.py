@@ -42,7 +42,6 @@ class ExportedEncoder(Encoder):
         # An export computes in the precision that dev was asked about.
         self.settings = dataclasses.replace(settings, precision="float32") if settings.precision == "auto" else settings
         self.backend = record.backend
-        self._identity = identity
         self._record = record
         self._prompts = {"query": identity.prompts.query, "document": identity.prompts.document}
         self._tokenizer = _open_tokenizer(folder / TOKENIZER, _shorter(settings.max_seq_length, record.max_seq_length))

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession, SessionOptions
 
-from llama_index_ace_finetune.encoders.exports.runtime import INPUTS
-from llama_index_ace_finetune.encoders.exports.token_batches import TokenBatch
+from llama_index_ace_finetune.encoders.exports.token_batches import INPUTS, TokenBatch
 
 _ERRORS_ONLY = 3
 

@@ -12,8 +12,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.encoders.exports.runtime import INPUTS
-from llama_index_ace_finetune.encoders.exports.token_batches import TokenBatch
+from llama_index_ace_finetune.encoders.exports.token_batches import INPUTS, TokenBatch
 
 _MOST_STREAMS = 4
 

@@ -15,7 +15,6 @@ from llama_index_ace_finetune.errors import ModelError, first_line
 
 ExportBackend = Literal["onnx", "openvino"]
 EXPORT_BACKENDS: Final[tuple[ExportBackend, ...]] = get_args(ExportBackend)
-INPUTS: Final = ("input_ids", "attention_mask")
 _PACKAGES: Final = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Enough for a product to be near the processor's peak; more only leaves its cache.
 TOKENS = 1024
+INPUTS: Final = ("input_ids", "attention_mask")
+"""Names of a graph's inputs: what a `TokenBatch` holds."""
 _LONE_MULTIPLE = 8
 
 

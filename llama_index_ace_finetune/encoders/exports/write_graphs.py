@@ -16,12 +16,8 @@ from torch import Tensor, nn
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.exports.exported_encoder import ExportedEncoder
 from llama_index_ace_finetune.encoders.exports.record import TOKENIZER, ExportRecord, file_hashes
-from llama_index_ace_finetune.encoders.exports.runtime import (
-    INPUTS,
-    ExportBackend,
-    MissingRuntimeError,
-    require_runtime,
-)
+from llama_index_ace_finetune.encoders.exports.runtime import ExportBackend, MissingRuntimeError, require_runtime
+from llama_index_ace_finetune.encoders.exports.token_batches import INPUTS
 from llama_index_ace_finetune.encoders.towers import tower
 from llama_index_ace_finetune.errors import ModelError
 
