@@ -56,8 +56,9 @@ def test_old_report_is_shown(old_run: Path) -> None:
 
 
 def test_old_run_is_searched(old_run: Path) -> None:
-    found = json.loads(run_command("search", QUERY, "--run", "run", "--limit", "3", "--json"))
+    found = json.loads(run_command("search", "run", QUERY, "--limit", "3", "--json"))
     assert "harbour crane" in json.dumps(found)
+    assert json.loads(run_command("search", QUERY, "--run", "run", "--limit", "3", "--json")) == found
 
 
 def test_old_run_is_served(old_run: Path) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.cli.flags import mining_flags
-from llama_index_ace_finetune.cli.old_options import OLD_OPTIONS, renamed
+from llama_index_ace_finetune.cli.old_options import OLD_OPTIONS, renamed, run_first
 from llama_index_ace_finetune.commands.run_config import run_settings
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
@@ -106,3 +106,47 @@ def test_training_settings_that_old_versions_saved_keep_their_meaning(tmp_path: 
     for margin in (0.05, 0.95, -0.1):
         TrainingConfig(suspected_margin=margin).save(path)
         assert TrainingConfig.load(path).suspected_margin == margin
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["text", "--run", "my-run", "--limit", "3"], ["my-run", "text", "--limit", "3"]),
+        (["--run=my-run", "text"], ["my-run", "text"]),
+        (["--run", "my-run", "--", "--run"], ["my-run", "--", "--run"]),
+        (["my-run", "text"], ["my-run", "text"]),
+        (["my-run", "--", "--run", "x"], ["my-run", "--", "--run", "x"]),
+        (["text", "--run"], ["text", "--run"]),
+    ],
+)
+def test_search_takes_its_run_as_an_option_too(given: list[str], expected: list[str]) -> None:
+    assert run_first(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "choices"),
+    [
+        ("run", "--mode", ("auto", "linear", "queries", "full")),
+        ("run", "--min-difficulty", ("easy", "medium", "hard")),
+        ("generate", "--sampling-strategy", ("top", "random", "spread")),
+        ("train", "--precision", ("auto", "float32", "bfloat16")),
+        ("search", "--mode", ("hybrid", "dense", "sparse")),
+        ("export", "--backend", ("onnx", "openvino")),
+    ],
+)
+def test_choices_are_shown_and_checked(verb: str, option: str, choices: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).output
+    assert f"<{'|'.join(choices)}>" in shown
+    refused = CliRunner().invoke(app, [verb, option, "best"])
+    assert refused.exit_code == 2
+    said = " ".join(refused.stderr.replace("│", " ").split())
+    assert "'best' is not one of" in said
+    assert all(f"'{choice}'" in said for choice in choices)
+
+
+def test_out_has_one_spelling_and_reads_the_old_ones() -> None:
+    for verb, old in (("generate", "--output"), ("evaluate", "--output"), ("train", "--output-dir")):
+        shown = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
+        assert "--out " in shown
+        assert old not in shown
+        assert renamed([old, "x"], {"--out"}) == ["--out", "x"]

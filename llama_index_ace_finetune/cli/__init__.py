@@ -50,8 +50,8 @@ for _verb, _examples in (
     (
         search,
         [
-            'ace-finetune search "big uploads time out" --run my-run',
-            'ace-finetune search "big uploads time out" --run my-run --mode dense --threshold 0.3 --json',
+            'ace-finetune search my-run "big uploads time out"',
+            'ace-finetune search my-run "big uploads time out" --mode dense --threshold 0.3 --json',
         ],
     ),
     (compare, ["ace-finetune compare my-run other-run"]),
@@ -61,11 +61,11 @@ for _verb, _examples in (
     (
         generate,
         [
-            "ace-finetune generate --data my_suite.json --output training_data.json",
+            "ace-finetune generate --data my_suite.json --out training_data.json",
             "ace-finetune generate --data my_suite.json --qdrant-url http://localhost:6333 --collection notes",
         ],
     ),
-    (train, ["ace-finetune train --training-data training_data.json --output-dir my-model"]),
+    (train, ["ace-finetune train --training-data training_data.json --out my-model"]),
     (
         evaluate,
         [

@@ -12,7 +12,7 @@ from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from llama_index_ace_finetune import __version__
-from llama_index_ace_finetune.cli.old_options import renamed
+from llama_index_ace_finetune.cli.old_options import renamed, run_first
 from llama_index_ace_finetune.commands.voice import speaking
 from llama_index_ace_finetune.utils.redact import without_passwords
 from llama_index_ace_finetune.utils.terminal import visible
@@ -43,7 +43,7 @@ class Verb(TyperCommand):
         """Read the arguments, old spellings too; a text that was taken for an option is told how to be passed."""
         names = {name for parameter in self.get_params(ctx) for name in parameter.opts}
         try:
-            return super().parse_args(ctx, renamed(args, names))
+            return super().parse_args(ctx, renamed(run_first(args) if self.name == "search" else args, names))
         except _UsageError as error:
             name = str(getattr(error, "option_name", None) or "")
             text = next(

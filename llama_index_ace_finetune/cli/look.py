@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -39,10 +39,10 @@ def report(
 
 
 def search(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     query: Annotated[str, typer.Argument(help="What to look for.")],
-    run_folder: Annotated[Path, typer.Option("--run", help="Folder that `run` made.")],
     limit: Annotated[int, typer.Option(help="Results at most.")] = 5,
-    mode: Annotated[str, typer.Option(help="hybrid, dense or sparse.")] = "hybrid",
+    mode: Annotated[Literal["hybrid", "dense", "sparse"], typer.Option(help="How to search.")] = "hybrid",
     threshold: Annotated[float | None, typer.Option(help="Lowest cosine of a dense hit.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -81,9 +81,7 @@ def compare(
 
 def audit(
     path: Annotated[Path, typer.Argument(help="A run folder, or a split.json.")],
-    data: Annotated[
-        Path | None, typer.Option("--data", "--test-suite", help="The data; the run's own by default.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="The data; the run's own by default.")] = None,
     memories: Memories = None,
     columns: Columns = None,
     as_json: AsJson = False,

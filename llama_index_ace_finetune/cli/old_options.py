@@ -10,6 +10,10 @@ OLD_OPTIONS: Final[Mapping[str, str]] = {
     "--top-k": "--range-max",
     "--min-rank": "--range-min",
     "--selection": "--sampling-strategy",
+    "--test-suite": "--data",
+    "--finetuned-model": "--model",
+    "--output": "--out",
+    "--output-dir": "--out",
 }
 
 
@@ -26,6 +30,17 @@ def renamed(args: Sequence[str], names: Collection[str]) -> list[str]:
         elif name == "--min-rank" and place + 1 < len(words):
             words[place + 1] = _one_less(words[place + 1])
         words[place] = f"{current}{equals}{value}"
+    return words
+
+
+def run_first(args: Sequence[str]) -> list[str]:
+    """Return the arguments of `search QUERY --run RUN`, as it was, with the run folder as the first argument."""
+    words = list(args)
+    for place in range(words.index("--") if "--" in words else len(words)):
+        name, equals, value = words[place].partition("=")
+        if name == "--run" and (equals or place + 1 < len(words)):
+            run = value if equals else words[place + 1]
+            return [run, *words[:place], *words[place + (1 if equals else 2) :]]
     return words
 
 

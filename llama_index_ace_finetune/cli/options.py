@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-Data = Annotated[Path, typer.Option("--data", "--test-suite", help="Queries with known answers: a file or folder.")]
+Data = Annotated[Path, typer.Option("--data", help="Queries with known answers: a file or folder.")]
 Memories = Annotated[Path | None, typer.Option(help="Further memories: an inventory file.")]
 Columns = Annotated[
     str | None,
@@ -24,8 +24,8 @@ Device = Annotated[
     ),
 ]
 Precision = Annotated[
-    str | None,
-    typer.Option(help="float32, bfloat16, or auto, the default: bfloat16 where the processor computes in it."),
+    Literal["auto", "float32", "bfloat16"] | None,
+    typer.Option(help="auto, the default, takes bfloat16 where the processor computes in it."),
 ]
 BaseModel = Annotated[str | None, typer.Option(help="Hub name or folder; all-MiniLM-L6-v2 by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and all else on standard error.")]
@@ -33,7 +33,10 @@ RequireGain = Annotated[
     bool, typer.Option("--require-gain", help="Exit 1 unless test confirms that the tuned model serves better.")
 ]
 
-TrainingMode = Annotated[str | None, typer.Option(help="linear, queries, full, or auto for the best of them.")]
+TrainingMode = Annotated[
+    Literal["auto", "linear", "queries", "full"] | None,
+    typer.Option(help="What to train; auto, the default, takes the best."),
+]
 KeepIndex = Annotated[
     bool | None,
     typer.Option("--keep-index/--new-index", help="Train queries alone, so that stored vectors stay valid."),
@@ -49,7 +52,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same com
 Seed = Annotated[int | None, typer.Option(help="Of everything random; 0 by default.")]
 
 NumNegatives = Annotated[int | None, typer.Option(help="Hard negatives mined per query; 5 by default.")]
-MinDifficulty = Annotated[str | None, typer.Option(help="Leave out easier queries: easy, medium or hard.")]
+MinDifficulty = Annotated[Literal["easy", "medium", "hard"] | None, typer.Option(help="Leave out easier queries.")]
 SkipCategories = Annotated[
     list[str] | None, typer.Option(metavar="<name>", help="Leave out queries of this category; repeatable.")
 ]
@@ -64,9 +67,7 @@ RelativeMargin = Annotated[
         rich_help_panel=_MINING,
     ),
 ]
-NoRelativeMargin = Annotated[
-    bool, typer.Option("--no-relative-margin", help="Switch that off.", rich_help_panel=_MINING)
-]
+NoRelativeMargin = Annotated[bool, typer.Option("--no-margin", help="No relative margin.", rich_help_panel=_MINING)]
 AbsoluteMargin = Annotated[
     float | None, typer.Option(help="How far below its right answer a negative scores.", rich_help_panel=_MINING)
 ]
@@ -85,7 +86,10 @@ Relax = Annotated[
     bool,
     typer.Option("--relax", help="Loosen the relative margin where a query is short.", rich_help_panel=_MINING),
 ]
-SamplingStrategyName = Annotated[str | None, typer.Option(help="top, random or spread.", rich_help_panel=_MINING)]
+SamplingStrategyName = Annotated[
+    Literal["top", "random", "spread"] | None,
+    typer.Option(help="Which of the remaining candidates are taken; random by default.", rich_help_panel=_MINING),
+]
 Dense = Annotated[
     bool | None, typer.Option("--dense/--no-dense", help="Take candidates from the model.", rich_help_panel=_MINING)
 ]

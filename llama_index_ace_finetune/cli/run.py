@@ -59,7 +59,7 @@ def run(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", "--test-suite", callback=_needed, help="Queries with known answers: a file or folder."),
+        typer.Option("--data", callback=_needed, help="Queries with known answers: a file or folder."),
     ] = None,
     out: Annotated[Path | None, typer.Option(callback=_needed, help="Run folder.")] = None,
     memories: Memories = None,

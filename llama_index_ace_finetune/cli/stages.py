@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -51,7 +51,7 @@ from llama_index_ace_finetune.utils.redact import without_passwords
 def generate(
     context: typer.Context,
     data: Data,
-    output: Annotated[Path, typer.Option(help="File to write.")] = Path("training_data.json"),
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("training_data.json"),
     memories: Memories = None,
     columns: Columns = None,
     base_model: BaseModel = None,
@@ -100,12 +100,12 @@ def generate(
             model=base_model or DEFAULT_BASE_MODEL,
             settings=MiningSettings(**settings),
             device=device,
-            precision=precision or "auto",  # type: ignore[arg-type]
+            precision=precision or "auto",
         )
         split = SplitSettings(seed=seed or 0)
         write(
             TrainingDataGenerator(
-                data, output, miner, max_examples, memories=memories, columns=columns, split_settings=split
+                data, out, miner, max_examples, memories=memories, columns=columns, split_settings=split
             ),
             num_negatives=5 if num_negatives is None else num_negatives,
             min_difficulty=min_difficulty,
@@ -119,7 +119,7 @@ def generate(
 def train(
     context: typer.Context,
     training_data: Annotated[Path, typer.Option(help="File that `generate` wrote.")],
-    output_dir: Annotated[Path, typer.Option(help="Folder for the model; its index goes beside it.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model; its index goes beside it.")],
     base_model: BaseModel = None,
     mode: TrainingMode = None,
     keep_index: KeepIndex = None,
@@ -142,11 +142,11 @@ def train(
         from llama_index_ace_finetune.commands.train import train_and_index
         from llama_index_ace_finetune.training.config import TrainingConfig
 
-        config = TrainingConfig(**settings, output_dir=str(output_dir))
+        config = TrainingConfig(**settings, output_dir=str(out))
         index, metrics = train_and_index(training_data, config, resume=resume)
         show(
-            {"model": str(output_dir), "index": str(index), **metrics},
-            lambda screen: screen.print(f"model   {output_dir}\nindex   {index}", markup=False),
+            {"model": str(out), "index": str(index), **metrics},
+            lambda screen: screen.print(f"model   {out}\nindex   {index}", markup=False),
         )
 
     execute(command, as_json=as_json)
@@ -154,12 +154,10 @@ def train(
 
 def evaluate(
     data: Data,
-    model: Annotated[Path, typer.Option("--model", "--finetuned-model", help="Folder of the tuned model.")],
+    model: Annotated[Path, typer.Option("--model", help="Folder of the tuned model.")],
     memories: Memories = None,
     columns: Columns = None,
-    output: Annotated[Path, typer.Option(help="JSON file to write; an HTML page goes beside it.")] = Path(
-        "report.json"
-    ),
+    out: Annotated[Path, typer.Option(help="JSON file to write; an HTML page goes beside it.")] = Path("report.json"),
     max_queries: Annotated[int | None, typer.Option(help="Test on a random sample of so many.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Compare with this; the model's own base by default.")] = None,
     also: Annotated[
@@ -188,22 +186,20 @@ def evaluate(
         from llama_index_ace_finetune.commands.summary import print_report, required_gain
         from llama_index_ace_finetune.evaluate_finetuned import EmbeddingEvaluator
 
-        report = EmbeddingEvaluator(
-            data, memories=memories, columns=columns
-        ).compare_models(
+        report = EmbeddingEvaluator(data, memories=memories, columns=columns).compare_models(
             model,
             baseline=base_model,
-            output_path=output,
+            output_path=out,
             max_queries=max_queries,
             also=also or (),
             runs=trec or (),
             curve=read_sizes(curve) if curve else (),
             device=device,
-            precision=precision or "auto",  # type: ignore[arg-type]
+            precision=precision or "auto",
             command=without_passwords(shlex.join(["ace-finetune", *sys.argv[1:]])),
             run_files=run_files,
         )
-        show(report, lambda screen: print_report(report, output.with_suffix(".html"), screen))
+        show(report, lambda screen: print_report(report, out.with_suffix(".html"), screen))
         return required_gain(report) if require_gain else 0
 
     execute(command, as_json=as_json)
@@ -234,7 +230,7 @@ def index(
         path = out or index_beside(model)
         check_index_output(path, replace=replace)
         dataset = read_dataset(data, memories, columns=columns)
-        settings = EncoderSettings(device=device, precision=precision or "auto")  # type: ignore[arg-type]
+        settings = EncoderSettings(device=device, precision=precision or "auto")
         tuned = Encoder.load(model, settings=settings)
         base_name = (read_provenance(model) or {}).get("base_model") or DEFAULT_BASE_MODEL
         base = Encoder.load(base_name, settings=settings)
@@ -249,7 +245,7 @@ def index(
 
 def export(
     path: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
-    backend: Annotated[str, typer.Option(help="onnx or openvino.")],
+    backend: Annotated[Literal["onnx", "openvino"], typer.Option(help="Runtime to export for.")],
     int8: Annotated[bool, typer.Option("--int8", help="Weights in 8 bits (onnx).")] = False,
     max_loss: Annotated[float, typer.Option(help="Largest fall of dev MRR@10, absolute.")] = 0.005,
     training_data: Annotated[Path | None, typer.Option(help="File with the dev queries; the run's own.")] = None,
@@ -261,7 +257,7 @@ def export(
         from llama_index_ace_finetune.commands.export import export_model, find_model, print_export
 
         model, dev = find_model(path, training_data)
-        print_export(export_model(model, dev, backend=backend, int8=int8, max_loss=max_loss))  # type: ignore[arg-type]
+        print_export(export_model(model, dev, backend=backend, int8=int8, max_loss=max_loss))
 
     execute(command, as_json=as_json)
 

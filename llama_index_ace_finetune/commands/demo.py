@@ -24,4 +24,4 @@ def demo_suite() -> Path:
 def run_demo(out: Path, *, command: str) -> None:
     """Run the pipeline and say how to go on."""
     run_pipeline(RunSettings(data=demo_suite(), out=out, command=command))
-    notes().print(f'\ntry     ace-finetune search "users logged out every hour" --run {out}', markup=False)
+    notes().print(f'\ntry     ace-finetune search {out} "users logged out every hour"', markup=False)

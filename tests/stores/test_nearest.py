@@ -15,7 +15,6 @@ POINT = st.integers(0, 20).map(str)
 STEP = st.one_of(
     st.tuples(st.just("put"), st.lists(POINT, min_size=1, max_size=8, unique=True)),
     st.tuples(st.just("drop"), st.lists(POINT, max_size=8)),
-    st.tuples(st.just("clear"), st.just([])),
 )
 
 
@@ -35,13 +34,10 @@ def test_equals_brute_force(steps: list, k: int, seed: int, allowed: set[str]) -
             rows = unit(rng, len(points))
             nearest.put(points, [f"id {point}" for point in points], rows)
             held.update(zip(points, rows, strict=True))
-        elif action == "drop":
+        else:
             nearest.drop(points)
             for point in points:
                 held.pop(point, None)
-        else:
-            nearest.clear()
-            held.clear()
     assert len(nearest) == len(held)
     queries = unit(rng, 3)
     for only in (None, frozenset(allowed)):
