@@ -23,7 +23,7 @@ from llama_index_ace_finetune.encoders.token_limit import takes_token_limit
 from llama_index_ace_finetune.encoders.whole_text import whole_text
 from llama_index_ace_finetune.errors import ModelError, first_line
 from llama_index_ace_finetune.out_of_memory import is_out_of_memory
-from llama_index_ace_finetune.utils.fork import fork_safe_lock
+from llama_index_ace_finetune.utils.fork import fork_safe_lock, renew_after_fork
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -65,10 +65,17 @@ class Encoder:
         self.document_fingerprint = document_fingerprint or fingerprint
         self.settings = settings
         self._lock = fork_safe_lock()
+        renew_after_fork(self, Encoder._use_one_thread)
         self._packed: dict[Role, PackedEncoder | None] = {}
         self._packed_version = -1
         self._checked: set[Role] = set()
         self._disagreeing: set[Role] = set()
+
+    def _use_one_thread(self) -> None:
+        """Have torch use one thread in a forked child: OpenMP's threads ended with the fork, and it would wait."""
+        import torch
+
+        torch.set_num_threads(1)
 
     @classmethod
     def load(cls, name: str | Path, *, settings: EncoderSettings | None = None) -> Encoder:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from tiny_model import tiny_model
 
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder, apply_prompts
@@ -185,3 +189,23 @@ def test_broken_weights_are_an_error_and_no_vectors(minilm: Encoder, tmp_path: P
     with pytest.raises(ModelError, match="'broken' gives NaN or infinite vectors"):
         encoder.encode(["x"], role="query", cache=tmp_path)
     assert not list(tmp_path.rglob("*.npy"))
+
+
+@pytest.mark.slow
+def test_a_forked_child_encodes_after_a_parent_that_used_several_threads(tmp_path: Path) -> None:
+    script = """
+import os, sys, torch
+torch.set_num_threads(2)
+from llama_index_ace_finetune.encoders.encoder import Encoder
+encoder = Encoder.load(sys.argv[1])
+texts = [f"text {i} of some length" for i in range(200)]
+encoder.encode(texts, role="query")
+if (child := os.fork()) == 0:
+    os._exit(0 if len(encoder.encode(texts, role="query")) == 200 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_model(tmp_path))], env=environment, timeout=60, check=False
+    )
+    assert ran.returncode == 0
