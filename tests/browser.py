@@ -70,8 +70,9 @@ def look_at(page: Path, *, width: int, height: int = 900, dark: bool = False) ->
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source, axe = page.read_text(encoding="utf-8"), axe_source()
+        # Before the page's policy, which admits no script.
         script = f"<script>{axe}</script>{_LOOK}" if axe else _LOOK
-        (folder / "page.html").write_text(source.replace("</head>", f"{script}</head>", 1), encoding="utf-8")
+        (folder / "page.html").write_text(source.replace("<head>", f"<head>{script}", 1), encoding="utf-8")
         frame = folder / "frame.html"
         frame.write_text(_FRAME.format(width=width, height=height), encoding="utf-8")
         command = [

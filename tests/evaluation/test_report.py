@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -204,7 +206,7 @@ def test_files_are_json_and_a_page_of_its_own(made: Evaluation, report: dict[str
     assert "script" not in page.tags
     targets = re.findall(r"(?:src|href)=[\"']([^\"']*)|url\(([^)]*)\)", text)
     assert all(one.startswith("#") for pair in targets for one in pair if one)
-    assert "http" not in text
+    assert "://" not in text
     assert "4 held-out queries with 4 right answers, ranked over all 30 distinct memories" in page.text
     assert "Ten worst losses" in page.text
     assert sorted(path.name for path in json_path.parent.iterdir()) == [
@@ -326,6 +328,36 @@ def test_texts_of_the_data_are_never_markup(evaluation: Make, tmp_path: Path) ->
         row["query"] for row in json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["changes"]["gains"]
     }
     assert kept == set(HOSTILE)
+
+
+def test_content_security_policy_admits_the_pages_own_styles_only(evaluation: Make) -> None:
+    hostile = "</style><style>body{display:none}</style><p style='color:red' onclick='x()'>"
+    history = [{"step": 0, "MRR@10": 0.5}, {"step": 1, "loss": 2.0}, {"step": 2, "MRR@10": 0.6}]
+    report = report_of(evaluation({BASE: [2] * 40, TUNED: [1] * 40}), training={"history": history})
+    report["metadata"]["title"] = hostile
+    report["slices"] = [{**one, "name": f"{one['name']} {hostile}"} for one in report["slices"]]
+    text = render_html(report)
+    policies = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
+    assert len(policies) == 1
+    assert text.index(policies[0]) < text.index("<style")
+    directives = dict(one.split(" ", 1) for one in policies[0].split("; "))
+    assert directives["default-src"] == "'none'"
+    assert set(directives) == {"default-src", "style-src", "img-src", "base-uri", "form-action"}
+    styles = re.findall(r"<style[^>]*>(.*?)</style>", text, re.DOTALL)
+    hashes = {base64.b64encode(hashlib.sha256(style.encode()).digest()).decode() for style in styles}
+    assert len(styles) >= 4
+    assert set(directives["style-src"].split()) == {f"'sha256-{one}'" for one in hashes}
+    assert not any("display:none" in style for style in styles)
+    # The policy refuses style attributes and handlers, so the page must do without.
+    names: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda _, attributes: names.extend(name for name, _ in attributes)  # type: ignore[method-assign]
+    parser.feed(text)
+    assert "class" in names
+    assert not [name for name in names if name == "style" or name.startswith("on")]
+    used = {name for names in re.findall(r'<[a-z][^<>]*\sclass="([\w]+-s\d+)"', text) for name in names.split()}
+    assert used
+    assert all(f".{name} {{" in text for name in used)
 
 
 def test_a_page_without_slices_and_changes(evaluation: Make) -> None:
