@@ -176,7 +176,9 @@ def _check_modules(file: Path, content: Any) -> None:
         path = module.get("path") if isinstance(module, dict) else None
         if not isinstance(path, str) or not isinstance(module.get("type"), str):
             raise MODEL_FILE.because(file, "is corrupt (a module has no path or type)")
-        inside = Path(os.path.realpath(file.parent / path.replace("\0", "")))
+        if not path.isprintable():  # a lone surrogate or a NUL character, which no file has in its name
+            raise MODEL_FILE.because(file, f"names a module that cannot be there ({quoted(path)})")
+        inside = Path(os.path.realpath(file.parent / path))
         if not inside.is_relative_to(file.parent.resolve()):
             raise MODEL_FILE.because(file, f"names a module outside of the model's folder ({quoted(path)})")
         _check_class(file, module["type"], _OWN_CLASS)

@@ -128,6 +128,8 @@ CLASSES: dict[str, Change] = {
     "function of sentence-transformers": _module(type="sentence_transformers.util.http_get"),
     "module behind a module": _module(type="sentence_transformers.base.model.torch"),
     "module elsewhere": _module(1, path="../outside"),
+    "module at a path of no characters": _module(1, path="a\ud800"),
+    "module at a path that is too long": _module(1, path="a" * 5000),
     "module at an absolute path": _module(1, path="/tmp"),
     "module without a type": _module(type=None),
     "router": _set("router_config.json", types={"query_0": "evil.Evil"}, structure={}),
