@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import scipy
 
-from llama_index_ace_finetune.datasets.audit import audit_split
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-from llama_index_ace_finetune.datasets.split import split_dataset
+from llama_index_ace_finetune.datasets.splits.audit import audit_split
+from llama_index_ace_finetune.datasets.splits.split import split_dataset
 
 MEMORIES, QUERIES = 1_000_000, 200_000
 SECONDS, GIGABYTES = 90.0, 3.0

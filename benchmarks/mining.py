@@ -28,8 +28,8 @@ from sets import load, test_set
 from timing import quiet, seconds_of
 from tuning import BASE, tuner_of
 
-from llama_index_ace_finetune.datasets.normalise import normalise
-from llama_index_ace_finetune.datasets.split import split_dataset
+from llama_index_ace_finetune.datasets.splits.split import split_dataset
+from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
 from llama_index_ace_finetune.encoders.encoder import Encoder

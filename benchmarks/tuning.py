@@ -7,7 +7,7 @@ from typing import Any
 
 from sets import load, test_set
 
-from llama_index_ace_finetune.datasets.split import split_dataset
+from llama_index_ace_finetune.datasets.splits.split import split_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings

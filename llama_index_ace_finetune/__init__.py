@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-    from llama_index_ace_finetune.datasets.split import SplitSettings, split_dataset
+    from llama_index_ace_finetune.datasets.splits.split import SplitSettings, split_dataset
     from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
     from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
     from llama_index_ace_finetune.errors import AceFinetuneError
@@ -69,14 +69,14 @@ _HOMES = {
     "RetrievedMemory": "retrievers.retrieved_memory",
     "RetrieverOptions": "retrievers.retriever_options",
     "SearchOptions": "retrievers.retriever_options",
-    "SplitSettings": "datasets.split",
+    "SplitSettings": "datasets.splits.split",
     "TrainingConfig": "training.config",
     "TrainingDataGenerator": "mining.training_data_generator",
     "aevaluate_retriever": "evaluation.evaluate_retriever",
     "evaluate_retriever": "evaluation.evaluate_retriever",
     "read_dataset": "datasets.read_dataset",
     "save_mining_report": "mining.report",
-    "split_dataset": "datasets.split",
+    "split_dataset": "datasets.splits.split",
 }
 
 try:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.commands.run_config import run_settings
-from llama_index_ace_finetune.datasets.split import Split
+from llama_index_ace_finetune.datasets.splits.split import Split
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.evaluation.report.per_query import PerQuery

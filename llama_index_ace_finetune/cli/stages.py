@@ -87,7 +87,7 @@ def generate(
 
     def command() -> None:
         from llama_index_ace_finetune.commands.generate import generate as write
-        from llama_index_ace_finetune.datasets.split import SplitSettings
+        from llama_index_ace_finetune.datasets.splits.split import SplitSettings
         from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
         from llama_index_ace_finetune.mining.miner import HardNegativeMiner
         from llama_index_ace_finetune.mining.settings import MiningSettings

@@ -11,7 +11,7 @@ from typing import Any
 
 from llama_index_ace_finetune.commands.console import notes
 from llama_index_ace_finetune.commands.train import train_model
-from llama_index_ace_finetune.datasets.normalise import text_hash
+from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings

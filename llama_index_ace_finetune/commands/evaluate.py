@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from llama_index_ace_finetune.commands.console import texts_progress
 from llama_index_ace_finetune.commands.curve import train_curve
-from llama_index_ace_finetune.datasets.ceiling import attainable
-from llama_index_ace_finetune.datasets.normalise import text_hash
+from llama_index_ace_finetune.datasets.oracle import attainable
+from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL

@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from llama_index_ace_finetune.commands.console import show
-from llama_index_ace_finetune.datasets.inspect_dataset import inspect_dataset
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-from llama_index_ace_finetune.datasets.split import split_dataset
+from llama_index_ace_finetune.datasets.splits.split import split_dataset
+from llama_index_ace_finetune.datasets.statistics import inspect_dataset
 from llama_index_ace_finetune.errors import DatasetError
 
 

@@ -13,7 +13,7 @@ from llama_index_ace_finetune.commands.run import tell_data
 from llama_index_ace_finetune.commands.run_settings import RunSettings
 from llama_index_ace_finetune.commands.stages import kept_stages, stage_keys
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-from llama_index_ace_finetune.datasets.split import Split, split_dataset
+from llama_index_ace_finetune.datasets.splits.split import Split, split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings

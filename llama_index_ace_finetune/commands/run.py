@@ -23,9 +23,9 @@ from llama_index_ace_finetune.commands.stages import RUN, STAGE_FILES, kept_stag
 from llama_index_ace_finetune.commands.summary import print_summary
 from llama_index_ace_finetune.commands.train import train_model
 from llama_index_ace_finetune.commands.work_folder import tidy_work, work_folder
-from llama_index_ace_finetune.datasets.audit import audit_split, require_clean
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-from llama_index_ace_finetune.datasets.split import Split, split_dataset
+from llama_index_ace_finetune.datasets.splits.audit import audit_split, require_clean
+from llama_index_ace_finetune.datasets.splits.split import Split, split_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData, modified_at
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder

@@ -17,7 +17,7 @@ import yaml
 
 from llama_index_ace_finetune.commands.run_settings import RunSettings
 from llama_index_ace_finetune.commands.typed_value import typed_value
-from llama_index_ace_finetune.datasets.split_settings import SplitSettings
+from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, quoted
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.training.config import TrainingConfig

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from llama_index_ace_finetune.datasets.split_settings import SplitSettings
+from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
 

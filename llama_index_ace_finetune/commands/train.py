@@ -11,7 +11,7 @@ from llama_index_ace_finetune.commands.console import notes, steps_progress
 from llama_index_ace_finetune.commands.index import check_index_output, index_beside, place_index, write_index
 from llama_index_ace_finetune.commands.stages import by_content
 from llama_index_ace_finetune.commands.work_folder import work_folder
-from llama_index_ace_finetune.datasets.normalise import text_hash
+from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.encoder import Encoder

@@ -10,13 +10,17 @@ from dataclasses import replace
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from llama_index_ace_finetune.datasets.ledger import LedgerBuilder
-from llama_index_ace_finetune.datasets.mojibake import repair_mojibake
-from llama_index_ace_finetune.datasets.normalise import normalise
 from llama_index_ace_finetune.datasets.own_documents import own_documents
-from llama_index_ace_finetune.datasets.place import AnyPlace, JsonPlace, Place
-from llama_index_ace_finetune.datasets.sameness import answers_of_ambiguous_texts
+from llama_index_ace_finetune.datasets.source_location import AnyPlace, JsonPlace, Place
+from llama_index_ace_finetune.datasets.text import normalise, repair_mojibake
 from llama_index_ace_finetune.datasets.text_files import json_type
-from llama_index_ace_finetune.datasets.types import NO_METADATA, Memory, Query, RetrievalDataset
+from llama_index_ace_finetune.datasets.types import (
+    NO_METADATA,
+    Memory,
+    Query,
+    RetrievalDataset,
+    answers_of_ambiguous_texts,
+)
 from llama_index_ace_finetune.errors import DatasetError
 
 OVER_LONG_CHARACTERS = 8192

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
 from llama_index_ace_finetune.datasets.piped import piped
-from llama_index_ace_finetune.datasets.place import Place
 from llama_index_ace_finetune.datasets.readers import (
     ace_inventory,
     ace_playbook,
@@ -28,6 +27,7 @@ from llama_index_ace_finetune.datasets.readers.column_names import squash
 from llama_index_ace_finetune.datasets.readers.json_document import JsonDocument
 from llama_index_ace_finetune.datasets.readers.pairs import Row
 from llama_index_ace_finetune.datasets.readers.query_mapping import RightAnswers, read_query_mapping
+from llama_index_ace_finetune.datasets.source_location import Place
 from llama_index_ace_finetune.datasets.text_files import iterate_json_lines, json_type
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.datasets.bounded_stream import BoundedStream
-from llama_index_ace_finetune.datasets.place import Place
+from llama_index_ace_finetune.datasets.source_location import Place
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.utils.read_json import RepeatedKeyError
 from llama_index_ace_finetune.utils.read_json import parse_json as parse

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from llama_index_ace_finetune.datasets.normalise import normalise
-from llama_index_ace_finetune.datasets.split_record import PARTS
+from llama_index_ace_finetune.datasets.splits.manifest import PARTS
+from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.errors import DatasetError, quoted
 from llama_index_ace_finetune.utils.atomic import write_json
 from llama_index_ace_finetune.utils.old_settings import current_metadata

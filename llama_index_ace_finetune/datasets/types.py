@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from llama_index_ace_finetune.datasets.ledger import Ledger
-from llama_index_ace_finetune.datasets.normalise import normalise
+from llama_index_ace_finetune.datasets.text import normalise
 
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
@@ -107,3 +107,17 @@ def _smallest_id_per_text(texts: Mapping[str, str]) -> Mapping[str, str]:
         if held is None or identifier < held:
             smallest[key] = identifier
     return {identifier: smallest[key] for identifier, key in keys.items()}
+
+
+DIFFICULTIES = ("easy", "medium", "hard")
+
+
+def answers_of_ambiguous_texts(dataset: RetrievalDataset) -> dict[str, frozenset[str]]:
+    """Return, for query texts that rows give different right answers, query group -> all those answer ids."""
+    seen: dict[str, set[frozenset[str]]] = {}
+    for identifier, group in dataset.query_groups.items():
+        grades = dataset.judgements.get(identifier, {})
+        right = frozenset(dataset.answer_ids[m] for m, grade in grades.items() if grade > 0)
+        if right:
+            seen.setdefault(group, set()).add(right)
+    return {group: frozenset().union(*rights) for group, rights in seen.items() if len(rights) > 1}

@@ -10,7 +10,7 @@ import numpy as np
 from llama_index.core.schema import MetadataMode
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.datasets.normalise import normalise
+from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.errors import StoreError, first_line
 from llama_index_ace_finetune.mining.sources import UNKNOWN, Rankings, rankings_of_hits

@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llama_index_ace_finetune.datasets.difficulty import DIFFICULTIES
 from llama_index_ace_finetune.datasets.labels import labels_of
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-from llama_index_ace_finetune.datasets.split import Split, SplitSettings, split_dataset
+from llama_index_ace_finetune.datasets.splits.split import Split, SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample, modified_at
-from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
+from llama_index_ace_finetune.datasets.types import DIFFICULTIES, Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Progress
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from llama_index_ace_finetune.datasets.held_out import require_held_out
-from llama_index_ace_finetune.datasets.normalise import normalise, text_hash
+from llama_index_ace_finetune.datasets.splits.leakage import require_held_out
+from llama_index_ace_finetune.datasets.text import normalise, text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.identity import identify_model
@@ -318,8 +318,8 @@ def _without(example: TrainingExample, answers: set[str], text: Mapping[str, str
 def _dev_by_component(
     data: TrainingData, examples: list[TrainingExample], *, train_split: float, seed: int
 ) -> set[str]:
-    from llama_index_ace_finetune.datasets.split import split_dataset
-    from llama_index_ace_finetune.datasets.split_settings import SplitSettings
+    from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
+    from llama_index_ace_finetune.datasets.splits.split import split_dataset
     from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 
     dataset = RetrievalDataset(

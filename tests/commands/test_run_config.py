@@ -16,7 +16,7 @@ from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.commands.run_config import config_text, run_settings
 from llama_index_ace_finetune.commands.run_settings import RunSettings
 from llama_index_ace_finetune.commands.typed_value import typed_value, wanted
-from llama_index_ace_finetune.datasets.split_settings import SplitSettings
+from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.training.config import TrainingConfig

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llama_index_ace_finetune.commands.evaluate import unseen_queries
-from llama_index_ace_finetune.datasets.normalise import text_hash
+from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError, LeakageError
 

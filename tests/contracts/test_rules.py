@@ -31,9 +31,9 @@ from llama_index_ace_finetune import (
     read_dataset,
     split_dataset,
 )
-from llama_index_ace_finetune.datasets.audit import audit_split, require_clean
 from llama_index_ace_finetune.datasets.readers.qa_dataset import write_qa_dataset
-from llama_index_ace_finetune.datasets.split_record import Split
+from llama_index_ace_finetune.datasets.splits.audit import audit_split, require_clean
+from llama_index_ace_finetune.datasets.splits.manifest import Split
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings

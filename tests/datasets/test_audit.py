@@ -9,9 +9,9 @@ from pathlib import Path
 import dataset_files as files
 import pytest
 
-from llama_index_ace_finetune.datasets.audit import Audit, audit_split, require_clean
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-from llama_index_ace_finetune.datasets.split import Split, SplitSettings, split_dataset
+from llama_index_ace_finetune.datasets.splits.audit import Audit, audit_split, require_clean
+from llama_index_ace_finetune.datasets.splits.split import Split, SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.errors import LeakageError
 

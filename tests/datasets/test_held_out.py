@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from llama_index_ace_finetune.datasets.held_out import require_held_out
-from llama_index_ace_finetune.datasets.normalise import text_hash
+from llama_index_ace_finetune.datasets.splits.leakage import require_held_out
+from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import HardNegative, TrainingData, TrainingExample
 from llama_index_ace_finetune.errors import LeakageError
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import dataset_files as files
 import pytest
 
-from llama_index_ace_finetune.datasets.ceiling import attainable
-from llama_index_ace_finetune.datasets.inspect_dataset import inspect_dataset
+from llama_index_ace_finetune.datasets.oracle import attainable
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+from llama_index_ace_finetune.datasets.statistics import inspect_dataset
 
 
 def test_statistics_of_a_small_set() -> None:

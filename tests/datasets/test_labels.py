@@ -8,10 +8,10 @@ from typing import Any
 import dataset_files as files
 import pytest
 
-from llama_index_ace_finetune.datasets.groups import group_values
 from llama_index_ace_finetune.datasets.labels import labels_of
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-from llama_index_ace_finetune.datasets.split import SplitSettings, split_dataset
+from llama_index_ace_finetune.datasets.splits.components import group_values
+from llama_index_ace_finetune.datasets.splits.split import SplitSettings, split_dataset
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.evaluation.slices import slice_by_label
 from llama_index_ace_finetune.mining.training_data_generator import choose_queries

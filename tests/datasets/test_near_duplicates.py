@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.datasets import near_duplicates as module
-from llama_index_ace_finetune.datasets.near_duplicates import MIN_WORDS, near_duplicate_pairs, words
+from llama_index_ace_finetune.datasets.splits import near_duplicates as module
+from llama_index_ace_finetune.datasets.splits.near_duplicates import MIN_WORDS, near_duplicate_pairs, words
 
 
 def _pairs(texts: list[str], threshold: float) -> set[tuple[int, int]]:

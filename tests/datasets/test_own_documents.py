@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from llama_index_ace_finetune.datasets.inspect_dataset import inspect_dataset
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-from llama_index_ace_finetune.datasets.split import split_dataset
+from llama_index_ace_finetune.datasets.splits.split import split_dataset
+from llama_index_ace_finetune.datasets.statistics import inspect_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -108,7 +108,7 @@ def test_mining_and_training_leave_it_alone(tmp_path: Path, minilm: Encoder) -> 
     dataset = read_dataset(files.write_beir(tmp_path / "set", corpus, queries, qrels))
     loose = MiningSettings(relative_margin=None)
     data = generate_training_data(
-        dataset, split_dataset(dataset), HardNegativeMiner(encoder=minilm, settings=loose), negatives=5
+        dataset, split_dataset(dataset), HardNegativeMiner(encoder=minilm, settings=loose), num_negatives=5
     )
     data.save(tmp_path / "training_data.json")
     read = TrainingData.load(tmp_path / "training_data.json")

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.datasets.place import JsonPlace, Place, line_of
+from llama_index_ace_finetune.datasets.source_location import JsonPlace, Place, line_of
 
 _VALUES = st.recursive(
     st.one_of(st.none(), st.integers(), st.text(max_size=4)),

@@ -332,7 +332,7 @@ def _texts(dataset: RetrievalDataset) -> dict[str, str]:
 
 
 def _repaired(dataset: RetrievalDataset) -> dict[str, str]:
-    from llama_index_ace_finetune.datasets.mojibake import repair_mojibake
+    from llama_index_ace_finetune.datasets.text import repair_mojibake
 
     return {key: repair_mojibake(text) for key, text in _texts(dataset).items()}
 

@@ -14,13 +14,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.datasets.assignment import Component, assign
-from llama_index_ace_finetune.datasets.audit import audit_split
-from llama_index_ace_finetune.datasets.components import query_components
-from llama_index_ace_finetune.datasets.normalise import normalise, text_hash
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-from llama_index_ace_finetune.datasets.split import Split, SplitSettings, k_folds, resplit_train_dev, split_dataset
-from llama_index_ace_finetune.datasets.split_record import PARTS
+from llama_index_ace_finetune.datasets.splits.assignment import Component, assign
+from llama_index_ace_finetune.datasets.splits.audit import audit_split
+from llama_index_ace_finetune.datasets.splits.components import query_components
+from llama_index_ace_finetune.datasets.splits.manifest import PARTS
+from llama_index_ace_finetune.datasets.splits.split import (
+    Split,
+    SplitSettings,
+    k_folds,
+    resplit_train_dev,
+    split_dataset,
+)
+from llama_index_ace_finetune.datasets.text import normalise, text_hash
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from llama_index_ace_finetune.datasets.split import split_dataset
+from llama_index_ace_finetune.datasets.splits.split import split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.precision import choose_precision

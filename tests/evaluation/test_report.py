@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, look_at
 
-from llama_index_ace_finetune.datasets.ceiling import Ceiling
+from llama_index_ace_finetune.datasets.oracle import Ceiling
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import BASE, HYBRID_EQUAL, TUNED, Evaluation

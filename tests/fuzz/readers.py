@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from llama_index_ace_finetune.commands.report import show_report
 from llama_index_ace_finetune.commands.run_config import config_text, run_settings
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-from llama_index_ace_finetune.datasets.split import Split, split_dataset
+from llama_index_ace_finetune.datasets.splits.split import Split, split_dataset
 from llama_index_ace_finetune.datasets.training_data import HardNegative, TrainingData, TrainingExample
 from llama_index_ace_finetune.encoders.cache import VectorCache
 from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint

@@ -11,7 +11,7 @@ import pytest
 from mining_options import plain
 from qdrant_client import QdrantClient, models
 
-from llama_index_ace_finetune.datasets.split import split_dataset
+from llama_index_ace_finetune.datasets.splits.split import split_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from llama_index_ace_finetune.datasets.normalise import normalise
+from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.datasets.training_data import HardNegative, TrainingData, TrainingExample
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.training.fine_tuner import divide_examples

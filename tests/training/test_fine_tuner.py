@@ -11,7 +11,7 @@ import torch
 from quick_training import QUICK
 from sentence_transformers import SentenceTransformer
 
-from llama_index_ace_finetune.datasets.normalise import text_hash
+from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
-from llama_index_ace_finetune.datasets.place import AnyPlace, JsonPlace
 from llama_index_ace_finetune.datasets.readers.json_document import JsonDocument, expect_object
 from llama_index_ace_finetune.datasets.readers.retired import is_retired
+from llama_index_ace_finetune.datasets.source_location import AnyPlace, JsonPlace
 from llama_index_ace_finetune.datasets.text_files import json_type
 from llama_index_ace_finetune.errors import DatasetError
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder, identifier_of
-from llama_index_ace_finetune.datasets.place import AnyPlace
 from llama_index_ace_finetune.datasets.readers.json_document import (
     JsonDocument,
     expect_field,
     expect_list,
     expect_object,
 )
+from llama_index_ace_finetune.datasets.source_location import AnyPlace
 from llama_index_ace_finetune.errors import DatasetError
 
 FORMAT = "ace_suite"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
-from llama_index_ace_finetune.datasets.place import Place
 from llama_index_ace_finetune.datasets.readers.qrels import read_qrels
+from llama_index_ace_finetune.datasets.source_location import Place
 from llama_index_ace_finetune.datasets.text_files import iterate_json_lines, json_type
 from llama_index_ace_finetune.errors import DatasetError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_index_ace_finetune.datasets.place import AnyPlace, JsonPlace, Place
+from llama_index_ace_finetune.datasets.source_location import AnyPlace, JsonPlace, Place
 from llama_index_ace_finetune.datasets.text_files import json_type, parse_json, read_text
 from llama_index_ace_finetune.errors import DatasetError
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
-from llama_index_ace_finetune.datasets.place import Place
+from llama_index_ace_finetune.datasets.source_location import Place
 from llama_index_ace_finetune.errors import DatasetError
 
 FORMAT = "llama_nodes"

@@ -6,14 +6,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
-from llama_index_ace_finetune.datasets.identifiers import id_from_text
-from llama_index_ace_finetune.datasets.normalise import normalise
-from llama_index_ace_finetune.datasets.place import AnyPlace, JsonPlace
 from llama_index_ace_finetune.datasets.readers import column_names as names
 from llama_index_ace_finetune.datasets.readers import pairs
 from llama_index_ace_finetune.datasets.readers.column_choice import EXAMPLE, ColumnChoice, listed
 from llama_index_ace_finetune.datasets.readers.json_document import JsonDocument
 from llama_index_ace_finetune.datasets.readers.retired import is_retired
+from llama_index_ace_finetune.datasets.source_location import AnyPlace, JsonPlace
+from llama_index_ace_finetune.datasets.text import id_from_text, normalise
 from llama_index_ace_finetune.datasets.text_files import json_type
 from llama_index_ace_finetune.errors import DatasetError
 

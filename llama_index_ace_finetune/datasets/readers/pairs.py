@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
-from llama_index_ace_finetune.datasets.identifiers import id_from_text
-from llama_index_ace_finetune.datasets.normalise import normalise
-from llama_index_ace_finetune.datasets.place import AnyPlace, Place
 from llama_index_ace_finetune.datasets.readers import column_names as names
 from llama_index_ace_finetune.datasets.readers.column_choice import EXAMPLE, ColumnChoice, listed
 from llama_index_ace_finetune.datasets.readers.passages import Passage, passages
 from llama_index_ace_finetune.datasets.readers.relevance import Relevance, as_number
+from llama_index_ace_finetune.datasets.source_location import AnyPlace, Place
+from llama_index_ace_finetune.datasets.text import id_from_text, normalise
 from llama_index_ace_finetune.datasets.text_files import json_type
 from llama_index_ace_finetune.errors import DatasetError
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llama_index_ace_finetune.datasets.place import AnyPlace
 from llama_index_ace_finetune.datasets.readers.column_names import PASSAGE, TEXT, first_of
+from llama_index_ace_finetune.datasets.source_location import AnyPlace
 from llama_index_ace_finetune.datasets.text_files import json_type
 from llama_index_ace_finetune.errors import DatasetError
 

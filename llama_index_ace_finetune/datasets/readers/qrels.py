@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
-from llama_index_ace_finetune.datasets.place import Place
 from llama_index_ace_finetune.datasets.readers.column_names import MEMORY_ID, QUERY_ID, squash
 from llama_index_ace_finetune.datasets.readers.relevance import as_number
+from llama_index_ace_finetune.datasets.source_location import Place
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
 from llama_index_ace_finetune.errors import DatasetError
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder, identifier_of
-from llama_index_ace_finetune.datasets.identifiers import id_from_text
-from llama_index_ace_finetune.datasets.place import Place
+from llama_index_ace_finetune.datasets.source_location import Place
+from llama_index_ace_finetune.datasets.text import id_from_text
 from llama_index_ace_finetune.errors import DatasetError
 
 RightAnswers: TypeAlias = str | int | Iterable[str | int] | Mapping[str, float]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.datasets.place import Place
+from llama_index_ace_finetune.datasets.source_location import Place
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.ranking.validate import check_rankings

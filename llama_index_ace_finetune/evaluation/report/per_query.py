@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.datasets.normalise import text_hash
-from llama_index_ace_finetune.datasets.place import Place
+from llama_index_ace_finetune.datasets.source_location import Place
+from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, quoted
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation

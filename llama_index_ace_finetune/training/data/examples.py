@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.datasets.normalise import normalise
+from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
 from llama_index_ace_finetune.ranking.without_own import NO_ROW
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from llama_index_ace_finetune.datasets.groups import group_values
-from llama_index_ace_finetune.datasets.near_duplicates import near_duplicate_pairs
-from llama_index_ace_finetune.datasets.normalise import normalise, text_hash
-from llama_index_ace_finetune.datasets.split_record import PARTS, Split
+from llama_index_ace_finetune.datasets.splits.components import group_values
+from llama_index_ace_finetune.datasets.splits.manifest import PARTS, Split
+from llama_index_ace_finetune.datasets.splits.near_duplicates import near_duplicate_pairs
+from llama_index_ace_finetune.datasets.text import normalise, text_hash
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import LeakageError
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llama_index_ace_finetune.datasets.ceiling import Ceiling, attainable
 from llama_index_ace_finetune.datasets.ledger import Ledger
-from llama_index_ace_finetune.datasets.near_duplicates import near_duplicate_pairs, words
-from llama_index_ace_finetune.datasets.normalise import normalise
-from llama_index_ace_finetune.datasets.sameness import answers_of_ambiguous_texts
-from llama_index_ace_finetune.datasets.split_settings import SplitSettings
-from llama_index_ace_finetune.datasets.types import Query, RetrievalDataset
+from llama_index_ace_finetune.datasets.oracle import Ceiling, attainable
+from llama_index_ace_finetune.datasets.splits.near_duplicates import near_duplicate_pairs, words
+from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
+from llama_index_ace_finetune.datasets.text import normalise
+from llama_index_ace_finetune.datasets.types import Query, RetrievalDataset, answers_of_ambiguous_texts
 
 BM25_QUERIES = 2000
 """BM25 is measured on at most so many queries, drawn by a hash of their ids."""

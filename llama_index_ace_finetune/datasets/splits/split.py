@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from llama_index_ace_finetune.datasets.assignment import Component, assign
-from llama_index_ace_finetune.datasets.components import query_components
-from llama_index_ace_finetune.datasets.groups import group_values
 from llama_index_ace_finetune.datasets.labels import labels_of
-from llama_index_ace_finetune.datasets.split_record import PARTS, Split
-from llama_index_ace_finetune.datasets.split_settings import SplitSettings
+from llama_index_ace_finetune.datasets.splits.assignment import Component, assign
+from llama_index_ace_finetune.datasets.splits.components import group_values, query_components
+from llama_index_ace_finetune.datasets.splits.manifest import PARTS, Split
+from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
 

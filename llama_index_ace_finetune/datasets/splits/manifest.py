@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from llama_index_ace_finetune.datasets.normalise import text_hash
-from llama_index_ace_finetune.datasets.split_settings import SplitSettings
+from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
+from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.text_files import read_json
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError

@@ -1,8 +1,31 @@
-"""Text that was UTF-8 and was read as Windows-1252."""
+"""When two texts count as the same text."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
+
+
+def normalise(text: str) -> str:
+    """Return the form under which texts are compared: NFKC, case-folded, white space collapsed.
+
+    Punctuation stays, since in commands and error codes it carries the meaning.
+    """
+    # ASCII is already NFKC; the shortcut matters at a million texts.
+    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(folded.split())
+
+
+def text_hash(text: str) -> str:
+    """Return the sha256 of the normalised text in hex: the name of a text in manifests and caches of results."""
+    return hashlib.sha256(normalise(text).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def id_from_text(prefix: str, text: str) -> str:
+    """Return an id that depends on the text alone, so that the order of rows does not matter."""
+    return f"{prefix}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
 
 # Marks that stand right behind a word: MANHÃ… and café…” are clean, though their bytes are UTF-8 of something else.
 _MARKS = "\u2013\u2014\u2026\u2018\u2019\u201c\u201d\u201e\u201a\u2022\u2122\u00bb\u00b7\u00a0"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llama_index_ace_finetune.datasets.normalise import text_hash
+from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.errors import LeakageError
 

@@ -1,5 +1,0 @@
-"""Difficulties of queries, as ACE suites mark them."""
-
-from __future__ import annotations
-
-DIFFICULTIES = ("easy", "medium", "hard")

@@ -1,0 +1,1 @@
+"""Leak-free train, dev and test splits."""
