@@ -145,7 +145,7 @@ CLASSES: dict[str, Change] = {
 @pytest.mark.parametrize("case", CLASSES)
 def test_classes_of_other_packages_are_refused(case: str, folder: Path) -> None:
     CLASSES[case](folder)
-    with pytest.raises(ModelError, match="model (file|folder)"):
+    with pytest.raises(ModelError, match=r"model (file|folder)"):
         Encoder.load(folder, settings=CPU)
 
 
