@@ -28,7 +28,7 @@ from large_index import EXACT, OURS, K, measure, resident
 from machine import machine
 from made_up_vectors import DIMENSION, batches, queries_for
 
-from llama_index_ace_finetune.stores.mirror import EXACT_UP_TO
+from llama_index_ace_finetune.stores.local_index import EXACT_UP_TO
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 STORES_UP_TO, QUERIES = 100_000, 50
@@ -46,7 +46,7 @@ def nodes(size: int) -> list[Any]:
 
 def our_store(size: int) -> Callable[[np.ndarray], Any]:
     from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
-    from llama_index_ace_finetune.stores.spaces import VectorSpace
+    from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
 
     store = MemoryStore.create({FINETUNED: VectorSpace(DIMENSION, "made up")})
     held = nodes(size)

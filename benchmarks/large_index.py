@@ -31,9 +31,9 @@ from findings import Findings
 from machine import machine
 from made_up_vectors import DIMENSION, KINDS, batches, queries_for
 
-from llama_index_ace_finetune.stores.inverted_file import InvertedFile
-from llama_index_ace_finetune.stores.inverted_file_builder import InvertedFileBuilder
-from llama_index_ace_finetune.stores.nearest import NearestVectors
+from llama_index_ace_finetune.stores.ann.flat import NearestVectors
+from llama_index_ace_finetune.stores.ann.ivf import InvertedFile
+from llama_index_ace_finetune.stores.ann.ivf_builder import InvertedFileBuilder
 
 ASKED_FROM, MEMORY, P50, RECALL, K = 1_000_000, 1.3, 15.0, 0.98, 10
 QUERIES, SLOW_QUERIES, LIBRARY_LIMIT = 200, 20, 100_000

@@ -86,7 +86,7 @@ def nodes_of(texts: list[str]) -> list[BaseNode]:
 def ours(texts: list[str]) -> Callable[[str], list[NodeWithScore]]:
     from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
     from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
-    from llama_index_ace_finetune.stores.spaces import VectorSpace
+    from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
 
     store = MemoryStore.create({FINETUNED: VectorSpace(DIMENSION, "made up")})
     store.upsert(nodes_of(texts), {FINETUNED: embed(texts)})
@@ -122,7 +122,7 @@ def fusion(texts: list[str]) -> Callable[[str], list[NodeWithScore]]:
 
 
 def qdrant_hybrid(texts: list[str]) -> Callable[[str], list[NodeWithScore]]:
-    from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
+    from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 
     sparse = SparseBM25.of(texts)
 

@@ -43,7 +43,7 @@ from llama_index_ace_finetune.encoders.exports.exported_encoder import ExportedE
 from llama_index_ace_finetune.encoders.exports.threads import usable_threads
 from llama_index_ace_finetune.encoders.exports.token_batches import padding_share, token_batches
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.stores.mirror import EXACT_UP_TO
+from llama_index_ace_finetune.stores.local_index import EXACT_UP_TO
 
 FORMS = (("onnx", False), ("onnx", True), ("openvino", False))
 SHIPPED = "openvino"
@@ -226,7 +226,7 @@ def our_retriever(model: Path, nodes: list[Any], vectors: np.ndarray) -> Any:
     from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
     from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
     from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
-    from llama_index_ace_finetune.stores.spaces import VectorSpace
+    from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
 
     embedding = FineTunedEmbedding(str(model), query_cache_size=0)
     embedding.warm_up()

@@ -15,15 +15,15 @@ from llama_index_ace_finetune.commands.index import index_beside
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import ModelError, StoreError
-from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION, LiveCollection
+from llama_index_ace_finetune.retrievers.fallback import Fallback, FallbackSettings
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
-from llama_index_ace_finetune.retrievers.ladder import Fallback, FallbackSettings
 from llama_index_ace_finetune.retrievers.load_models import load_serving_models
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
 from llama_index_ace_finetune.run_folder import RunFolder, Serving
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.stores.qdrant.live_collection import DEFAULT_COLLECTION, LiveCollection
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

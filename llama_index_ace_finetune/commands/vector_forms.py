@@ -19,7 +19,7 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
 from llama_index_ace_finetune.ranking.dense import dense_top_k
-from llama_index_ace_finetune.stores.int8_rows import quantise
+from llama_index_ace_finetune.stores.ann.scalar_quantization import quantise
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 
 RESCORED: Final = 100

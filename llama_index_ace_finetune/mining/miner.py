@@ -22,7 +22,6 @@ from llama_index_ace_finetune.encoders.teacher import Teacher, load_teacher
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.filtering import Rescore
 from llama_index_ace_finetune.mining.hard_negatives import mine_negatives
-from llama_index_ace_finetune.mining.live_collection import DEFAULT_COLLECTION, LiveCollection
 from llama_index_ace_finetune.mining.report import mining_report, mining_samples, require_some
 from llama_index_ace_finetune.mining.results import MinedNegatives
 from llama_index_ace_finetune.mining.retriever_source import RetrieverSource
@@ -30,6 +29,7 @@ from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.sources import CandidateSource, DenseSource, LexicalSource, WithoutOwnDocuments
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.without_own import NO_ROW
+from llama_index_ace_finetune.stores.qdrant.live_collection import DEFAULT_COLLECTION, LiveCollection
 
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from llama_index_ace_finetune.retrievers.within import within
+from llama_index_ace_finetune.retrievers.timeout import within
 
 _Result = TypeVar("_Result")
 

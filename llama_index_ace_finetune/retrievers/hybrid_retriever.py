@@ -31,8 +31,8 @@ from llama_index_ace_finetune.run_folder import RunFolder, Serving
 from llama_index_ace_finetune.stores.adopt import adopt
 from llama_index_ace_finetune.stores.build_index import build_index, model_encoders
 from llama_index_ace_finetune.stores.memory_store import DEFAULT_COLLECTION, MemoryStore
-from llama_index_ace_finetune.stores.payload_indexes import PayloadIndexes
-from llama_index_ace_finetune.stores.spaces import is_ours
+from llama_index_ace_finetune.stores.qdrant.collections import is_ours
+from llama_index_ace_finetune.stores.qdrant.payload_indexes import PayloadIndexes
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient

@@ -17,9 +17,9 @@ from llama_index_ace_finetune.encoders.whole_text import whole_text
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings
 from llama_index_ace_finetune.ranking.fusion import FusedHit, reciprocal_rank_fusion
+from llama_index_ace_finetune.retrievers.bm25_leg import LegHit, LexicalLeg, ranked
 from llama_index_ace_finetune.retrievers.deadline import Deadline
-from llama_index_ace_finetune.retrievers.ladder import Embedded, FallbackSettings, ModelLadder, Serve
-from llama_index_ace_finetune.retrievers.legs import LegHit, LexicalLeg, ranked
+from llama_index_ace_finetune.retrievers.fallback import Embedded, FallbackSettings, ModelLadder, Serve
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory, ServedBy
 from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, SearchSettings
 from llama_index_ace_finetune.stores.memory_store import MemoryStore

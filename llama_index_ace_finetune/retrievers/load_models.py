@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.errors import ModelError, first_line
-from llama_index_ace_finetune.retrievers.ladder import Serve
+from llama_index_ace_finetune.retrievers.fallback import Serve
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from llama_index.core.schema import IndexNode
 
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings
+from llama_index_ace_finetune.retrievers.fallback import Fallback, FallbackSettings, Serve, require_serve
 from llama_index_ace_finetune.retrievers.hybrid_search import Sparse, require_sparse
-from llama_index_ace_finetune.retrievers.ladder import Fallback, FallbackSettings, Serve, require_serve
 from llama_index_ace_finetune.retrievers.search_settings import Mode, SearchSettings
-from llama_index_ace_finetune.stores.filters import Filters
+from llama_index_ace_finetune.stores.qdrant.filters import Filters
 
 
 class SearchOptions(TypedDict, total=False):

@@ -14,12 +14,12 @@ from qdrant_client import QdrantClient, models
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.build_index import vector_spaces
-from llama_index_ace_finetune.stores.connection import told
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
-from llama_index_ace_finetune.stores.payload_indexes import PayloadIndexes, create_payload_indexes
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, key_of, point_id
-from llama_index_ace_finetune.stores.points import NodeReader, read_points
-from llama_index_ace_finetune.stores.spaces import VectorSpace, collection_metadata, is_ours, resolve_alias
+from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace, collection_metadata, is_ours, resolve_alias
+from llama_index_ace_finetune.stores.qdrant.connection import told
+from llama_index_ace_finetune.stores.qdrant.payload_indexes import PayloadIndexes, create_payload_indexes
+from llama_index_ace_finetune.stores.qdrant.points import NodeReader, read_points
 from llama_index_ace_finetune.utils.node_payload import node_in_payload
 
 _AT_ONCE = 2048

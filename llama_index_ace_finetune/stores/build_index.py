@@ -13,15 +13,13 @@ from qdrant_client import QdrantClient
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.connection import connect, told
 from llama_index_ace_finetune.stores.memory_store import (
     BASELINE,
     DEFAULT_COLLECTION,
     FINETUNED,
     MemoryStore,
 )
-from llama_index_ace_finetune.stores.payload_indexes import PayloadIndexes
-from llama_index_ace_finetune.stores.spaces import (
+from llama_index_ace_finetune.stores.qdrant.collections import (
     VectorSpace,
     create_collection,
     is_unfinished,
@@ -29,7 +27,9 @@ from llama_index_ace_finetune.stores.spaces import (
     read_metadata,
     resolve_alias,
 )
-from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
+from llama_index_ace_finetune.stores.qdrant.connection import connect, told
+from llama_index_ace_finetune.stores.qdrant.payload_indexes import PayloadIndexes
+from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 from llama_index_ace_finetune.stores.upsert_nodes import upsert_nodes
 from llama_index_ace_finetune.utils.new_folder import new_folder
 from llama_index_ace_finetune.utils.owned import write_mark

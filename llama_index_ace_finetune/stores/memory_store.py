@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.connection import connect, failure, told
-from llama_index_ace_finetune.stores.mirror import EXACT_UP_TO, VectorMirror
-from llama_index_ace_finetune.stores.node_points import node_points, payload_of, require_own_ids
-from llama_index_ace_finetune.stores.passing import PassingPoints
-from llama_index_ace_finetune.stores.payload_indexes import PayloadIndexes, create_payload_indexes
+from llama_index_ace_finetune.stores.local_index import EXACT_UP_TO, VectorMirror
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_id, point_keys
-from llama_index_ace_finetune.stores.points import NodeReader, read_points
-from llama_index_ace_finetune.stores.qdrant_search import Hits, QdrantSearch, Question, rounded
-from llama_index_ace_finetune.stores.spaces import (
+from llama_index_ace_finetune.stores.qdrant.collections import (
     VectorSpace,
     create_collection,
     read_metadata,
     resolve_alias,
 )
-from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
-from llama_index_ace_finetune.stores.writes import WriteLog, is_embedded, watch
+from llama_index_ace_finetune.stores.qdrant.connection import connect, failure, told
+from llama_index_ace_finetune.stores.qdrant.filter_cache import PassingPoints
+from llama_index_ace_finetune.stores.qdrant.node_points import node_points, payload_of, require_own_ids
+from llama_index_ace_finetune.stores.qdrant.payload_indexes import PayloadIndexes, create_payload_indexes
+from llama_index_ace_finetune.stores.qdrant.points import NodeReader, read_points
+from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
+from llama_index_ace_finetune.stores.qdrant.write_log import WriteLog, is_embedded, watch
+from llama_index_ace_finetune.stores.server_search import Hits, QdrantSearch, Question, rounded
 
 FINETUNED: Final = "finetuned"
 BASELINE: Final = "baseline"

@@ -10,7 +10,7 @@ from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
-from llama_index_ace_finetune.stores.node_points import require_own_ids
+from llama_index_ace_finetune.stores.qdrant.node_points import require_own_ids
 
 _AT_ONCE = 2048
 

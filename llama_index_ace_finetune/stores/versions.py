@@ -14,9 +14,14 @@ from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.build_index import model_encoders, vector_spaces
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
-from llama_index_ace_finetune.stores.payload_indexes import held_payload_indexes
-from llama_index_ace_finetune.stores.spaces import create_collection, is_unfinished, mark_finished, resolve_alias
-from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
+from llama_index_ace_finetune.stores.qdrant.collections import (
+    create_collection,
+    is_unfinished,
+    mark_finished,
+    resolve_alias,
+)
+from llama_index_ace_finetune.stores.qdrant.payload_indexes import held_payload_indexes
+from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 from llama_index_ace_finetune.stores.upsert_nodes import upsert_nodes
 
 _REPLACES: Final = "ace_finetune_replaces"

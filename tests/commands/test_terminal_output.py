@@ -21,8 +21,8 @@ from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.commands.console import run_command, show, texts_progress
 from llama_index_ace_finetune.commands.voice import speaking
 from llama_index_ace_finetune.errors import AceFinetuneError, StoreError
-from llama_index_ace_finetune.mining.live_collection import LiveCollection
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.stores.qdrant.live_collection import LiveCollection
 
 TEXT = "ディスク 磁盘已满 — Größe 😀 \ud83d"
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp"

@@ -21,8 +21,8 @@ from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.tokenizer import Tokenizer, TokenizerSettings
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
-from llama_index_ace_finetune.stores.points import read_points
-from llama_index_ace_finetune.stores.spaces import VectorSpace
+from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
+from llama_index_ace_finetune.stores.qdrant.points import read_points
 
 NODES = [
     node("apple", "red apples on the tree", kind="fruit", tags=["x", "y"]),

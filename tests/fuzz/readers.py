@@ -236,7 +236,7 @@ def _identify(folder: Path) -> None:
 
 
 def _inverted_file(folder: Path) -> list[Path]:
-    from llama_index_ace_finetune.stores.inverted_file_builder import InvertedFileBuilder
+    from llama_index_ace_finetune.stores.ann.ivf_builder import InvertedFileBuilder
 
     vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -246,7 +246,7 @@ def _inverted_file(folder: Path) -> list[Path]:
 
 
 def _search_inverted_file(folder: Path) -> None:
-    from llama_index_ace_finetune.stores.inverted_file import InvertedFile
+    from llama_index_ace_finetune.stores.ann.ivf import InvertedFile
 
     with np.errstate(all="ignore"):
         InvertedFile(folder).search(np.ones(8, np.float32), 3)
@@ -255,7 +255,7 @@ def _search_inverted_file(folder: Path) -> None:
 def _store(folder: Path) -> list[Path]:
     from qdrant_client import models
 
-    from llama_index_ace_finetune.stores.folder_qdrant import FolderQdrant
+    from llama_index_ace_finetune.stores.qdrant.folder_client import FolderQdrant
 
     store = FolderQdrant(folder)
     store.create_collection("memories", vectors_config=models.VectorParams(size=4, distance=models.Distance.COSINE))
@@ -264,7 +264,7 @@ def _store(folder: Path) -> list[Path]:
 
 
 def _open_store(folder: Path) -> None:
-    from llama_index_ace_finetune.stores.folder_qdrant import FolderQdrant
+    from llama_index_ace_finetune.stores.qdrant.folder_client import FolderQdrant
 
     FolderQdrant(folder).close()
 

@@ -12,9 +12,9 @@ from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalData
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, ModelError
-from llama_index_ace_finetune.mining.live_collection import LiveCollection
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.settings import SamplingStrategy
+from llama_index_ace_finetune.stores.qdrant.live_collection import LiveCollection
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.mining.live_collection import LiveCollection
 from llama_index_ace_finetune.mining.sources import UNKNOWN
+from llama_index_ace_finetune.stores.qdrant.live_collection import LiveCollection
 
 POINTS: list[tuple[int, list[float], dict[str, Any]]] = [
     (1, [1.0, 0.0], {"content": "Retry with a growing delay", "category": "ERRORS", "memory_id": 3215809140}),

@@ -16,9 +16,9 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
-from llama_index_ace_finetune.mining.live_collection import LiveCollection
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator, generate_training_data
+from llama_index_ace_finetune.stores.qdrant.live_collection import LiveCollection
 
 
 @pytest.fixture(scope="module")

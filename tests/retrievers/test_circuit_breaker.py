@@ -6,7 +6,7 @@ import time
 import pytest
 
 from llama_index_ace_finetune.retrievers.circuit_breaker import CircuitBreaker
-from llama_index_ace_finetune.retrievers.within import within
+from llama_index_ace_finetune.retrievers.timeout import within
 
 
 class Clock:

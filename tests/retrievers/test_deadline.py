@@ -15,10 +15,10 @@ from words_embedding import DIMENSION, WordsEmbedding, words_retriever
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
-from llama_index_ace_finetune.stores.connection import connect
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
-from llama_index_ace_finetune.stores.spaces import VectorSpace
-from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
+from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
+from llama_index_ace_finetune.stores.qdrant.connection import connect
+from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 
 NODES = [node("a", "red apples"), node("b", "green pears"), node("c", "blue paint")]
 TIMEOUT, SLACK = 0.4, 0.6

@@ -13,7 +13,7 @@ from small_stores import node
 from words_embedding import WordsEmbedding, tuned_and_base, words_retriever, words_store
 
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
-from llama_index_ace_finetune.retrievers.fallback_event import FallbackEvent
+from llama_index_ace_finetune.retrievers.fallback import FallbackEvent
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 
 NODES = [node("a", "red apples"), node("b", "green pears"), node("c", "blue paint")]

@@ -123,8 +123,8 @@ class TestServersWords:
     def test_exactly_so_where_the_formula_is_the_same(self) -> None:
         from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
         from llama_index_ace_finetune.stores.memory_store import MemoryStore
-        from llama_index_ace_finetune.stores.spaces import VectorSpace
-        from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
+        from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
+        from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 
         settings, (tuned, _) = BM25Settings(variant="l"), tuned_and_base()
         sparse = SparseBM25.of([n.text for n in NODES], settings=settings)

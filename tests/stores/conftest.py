@@ -10,8 +10,8 @@ import pytest
 from small_stores import SPACES, MakeStore
 
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
-from llama_index_ace_finetune.stores.spaces import VectorSpace
-from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
+from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
+from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 
 
 @pytest.fixture(params=["memory", "folder", "lists", "asked", "server"])

@@ -10,8 +10,8 @@ from llama_index.core.vector_stores import FilterCondition, FilterOperator, Meta
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 from small_stores import SPACES, node, vectors
 
-from llama_index_ace_finetune.stores.filters import qdrant_filter
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
+from llama_index_ace_finetune.stores.qdrant.filters import qdrant_filter
 
 VALUES: dict[str, list[Any]] = {
     "colour": ["red", "red apple", "Red", "apple", ""],

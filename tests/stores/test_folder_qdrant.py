@@ -25,7 +25,7 @@ from small_stores import SPACES, node, vectors
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
-from llama_index_ace_finetune.stores.stored_point import ForbiddenClassError, StoredPoint, read_stored_point
+from llama_index_ace_finetune.stores.qdrant.stored_point import ForbiddenClassError, StoredPoint, read_stored_point
 
 QUERY = [1.0] * 8
 STORAGE = "collection/memories/storage.sqlite"

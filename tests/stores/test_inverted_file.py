@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.centroids import nearest_centroid, train_centroids
-from llama_index_ace_finetune.stores.int8_rows import int8_scores, quantise, score_errors
-from llama_index_ace_finetune.stores.inverted_file import MANIFEST, InvertedFile
-from llama_index_ace_finetune.stores.inverted_file_builder import InvertedFileBuilder
-from llama_index_ace_finetune.stores.point_names import PointNames, PointNamesWriter
-from llama_index_ace_finetune.stores.sign_codes import sign_codes, sign_distances
+from llama_index_ace_finetune.stores.ann.binary_quantization import sign_codes, sign_distances
+from llama_index_ace_finetune.stores.ann.id_map import PointNames, PointNamesWriter
+from llama_index_ace_finetune.stores.ann.ivf import MANIFEST, InvertedFile
+from llama_index_ace_finetune.stores.ann.ivf_builder import InvertedFileBuilder
+from llama_index_ace_finetune.stores.ann.kmeans import nearest_centroid, train_centroids
+from llama_index_ace_finetune.stores.ann.scalar_quantization import int8_scores, quantise, score_errors
 
 COUNT, DIMENSION = 3000, 24
 

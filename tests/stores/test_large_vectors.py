@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 from small_stores import unit_rows
 
-from llama_index_ace_finetune.stores.inverted_file import InvertedFile
-from llama_index_ace_finetune.stores.inverted_file_builder import InvertedFileBuilder
-from llama_index_ace_finetune.stores.large_vectors import LargeVectors
-from llama_index_ace_finetune.stores.mirror import VectorMirror
+from llama_index_ace_finetune.stores.ann.ivf import InvertedFile
+from llama_index_ace_finetune.stores.ann.ivf_builder import InvertedFileBuilder
+from llama_index_ace_finetune.stores.ann.updatable_ivf import LargeVectors
+from llama_index_ace_finetune.stores.local_index import VectorMirror
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey
 
 DIMENSION, LIMIT = 6, 50

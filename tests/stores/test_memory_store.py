@@ -15,7 +15,7 @@ from qdrant_client import QdrantClient, models
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
 from llama_index_ace_finetune.stores.point_ids import point_id
-from llama_index_ace_finetune.stores.spaces import VectorSpace
+from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
 
 # Qdrant's client says so from a thread of its own, in whichever test runs then.
 pytestmark = pytest.mark.filterwarnings("ignore:Failed to obtain server version")

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.stores.nearest import NearestVectors
+from llama_index_ace_finetune.stores.ann.flat import NearestVectors
 
 DIMENSION = 4
 POINT = st.integers(0, 20).map(str)

@@ -268,7 +268,7 @@ def in_child_that_opened_nothing(path: Path) -> str:
 
 
 def forget() -> None:
-    from llama_index_ace_finetune.stores import open_folder
+    from llama_index_ace_finetune.stores.qdrant import open_folder
 
     open_folder._OPEN.clear()
 

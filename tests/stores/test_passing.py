@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
-from llama_index_ace_finetune.stores import passing as module
-from llama_index_ace_finetune.stores.passing import PassingPoints
+from llama_index_ace_finetune.stores.qdrant import filter_cache as module
+from llama_index_ace_finetune.stores.qdrant.filter_cache import PassingPoints
 
 KEYS = ["a", "b", "a.b", "c[]"]
 SCALAR = st.one_of(st.none(), st.booleans(), st.sampled_from([0, 1, 2, 1.0, 0.5, "x", "y", "x y"]))

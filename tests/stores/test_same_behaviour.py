@@ -10,11 +10,11 @@ from small_stores import SPACES, MakeStore, node, unit_rows, vectors
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings
-from llama_index_ace_finetune.retrievers.legs import LexicalLeg
-from llama_index_ace_finetune.stores.filters import qdrant_filter
+from llama_index_ace_finetune.retrievers.bm25_leg import LexicalLeg
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED
 from llama_index_ace_finetune.stores.point_ids import point_id
-from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
+from llama_index_ace_finetune.stores.qdrant.filters import qdrant_filter
+from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 
 QUERY = unit_rows(1, 8, seed=9)[0].tolist()
 NODES = [
@@ -232,7 +232,7 @@ class TestWords:
     def test_how_words_were_cut_is_kept(self, make_store: MakeStore) -> None:
         sparse = SparseBM25.of(self.TEXTS, settings=BM25Settings(k1=1.1))
         store = make_store(sparse=sparse)
-        from llama_index_ace_finetune.stores.spaces import read_metadata
+        from llama_index_ace_finetune.stores.qdrant.collections import read_metadata
 
         _, again = read_metadata(store.client, store.collection, store.where)
         assert again is not None

@@ -11,10 +11,10 @@ from qdrant_client import models
 from small_stores import SPACES, node, vectors
 
 from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings
-from llama_index_ace_finetune.retrievers.legs import LexicalLeg
+from llama_index_ace_finetune.retrievers.bm25_leg import LexicalLeg
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.point_ids import point_id
-from llama_index_ace_finetune.stores.sparse_vectors import BM25, SparseBM25
+from llama_index_ace_finetune.stores.qdrant.sparse_vectors import BM25, SparseBM25
 
 WORDS = [f"w{number}" for number in range(40)]
 

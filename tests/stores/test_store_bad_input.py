@@ -13,11 +13,11 @@ from qdrant_client import models
 from small_stores import SPACES, MakeStore, node, unit_rows, vectors
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.connection import connect
-from llama_index_ace_finetune.stores.filters import qdrant_filter
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
 from llama_index_ace_finetune.stores.point_ids import point_id
-from llama_index_ace_finetune.stores.sparse_vectors import SparseBM25
+from llama_index_ace_finetune.stores.qdrant.connection import connect
+from llama_index_ace_finetune.stores.qdrant.filters import qdrant_filter
+from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 
 QUERY = unit_rows(1, 8, seed=9)[0].tolist()
 HOLD = """

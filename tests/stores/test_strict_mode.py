@@ -15,12 +15,12 @@ from small_stores import SPACES, node, unit_rows, vectors
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.retrievers.bm25_leg import LexicalLeg
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
-from llama_index_ace_finetune.retrievers.legs import LexicalLeg
 from llama_index_ace_finetune.stores.build_index import build_index
-from llama_index_ace_finetune.stores.filters import qdrant_filter
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
-from llama_index_ace_finetune.stores.payload_indexes import held_payload_indexes
+from llama_index_ace_finetune.stores.qdrant.filters import qdrant_filter
+from llama_index_ace_finetune.stores.qdrant.payload_indexes import held_payload_indexes
 from llama_index_ace_finetune.stores.upsert_nodes import refresh_documents
 from llama_index_ace_finetune.stores.versions import build_version
 

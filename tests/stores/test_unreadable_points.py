@@ -24,8 +24,8 @@ from qdrant_client import models
 from small_stores import MakeStore, node, vectors
 from words_embedding import tuned_and_base, words_retriever, words_store
 
+from llama_index_ace_finetune.retrievers.bm25_leg import LexicalLeg
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
-from llama_index_ace_finetune.retrievers.legs import LexicalLeg
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
 
 RED = {"text": "red", "id_": "x"}

@@ -11,10 +11,10 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient, models
 from small_stores import SPACES, node, unit_rows, vectors
 
-from llama_index_ace_finetune.retrievers.legs import LexicalLeg
+from llama_index_ace_finetune.retrievers.bm25_leg import LexicalLeg
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
 from llama_index_ace_finetune.stores.point_ids import point_id
-from llama_index_ace_finetune.stores.writes import watch
+from llama_index_ace_finetune.stores.qdrant.write_log import watch
 
 AXIS = np.eye(8, dtype=np.float32)
 DELETE_A = models.DeleteOperation(delete=models.PointIdsList(points=[point_id("a")]))

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from qdrant_client import QdrantClient
 
-from llama_index_ace_finetune.stores.folder_qdrant import FolderQdrant
-from llama_index_ace_finetune.stores.writes import serialise
+from llama_index_ace_finetune.stores.qdrant.folder_client import FolderQdrant
+from llama_index_ace_finetune.stores.qdrant.write_log import serialise
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 # Reentrant, since a client that is collected as garbage releases its folder wherever that happens.

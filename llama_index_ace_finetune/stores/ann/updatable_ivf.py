@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.stores.allowed import AllowedRows
-from llama_index_ace_finetune.stores.inverted_file import InvertedFile
-from llama_index_ace_finetune.stores.nearest import NearestVectors
+from llama_index_ace_finetune.stores.ann.flat import AllowedRows, NearestVectors
+from llama_index_ace_finetune.stores.ann.ivf import InvertedFile
 from llama_index_ace_finetune.stores.point_ids import PointKey
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 

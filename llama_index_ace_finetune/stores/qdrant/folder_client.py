@@ -13,8 +13,8 @@ from qdrant_client.local.local_collection import LocalCollection
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.folder_points import FILE, FolderPoints
-from llama_index_ace_finetune.stores.writes import require_writable
+from llama_index_ace_finetune.stores.qdrant.folder_points import FILE, FolderPoints
+from llama_index_ace_finetune.stores.qdrant.write_log import require_writable
 from llama_index_ace_finetune.utils.atomic import write_text
 from llama_index_ace_finetune.utils.read_json import read_json_object
 from llama_index_ace_finetune.utils.refusal import Refusal

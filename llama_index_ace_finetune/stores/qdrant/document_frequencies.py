@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 
 from llama_index_ace_finetune.stores.point_ids import PointKey, key_of
-from llama_index_ace_finetune.stores.points import read_points
-from llama_index_ace_finetune.stores.writes import watch
+from llama_index_ace_finetune.stores.qdrant.points import read_points
+from llama_index_ace_finetune.stores.qdrant.write_log import watch
 
 
 class DocumentFrequencies:

@@ -15,7 +15,7 @@ from qdrant_client.local.persistence import CollectionPersistence
 
 from llama_index_ace_finetune.errors import StoreError, first_line
 from llama_index_ace_finetune.stores.point_ids import PointKey, key_of
-from llama_index_ace_finetune.stores.stored_point import ForbiddenClassError, StoredPoint, read_stored_point
+from llama_index_ace_finetune.stores.qdrant.stored_point import ForbiddenClassError, StoredPoint, read_stored_point
 
 FILE: Final = "storage.sqlite"
 _MODULUS: Final = 2**64

@@ -10,7 +10,7 @@ from qdrant_client import models
 
 from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings
 from llama_index_ace_finetune.ranking.tokenizer import Tokenizer
-from llama_index_ace_finetune.stores.allowed import AllowedRows
+from llama_index_ace_finetune.stores.ann.flat import AllowedRows
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.point_ids import PointKey
 from llama_index_ace_finetune.utils.fork import fork_safe_lock

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from qdrant_client import QdrantClient
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from llama_index_ace_finetune.errors import StoreError, first_line
-from llama_index_ace_finetune.qdrant_key import qdrant_key
-from llama_index_ace_finetune.stores.open_folder import open_folder
+from llama_index_ace_finetune.stores.qdrant.open_folder import open_folder
 from llama_index_ace_finetune.utils.redact import without_passwords
+
+API_KEY_VARIABLE: Final = "QDRANT_API_KEY"
+
+
+def qdrant_key() -> str | None:
+    """Return what the environment variable QDRANT_API_KEY holds; None where it is unset or empty."""
+    return os.environ.get(API_KEY_VARIABLE) or None
+
 
 _LONGEST = 300
 _Result = TypeVar("_Result")

@@ -14,7 +14,7 @@ from qdrant_client import models
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, point_id
-from llama_index_ace_finetune.stores.sparse_vectors import BM25, SparseBM25
+from llama_index_ace_finetune.stores.qdrant.sparse_vectors import BM25, SparseBM25
 
 
 def node_points(

@@ -16,14 +16,14 @@ from qdrant_client import QdrantClient
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.connection import told
-from llama_index_ace_finetune.stores.inverted_file import InvertedFile
-from llama_index_ace_finetune.stores.inverted_file_builder import InvertedFileBuilder
-from llama_index_ace_finetune.stores.large_vectors import Batch, LargeVectors
-from llama_index_ace_finetune.stores.nearest import NearestVectors
+from llama_index_ace_finetune.stores.ann.flat import NearestVectors
+from llama_index_ace_finetune.stores.ann.ivf import InvertedFile
+from llama_index_ace_finetune.stores.ann.ivf_builder import InvertedFileBuilder
+from llama_index_ace_finetune.stores.ann.updatable_ivf import Batch, LargeVectors
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of
-from llama_index_ace_finetune.stores.points import read_points
-from llama_index_ace_finetune.stores.writes import watch
+from llama_index_ace_finetune.stores.qdrant.connection import told
+from llama_index_ace_finetune.stores.qdrant.points import read_points
+from llama_index_ace_finetune.stores.qdrant.write_log import watch
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 from llama_index_ace_finetune.utils.new_folder import new_folder
 

@@ -8,9 +8,9 @@ from typing import Final
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.connection import told
-from llama_index_ace_finetune.stores.filters import payload_path
-from llama_index_ace_finetune.stores.writes import is_embedded
+from llama_index_ace_finetune.stores.qdrant.connection import told
+from llama_index_ace_finetune.stores.qdrant.filters import payload_path
+from llama_index_ace_finetune.stores.qdrant.write_log import is_embedded
 
 PayloadIndexes = Sequence[str] | Mapping[str, str]
 # The three names under which LlamaIndex writes a node's source document.

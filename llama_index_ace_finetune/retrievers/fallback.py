@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
+from llama_index.core.instrumentation.events.base import BaseEvent  # type: ignore[attr-defined]
 from llama_index.core.schema import QueryBundle
 from numpy.typing import NDArray
 
@@ -19,10 +20,28 @@ from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmb
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.retrievers.circuit_breaker import CircuitBreaker
 from llama_index_ace_finetune.retrievers.deadline import Deadline
-from llama_index_ace_finetune.retrievers.fallback_event import FallbackEvent
 from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
+
+
+class FallbackEvent(BaseEvent):
+    """A step down the ladder.
+
+    failed: whose vectors could not be searched, "finetuned" or "baseline".
+    reason: "missing", "mismatch", "error", "timeout", or "paused" while it is left alone after failures.
+    detail: the error's message.
+    """
+
+    failed: str
+    reason: str
+    detail: str
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name under which LlamaIndex serialises the class."""
+        return "FallbackEvent"
+
 
 logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)

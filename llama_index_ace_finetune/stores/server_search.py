@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.connection import told
-from llama_index_ace_finetune.stores.document_frequencies import DocumentFrequencies
-from llama_index_ace_finetune.stores.nearest import DIGITS
+from llama_index_ace_finetune.stores.ann.flat import DIGITS
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, node_id_of
-from llama_index_ace_finetune.stores.sparse_vectors import BM25, SparseBM25
+from llama_index_ace_finetune.stores.qdrant.connection import told
+from llama_index_ace_finetune.stores.qdrant.document_frequencies import DocumentFrequencies
+from llama_index_ace_finetune.stores.qdrant.sparse_vectors import BM25, SparseBM25
 
 Hits = list[tuple[str, float]]
 # Equal scores are cut by id, which takes hits beyond the k-th to see: a few, and many where those are all equal.

@@ -14,7 +14,7 @@ from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.errors import StoreError, first_line
 from llama_index_ace_finetune.mining.sources import UNKNOWN, Rankings, rankings_of_hits
-from llama_index_ace_finetune.qdrant_key import qdrant_key
+from llama_index_ace_finetune.stores.qdrant.connection import qdrant_key
 from llama_index_ace_finetune.utils.node_payload import node_in_payload
 from llama_index_ace_finetune.utils.redact import without_passwords
 

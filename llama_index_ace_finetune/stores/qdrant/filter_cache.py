@@ -10,10 +10,10 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.local.json_path_parser import parse_json_path
 from qdrant_client.local.payload_filters import calculate_payload_mask
 
-from llama_index_ace_finetune.stores.connection import told
 from llama_index_ace_finetune.stores.point_ids import PointKey, key_of
-from llama_index_ace_finetune.stores.points import read_points
-from llama_index_ace_finetune.stores.writes import undisturbed
+from llama_index_ace_finetune.stores.qdrant.connection import told
+from llama_index_ace_finetune.stores.qdrant.points import read_points
+from llama_index_ace_finetune.stores.qdrant.write_log import undisturbed
 
 _KEPT = 64
 

@@ -9,14 +9,14 @@ from typing import Any, Final
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.connection import told
-from llama_index_ace_finetune.stores.folder_qdrant import OURS
-from llama_index_ace_finetune.stores.payload_indexes import (
+from llama_index_ace_finetune.stores.qdrant.connection import told
+from llama_index_ace_finetune.stores.qdrant.folder_client import OURS
+from llama_index_ace_finetune.stores.qdrant.payload_indexes import (
     PayloadIndexes,
     create_payload_indexes,
     payload_index_types,
 )
-from llama_index_ace_finetune.stores.sparse_vectors import BM25, SparseBM25
+from llama_index_ace_finetune.stores.qdrant.sparse_vectors import BM25, SparseBM25
 
 _UNFINISHED: Final = "ace_finetune_unfinished"
 

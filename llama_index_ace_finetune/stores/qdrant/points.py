@@ -9,9 +9,9 @@ from typing import Any
 from llama_index.core.schema import BaseNode
 from qdrant_client import QdrantClient, models
 
-from llama_index_ace_finetune.stores.connection import told
 from llama_index_ace_finetune.stores.point_ids import PointKey, key_of
-from llama_index_ace_finetune.stores.writes import is_embedded
+from llama_index_ace_finetune.stores.qdrant.connection import told
+from llama_index_ace_finetune.stores.qdrant.write_log import is_embedded
 from llama_index_ace_finetune.utils.node_payload import node_in_payload
 
 _PAGE = 1000

@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.stores.int8_rows import int8_scores, score_errors
-from llama_index_ace_finetune.stores.nearest import exact_cosines
-from llama_index_ace_finetune.stores.point_names import UNREADABLE, UNREADABLE_FILE, PointNames, is_permutation, mapped
-from llama_index_ace_finetune.stores.sign_codes import sign_codes, sign_distances
+from llama_index_ace_finetune.stores.ann.binary_quantization import sign_codes, sign_distances
+from llama_index_ace_finetune.stores.ann.flat import exact_cosines
+from llama_index_ace_finetune.stores.ann.id_map import UNREADABLE, UNREADABLE_FILE, PointNames, is_permutation, mapped
+from llama_index_ace_finetune.stores.ann.scalar_quantization import int8_scores, score_errors
 from llama_index_ace_finetune.utils.checked import checked
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 from llama_index_ace_finetune.utils.open_file import open_file

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.centroids import nearest_centroid, train_centroids
-from llama_index_ace_finetune.stores.int8_rows import quantise
-from llama_index_ace_finetune.stores.inverted_file import (
+from llama_index_ace_finetune.stores.ann.binary_quantization import sign_codes, sign_distances
+from llama_index_ace_finetune.stores.ann.id_map import PointNamesWriter
+from llama_index_ace_finetune.stores.ann.ivf import (
     BOUNDS,
     CENTROIDS,
     CODES,
@@ -28,9 +28,9 @@ from llama_index_ace_finetune.stores.inverted_file import (
     VECTORS,
     InvertedFileInfo,
 )
+from llama_index_ace_finetune.stores.ann.kmeans import nearest_centroid, train_centroids
+from llama_index_ace_finetune.stores.ann.scalar_quantization import quantise
 from llama_index_ace_finetune.stores.point_ids import PointKey
-from llama_index_ace_finetune.stores.point_names import PointNamesWriter
-from llama_index_ace_finetune.stores.sign_codes import sign_codes, sign_distances
 from llama_index_ace_finetune.utils.atomic import write_json
 
 RECALL = 0.99

@@ -1,0 +1,1 @@
+"""Qdrant: connections, collections, points, filters."""
