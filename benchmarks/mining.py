@@ -31,13 +31,13 @@ from tuning import BASE, tuner_of
 from llama_index_ace_finetune.datasets.splits.split import split_dataset
 from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
-from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.evaluation.stats.paired import paired_difference
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
+from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
 NEGATIVES, WINDOW, MARGIN = 5, 50, 0.05
 COLD, WARM, MEMORY, HIDDEN = 1 / 3, 1 / 20, 1 / 2, 1 / 2

@@ -26,8 +26,8 @@ from timing import quiet
 from tuning import mined, tuner_of
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
-from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
 SETS = ("ace", "locomo", "msvc_errors", "cosqa")
 DEFAULTS = "defaults"

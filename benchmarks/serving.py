@@ -333,7 +333,7 @@ def main() -> int:
     if options.serve:
         serve_for_ever(options.serve)
     folder = existing(options.data)
-    from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
+    from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
     keep_freed_memory()
     sizes = CHECK if options.check else FULL

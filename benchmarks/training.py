@@ -33,7 +33,6 @@ from timing import quiet, seconds_of
 from tuning import BASE, mined, tuner_of
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
-from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.packed_encoder import parts_by_length
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
@@ -44,6 +43,7 @@ from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankin
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import copy_weights
 from llama_index_ace_finetune.training.modes.linear_adapter import fit_query_adapter
+from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
 SETS = ("ace", "msvc_errors", "locomo", "cosqa", "nl2bash", "medquad", "scifact")
 PARTS = ("speed", "gains", "race")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from llama_index_ace_finetune.commands.console import run_command
-from llama_index_ace_finetune.commands.generate import generate
 from llama_index_ace_finetune.datasets.training_data import TrainingExample
 from llama_index_ace_finetune.datasets.types import DIFFICULTIES
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
+from llama_index_ace_finetune.pipeline.generate import generate
 from llama_index_ace_finetune.stores.qdrant.live_collection import DEFAULT_COLLECTION
+from llama_index_ace_finetune.utils.console import run_command
 
 __all__ = ["HardNegativeMiner", "TrainingDataGenerator", "TrainingExample", "main"]
 

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from llama_index_ace_finetune.commands.console import console, run_command
-from llama_index_ace_finetune.commands.evaluate import evaluate_model
-from llama_index_ace_finetune.commands.summary import print_summary
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.evaluation.report.report import write_report
 from llama_index_ace_finetune.evaluation.report.run_files import check_run_files, write_run_files
+from llama_index_ace_finetune.pipeline.evaluate_model import evaluate_model
+from llama_index_ace_finetune.pipeline.summary import print_summary
 from llama_index_ace_finetune.utils.atomic import require_regular
+from llama_index_ace_finetune.utils.console import console, run_command
 from llama_index_ace_finetune.utils.new_folder import require_writable
 from llama_index_ace_finetune.utils.redact import without_passwords
 

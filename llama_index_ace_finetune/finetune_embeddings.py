@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from llama_index_ace_finetune.commands.console import console, run_command
-from llama_index_ace_finetune.commands.train import train_and_index
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.pipeline.train import train_and_index
 from llama_index_ace_finetune.training import config as training_config
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+from llama_index_ace_finetune.utils.console import console, run_command
 
 __all__ = ["EmbeddingFineTuner", "TrainingConfig", "main", "train_embedding_model"]
 

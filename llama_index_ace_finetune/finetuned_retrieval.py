@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from llama_index.core.schema import MetadataMode, QueryBundle
 
-from llama_index_ace_finetune.commands.console import console, run_command
-from llama_index_ace_finetune.commands.index import index_beside
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import ModelError, StoreError
+from llama_index_ace_finetune.pipeline.index import index_beside
 from llama_index_ace_finetune.retrievers.fallback import Fallback, FallbackSettings
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
 from llama_index_ace_finetune.retrievers.load_models import load_serving_models
@@ -24,6 +23,7 @@ from llama_index_ace_finetune.run_folder import RunFolder, Serving
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.qdrant.live_collection import DEFAULT_COLLECTION, LiveCollection
+from llama_index_ace_finetune.utils.console import console, run_command
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -49,10 +49,10 @@ def minilm() -> Encoder:
     """The default base model with its published weights; treat it as read-only."""
     import torch
 
-    from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
     from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
     from llama_index_ace_finetune.encoders.encoder import Encoder
     from llama_index_ace_finetune.encoders.settings import EncoderSettings
+    from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
     # As the commands do; it halves the time of everything that runs the model.
     keep_freed_memory()

@@ -33,8 +33,8 @@ from serving_files import QUERIES, TEXTS, small_memories, write_run, write_tuned
 
 import llama_index_ace_finetune
 from llama_index_ace_finetune import FineTunedEmbedding, read_dataset
-from llama_index_ace_finetune.commands.run_config import run_settings
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
+from llama_index_ace_finetune.pipeline.config_file import run_settings
 from llama_index_ace_finetune.stores.build_index import memory_nodes
 
 DOCS = PROJECT / "docs"

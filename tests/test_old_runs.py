@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app
-from llama_index_ace_finetune.commands.run_config import run_settings
 from llama_index_ace_finetune.datasets.splits.split import Split
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.evaluation.report.per_query import PerQuery
 from llama_index_ace_finetune.evaluation.report.report import read_report
+from llama_index_ace_finetune.pipeline.config_file import run_settings
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.run_folder import RunFolder, Serving
 

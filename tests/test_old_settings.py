@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.cli.flags import mining_flags
 from llama_index_ace_finetune.cli.old_options import OLD_OPTIONS, renamed, run_first
-from llama_index_ace_finetune.commands.run_config import run_settings
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.settings import MiningSettings
+from llama_index_ace_finetune.pipeline.config_file import run_settings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.utils.old_settings import current_mining, current_training

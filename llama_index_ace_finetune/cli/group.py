@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.cli.old_options import renamed, run_first
-from llama_index_ace_finetune.commands.voice import speaking
+from llama_index_ace_finetune.utils.console import speaking
 from llama_index_ace_finetune.utils.redact import without_passwords
 from llama_index_ace_finetune.utils.terminal import visible
 

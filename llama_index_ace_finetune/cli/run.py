@@ -108,10 +108,10 @@ def run(
     options = dict(context.params)
 
     def command() -> int:
-        from llama_index_ace_finetune.commands.plan import print_plan
-        from llama_index_ace_finetune.commands.run import run_pipeline
-        from llama_index_ace_finetune.commands.run_config import run_settings
-        from llama_index_ace_finetune.commands.summary import required_gain
+        from llama_index_ace_finetune.pipeline.config_file import run_settings
+        from llama_index_ace_finetune.pipeline.plan import print_plan
+        from llama_index_ace_finetune.pipeline.run import run_pipeline
+        from llama_index_ace_finetune.pipeline.summary import required_gain
 
         settings = run_settings(config, _given(options), resume=resume, force=force, command=_typed())
         if dry_run:

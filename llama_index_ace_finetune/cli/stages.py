@@ -86,12 +86,12 @@ def generate(
     settings = mining_flags(context.params)
 
     def command() -> None:
-        from llama_index_ace_finetune.commands.generate import generate as write
         from llama_index_ace_finetune.datasets.splits.split import SplitSettings
         from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
         from llama_index_ace_finetune.mining.miner import HardNegativeMiner
         from llama_index_ace_finetune.mining.settings import MiningSettings
         from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
+        from llama_index_ace_finetune.pipeline.generate import generate as write
 
         miner = HardNegativeMiner(
             qdrant_url,
@@ -138,9 +138,9 @@ def train(
     settings = training_flags(context.params)
 
     def command() -> None:
-        from llama_index_ace_finetune.commands.console import show
-        from llama_index_ace_finetune.commands.train import train_and_index
+        from llama_index_ace_finetune.pipeline.train import train_and_index
         from llama_index_ace_finetune.training.config import TrainingConfig
+        from llama_index_ace_finetune.utils.console import show
 
         config = TrainingConfig(**settings, output_dir=str(out))
         index, metrics = train_and_index(training_data, config, resume=resume)
@@ -181,10 +181,10 @@ def evaluate(
     """Compare models, BM25 and hybrids on queries they have not seen."""
 
     def command() -> int:
-        from llama_index_ace_finetune.commands.console import show
-        from llama_index_ace_finetune.commands.curve import read_sizes
-        from llama_index_ace_finetune.commands.summary import print_report, required_gain
         from llama_index_ace_finetune.evaluate_finetuned import EmbeddingEvaluator
+        from llama_index_ace_finetune.pipeline.learning_curve import read_sizes
+        from llama_index_ace_finetune.pipeline.summary import print_report, required_gain
+        from llama_index_ace_finetune.utils.console import show
 
         report = EmbeddingEvaluator(data, memories=memories, columns=columns).compare_models(
             model,
@@ -219,13 +219,13 @@ def index(
     """Embed memories with the tuned model and its base, for serving."""
 
     def command() -> None:
-        from llama_index_ace_finetune.commands.console import show
-        from llama_index_ace_finetune.commands.index import check_index_output, index_beside, write_index
         from llama_index_ace_finetune.datasets.read_dataset import read_dataset
         from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
         from llama_index_ace_finetune.encoders.encoder import Encoder
         from llama_index_ace_finetune.encoders.provenance import read_provenance
         from llama_index_ace_finetune.encoders.settings import EncoderSettings
+        from llama_index_ace_finetune.pipeline.index import check_index_output, index_beside, write_index
+        from llama_index_ace_finetune.utils.console import show
 
         path = out or index_beside(model)
         check_index_output(path, replace=replace)
@@ -254,7 +254,7 @@ def export(
     """Write the model for serving without torch, if dev allows it."""
 
     def command() -> None:
-        from llama_index_ace_finetune.commands.export import export_model, find_model, print_export
+        from llama_index_ace_finetune.pipeline.export import export_model, find_model, print_export
 
         model, dev = find_model(path, training_data)
         print_export(export_model(model, dev, backend=backend, int8=int8, max_loss=max_loss))
@@ -273,8 +273,8 @@ def vectors(
     """Show what shorter, 8-bit and binary vectors cost on dev."""
 
     def command() -> None:
-        from llama_index_ace_finetune.commands.export import find_model
-        from llama_index_ace_finetune.commands.vector_forms import compare_forms, print_forms, read_dimensions
+        from llama_index_ace_finetune.pipeline.export import find_model
+        from llama_index_ace_finetune.pipeline.vector_formats import compare_forms, print_forms, read_dimensions
 
         chosen = read_dimensions(dimensions) if dimensions is not None else None
         model, dev = find_model(path, training_data)

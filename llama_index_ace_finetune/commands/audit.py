@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_index_ace_finetune.commands.console import REFUSED, show
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.splits.audit import audit_split
 from llama_index_ace_finetune.datasets.splits.split import Split
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.utils.console import REFUSED, show
 
 
 def print_audit(path: Path, data: Path | None, memories: Path | None, columns: str | None = None) -> int:

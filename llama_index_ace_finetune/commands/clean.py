@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from llama_index_ace_finetune.commands.console import show
-from llama_index_ace_finetune.commands.work_folder import WORK_MARK, is_work_folder
 from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.pipeline.work_folder import WORK_MARK, is_work_folder
 from llama_index_ace_finetune.utils.atomic import is_temporary, remove_abandoned_file
+from llama_index_ace_finetune.utils.console import show
 from llama_index_ace_finetune.utils.locked import locked
 from llama_index_ace_finetune.utils.new_folder import tidy
 from llama_index_ace_finetune.utils.owned import is_blank, read_mark, remove_marked

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llama_index_ace_finetune.commands.console import show, table_for
 from llama_index_ace_finetune.commands.report import report_file
-from llama_index_ace_finetune.commands.summary import interval_markup, measures_for
 from llama_index_ace_finetune.evaluation.evaluate import MEASURE
 from llama_index_ace_finetune.evaluation.report.compare_runs import compare_runs
+from llama_index_ace_finetune.pipeline.summary import interval_markup, measures_for
+from llama_index_ace_finetune.utils.console import show, table_for
 
 
 def print_comparison(paths: Sequence[Path], *, system: str | None = None) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_index_ace_finetune.commands.console import notes
-from llama_index_ace_finetune.commands.run import run_pipeline
-from llama_index_ace_finetune.commands.run_settings import RunSettings
 from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.pipeline.run import run_pipeline
+from llama_index_ace_finetune.pipeline.settings import RunSettings
+from llama_index_ace_finetune.utils.console import notes
 
 SUITE = "playbook_suite.json"
 

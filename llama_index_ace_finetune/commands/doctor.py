@@ -17,9 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from llama_index_ace_finetune import __version__
-from llama_index_ace_finetune.commands.console import REFUSED, show
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.errors import ModelError, first_line
+from llama_index_ace_finetune.utils.console import REFUSED, show
 from llama_index_ace_finetune.utils.redact import without_passwords
 
 _PACKAGE = "llama-index-ace-finetune"

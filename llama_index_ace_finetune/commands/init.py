@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_index_ace_finetune.commands.console import show
-from llama_index_ace_finetune.commands.run_config import config_text
 from llama_index_ace_finetune.errors import OutputExistsError
+from llama_index_ace_finetune.pipeline.config_file import config_text
 from llama_index_ace_finetune.utils.atomic import write_text
+from llama_index_ace_finetune.utils.console import show
 from llama_index_ace_finetune.utils.new_folder import require_writable
 
 

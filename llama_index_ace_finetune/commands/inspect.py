@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llama_index_ace_finetune.commands.console import show
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.splits.split import split_dataset
 from llama_index_ace_finetune.datasets.statistics import inspect_dataset
 from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.utils.console import show
 
 
 def print_statistics(data: Path, memories: Path | None, columns: str | None = None) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import webbrowser
 from pathlib import Path
 
-from llama_index_ace_finetune.commands.console import show
-from llama_index_ace_finetune.commands.summary import print_report, required_gain
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.report.html import render_html
 from llama_index_ace_finetune.evaluation.report.report import read_report
+from llama_index_ace_finetune.pipeline.summary import print_report, required_gain
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.utils.atomic import write_text
+from llama_index_ace_finetune.utils.console import show
 from llama_index_ace_finetune.utils.of_content import of_content
 from llama_index_ace_finetune.utils.refusal import Refusal
 

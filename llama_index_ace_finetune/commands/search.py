@@ -8,8 +8,8 @@ from typing import Any
 from llama_index.core.schema import MetadataMode, NodeWithScore
 from rich.console import Console
 
-from llama_index_ace_finetune.commands.console import show
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
+from llama_index_ace_finetune.utils.console import show
 
 
 def print_hits(hits: Sequence[NodeWithScore]) -> None:

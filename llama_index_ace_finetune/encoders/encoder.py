@@ -20,10 +20,10 @@ from llama_index_ace_finetune.encoders.opening import opening
 from llama_index_ace_finetune.encoders.prompts import Prompts
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.encoders.token_limit import takes_token_limit
-from llama_index_ace_finetune.encoders.whole_text import whole_text
 from llama_index_ace_finetune.errors import ModelError, first_line
-from llama_index_ace_finetune.out_of_memory import is_out_of_memory
 from llama_index_ace_finetune.utils.fork import fork_safe_lock, renew_after_fork
+from llama_index_ace_finetune.utils.memory import is_out_of_memory
+from llama_index_ace_finetune.utils.surrogates import whole_text
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

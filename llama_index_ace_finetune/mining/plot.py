@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_index_ace_finetune.png import write_png
+from llama_index_ace_finetune.utils.atomic import write_png
 
 
 def mining_picture(report: Mapping[str, Any], path: str | Path) -> None:

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import BaseNode, IndexNode, QueryBundle
 
-from llama_index_ace_finetune.encoders.whole_text import whole_text
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings
 from llama_index_ace_finetune.ranking.fusion import FusedHit, reciprocal_rank_fusion
@@ -24,6 +23,7 @@ from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, SearchSettings
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.utils.fork import fork_safe_lock, renew_after_fork
+from llama_index_ace_finetune.utils.surrogates import whole_text
 
 Sparse = Literal["in_process", "server"]
 # Few, since every thread that computes keeps the event loop waiting for some milliseconds; a server is waited for.

@@ -10,9 +10,12 @@ import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from llama_index_ace_finetune.errors import OutputExistsError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 if sys.platform != "win32":  # on Windows, what a killed process leaves stays
     import fcntl
@@ -138,3 +141,9 @@ def _open_aside(path: Path) -> tuple[Path, BinaryIO]:
                 handle.close()
                 continue
         return aside, handle
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Write a figure whole or not at all; parents are created, and the same figure gives the same bytes."""
+    with new_file(path) as handle:
+        figure.savefig(handle, format="png", metadata={"Software": None})

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from llama_index_ace_finetune.encoders.allocator import keep_freed_memory
+from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])
@@ -19,7 +19,7 @@ def test_it_takes_effect_with_glibc() -> None:
     # In a process of its own, since it changes the whole process.
     script = (
         "import sys\n"
-        "from llama_index_ace_finetune.encoders.allocator import keep_freed_memory\n"
+        "from llama_index_ace_finetune.utils.memory import keep_freed_memory\n"
         "took = keep_freed_memory()\n"
         "blocks = [bytearray(8 << 20) for _ in range(4)]\n"
         "del blocks\n"

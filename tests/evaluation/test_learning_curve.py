@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llama_index_ace_finetune.commands.curve import read_sizes
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.report.learning_curve import draw_learning_curve
+from llama_index_ace_finetune.pipeline.learning_curve import read_sizes
 
 BASE = np.full(40, 0.5)
 

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from llama_index_ace_finetune.commands.report import show_report
-from llama_index_ace_finetune.commands.run_config import config_text, run_settings
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.splits.split import Split, split_dataset
 from llama_index_ace_finetune.datasets.training_data import HardNegative, TrainingData, TrainingExample
@@ -35,6 +34,7 @@ from llama_index_ace_finetune.evaluation.evaluate import BASE, TUNED
 from llama_index_ace_finetune.evaluation.metrics.trec_run import read_run
 from llama_index_ace_finetune.evaluation.report.per_query import PerQuery, per_query_path
 from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, write_report
+from llama_index_ace_finetune.pipeline.config_file import config_text, run_settings
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.training.config import TrainingConfig

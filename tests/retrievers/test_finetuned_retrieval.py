@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from serving_files import BASE, QUERIES, TEXTS, small_memories
 
-from llama_index_ace_finetune.commands.index import index_beside, write_index
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.finetuned_retrieval import FineTunedRetrieval, create_finetuned_retrieval, main
+from llama_index_ace_finetune.pipeline.index import index_beside, write_index
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.utils.atomic import write_json
 

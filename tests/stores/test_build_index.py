@@ -17,11 +17,11 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient, models
 from serving_files import BASE, QUERIES, TEXTS, small_memories
 
-from llama_index_ace_finetune.commands.index import index_beside, write_index
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.encoders.cache import VectorCache
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError, StoreError
+from llama_index_ace_finetune.pipeline.index import index_beside, write_index
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
 

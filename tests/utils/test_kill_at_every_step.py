@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from llama_index_ace_finetune.commands.work_folder import work_folder
+from llama_index_ace_finetune.pipeline.work_folder import work_folder
 from llama_index_ace_finetune.utils import new_folder as module
 from llama_index_ace_finetune.utils.atomic import write_json
 from llama_index_ace_finetune.utils.new_folder import new_folder, tidy

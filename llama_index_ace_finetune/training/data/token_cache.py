@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from llama_index_ace_finetune.encoders.token_limit import takes_token_limit
-from llama_index_ace_finetune.encoders.whole_text import whole_text
+from llama_index_ace_finetune.utils.surrogates import whole_text
 
 
 class TokenCache:

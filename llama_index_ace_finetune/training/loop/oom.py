@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from llama_index_ace_finetune.errors import TrainingError
-from llama_index_ace_finetune.out_of_memory import is_out_of_memory
 from llama_index_ace_finetune.training.losses.embed import ChunkLimits
+from llama_index_ace_finetune.utils.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

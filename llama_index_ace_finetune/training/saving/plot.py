@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llama_index_ace_finetune.png import write_png
+from llama_index_ace_finetune.utils.atomic import write_png
 
 
 def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> bool:

@@ -1,0 +1,96 @@
+"""Train on growing parts of the data, and test each model on the same unseen queries."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_index_ace_finetune.datasets.text import text_hash
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.errors import AceFinetuneError, LeakageError
+from llama_index_ace_finetune.evaluation.evaluate import BASE, MEASURE, TUNED, Evaluation
+from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
+from llama_index_ace_finetune.evaluation.report.learning_curve import LearningCurve, draw_learning_curve
+from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSet, dense_system
+from llama_index_ace_finetune.pipeline.train import train_model
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.fine_tuner import MIN_EXAMPLES
+from llama_index_ace_finetune.utils.console import notes
+
+
+def read_sizes(text: str) -> tuple[int, ...]:
+    """Read `100,300,1000`.
+
+    Raises:
+        AceFinetuneError: for anything but whole numbers large enough to train on.
+    """
+    try:
+        sizes = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise AceFinetuneError(f"The sizes of the curve are {text!r}; write numbers such as 100,300,1000.") from error
+    if sizes[0] < MIN_EXAMPLES:
+        raise AceFinetuneError(
+            f"The curve is to start at {sizes[0]} training queries, and at least {MIN_EXAMPLES} are needed."
+        )
+    return sizes
+
+
+def train_curve(
+    evaluation: Evaluation,
+    data: TrainingData,
+    sizes: Sequence[int],
+    *,
+    record: Mapping[str, Any],
+    device: str | None = None,
+    cache: Path | None = None,
+    seed: int = 0,
+) -> LearningCurve:
+    """Train a model per size with the settings of the evaluated one, which stands for all of the data itself.
+
+    Smaller parts are parts of larger ones; the dev queries are the same for all. What each training ships is tested,
+    so a part that is too small may give the base.
+
+    Args:
+        evaluation: of the model, over the test queries.
+        data: what the model was trained on.
+        sizes: numbers of training queries; those of the whole data and above are left out.
+        record: of the model, for its settings.
+        device: torch device.
+        cache: folder for vectors.
+        seed: of the parts.
+
+    Raises:
+        LeakageError: if the data hold a test query.
+    """
+    tested = {text_hash(query) for query in evaluation.data.queries}
+    leaked = next((one for one in data.examples if text_hash(one.query) in tested), None)
+    if leaked is not None:
+        raise LeakageError(
+            f"The training query {leaked.query_id!r} is one of the test queries; give the model's own data."
+        )
+    dev, train = data.examples_of("dev"), data.examples_of("train")
+    order = random.Random(seed).sample(train, len(train))
+    known = {field.name for field in dataclasses.fields(TrainingConfig)}
+    settings = {name: value for name, value in (record.get("config") or {}).items() if name in known}
+    values = {len(train): evaluation.values[TUNED][MEASURE]}
+    with tempfile.TemporaryDirectory(prefix="ace-finetune-curve-") as scratch:
+        for size in (size for size in sizes if size < len(train)):
+            notes().print(f"curve: {size} of {len(train)} training queries")
+            folder = Path(scratch) / str(size)
+            config = TrainingConfig(**{**settings, "output_dir": str(folder), "device": device})
+            part = dataclasses.replace(data, examples=(*order[:size], *dev))
+            train_model(part, config, cache=cache)
+            values[size] = _tested(evaluation.data, folder, device)
+    return draw_learning_curve(values, evaluation.values[BASE][MEASURE], measure=MEASURE, groups=evaluation.data.groups)
+
+
+def _tested(data: EvaluationSet, model: Path, device: str | None) -> Any:
+    encoder = Encoder.load(model, settings=EncoderSettings(device=device, precision="auto"))
+    system = dense_system(data, EncodedSet.of(data, encoder), name=TUNED)
+    return per_query(MRR(10), system.rankings, data.judgements)

@@ -1,0 +1,156 @@
+"""What shorter and smaller vectors cost, on dev queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.provenance import read_provenance
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
+from llama_index_ace_finetune.ranking.dense import dense_top_k
+from llama_index_ace_finetune.stores.ann.scalar_quantization import quantise
+from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
+from llama_index_ace_finetune.utils.console import show, table_for
+
+RESCORED: Final = 100
+_DEPTH = 10
+_HITS = _DEPTH + 1  # one of them may be the query's own document
+_Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorForm:
+    """One way of holding vectors and what it gives on dev.
+
+    Attributes:
+        dimension: coordinates kept, the first ones, and made unit vectors again.
+        held_as: "float32", "float16", "int8" (symmetric, a scale a row) or "binary, rescored": the signs alone, by
+            which the 100 nearest are taken and ordered by their float32 vectors.
+        bytes: that a memory's vector takes; of a rescored one without the float32 vector, which may lie on disk.
+        mrr: MRR@10 on dev.
+    """
+
+    dimension: int
+    held_as: str
+    bytes: int
+    mrr: float
+
+
+def measure_forms(queries: _Vectors, documents: _Vectors, dev: DevSet, dimensions: Sequence[int]) -> list[VectorForm]:
+    """Return every form at every dimension, in the order of `dimensions`.
+
+    Args:
+        queries: unit vectors float32 [n, d] of the dev queries.
+        documents: unit vectors float32 [m, d] of the memories.
+        dev: who is right.
+        dimensions: each of 1 to d.
+    """
+    found = []
+    for dimension in dimensions:
+        shorter = _shortened(queries, dimension), _shortened(documents, dimension)
+        for held_as, (rank, size) in _FORMS.items():
+            values = per_query(MRR(_DEPTH), dev.without_own(rank(*shorter)), dev.examples.relevant)
+            found.append(
+                VectorForm(dimension=dimension, held_as=held_as, bytes=size(dimension), mrr=float(values.mean()))
+            )
+    return found
+
+
+def compare_forms(model: Path, dev: DevSet, dimensions: Sequence[int] | None = None) -> list[VectorForm]:
+    """Return `measure_forms` of a model folder, at its full length and the given or trained shorter ones.
+
+    Raises:
+        AceFinetuneError: for a length that the model does not have.
+    """
+    encoder = Encoder.load(model, settings=EncoderSettings(device="cpu", precision="auto"))
+    full = encoder.dimension
+    trained = (read_provenance(model) or {}).get("config", {}).get("dimensions") or ()
+    shorter = list(dimensions if dimensions is not None else trained) or [full // 2, full // 4]
+    wrong = [length for length in shorter if not 1 <= length <= full]
+    if wrong:
+        raise AceFinetuneError(
+            f"The vectors of {str(model)!r} have {full} dimensions, so {wrong[0]} of them cannot be kept; "
+            f"give 1 to {full}."
+        )
+    queries, documents = encoder.encode_queries(dev.examples.queries), encoder.encode_documents(dev.examples.corpus)
+    return measure_forms(queries, documents, dev, sorted({full, *shorter}, reverse=True))
+
+
+def read_dimensions(given: str) -> list[int]:
+    """Read lengths such as "256,128".
+
+    Raises:
+        AceFinetuneError: for anything else.
+    """
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise AceFinetuneError(f"The dimensions are {given!r}; give whole numbers with commas, such as 256,128.")
+    return [int(part) for part in parts]
+
+
+def print_forms(forms: Sequence[VectorForm], dev: DevSet) -> None:
+    """Print the forms as a table, or as JSON."""
+    content = {
+        "queries": len(dev.examples.queries),
+        "memories": len(dev.examples.corpus),
+        "forms": [asdict(form) for form in forms],
+    }
+    show(content, lambda screen: screen.print(_table(forms, len(dev.examples.queries), screen)))
+
+
+def _table(forms: Sequence[VectorForm], queries: int, screen: Console) -> Table:
+    table = table_for(screen)
+    table.caption, table.caption_justify = f"{queries} dev queries", "left"
+    for column in ("dimensions", "held as", "bytes", "dev MRR@10", "against the first"):
+        table.add_column(column, justify="left" if column == "held as" else "right", no_wrap=True)
+    for form in forms:
+        change = f"{form.mrr - forms[0].mrr:+.4f}" if form is not forms[0] else ""
+        table.add_row(str(form.dimension), form.held_as, f"{form.bytes:,}", f"{form.mrr:.4f}", change)
+    return table
+
+
+def _shortened(vectors: _Vectors, dimension: int) -> _Vectors:
+    kept = vectors[:, :dimension]
+    return np.asarray(kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+def _plain(queries: _Vectors, documents: _Vectors) -> NDArray[np.int32]:
+    return dense_top_k(queries, documents, _HITS)[0]
+
+
+def _half(queries: _Vectors, documents: _Vectors) -> NDArray[np.int32]:
+    return _plain(queries, documents.astype(np.float16).astype(np.float32))
+
+
+def _int8(queries: _Vectors, documents: _Vectors) -> NDArray[np.int32]:
+    codes, scales = quantise(documents)
+    return _plain(queries, codes * scales[:, None])
+
+
+def _binary(queries: _Vectors, documents: _Vectors) -> NDArray[np.int32]:
+    """Order by equal signs, and the first 100 again by the vectors; ties by row."""
+    likely = np.sort(dense_top_k(_signs(queries), _signs(documents), RESCORED)[0], axis=1)
+    scores = np.stack([documents[rows] @ query for rows, query in zip(likely, queries, strict=True)])
+    return np.take_along_axis(likely, np.argsort(-scores, axis=1, kind="stable")[:, :_HITS], axis=1)
+
+
+def _signs(vectors: _Vectors) -> _Vectors:
+    return np.where(vectors > 0, 1, -1).astype(np.float32)
+
+
+_FORMS: Final[dict[str, tuple[Callable[[_Vectors, _Vectors], NDArray[np.int32]], Callable[[int], int]]]] = {
+    "float32": (_plain, lambda dimension: 4 * dimension),
+    "float16": (_half, lambda dimension: 2 * dimension),
+    "int8": (_int8, lambda dimension: dimension + 4),
+    "binary, rescored": (_binary, lambda dimension: (dimension + 7) // 8),
+}

@@ -1,0 +1,38 @@
+"""Whether an error says that memory ran out."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch, on a GPU or not, ran out of memory; torch tells of the CPU and of MPS by words alone."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text))
+    )
+
+
+# Parameter numbers of mallopt(3) in glibc's malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_TOP_PAD_BYTES = 256 << 20
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc not to hand freed blocks back to the kernel, and to grow the heap in large steps.
+
+    Every forward pass frees and takes tensors of some megabytes; by default each of them is unmapped, and its pages
+    are faulted in anew. Meant for a process of our own (a command), since it changes the whole process. Returns
+    whether it took effect.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False  # musl has no mallopt
+    largest = (1 << 31) - 1
+    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, largest) and mallopt(_TOP_PAD, _TOP_PAD_BYTES))
