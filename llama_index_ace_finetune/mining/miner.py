@@ -20,6 +20,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.encoders.teacher import Teacher, load_teacher
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.mining.collection_source import CollectionSource
 from llama_index_ace_finetune.mining.filtering import Rescore
 from llama_index_ace_finetune.mining.hard_negatives import mine_negatives
 from llama_index_ace_finetune.mining.report import mining_report, mining_samples, require_some
@@ -244,7 +245,7 @@ class HardNegativeMiner:
         if self.retriever is not None:
             sources.append(RetrieverSource.over(dataset, self.retriever, queries))
         if self.collection is not None:
-            sources.append(self.collection.source(queries, corpus.texts))
+            sources.append(CollectionSource.over(self.collection, queries, corpus.texts))
         if self.settings.dense:
             sources.append(DenseSource(query_vectors, corpus.vectors))
         if corpus.bm25 is not None:

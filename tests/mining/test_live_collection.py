@@ -13,6 +13,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.mining.collection_source import CollectionSource
 from llama_index_ace_finetune.mining.sources import UNKNOWN
 from llama_index_ace_finetune.stores.qdrant.live_collection import LiveCollection
 
@@ -142,7 +143,7 @@ def test_without_an_endpoint_there_are_no_hits() -> None:
 
 def test_as_a_source_it_gives_rows_of_the_corpus(endpoint: Endpoint) -> None:
     corpus = ["Pin the base image", "CLOSE the  file first", "only in the dataset"]
-    source = live(client_with("memories"), endpoint.url).source(["unused", "it fails"], corpus)
+    source = CollectionSource.over(live(client_with("memories"), endpoint.url), ["unused", "it fails"], corpus)
     rows, scores = source.search(np.array([1]), 5)
     assert source.name == "collection"
     # The best point is not in the corpus, and the others keep their ranks.
@@ -253,7 +254,7 @@ def test_mining_finds_the_rows_of_llama_index_nodes(endpoint: Endpoint, options:
     client, _ = llama_index_collection(**options)
     collection = live(client, endpoint.url)
     corpus = [memory.text for memory in collection.memories()]
-    rows, scores = collection.source(["it fails"], corpus).search(np.array([0]), 3)
+    rows, scores = CollectionSource.over(collection, ["it fails"], corpus).search(np.array([0]), 3)
     assert corpus[rows[0][0]] == "Retry with a growing delay"
     assert UNKNOWN in rows[0].tolist()  # the blank node is no memory
     assert scores[0][0] == pytest.approx(1.0)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from llama_index.core.schema import MetadataMode
-from numpy.typing import NDArray
 
-from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.errors import StoreError, first_line
-from llama_index_ace_finetune.mining.sources import UNKNOWN, Rankings, rankings_of_hits
 from llama_index_ace_finetune.stores.qdrant.connection import qdrant_key
 from llama_index_ace_finetune.utils.node_payload import node_in_payload
 from llama_index_ace_finetune.utils.redact import without_passwords
@@ -76,10 +70,6 @@ class LiveCollection:
             if offset is None:
                 return found
 
-    def source(self, queries: Sequence[str], corpus: Sequence[str]) -> CollectionSource:
-        """Return the collection as a candidate source over `corpus`; hits whose text is not there are `UNKNOWN`."""
-        return CollectionSource(self, tuple(queries), {normalise(text): row for row, text in enumerate(corpus)})
-
     def search(self, query: str, k: int) -> list[tuple[str, float]]:
         """Return the texts and scores of the k best points for a query, as the endpoint's model ranks them.
 
@@ -129,24 +119,6 @@ class LiveCollection:
             f"The collection {self.collection!r} at {without_passwords(self.url)!r} cannot be read "
             f"({first_line(error)}); check the address, the collection's name and that the server runs."
         )
-
-
-@dataclass(frozen=True)
-class CollectionSource:
-    """A live collection seen as a `CandidateSource`."""
-
-    collection: LiveCollection
-    queries: tuple[str, ...]
-    row_of: dict[str, int]
-    name: str = "collection"
-
-    def search(self, rows: NDArray[np.int64], k: int) -> Rankings:
-        """See `CandidateSource`."""
-        return rankings_of_hits([self._hits(self.queries[int(row)], k) for row in rows], k)
-
-    def _hits(self, query: str, k: int) -> list[tuple[int, float]]:
-        hits = self.collection.ranking(query, k)
-        return [(self.row_of.get(normalise(text or ""), UNKNOWN), score) for text, score in hits]
 
 
 def _memory(point: Any) -> Memory | None:
