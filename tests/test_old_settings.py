@@ -94,8 +94,8 @@ def test_margin_that_looks_like_an_old_one_is_warned_about_once(caplog: pytest.L
         HardNegativeMiner(settings=MiningSettings(relative_margin=0.5))
         HardNegativeMiner()
     mining, training = caplog.messages
-    assert mining.startswith("relative_margin is 0.95, so only what scores below 0.05 of the positive")
-    assert mining.endswith("for up to 0.95 of the positive's score give 0.05")
+    assert mining.startswith("relative_margin is 0.95, so only documents that score below 0.05 of the positive")
+    assert mining.endswith("for scores up to 0.95 of the positive set 0.05")
     assert training.startswith("suspected_margin is 0.9")
 
 

@@ -1,1 +1,1 @@
-"""Hard negatives from the retrieval that is in use today."""
+"""Hard-negative mining from the retrieval that is in use today."""

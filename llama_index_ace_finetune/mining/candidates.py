@@ -1,4 +1,4 @@
-"""The candidates of every query, merged from the rankings of all sources."""
+"""Candidates for hard negatives, merged per query from the rankings of all sources."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.mining.sources import NOTHING, UNKNOWN, CandidateSource, Rankings
+from llama_index_ace_finetune.mining.sources import PADDING, UNKNOWN, CandidateSource, Rankings
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """Row numbers of all queries end to end, int64 [total], and where each query's begin, int64 [n + 1]."""
+    """Corpus rows per query in CSR form: all rows concatenated, int64 [total], and start offsets, int64 [n + 1]."""
 
     values: NDArray[np.int64]
     starts: NDArray[np.int64]
 
     @classmethod
     def of(cls, lists: Sequence[NDArray[np.int64]]) -> Ragged:
-        """Lay one array per query end to end."""
+        """Concatenate one array per query."""
         starts = np.zeros(len(lists) + 1, np.int64)
         np.cumsum([len(rows) for rows in lists], out=starts[1:])
         return cls(np.concatenate([np.empty(0, np.int64), *lists]).astype(np.int64), starts)
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Rows of each query, int64 [n]."""
+        """Number of rows per query, int64 [n]."""
         return np.diff(self.starts)
 
     @property
     def owners(self) -> NDArray[np.int64]:
-        """The query of each value, int64 [total]."""
+        """Query number of each value, int64 [total]."""
         return np.repeat(np.arange(len(self.starts) - 1), self.counts)
 
     def padded(self, first: int, last: int) -> NDArray[np.int64]:
-        """Return the queries from `first` to before `last` as a table, int64 [last - first, longest], filled by -1."""
+        """Return queries `first` to `last` (exclusive) as a table, int64 [last - first, longest], padded with -1."""
         counts = self.counts[first:last]
         table = np.full((last - first, int(counts.max(initial=0))), -1, np.int64)
         table[np.arange(table.shape[1]) < counts[:, None]] = self.values[self.starts[first] : self.starts[last]]
@@ -45,21 +45,20 @@ class Ragged:
 
 JUDGED = "judged"
 NOT_FOUND = np.iinfo(np.int32).max
-"""The rank of a row in a source that did not find it."""
-_QUERIES_AT_ONCE = 4096
+"""Rank of a row in a source that did not return it."""
+_QUERY_BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What the sources found: n queries, at most w different corpus rows each, s sources.
+    """Candidates of n queries from s sources, at most w distinct corpus rows per query.
 
     Attributes:
-        sources: names; the first is always `JUDGED`, the rows that the data judges wrong, at rank 0.
-        rows: int32 [n, w], in order of the best rank over the sources, then of the sources, then of the row;
-            `NOTHING` beyond a query's last.
-        ranks: int32 [s, n, w], from 1, `NOT_FOUND` where a source did not find the row.
-        scores: float32 [s, n, w], NaN where there is none.
-        unknown: int64 [s], hits that are not in the corpus.
+        sources: names; the first is always `JUDGED`: negatives labelled in the data, at rank 0.
+        rows: int32 [n, w], sorted by best rank over the sources, then by source, then by row; padded with `PADDING`.
+        ranks: int32 [s, n, w], from 1, `NOT_FOUND` if a source did not return the row.
+        scores: float32 [s, n, w], NaN without a score.
+        unknown: int64 [s], number of hits that are not in the corpus.
     """
 
     sources: tuple[str, ...]
@@ -70,40 +69,42 @@ class Candidates:
 
     @property
     def filled(self) -> NDArray[np.bool_]:
-        """Which places hold a candidate, bool [n, w]."""
-        return np.asarray(self.rows != NOTHING)
+        """Which entries hold a candidate (are not padding), bool [n, w]."""
+        return np.asarray(self.rows != PADDING)
 
     @property
     def judged(self) -> NDArray[np.bool_]:
-        """Which candidates the data judges wrong, bool [n, w]."""
+        """Which candidates are labelled as negatives in the data, bool [n, w]."""
         return np.asarray(self.ranks[0] != NOT_FOUND)
 
-    def of_queries(self, chosen: NDArray[np.int64]) -> Candidates:
-        """Return the candidates of some queries; `unknown` stays that of all."""
-        return Candidates(self.sources, self.rows[chosen], self.ranks[:, chosen], self.scores[:, chosen], self.unknown)
+    def of_queries(self, selected: NDArray[np.int64]) -> Candidates:
+        """Return the candidates of the selected queries; `unknown` still counts all queries."""
+        return Candidates(
+            self.sources, self.rows[selected], self.ranks[:, selected], self.scores[:, selected], self.unknown
+        )
 
 
 def gather_candidates(
-    sources: Sequence[CandidateSource], queries: int, depth: int, *, judged_wrong: Ragged
+    sources: Sequence[CandidateSource], queries: int, depth: int, *, judged_negatives: Ragged
 ) -> Candidates:
-    """Ask every source for its `depth` best rows per query, and merge them; a row counts once."""
+    """Retrieve the top `depth` rows per query from every source and merge them without duplicates."""
     numbers = np.arange(queries)
     rankings = [source.search(numbers, depth) for source in sources]
-    width = int(judged_wrong.counts.max(initial=0)) + sum(rows.shape[1] for rows, _ in rankings)
+    width = int(judged_negatives.counts.max(initial=0)) + sum(rows.shape[1] for rows, _ in rankings)
     shape = (len(sources) + 1, queries, width)
     merged = Candidates(
         sources=(JUDGED, *(source.name for source in sources)),
-        rows=np.full((queries, width), NOTHING, np.int32),
+        rows=np.full((queries, width), PADDING, np.int32),
         ranks=np.full(shape, NOT_FOUND, np.int32),
         scores=np.full(shape, np.nan, np.float32),
         unknown=np.array([0, *((rows == UNKNOWN).sum() for rows, _ in rankings)], np.int64),
     )
     widest = 0
-    for first in range(0, queries, _QUERIES_AT_ONCE):
-        last = min(first + _QUERIES_AT_ONCE, queries)
-        wrong = judged_wrong.padded(first, last)
+    for first in range(0, queries, _QUERY_BLOCK):
+        last = min(first + _QUERY_BLOCK, queries)
+        judged = judged_negatives.padded(first, last)
         parts = [(rows[first:last], scores[first:last]) for rows, scores in rankings]
-        widest = max(widest, _merge(wrong, parts, merged, first))
+        widest = max(widest, _merge(judged, parts, merged, first))
     return Candidates(
         merged.sources,
         merged.rows[:, :widest],
@@ -113,19 +114,19 @@ def gather_candidates(
     )
 
 
-def _merge(wrong: NDArray[np.int64], parts: Sequence[Rankings], target: Candidates, first: int) -> int:
-    """Write the merged candidates of a block into `target`, from query `first` on; return how wide the block is."""
-    width = [wrong.shape[1], *(rows.shape[1] for rows, _ in parts)]
+def _merge(judged: NDArray[np.int64], parts: Sequence[Rankings], target: Candidates, first: int) -> int:
+    """Write the merged candidates of a block into `target`, from query `first` on; return the width of the block."""
+    width = [judged.shape[1], *(rows.shape[1] for rows, _ in parts)]
     source_of = np.repeat(np.arange(len(width)), width)
-    # Judged rows stand at rank 0, before all others.
+    # Judged negatives get rank 0, before all others.
     rank_of = np.concatenate([np.zeros(width[0], np.int64), *(np.arange(1, each + 1) for each in width[1:])])
-    rows = np.concatenate([wrong, *(rows for rows, _ in parts)], axis=1)
-    scores = np.concatenate([np.full(wrong.shape, np.nan, np.float32), *(scores for _, scores in parts)], axis=1)
+    rows = np.concatenate([judged, *(rows for rows, _ in parts)], axis=1)
+    scores = np.concatenate([np.full(judged.shape, np.nan, np.float32), *(scores for _, scores in parts)], axis=1)
 
     query, column = np.nonzero(rows >= 0)
     stride = int(rows.max(initial=0)) + 1
     keys, place = np.unique(query * stride + rows[query, column], return_inverse=True)
-    # Of several hits of one source on one row the first counts, which has the best rank.
+    # If a source returns a row more than once, its first hit counts, which has the best rank.
     _, first_hits = np.unique(source_of[column] * len(keys) + place, return_index=True)
     query, column, place = query[first_hits], column[first_hits], place[first_hits]
     ranks = np.full((len(width), len(keys)), NOT_FOUND, np.int32)

@@ -1,4 +1,4 @@
-"""Histograms of scores: what margins are set by."""
+"""Histograms of scores, which show how to set the margins."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _BINS = 40
 
 @dataclass(frozen=True)
 class ScoreHistograms:
-    """How many scores lie in each bin.
+    """Number of scores per bin.
 
     Attributes:
         scores: "cosine" or "teacher".
-        edges: float64 [bins + 1]; from -1 to 1 for cosines, from the least to the greatest score for a teacher's.
-        positives: int64 [bins], right answers.
+        edges: float64 [bins + 1]; from -1 to 1 for cosines, from the smallest to the largest teacher score.
+        positives: int64 [bins], positives.
         kept: int64 [bins], negatives.
-        filtered: int64 [bins] per filter, candidates that it refused.
+        filtered: int64 [bins] per filter, candidates that it rejected.
     """
 
     scores: str
@@ -31,7 +31,7 @@ class ScoreHistograms:
     filtered: Mapping[str, NDArray[np.int64]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers."""
+        """Return the histograms as JSON-compatible values."""
         return {
             "scores": self.scores,
             "edges": [round(edge, 6) for edge in self.edges.tolist()],
@@ -48,7 +48,7 @@ def score_histograms(
     filtered: Mapping[str, NDArray[np.float32]],
     teacher: bool,
 ) -> ScoreHistograms:
-    """Count scores, float32 [any number] each; NaN is a candidate that was not scored, and does not count."""
+    """Count scores, float32 arrays [any length]; NaN marks a candidate without a score and is ignored."""
     known = {name: values[~np.isnan(values)] for name, values in filtered.items()}
     positives, kept = positives[~np.isnan(positives)], kept[~np.isnan(kept)]
     edges = np.linspace(-1, 1, _BINS + 1)

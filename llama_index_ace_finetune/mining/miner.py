@@ -1,4 +1,4 @@
-"""HardNegativeMiner: wrong answers that the retrieval in use today ranks high."""
+"""HardNegativeMiner: mines negatives that the retrieval in use today ranks high."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.collection_source import CollectionSource
 from llama_index_ace_finetune.mining.filtering import Rescore
 from llama_index_ace_finetune.mining.hard_negatives import mine_negatives
-from llama_index_ace_finetune.mining.report import mining_report, mining_samples, require_some
+from llama_index_ace_finetune.mining.report import mining_report, mining_samples, require_negatives
 from llama_index_ace_finetune.mining.results import MinedNegatives
 from llama_index_ace_finetune.mining.retriever_source import RetrieverSource
 from llama_index_ace_finetune.mining.settings import MiningSettings
@@ -39,29 +39,29 @@ logger = logging.getLogger(__name__)
 
 
 class HardNegativeMiner:
-    """Mine hard negatives by id, with every known right answer left out.
+    """Mine hard negatives by id; known positives are never negatives.
 
-    Candidates come from the embedding model and from BM25 over the dataset's own corpus, with `qdrant_url` also from
-    the collection that is searched today, and with `retriever` also from any LlamaIndex retriever. After each run
-    `report` holds its counts, histograms and samples; `save_mining_report` writes it.
+    Candidates come from the embedding model and from BM25 over the dataset's corpus. With `qdrant_url` they also come
+    from an existing Qdrant collection, with `retriever` also from any LlamaIndex retriever. After each run `report`
+    holds counts, histograms and samples; `save_mining_report` writes it.
 
     Args:
-        qdrant_url: server that holds today's collection; None mines from the dataset's corpus alone.
-        collection_name: today's collection.
-        embedding_url: OpenAI-style endpoint whose vectors that collection holds.
+        qdrant_url: Qdrant server with an existing collection; None mines only from the dataset's corpus.
+        collection_name: name of that collection.
+        embedding_url: OpenAI-compatible endpoint that embeds queries for that collection.
         embedding_model: model name at that endpoint.
-        top_k: candidates per source and query, in place of the `range_max` of `settings`, which is 50 by default.
+        top_k: candidates per source and query; overrides `settings.range_max` (default 50).
         model: embedding model, by folder or hub name.
-        settings: filters, relaxation, sampling strategy, and which sources are on.
-        retriever: what answers queries today, such as an index's `as_retriever(similarity_top_k=20)`.
-        encoder: the model, loaded already.
-        cache: folder for vectors; none by default. A run that was cut off goes on from there.
+        settings: sources, filters, margin back-off and sampling strategy.
+        retriever: the LlamaIndex retriever in use today, such as `index.as_retriever(similarity_top_k=20)`.
+        encoder: the embedding model, already loaded; used instead of `model`.
+        cache: folder for cached vectors; none by default. An interrupted run resumes from it.
         device: torch device of the model and of the teacher.
-        precision: "float32", "bfloat16", or "auto" for bfloat16 where the device computes in it. Other precisions can
-            give other negatives, so `report` names what was used; an `encoder` has its own.
+        precision: "float32", "bfloat16", or "auto": bfloat16 if the device supports it. Another precision can give
+            other negatives, so `report` records the one used; an `encoder` keeps the precision it was loaded with.
 
     Raises:
-        AceFinetuneError: for settings that are out of range, or that leave no source.
+        AceFinetuneError: if a setting is out of range, or no source is enabled.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class HardNegativeMiner:
             self.settings = replace(self.settings, range_max=top_k)
         if not (self.settings.dense or self.settings.bm25 or qdrant_url or retriever is not None):
             raise AceFinetuneError(
-                "The miner has no source of candidates; switch dense or bm25 on, or give a retriever or a collection."
+                "The miner has no source of candidates; enable dense or bm25, or give a retriever or a collection."
             )
         for warning in self.settings.warnings():
             logger.warning("%s", warning)
@@ -107,7 +107,7 @@ class HardNegativeMiner:
         self._corpus: _Corpus | None = None
 
     def use(self, dataset: RetrievalDataset) -> None:
-        """Set the corpus that `mine_hard_negatives` draws from."""
+        """Set the dataset whose corpus `mine_hard_negatives` mines from."""
         self._dataset = dataset
 
     def mine(
@@ -121,18 +121,18 @@ class HardNegativeMiner:
     ) -> dict[str, tuple[HardNegative, ...]]:
         """Return up to `count` negatives per query, in the order of `MiningSettings.sampling_strategy`.
 
-        Rows that the data judges wrong come first; what a relaxation added comes last.
+        Negatives labelled in the data come first, negatives from the margin back-off last.
 
         Args:
-            dataset: the corpus and the judgements.
+            dataset: the corpus and the relevance judgements.
             query_ids: queries to mine for.
-            count: negatives wanted per query.
-            excluded: answer ids that nobody may get, such as right answers of held-out queries.
-            progress: called with the number of texts just encoded.
+            count: negatives per query.
+            excluded: answer ids that must not become negatives, such as positives of held-out queries.
+            progress: called with the number of newly encoded texts.
 
         Raises:
             AceFinetuneError: if `count` is negative.
-            DatasetError: if a query has no right answer in the corpus, or the filters leave nothing at all.
+            DatasetError: if a query has no positive in the corpus, or the filters reject all candidates.
             ModelError: if the model or the teacher cannot be used.
             RetrieverError: if the retriever fails.
         """
@@ -143,12 +143,12 @@ class HardNegativeMiner:
         for query_id in query_ids:
             if not dataset.relevant(query_id):
                 raise DatasetError(
-                    f"{dataset.name}: query {query_id!r} has no right answer in the corpus; label it or leave it out."
+                    f"{dataset.name}: query {query_id!r} has no positive in the corpus; label one or remove the query."
                 )
-        encoder = self._loaded()
+        encoder = self._load_encoder()
         queries = [dataset.queries[query_id].text for query_id in query_ids]
         query_vectors = encoder.encode(queries, role="query", cache=self._cache, progress=progress)
-        corpus = self._prepared(dataset, encoder, progress)
+        corpus = self._prepare_corpus(dataset, encoder, progress)
         relevant = [np.array(sorted(row_of[a] for a in dataset.relevant(q)), np.int64) for q in query_ids]
         sources = self._sources(dataset, queries, query_vectors, corpus)
         if dataset.own_documents:
@@ -159,17 +159,19 @@ class HardNegativeMiner:
             query_vectors=query_vectors,
             corpus_vectors=corpus.vectors,
             relevant=relevant,
-            judged_wrong=[np.array(sorted(row_of[a] for a in dataset.judged_wrong(q)), np.int64) for q in query_ids],
+            judged_negatives=[
+                np.array(sorted(row_of[a] for a in dataset.judged_wrong(q)), np.int64) for q in query_ids
+            ],
             sources=sources,
             count=count,
             settings=self.settings,
             excluded=np.array([identifier in excluded for identifier in answers], bool),
             rescore=self._rescore(queries, corpus.texts),
-            # Texts, not numbers or ids: a query then gets the same draw alone as among others.
+            # Texts, not numbers or ids: the draw of a query then does not depend on the other queries.
             keys=queries,
         )
         if count:
-            require_some(mined)
+            require_negatives(mined)
         self.report = mining_report(mined, queries=len(query_ids), wanted=count) | {
             "settings": self.settings.to_dict(),
             "precision": encoder.computed_in,
@@ -177,31 +179,31 @@ class HardNegativeMiner:
                 mined, queries=queries, corpus=corpus.texts, relevant=relevant, seed=self.settings.seed
             ),
         }
-        return _with_ids(mined, query_ids, answers)
+        return _to_hard_negatives(mined, query_ids, answers)
 
     def mine_hard_negatives(self, query: str, correct_memory_id: str | int, num_negatives: int = 5) -> list[str]:
-        """Return the texts of up to `num_negatives` wrong memories for one query, hardest first.
+        """Return the texts of up to `num_negatives` hard negatives of one query, hardest first.
 
-        Call `use(dataset)` first; `TrainingDataGenerator` does. Other right answers that the dataset knows for the
-        same query text are left out too.
+        Call `use(dataset)` first; `TrainingDataGenerator` does. Other positives that the dataset has for the same query
+        text are left out too.
 
         Raises:
-            AceFinetuneError: without a dataset, or for a memory id that is not in it.
+            AceFinetuneError: without a dataset, or if it has no memory with that id.
         """
         if self._dataset is None:
-            raise AceFinetuneError("The miner has no corpus to draw from; call use(dataset) first.")
+            raise AceFinetuneError("The miner has no corpus to mine from; call use(dataset) first.")
         dataset, identifier = self._dataset, str(correct_memory_id)
         if identifier not in dataset.memories:
-            raise DatasetError(f"{dataset.name}: there is no memory {identifier!r}; give the id of one that is there.")
+            raise DatasetError(f"{dataset.name}: there is no memory {identifier!r}; give the id of an existing memory.")
         same = [i for i, known in dataset.queries.items() if normalise(known.text) == normalise(query)]
-        right = {dataset.answer_ids[identifier]}.union(*(dataset.relevant(i) for i in same))
+        relevant = {dataset.answer_ids[identifier]}.union(*(dataset.relevant(i) for i in same))
         own = next((dataset.own_documents[i] for i in same if i in dataset.own_documents), None)
-        single = _single_query(dataset, query, right, own)
+        single = _single_query(dataset, query, relevant, own)
         negatives = self.mine(single, ["query"], count=num_negatives)["query"]
         return [dataset.memories[negative.memory_id].text for negative in negatives]
 
     def close(self) -> None:
-        """Let go of connections and of the model."""
+        """Close connections and release the model."""
         if self.collection is not None:
             self.collection.close()
         self._encoder = None
@@ -216,13 +218,13 @@ class HardNegativeMiner:
     ) -> None:
         self.close()
 
-    def _loaded(self) -> Encoder:
+    def _load_encoder(self) -> Encoder:
         if self._encoder is None:
             self._encoder = Encoder.load(self.model, settings=self._model_settings)
         return self._encoder
 
-    def _prepared(self, dataset: RetrievalDataset, encoder: Encoder, progress: Progress | None) -> _Corpus:
-        """Encode and index a corpus once; query after query of the same one then costs its own search only."""
+    def _prepare_corpus(self, dataset: RetrievalDataset, encoder: Encoder, progress: Progress | None) -> _Corpus:
+        """Encode and index a corpus once; later calls with the same corpus reuse it."""
         if self._corpus is None or self._corpus.memories is not dataset.memories:
             texts = [memory.text for memory in dataset.answers.values()]
             self._corpus = _Corpus(
@@ -240,7 +242,7 @@ class HardNegativeMiner:
         query_vectors: NDArray[np.float32],
         corpus: _Corpus,
     ) -> list[CandidateSource]:
-        """The sources that are on, what is in use today first: of equal ranks that of the earlier one counts."""
+        """The enabled sources, those in use today first: at equal ranks the earlier source wins."""
         sources: list[CandidateSource] = []
         if self.retriever is not None:
             sources.append(RetrieverSource.over(dataset, self.retriever, queries))
@@ -263,7 +265,7 @@ class HardNegativeMiner:
 
 @dataclass(frozen=True)
 class _Corpus:
-    """A dataset's distinct answers, ready to be searched; `memories` tells which dataset it was."""
+    """A dataset's distinct answers, encoded and indexed; `memories` identifies the dataset."""
 
     memories: Mapping[str, Memory]
     texts: list[str]
@@ -271,17 +273,17 @@ class _Corpus:
     bm25: BM25Index | None
 
 
-def _single_query(dataset: RetrievalDataset, text: str, right: set[str], own: str | None) -> RetrievalDataset:
+def _single_query(dataset: RetrievalDataset, text: str, relevant: set[str], own: str | None) -> RetrievalDataset:
     return RetrievalDataset(
         name=dataset.name,
         memories=dataset.memories,
         queries={"query": Query("query", text)},
-        judgements={"query": dict.fromkeys(right, 1.0)},
+        judgements={"query": dict.fromkeys(relevant, 1.0)},
         own_documents={} if own is None else {"query": own},
     )
 
 
-def _with_ids(
+def _to_hard_negatives(
     mined: MinedNegatives, query_ids: Sequence[str], answers: Sequence[str]
 ) -> dict[str, tuple[HardNegative, ...]]:
     return {

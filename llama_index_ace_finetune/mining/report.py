@@ -1,4 +1,4 @@
-"""What a mining run found, for people and for training_data.json."""
+"""Mining report: counts, histograms and samples of a mining run."""
 
 from __future__ import annotations
 
@@ -11,61 +11,63 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
-from llama_index_ace_finetune.mining.plot import mining_picture
+from llama_index_ace_finetune.mining.plot import plot_mining
 from llama_index_ace_finetune.mining.results import MinedNegative, MinedNegatives
 from llama_index_ace_finetune.utils.atomic import write_json
 
-# The original's published file held 12 distinct texts in 5,190 places: a sign of a broken index, not of hard negatives.
-_FEW_DISTINCT = 0.01
-_LONG = ("histograms", "samples")
+# The file published with the original has 12 distinct texts among 5,190 negatives: a sign of a broken index.
+_MIN_DISTINCT_FRACTION = 0.01
+_LONG_KEYS = ("histograms", "samples")
 
 
 def mining_report(mined: MinedNegatives, *, queries: int, wanted: int) -> dict[str, Any]:
-    """Return what `save_mining_report` writes, as plain numbers.
+    """Return the counts and histograms of a mining run, as JSON-compatible values.
 
-    `candidates` = `kept` + all of `filtered` + `not_needed`. `passing` is the yield of each filter: of the candidates
-    that reached it, the share that passed.
+    `candidates` = `kept` + all of `filtered` + `not_needed`. `passing` holds the acceptance rate of each filter: the
+    fraction accepted of the candidates that reached it.
     """
     return {
         "queries": queries,
         "wanted_per_query": wanted,
         "candidates": mined.candidates,
-        "candidates_per_source": {name: count for name, count in mined.found.items() if count},
+        "candidates_per_source": {name: count for name, count in mined.candidates_per_source.items() if count},
         "filtered": mined.filtered,
-        "passing": mined.passing_shares,
+        "passing": mined.acceptance_rates,
         "relaxed": [
             {"relative_margin": step.relative_margin, "queries": step.queries, "negatives": step.negatives}
-            for step in mined.relaxed
+            for step in mined.backoff_steps
         ],
         "kept": mined.kept,
         "not_needed": mined.not_needed,
         "distinct": mined.distinct,
         "queries_with_fewer": int(((mined.rows >= 0).sum(axis=1) < wanted).sum()),
-        "suspicious": bool(mined.kept > 500 and mined.distinct < _FEW_DISTINCT * mined.kept),
+        "suspicious": bool(mined.kept > 500 and mined.distinct < _MIN_DISTINCT_FRACTION * mined.kept),
         "histograms": mined.histograms.to_dict(),
     }
 
 
 def mining_counts(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a report that is short enough for training_data.json."""
-    return {name: value for name, value in report.items() if name not in _LONG}
+    """Return the report without histograms and samples, for training_data.json."""
+    return {name: value for name, value in report.items() if name not in _LONG_KEYS}
 
 
-def require_some(mined: MinedNegatives) -> None:
-    """Raise DatasetError, naming the filter that took most, where not a single negative is left."""
+def require_negatives(mined: MinedNegatives) -> None:
+    """Raise DatasetError if no negatives are left, naming the filter that rejected most candidates."""
     if mined.kept or not len(mined.rows):
         return
     if not mined.candidates:
-        raise DatasetError("No candidates for hard negatives were found; the corpus needs more than the right answers.")
+        raise DatasetError(
+            "No candidates for hard negatives were found; add documents to the corpus that are not positives."
+        )
     worst = max(mined.filtered, key=lambda name: mined.filtered[name])
     raise DatasetError(
-        f"All {mined.candidates} candidates for hard negatives were filtered, {mined.filtered[worst]} of them as "
+        f"All {mined.candidates} candidates for hard negatives were rejected, {mined.filtered[worst]} of them as "
         f"{worst!r}; add memories to the corpus or loosen that filter."
     )
 
 
 SAMPLES = 20
-_LETTERS = 200
+_MAX_CHARACTERS = 200
 
 
 def mining_samples(
@@ -77,31 +79,31 @@ def mining_samples(
     seed: int,
     count: int = SAMPLES,
 ) -> list[dict[str, Any]]:
-    """Draw `count` queries and return each with a right answer and its negatives; texts are cut to 200 characters.
+    """Sample `count` queries and return each with a positive and its negatives; texts are cut to 200 characters.
 
     Args:
         mined: negatives of the queries.
-        queries: their texts.
+        queries: texts of the queries.
         corpus: texts of the corpus rows.
-        relevant: right rows of each query; the first is shown.
-        seed: of the draw.
-        count: fewer come back where there are fewer queries.
+        relevant: corpus rows of the positives of each query; the first is shown.
+        seed: random seed.
+        count: number of queries; all if there are fewer.
     """
-    chosen = sorted(random.Random(seed).sample(range(len(queries)), min(count, len(queries))))
+    selected = sorted(random.Random(seed).sample(range(len(queries)), min(count, len(queries))))
     return [
         {
-            "query": queries[query][:_LETTERS],
-            "right": corpus[int(relevant[query][0])][:_LETTERS] if len(relevant[query]) else None,
+            "query": queries[query][:_MAX_CHARACTERS],
+            "right": corpus[int(relevant[query][0])][:_MAX_CHARACTERS] if len(relevant[query]) else None,
             "right_answers": len(relevant[query]),
-            "negatives": [_shown(negative, corpus) for negative in mined.negatives_of(query)],
+            "negatives": [_sample_negative(negative, corpus) for negative in mined.negatives_of(query)],
         }
-        for query in chosen
+        for query in selected
     ]
 
 
-def _shown(negative: MinedNegative, corpus: Sequence[str]) -> dict[str, Any]:
+def _sample_negative(negative: MinedNegative, corpus: Sequence[str]) -> dict[str, Any]:
     return {
-        "text": corpus[negative.row][:_LETTERS],
+        "text": corpus[negative.row][:_MAX_CHARACTERS],
         "source": negative.source,
         "rank": negative.rank,
         "score": _rounded(negative.score),
@@ -115,18 +117,18 @@ def _rounded(score: float | None) -> float | None:
 
 
 REPORT_NAME = "mining_report.json"
-PICTURE_NAME = "mining_report.png"
+PLOT_NAME = "mining_report.png"
 
 
 def save_mining_report(report: Mapping[str, Any], folder: str | Path) -> None:
-    """Write `mining_report.json` and `mining_report.png` into a folder; files of these names are replaced.
+    """Write `mining_report.json` and `mining_report.png` into a folder; existing files are replaced.
 
     Args:
         report: `HardNegativeMiner.report` after a run.
-        folder: made if it is not there.
+        folder: created if it does not exist.
 
     Raises:
-        AceFinetuneError: if nothing was mined yet, or the folder is a file.
+        AceFinetuneError: if nothing has been mined yet, or the folder is a file.
     """
     folder = Path(folder)
     if not report:
@@ -134,4 +136,4 @@ def save_mining_report(report: Mapping[str, Any], folder: str | Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise AceFinetuneError(f"The folder for the mining report, {str(folder)!r}, is a file; give a folder.")
     write_json(folder / REPORT_NAME, dict(report))
-    mining_picture(report, folder / PICTURE_NAME)
+    plot_mining(report, folder / PLOT_NAME)

@@ -1,4 +1,4 @@
-"""What a mining run took, as arrays and as negatives."""
+"""Results of a mining run: negatives, as arrays and as objects, and counts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.mining.candidates import NOT_FOUND, Candidates
-from llama_index_ace_finetune.mining.filtering import Verdicts
-from llama_index_ace_finetune.mining.filters import RIGHT_ANSWER, UNKNOWN_ID
+from llama_index_ace_finetune.mining.filtering import FilterResult
+from llama_index_ace_finetune.mining.filters import KNOWN_POSITIVE, UNKNOWN_ID
 from llama_index_ace_finetune.mining.histograms import ScoreHistograms, score_histograms
-from llama_index_ace_finetune.mining.sampling import Chosen
+from llama_index_ace_finetune.mining.sampling import Selection
 
 
 @dataclass(frozen=True, slots=True)
 class SourceHit:
-    """The rank (from 1; 0 for a judgement) and the score that one source gave; None where it gave no score."""
+    """Rank (from 1; 0 for a judged negative) and score from one source; the score is None if the source gave none."""
 
     source: str
     rank: int
@@ -26,10 +26,10 @@ class SourceHit:
 
 @dataclass(frozen=True, slots=True)
 class MinedNegative:
-    """A corpus row taken as a negative.
+    """A corpus row selected as a negative.
 
-    `source`, `rank` and `score` are those of the source it was taken from, `hits` are those of all that found it;
-    `similarity` is what the margins went by: its cosine with the query, or the teacher's score.
+    `source`, `rank` and `score` are from the source it was selected from, `hits` from all sources that returned it;
+    `similarity` is the score that the margins used: its cosine with the query, or the teacher score.
     """
 
     row: int
@@ -41,8 +41,8 @@ class MinedNegative:
 
 
 @dataclass(frozen=True, slots=True)
-class RelaxedStep:
-    """A looser relative margin, the queries that were short of negatives before it, and the negatives it gave."""
+class MarginBackoffStep:
+    """One step of the margin back-off: its margin, the queries with too few negatives, and the negatives it added."""
 
     relative_margin: float | None
     queries: int
@@ -51,42 +51,46 @@ class RelaxedStep:
 
 @dataclass(frozen=True)
 class MinedNegatives:
-    """The negatives of n queries, at most `count` each, from s sources, and where the other candidates went.
+    """Negatives of n queries, at most `count` each, from s sources, and counts of the other candidates.
 
     Attributes:
-        sources: their names; the first is that of judgements.
-        rows: corpus rows int32 [n, count], in the order taken, -1 where there are fewer.
-        taken_from: number of the source, int64 [n, count], -1 likewise.
-        ranks: int32 [s, n, count], `NOT_FOUND` where a source did not find the row.
-        scores: float32 [s, n, count], NaN where there is none.
-        similarities: what the margins went by, float32 [n, count].
-        candidates: different (query, row) pairs that the sources found, and hits that are not in the corpus.
-        found: such pairs per source; one that several found counts for each.
-        filtered: how many candidates each filter refused, filters that refused none left out.
-        active: filters that were applied, in order.
-        relaxed: what each step of the relaxation did.
-        histograms: scores of right answers, of negatives and of what was refused.
+        sources: names; the first is `JUDGED`.
+        rows: corpus rows int32 [n, count], in the order of selection, padded with -1.
+        source_index: index into `sources`, int64 [n, count], padded with -1.
+        ranks: int32 [s, n, count], `NOT_FOUND` if a source did not return the row.
+        scores: float32 [s, n, count], NaN without a score.
+        similarities: scores that the margins used, float32 [n, count].
+        candidates: number of distinct (query, row) pairs, plus hits that are not in the corpus.
+        candidates_per_source: pairs per source; a pair found by several sources counts for each.
+        filtered: rejected candidates per filter, without filters that rejected none.
+        active: names of the applied filters, in order.
+        backoff_steps: steps of the margin back-off.
+        histograms: scores of positives, negatives and rejected candidates.
     """
 
     sources: tuple[str, ...]
     rows: NDArray[np.int32]
-    taken_from: NDArray[np.int64]
+    source_index: NDArray[np.int64]
     ranks: NDArray[np.int32]
     scores: NDArray[np.float32]
     similarities: NDArray[np.float32]
     candidates: int
-    found: dict[str, int]
+    candidates_per_source: dict[str, int]
     filtered: dict[str, int]
     active: tuple[str, ...]
-    relaxed: tuple[RelaxedStep, ...]
+    backoff_steps: tuple[MarginBackoffStep, ...]
     histograms: ScoreHistograms
 
     @classmethod
     def of(
-        cls, candidates: Candidates, verdicts: Verdicts, chosen: Chosen, relaxed: tuple[RelaxedStep, ...]
+        cls,
+        candidates: Candidates,
+        filter_result: FilterResult,
+        selected: Selection,
+        backoff_steps: tuple[MarginBackoffStep, ...],
     ) -> MinedNegatives:
-        """Pick out what was chosen, and count the rest."""
-        columns, taken_from = chosen
+        """Collect the selected candidates and count the others."""
+        columns, source_index = selected
         query, place = np.nonzero(columns >= 0)
         column = columns[query, place]
         shape = (len(candidates.sources), *columns.shape)
@@ -97,66 +101,68 @@ class MinedNegatives:
         rows[query, place] = candidates.rows[query, column]
         ranks[:, query, place] = candidates.ranks[:, query, column]
         scores[:, query, place] = candidates.scores[:, query, column]
-        similarities[query, place] = verdicts.scores[query, column]
+        similarities[query, place] = filter_result.scores[query, column]
 
-        refused = {name: mask for name in verdicts.active if (mask := verdicts.refused_by(name)).any()}
+        rejected = {name: mask for name in filter_result.active if (mask := filter_result.rejected_by(name)).any()}
         unknown = int(candidates.unknown.sum())
         filtered = {UNKNOWN_ID: unknown} if unknown else {}
         found = (candidates.ranks != NOT_FOUND).sum(axis=(1, 2))
         return cls(
             sources=candidates.sources,
             rows=rows,
-            taken_from=taken_from,
+            source_index=source_index,
             ranks=ranks,
             scores=scores,
             similarities=similarities,
             candidates=int(candidates.filled.sum()) + unknown,
-            found={name: int(number) for name, number in zip(candidates.sources, found, strict=True)},
-            filtered=filtered | {name: int(mask.sum()) for name, mask in refused.items()},
-            active=verdicts.active,
-            relaxed=relaxed,
+            candidates_per_source={name: int(number) for name, number in zip(candidates.sources, found, strict=True)},
+            filtered=filtered | {name: int(mask.sum()) for name, mask in rejected.items()},
+            active=filter_result.active,
+            backoff_steps=backoff_steps,
             histograms=score_histograms(
-                positives=verdicts.positives,
+                positives=filter_result.positives,
                 kept=similarities[query, place],
-                # Right answers are counted as such already.
-                filtered={name: verdicts.scores[mask] for name, mask in refused.items() if name != RIGHT_ANSWER},
-                teacher=verdicts.by_teacher,
+                # Positives have a histogram already.
+                filtered={
+                    name: filter_result.scores[mask] for name, mask in rejected.items() if name != KNOWN_POSITIVE
+                },
+                teacher=filter_result.by_teacher,
             ),
         )
 
     @property
     def kept(self) -> int:
-        """Number of negatives over all queries."""
+        """Total number of negatives."""
         return int((self.rows >= 0).sum())
 
     @property
     def distinct(self) -> int:
-        """Number of different corpus rows among them."""
+        """Number of distinct corpus rows among the negatives."""
         return len(np.unique(self.rows[self.rows >= 0]))
 
     @property
     def not_needed(self) -> int:
-        """Candidates that passed every filter when enough had been taken."""
+        """Number of accepted candidates that were not selected."""
         return self.candidates - self.kept - sum(self.filtered.values())
 
     @property
-    def passing_shares(self) -> dict[str, float | None]:
-        """Of the candidates that reached each filter, the share that passed it; None where none reached it."""
+    def acceptance_rates(self) -> dict[str, float | None]:
+        """Fraction accepted by each filter of the candidates that reached it; None if none reached it."""
         left = self.candidates - self.filtered.get(UNKNOWN_ID, 0)
-        shares: dict[str, float | None] = {}
+        rates: dict[str, float | None] = {}
         for name in self.active:
-            passed = left - self.filtered.get(name, 0)
-            shares[name] = round(passed / left, 4) if left else None
-            left = passed
-        return shares
+            accepted = left - self.filtered.get(name, 0)
+            rates[name] = round(accepted / left, 4) if left else None
+            left = accepted
+        return rates
 
     @cached_property
     def negatives(self) -> tuple[tuple[MinedNegative, ...], ...]:
-        """The negatives of each query, in the order taken."""
+        """The negatives of each query, in the order of selection."""
         return tuple(self.negatives_of(query) for query in range(len(self.rows)))
 
     def negatives_of(self, query: int) -> tuple[MinedNegative, ...]:
-        """The negatives of one query, in the order taken."""
+        """The negatives of one query, in the order of selection."""
         return tuple(self._negative(query, place) for place in range(int((self.rows[query] >= 0).sum())))
 
     def _negative(self, query: int, place: int) -> MinedNegative:
@@ -167,13 +173,13 @@ class MinedNegatives:
             )
             if rank != NOT_FOUND
         )
-        source = self.sources[self.taken_from[query, place]]
-        taken = next(hit for hit in hits if hit.source == source)
+        source = self.sources[self.source_index[query, place]]
+        origin = next(hit for hit in hits if hit.source == source)
         return MinedNegative(
             row=int(self.rows[query, place]),
             source=source,
-            score=taken.score,
-            rank=taken.rank,
+            score=origin.score,
+            rank=origin.rank,
             similarity=float(self.similarities[query, place]),
             hits=hits,
         )

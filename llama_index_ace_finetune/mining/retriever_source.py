@@ -1,4 +1,4 @@
-"""A LlamaIndex retriever as a source of candidates."""
+"""Candidates from a LlamaIndex retriever."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ _ID_FIELDS = ("memory_id", "bullet_id", "original_id")
 
 
 class RetrieverError(AceFinetuneError):
-    """A retriever that was to give candidates failed."""
+    """A retriever failed to return candidates."""
 
 
 @dataclass(frozen=True)
 class RetrieverSource:
-    """What a retriever finds, as rows of a dataset's answers.
+    """Hits of a retriever, as rows of a dataset's answers.
 
-    A hit is looked up by its node id, then by its `ref_doc_id`, then by a memory id in its metadata, then by its
-    text; one that none of them leads to the corpus is `UNKNOWN`. It gives as many hits as the retriever does, which
-    its own `similarity_top_k` may limit.
+    A hit is matched by its node id, then by its `ref_doc_id`, then by a memory id in its metadata, then by its text;
+    a hit without a match is `UNKNOWN`. The number of hits may be limited by the retriever's `similarity_top_k`.
 
     Args:
         retriever: any LlamaIndex retriever.
-        queries: the texts that `search` is asked for by number.
-        row_of_id: corpus row of every memory id, copies of a text included.
+        queries: texts of the queries that `search` gets by number.
+        row_of_id: corpus row of every memory id, including duplicates of a text.
         row_of_text: corpus row of every normalised text.
     """
 
@@ -72,7 +71,7 @@ class RetrieverSource:
         except Exception as error:
             raise RetrieverError(
                 f"The retriever {type(self.retriever).__name__} failed for the query {query[:200]!r} "
-                f"({first_line(error)}); make it answer that query, or mine without it."
+                f"({first_line(error)}); fix the retriever or mine without it."
             ) from error
 
     def row(self, hit: NodeWithScore) -> int:

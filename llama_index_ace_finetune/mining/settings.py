@@ -1,4 +1,4 @@
-"""How hard negatives are chosen."""
+"""Settings of hard-negative mining."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ SamplingStrategy = Literal["top", "random", "spread"]
 
 @dataclass(frozen=True, kw_only=True)
 class MiningSettings:
-    """Settings of `HardNegativeMiner`: where candidates come from, which are refused, which of the rest are taken.
+    """Settings of `HardNegativeMiner`: sources of candidates, filters, and sampling.
 
-    Names and margins mean what they mean for `sentence_transformers.util.mine_hard_negatives`.
+    Names and margins mean the same as for `sentence_transformers.util.mine_hard_negatives`.
 
-    A score is the cosine with the query, or the teacher's score where there is a teacher. `pos` is the least score
-    among the query's right answers. None switches a filter off.
+    A score is the cosine with the query, or the teacher score if there is a teacher. `pos` is the smallest score of
+    the query's positives. None disables a filter.
 
     Attributes:
-        range_max: candidates taken from each source per query: the last rank that is considered.
-        range_min: first ranks that are skipped: a candidate that any source ranks among its first `range_min` is
-            refused. Ranks are those that the source gives, positives included.
+        range_max: candidates per source and query: the last rank that is considered.
+        range_min: ranks to skip at the top: a candidate that any source ranks in its first `range_min` is rejected.
+            Positives count in the ranks.
         dense: take candidates from the embedding model.
         bm25: take candidates from BM25.
-        near_duplicate: candidates whose cosine with a right answer reaches this are taken for the answer itself.
-        nearer_answer: keep if no right answer's cosine with the candidate exceeds this share of `pos`: what lies
-            closer to the answer than the query does is probably an answer too (GISTEmbed, Solatorio 2024).
+        near_duplicate: reject if the cosine with a positive is at least this: a near-duplicate of a positive.
+        nearer_answer: keep if the cosine with every positive is at most this fraction of `pos`: a candidate closer to
+            a positive than the query is, is probably a positive too (GISTEmbed, Solatorio 2024).
         relative_margin: keep if score <= pos - |pos| * relative_margin: 0.05 keeps a negative at least 5 % below the
             positive (NV-Retriever's "perc-pos" of 95 %, Moreira et al. 2024), 0 keeps all up to the positive itself.
         absolute_margin: keep if score <= pos - absolute_margin (the same paper's "margin-pos").
         max_score: keep if score <= max_score.
         teacher: a cross-encoder or a second embedding model, by folder or hub name, whose scores the margins and
-            `max_score` then use.
-        relaxation: relative margins that are tried in turn for queries left with fewer negatives than asked, each
-            smaller than the one before, None last; (0.0, None) for example. Other filters stay as they are.
-        sampling_strategy: "top" takes the best ranks over all sources; "random" draws uniformly from what passed;
-            "spread" lets the sources take turns.
-        seed: of the random draws and of the report's samples.
+            `max_score` use.
+        relaxation: margin back-off: relative margins to try in turn for queries with too few negatives, each smaller
+            than the one before, None (no margin) last; (0.0, None) for example. Other filters stay the same.
+        sampling_strategy: "top" selects by best rank over all sources; "random" samples uniformly from the accepted
+            candidates; "spread" selects from the sources round-robin.
+        seed: random seed of the sampling and of the samples in the report.
     """
 
     range_max: int = 50
@@ -79,17 +79,17 @@ class MiningSettings:
         self._check_relaxation()
         if self.teacher is not None and (self.relative_margin, self.absolute_margin, self.max_score) == (None,) * 3:
             raise AceFinetuneError(
-                f"The mining setting teacher is {str(self.teacher)!r}, but nothing uses its scores; set "
+                f"The mining setting teacher is {str(self.teacher)!r}, but no filter uses its scores; set "
                 "relative_margin, absolute_margin or max_score."
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON can hold them."""
+        """Return the settings as JSON-compatible values."""
         teacher = None if self.teacher is None else str(self.teacher)
         return {**asdict(self), "teacher": teacher, "relaxation": list(self.relaxation)}
 
     def warnings(self) -> list[str]:
-        """Return a sentence for each setting that is allowed and hardly meant."""
+        """Return a warning for each setting that is valid but probably a mistake."""
         return margin_warnings("relative_margin", self.relative_margin)
 
     def _check_relaxation(self) -> None:
@@ -97,12 +97,12 @@ class MiningSettings:
             return
         if self.relative_margin is None:
             raise AceFinetuneError(
-                "The mining setting relaxation loosens relative_margin, which is off; set relative_margin too."
+                "The mining setting relaxation lowers relative_margin, which is None; set relative_margin too."
             )
         margins = [-math.inf if step is None else step for step in (self.relative_margin, *self.relaxation)]
-        falling = all(before > after for before, after in pairwise(margins))
-        wanted = f"margins that fall from relative_margin ({self.relative_margin}), None last"
-        _require(falling, "relaxation", self.relaxation, wanted)
+        decreasing = all(before > after for before, after in pairwise(margins))
+        expected = f"margins that decrease from relative_margin ({self.relative_margin}), None last"
+        _require(decreasing, "relaxation", self.relaxation, expected)
 
 
 def margin_warnings(name: str, margin: float | None) -> list[str]:
@@ -110,11 +110,11 @@ def margin_warnings(name: str, margin: float | None) -> list[str]:
     if margin is None or margin <= LARGE_MARGIN:
         return []
     return [
-        f"{name} is {margin:g}, so only what scores below {1 - margin:.3g} of the positive counts as a negative; it is "
-        f"a distance, as in sentence-transformers: for up to {margin:g} of the positive's score give {1 - margin:.3g}"
+        f"{name} is {margin:g}, so only documents that score below {1 - margin:.3g} of the positive are negatives; it "
+        f"is a distance, as in sentence-transformers: for scores up to {margin:g} of the positive set {1 - margin:.3g}"
     ]
 
 
-def _require(holds: bool, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise AceFinetuneError(f"The mining setting {name} is {value}; it must be {wanted}.")
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise AceFinetuneError(f"The mining setting {name} is {value}; it must be {expected}.")

@@ -1,4 +1,4 @@
-"""Where candidates for hard negatives come from."""
+"""Sources of candidates for hard negatives."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.dense import dense_top_k
 from llama_index_ace_finetune.ranking.without_own import without_own
 
-NOTHING = -1
-"""The row of a place that no hit fills."""
+PADDING = -1
+"""Row of an entry without a hit."""
 UNKNOWN = -2
-"""The row of a hit that is not in the corpus."""
+"""Row of a hit that is not in the corpus."""
 
-# A quarter of the default: 0.4 GB besides the vectors instead of 1.7 at 300,000 of them, and no slower.
-_DOCUMENTS_AT_ONCE = 16_384
+# A quarter of the default: 0.4 GB besides the vectors instead of 1.7 GB for 300,000 of them, and no slower.
+_DOCUMENT_TILE = 16_384
 
 Rankings = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 
 class CandidateSource(Protocol):
-    """Something that ranks the corpus for queries, as today's retrieval does."""
+    """Ranks the corpus for queries."""
 
     @property
     def name(self) -> str:
-        """What the hits are marked with."""
+        """Name of the source, recorded with every hit."""
 
     def search(self, rows: NDArray[np.int64], k: int) -> Rankings:
         """Rank the corpus for the queries with these row numbers.
 
         Returns:
-            Corpus rows int32 [n, <=k] and their scores float32 of the same shape. The column is the rank, best
-            first; a row is `NOTHING` where there is no further hit (or a repeated one), `UNKNOWN` for a hit that is
-            not in the corpus. A score is NaN where the source gives none.
+            Corpus rows int32 [n, <=k] and scores float32 of the same shape. The column is the rank, best first. A row
+            is `PADDING` after the last hit or for a repeated hit, `UNKNOWN` for a hit that is not in the corpus. A
+            score is NaN if the source gives none.
         """
         ...
 
@@ -52,12 +52,12 @@ class DenseSource:
 
     def search(self, rows: NDArray[np.int64], k: int) -> Rankings:
         """See `CandidateSource`."""
-        return dense_top_k(self.queries[rows], self.corpus, k, document_tile=_DOCUMENTS_AT_ONCE)
+        return dense_top_k(self.queries[rows], self.corpus, k, document_tile=_DOCUMENT_TILE)
 
 
 @dataclass(frozen=True)
 class LexicalSource:
-    """BM25 over the corpus's texts."""
+    """BM25 search over the texts of the corpus."""
 
     queries: Sequence[str]
     index: BM25Index
@@ -70,11 +70,11 @@ class LexicalSource:
 
 @dataclass(frozen=True)
 class WithoutOwnDocuments:
-    """A source whose queries are documents too: a query's own row is no candidate for it.
+    """A source for queries that are documents of the corpus too; a query's own document is not a candidate.
 
     Args:
-        source: what ranks.
-        own: the row of each query's own document, int64 [n], -1 without one.
+        source: the source to wrap.
+        own: row of each query's own document, int64 [n], -1 without one.
     """
 
     source: CandidateSource
@@ -82,7 +82,7 @@ class WithoutOwnDocuments:
 
     @property
     def name(self) -> str:
-        """The name of the source."""
+        """Name of the wrapped source."""
         return self.source.name
 
     def search(self, rows: NDArray[np.int64], k: int) -> Rankings:
@@ -93,9 +93,9 @@ class WithoutOwnDocuments:
 
 
 def rankings_of_hits(hits: Sequence[Sequence[tuple[int, float]]], k: int) -> Rankings:
-    """Lay each query's hits, (row, score) best first, side by side; a row that comes again leaves its place empty."""
+    """Stack the hits of each query, (row, score) best first; a repeated row becomes `PADDING`."""
     width = min(k, max(map(len, hits), default=0))
-    indices = np.full((len(hits), width), NOTHING, np.int32)
+    indices = np.full((len(hits), width), PADDING, np.int32)
     scores = np.full((len(hits), width), -np.inf, np.float32)
     for place, found in enumerate(hits):
         seen: set[int] = set()

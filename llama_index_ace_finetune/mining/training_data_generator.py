@@ -1,4 +1,4 @@
-"""TrainingDataGenerator: from queries with known answers to training_data.json."""
+"""TrainingDataGenerator: writes training_data.json from queries with known positives."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from llama_index_ace_finetune.mining.report import mining_counts
 from llama_index_ace_finetune.utils.atomic import require_regular
 from llama_index_ace_finetune.utils.new_folder import require_writable
 
-_PLAIN = (str, int, float, bool)
+_JSON_SCALARS = (str, int, float, bool)
 
 
 class TrainingDataGenerator:
-    """Write training data for the train and dev queries of a suite; its test queries are held out.
+    """Write training data for the train and dev queries of a test suite; its test queries are held out.
 
     Args:
-        test_suite_path: the suite, or any dataset that `read_dataset` takes.
-        output_path: where `training_data.json` is written; a file there is replaced.
-        miner: where negatives come from.
-        max_examples: at most so many examples, drawn at random from all that pass the filters.
-        memories: memories beyond those of the suite (an inventory file); with a miner on a live collection, that
-            collection's memories by default.
-        columns: names of the columns of a table, as `read_dataset` takes them.
+        test_suite_path: the suite, or any dataset that `read_dataset` reads.
+        output_path: path of `training_data.json`; an existing file is replaced.
+        miner: mines the negatives.
+        max_examples: at most N examples, sampled at random from those that match the filters.
+        memories: file with memories to add to those of the suite; by default those of the Qdrant collection that the
+            miner uses, if any.
+        columns: column names of a table, as for `read_dataset`.
         split_settings: fractions and seed of the split.
     """
 
@@ -65,13 +65,13 @@ class TrainingDataGenerator:
         *,
         progress: Progress | None = None,
     ) -> int:
-        """Mine, write the file, and return the number of examples.
+        """Mine negatives, write the file, and return the number of examples.
 
         Args:
             negatives_per_example: hard negatives per query.
-            min_difficulty: leave out queries marked easier ("easy" < "medium" < "hard").
-            skip_categories: leave out queries of these categories.
-            progress: called with the number of texts just encoded.
+            min_difficulty: skip queries marked as easier ("easy" < "medium" < "hard").
+            skip_categories: skip queries of these categories.
+            progress: called with the number of newly encoded texts.
         """
         require_writable(self.output_path)
         if self.output_path.is_dir():
@@ -91,7 +91,7 @@ class TrainingDataGenerator:
             skip_categories=frozenset(skip_categories or ()),
             max_examples=self.max_examples,
             source=str(self.test_suite_path),
-            # A file that an earlier run left in the folder of the data is not data.
+            # The output of an earlier run in the data folder is not part of the data.
             generated_at=modified_at(self.test_suite_path, self.memories, without=self.output_path),
             progress=progress,
         )
@@ -116,28 +116,27 @@ def generate_training_data(
 ) -> TrainingData:
     """Return training data for the train and dev queries of `split`.
 
-    Right answers of dev and test queries never become negatives, so nothing that is measured later was trained on.
-    `source` tells where the dataset is from. The file's `generated_at` is by default the time of the file or folder of
-    that name (see `modified_at`), null where there is none. `miner.report` then holds more than the counts that go into
-    the file.
+    Positives of dev and test queries never become negatives, so evaluation data is not trained on. `source` is the
+    file or folder of the dataset. `generated_at` is by default its modification time (see `modified_at`), null if it
+    does not exist. `miner.report` holds the full mining report, of which the file gets the counts.
 
     Raises:
-        AceFinetuneError: for an unknown difficulty, or fewer than one example.
-        DatasetError: if the filters leave no query.
+        AceFinetuneError: if the difficulty is unknown, or `max_examples` is below 1.
+        DatasetError: if no query matches the filters.
     """
-    chosen = choose_queries(
+    selected = choose_queries(
         dataset, split, min_difficulty=min_difficulty, skip_categories=skip_categories, max_examples=max_examples
     )
-    order = [query_id for query_id in dataset.queries if query_id in chosen]
-    held = frozenset(split.answers["dev"]) | frozenset(split.answers["test"])
-    mined = miner.mine(dataset, order, count=num_negatives, excluded=held, progress=progress)
+    order = [query_id for query_id in dataset.queries if query_id in selected]
+    held_out = frozenset(split.answers["dev"]) | frozenset(split.answers["test"])
+    mined = miner.mine(dataset, order, count=num_negatives, excluded=held_out, progress=progress)
     examples = tuple(
         TrainingExample(
             query_id=query_id,
             query=dataset.queries[query_id].text,
             positive_ids=_positives(dataset, query_id),
             negatives=mined[query_id],
-            split=chosen[query_id],
+            split=selected[query_id],
             metadata=_metadata(dataset, query_id),
             own_id=dataset.own_answer(query_id),
         )
@@ -147,7 +146,7 @@ def generate_training_data(
         examples=examples,
         memories={identifier: memory.text for identifier, memory in dataset.answers.items()},
         memory_metadata={
-            identifier: {name: value for name, value in memory.metadata.items() if _plain(value)}
+            identifier: {name: value for name, value in memory.metadata.items() if _is_json_value(value)}
             for identifier, memory in dataset.answers.items()
             if memory.metadata
         },
@@ -170,63 +169,63 @@ def choose_queries(
     skip_categories: frozenset[str] = frozenset(),
     max_examples: int | None = None,
 ) -> dict[str, str]:
-    """Return the part ("train" or "dev") of each query that passes the filters of `generate_training_data`.
+    """Return the split part ("train" or "dev") of each query that matches the filters of `generate_training_data`.
 
     Raises:
-        AceFinetuneError: for an unknown difficulty, or fewer than one example.
-        DatasetError: if the filters leave no training query.
+        AceFinetuneError: if the difficulty is unknown, or `max_examples` is below 1.
+        DatasetError: if no training query matches the filters.
     """
     if min_difficulty is not None and min_difficulty not in DIFFICULTIES:
         raise AceFinetuneError(f"The minimum difficulty is {min_difficulty!r}; it must be {', '.join(DIFFICULTIES)}.")
     if max_examples is not None and max_examples < 1:
-        raise AceFinetuneError(f"The largest number of examples is {max_examples}; it must be at least 1.")
-    chosen = {
+        raise AceFinetuneError(f"The maximum number of examples is {max_examples}; it must be at least 1.")
+    selected = {
         query_id: part
         for part in ("train", "dev")
         for query_id in split.part(part)
-        if _passes(dataset.queries[query_id], min_difficulty, skip_categories)
+        if _matches(dataset.queries[query_id], min_difficulty, skip_categories)
     }
-    if max_examples is not None and len(chosen) > max_examples:
-        chosen = _sampled(chosen, max_examples, seed=split.settings.seed)
-    if not any(part == "train" for part in chosen.values()):
+    if max_examples is not None and len(selected) > max_examples:
+        selected = _sampled(selected, max_examples, seed=split.settings.seed)
+    if not any(part == "train" for part in selected.values()):
         raise DatasetError(
-            f"{dataset.name}: no training query passes the filters (minimum difficulty {min_difficulty or 'none'}, "
+            f"{dataset.name}: no training query matches the filters (minimum difficulty {min_difficulty or 'none'}, "
             f"skipped categories: {', '.join(sorted(skip_categories)) or 'none'}); loosen them."
         )
-    return chosen
+    return selected
 
 
 def _sampled(parts: Mapping[str, str], count: int, *, seed: int) -> dict[str, str]:
-    """Draw `count` queries at random, train and dev in the proportion they have; one of each where there is room."""
+    """Sample `count` queries, keeping the ratio of train to dev; at least one dev query if there is room."""
     generator = random.Random(seed)
     by_part = {name: sorted(i for i, part in parts.items() if part == name) for name in ("train", "dev")}
     dev = round(count * len(by_part["dev"]) / len(parts))
     if by_part["dev"] and count > 1:
         dev = max(dev, 1)
-    wanted = {"dev": dev, "train": count - dev}
+    sizes = {"dev": dev, "train": count - dev}
     return {
         query_id: part
         for part, members in by_part.items()
-        for query_id in generator.sample(members, min(wanted[part], len(members)))
+        for query_id in generator.sample(members, min(sizes[part], len(members)))
     }
 
 
-def _passes(query: Query, min_difficulty: str | None, skip_categories: frozenset[str]) -> bool:
+def _matches(query: Query, min_difficulty: str | None, skip_categories: frozenset[str]) -> bool:
     difficulty = query.metadata.get("difficulty")
     rank = DIFFICULTIES.index(difficulty) if difficulty in DIFFICULTIES else 0
-    floor = DIFFICULTIES.index(min_difficulty) if min_difficulty in DIFFICULTIES else 0
+    min_rank = DIFFICULTIES.index(min_difficulty) if min_difficulty in DIFFICULTIES else 0
     categories = labels_of(query.metadata.get("query_category", query.metadata.get("category")))
-    return rank >= floor and skip_categories.isdisjoint(categories)
+    return rank >= min_rank and skip_categories.isdisjoint(categories)
 
 
 def _positives(dataset: RetrievalDataset, query_id: str) -> tuple[str, ...]:
-    """Right answers, the query's own label first."""
-    own = [dataset.answer_ids[memory] for memory, grade in dataset.judgements[query_id].items() if grade > 0]
-    return tuple(dict.fromkeys([*own, *sorted(dataset.relevant(query_id))]))
+    """Positives, those labelled for this query first."""
+    labelled = [dataset.answer_ids[memory] for memory, grade in dataset.judgements[query_id].items() if grade > 0]
+    return tuple(dict.fromkeys([*labelled, *sorted(dataset.relevant(query_id))]))
 
 
 def _metadata(dataset: RetrievalDataset, query_id: str) -> Mapping[str, Any]:
-    """The original's four fields; ids keep the type they have in the source."""
+    """The four metadata fields of the original's format; ids keep the type they have in the source."""
     query = dataset.queries[query_id]
     memory_id = next((memory for memory, grade in dataset.judgements[query_id].items() if grade > 0))
     memory = dataset.memories[memory_id]
@@ -236,18 +235,18 @@ def _metadata(dataset: RetrievalDataset, query_id: str) -> Mapping[str, Any]:
         "difficulty": query.metadata.get("difficulty"),
         "query_category": query.metadata.get("query_category", query.metadata.get("category")),
     }
-    return {name: value if _plain(value) else None for name, value in found.items()}
+    return {name: value if _is_json_value(value) else None for name, value in found.items()}
 
 
-def _plain(value: object) -> bool:
-    """Whether the file can hold a value; JSON has no NaN, which tables put where they have nothing."""
+def _is_json_value(value: object) -> bool:
+    """Whether JSON can hold a value; JSON has no NaN, which tables use for empty cells."""
     if isinstance(value, list):
-        return all(one is None or _plain(one) for one in value)
+        return all(one is None or _is_json_value(one) for one in value)
     if isinstance(value, dict):
-        return all(isinstance(name, str) and (one is None or _plain(one)) for name, one in value.items())
-    return isinstance(value, _PLAIN) and not (isinstance(value, float) and not math.isfinite(value))
+        return all(isinstance(name, str) and (one is None or _is_json_value(one)) for name, one in value.items())
+    return isinstance(value, _JSON_SCALARS) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _with_collection(dataset: RetrievalDataset, memories: list[Memory]) -> RetrievalDataset:
-    """Add a collection's memories; where an id is known, the dataset's text stands."""
+    """Add a collection's memories; for an id that the dataset has too, the dataset's text is used."""
     return replace(dataset, memories={**{memory.id: memory for memory in memories}, **dataset.memories})

@@ -1,4 +1,4 @@
-"""Settings under which a hand can follow what the miner takes."""
+"""Mining settings whose results can be checked by hand."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from llama_index_ace_finetune.mining.settings import MiningSettings
 
 
 def plain(**options: Any) -> MiningSettings:
-    """The best ranks of the first twenty, with no margin, where `options` do not say otherwise."""
+    """Settings without a margin that select the top ranks of the first twenty, unless `options` override them."""
     return MiningSettings(**{"range_max": 20, "relative_margin": None, "sampling_strategy": "top", **options})

@@ -28,7 +28,7 @@ def miner(minilm: Encoder, cache: Path) -> HardNegativeMiner:
 
 
 def copies() -> RetrievalDataset:
-    """Memories with equal texts, int ids in the source, and a query that two memories answer."""
+    """Memories with equal texts, int ids in the source, and two queries with one text and different positives."""
     texts = {
         "10": "Restart the queue worker after every deploy",
         "11": "restart the  queue worker after every DEPLOY",
@@ -49,7 +49,7 @@ def copies() -> RetrievalDataset:
     )
 
 
-def test_negatives_are_wrong_distinct_and_hardest_first(
+def test_negatives_are_distinct_hardest_first_and_never_positives(
     miner: HardNegativeMiner, small_dataset: RetrievalDataset, minilm: Encoder
 ) -> None:
     query_ids = list(small_dataset.queries)
@@ -72,16 +72,16 @@ def test_negatives_are_wrong_distinct_and_hardest_first(
     assert report["filtered"]["right answer"] == 60
 
 
-def test_two_runs_give_the_same(miner: HardNegativeMiner, small_dataset: RetrievalDataset, minilm: Encoder) -> None:
+def test_mining_is_deterministic(miner: HardNegativeMiner, small_dataset: RetrievalDataset, minilm: Encoder) -> None:
     query_ids = list(small_dataset.queries)[:15]
     first = miner.mine(small_dataset, query_ids, count=3)
     again = HardNegativeMiner(encoder=minilm, settings=plain()).mine(small_dataset, query_ids, count=3)
     assert again == first
 
 
-def test_texts_that_are_equal_are_one_answer(miner: HardNegativeMiner) -> None:
+def test_equal_texts_are_one_answer(miner: HardNegativeMiner) -> None:
     found = miner.mine(copies(), ["q1", "q2", "q3"], count=6)
-    # 10 and 11 hold one text, 12 is a near-duplicate of it; q1 and q2 are one text, so 20 is right for both.
+    # 10 and 11 hold one text, 12 is a near-duplicate of it; q1 and q2 are one text, so 20 is a positive of both.
     assert {negative.memory_id for negative in found["q1"]} == {"21", "22"}
     assert {negative.memory_id for negative in found["q2"]} == {"21", "22"}
     assert found["q3"][0].memory_id == "22"
@@ -90,28 +90,28 @@ def test_texts_that_are_equal_are_one_answer(miner: HardNegativeMiner) -> None:
     assert miner.report["queries_with_fewer"] == 3
 
 
-def test_excluded_answers_are_for_nobody(miner: HardNegativeMiner) -> None:
+def test_excluded_answers_are_never_negatives(miner: HardNegativeMiner) -> None:
     found = miner.mine(copies(), ["q1", "q3"], count=6, excluded=frozenset({"22"}))
     assert {negative.memory_id for negatives in found.values() for negative in negatives} == {"10", "12", "20", "21"}
     assert {negative.memory_id for negative in found["q1"]} == {"21"}
 
 
-def test_without_bm25_only_the_model_ranks(minilm: Encoder, cache: Path) -> None:
+def test_dense_only(minilm: Encoder, cache: Path) -> None:
     miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=plain(bm25=False))
     found = miner.mine(copies(), ["q1"], count=2)
     assert {negative.source for negative in found["q1"]} == {"dense"}
 
 
-def test_the_filter_is_named_where_it_leaves_nothing(minilm: Encoder, cache: Path) -> None:
+def test_filter_that_rejects_all_candidates_is_named(minilm: Encoder, cache: Path) -> None:
     miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=plain(near_duplicate=0.01))
     with pytest.raises(DatasetError, match="3 of them as 'near-duplicate'"):
         miner.mine(copies(), ["q1"], count=2)
 
 
-def test_a_query_without_a_right_answer_is_told(miner: HardNegativeMiner) -> None:
+def test_query_without_a_positive_is_refused(miner: HardNegativeMiner) -> None:
     data = copies()
     data = RetrievalDataset("copies", data.memories, {**data.queries, "q9": Query("q9", "new")}, data.judgements)
-    with pytest.raises(DatasetError, match="query 'q9' has no right answer"):
+    with pytest.raises(DatasetError, match="query 'q9' has no positive in the corpus"):
         miner.mine(data, ["q1", "q9"], count=2)
 
 
@@ -123,25 +123,25 @@ def test_progress_counts_queries_and_memories(minilm: Encoder, small_dataset: Re
     assert sum(done) == 3 + len(small_dataset.answers)
 
 
-def test_top_k_is_that_of_the_settings_unless_it_is_given() -> None:
+def test_top_k_overrides_range_max() -> None:
     assert HardNegativeMiner().settings.range_max == 50
     assert HardNegativeMiner(settings=plain(range_max=7, seed=2)).settings == plain(range_max=7, seed=2)
     assert HardNegativeMiner(None, "c", None, None, 50, settings=plain(range_max=7)).settings.range_max == 50
 
 
-def test_a_miner_without_a_source_is_told() -> None:
-    with pytest.raises(AceFinetuneError, match="no source of candidates; switch dense or bm25 on"):
+def test_miner_without_a_source_is_refused() -> None:
+    with pytest.raises(AceFinetuneError, match="no source of candidates; enable dense or bm25"):
         HardNegativeMiner(settings=plain(dense=False, bm25=False))
 
 
-def test_without_the_model_only_words_rank(minilm: Encoder, cache: Path) -> None:
+def test_bm25_only(minilm: Encoder, cache: Path) -> None:
     miner = HardNegativeMiner(encoder=minilm, cache=cache, settings=plain(dense=False))
     found = miner.mine(copies(), ["q1"], count=2)
     assert {negative.source for negative in found["q1"]} == {"bm25"}
 
 
 @pytest.mark.parametrize("sampling_strategy", ["top", "random", "spread"])
-def test_more_wanted_than_the_corpus_holds(minilm: Encoder, cache: Path, sampling_strategy: SamplingStrategy) -> None:
+def test_count_larger_than_the_corpus(minilm: Encoder, cache: Path, sampling_strategy: SamplingStrategy) -> None:
     miner = HardNegativeMiner(
         encoder=minilm, cache=cache, settings=plain(range_max=10**9, sampling_strategy=sampling_strategy)
     )
@@ -151,7 +151,7 @@ def test_more_wanted_than_the_corpus_holds(minilm: Encoder, cache: Path, samplin
     assert miner.report["queries_with_fewer"] == 2
 
 
-def test_a_corpus_of_one_memory_is_told(miner: HardNegativeMiner) -> None:
+def test_corpus_of_one_memory_is_refused(miner: HardNegativeMiner) -> None:
     data = RetrievalDataset(
         "one", {"1": Memory("1", "Restart the worker")}, {"q": Query("q", "restart")}, {"q": {"1": 1.0}}
     )
@@ -159,7 +159,7 @@ def test_a_corpus_of_one_memory_is_told(miner: HardNegativeMiner) -> None:
         miner.mine(data, ["q"], count=3)
 
 
-def test_a_random_draw_is_the_same_alone_and_among_others(minilm: Encoder, small_dataset: RetrievalDataset) -> None:
+def test_random_draw_does_not_depend_on_other_queries(minilm: Encoder, small_dataset: RetrievalDataset) -> None:
     settings = plain(sampling_strategy="random", seed=5)
     query_ids = list(small_dataset.queries)[:12]
     miner = HardNegativeMiner(encoder=minilm, settings=settings)
@@ -170,14 +170,14 @@ def test_a_random_draw_is_the_same_alone_and_among_others(minilm: Encoder, small
     }
     query = small_dataset.queries[query_ids[4]]
     miner.use(small_dataset)
-    (right,) = small_dataset.relevant(query.id)
-    alone = miner.mine_hard_negatives(query.text, right, 3)
-    assert alone == [small_dataset.memories[n.memory_id].text for n in everything[query.id]]
+    (relevant,) = small_dataset.relevant(query.id)
+    single = miner.mine_hard_negatives(query.text, relevant, 3)
+    assert single == [small_dataset.memories[n.memory_id].text for n in everything[query.id]]
     other = HardNegativeMiner(encoder=minilm, settings=plain(sampling_strategy="random", seed=6))
     assert other.mine(small_dataset, query_ids, count=3) != everything
 
 
-def test_a_broken_model_is_told(tmp_path: Path) -> None:
+def test_model_with_nan_weights_is_refused(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -192,35 +192,35 @@ def test_a_broken_model_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"top_k": -5}])
-def test_bad_options_are_told(options: dict[str, int]) -> None:
+def test_invalid_top_k_is_refused(options: dict[str, int]) -> None:
     with pytest.raises(AceFinetuneError, match="top_k"):
         HardNegativeMiner(**options)  # type: ignore[arg-type]
 
 
-def test_a_negative_count_is_told(miner: HardNegativeMiner) -> None:
+def test_negative_count_is_refused(miner: HardNegativeMiner) -> None:
     with pytest.raises(AceFinetuneError, match="number of negatives per query is -1"):
         miner.mine(copies(), ["q1"], count=-1)
     assert miner.mine(copies(), ["q1"], count=0) == {"q1": ()}
 
 
-def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         HardNegativeMiner(model=str(tmp_path / "none")).mine(copies(), ["q1"], count=1)
 
 
-# ------------------------------------------------------------------------------------------------ one query
+# ------------------------------------------------------------------------------------------------ single queries
 
 
 @pytest.mark.parametrize("identifier", ["11", 11, 10])
-def test_one_query_by_an_id_of_either_type(miner: HardNegativeMiner, identifier: str | int) -> None:
+def test_single_query_with_str_or_int_id(miner: HardNegativeMiner, identifier: str | int) -> None:
     data = copies()
     miner.use(data)
     texts = miner.mine_hard_negatives("do I restart the WORKER after a deploy?", identifier, num_negatives=5)
-    # 20 is right for a query of the same wording.
+    # 20 is a positive of a query with the same text.
     assert sorted(texts) == sorted(data.memories[i].text for i in ("21", "22"))
 
 
-def test_one_new_query(miner: HardNegativeMiner) -> None:
+def test_single_query_that_is_not_in_the_dataset(miner: HardNegativeMiner) -> None:
     data = copies()
     miner.use(data)
     texts = miner.mine_hard_negatives("upgrade the database", 20, num_negatives=2)
@@ -228,7 +228,7 @@ def test_one_new_query(miner: HardNegativeMiner) -> None:
     assert data.memories["20"].text not in texts
 
 
-def test_one_query_needs_a_corpus_and_a_known_memory(miner: HardNegativeMiner) -> None:
+def test_single_query_needs_a_dataset_and_a_known_memory(miner: HardNegativeMiner) -> None:
     with pytest.raises(AceFinetuneError, match=r"call use\(dataset\) first"):
         miner.mine_hard_negatives("x", 10)
     miner.use(copies())
@@ -236,11 +236,11 @@ def test_one_query_needs_a_corpus_and_a_known_memory(miner: HardNegativeMiner) -
         miner.mine_hard_negatives("x", 99)
 
 
-# ------------------------------------------------------------------------------------------------ today's collection
+# ------------------------------------------------------------------------------------------------ existing collection
 
 
 class SameModel(LiveCollection):
-    """A collection whose endpoint serves the model at hand."""
+    """A collection whose endpoint serves the encoder of the test."""
 
     encoder: Encoder
 
@@ -248,7 +248,7 @@ class SameModel(LiveCollection):
         return [float(value) for value in self.encoder.encode_queries([text])[0]]
 
 
-def test_todays_collection_is_a_source_of_its_own(minilm: Encoder, cache: Path) -> None:
+def test_existing_collection_is_a_source(minilm: Encoder, cache: Path) -> None:
     data = copies()
     client = QdrantClient(":memory:")
     client.create_collection("m", vectors_config=models.VectorParams(size=384, distance=models.Distance.COSINE))

@@ -27,7 +27,7 @@ POINTS: list[tuple[int, list[float], dict[str, Any]]] = [
 
 
 class Endpoint(HTTPServer):
-    """An embedding endpoint that answers with `status` and `body`, and keeps what it was asked."""
+    """An embedding endpoint that answers with `status` and `body` and records the requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -69,7 +69,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 def client_with(collection: str, *, names: tuple[str, ...] = ("other", "dense")) -> QdrantClient:
-    """A collection in memory; in each vector space but the last of `names` the points lie the other way round."""
+    """An in-memory collection; every named vector but the last of `names` has its coordinates swapped."""
     client = QdrantClient(":memory:")
     parameters = models.VectorParams(size=2, distance=models.Distance.COSINE)
     client.create_collection(collection, vectors_config=dict.fromkeys(names, parameters) if names else parameters)
@@ -91,7 +91,7 @@ def live(client: QdrantClient, url: str | None = None, collection: str = "memori
     return LiveCollection("http://db", collection, embedding_url=url, embedding_model="a-model", client=client)
 
 
-def test_memories_are_the_points_with_a_text_under_their_own_ids() -> None:
+def test_memories_are_points_with_text_and_keep_their_ids() -> None:
     memories = live(client_with("memories")).memories()
     assert {memory.id: memory.text for memory in memories} == {
         "3215809140": "Retry with a growing delay",
@@ -103,7 +103,7 @@ def test_memories_are_the_points_with_a_text_under_their_own_ids() -> None:
     assert first.metadata["category"] == "ERRORS"
 
 
-def test_more_points_than_a_page() -> None:
+def test_more_points_than_one_scroll_page() -> None:
     client = QdrantClient(":memory:")
     client.create_collection("many", vectors_config=models.VectorParams(size=1, distance=models.Distance.DOT))
     client.upsert(
@@ -118,7 +118,7 @@ def test_more_points_than_a_page() -> None:
     assert len(memories) == 1203
 
 
-def test_search_asks_the_endpoint_and_ranks_by_the_dense_vectors(endpoint: Endpoint) -> None:
+def test_search_embeds_at_the_endpoint_and_ranks_by_dense_vectors(endpoint: Endpoint) -> None:
     hits = live(client_with("memories"), endpoint.url + "/").search("it fails", 4)
     assert [text for text, _ in hits] == ["Retry with a growing delay", "Close the file first", "   "]
     assert hits[0][1] == pytest.approx(1.0)
@@ -127,12 +127,12 @@ def test_search_asks_the_endpoint_and_ranks_by_the_dense_vectors(endpoint: Endpo
 
 
 @pytest.mark.parametrize("names", [(), ("mine",), ("finetuned",)])
-def test_other_vector_names_are_found(endpoint: Endpoint, names: tuple[str, ...]) -> None:
+def test_other_names_of_the_dense_vector(endpoint: Endpoint, names: tuple[str, ...]) -> None:
     hits = live(client_with("memories", names=names), endpoint.url).search("it fails", 1)
     assert hits == [("Retry with a growing delay", pytest.approx(1.0))]
 
 
-def test_long_queries_are_cut(endpoint: Endpoint) -> None:
+def test_long_queries_are_truncated(endpoint: Endpoint) -> None:
     live(client_with("memories"), endpoint.url).search("x" * 9000, 1)
     assert len(endpoint.requests[0][1]["input"]) == 8000
 
@@ -141,12 +141,12 @@ def test_without_an_endpoint_there_are_no_hits() -> None:
     assert live(client_with("memories")).search("it fails", 3) == []
 
 
-def test_as_a_source_it_gives_rows_of_the_corpus(endpoint: Endpoint) -> None:
+def test_source_returns_rows_of_the_corpus(endpoint: Endpoint) -> None:
     corpus = ["Pin the base image", "CLOSE the  file first", "only in the dataset"]
     source = CollectionSource.over(live(client_with("memories"), endpoint.url), ["unused", "it fails"], corpus)
     rows, scores = source.search(np.array([1]), 5)
     assert source.name == "collection"
-    # The best point is not in the corpus, and the others keep their ranks.
+    # The best point is not in the corpus; the others keep their ranks.
     assert rows.tolist() == [[UNKNOWN, UNKNOWN, 1, UNKNOWN, 0]]
     assert scores[0].tolist() == pytest.approx([1, 0.994, 0.8, 0.707, 0], abs=1e-3)
     assert endpoint.requests[0][1]["input"] == "it fails"
@@ -167,7 +167,7 @@ def test_as_a_source_it_gives_rows_of_the_corpus(endpoint: Endpoint) -> None:
         (200, b'{"data": [{"embedding": ["a", 1]}]}'),
     ],
 )
-def test_an_endpoint_without_a_vector_is_told(endpoint: Endpoint, status: int, body: bytes) -> None:
+def test_endpoint_response_without_a_vector_is_refused(endpoint: Endpoint, status: int, body: bytes) -> None:
     endpoint.status, endpoint.body = status, body
     collection = live(client_with("memories"), endpoint.url)
     with pytest.raises(StoreError, match=r"embedding endpoint 'http://127\.0\.0\.1:\d+/v1/embeddings' gave no vector"):
@@ -175,18 +175,18 @@ def test_an_endpoint_without_a_vector_is_told(endpoint: Endpoint, status: int, b
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "no scheme", "http://[", "http://127.0.0.1:99999"])
-def test_an_endpoint_that_nobody_answers_at_is_told(url: str) -> None:
+def test_unreachable_endpoint_is_refused(url: str) -> None:
     with pytest.raises(StoreError, match="gave no vector"):
         live(client_with("memories"), url).search("it fails", 1)
 
 
-def test_vectors_of_another_length_are_told(endpoint: Endpoint) -> None:
+def test_vectors_of_another_dimension_are_refused(endpoint: Endpoint) -> None:
     endpoint.body = json.dumps({"data": [{"embedding": [1.0, 0.0, 0.0]}]}).encode()
     with pytest.raises(StoreError, match="'memories' at 'http://db' cannot be read"):
         live(client_with("memories"), endpoint.url).search("it fails", 1)
 
 
-def test_a_missing_collection_is_told(endpoint: Endpoint) -> None:
+def test_missing_collection_is_refused(endpoint: Endpoint) -> None:
     collection = live(client_with("memories"), endpoint.url, collection="others")
     with pytest.raises(StoreError, match="'others' at 'http://db' cannot be read"):
         collection.memories()
@@ -194,7 +194,7 @@ def test_a_missing_collection_is_told(endpoint: Endpoint) -> None:
         collection.search("it fails", 1)
 
 
-def test_a_server_that_does_not_run_is_told() -> None:
+def test_unreachable_server_is_refused() -> None:
     collection = LiveCollection("http://127.0.0.1:9", "memories")
     with pytest.raises(StoreError) as caught:
         collection.memories()
@@ -206,7 +206,7 @@ def test_a_server_that_does_not_run_is_told() -> None:
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 @pytest.mark.parametrize("key", ["a-secret", None])
-def test_the_key_of_a_server_comes_from_the_environment(
+def test_api_key_comes_from_the_environment(
     key: str | None, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QDRANT_API_KEY", key or "")
@@ -218,7 +218,7 @@ def test_the_key_of_a_server_comes_from_the_environment(
 
 
 def llama_index_collection(**options: Any) -> tuple[QdrantClient, list[TextNode]]:
-    """A collection that LlamaIndex's own store wrote: its points have no text outside of the node."""
+    """A collection written by LlamaIndex's QdrantVectorStore: the text of its points is inside the node."""
     client = QdrantClient(":memory:")
     store = QdrantVectorStore(client=client, collection_name="memories", **options)
     nodes = [
@@ -233,7 +233,7 @@ def llama_index_collection(**options: Any) -> tuple[QdrantClient, list[TextNode]
     return client, nodes
 
 
-def test_memories_of_llama_index_are_their_nodes_as_embedded() -> None:
+def test_memories_of_llama_index_nodes_have_the_embedded_text() -> None:
     client, nodes = llama_index_collection()
     memories = live(client).memories()
     assert {(memory.id, memory.text) for memory in memories} == {
@@ -243,18 +243,18 @@ def test_memories_of_llama_index_are_their_nodes_as_embedded() -> None:
     assert all(memory.metadata == {"source_id": memory.id, "topic": "work"} for memory in memories)
 
 
-def no_words(texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
+def one_sparse_term(texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
     return [[1] for _ in texts], [[1.0] for _ in texts]
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"enable_hybrid": True, "sparse_doc_fn": no_words, "sparse_query_fn": no_words}]
+    "options", [{}, {"enable_hybrid": True, "sparse_doc_fn": one_sparse_term, "sparse_query_fn": one_sparse_term}]
 )
-def test_mining_finds_the_rows_of_llama_index_nodes(endpoint: Endpoint, options: dict[str, Any]) -> None:
+def test_source_finds_rows_of_llama_index_nodes(endpoint: Endpoint, options: dict[str, Any]) -> None:
     client, _ = llama_index_collection(**options)
     collection = live(client, endpoint.url)
     corpus = [memory.text for memory in collection.memories()]
     rows, scores = CollectionSource.over(collection, ["it fails"], corpus).search(np.array([0]), 3)
     assert corpus[rows[0][0]] == "Retry with a growing delay"
-    assert UNKNOWN in rows[0].tolist()  # the blank node is no memory
+    assert UNKNOWN in rows[0].tolist()  # the node without text is not a memory
     assert scores[0][0] == pytest.approx(1.0)

@@ -1,4 +1,4 @@
-"""What holds for any settings and any data."""
+"""Properties of mining that hold for any settings and data."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Data:
-    """Queries and corpus as directions in the plane, with judgements."""
+    """Queries and corpus as random unit vectors in the plane, with judgements."""
 
     queries: np.ndarray
     corpus: np.ndarray
-    right: list[np.ndarray]
-    wrong: list[np.ndarray]
+    relevant: list[np.ndarray]
+    judged_negatives: list[np.ndarray]
     excluded: np.ndarray
     rankings: np.ndarray
 
@@ -54,24 +54,24 @@ class Data:
 
         rankings = np.array([generator.permutation(ROWS)[:8] for _ in range(QUERIES)])
         rankings[generator.random(rankings.shape) < 0.1] = UNKNOWN
-        right = some(3)
-        wrong = [np.setdiff1d(rows, known) for rows, known in zip(some(2), right, strict=True)]
+        relevant = some(3)
+        judged_negatives = [np.setdiff1d(rows, known) for rows, known in zip(some(2), relevant, strict=True)]
         excluded = generator.random(ROWS) < 0.2
-        return cls(directions(QUERIES), directions(ROWS), right, wrong, excluded, rankings)
+        return cls(directions(QUERIES), directions(ROWS), relevant, judged_negatives, excluded, rankings)
 
     def mine(self, settings: MiningSettings, count: int, order: list[int] | None = None) -> MinedNegatives:
-        chosen = np.array(list(range(QUERIES)) if order is None else order)
-        queries = self.queries[chosen]
+        selected = np.array(list(range(QUERIES)) if order is None else order)
+        queries = self.queries[selected]
         return mine_negatives(
             query_vectors=queries,
             corpus_vectors=self.corpus,
-            relevant=[self.right[query] for query in chosen],
-            judged_wrong=[self.wrong[query] for query in chosen],
-            sources=[DenseSource(queries, self.corpus), Fixed(self.rankings[chosen])],
+            relevant=[self.relevant[query] for query in selected],
+            judged_negatives=[self.judged_negatives[query] for query in selected],
+            sources=[DenseSource(queries, self.corpus), Fixed(self.rankings[selected])],
             count=count,
             settings=settings,
             excluded=self.excluded,
-            keys=[f"query {query}" for query in chosen],
+            keys=[f"query {query}" for query in selected],
         )
 
 
@@ -99,16 +99,19 @@ enough = options(deadline=None, max_examples=100)
 
 @any_run
 @enough
-def test_no_masked_candidate_is_ever_kept(seed: int, settings: MiningSettings, count: int) -> None:
+def test_positives_held_out_and_near_duplicates_are_never_negatives(
+    seed: int, settings: MiningSettings, count: int
+) -> None:
     data = Data.drawn(seed)
     for query, negatives in enumerate(data.mine(settings, count).negatives):
         rows = [negative.row for negative in negatives]
         assert len(rows) == len(set(rows)) <= count
-        assert not set(rows) & set(data.right[query].tolist())
+        assert not set(rows) & set(data.relevant[query].tolist())
         assert not data.excluded[rows].any()
-        for row in set(rows) - set(data.wrong[query].tolist()):
+        for row in set(rows) - set(data.judged_negatives[query].tolist()):
             assert all(
-                np.dot(data.corpus[right], data.corpus[row]) < settings.near_duplicate for right in data.right[query]
+                np.dot(data.corpus[relevant], data.corpus[row]) < settings.near_duplicate
+                for relevant in data.relevant[query]
             )
 
 
@@ -122,14 +125,14 @@ def test_counts_add_up(seed: int, settings: MiningSettings, count: int) -> None:
     assert sum(result.histograms.kept) == result.kept
     for name, counts in result.histograms.filtered.items():
         assert sum(counts) == result.filtered[name]
-    # A query has fewer than asked only where nothing more passed.
+    # A query has fewer than `count` negatives only if no more candidates were accepted.
     short = sum(len(negatives) < count for negatives in result.negatives)
     assert short < QUERIES or result.not_needed == 0
 
 
 @any_run
 @enough
-def test_a_querys_result_does_not_depend_on_the_others(seed: int, settings: MiningSettings, count: int) -> None:
+def test_result_of_a_query_does_not_depend_on_other_queries(seed: int, settings: MiningSettings, count: int) -> None:
     data = Data.drawn(seed)
     everything = data.mine(settings, count).negatives
     order = np.random.default_rng(seed).permutation(QUERIES).tolist()
@@ -139,29 +142,29 @@ def test_a_querys_result_does_not_depend_on_the_others(seed: int, settings: Mini
 
 @any_run
 @enough
-def test_what_is_kept_is_what_a_loop_keeps(seed: int, settings: MiningSettings, count: int) -> None:
+def test_negatives_equal_those_of_a_loop(seed: int, settings: MiningSettings, count: int) -> None:
     data = Data.drawn(seed)
     result = data.mine(settings, count)
     for query in range(QUERIES):
-        strict, relaxed = kept_by_hand(data, settings, query)
+        strict, loosest = kept_by_hand(data, settings, query)
         rows = [negative.row for negative in result.negatives[query]]
-        judged = [row for row in data.wrong[query].tolist() if not data.excluded[row]]
+        judged = [row for row in data.judged_negatives[query].tolist() if not data.excluded[row]]
         first = min(count, len(strict))
         if settings.sampling_strategy == "top":
             assert rows[:first] == strict[:count]
         assert set(rows[:first]) <= set(strict)
         assert rows[: min(count, len(judged))] == sorted(judged)[:count]
-        assert set(rows[first:]) <= set(relaxed) - set(strict)
-        assert len(rows) == min(count, len(relaxed))
+        assert set(rows[first:]) <= set(loosest) - set(strict)
+        assert len(rows) == min(count, len(loosest))
 
 
 def kept_by_hand(data: Data, settings: MiningSettings, query: int) -> tuple[list[int], list[int]]:
-    """The rows of one query that pass, best rank first: before the relaxation, and at its loosest step."""
+    """The accepted rows of one query, best rank first: before the margin back-off, and at its last step."""
     cosines = (data.corpus @ data.queries[query]).tolist()
     dense = sorted(range(ROWS), key=lambda row: (-cosines[row], row))[: settings.range_max]
     fixed = data.rankings[query][: settings.range_max].tolist()
-    wrong, right = set(data.wrong[query].tolist()), data.right[query].tolist()
-    ranks = dict.fromkeys(wrong, (0, 0))
+    judged_negatives, relevant = set(data.judged_negatives[query].tolist()), data.relevant[query].tolist()
+    ranks = dict.fromkeys(judged_negatives, (0, 0))
     for source, ranking in enumerate((dense, fixed), start=1):
         for rank, row in enumerate(ranking, start=1):
             if row >= 0:
@@ -169,36 +172,36 @@ def kept_by_hand(data: Data, settings: MiningSettings, query: int) -> tuple[list
     steps = [settings.relative_margin, *settings.relaxation]
     found = []
     for margin in (steps[0], steps[-1]):
-        passing = []
+        accepted = []
         for row in sorted(ranks, key=lambda row: (ranks[row], row)):
-            if row in right or data.excluded[row]:
+            if row in relevant or data.excluded[row]:
                 continue
-            if row in wrong or passes(data, settings, margin, row, cosines, right, ranks[row][0]):
-                passing.append(row)
-        found.append(passing)
+            if row in judged_negatives or is_accepted(data, settings, margin, row, cosines, relevant, ranks[row][0]):
+                accepted.append(row)
+        found.append(accepted)
     return found[0], found[1]
 
 
-def passes(
+def is_accepted(
     data: Data,
     settings: MiningSettings,
     margin: float | None,
     row: int,
     cosines: list[float],
-    right: list[int],
+    relevant: list[int],
     rank: int,
 ) -> bool:
-    if any(float(np.dot(data.corpus[answer], data.corpus[row])) >= settings.near_duplicate for answer in right):
+    if any(float(np.dot(data.corpus[answer], data.corpus[row])) >= settings.near_duplicate for answer in relevant):
         return False
     if rank <= settings.range_min:
         return False
     if settings.max_score is not None and cosines[row] > settings.max_score:
         return False
-    if right:
-        positive = min(cosines[answer] for answer in right)
+    if relevant:
+        positive = min(cosines[answer] for answer in relevant)
         if settings.nearer_answer is not None:
-            nearest = max(float(np.dot(data.corpus[answer], data.corpus[row])) for answer in right)
-            if nearest > positive - abs(positive) * (1 - settings.nearer_answer):
+            max_positive_similarity = max(float(np.dot(data.corpus[answer], data.corpus[row])) for answer in relevant)
+            if max_positive_similarity > positive - abs(positive) * (1 - settings.nearer_answer):
                 return False
         if settings.absolute_margin is not None and cosines[row] > positive - settings.absolute_margin:
             return False

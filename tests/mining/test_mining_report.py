@@ -13,7 +13,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.mining.histograms import score_histograms
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
-from llama_index_ace_finetune.mining.plot import mining_picture
+from llama_index_ace_finetune.mining.plot import plot_mining
 from llama_index_ace_finetune.mining.report import mining_counts, save_mining_report
 from llama_index_ace_finetune.mining.settings import MiningSettings
 
@@ -42,7 +42,7 @@ def test_histograms_of_cosines_have_fixed_bins() -> None:
     assert found["filtered"] == {"near-duplicate": [*[0] * 39, 1]}
 
 
-def test_histograms_of_a_teacher_span_its_scores() -> None:
+def test_histograms_of_teacher_scores_span_their_range() -> None:
     found = score_histograms(
         positives=np.array([8.0], np.float32), kept=np.array([-4.0, 2.0], np.float32), filtered={}, teacher=True
     ).to_dict()
@@ -55,7 +55,7 @@ def test_histograms_of_a_teacher_span_its_scores() -> None:
     assert score_histograms(positives=EMPTY, kept=EMPTY, filtered={}, teacher=True).kept.sum() == 0
 
 
-def test_the_report_adds_up(mined: HardNegativeMiner, small_dataset: RetrievalDataset) -> None:
+def test_report_counts_add_up(mined: HardNegativeMiner, small_dataset: RetrievalDataset) -> None:
     report = mined.report
     assert report["candidates"] == report["kept"] + sum(report["filtered"].values()) + report["not_needed"]
     assert report["queries"] == len(small_dataset.queries)
@@ -66,22 +66,24 @@ def test_the_report_adds_up(mined: HardNegativeMiner, small_dataset: RetrievalDa
     assert sum(report["histograms"]["positives"]) == 60
     assert report["settings"]["relative_margin"] == 0.1
     left = report["candidates"]
-    for name, share in report["passing"].items():
-        passed = left - report["filtered"].get(name, 0)
-        assert share == pytest.approx(passed / left, abs=1e-4)
-        left = passed
+    for name, rate in report["passing"].items():
+        accepted = left - report["filtered"].get(name, 0)
+        assert rate == pytest.approx(accepted / left, abs=1e-4)
+        left = accepted
 
 
-def test_samples_are_for_the_eye(mined: HardNegativeMiner, small_dataset: RetrievalDataset, minilm: Encoder) -> None:
+def test_samples_show_positives_and_negatives(
+    mined: HardNegativeMiner, small_dataset: RetrievalDataset, minilm: Encoder
+) -> None:
     samples = mined.report["samples"]
     assert len(samples) == 20
     texts = {memory.text[:200] for memory in small_dataset.memories.values()}
     queries = {query.text[:200]: query_id for query_id, query in small_dataset.queries.items()}
     for sample in samples:
-        right = {small_dataset.memories[i].text[:200] for i in small_dataset.relevant(queries[sample["query"]])}
-        assert sample["right"] in right
+        relevant = {small_dataset.memories[i].text[:200] for i in small_dataset.relevant(queries[sample["query"]])}
+        assert sample["right"] in relevant
         for negative in sample["negatives"]:
-            assert negative["text"] in texts - right
+            assert negative["text"] in texts - relevant
             found = negative["found_by"][negative["source"]]
             assert (found["rank"], found["score"]) == (negative["rank"], negative["score"])
             if "dense" in negative["found_by"]:
@@ -94,7 +96,7 @@ def test_samples_are_for_the_eye(mined: HardNegativeMiner, small_dataset: Retrie
     assert [sample["query"] for sample in other.report["samples"]] != [sample["query"] for sample in samples]
 
 
-def test_long_texts_are_cut(minilm: Encoder) -> None:
+def test_long_texts_in_samples_are_truncated(minilm: Encoder) -> None:
     texts = {"1": "alpha " * 60, "2": "beta " * 60}
     data = RetrievalDataset(
         name="long",
@@ -108,7 +110,7 @@ def test_long_texts_are_cut(minilm: Encoder) -> None:
     assert [len(text) for text in (sample["query"], sample["right"], sample["negatives"][0]["text"])] == [200] * 3
 
 
-def test_the_report_is_saved_as_numbers_and_as_a_picture(mined: HardNegativeMiner, tmp_path: Path) -> None:
+def test_report_is_saved_as_json_and_png(mined: HardNegativeMiner, tmp_path: Path) -> None:
     save_mining_report(mined.report, tmp_path / "new" / "folder")
     written = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
     assert written == ["mining_report.json", "mining_report.png"]
@@ -116,35 +118,35 @@ def test_the_report_is_saved_as_numbers_and_as_a_picture(mined: HardNegativeMine
     assert saved == mined.report
     assert not {"histograms", "samples"} & set(mining_counts(saved))
     assert mining_counts(saved)["kept"] == saved["kept"]
-    picture = (tmp_path / "new" / "folder" / "mining_report.png").read_bytes()
+    plot = (tmp_path / "new" / "folder" / "mining_report.png").read_bytes()
     save_mining_report(mined.report, tmp_path / "new" / "folder")
-    assert (tmp_path / "new" / "folder" / "mining_report.png").read_bytes() == picture
+    assert (tmp_path / "new" / "folder" / "mining_report.png").read_bytes() == plot
 
 
-def test_the_picture_shows_the_histograms(mined: HardNegativeMiner, tmp_path: Path) -> None:
+def test_plot_shows_the_histograms(mined: HardNegativeMiner, tmp_path: Path) -> None:
     from matplotlib.image import imread
 
-    mining_picture(mined.report, tmp_path / "full.png")
+    plot_mining(mined.report, tmp_path / "full.png")
     nothing = {**mined.report["histograms"], "kept": [0] * 40, "filtered": {}}
-    mining_picture({"histograms": nothing}, tmp_path / "less.png")
+    plot_mining({"histograms": nothing}, tmp_path / "less.png")
     full, less = imread(tmp_path / "full.png"), imread(tmp_path / "less.png")
     assert full.shape == less.shape == (600, 800, 4)
     assert (full != less).mean() > 0.01
     assert len(np.unique(full.reshape(-1, 4), axis=0)) > 10
 
 
-def test_the_picture_leaves_pyplot_alone(tmp_path: Path) -> None:
+def test_plot_does_not_import_pyplot(tmp_path: Path) -> None:
     code = (
-        "import sys; from llama_index_ace_finetune.mining.plot import mining_picture\n"
+        "import sys; from llama_index_ace_finetune.mining.plot import plot_mining\n"
         "h = {'scores': 'cosine', 'edges': [-1, 0, 1], 'positives': [0, 1], 'kept': [1, 0], 'filtered': {}}\n"
-        "mining_picture({'histograms': h}, sys.argv[1]); sys.exit('matplotlib.pyplot' in sys.modules)"
+        "plot_mining({'histograms': h}, sys.argv[1]); sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "p.png")], check=False)
     assert done.returncode == 0
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_reports_that_cannot_be_saved_are_told(mined: HardNegativeMiner, tmp_path: Path) -> None:
+def test_reports_that_cannot_be_saved_are_refused(mined: HardNegativeMiner, tmp_path: Path) -> None:
     with pytest.raises(AceFinetuneError, match="no mining report to save; mine first"):
         save_mining_report({}, tmp_path)
     (tmp_path / "file").write_text("")

@@ -11,7 +11,7 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.mining.settings import MiningSettings
 
 
-def test_the_defaults_refuse_what_scores_like_a_right_answer() -> None:
+def test_defaults() -> None:
     settings = MiningSettings()
     assert (settings.range_max, settings.near_duplicate, settings.dense, settings.bm25) == (50, 0.95, True, True)
     assert (settings.range_min, settings.relative_margin, settings.absolute_margin) == (0, 0.05, None)
@@ -35,24 +35,24 @@ def test_the_defaults_refuse_what_scores_like_a_right_answer() -> None:
         ({"absolute_margin": float("inf")}, "absolute_margin is inf"),
         ({"max_score": float("nan")}, "max_score is nan"),
         ({"sampling_strategy": "best"}, "sampling_strategy is best; it must be top, random, spread"),
-        ({"relaxation": (0.0,), "relative_margin": None}, "relaxation loosens relative_margin, which is off"),
-        ({"relaxation": (0.1,), "relative_margin": 0.1}, r"relaxation is \(0.1,\); it must be margins that fall"),
-        ({"relaxation": (None, 0.0), "relative_margin": 0.1}, "margins that fall .* None last"),
-        ({"relaxation": (None, None), "relative_margin": 0.1}, "margins that fall"),
-        ({"relaxation": (float("nan"),), "relative_margin": 0.1}, "margins that fall"),
+        ({"relaxation": (0.0,), "relative_margin": None}, "relaxation lowers relative_margin, which is None"),
+        ({"relaxation": (0.1,), "relative_margin": 0.1}, r"relaxation is \(0.1,\); it must be margins that decrease"),
+        ({"relaxation": (None, 0.0), "relative_margin": 0.1}, "margins that decrease .* None last"),
+        ({"relaxation": (None, None), "relative_margin": 0.1}, "margins that decrease"),
+        ({"relaxation": (float("nan"),), "relative_margin": 0.1}, "margins that decrease"),
         (
             {"teacher": "a-model", "relative_margin": None},
-            "teacher is 'a-model', but nothing uses its scores; set relative_margin",
+            "teacher is 'a-model', but no filter uses its scores; set relative_margin",
         ),
     ],
 )
-def test_settings_are_checked(options: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(AceFinetuneError, match=message) as caught:
         MiningSettings(**options)
     assert "\n" not in str(caught.value)
 
 
-def test_settings_stay_as_they_are() -> None:
+def test_settings_are_frozen_and_serialisable() -> None:
     settings = MiningSettings(relative_margin=0.05, relaxation=(0.0, None), teacher=Path("teacher"))
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.range_max = 3  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""A run that is killed goes on from its cache and writes what it would have written."""
+"""A killed run resumes from its cache and writes the same file as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
 
 CHUNK = 4
-SHARDS = 10  # of the 72 texts' 18 or so
+SHARDS = 10  # of about 18 for the 72 texts
 RUN = """
 import sys
 import torch
@@ -36,7 +36,7 @@ TrainingDataGenerator(sys.argv[1], sys.argv[2], miner).generate_and_save(3)
 
 
 def generate(suite: Path, output: Path, encoder: Encoder, cache: Path | None) -> list[int]:
-    """Generate in this process; return the numbers of texts that were encoded or read, as they came."""
+    """Generate in this process; return the numbers of texts reported to `progress`, in order."""
     done: list[int] = []
     miner = HardNegativeMiner(encoder=encoder, cache=cache)
     TrainingDataGenerator(suite, output, miner).generate_and_save(3, progress=done.append)
@@ -51,9 +51,7 @@ def small_chunks(minilm: Encoder, monkeypatch: pytest.MonkeyPatch) -> Encoder:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
-    seed: int, small_chunks: Encoder, small_suite: Path, tmp_path: Path
-) -> None:
+def test_resumed_run_writes_the_same_bytes(seed: int, small_chunks: Encoder, small_suite: Path, tmp_path: Path) -> None:
     cache, output = tmp_path / "cache", tmp_path / "training_data.json"
     wanted = random.Random(seed).randint(1, SHARDS)
     arguments = [str(small_suite), str(output), str(cache), str(CHUNK)]
@@ -71,7 +69,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     resumed = generate(small_suite, output, small_chunks, cache)
     whole = generate(small_suite, tmp_path / "whole.json", small_chunks, None)
     assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
-    # What the killed run had finished was not encoded again.
+    # Texts that the killed run had encoded were not encoded again.
     assert sum(resumed) == sum(whole)
     assert len(resumed) < len(whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "training_data.json", "whole.json"]
@@ -82,7 +80,7 @@ def test_two_runs_write_the_same_bytes(minilm: Encoder, small_suite: Path, tmp_p
         generate(small_suite, tmp_path / name, minilm, tmp_path / "cache")
     first, second = (tmp_path / name for name in ("first.json", "second.json"))
     assert first.read_bytes() == second.read_bytes()
-    # Also where the output lies in the folder of the data and was there before.
+    # Also if the output is in the data folder and existed before.
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "suite.json").write_bytes(small_suite.read_bytes())

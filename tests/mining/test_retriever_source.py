@@ -14,7 +14,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.retriever_source import RetrieverError, RetrieverSource
-from llama_index_ace_finetune.mining.sources import NOTHING, UNKNOWN
+from llama_index_ace_finetune.mining.sources import PADDING, UNKNOWN
 
 TEXTS = {
     "10": "Restart the queue worker after every deploy",
@@ -29,11 +29,11 @@ DATASET = RetrievalDataset(
     queries={"q1": Query("q1", "do I restart the worker?"), "q2": Query("q2", "worker crashed")},
     judgements={"q1": {"10": 1.0}, "q2": {"21": 1.0}},
 )
-ROW = {identifier: row for row, identifier in enumerate(DATASET.answers)}  # 10, 20, 21, 22: 11 is 10's text again
+ROW = {identifier: row for row, identifier in enumerate(DATASET.answers)}  # 10, 20, 21, 22: 11 has the text of 10
 
 
 class Fixed(BaseRetriever):
-    """A retriever that finds the same for every query, and fails for some."""
+    """A retriever that returns the same hits for every query and fails for one."""
 
     def __init__(self, hits: list[NodeWithScore], *, fails_for: str | None = None) -> None:
         self.hits = hits
@@ -59,14 +59,14 @@ def rows_of(*hits: NodeWithScore, k: int = 10) -> list[int]:
     return source.search(np.array([0]), k)[0][0].tolist()
 
 
-def test_hits_are_found_by_id_then_document_then_metadata_then_text() -> None:
+def test_hits_are_matched_by_id_then_document_then_metadata_then_text() -> None:
     assert rows_of(hit("cut", id_="20")) == [ROW["20"]]
     assert rows_of(hit("cut", id_="11")) == [ROW["10"]]
     assert rows_of(hit("cut", document="21")) == [ROW["21"]]
     assert rows_of(hit("cut", metadata={"memory_id": 22})) == [ROW["22"]]
     assert rows_of(hit("cut", metadata={"bullet_id": "22"})) == [ROW["22"]]
     assert rows_of(hit("DRAIN the queue  before the database is upgraded")) == [ROW["20"]]
-    # The text without its metadata is looked up too.
+    # The text without its metadata is matched too.
     assert rows_of(hit(TEXTS["20"], metadata={"category": "DATABASE"})) == [ROW["20"]]
     assert rows_of(hit("cut", id_="20", document="21", metadata={"memory_id": 22})) == [ROW["20"]]
     assert rows_of(hit(TEXTS["20"], document="21", metadata={"memory_id": 22})) == [ROW["21"]]
@@ -74,7 +74,7 @@ def test_hits_are_found_by_id_then_document_then_metadata_then_text() -> None:
     assert rows_of(hit("nowhere", id_="99", document="98", metadata={"memory_id": 97})) == [UNKNOWN]
 
 
-def test_ranks_are_the_retrievers_own() -> None:
+def test_ranks_are_those_of_the_retriever() -> None:
     hits = [
         hit("a", 0.9, id_="10"),
         hit("?", 0.8),
@@ -84,13 +84,13 @@ def test_ranks_are_the_retrievers_own() -> None:
     ]
     source = RetrieverSource.over(DATASET, Fixed(hits), ["anything", "else"])
     rows, scores = source.search(np.array([0, 1]), 4)
-    assert rows.tolist() == [[ROW["10"], UNKNOWN, NOTHING, ROW["22"]]] * 2
+    assert rows.tolist() == [[ROW["10"], UNKNOWN, PADDING, ROW["22"]]] * 2
     assert scores[0, :2].tolist() == pytest.approx([0.9, 0.8])
     assert np.isnan(scores[0, 3])
     assert rows_of() == []
 
 
-def test_a_retriever_is_a_source_beside_the_others(minilm: Encoder) -> None:
+def test_retriever_with_other_sources(minilm: Encoder) -> None:
     retriever = Fixed([hit("a", 7.5, id_="22"), hit("?", 6.0), hit("b", 5.0, id_="20"), hit("c", None, id_="10")])
     miner = HardNegativeMiner(encoder=minilm, retriever=retriever, settings=plain())
     found = miner.mine(DATASET, ["q1"], count=3)["q1"]
@@ -101,7 +101,7 @@ def test_a_retriever_is_a_source_beside_the_others(minilm: Encoder) -> None:
     assert {"retriever", "dense", "bm25"} == set(miner.report["candidates_per_source"])
 
 
-def test_a_retriever_alone(minilm: Encoder) -> None:
+def test_retriever_only(minilm: Encoder) -> None:
     retriever = Fixed([hit("a", None, id_="10"), hit("b", None, id_="20")])
     settings = plain(dense=False, bm25=False)
     miner = HardNegativeMiner(encoder=minilm, retriever=retriever, settings=settings)
@@ -113,7 +113,7 @@ def test_a_retriever_alone(minilm: Encoder) -> None:
     assert miner.report["queries_with_fewer"] == 2
 
 
-def test_a_retriever_that_fails_is_told_with_the_query(minilm: Encoder) -> None:
+def test_failing_retriever_is_reported_with_the_query(minilm: Encoder) -> None:
     miner = HardNegativeMiner(encoder=minilm, retriever=Fixed([hit("a", id_="20")], fails_for="worker crashed"))
     with pytest.raises(
         RetrieverError, match=r"Fixed failed for the query 'worker crashed' \(connection refused\)"
@@ -124,7 +124,7 @@ def test_a_retriever_that_fails_is_told_with_the_query(minilm: Encoder) -> None:
     assert "\n" not in str(e.value)
 
 
-def test_a_retriever_of_another_corpus_is_told(minilm: Encoder) -> None:
+def test_retriever_of_another_corpus_is_refused(minilm: Encoder) -> None:
     retriever = Fixed([hit("one"), hit("two")])
     miner = HardNegativeMiner(encoder=minilm, retriever=retriever, settings=plain(dense=False, bm25=False))
     with pytest.raises(DatasetError, match=r"All 4 candidates .* 4 of them as 'unknown id'"):

@@ -1,4 +1,4 @@
-"""The margins keep what `sentence_transformers.util.mine_hard_negatives` keeps."""
+"""The margins keep the same negatives as `sentence_transformers.util.mine_hard_negatives`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCUMENTS = 12
 
 
 class Vectors:
-    """What `mine_hard_negatives` needs of a model, over vectors that are given."""
+    """A model with given vectors, as `mine_hard_negatives` needs it."""
 
     device = torch.device("cpu")
     truncate_dim = None
@@ -94,7 +94,7 @@ def test_same_margin_keeps_same_negatives(name: str, seed: int, margin: float) -
     )
 
 
-def test_default_margin_keeps_what_scores_five_percent_below_the_positive() -> None:
+def test_default_margin_keeps_negatives_five_percent_below_the_positive() -> None:
     angles = np.arccos([0.80, 0.79, 0.77, 0.75, 0.40])
     corpus = np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1).astype(np.float32)
     query = np.array([[1, 0, 0]], np.float32)

@@ -29,7 +29,7 @@ EVERY_PAIR = (np.repeat(np.arange(3), 3), np.tile(np.arange(3), 3))
 
 
 def write_cross_encoder(folder: Path, *, labels: int = 1, broken: bool = False) -> Path:
-    """A random cross-encoder of one small layer, with the default model's tokenizer."""
+    """A random one-layer cross-encoder with the tokenizer of the default model."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -59,7 +59,7 @@ def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cross_encoder(tmp_path_factory.mktemp("cross-encoder"))
 
 
-def test_a_cross_encoder_gives_its_own_scores(cross_encoder: Path) -> None:
+def test_cross_encoder_scores_equal_sentence_transformers(cross_encoder: Path) -> None:
     from sentence_transformers import CrossEncoder
 
     teacher = load_teacher(cross_encoder, device="cpu")
@@ -73,7 +73,7 @@ def test_a_cross_encoder_gives_its_own_scores(cross_encoder: Path) -> None:
     assert teacher.score(QUERIES, DOCUMENTS, (np.empty(0, np.int64),) * 2).shape == (0,)
 
 
-def test_a_saved_cross_encoder_is_known_as_one(cross_encoder: Path, tmp_path: Path) -> None:
+def test_saved_cross_encoder_is_detected(cross_encoder: Path, tmp_path: Path) -> None:
     from sentence_transformers import CrossEncoder
 
     CrossEncoder(str(cross_encoder), device="cpu").save_pretrained(str(tmp_path / "saved"))
@@ -85,7 +85,7 @@ def test_a_saved_cross_encoder_is_known_as_one(cross_encoder: Path, tmp_path: Pa
     assert isinstance(teacher, CrossEncoderTeacher)
 
 
-def test_an_embedding_model_gives_cosines(minilm: Encoder) -> None:
+def test_embedding_model_scores_are_cosines(minilm: Encoder) -> None:
     teacher = load_teacher(DEFAULT_BASE_MODEL, device="cpu")
     assert isinstance(teacher, EmbeddingTeacher)
     scores = teacher.score(QUERIES, DOCUMENTS, EVERY_PAIR)
@@ -94,18 +94,18 @@ def test_an_embedding_model_gives_cosines(minilm: Encoder) -> None:
     assert teacher.score(QUERIES, DOCUMENTS, (np.empty(0, np.int64),) * 2).shape == (0,)
 
 
-def test_the_same_model_as_its_own_teacher_changes_nothing(minilm: Encoder, small_dataset: RetrievalDataset) -> None:
+def test_same_model_as_teacher_changes_nothing(minilm: Encoder, small_dataset: RetrievalDataset) -> None:
     query_ids = list(small_dataset.queries)[:20]
-    alone = HardNegativeMiner(encoder=minilm, settings=plain(relative_margin=0.1))
-    taught = HardNegativeMiner(
+    without = HardNegativeMiner(encoder=minilm, settings=plain(relative_margin=0.1))
+    with_teacher = HardNegativeMiner(
         encoder=minilm, settings=plain(relative_margin=0.1, teacher=DEFAULT_BASE_MODEL), device="cpu"
     )
-    assert taught.mine(small_dataset, query_ids, count=3) == alone.mine(small_dataset, query_ids, count=3)
-    assert taught.report["histograms"]["scores"] == "teacher"
-    assert taught.report["filtered"] == alone.report["filtered"]
+    assert with_teacher.mine(small_dataset, query_ids, count=3) == without.mine(small_dataset, query_ids, count=3)
+    assert with_teacher.report["histograms"]["scores"] == "teacher"
+    assert with_teacher.report["filtered"] == without.report["filtered"]
 
 
-def test_a_cross_encoders_scores_set_the_margins(
+def test_margins_use_cross_encoder_scores(
     minilm: Encoder, small_dataset: RetrievalDataset, cross_encoder: Path
 ) -> None:
     query_ids = list(small_dataset.queries)[:6]
@@ -120,8 +120,8 @@ def test_a_cross_encoders_scores_set_the_margins(
         def score(identifier: str, query: str = query) -> float:
             return float(teacher.score([query], [small_dataset.memories[identifier].text], here)[0])
 
-        least = min(map(score, small_dataset.relevant(query_id)))
-        assert all(score(negative.memory_id) <= least + 1e-5 for negative in negatives)
+        min_positive = min(map(score, small_dataset.relevant(query_id)))
+        assert all(score(negative.memory_id) <= min_positive + 1e-5 for negative in negatives)
         checked += len(negatives)
     assert checked
     assert miner.report["filtered"]["above the absolute margin"] > 0
@@ -129,12 +129,12 @@ def test_a_cross_encoders_scores_set_the_margins(
     assert again.mine(small_dataset, query_ids, count=10) == found
 
 
-def test_a_teacher_that_nothing_asks_is_told() -> None:
-    with pytest.raises(AceFinetuneError, match="nothing uses its scores"):
+def test_teacher_without_a_margin_is_refused() -> None:
+    with pytest.raises(AceFinetuneError, match="no filter uses its scores"):
         plain(teacher=DEFAULT_BASE_MODEL)
 
 
-def test_teachers_that_cannot_be_used_are_told(cross_encoder: Path, tmp_path: Path) -> None:
+def test_invalid_teachers_are_refused(cross_encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         load_teacher(tmp_path / "none")
     with pytest.raises(ModelError, match="gives 3 scores for a pair; give a re-ranker"):
@@ -152,7 +152,7 @@ def test_teachers_that_cannot_be_used_are_told(cross_encoder: Path, tmp_path: Pa
 
 @given(st.lists(st.integers(1, 500), max_size=60), st.integers(1, 1000))
 @settings(deadline=None)
-def test_batches_hold_every_pair_once_within_the_budget(lengths: list[int], budget: int) -> None:
+def test_token_batches_hold_every_pair_once_within_the_budget(lengths: list[int], budget: int) -> None:
     batches = list(token_batches(np.array(lengths, np.int64), budget))
     assert sorted(place for batch in batches for place in batch.tolist()) == list(range(len(lengths)))
     in_order = [lengths[place] for batch in batches for place in batch.tolist()]

@@ -31,7 +31,7 @@ def miner(minilm: Encoder, cache: Path) -> HardNegativeMiner:
     return HardNegativeMiner(encoder=minilm, cache=cache, settings=plain())
 
 
-def test_the_file_has_the_originals_fields_and_ours(
+def test_file_has_the_fields_of_the_original_and_ours(
     miner: HardNegativeMiner, small_suite: Path, small_dataset: RetrievalDataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "new" / "training_data.json"
@@ -67,20 +67,20 @@ def test_the_file_has_the_originals_fields_and_ours(
         assert len(row["negative_scores"]) == len(row["negative_sources"]) == len(row["negative_ranks"]) == 3
 
 
-def test_held_out_answers_and_queries_stay_out(miner: HardNegativeMiner, small_dataset: RetrievalDataset) -> None:
+def test_held_out_positives_and_queries_are_not_used(miner: HardNegativeMiner, small_dataset: RetrievalDataset) -> None:
     split = split_dataset(small_dataset)
     data = generate_training_data(small_dataset, split, miner, num_negatives=12)
-    held = {*split.answers["dev"], *split.answers["test"]}
-    assert held
-    assert not held & {i for example in data.examples for i in example.negative_ids}
+    held_out = {*split.answers["dev"], *split.answers["test"]}
+    assert held_out
+    assert not held_out & {i for example in data.examples for i in example.negative_ids}
     assert {example.query_id for example in data.examples} == {*split.train, *split.dev}
     assert data.metadata["mining"]["filtered"]["held-out answer"] > 0
-    assert data.metadata["generated_at"] is None  # made in memory
+    assert data.metadata["generated_at"] is None  # the dataset is not from a file
     for example in data.examples:
         assert set(example.positive_ids) == small_dataset.relevant(example.query_id)
 
 
-def test_metadata_that_json_cannot_hold_is_left_out(
+def test_metadata_without_a_json_form_is_left_out(
     miner: HardNegativeMiner, small_dataset: RetrievalDataset, tmp_path: Path
 ) -> None:
     memories = {
@@ -91,13 +91,13 @@ def test_metadata_that_json_cannot_hold_is_left_out(
     data = generate_training_data(dataset, split_dataset(dataset), miner, num_negatives=1)
     data.save(tmp_path / "training_data.json")
     assert {example.metadata["category"] for example in data.examples} == {None}
-    assert all("category" not in held and held["severity"] == 2 for held in data.memory_metadata.values())
+    assert all("category" not in metadata and metadata["severity"] == 2 for metadata in data.memory_metadata.values())
 
 
 @pytest.mark.parametrize(
     ("floor", "kept"), [("easy", {"easy", "medium", "hard"}), ("medium", {"medium", "hard"}), ("hard", {"hard"})]
 )
-def test_easier_queries_are_left_out(
+def test_min_difficulty_skips_easier_queries(
     miner: HardNegativeMiner, small_dataset: RetrievalDataset, floor: str, kept: set[str]
 ) -> None:
     split = split_dataset(small_dataset)
@@ -109,7 +109,7 @@ def test_easier_queries_are_left_out(
     ]
 
 
-def test_categories_of_queries_are_left_out(miner: HardNegativeMiner, small_dataset: RetrievalDataset) -> None:
+def test_skip_categories_skips_queries(miner: HardNegativeMiner, small_dataset: RetrievalDataset) -> None:
     split = split_dataset(small_dataset)
     everything = generate_training_data(small_dataset, split, miner, num_negatives=1)
     fewer = generate_training_data(
@@ -118,13 +118,13 @@ def test_categories_of_queries_are_left_out(miner: HardNegativeMiner, small_data
     skipped = [e for e in everything.examples if e.metadata["query_category"] in {"vague", "keywords"}]
     assert skipped
     assert len(fewer.examples) == len(everything.examples) - len(skipped)
-    # A memory's category is another thing than a query's.
+    # The category of a memory is not the category of a query.
     category = str(everything.examples[0].metadata["category"])
     same = generate_training_data(small_dataset, split, miner, num_negatives=1, skip_categories=frozenset({category}))
     assert len(same.examples) == len(everything.examples)
 
 
-def test_max_examples_draws_from_all_and_always_the_same(
+def test_max_examples_is_a_reproducible_random_sample(
     miner: HardNegativeMiner, small_dataset: RetrievalDataset
 ) -> None:
     split = split_dataset(small_dataset)
@@ -140,9 +140,9 @@ def test_max_examples_draws_from_all_and_always_the_same(
     assert len(many.examples) == len(split.train) + len(split.dev)
 
 
-def test_filters_that_leave_nothing_are_told(miner: HardNegativeMiner, small_dataset: RetrievalDataset) -> None:
+def test_filters_that_match_no_query_are_refused(miner: HardNegativeMiner, small_dataset: RetrievalDataset) -> None:
     categories = {str(query.metadata["query_category"]) for query in small_dataset.queries.values()}
-    with pytest.raises(DatasetError, match=r"no training query passes the filters .*keywords"):
+    with pytest.raises(DatasetError, match=r"no training query matches the filters .*keywords"):
         generate_training_data(
             small_dataset, split_dataset(small_dataset), miner, skip_categories=frozenset(categories)
         )
@@ -152,19 +152,19 @@ def test_filters_that_leave_nothing_are_told(miner: HardNegativeMiner, small_dat
     ("options", "message"),
     [
         ({"min_difficulty": "Hard"}, "minimum difficulty is 'Hard'; it must be easy, medium, hard"),
-        ({"max_examples": 0}, "largest number of examples is 0"),
-        ({"max_examples": -3}, "largest number of examples is -3"),
+        ({"max_examples": 0}, "maximum number of examples is 0"),
+        ({"max_examples": -3}, "maximum number of examples is -3"),
         ({"num_negatives": -1}, "number of negatives per query is -1"),
     ],
 )
-def test_bad_options_are_told(
+def test_invalid_options_are_refused(
     miner: HardNegativeMiner, small_dataset: RetrievalDataset, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(AceFinetuneError, match=message):
         generate_training_data(small_dataset, split_dataset(small_dataset), miner, **options)  # type: ignore[arg-type]
 
 
-def test_an_output_that_is_a_directory_is_told_before_the_work(
+def test_output_that_is_a_directory_is_refused_before_mining(
     miner: HardNegativeMiner, small_suite: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DatasetError, match="is a directory; give the path of a file"):
@@ -172,13 +172,13 @@ def test_an_output_that_is_a_directory_is_told_before_the_work(
     assert miner.report == {}
 
 
-def test_a_suite_that_is_not_there_is_told(miner: HardNegativeMiner, tmp_path: Path) -> None:
+def test_missing_suite_is_refused(miner: HardNegativeMiner, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no such file"):
         TrainingDataGenerator(tmp_path / "none.json", tmp_path / "out.json", miner).generate_and_save()
     assert not (tmp_path / "out.json").exists()
 
 
-def test_afterwards_the_miner_answers_for_single_queries(
+def test_miner_can_mine_single_queries_afterwards(
     miner: HardNegativeMiner, small_suite: Path, small_dataset: RetrievalDataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "out.json"
@@ -188,7 +188,7 @@ def test_afterwards_the_miner_answers_for_single_queries(
     assert len(miner.mine_hard_negatives("how do I do that?", int(memory), 3)) == 3
 
 
-def test_the_live_collections_memories_join_the_corpus(
+def test_memories_of_the_collection_are_added_to_the_corpus(
     miner: HardNegativeMiner, small_suite: Path, small_dataset: RetrievalDataset, tmp_path: Path
 ) -> None:
     known = next(iter(small_dataset.memories))

@@ -144,7 +144,7 @@ def test_a_filter_that_leaves_nothing_is_refused_by_the_dry_run(tmp_path: Path) 
     for more in (["--dry-run"], []):
         refused = _invoke("run", data, *options, *more)
         assert refused.exit_code == 2, refused.output
-        assert "no training query passes the filters" in refused.stderr
+        assert "no training query matches the filters" in refused.stderr
 
 
 @pytest.mark.parametrize("verb", ["inspect", "run", "generate", "evaluate", "index", "audit"])
