@@ -237,7 +237,8 @@ class EmbeddingFineTuner:
             data=self.data,
             train=examples,
             dev=self._dev.examples if self._dev else None,
-            keeps_documents=self.shipped is None or self.shipped.name in _KEEP_INDEX,
+            # Without a training nothing is known of the weights: a caller may have changed them.
+            keeps_documents=bool(self.results) and (self.shipped is None or self.shipped.name in _KEEP_INDEX),
         )
         identity = identify_model(folder, settings=encoder.settings)
         self.encoder = Encoder(
