@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from doc_commands import (
+from helpers.doc_commands import (
     PACKAGE,
     VERBS,
     check_command,
@@ -26,10 +26,10 @@ from doc_commands import (
     options_of,
     original_options,
 )
-from doc_snippets import PAGES, PROJECT, Block, blocks, commands, inline_code, page_name
+from helpers.doc_snippets import PAGES, PROJECT, Block, blocks, commands, inline_code, page_name
+from helpers.serving_files import QUERIES, TEXTS, small_memories, write_run, write_tuned_model
 from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.llms import MockLLM
-from serving_files import QUERIES, TEXTS, small_memories, write_run, write_tuned_model
 
 import llama_index_ace_finetune
 from llama_index_ace_finetune import FineTunedEmbedding, read_dataset

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving_files import write_run, write_tuned_model
+from helpers.serving_files import write_run, write_tuned_model
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 FIGURES = re.compile(r"^  (\S.*?)\s+MRR@10 (\d\.\d{3})$", re.MULTILINE)

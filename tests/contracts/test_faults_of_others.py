@@ -8,14 +8,14 @@ import time
 
 import numpy as np
 import pytest
+from helpers.small_stores import node
+from helpers.words_embedding import DIMENSION, words_retriever, words_store
 from llama_index.core import MockEmbedding, Settings
 from llama_index.core.llms import MockLLM
 from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.schema import IndexNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores import FilterCondition, MetadataFilter, MetadataFilters
-from small_stores import node
-from words_embedding import DIMENSION, words_retriever, words_store
 
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.tokenizer import Tokenizer, TokenizerSettings

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.serving_files import BASE, QUERIES, TEXTS
+from helpers.small_stores import node
+from helpers.words_embedding import words_retriever, words_store
 from llama_index.core import Settings
 from llama_index.core.evaluation import RetrieverEvaluator
 from llama_index.core.schema import MetadataMode, NodeRelationship, QueryBundle, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
-from serving_files import BASE, QUERIES, TEXTS
-from small_stores import node
-from words_embedding import words_retriever, words_store
 
 from llama_index_ace_finetune import (
     AceFinetuneError,
@@ -244,7 +244,7 @@ class TestRule7Failures:
 
 class TestRule8Guard:
     def test_a_model_of_the_same_length_is_told_apart(self) -> None:
-        from words_embedding import WordsEmbedding
+        from helpers.words_embedding import WordsEmbedding
 
         with words_store(NODES) as store, pytest.raises(StoreError, match="not the one that the finetuned vectors"):
             FineTunedHybridRetriever(store, embed_model=WordsEmbedding(fingerprint="another"), fallback="off")

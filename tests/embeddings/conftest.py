@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from serving_files import write_tuned_model
+from helpers.serving_files import write_tuned_model
 
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, look_at
+from helpers.browser import CHROMIUM, look_at
 
 from llama_index_ace_finetune.datasets.oracle import Ceiling
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving_files import QUERIES, TEXTS, write_run, write_tuned_model
+from helpers.serving_files import QUERIES, TEXTS, write_run, write_tuned_model
 from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from permissions import permissions_hold
+from helpers.permissions import permissions_hold
 from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from serving_files import BASE, write_run, write_tuned_model
+from helpers.serving_files import BASE, write_run, write_tuned_model
 
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever

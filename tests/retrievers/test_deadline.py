@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from small_stores import node
-from words_embedding import DIMENSION, WordsEmbedding, words_retriever
+from helpers.small_stores import node
+from helpers.words_embedding import DIMENSION, WordsEmbedding, words_retriever
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever

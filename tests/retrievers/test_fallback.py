@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from helpers.serving_files import BASE, QUERIES, TEXTS, corrupt_weights, write_tuned_model
 from llama_index.core.schema import NodeWithScore
-from serving_files import BASE, QUERIES, TEXTS, corrupt_weights, write_tuned_model
 
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serving_files import BASE, QUERIES, TEXTS, small_memories
+from helpers.serving_files import BASE, QUERIES, TEXTS, small_memories
 
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.encoder import Encoder

@@ -7,10 +7,10 @@ import logging
 from typing import Any
 
 import pytest
+from helpers.small_stores import node
+from helpers.words_embedding import WordsEmbedding, tuned_and_base, words_retriever, words_store
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
-from small_stores import node
-from words_embedding import WordsEmbedding, tuned_and_base, words_retriever, words_store
 
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.retrievers.fallback import FallbackEvent

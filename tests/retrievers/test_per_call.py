@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
+from helpers.small_stores import node
+from helpers.words_embedding import tuned_and_base, words_retriever
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
-from small_stores import node
-from words_embedding import tuned_and_base, words_retriever
 
 from llama_index_ace_finetune.errors import AceFinetuneError, StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings

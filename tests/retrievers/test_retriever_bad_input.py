@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.serving_files import BASE, QUERIES, TEXTS
+from helpers.small_stores import node
+from helpers.words_embedding import WordsEmbedding, words_retriever, words_store
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
 from qdrant_client import QdrantClient, models
-from serving_files import BASE, QUERIES, TEXTS
-from small_stores import node
-from words_embedding import WordsEmbedding, words_retriever, words_store
 
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.errors import StoreError

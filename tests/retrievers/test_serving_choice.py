@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from permissions import permissions_hold
-from serving_files import QUERIES, corrupt_weights
+from helpers.permissions import permissions_hold
+from helpers.serving_files import QUERIES, corrupt_weights
 from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from helpers.small_stores import node
+from helpers.words_embedding import tuned_and_base, words_retriever
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core.schema import BaseNode, MetadataMode
-from small_stores import node
-from words_embedding import tuned_and_base, words_retriever
 
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_stores import SPACES, MakeStore
+from helpers.small_stores import SPACES, MakeStore
 
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from helpers.small_stores import SPACES, node, vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
-from small_stores import SPACES, node, vectors
 
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
 from llama_index_ace_finetune.stores.qdrant.filters import qdrant_filter

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.small_stores import SPACES, node, vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
-from small_stores import SPACES, node, vectors
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.small_stores import unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
-from small_stores import unit_rows
 
 from llama_index_ace_finetune.stores.ann.ivf import InvertedFile
 from llama_index_ace_finetune.stores.ann.ivf_builder import InvertedFileBuilder

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.small_stores import SPACES, node, unit_rows, vectors
+from helpers.words_embedding import words_retriever
 from qdrant_client import QdrantClient
-from small_stores import SPACES, node, unit_rows, vectors
-from words_embedding import words_retriever
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.small_stores import SPACES, MakeStore, node, unit_rows, vectors
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from qdrant_client import models
-from small_stores import SPACES, MakeStore, node, unit_rows, vectors
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings

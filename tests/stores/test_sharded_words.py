@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from helpers.small_stores import SPACES, node, vectors
 from qdrant_client import models
-from small_stores import SPACES, node, vectors
 
 from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings
 from llama_index_ace_finetune.retrievers.bm25_leg import LexicalLeg

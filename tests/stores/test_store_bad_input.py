@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.small_stores import SPACES, MakeStore, node, unit_rows, vectors
 from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
 from qdrant_client import models
-from small_stores import SPACES, MakeStore, node, unit_rows, vectors
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore

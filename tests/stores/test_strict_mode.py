@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from helpers.serving_files import BASE
+from helpers.small_stores import SPACES, node, unit_rows, vectors
 from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient, models
-from serving_files import BASE
-from small_stores import SPACES, node, unit_rows, vectors
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import StoreError

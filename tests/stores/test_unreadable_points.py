@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.small_stores import MakeStore, node, vectors
+from helpers.words_embedding import tuned_and_base, words_retriever, words_store
 from llama_index.core.schema import (
     BaseNode,
     Document,
@@ -21,8 +23,6 @@ from llama_index.core.schema import (
     TextNode,
 )
 from qdrant_client import models
-from small_stores import MakeStore, node, vectors
-from words_embedding import tuned_and_base, words_retriever, words_store
 
 from llama_index_ace_finetune.retrievers.bm25_leg import LexicalLeg
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever

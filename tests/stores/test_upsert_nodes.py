@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from serving_files import BASE
-from small_stores import node
+from helpers.serving_files import BASE
+from helpers.small_stores import node
 
 from llama_index_ace_finetune.encoders.cache import VectorCache
 from llama_index_ace_finetune.encoders.encoder import Encoder

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.serving_files import BASE
+from helpers.small_stores import node
 from llama_index.core import MockEmbedding, VectorStoreIndex
 from llama_index.vector_stores.qdrant import QdrantVectorStore
-from serving_files import BASE
-from small_stores import node
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings

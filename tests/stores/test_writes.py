@@ -6,10 +6,10 @@ import uuid
 
 import numpy as np
 import pytest
+from helpers.small_stores import SPACES, node, unit_rows, vectors
 from llama_index.core.schema import TextNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient, models
-from small_stores import SPACES, node, unit_rows, vectors
 
 from llama_index_ace_finetune.retrievers.bm25_leg import LexicalLeg
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import typer
-from doc_snippets import PROJECT
+from helpers.doc_snippets import PROJECT
 
 from llama_index_ace_finetune.cli import app
 

@@ -1,6 +1,6 @@
 """Follow the README as a newcomer does: in a fresh clone, with an empty HOME, every command as it is written.
 
-    python tests/newcomer.py [--blocks 0 1 2]
+    python tests/helpers/newcomer.py [--blocks 0 1 2]
 
 Makes the clone in a temporary folder and stops at the first command that fails. It takes as long as `make demo` and
 `make test` do. `my_suite.json`, which the README leaves to its reader, is every fifth memory of the demo's data.
