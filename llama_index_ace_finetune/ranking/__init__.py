@@ -1,1 +1,1 @@
-"""Scores to ranked rows: arrays in, arrays out."""
+"""Ranking: BM25, dense top-k and fusion, on arrays of scores and rows."""

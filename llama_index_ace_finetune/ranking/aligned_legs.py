@@ -1,4 +1,4 @@
-"""Several rankings side by side, so that many weights can be tried cheaply."""
+"""Rankings of several legs, aligned by row, to fuse them with many weights cheaply."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.ranking.validate import check_rankings
+from llama_index_ace_finetune.ranking.validate import validate_rankings
 
 
 @dataclass(frozen=True, eq=False)
 class AlignedLegs:
-    """What each leg gives to every row that any leg returned.
+    """Gains of every row that any leg returned, per leg. A leg is one retriever of a hybrid, such as dense or BM25.
 
     Attributes:
         rows: corpus rows int64 [n, u], ascending, padded at the end with the largest int64.
-        gains: float64 [legs, n, u]; NaN where the leg did not return the row.
+        gains: float64 [legs, n, u]; NaN if the leg did not return the row.
     """
 
     rows: NDArray[np.int64]
@@ -26,17 +26,17 @@ class AlignedLegs:
 
     @classmethod
     def of(cls, legs: Sequence[NDArray[np.int32]], gains: Sequence[NDArray[np.float64]]) -> AlignedLegs:
-        """Align rankings int [n, depth], padded with -1, that give each hit a gain, float [n, depth].
+        """Align rankings int [n, depth], padded with -1, with a gain per hit, float [n, depth].
 
         Raises:
-            AceFinetuneError: as `check_rankings`; or for legs of different queries.
+            AceFinetuneError: see `validate_rankings`; or if the legs rank different numbers of queries.
         """
         if len({len(leg) for leg in legs}) != 1:
             raise AceFinetuneError(
                 f"The legs rank {', '.join(str(len(leg)) for leg in legs)} queries; rank the same queries with each."
             )
         for leg in legs:
-            check_rankings(leg)
+            validate_rankings(leg)
         rows = np.concatenate(legs, axis=1).astype(np.int64)
         rows[rows < 0] = _PADDING
         origin = np.repeat(np.arange(len(legs)), [leg.shape[1] for leg in legs])
@@ -58,10 +58,10 @@ class AlignedLegs:
     def fuse(self, weights: Sequence[float], *, limit: int) -> NDArray[np.int32]:
         """Return the rows with the largest weighted sums of gains, int32 [n, limit], padded with -1.
 
-        A row gets nothing from a leg that did not return it; a leg with weight 0 adds no rows; equal sums go by row.
+        A leg that did not return a row adds 0 to its sum; a leg with weight 0 adds no rows; ties are ordered by row.
 
         Raises:
-            AceFinetuneError: for weights that are not one per leg, or are below 0.
+            AceFinetuneError: unless there is one weight per leg, each 0 or more.
         """
         if len(weights) != len(self.gains) or min(weights) < 0:
             raise AceFinetuneError(f"The weights are {list(weights)}; give {len(self.gains)} numbers of 0 or more.")
@@ -72,7 +72,7 @@ class AlignedLegs:
                 there = ~np.isnan(gains)
                 returned |= there
                 sums += np.where(there, weight * gains, 0.0)
-        # Rounding keeps sums that are equal on paper equal in floating point.
+        # Rounding keeps mathematically equal sums equal in floating point.
         key = np.where(returned, -np.round(sums, 12), np.inf)
         order = np.argsort(key, axis=1, kind="stable")[:, :limit]
         best = np.where(np.take_along_axis(returned, order, 1), np.take_along_axis(self.rows, order, 1), -1)

@@ -1,4 +1,4 @@
-"""A BM25 index as a folder: `index.json`, `vocabulary.json` and one .npy file per array."""
+"""Saving a BM25 index as a folder: `index.json`, `vocabulary.json` and one .npy file per array."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class Contents:
-    """All that is saved of an index."""
+class IndexContents:
+    """Saved parts of an index."""
 
     postings: Postings
     idf: NDArray[np.float64]
@@ -49,21 +49,21 @@ class Contents:
     tokenizer: TokenizerSettings
 
 
-def write(folder: Path, contents: Contents) -> None:
-    """Write an index aside and rename it into place.
+def write(folder: Path, contents: IndexContents) -> None:
+    """Write an index to a temporary folder and rename it.
 
-    Raises OutputExistsError over anything that is no index, and StoreError where nothing can be written.
+    Raises OutputExistsError if the folder holds anything but an index, and StoreError if it cannot be written.
     """
     if folder.exists() and not (folder.is_dir() and ((folder / _INDEX).is_file() or not any(folder.iterdir()))):
         raise OutputExistsError(f"{folder} holds something other than a BM25 index; choose another folder.")
     with new_folder(folder, kind="BM25 index", wait=True) as aside:
         try:
-            _fill(aside, contents)
+            _write_files(aside, contents)
         except OSError as error:
             raise StoreError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from error
 
 
-def _fill(folder: Path, contents: Contents) -> None:
+def _write_files(folder: Path, contents: IndexContents) -> None:
     arrays = {**vars(contents.postings), "idf": contents.idf, "weights": contents.weights}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
@@ -81,16 +81,15 @@ def _fill(folder: Path, contents: Contents) -> None:
     )
 
 
-def read(folder: Path) -> Contents:
-    """Read an index, its arrays memory-mapped; raise StoreError for a file that is missing or damaged.
+def read(folder: Path) -> IndexContents:
+    """Read an index with memory-mapped arrays; raise StoreError if a file is missing or damaged.
 
-    Every byte is checked against its checksum once (about a second per GB), since a damaged array would otherwise
-    answer with wrong scores.
+    All checksums are verified (about a second per GB), since a damaged array would give wrong scores.
     """
     index = _index(folder)
     arrays = {name: _array(folder / f"{name}.npy", index) for name in _DTYPES}
     idf, weights = arrays.pop("idf"), arrays.pop("weights")
-    contents = Contents(
+    contents = IndexContents(
         postings=Postings(**arrays),
         idf=idf,
         weights=weights,
@@ -98,13 +97,13 @@ def read(folder: Path) -> Contents:
         settings=index.settings,
         tokenizer=index.tokenizer,
     )
-    _check(folder, contents)
+    _require_consistent(folder, contents)
     return contents
 
 
 @dataclass(frozen=True)
 class _Index:
-    """What `index.json` holds."""
+    """Contents of `index.json`."""
 
     format: str
     settings: BM25Settings
@@ -137,15 +136,15 @@ def _array(path: Path, index: _Index) -> NDArray[Any]:
 def _vocabulary(path: Path, index: _Index) -> dict[str, int]:
     terms = read_json_file(path, _DAMAGED, max_bytes=_MAX_VOCABULARY_BYTES, checksum=index.checksums.get(path.name, -1))
     if not isinstance(terms, list) or not all(isinstance(term, str) for term in terms):
-        raise _DAMAGED.because(path, "is damaged (it is no list of terms)")
+        raise _DAMAGED.because(path, "is damaged (it is not a list of terms)")
     return {term: number for number, term in enumerate(terms)}
 
 
-def _check(folder: Path, contents: Contents) -> None:
-    """Refuse arrays that point past each other: a checksum does not say that the file was made by `write`."""
+def _require_consistent(folder: Path, contents: IndexContents) -> None:
+    """Refuse inconsistent arrays: a valid checksum does not prove that `write` wrote the file."""
     postings = contents.postings
     starts, rows = postings.starts, postings.rows
-    fits = (
+    consistent = (
         len(starts) == len(contents.vocabulary) + 1 == len(contents.idf) + 1
         and len(rows) == len(postings.counts) == len(contents.weights)
         and len(postings.lengths) == len(postings.present)
@@ -153,5 +152,5 @@ def _check(folder: Path, contents: Contents) -> None:
         and bool((np.diff(starts) >= 0).all())
         and (not len(rows) or (rows.min() >= 0 and rows.max() < postings.n_rows))
     )
-    if not fits:
-        raise _DAMAGED.because(folder, "is damaged (its arrays do not fit each other)")
+    if not consistent:
+        raise _DAMAGED.because(folder, "is damaged (its arrays are inconsistent)")

@@ -1,4 +1,4 @@
-"""BM25's formulas, as rank-bm25 writes them: counts in, one weight per posting out."""
+"""BM25 formulas of rank-bm25: from term counts to one weight per posting."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from llama_index_ace_finetune.ranking.postings import Postings
 
 @dataclass(frozen=True)
 class BM25Settings:
-    """Which BM25, and its parameters.
+    """BM25 variant and parameters.
 
-    With f the count of a term in a document, n the number of documents that hold it, N of all documents, and
-    L = 1 - b + b * length / mean length, a document scores the sum over the query's terms (repeats included) of:
+    With f the count of a term in a document, n the number of documents that contain it, N the number of documents, and
+    L = 1 - b + b * length / mean length, the score of a document is the sum over the query terms (with repeats) of:
 
-    plus:  log((N + 1) / n) * (delta + f (k1 + 1) / (f + k1 L)); rank-bm25's `BM25Plus`, which gives the delta of a
-           term to documents without it, too, so it moves scores but no order.
-    okapi: idf * f (k1 + 1) / (f + k1 L) with idf = log(N - n + .5) - log(n + .5), and epsilon times the mean idf
-           where that is negative; `BM25Okapi`. On a corpus of a few documents it can score a match 0 or below.
+    plus:  log((N + 1) / n) * (delta + f (k1 + 1) / (f + k1 L)); rank-bm25's `BM25Plus`, which adds the delta of a
+           term to documents without it too, so it changes scores but not their order.
+    okapi: idf * f (k1 + 1) / (f + k1 L) with idf = log(N - n + .5) - log(n + .5), or epsilon times the mean idf
+           if that is negative; `BM25Okapi`. In a corpus of a few documents a match can score 0 or below.
     l:     (log(N + 1) - log(n + .5)) * f (k1 + 1) (c + delta) / (k1 + c + delta) with c = f / L; `BM25L`.
 
-    delta None is rank-bm25's own default: 1 for plus, .5 for l. epsilon is for okapi only.
+    If delta is None, the default of rank-bm25 is used: 1 for plus, .5 for l. epsilon is for okapi only.
 
-    The defaults are those with the best mean MRR@10 over eight sets of short texts. Formulas: Trotman, Puurula and
+    The defaults gave the best mean MRR@10 on eight datasets of short texts. Formulas: Trotman, Puurula and
     Burgess, "Improvements to BM25 and language models examined", 2014; rank-bm25 0.2.2.
     """
 
@@ -39,52 +39,52 @@ class BM25Settings:
     delta: float | None = None
 
     def __post_init__(self) -> None:
-        """Raise AceFinetuneError for a variant that does not exist or a parameter out of its range."""
+        """Raise AceFinetuneError for an unknown variant or a parameter out of range."""
         if self.variant not in ("plus", "okapi", "l"):
             raise AceFinetuneError(f"There is no BM25 variant {self.variant!r}; choose plus, okapi or l.")
         for name, value, highest in (
             ("k1", self.k1, math.inf),
             ("b", self.b, 1.0),
             ("epsilon", self.epsilon, math.inf),
-            ("delta", self.shift, math.inf),
+            ("delta", self.effective_delta, math.inf),
         ):
             if not (0 <= value <= highest and math.isfinite(value)):
                 limits = "0 or more" if highest == math.inf else "from 0 to 1"
                 raise AceFinetuneError(f"BM25's {name} is {value}; set it to a number that is {limits}.")
 
     @property
-    def shift(self) -> float:
-        """The delta in force."""
+    def effective_delta(self) -> float:
+        """`delta`, or the default of the variant."""
         return self.delta if self.delta is not None else (0.5 if self.variant == "l" else 1.0)
 
 
 def inverse_document_frequencies(postings: Postings, settings: BM25Settings) -> NDArray[np.float64]:
-    """Return the idf of each term, float64 [n_terms]; 0 for a term no document holds any more."""
+    """Return the idf of each term, float64 [n_terms]; 0 for a term without documents."""
     frequencies = np.diff(postings.starts).astype(np.float64)
-    held = frequencies > 0
-    n, total = frequencies[held], int(postings.present.sum())
+    used = frequencies > 0
+    n, total = frequencies[used], int(postings.present.sum())
     if settings.variant == "okapi":
         values = np.log(total - n + 0.5) - np.log(n + 0.5)
         if len(values):
-            # fsum: the mean must not depend on the order of the terms, or adding would differ from building anew.
+            # fsum: the mean must not depend on the order of the terms, or adding texts would differ from rebuilding.
             mean = math.fsum(values) / len(values)
             values = np.where(values < 0, settings.epsilon * mean, values)
     else:
         values = positive_idf(n, total, settings)
     idf = np.zeros(len(frequencies))
-    idf[held] = values
+    idf[used] = values
     return idf
 
 
 def positive_idf(n: NDArray[np.float64], total: int, settings: BM25Settings) -> NDArray[np.float64]:
-    """Return the idf, in the variants plus and l, of terms that n [n_terms] of `total` documents hold; n is above 0."""
+    """Return the idf (variants plus and l) of terms with document frequency n [n_terms], above 0, of `total`."""
     if settings.variant == "plus":
         return np.asarray(np.log((total + 1) / n), np.float64)
     return np.asarray(np.log(total + 1) - np.log(n + 0.5), np.float64)
 
 
 def posting_weights(postings: Postings, idf: NDArray[np.float64], settings: BM25Settings) -> NDArray[np.float64]:
-    """Return what each posting adds to its document's score, float64 [n_postings]; plus's delta is not in it."""
+    """Return the weight of each posting in the score, float64 [n_postings], without the delta of plus."""
     k1, b = settings.k1, settings.b
     total_length = int(postings.lengths.sum(dtype=np.int64))
     if total_length == 0:
@@ -92,7 +92,7 @@ def posting_weights(postings: Postings, idf: NDArray[np.float64], settings: BM25
     relative = 1 - b + b * postings.lengths / (total_length / int(postings.present.sum()))
     counts, relative = postings.counts, relative[postings.rows]
     if settings.variant == "l":
-        shifted = counts / relative + settings.shift
+        shifted = counts / relative + settings.effective_delta
         weights = counts * (k1 + 1) * shifted / (k1 + shifted)
     else:
         weights = counts * (k1 + 1) / (counts + k1 * relative)

@@ -1,4 +1,4 @@
-"""Fusion of normalised scores."""
+"""Convex combination of normalised scores."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.ranking.aligned_legs import AlignedLegs
-from llama_index_ace_finetune.ranking.validate import check_rankings
+from llama_index_ace_finetune.ranking.validate import validate_rankings
 
 Normalisation = Literal["min-max", "z"]
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredLeg:
-    """One leg's rankings with their scores.
+    """Rankings of one leg with scores.
 
     Attributes:
         rankings: corpus rows int32 [n, depth], best first, padded with -1.
-        scores: float [n, depth]; what stands beside padding does not count.
-        floor: the smallest score that the leg can give, such as -1 for a cosine and 0 for BM25. Where it is given,
-            min-max starts there and not at the worst hit that happens to be in the ranking.
+        scores: float [n, depth]; scores of padding are ignored.
+        floor: the smallest possible score of the leg, such as -1 for a cosine and 0 for BM25. If set, min-max uses it
+            instead of the lowest score in the ranking.
     """
 
     rankings: NDArray[np.int32]
@@ -33,25 +33,26 @@ class ScoredLeg:
 
 
 def normalise_scores(leg: ScoredLeg, normalisation: Normalisation = "min-max") -> NDArray[np.float64]:
-    """Return the leg's scores brought to one scale per query, float64 [n, depth], 0 beside padding.
+    """Return the scores of a leg, normalised per query, float64 [n, depth], 0 for padding.
 
-    "min-max": (score - low) / (highest - low), low being the floor or the lowest of the hits; hits that all have one
-    score get 1. "z": (score - mean) / standard deviation of the hits, moved so that the lowest is 0, as a row that is
-    not a hit gets 0; hits that all have one score get 0.
+    "min-max": (score - low) / (highest - low), where low is the floor or the lowest score of the hits; if all scores
+    are equal, they become 1. "z": (score - mean) / standard deviation of the hits, shifted so that the lowest is 0,
+    since a row that is not a hit gets 0; if all scores are equal, they become 0.
 
     Source: min-max from the floor, Bruch, Gai, Ingber, "An analysis of fusion functions for hybrid retrieval",
     TOIS 2023.
 
     Raises:
-        AceFinetuneError: as `check_rankings`; for an infinite score, one below the floor, or another normalisation.
+        AceFinetuneError: see `validate_rankings`; for an infinite score, a score below the floor, or an unknown
+            normalisation.
     """
     if normalisation not in ("min-max", "z"):
         raise AceFinetuneError(f"The normalisation is {normalisation!r}; it must be min-max or z.")
-    check_rankings(leg.rankings, scores=leg.scores)
+    validate_rankings(leg.rankings, scores=leg.scores)
     hits = leg.rankings >= 0
     scores = np.where(hits, np.asarray(leg.scores, np.float64), 0.0)
     if not np.isfinite(scores).all():
-        raise AceFinetuneError("A score of a leg is infinite, so it cannot be normalised; mend what gave it.")
+        raise AceFinetuneError("A score of a leg is infinite, so it cannot be normalised; fix the scores of the leg.")
     some = hits.any(axis=1, keepdims=True)
     highest = np.where(hits, scores, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
     lowest = np.where(hits, scores, np.inf).min(axis=1, keepdims=True, initial=np.inf)
@@ -60,19 +61,21 @@ def normalise_scores(leg: ScoredLeg, normalisation: Normalisation = "min-max") -
         count = np.maximum(hits.sum(axis=1, keepdims=True), 1)
         mean = scores.sum(axis=1, keepdims=True) / count
         deviation = np.sqrt((np.where(hits, scores - mean, 0.0) ** 2).sum(axis=1, keepdims=True) / count)
-        spread = np.where(highest > lowest, deviation, 1.0)
-        return np.where(hits, (scores - lowest) / np.where(spread > 0, spread, 1.0), 0.0)
+        scale = np.where(highest > lowest, deviation, 1.0)
+        return np.where(hits, (scores - lowest) / np.where(scale > 0, scale, 1.0), 0.0)
     if leg.floor is not None:
         # A cosine may be below -1 by rounding.
         if (lowest[some] < leg.floor - 1e-5).any():
-            raise AceFinetuneError(f"A leg has a score below its floor {leg.floor:g}; give the smallest it can have.")
+            raise AceFinetuneError(
+                f"A leg has a score below its floor {leg.floor:g}; set the floor to its smallest possible score."
+            )
         lowest = np.minimum(np.full_like(lowest, leg.floor), highest)
     span = highest - lowest
     return np.where(hits, np.where(span > 0, (scores - lowest) / np.where(span > 0, span, 1.0), 1.0), 0.0)
 
 
 def align_convex(legs: Sequence[ScoredLeg], *, normalisation: Normalisation = "min-max") -> AlignedLegs:
-    """Put the normalised scores of the legs side by side; fuse them with weights that sum to 1."""
+    """Align the normalised scores of the legs; fuse them with weights that sum to 1."""
     return AlignedLegs.of([leg.rankings for leg in legs], [normalise_scores(leg, normalisation) for leg in legs])
 
 
@@ -82,15 +85,15 @@ def fuse_convex(
     """Fuse rankings by the weighted sum of normalised scores.
 
     Args:
-        legs: over the same queries and corpus.
-        weights: one per leg, 0 or more; their ratio alone matters.
-        normalisation: how scores are brought to one scale, see `normalise_scores`.
+        legs: legs over the same queries and corpus.
+        weights: one per leg, 0 or more; only their ratio matters.
+        normalisation: see `normalise_scores`.
         limit: columns of the result.
 
     Returns:
-        Corpus rows int32 [n, limit], best first, equal sums by row, padded with -1.
+        Corpus rows int32 [n, limit], best first, ties ordered by row, padded with -1.
 
     Raises:
-        AceFinetuneError: as `normalise_scores` and `AlignedLegs`.
+        AceFinetuneError: see `normalise_scores` and `AlignedLegs`.
     """
     return align_convex(legs, normalisation=normalisation).fuse(weights, limit=limit)

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by inner product, in tiles."""
+"""Exact nearest-neighbour search by inner product, in tiles."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def dense_top_k(
     Args:
         queries: float array [n, d].
         documents: float array [m, d]. With unit rows the scores are cosines.
-        k: hits per query; `min(k, m)` come back.
+        k: hits per query; `min(k, m)` are returned.
         query_tile: rows of `queries` scored at once.
-        document_tile: rows of `documents` scored at once; one tile of scores is all the memory that is needed.
+        document_tile: rows of `documents` scored at once; peak memory is one tile of scores.
 
     Returns:
-        Indices int32 [n, min(k, m)] and scores float32 of the same shape, best first, equal scores by row index.
+        Indices int32 [n, min(k, m)] and scores float32 of the same shape, best first, ties ordered by row.
 
     Raises:
-        ValueError: if a vector holds NaN or infinity, since no order is defined then.
+        ValueError: if a vector holds NaN or infinity, whose scores have no order.
     """
     if not (np.isfinite(queries).all() and np.isfinite(documents).all()):
         raise ValueError("vectors hold NaN or infinity")
@@ -45,7 +45,7 @@ def dense_top_k(
             tile_indices, tile_scores = top_k_per_row(tile, k)
             best_scores = np.concatenate([best_scores, tile_scores], axis=1)
             best_indices = np.concatenate([best_indices, tile_indices + offset], axis=1)
-            # Both parts are in order and the older rows have the smaller indices, so a stable sort keeps the tie rule.
+            # Both parts are sorted and the earlier rows have smaller indices, so a stable sort keeps the order of ties.
             order = np.argsort(-best_scores, axis=1, kind="stable")[:, :k]
             best_scores = np.take_along_axis(best_scores, order, axis=1)
             best_indices = np.take_along_axis(best_indices, order, axis=1)
@@ -55,7 +55,7 @@ def dense_top_k(
 
 
 def top_k_per_row(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return the k largest entries of each row of `scores` [n, m], best first, equal scores by column index.
+    """Return the k largest entries of each row of `scores` [n, m], best first, ties ordered by column.
 
     Returns:
         Indices int32 [n, min(k, m)] and float32 scores of the same shape.
@@ -65,7 +65,7 @@ def top_k_per_row(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32
         return np.zeros((len(scores), 0), np.int32), np.zeros((len(scores), 0), np.float32)
     threshold = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k][:, None]
     above = scores > threshold
-    # Among entries equal to the k-th largest, the first columns win: that is what makes ties deterministic.
+    # Of entries equal to the k-th largest the first columns are kept, so that ties are deterministic.
     room = k - above.sum(axis=1, keepdims=True)
     equal = scores == threshold
     chosen = above | (equal & (np.cumsum(equal, axis=1) <= room))

@@ -1,4 +1,4 @@
-"""Read an index of the package rank-bm25."""
+"""Conversion of an index of the package rank-bm25."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SETTINGS: Final[dict[type, tuple[Literal["okapi", "l", "plus"], tuple[str, ...]
 
 @dataclass(frozen=True)
 class RankBM25:
-    """What a rank-bm25 index holds: the counts, the number of each term, and the parameters."""
+    """Contents of a rank-bm25 index: term counts, vocabulary and parameters."""
 
     postings: Postings
     vocabulary: dict[str, int]
@@ -29,15 +29,15 @@ class RankBM25:
 
     @classmethod
     def read(cls, bm25: Any) -> RankBM25:
-        """Take over counts and parameters of a `BM25Okapi`, `BM25L` or `BM25Plus`.
+        """Read the counts and parameters of a `BM25Okapi`, `BM25L` or `BM25Plus`.
 
         Raises:
-            AceFinetuneError: for another object, terms that are not texts, parameters out of range, or statistics that
-                do not belong to the documents.
+            AceFinetuneError: if it is another object, terms are not strings, parameters are out of range, or its
+                statistics do not match its documents.
         """
         if type(bm25) not in _SETTINGS:
             raise AceFinetuneError(
-                f"A {type(bm25).__name__} cannot be taken over; give a BM25Okapi, BM25L or BM25Plus of rank-bm25."
+                f"A {type(bm25).__name__} cannot be converted; give a BM25Okapi, BM25L or BM25Plus of rank-bm25."
             )
         variant, names = _SETTINGS[type(bm25)]
         settings = BM25Settings(variant=variant, **{name: getattr(bm25, name) for name in names})
@@ -45,7 +45,9 @@ class RankBM25:
         for document in bm25.doc_freqs:
             for term in document:
                 if not isinstance(term, str):
-                    raise AceFinetuneError(f"The rank-bm25 index holds the term {term!r:.80}; its terms must be texts.")
+                    raise AceFinetuneError(
+                        f"The rank-bm25 index holds the term {term!r:.80}; its terms must be strings."
+                    )
                 vocabulary.setdefault(term, len(vocabulary))
         numbers = np.fromiter((vocabulary[term] for counts in bm25.doc_freqs for term in counts), np.int32)
         counts = np.fromiter((count for counts in bm25.doc_freqs for count in counts.values()), np.int64)
@@ -57,7 +59,7 @@ class RankBM25:
         same_documents = bm25.corpus_size == len(lengths) and list(bm25.doc_len) == lengths.tolist()
         if not same_documents or not np.allclose(idf, theirs, rtol=1e-6, atol=1e-9):
             raise AceFinetuneError(
-                "The statistics of the rank-bm25 index are not those of its documents, so its scores cannot be kept; "
+                "The statistics of the rank-bm25 index do not match its documents, so its scores cannot be kept; "
                 "build it again, or build a BM25Index from the texts."
             )
         return cls(postings, vocabulary, settings)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RRF_K = 60
-# Hits of each leg that are fused, in evaluation as in serving: another depth would serve what nobody measured.
+# Hits per leg that are fused, in evaluation and in serving alike, so that the served ranking is the evaluated one.
 FUSION_DEPTH = 100
 
 
@@ -17,8 +17,8 @@ FUSION_DEPTH = 100
 class FusedHit:
     """One row of a fused ranking.
 
-    `score` is the RRF score; `scaled` is it divided by the largest score that the legs could give, so in [0, 1];
-    `ranks` holds the rank in each leg, from 1, or None where the leg did not return the row.
+    `score` is the RRF score; `scaled` is the score divided by the largest possible one, so in [0, 1]; `ranks` holds the
+    rank in each leg, from 1, or None if the leg did not return the row.
     """
 
     row: int
@@ -32,8 +32,8 @@ def reciprocal_rank_fusion(
 ) -> list[FusedHit]:
     """Fuse rankings of one query: score = sum over legs of weight / (k + rank), with rank from 1.
 
-    A row counts once per leg, at its best rank; rows a leg did not return get nothing from it; legs with weight 0
-    add no rows. Equal scores go by row number.
+    A leg is one retriever of a hybrid, such as dense or BM25. A row counts once per leg, at its best rank; a leg that
+    did not return a row adds 0 to its score; legs with weight 0 add no rows. Ties are ordered by row number.
 
     Source: Cormack, Clarke, Buettcher, "Reciprocal rank fusion outperforms Condorcet", SIGIR 2009.
 
@@ -41,7 +41,7 @@ def reciprocal_rank_fusion(
         legs: one sequence of row numbers per leg, best first; -1 is padding.
         weights: one weight per leg, 1 each by default.
         k: the constant of the paper.
-        limit: how many fused rows to return; all by default.
+        limit: maximum number of fused rows; all by default.
     """
     weights = [1.0] * len(legs) if weights is None else list(weights)
     if len(weights) != len(legs):
@@ -72,10 +72,10 @@ def reciprocal_rank_fusion(
 def fuse_rankings(
     legs: Sequence[NDArray[np.int32]], *, weights: Sequence[float] | None = None, k: int = RRF_K, limit: int = 100
 ) -> NDArray[np.int32]:
-    """Fuse the rankings of many queries at once: `reciprocal_rank_fusion` row by row.
+    """Fuse the rankings of many queries: `reciprocal_rank_fusion` for each row.
 
     Args:
-        legs: per leg an int array [n, depth], best first, padded with -1; each row holds an index at most once.
+        legs: per leg an int array [n, depth], best first, padded with -1; without duplicates in a row.
         weights: one weight per leg, 1 each by default.
         k: the constant of the paper.
         limit: columns of the result.
@@ -96,8 +96,8 @@ def fuse_rankings(
         valid = rows[query] >= 0
         distinct, inverse = np.unique(rows[query][valid], return_inverse=True)
         totals = np.bincount(inverse, weights=gains[query][valid], minlength=len(distinct))
-        # `distinct` is ascending, so a stable sort on the score alone breaks ties by row number. Rounding keeps
-        # sums that are equal on paper equal in floating point, whatever the order of the legs.
+        # `distinct` is ascending, so a stable sort by score orders ties by row number. Rounding keeps mathematically
+        # equal sums equal in floating point, whatever the order of the legs.
         order = np.argsort(-np.round(totals, 12), kind="stable")[:limit]
         fused[query, : len(order)] = distinct[order]
     return fused

@@ -1,4 +1,4 @@
-"""Which documents hold which terms: the counts that BM25 is computed from."""
+"""Inverted index: the postings (term counts per document) of BM25."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from scipy.sparse import csr_array
 
 @dataclass(frozen=True)
 class Postings:
-    """Term counts, ordered by term and, within a term, by row.
+    """Term counts, sorted by term and, within a term, by row.
 
-    Term t stands in the rows `rows[starts[t]:starts[t + 1]]`, as often as `counts` says there.
+    Term t is in the rows `rows[starts[t]:starts[t + 1]]`, with the counts `counts[starts[t]:starts[t + 1]]`.
 
     starts: int64 [n_terms + 1]. rows, counts: int32 [n_postings]. lengths: int32 [n_rows], the number of terms of
-    each row with repeats, 0 where it was removed. present: bool [n_rows], False where it was removed.
+    each row with repeats, 0 if it was removed. present: bool [n_rows], False if it was removed.
     """
 
     starts: NDArray[np.int64]
@@ -27,7 +27,7 @@ class Postings:
 
     @classmethod
     def from_terms(cls, terms: NDArray[np.int32], offsets: NDArray[np.int64], n_terms: int) -> Postings:
-        """Count the terms of texts: text i holds `terms[offsets[i]:offsets[i + 1]]`, numbers below `n_terms`."""
+        """Count the terms of texts: text i has the term numbers `terms[offsets[i]:offsets[i + 1]]`, below `n_terms`."""
         n_rows = len(offsets) - 1
         by_row = csr_array((np.ones(len(terms), np.int32), terms, offsets), shape=(n_rows, n_terms))
         by_term = by_row.tocsc()  # a counting sort: linear, and stable, so rows stay in order
@@ -42,18 +42,18 @@ class Postings:
 
     @property
     def n_terms(self) -> int:
-        """How many terms are numbered; a term may have no posting left."""
+        """Size of the vocabulary, including terms without postings."""
         return len(self.starts) - 1
 
     @property
     def n_rows(self) -> int:
-        """How many rows there are, removed ones included."""
+        """Number of rows, including removed ones."""
         return len(self.lengths)
 
-    def followed_by(self, other: Postings) -> Postings:
-        """Return both, with the rows of `other` numbered after these; `other` knows at least these terms."""
+    def concat(self, other: Postings) -> Postings:
+        """Append `other`, whose rows are numbered after these; its vocabulary must extend this one."""
         grown = np.concatenate([self.starts, np.full(other.n_terms - self.n_terms, self.starts[-1])])
-        # Each term's new postings follow its old ones: an old one moves down by the new ones of the terms before.
+        # The new postings of a term follow its old ones, so an old one moves by the new ones of earlier terms.
         old = np.arange(len(self.rows)) + np.repeat(other.starts[:-1], np.diff(grown))
         new = np.arange(len(other.rows)) + np.repeat(grown[1:], np.diff(other.starts))
         rows = np.empty(len(old) + len(new), np.int32)
@@ -68,8 +68,8 @@ class Postings:
             present=np.concatenate([self.present, other.present]),
         )
 
-    def without(self, removed: NDArray[np.int64]) -> Postings:
-        """Return the postings without those of some rows; the other rows keep their numbers."""
+    def without_rows(self, removed: NDArray[np.int64]) -> Postings:
+        """Return the postings without the removed rows; the other rows keep their numbers."""
         present = self.present.copy()
         present[removed] = False
         kept = present[self.rows]

@@ -1,4 +1,4 @@
-"""Text -> terms, for lexical search."""
+"""Tokenizer for lexical search: from text to terms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
 
-# Articles, pronouns, prepositions, auxiliaries and question words: what English says without meaning a subject.
+# Articles, pronouns, prepositions, auxiliaries and question words.
 _ENGLISH = """
 a about above after again against all am an and any are as at be because been before being below between both
 but by can did do does doing down during each few for from further had has have having he her here hers herself
@@ -28,8 +28,8 @@ whom why will with you your yours yourself yourselves
 """
 ENGLISH_STOP_WORDS = frozenset(_ENGLISH.split())
 
-# Vowel signs, accents and points that `\w` leaves out although they stand inside words (Devanagari, Arabic, Hebrew,
-# Thai and others); danda, the full stop of Indic scripts, is not among them.
+# Vowel signs, accents and points inside words (Devanagari, Arabic, Hebrew, Thai and others), which `\w` does not match;
+# without danda, the full stop of Indic scripts.
 _MARKS = (
     "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u0711-\u074a"
     "\u0900-\u0963\u0971-\u0dff\u0e31-\u0e4e\u0eb1-\u0ece\u0f71-\u0f84\u102b-\u103e\u17b4-\u17d3\u200c-\u200d"
@@ -43,12 +43,12 @@ _WORD = re.compile(rf"\w[\w{_MARKS}]*")
 _ASCII_WORD = re.compile(r"\w+", re.ASCII)
 _SCRIPTS = re.compile(rf"[{_UNSPACED}]+|[^{_UNSPACED}]+")
 _HAS_UNSPACED = re.compile(f"[{_UNSPACED}]")
-# snake_case, camelCase, HTTPServer, and between letters and digits: utf8, E1234.
+# snake_case, camelCase, HTTPServer, and the border of letters and digits: utf8, E1234.
 _IDENTIFIER_JOINT = re.compile(
     r"_+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])"
 )
-# Names that are nothing without their signs: C++, C++17, C#, .NET, I/O, AT&T. Only a text with one of these signs is
-# searched for them.
+# Names that need their signs: C++, C++17, C#, .NET, I/O, AT&T. Only texts with one of these signs are searched for
+# such names.
 _SIGNS = re.compile(r"\+\+|#|&|\b[A-Za-z]/[A-Za-z]\b|\.[Nn][Ee][Tt]\b", re.ASCII)
 _NAME = (
     r"(?<![A-Za-z0-9_])[A-Za-z][A-Za-z0-9_]*\+\+[0-9]*(?![A-Za-z0-9_])"  # C++, g++, C++17
@@ -66,20 +66,20 @@ _CACHE_LIMIT = 1 << 18
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """How a text becomes terms; saved with every index, since queries must be cut as the documents were.
+    """Tokenizer settings; saved with every index, since queries and documents must be tokenized alike.
 
-    language: of the stemmer (a name PyStemmer knows) and of the stop words.
-    stop_words: True drops the language's own list (there is one for English; for other languages nothing is
-        dropped), False drops nothing, a tuple is the list. Compared after lower-casing, before stemming.
+    language: language of the stemmer (a name that PyStemmer knows) and of the stop words.
+    stop_words: True drops the stop words of the language (there is a list for English only), False drops none, a tuple
+        is the list. Compared after lower-casing, before stemming.
     stemming: Snowball stemming by PyStemmer.
-    split_identifiers: `getUserName`, `get_user_name` and `E1234` give their parts beside the whole
-        (`getusername`, `get`, `user`, `name`), so that either is found by the other.
-    signed_names: `C++`, `C#`, `.NET`, `I/O` and `AT&T` are terms with their signs, and not the letters that are left
-        without them; a version (`C++17`) gives the name too.
-    token_pattern: a regular expression for what counts as a word, instead of runs of word characters.
+    split_identifiers: `getUserName`, `get_user_name` and `E1234` give the whole and its parts (`getusername`, `get`,
+        `user`, `name`), so that either finds the other.
+    signed_names: `C++`, `C#`, `.NET`, `I/O` and `AT&T` are terms with their signs, not only their letters; a version
+        (`C++17`) gives the name too.
+    token_pattern: a regular expression that matches words, instead of runs of word characters.
     min_length: shorter terms are dropped.
 
-    The defaults are those with the best mean R@1 and MRR@10 over eight sets (agent memories, dialogue, compiler
+    The defaults gave the best mean R@1 and MRR@10 on eight datasets (agent memories, dialogue, compiler
     errors, shell commands, Python functions, health, science).
     """
 
@@ -100,9 +100,9 @@ class TokenizerSettings:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TokenizerSettings:
-        """Make settings from what `dataclasses.asdict` gave and JSON stored (a tuple comes back as a list)."""
+        """Create settings from the JSON form of `dataclasses.asdict`, where a tuple is a list."""
         stop_words = values.get("stop_words", True)
-        # What was indexed before there were such names has none of them.
+        # Indexes written before this setting existed have no such names.
         return cls(
             **{
                 "signed_names": False,
@@ -113,30 +113,30 @@ class TokenizerSettings:
 
 
 class Tokenizer:
-    """Cuts texts into terms: words lower-cased and stemmed, identifiers with their parts, CJK as characters and pairs.
+    """Splits texts into terms: lower-cased, stemmed words, identifiers with their parts, CJK as unigrams and bigrams.
 
-    Text that is not ASCII is brought to NFKC first. A run of a script written without spaces gives its characters
-    and its pairs of neighbours, so that a query of one character still finds something.
+    Text that is not ASCII is normalised to NFKC first. Scripts written without spaces give character unigrams and
+    bigrams, so that a query of one character finds something too.
     """
 
     def __init__(self, settings: TokenizerSettings | None = None) -> None:
-        """Raise AceFinetuneError for a language PyStemmer does not know, or a pattern that is no regular expression."""
+        """Raise AceFinetuneError for a language that PyStemmer does not know, or an invalid regular expression."""
         self.settings = settings = settings or TokenizerSettings()
-        self._stem = _stemmer(settings.language) if settings.stemming else _same
+        self._stem = _stemmer(settings.language) if settings.stemming else _identity
         self._pattern = None if settings.token_pattern is None else _compiled(settings.token_pattern)
         self._stop_words = _stop_words(settings)
-        self._known: dict[str, tuple[str, ...]] = {}
+        self._cache: dict[str, tuple[str, ...]] = {}
 
     def __call__(self, text: str) -> list[str]:
         """Return the terms of one text, in order, with repeats."""
-        known = self._known
+        known = self._cache
         if len(known) > _CACHE_LIMIT:
             known.clear()
         terms: list[str] = []
         for word in self._words(text):
             found = known.get(word)
             if found is None:
-                found = known[word] = self._terms_of(word)
+                found = known[word] = self._analyse(word)
             terms += found
         return terms
 
@@ -145,12 +145,12 @@ class Tokenizer:
         return [self(text) for text in texts]
 
     def encode(self, texts: Iterable[str], vocabulary: dict[str, int]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Return the term numbers of all texts, end to end, and where each text begins.
+        """Return the concatenated term numbers of all texts, and the offset of each text.
 
-        vocabulary: term -> number; new terms are given the next numbers.
+        vocabulary: term -> number; new terms get the next numbers.
         Returns numbers int32 [n_terms] and offsets int64 [n_texts + 1].
 
-        Each distinct word is analysed once; per occurrence there is only a look-up.
+        Each distinct word is analysed once; further occurrences are only looked up.
         """
         number_of: defaultdict[str, int] = defaultdict()
         number_of.default_factory = number_of.__len__
@@ -161,11 +161,11 @@ class Tokenizer:
             words.extend(map(look_up, self._words(text)))
             ends.append(len(words))
 
-        # Word numbers -> term numbers: a word gives none (a stop word), one, or several terms (an identifier).
+        # Word numbers -> term numbers: a word gives no term (a stop word), one, or several (an identifier).
         terms = array("i")
         term_ends = array("q", [0])
         for word in number_of:
-            terms.extend([vocabulary.setdefault(term, len(vocabulary)) for term in self._terms_of(word)])
+            terms.extend([vocabulary.setdefault(term, len(vocabulary)) for term in self._analyse(word)])
             term_ends.append(len(terms))
         return _expand(
             np.frombuffer(words, np.int32), np.frombuffer(ends, np.int64),
@@ -179,13 +179,13 @@ class Tokenizer:
         if text.isascii():
             return (_NAME_OR_ASCII_WORD if signed else _ASCII_WORD).findall(text)
         text = unicodedata.normalize("NFKC", text)
-        # Scripts without spaces run into a name.
+        # In scripts without spaces a name has no space around it.
         return _NAME_OR_WORD.findall(_SIGNED.sub(r" \g<0> ", text)) if signed else _WORD.findall(text)
 
-    def _terms_of(self, word: str) -> tuple[str, ...]:
+    def _analyse(self, word: str) -> tuple[str, ...]:
         """Analyse one word of a text."""
         if self._pattern is None and not _WORD.fullmatch(word):
-            return self._terms_of_name(word)
+            return self._terms_of_signed_name(word)
         if word.isascii() or not _HAS_UNSPACED.search(word):
             return self._terms_of_run(word)
         terms: list[str] = []
@@ -197,7 +197,7 @@ class Tokenizer:
                 terms += self._terms_of_run(run)
         return tuple(term for term in terms if len(term) >= self.settings.min_length)
 
-    def _terms_of_name(self, name: str) -> tuple[str, ...]:
+    def _terms_of_signed_name(self, name: str) -> tuple[str, ...]:
         if self.settings.lowercase:
             name = name.lower()
         terms = (name, *found.groups()) if (found := _VERSION.fullmatch(name)) else (name,)
@@ -205,7 +205,7 @@ class Tokenizer:
 
     def _terms_of_run(self, word: str) -> tuple[str, ...]:
         parts = [word]
-        # Most words are plain, and a plain word has no joint.
+        # Most words are plain letters, which cannot be split.
         if self.settings.split_identifiers and not (word.isalpha() and word[1:].islower()):
             parts = [part for part in _IDENTIFIER_JOINT.split(word) if part]
             if len(parts) > 1:
@@ -219,7 +219,7 @@ class Tokenizer:
 def _expand(
     words: NDArray[np.int32], ends: NDArray[np.int64], terms: NDArray[np.int32], term_ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Replace each word number w by terms[term_ends[w]:term_ends[w + 1]]; `ends` bounds the texts before and after."""
+    """Replace each word number w by terms[term_ends[w]:term_ends[w + 1]], and adapt the offsets `ends` of the texts."""
     counts = np.diff(term_ends)[words]
     before = np.zeros(len(words) + 1, np.int64)
     np.cumsum(counts, out=before[1:])
@@ -231,11 +231,11 @@ def _expand(
 def _stop_words(settings: TokenizerSettings) -> frozenset[str]:
     if isinstance(settings.stop_words, tuple):
         return frozenset(settings.stop_words)
-    # "porter" is PyStemmer's name for an older English stemmer.
+    # "porter" is an older English stemmer of PyStemmer.
     return ENGLISH_STOP_WORDS if settings.stop_words and settings.language in ("english", "porter") else frozenset()
 
 
-def _same(word: str) -> str:
+def _identity(word: str) -> str:
     return word
 
 
@@ -254,11 +254,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         compiled = re.compile(pattern)
     except re.error as error:
         raise AceFinetuneError(
-            f"The token pattern {pattern!r} is no regular expression ({error}); correct it or leave it out."
+            f"The token pattern {pattern!r} is not a regular expression ({error}); fix it or leave it out."
         ) from error
     if compiled.groups > 1:
         raise AceFinetuneError(
-            f"The token pattern {pattern!r} has {compiled.groups} groups, of which only one can be the word; "
+            f"The token pattern {pattern!r} has {compiled.groups} groups, but only one can capture the word; "
             "write the others as (?:...)."
         )
     return compiled

@@ -1,4 +1,4 @@
-"""The k best of many scores."""
+"""Top-k selection for sparse score arrays."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _GROUP = 64
 
 
 def top_k(scores: NDArray[np.float64], k: int, floor: float) -> NDArray[np.int64]:
-    """Return the positions of the k largest scores above `floor`, best first, equal scores by position.
+    """Return the positions of the k largest scores above `floor`, best first, ties ordered by position.
 
-    scores: float [n], most of them at the floor, as after a sparse query. Fewer than k come back where fewer are
-    above it.
+    scores: float [n], most of them equal to the floor, as after a sparse query. Fewer than k positions are returned if
+    fewer scores are above the floor.
 
-    Partitioning all n is slow when most are equal. Instead the scores are split into groups of 64: the k-th largest
-    group maximum is a lower bound of the k-th largest score, and little is above it.
+    Partitioning all n is slow if most are equal. Instead the scores are split into groups of 64: the k-th largest group
+    maximum is a lower bound of the k-th largest score, and few scores are above it.
     """
     bound = floor
     n_groups = len(scores) // _GROUP

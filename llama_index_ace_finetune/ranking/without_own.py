@@ -1,4 +1,4 @@
-"""Rankings without the document that the query itself is."""
+"""Rankings without the query's own document, for queries that are documents of the corpus."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NO_ROW = -1
-"""Stands for a query that is no document."""
+"""The row for a query that is not a document of the corpus."""
 
 
 def without_own(
@@ -16,13 +16,13 @@ def without_own(
     limit: int,
     scores: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.floating] | None]:
-    """Return the first `limit` hits of each query without its own document; what follows moves up.
+    """Return the first `limit` hits of each query without its own document; later hits move up.
 
     Args:
         rankings: corpus rows int32 [n, depth], best first, padded with -1.
-        own: the row of each query's own document, int64 [n], -1 where it has none; None where no query has one.
-        limit: hits kept; rank one more than that to have as many.
-        scores: of the hits, float [n, depth].
+        own: row of each query's own document, int64 [n], -1 without one; None if no query has one.
+        limit: hits to keep; the rankings need `limit + 1` columns to fill it.
+        scores: scores of the hits, float [n, depth].
     """
     if own is not None:
         hit = (rankings == own[:, None]) & (own[:, None] >= 0)

@@ -130,9 +130,9 @@ def test_a_cut_off_has_to_be_a_whole_number(k: int) -> None:
 @pytest.mark.parametrize(
     ("rankings", "sentence"),
     [
-        ([[0, 1], [3, 3]], "query at place 1 holds the same row twice"),
-        ([[0, -1], [-1, 3]], "query at place 1 holds a hit after padding"),
-        ([[0, -2], [1, 2]], "query at place 0 holds a row below -1"),
+        ([[0, 1], [3, 3]], "query at position 1 holds the same row twice"),
+        ([[0, -1], [-1, 3]], "query at position 1 holds a hit after padding"),
+        ([[0, -2], [1, 2]], "query at position 0 holds a row below -1"),
     ],
 )
 def test_a_bad_ranking_is_told(rankings: list[list[int]], sentence: str) -> None:
@@ -157,8 +157,8 @@ def test_queries_without_a_right_answer_are_told() -> None:
 @pytest.mark.parametrize(
     ("scores", "sentence"),
     [
-        ([[1.0, np.nan], [1.0, 0.5]], "query at place 0 holds a score that is NaN"),
-        ([[1.0, 0.5], [0.5, 1.0]], "query at place 1 holds a score above the one before it"),
+        ([[1.0, np.nan], [1.0, 0.5]], "query at position 0 holds a score that is NaN"),
+        ([[1.0, 0.5], [0.5, 1.0]], "query at position 1 holds a score above the one before it"),
         ([[1.0, 0.5]], "scores have shape"),
     ],
 )
@@ -294,5 +294,5 @@ def test_blocks_of_a_large_input_fit_together() -> None:
     values = per_query(MRR(900), rankings, right[:, None])  # type: ignore[arg-type]
     assert values.tolist() == pytest.approx((1 / ranks).tolist())
     rankings[2999, 899] = rankings[2999, 0]
-    with pytest.raises(AceFinetuneError, match="query at place 2999 holds the same row twice"):
+    with pytest.raises(AceFinetuneError, match="query at position 2999 holds the same row twice"):
         per_query(MRR(900), rankings, right[:, None])  # type: ignore[arg-type]

@@ -31,13 +31,13 @@ def found(index: BM25Index, query: str, k: int = 99) -> list[int]:
 
 def reference_scores(index: BM25Index, texts: list[str], query: str) -> np.ndarray:
     s = index.settings
-    extra = {"epsilon": s.epsilon} if s.variant == "okapi" else {"delta": s.shift}
+    extra = {"epsilon": s.epsilon} if s.variant == "okapi" else {"delta": s.effective_delta}
     model = REFERENCES[s.variant](index.tokenizer.batch(texts), k1=s.k1, b=s.b, **extra)
     with np.errstate(invalid="ignore"):
         return np.asarray(model.get_scores(index.tokenizer(query)))
 
 
-# ------------------------------------------------------------------------------------------------ hand arithmetic
+# ------------------------------------------------------------------------------------------------ scores by hand
 
 
 def test_plus_by_hand() -> None:
@@ -79,7 +79,7 @@ def test_scores_and_matches_equal_rank_bm25(variant: str, texts: list[str], quer
         assert found(index, query) == []
         return
     expected = reference_scores(index, texts, query)
-    # With k1 = 0, or b = 1 and an empty document, rank-bm25 divides 0 by 0 for a count of 0; we add 0 there.
+    # With k1 = 0, or b = 1 and an empty document, rank-bm25 divides 0 by 0 for a count of 0; BM25Index adds 0.
     defined = ~np.isnan(expected)
     np.testing.assert_allclose(index.scores(query)[defined], expected[defined], atol=1e-6, rtol=0)
     matches = [i for i, terms in enumerate(tokens) if set(terms) & set(index.tokenizer(query))]
@@ -105,7 +105,7 @@ def test_scores_equal_rank_bm25_on_real_texts(shared_data: Path, name: str) -> N
             np.testing.assert_allclose(index.scores(query), expected, atol=1e-6, rtol=0)
             rows, scores = index.search(query, 10)
             np.testing.assert_allclose(scores, expected[rows], rtol=1e-6)
-            # The ranking is rank-bm25's, too: no match that was left out scores more than the last hit.
+            # The ranking is that of rank-bm25 too: no match that was left out scores above the last hit.
             others = np.array([not set(terms).isdisjoint(document) for document in documents])
             assert len(rows) == min(10, others.sum()) > 0
             others[rows] = False
@@ -125,22 +125,22 @@ def texts_and_queries(folder: Path) -> tuple[list[str], list[str]]:
     return [f"{d['title']} {d['text']}" for d in corpus], [q["text"] for q in queries]
 
 
-# ---------------------------------------------------------------------------------------------- what is a match
+# ---------------------------------------------------------------------------------------------- matches
 
 
-def test_a_match_is_a_shared_term_whatever_its_score() -> None:
+def test_documents_with_a_query_term_match_whatever_their_score() -> None:
     # Okapi gives "disk" (in half of the documents) idf 0 and a score of 0, as it gives documents without it.
     index = BM25Index.build(["disk full", "disk slow", "fan", "cpu"], settings=BM25Settings("okapi"))
     assert index.scores("disk").tolist() == [0, 0, 0, 0]
     assert found(index, "disk") == [0, 1]
     # In a corpus of one document its scores are negative.
-    alone = BM25Index.build(["disk full"], settings=BM25Settings("okapi"))
-    assert alone.scores("disk")[0] < 0
-    assert found(alone, "disk") == [0]
+    single = BM25Index.build(["disk full"], settings=BM25Settings("okapi"))
+    assert single.scores("disk")[0] < 0
+    assert found(single, "disk") == [0]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_document_without_a_term_of_the_query_never_comes_back(variant: str) -> None:
+def test_documents_without_a_query_term_are_not_returned(variant: str) -> None:
     index = BM25Index.build(["zebra crossing", "banana bread"], settings=BM25Settings(variant))  # type: ignore[arg-type]
     assert found(index, "zebra") == [0]
     assert found(index, "quantum") == []
@@ -152,17 +152,17 @@ def test_ties_are_ordered_by_row() -> None:
     assert found(index, "full disk", 300) == list(range(300))
 
 
-def test_a_repeated_word_of_the_query_counts_twice() -> None:
+def test_repeated_query_terms_count_twice() -> None:
     index = BM25Index.build(["disk", "fan fan", "cpu"])
     np.testing.assert_allclose(index.scores("disk disk fan"), 2 * index.scores("disk") + index.scores("fan"))
 
 
-# ------------------------------------------------------------------------------------------------ corner cases
+# ------------------------------------------------------------------------------------------------ edge cases
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["!?", "the of"]])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_corpus_without_a_word(texts: list[str], variant: str) -> None:
+def test_corpus_without_terms(texts: list[str], variant: str) -> None:
     index = BM25Index.build(texts, settings=BM25Settings(variant))  # type: ignore[arg-type]
     assert len(index) == index.n_rows == len(texts)
     assert found(index, "disk") == []
@@ -175,7 +175,7 @@ def test_a_corpus_without_a_word(texts: list[str], variant: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "  ", "the of", "!?"])
-def test_a_query_without_a_word_finds_nothing(query: str) -> None:
+def test_query_without_terms_finds_nothing(query: str) -> None:
     assert found(BM25Index.build(["disk full", "the fan"]), query) == []
 
 
@@ -214,7 +214,7 @@ def test_settings_out_of_range_are_refused(values: dict, words: str) -> None:
         BM25Settings(**values)
 
 
-def test_one_string_is_not_a_list_of_texts() -> None:
+def test_single_string_as_texts_is_refused() -> None:
     with pytest.raises(AceFinetuneError, match="one string"):
         BM25Index.build("disk full")
     with pytest.raises(AceFinetuneError, match="one string"):
@@ -244,7 +244,7 @@ def test_allowed_rows_that_do_not_exist_are_refused(allowed: object) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(texts=TEXTS, query=TEXT, variant=st.sampled_from(VARIANTS), data=st.data())
-def test_allowed_rows_are_a_filter_on_the_whole_ranking(texts, query, variant, data) -> None:
+def test_allowed_rows_equal_a_filter_on_the_whole_ranking(texts, query, variant, data) -> None:
     index = BM25Index.build(texts, settings=BM25Settings(variant))
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=len(texts), max_size=len(texts))), bool)
     expected = [row for row in found(index, query) if mask[row]]
@@ -279,16 +279,16 @@ STEPS = st.lists(st.one_of(st.tuples(st.just("add"), TEXTS), st.tuples(st.just("
 
 @settings(max_examples=120, deadline=None)
 @given(texts=TEXTS, steps=STEPS, queries=TEXTS, variant=st.sampled_from(VARIANTS))
-def test_add_and_remove_equal_a_fresh_build(texts: list[str], steps: list, queries: list[str], variant) -> None:
+def test_add_and_remove_equal_a_rebuild(texts: list[str], steps: list, queries: list[str], variant) -> None:
     index = BM25Index.build(texts, settings=BM25Settings(variant))
     held = dict(enumerate(texts))
-    given_out = len(texts)
+    n_rows = len(texts)
     for verb, value in steps:
         if verb == "add":
             rows = index.add(value)
-            assert rows.tolist() == list(range(given_out, given_out + len(value)))
+            assert rows.tolist() == list(range(n_rows, n_rows + len(value)))
             held.update(zip(rows.tolist(), value, strict=True))
-            given_out += len(value)
+            n_rows += len(value)
         elif verb == "remove" and held:
             row = sorted(held)[value % len(held)]
             index.remove([row])
@@ -298,7 +298,7 @@ def test_add_and_remove_equal_a_fresh_build(texts: list[str], steps: list, queri
     rows = np.array(sorted(held), int)
     fresh = BM25Index.build([held[row] for row in rows], settings=BM25Settings(variant))
     assert len(index) == len(fresh)
-    assert index.n_rows == given_out
+    assert index.n_rows == n_rows
     for query in [*queries, "disk full red"]:
         assert index.scores(query)[rows].tolist() == fresh.scores(query).tolist()
         expected, scores = fresh.search(query, 99)
@@ -306,7 +306,7 @@ def test_add_and_remove_equal_a_fresh_build(texts: list[str], steps: list, queri
         assert index.search(query, 99)[1].tolist() == scores.tolist()
 
 
-def test_removed_rows_never_come_back_and_their_numbers_are_not_used_again() -> None:
+def test_removed_rows_are_not_returned_and_their_numbers_are_not_reused() -> None:
     index = BM25Index.build(["disk full", "disk slow", "fan"])
     index.remove([0])
     assert found(index, "disk") == [1]
@@ -317,7 +317,7 @@ def test_removed_rows_never_come_back_and_their_numbers_are_not_used_again() -> 
 
 
 @pytest.mark.parametrize("refresh", [True, False])
-def test_removing_what_is_not_there_is_refused_and_changes_nothing(refresh: bool) -> None:
+def test_removing_missing_rows_is_refused_and_changes_nothing(refresh: bool) -> None:
     index = BM25Index.build(["disk full", "disk slow"])
     index.remove([0])
     if refresh:
@@ -328,7 +328,7 @@ def test_removing_what_is_not_there_is_refused_and_changes_nothing(refresh: bool
     assert found(index, "disk") == [1]
 
 
-def test_searching_while_another_thread_adds_and_removes() -> None:
+def test_search_while_another_thread_adds_and_removes() -> None:
     index = BM25Index.build(["disk full"] * 50)
     failures: list[BaseException] = []
     done = threading.Event()

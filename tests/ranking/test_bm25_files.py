@@ -36,7 +36,7 @@ def saved(tmp_path: Path) -> Path:
     variant=st.sampled_from(["okapi", "plus", "l"]),
     removed=st.booleans(),
 )
-def test_a_loaded_index_equals_the_saved_one(texts: list[str], query: str, variant, removed: bool) -> None:
+def test_loaded_index_equals_the_saved_one(texts: list[str], query: str, variant, removed: bool) -> None:
     index = BM25Index.build(texts, settings=BM25Settings(variant))
     if removed and texts:
         index.remove([0])
@@ -52,7 +52,7 @@ def test_a_loaded_index_equals_the_saved_one(texts: list[str], query: str, varia
         assert len(loaded) == len(index)
 
 
-def test_settings_of_index_and_tokenizer_come_back(tmp_path: Path) -> None:
+def test_settings_of_index_and_tokenizer_are_loaded(tmp_path: Path) -> None:
     tokenizer = TokenizerSettings(language="german", stop_words=("die", "sind"), token_pattern=r"\w+", min_length=2)
     chosen = BM25Settings("okapi", k1=1.2, b=0.5, epsilon=0.1)
     BM25Index.build(TEXTS, settings=chosen, tokenizer=Tokenizer(tokenizer)).save(tmp_path / "index")
@@ -63,7 +63,7 @@ def test_settings_of_index_and_tokenizer_come_back(tmp_path: Path) -> None:
     assert loaded.search("die", 5)[0].tolist() == []
 
 
-def test_the_same_texts_give_the_same_bytes_and_no_pickle(tmp_path: Path) -> None:
+def test_saving_is_deterministic_and_without_pickle(tmp_path: Path) -> None:
     for name in ("a", "b"):
         BM25Index.build(TEXTS).save(tmp_path / name / "index")
     assert sorted(path.name for path in (tmp_path / "a" / "index").iterdir()) == [MARK, *FILES]
@@ -71,23 +71,23 @@ def test_the_same_texts_give_the_same_bytes_and_no_pickle(tmp_path: Path) -> Non
         assert (tmp_path / "a" / "index" / name).read_bytes() == (tmp_path / "b" / "index" / name).read_bytes()
 
 
-def test_arrays_are_mapped_not_read(saved: Path) -> None:
+def test_arrays_are_memory_mapped(saved: Path) -> None:
     weights = BM25Index.load(saved)._state.weights
     assert isinstance(weights.base, np.memmap)
     assert not weights.flags.writeable
 
 
-def test_saving_over_the_index_one_was_loaded_from(saved: Path) -> None:
+def test_saving_over_the_loaded_index(saved: Path) -> None:
     index = BM25Index.load(saved)
     other = BM25Index.load(saved)
     index.add(["a new disk"])
     index.save(saved)
     assert sorted(BM25Index.load(saved).search("disk", 5)[0].tolist()) == [1, 4]
-    assert other.search("disk", 5)[0].tolist() == [1]  # still reads what it opened
+    assert other.search("disk", 5)[0].tolist() == [1]  # still reads the files it opened
     assert [path.name for path in saved.parent.iterdir()] == ["index"]
 
 
-def test_a_save_that_fails_leaves_the_old_index(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_keeps_the_old_index(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -100,7 +100,7 @@ def test_a_save_that_fails_leaves_the_old_index(saved: Path, monkeypatch: pytest
     assert [path.name for path in saved.parent.iterdir()] == ["index"]
 
 
-def test_a_folder_with_other_things_is_not_replaced(tmp_path: Path) -> None:
+def test_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputExistsError, match="something other"):
         BM25Index.build(TEXTS).save(tmp_path)
@@ -109,19 +109,19 @@ def test_a_folder_with_other_things_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+def test_save_into_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     BM25Index.build(TEXTS).save(tmp_path / "empty")
     assert len(BM25Index.load(tmp_path / "empty")) == 4
 
 
-def test_loading_what_is_not_there(tmp_path: Path) -> None:
+def test_missing_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no BM25 index at .*build it"):
         BM25Index.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "index.json"])
-def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+def test_missing_file_is_named(saved: Path, name: str) -> None:
     (saved / name).unlink()
     with pytest.raises(StoreError, match=rf"{name}' does not exist; build the BM25 index again"):
         BM25Index.load(saved)
@@ -129,7 +129,7 @@ def test_a_missing_file_is_named(saved: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["cut", "emptied", "flipped"])
-def test_a_damaged_file_is_named(saved: Path, name: str, damage: str) -> None:
+def test_damaged_file_is_named(saved: Path, name: str, damage: str) -> None:
     path = saved / name
     content = bytearray(path.read_bytes())
     if damage == "flipped":
@@ -149,14 +149,14 @@ def test_a_damaged_file_is_named(saved: Path, name: str, damage: str) -> None:
         ({"checksums": None}, "(corrupt|damaged)"),
     ],
 )
-def test_an_index_file_that_says_something_else(saved: Path, change: dict, words: str) -> None:
+def test_invalid_index_json_is_refused(saved: Path, change: dict, words: str) -> None:
     index = json.loads((saved / "index.json").read_text())
     (saved / "index.json").write_text(json.dumps({**index, **change}))
     with pytest.raises(StoreError, match=rf"index\.json'? .*{words}"):
         BM25Index.load(saved)
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(AceFinetuneError, match=r"cannot be written: .* is not a folder"):
         BM25Index.build(TEXTS).save(tmp_path / "file" / "index")
@@ -176,8 +176,8 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         ("idf", lambda idf: idf[:-1]),
     ],
 )
-def test_arrays_that_point_past_each_other_are_refused(saved: Path, name: str, change: Callable) -> None:
-    """A stranger's file can have the right checksums."""
+def test_inconsistent_arrays_are_refused(saved: Path, name: str, change: Callable) -> None:
+    """Inconsistent arrays can have valid checksums."""
     array = change(np.load(saved / f"{name}.npy"))
     np.save(saved / f"{name}.npy", array)
     index = json.loads((saved / "index.json").read_text())

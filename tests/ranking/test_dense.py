@@ -15,7 +15,7 @@ def brute_force(scores: np.ndarray, k: int) -> list[list[int]]:
 
 
 def small_integers(rows: int, columns: int) -> st.SearchStrategy[np.ndarray]:
-    # Integers are exact in float32, so ties are ties whatever the order of the additions.
+    # Integers are exact in float32, so ties do not depend on the order of additions.
     return arrays(np.float32, (rows, columns), elements=st.integers(-3, 3).map(float))
 
 
@@ -29,7 +29,7 @@ def searches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, int, int]:
 
 @given(searches())
 @settings(deadline=None)
-def test_any_tiling_gives_what_sorting_everything_gives(
+def test_tiling_does_not_change_the_result(
     search: tuple[np.ndarray, np.ndarray, int, int, int],
 ) -> None:
     queries, documents, k, query_tile, document_tile = search
@@ -40,7 +40,7 @@ def test_any_tiling_gives_what_sorting_everything_gives(
     assert np.array_equal(scores, np.take_along_axis(everything, indices.astype(np.int64), axis=1))
 
 
-def test_unit_vectors_are_ranked_as_in_double_precision() -> None:
+def test_ranking_equals_double_precision() -> None:
     generator = np.random.default_rng(0)
     queries, documents = generator.normal(size=(40, 32)), generator.normal(size=(700, 32))
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
@@ -55,7 +55,7 @@ def test_unit_vectors_are_ranked_as_in_double_precision() -> None:
     assert scores.dtype == np.float32
 
 
-def test_ties_go_by_row_across_tiles() -> None:
+def test_ties_are_ordered_by_row_across_tiles() -> None:
     queries = np.array([[1.0, 0.0]], np.float32)
     documents = np.array([[0, 1], [1, 0], [0.5, 0], [1, 0], [1, 0]], np.float32)
     for tile in (1, 2, 3, 5):
@@ -64,12 +64,12 @@ def test_ties_go_by_row_across_tiles() -> None:
         assert scores.tolist() == [[1, 1, 1, 0.5]]
 
 
-def test_equal_scores_at_the_cut_keep_the_first_rows() -> None:
+def test_ties_at_rank_k_keep_the_first_rows() -> None:
     indices, _ = top_k_per_row(np.zeros((2, 9), np.float32), 3)
     assert indices.tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
-def test_more_hits_wanted_than_documents_gives_all_of_them() -> None:
+def test_k_larger_than_the_number_of_documents() -> None:
     indices, scores = dense_top_k(np.ones((2, 1), np.float32), np.array([[1], [3], [2]], np.float32), 10)
     assert indices.tolist() == [[1, 2, 0]] * 2
     assert scores.tolist() == [[3, 2, 1]] * 2
@@ -83,7 +83,7 @@ def test_no_documents_give_no_hits(k: int) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("side", [0, 1])
-def test_vectors_without_an_order_are_refused(value: float, side: int) -> None:
+def test_vectors_with_nan_or_infinity_are_refused(value: float, side: int) -> None:
     pair = [np.ones((2, 3), np.float32), np.ones((4, 3), np.float32)]
     pair[side][1, 2] = value
     with pytest.raises(ValueError, match="NaN or infinity"):

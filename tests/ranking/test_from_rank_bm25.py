@@ -1,4 +1,4 @@
-"""An index of rank-bm25 is taken over with its scores."""
+"""Conversion of rank-bm25 indexes keeps their scores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CORPUS = [["disk", "full", "disk"], ["fan", "noise"], ["Disk", "the"], []]
     b=st.sampled_from([0.0, 0.6]),
     last=st.none() | st.sampled_from([0.0, 0.25, 1.5]),
 )
-def test_scores_stay_the_same(
+def test_scores_equal_rank_bm25(
     kind: type, corpus: list[list[str]], query: list[str], k1: float, b: float, last: float | None
 ) -> None:
     extra = {} if last is None else {"epsilon" if kind is BM25Okapi else "delta": last}
@@ -40,7 +40,7 @@ def test_scores_stay_the_same(
     assert sorted(rows.tolist()) == [row for row, terms in enumerate(corpus) if set(terms) & set(query)]
 
 
-def test_default_parameters_are_those_of_rank_bm25() -> None:
+def test_parameters_are_those_of_rank_bm25() -> None:
     ours = BM25Index.from_rank_bm25(BM25Okapi(CORPUS))
     assert (ours.settings.variant, ours.settings.k1, ours.settings.b, ours.settings.epsilon) == (
         "okapi",
@@ -48,11 +48,11 @@ def test_default_parameters_are_those_of_rank_bm25() -> None:
         0.75,
         0.25,
     )
-    assert BM25Index.from_rank_bm25(BM25L(CORPUS)).settings.shift == 0.5
-    assert BM25Index.from_rank_bm25(BM25Plus(CORPUS)).settings.shift == 1
+    assert BM25Index.from_rank_bm25(BM25L(CORPUS)).settings.effective_delta == 0.5
+    assert BM25Index.from_rank_bm25(BM25Plus(CORPUS)).settings.effective_delta == 1
 
 
-def test_texts_are_cut_by_the_given_tokenizer_and_more_can_be_added(tmp_path: Path) -> None:
+def test_given_tokenizer_is_used_for_queries_and_added_texts(tmp_path: Path) -> None:
     plain = Tokenizer(TokenizerSettings(stemming=False, stop_words=False, lowercase=False))
     ours = BM25Index.from_rank_bm25(BM25Plus(CORPUS), tokenizer=plain)
     assert ours.scores("Disk the").tolist() == ours.scores(["Disk", "the"]).tolist()
@@ -74,7 +74,7 @@ def changed_idf() -> BM25Okapi:
     return bm25
 
 
-def document_taken_out() -> BM25Okapi:
+def removed_document() -> BM25Okapi:
     bm25 = BM25Okapi(CORPUS)
     bm25.doc_freqs.pop()
     return bm25
@@ -83,15 +83,15 @@ def document_taken_out() -> BM25Okapi:
 @pytest.mark.parametrize(
     ("bm25", "message"),
     [
-        ("an index", "A str cannot be taken over; give a BM25Okapi, BM25L or BM25Plus"),
-        (OtherBM25(CORPUS), "A OtherBM25 cannot be taken over"),
-        (BM25Okapi([[1, 2], [3]]), "holds the term 1; its terms must be texts"),
+        ("an index", "A str cannot be converted; give a BM25Okapi, BM25L or BM25Plus"),
+        (OtherBM25(CORPUS), "A OtherBM25 cannot be converted"),
+        (BM25Okapi([[1, 2], [3]]), "holds the term 1; its terms must be strings"),
         (BM25Okapi(CORPUS, k1=-1), "BM25's k1 is -1"),
-        (changed_idf(), "are not those of its documents"),
-        (document_taken_out(), "are not those of its documents"),
+        (changed_idf(), "do not match its documents"),
+        (removed_document(), "do not match its documents"),
     ],
 )
-def test_what_cannot_be_taken_over_is_refused(bm25: object, message: str) -> None:
+def test_unsupported_indexes_are_refused(bm25: object, message: str) -> None:
     with pytest.raises(AceFinetuneError, match=message) as refusal:
         BM25Index.from_rank_bm25(bm25)
     assert "\n" not in str(refusal.value)

@@ -12,7 +12,7 @@ def rows(legs: list[list[int]], **options: object) -> list[int]:
     return [hit.row for hit in reciprocal_rank_fusion(legs, **options)]  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------------------ hand arithmetic
+# ------------------------------------------------------------------------------------------------ scores by hand
 
 
 def test_scores_are_sums_of_reciprocal_ranks_from_one() -> None:
@@ -24,12 +24,12 @@ def test_scores_are_sums_of_reciprocal_ranks_from_one() -> None:
     assert [hit.ranks for hit in hits] == [(2, 1), (1, None), (None, 2)]
 
 
-def test_the_constant_is_sixty_and_can_be_another() -> None:
+def test_k_is_sixty_by_default() -> None:
     assert RRF_K == 60
     assert reciprocal_rank_fusion([[4]], k=2)[0].score == pytest.approx(1 / 3)
 
 
-def test_scaled_is_one_for_a_row_that_leads_every_leg() -> None:
+def test_scaled_is_one_for_a_row_that_is_first_in_every_leg() -> None:
     hits = reciprocal_rank_fusion([[1, 2], [1, 2]], weights=(3.0, 0.5))
     assert hits[0].scaled == 1.0
     assert hits[1].scaled == pytest.approx(61 / 62)
@@ -43,7 +43,7 @@ def test_weights_multiply_each_leg() -> None:
     assert rows([[1, 2], [2, 1]], weights=(0.3, 0.7)) == [2, 1]
 
 
-def test_a_leg_without_weight_adds_no_rows() -> None:
+def test_leg_with_weight_zero_adds_no_rows() -> None:
     hits = reciprocal_rank_fusion([[1, 2], [9, 2]], weights=(1.0, 0.0))
     assert [hit.row for hit in hits] == [1, 2]
     assert hits[1].ranks == (2, None)
@@ -51,24 +51,24 @@ def test_a_leg_without_weight_adds_no_rows() -> None:
     assert rows([[1], [2]], weights=(0.0, 0.0)) == []
 
 
-def test_a_row_counts_once_per_leg_at_its_best_rank() -> None:
+def test_repeated_row_counts_once_at_its_best_rank() -> None:
     hits = reciprocal_rank_fusion([[4, 4, 6]])
     assert [(hit.row, hit.ranks) for hit in hits] == [(4, (1,)), (6, (2,))]
     assert [hit.score for hit in hits] == pytest.approx([1 / 61, 1 / 62])
 
 
-def test_equal_scores_go_by_row() -> None:
+def test_ties_are_ordered_by_row() -> None:
     assert rows([[8, 5], [5, 8]]) == [5, 8]
     assert rows([[9], [4], [6]]) == [4, 6, 9]
 
 
-def test_sums_that_are_equal_on_paper_are_ties_in_any_order_of_legs() -> None:
-    # Floating-point sums depend on the order of the additions; the row has to decide.
+def test_ties_do_not_depend_on_the_order_of_legs() -> None:
+    # Floating-point sums depend on the order of additions; ties must still be ordered by row.
     legs = [[1, 2, 3], [2, 3, 1], [3, 1, 2]]
     assert rows(legs) == rows(legs[::-1]) == [1, 2, 3]
 
 
-def test_padding_is_no_row_and_limit_cuts() -> None:
+def test_padding_is_skipped_and_limit_truncates() -> None:
     assert rows([[2, -1, -1], [-1, -1]]) == [2]
     assert rows([[3, 2, 1]], limit=2) == [3, 2]
     assert rows([[], []]) == []
@@ -102,7 +102,7 @@ def rankings(draw: st.DrawFn) -> tuple[list[np.ndarray], list[float], int, int]:
 
 @given(rankings())
 @settings(deadline=None)
-def test_many_queries_at_once_give_what_one_at_a_time_gives(
+def test_fuse_rankings_equals_reciprocal_rank_fusion(
     case: tuple[list[np.ndarray], list[float], int, int],
 ) -> None:
     blocks, weights, k, limit = case
@@ -115,7 +115,7 @@ def test_many_queries_at_once_give_what_one_at_a_time_gives(
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=3))
-def test_the_result_holds_every_row_once_in_falling_order(legs: list[list[int]]) -> None:
+def test_result_has_every_row_once_by_decreasing_score(legs: list[list[int]]) -> None:
     hits = reciprocal_rank_fusion(legs)
     assert sorted(hit.row for hit in hits) == sorted({row for leg in legs for row in leg})
     keys = [(-round(hit.score, 12), hit.row) for hit in hits]

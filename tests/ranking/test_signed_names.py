@@ -1,4 +1,4 @@
-"""Names that differ in their signs only are different terms."""
+"""Names that differ only in their signs are different terms."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from llama_index_ace_finetune.ranking.tokenizer import Tokenizer, TokenizerSetti
 NAMES = ("C", "C++", "C#", "F#", "F", ".NET", "net", "I/O", "IO", "AT&T", "R&D", "Q&A", "D", "A/B")
 
 
-def test_different_names_are_different_terms() -> None:
+def test_signed_names_are_different_terms() -> None:
     terms = [tuple(Tokenizer()(name)) for name in NAMES]
     assert all(len(of_name) == 1 for of_name in terms)
     assert len(set(terms)) == len(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_finds_the_text_about_it(name: str) -> None:
+def test_signed_name_finds_the_text_about_it(name: str) -> None:
     index = BM25Index.build([f"Notes about {other}, for beginners." for other in NAMES])
     rows, _ = index.search(f"{name}?", 1)
     assert rows.tolist() == [NAMES.index(name)]
@@ -42,21 +42,21 @@ def test_a_name_finds_the_text_about_it(name: str) -> None:
         ("page#part #include", ["page", "part", "includ"]),
     ],
 )
-def test_signs_in_other_places_are_none_of_a_name(text: str, terms: list[str]) -> None:
+def test_terms_around_signs(text: str, terms: list[str]) -> None:
     assert Tokenizer()(text) == terms
 
 
-def test_whole_texts_and_batches_give_the_same_terms() -> None:
+def test_encode_equals_call() -> None:
     vocabulary: dict[str, int] = {}
     tokenizer = Tokenizer()
     texts = ["C++17 and C#", "plain words", "R&D over I/O", ""]
     numbers, offsets = tokenizer.encode(texts, vocabulary)
-    held = list(vocabulary)
-    found = [[held[n] for n in numbers[a:b]] for a, b in pairwise(offsets)]
+    terms = list(vocabulary)
+    found = [[terms[n] for n in numbers[a:b]] for a, b in pairwise(offsets)]
     assert found == [tokenizer(text) for text in texts]
 
 
-def test_an_index_made_before_keeps_its_terms() -> None:
+def test_index_without_the_setting_keeps_its_terms() -> None:
     saved = asdict(TokenizerSettings())
     assert TokenizerSettings.from_json(saved) == TokenizerSettings()
     del saved["signed_names"]
@@ -65,6 +65,6 @@ def test_an_index_made_before_keeps_its_terms() -> None:
     assert Tokenizer(before)("C++ and C#") == ["c", "c"]
 
 
-def test_a_pattern_of_the_users_own_finds_what_it_finds() -> None:
+def test_token_pattern_replaces_signed_names() -> None:
     assert Tokenizer(TokenizerSettings(token_pattern=r"[a-z+]+"))("c++ x") == ["c++", "x"]
     assert Tokenizer(TokenizerSettings(token_pattern=r"\w+"))("c++ x") == ["c", "x"]

@@ -41,7 +41,7 @@ def test_terms_of_a_text(text: str, terms: list[str]) -> None:
     assert Tokenizer()(text) == terms
 
 
-def test_each_setting_does_its_part() -> None:
+def test_each_setting() -> None:
     text = "The Users of get_name"
     assert Tokenizer(PLAIN)(text) == ["the", "users", "of", "get_name"]
     assert Tokenizer(TokenizerSettings(**{**vars(PLAIN), "lowercase": False}))(text) == [
@@ -56,16 +56,16 @@ def test_each_setting_does_its_part() -> None:
     ]  # fmt: skip
 
 
-def test_the_language_chooses_stemmer_and_stop_words() -> None:
+def test_language_selects_stemmer_and_stop_words() -> None:
     assert Tokenizer(TokenizerSettings(language="german"))("Die Häuser the") == ["die", "haus", "the"]
     assert "the" in ENGLISH_STOP_WORDS
 
 
-def test_min_length_holds_for_scripts_without_spaces() -> None:
+def test_min_length_applies_to_scripts_without_spaces() -> None:
     assert Tokenizer(TokenizerSettings(min_length=2))("東京都") == ["東京", "京都"]
 
 
-def test_unknown_language_is_refused_only_where_it_would_be_used() -> None:
+def test_unknown_language_is_refused_only_if_stemming() -> None:
     with pytest.raises(AceFinetuneError, match=r"'klingon'; choose one of .*english"):
         Tokenizer(TokenizerSettings(language="klingon"))
     assert Tokenizer(TokenizerSettings(language="klingon", stemming=False))("Qapla!") == ["qapla"]
@@ -88,7 +88,7 @@ TEXTS = st.lists(st.text(st.sampled_from("abcXYZ_019 .-'éß東京ไทहि\u
 
 @settings(max_examples=150, deadline=None)
 @given(TEXTS)
-def test_encode_gives_the_terms_of_each_text(texts: list[str]) -> None:
+def test_encode_returns_the_terms_of_each_text(texts: list[str]) -> None:
     tokenizer = Tokenizer()
     vocabulary: dict[str, int] = {"already": 0}
     numbers, offsets = tokenizer.encode(texts, vocabulary)
@@ -108,9 +108,9 @@ def test_case_and_width_do_not_matter_without_identifier_splitting(texts: list[s
             assert tokenizer(text) == tokenizer(text.upper())
 
 
-def test_a_full_cache_is_emptied_not_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_cache_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llama_index_ace_finetune.ranking.tokenizer._CACHE_LIMIT", 10)
     tokenizer = Tokenizer()
     for i in range(100):
         assert tokenizer(f"word{i}") == [f"word{i}", "word", str(i)]
-    assert len(tokenizer._known) <= 11
+    assert len(tokenizer._cache) <= 11

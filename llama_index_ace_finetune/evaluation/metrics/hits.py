@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.metrics.qrels import Judgements
-from llama_index_ace_finetune.ranking.validate import check_rankings
+from llama_index_ace_finetune.ranking.validate import validate_rankings
 
 _BLOCK = 1 << 20  # comparisons at once
 
@@ -56,10 +56,10 @@ def find_right_hits(
         scores: of the hits, float [n, depth]; checked only.
 
     Raises:
-        AceFinetuneError: as `check_rankings`; where rankings and judgements differ in number; where a query has no
+        AceFinetuneError: as `validate_rankings`; where rankings and judgements differ in number; where a query has no
             right answer, since no measure is defined there.
     """
-    check_rankings(rankings, scores=scores)
+    validate_rankings(rankings, scores=scores)
     if len(rankings) != len(judgements):
         raise AceFinetuneError(
             f"There are rankings for {len(rankings)} queries and judgements for {len(judgements)}; bring both in line."

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.datasets.source_location import Place
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
 from llama_index_ace_finetune.errors import DatasetError
-from llama_index_ace_finetune.ranking.validate import check_rankings
+from llama_index_ace_finetune.ranking.validate import validate_rankings
 from llama_index_ace_finetune.utils.atomic import write_text
 
 _SPACE = re.compile(r"\s")
@@ -97,9 +97,9 @@ def run_of(
     """Return the run of rankings int [n, depth], padded with -1, and their scores float [n, depth].
 
     Raises:
-        AceFinetuneError: as `check_rankings`.
+        AceFinetuneError: as `validate_rankings`.
     """
-    check_rankings(rankings, scores=scores)
+    validate_rankings(rankings, scores=scores)
     hits = {}
     for query, rows, values in zip(query_ids, rankings.tolist(), scores.tolist(), strict=True):
         found = tuple((corpus_ids[row], score) for row, score in zip(rows, values, strict=True) if row >= 0)

@@ -81,7 +81,7 @@ class SparseBM25:
         weights = {}
         for number, count in _numbered(terms).items():
             if settings.variant == "l":
-                shifted = count / relative + settings.shift
+                shifted = count / relative + settings.effective_delta
                 weights[number] = count * (k1 + 1) * shifted / (k1 + shifted)
             else:
                 weights[number] = count * (k1 + 1) / (count + k1 * relative)
@@ -105,7 +105,7 @@ class SparseBM25:
         idf = positive_idf(np.maximum(frequencies, 1.0), max(total, 1), self.settings)
         values = idf * np.fromiter(terms.values(), np.float64)
         held = float(values[frequencies > 0].sum())
-        shift = self.settings.shift * held if self.settings.variant == "plus" else 0.0
+        shift = self.settings.effective_delta * held if self.settings.variant == "plus" else 0.0
         return models.SparseVector(indices=list(terms), values=values.tolist()), shift
 
 
