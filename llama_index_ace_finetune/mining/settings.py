@@ -32,8 +32,8 @@ class MiningSettings:
         near_duplicate: reject if the cosine with a positive is at least this: a near-duplicate of a positive.
         nearer_answer: keep if the cosine with every positive is at most this fraction of `pos`: a candidate closer to
             a positive than the query is, is probably a positive too (GISTEmbed, Solatorio 2024).
-        relative_margin: keep if score <= pos - |pos| * relative_margin: 0.05 keeps a negative at least 5 % below the
-            positive (NV-Retriever's "perc-pos" of 95 %, Moreira et al. 2024), 0 keeps all up to the positive itself.
+        relative_margin: keep if score <= pos - |pos| * relative_margin: 0.05 keeps a negative at least 5% below the
+            positive (NV-Retriever's "perc-pos" of 95%, Moreira et al. 2024), 0 keeps all up to the positive itself.
         absolute_margin: keep if score <= pos - absolute_margin (the same paper's "margin-pos").
         max_score: keep if score <= max_score.
         teacher: a cross-encoder or a second embedding model, by folder or hub name, whose scores the margins and
