@@ -380,7 +380,7 @@ def test_id_zero_is_an_id(tmp_path: Path) -> None:
 
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     assert "no such file" in _message(tmp_path / "absent.json")
-    assert "neither a BEIR folder" in _message(tmp_path)
+    assert "a BEIR folder has corpus.jsonl" in _message(tmp_path)
     assert "no such file" in _message(_write(tmp_path, "suite.json"), memories=tmp_path / "absent.json")
     assert "cannot be read" in _message("a\0b") or "no such file" in _message("a\0b")
     assert "not understood" in _message(42)

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from llama_index_ace_finetune.datasets import readers
 from llama_index_ace_finetune.datasets.own_documents import own_documents
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.readers.qa_dataset import write_qa_dataset
+from llama_index_ace_finetune.datasets.readers.register import FORMATS, READERS
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
 
@@ -287,6 +289,18 @@ def test_format_can_be_named(tmp_path: Path) -> None:
             read_dataset(path, format=wrong)
     with pytest.raises(DatasetError, match="choose one of ace_suite"):
         read_dataset(path, format="xml")
+
+
+def test_reader_has_the_name_of_its_file() -> None:
+    assert tuple(reader.name for reader in READERS) == FORMATS
+    assert all(reader.read.__module__.startswith(f"{readers.__name__}.") for reader in READERS)
+
+
+def test_error_lists_the_formats_of_a_json_file(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(files.write_json(tmp_path / "x.json", {"some": "thing"}))
+    listed = [reader.name for reader in READERS if reader.signature in str(caught.value)]
+    assert listed == ["ace_suite", "qa_dataset", "ace_playbook", "ace_inventory", "memories"]
 
 
 def test_reading_needs_no_heavy_import(tmp_path: Path) -> None:

@@ -271,11 +271,12 @@ def _open_store(folder: Path) -> None:
 
 RUN = "q1 Q0 d1 1 2.5 bm25\nq1 Q0 d2 2 1.5 bm25\nq2 Q0 d1 1 0.5 bm25\n"
 
-READERS: dict[str, Reader] = {
+DATA_READERS: dict[str, Reader] = {
     "suite": _data("a.json", FILES.suite()),
     "inventory": _data("a.json", FILES.inventory()),
     "playbook": _data("a.json", FILES.BULLETS),
     "QA dataset": _data("a.json", FILES.QA),
+    "memories, JSON": _data("a.json", [{"uuid": str(number), "value": text} for number, text in enumerate(TEXTS)]),
     "pairs, JSON": _data("a.json", FILES.PAIRS),
     "pairs, JSON Lines": _data("a.jsonl", _lines(FILES.PAIRS)),
     "pairs, gzip": _data("a.jsonl.gz", gzip.compress(_lines(FILES.PAIRS).encode(), mtime=0)),
@@ -283,6 +284,9 @@ READERS: dict[str, Reader] = {
     "pairs, TSV": _data("a.tsv", _table("\t")),
     "pairs, Parquet": Reader(_parquet, lambda folder: read_dataset(folder / "a.parquet")),
     "BEIR and qrels": Reader(_beir, read_dataset),
+}
+READERS: dict[str, Reader] = {
+    **DATA_READERS,
     "TREC run": Reader(lambda f: [_written(f, "run.txt", RUN)], lambda f: read_run(f / "run.txt")),
     "split": Reader(_split, lambda folder: Split.load(folder / "split.json")),
     "training data": Reader(_training_data, lambda folder: TrainingData.load(folder / "t.json")),

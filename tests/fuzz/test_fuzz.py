@@ -12,8 +12,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # a folder of its own: `readers` would be a name of another package
 
 from mutations import mutations
-from readers import READERS
+from readers import DATA_READERS, READERS
 
+from llama_index_ace_finetune.datasets.readers.register import FORMATS
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import MAX_MESSAGE, AceFinetuneError
 
 QUICK, ALL = 200, 1000
@@ -51,6 +53,18 @@ def _faults(name: str, folder: Path, *, count: int, seed: int) -> list[str]:
     if grown > MEGABYTES:
         faults.append(f"{grown} MB")
     return faults
+
+
+def test_files_of_every_data_format_are_changed(tmp_path: Path) -> None:
+    found = set()
+    for name, reader in DATA_READERS.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        reader.make(folder)
+        dataset = reader.read(folder)
+        assert isinstance(dataset, RetrievalDataset)
+        found.add(dataset.ledger.format)
+    assert found == {*FORMATS} - {"llama_nodes"}  # nodes are objects, not a file
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -16,13 +16,13 @@ def find_ace_files(folder: Path) -> tuple[Path, Path | None]:
     """
     suites: list[Path] = []
     inventories: list[Path] = []
-    if not folder.is_dir() or beir.recognises(folder):
+    if not folder.is_dir() or beir.is_beir_folder(folder):
         return folder, None
     for path in sorted(folder.glob("*.json")):
         document = JsonDocument.read(path)
-        if ace_suite.recognises(document):
+        if ace_suite.is_ace_suite(document):
             suites.append(path)
-        elif ace_inventory.recognises(document):
+        elif ace_inventory.is_ace_inventory(document):
             inventories.append(path)
     if len(suites) > 1 or (suites and len(inventories) > 1):
         several = suites if len(suites) > 1 else inventories

@@ -7,22 +7,21 @@ from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
 from llama_index_ace_finetune.datasets.readers.json_document import JsonDocument, expect_object
+from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
 from llama_index_ace_finetune.datasets.readers.retired import is_retired
 from llama_index_ace_finetune.datasets.source_location import AnyPlace, JsonPlace
 from llama_index_ace_finetune.datasets.text_files import json_type
 from llama_index_ace_finetune.errors import DatasetError
 
-FORMAT = "ace_playbook"
-
 _CONTAINERS = ("bullets", "skills")
 
 
-def recognises(document: JsonDocument) -> bool:
+def _can_read(document: JsonDocument, options: ReadOptions) -> bool:
     """Say whether the document is a playbook (`bullets`, or the older `sections`) or a skillbook (`skills`)."""
     return isinstance(document.value, dict) and any(key in document.value for key in (*_CONTAINERS, "sections"))
 
 
-def read_ace_playbook(document: JsonDocument, builder: DatasetBuilder) -> None:
+def read(document: JsonDocument, builder: DatasetBuilder, options: ReadOptions) -> None:
     """Add the active entries of a playbook, a skillbook, or a skillbook of schema version 2.
 
     The text is `embedding_text` where there is one, else `content`, else issue, insight and "Keywords: a, b" joined by
@@ -96,3 +95,12 @@ def _schema_2_text(entry: dict[str, Any], place: AnyPlace) -> str:
         raise DatasetError(f"{place.at('keywords')}: keywords must be a list of strings; correct it.")
     parts.append(f"Keywords: {', '.join(keywords)}" if keywords else "")
     return "\n\n".join(part for part in parts if part)
+
+
+READER = Reader(
+    name="ace_playbook",
+    signature="a playbook has 'bullets' or 'sections', a skillbook 'skills'",
+    sources=(JsonDocument,),
+    can_read=_can_read,
+    read=read,
+)

@@ -11,18 +11,21 @@ from llama_index_ace_finetune.datasets.readers.json_document import (
     expect_list,
     expect_object,
 )
+from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
 from llama_index_ace_finetune.datasets.source_location import AnyPlace
 from llama_index_ace_finetune.errors import DatasetError
 
-FORMAT = "ace_suite"
 
-
-def recognises(document: JsonDocument) -> bool:
+def is_ace_suite(document: JsonDocument) -> bool:
     """Say whether the document is an ACE test suite."""
     return isinstance(document.value, dict) and "test_cases" in document.value
 
 
-def read_ace_suite(document: JsonDocument, builder: DatasetBuilder) -> None:
+def _can_read(document: JsonDocument, options: ReadOptions) -> bool:
+    return is_ace_suite(document)
+
+
+def read(document: JsonDocument, builder: DatasetBuilder, options: ReadOptions) -> None:
     """Add the memories, queries and judgements of `{"test_cases": [{memory_id, content, generated_queries}]}`.
 
     Every generated query becomes the query `"{memory_id}-{position}"` with the memory's `category` and its own
@@ -63,3 +66,12 @@ def _read_case(source_id: object, case: dict[str, Any], place: AnyPlace, builder
             text = expect_field(entry, "query", at)
             query_id = builder.add_query(f"{memory_id}-{position}", text, at.at("query"), about)
             builder.judge(query_id, memory_id, 1.0, at)
+
+
+READER = Reader(
+    name="ace_suite",
+    signature="an ACE suite has 'test_cases'",
+    sources=(JsonDocument,),
+    can_read=_can_read,
+    read=read,
+)

@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
+from llama_index_ace_finetune.datasets.readers import pairs
 from llama_index_ace_finetune.datasets.readers.qrels import read_qrels
-from llama_index_ace_finetune.datasets.source_location import Place
+from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
+from llama_index_ace_finetune.datasets.readers.table import Row, Table
+from llama_index_ace_finetune.datasets.source_location import AnyPlace
 from llama_index_ace_finetune.datasets.text_files import iterate_json_lines, json_type
 from llama_index_ace_finetune.errors import DatasetError
-
-FORMAT = "beir"
 
 _IDS = ("_id", "id", "doc_id", "docid", "query_id")
 _TEXTS = ("text", "contents", "content", "query", "question")
 
 
-def recognises(folder: Path) -> bool:
+def is_beir_folder(folder: Path) -> bool:
     """Say whether the folder holds a BEIR corpus."""
     return _find(folder, "corpus.jsonl") is not None
 
 
-def read_beir(folder: Path, builder: DatasetBuilder) -> None:
-    """Add the records of a BEIR folder; files may be gzipped.
+def _can_read(source: Path | Table, options: ReadOptions) -> bool:
+    """Say whether the source is a BEIR folder or a corpus.jsonl; one that is said to be, but lacks a file, is read."""
+    named = options.format == READER.name
+    if isinstance(source, Path):
+        return named or is_beir_folder(source)
+    is_corpus = "_id" in source.first and not options.columns.names and not pairs.has_pairs(source.first)
+    return source.is_json_lines and (named or is_corpus)
+
+
+def read(source: Path | Table, builder: DatasetBuilder, options: ReadOptions) -> None:
+    """Add the records of a BEIR folder, or the memories of a `corpus.jsonl`; files may be gzipped.
 
     A memory's text is its title and text joined by a space, as BEIR embeds it. Grades are kept as they are; 0 is
     judged wrong. Records and judgements that cannot be used are counted and left out. Raises DatasetError.
     """
-    read_beir_corpus(_require(folder, "corpus.jsonl"), builder)
-    for place, record in iterate_json_lines(_require(folder, "queries.jsonl"), builder.leave_out):
+    if isinstance(source, Table):
+        _read_corpus(source.stream(), builder)
+        return
+    _read_corpus(iterate_json_lines(_require(source, "corpus.jsonl"), builder.leave_out), builder)
+    for place, record in iterate_json_lines(_require(source, "queries.jsonl"), builder.leave_out):
         with builder.row(place):
             builder.add_query(_id(record, place), _text(record, place), place, _metadata(record))
-    for path in _qrels(folder):
+    for path in _qrels(source):
         read_qrels(path, builder)
 
 
-def read_beir_corpus(path: Path, builder: DatasetBuilder) -> None:
-    """Add the memories of a `corpus.jsonl`; raises DatasetError."""
-    for place, record in iterate_json_lines(path, builder.leave_out):
+def _read_corpus(records: Iterable[Row], builder: DatasetBuilder) -> None:
+    for place, record in records:
         with builder.row(place):
             text = _text(record, place)
             title = record.get("title")
@@ -49,7 +62,7 @@ def read_beir_corpus(path: Path, builder: DatasetBuilder) -> None:
             builder.add_memory(_id(record, place), text, place, _metadata(record))
 
 
-def _metadata(record: dict[str, Any]) -> dict[str, Any]:
+def _metadata(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record's other fields, those of its `metadata` beside them."""
     used = [next((key for key in keys if key in record), None) for keys in (_IDS, _TEXTS)]
     rest = {k: v for k, v in record.items() if k not in (*used, "metadata") and v != ""}
@@ -59,14 +72,14 @@ def _metadata(record: dict[str, Any]) -> dict[str, Any]:
     return rest if inner is None else {**rest, "metadata": inner}
 
 
-def _id(record: dict[str, Any], place: Place) -> Any:
+def _id(record: Mapping[str, Any], place: AnyPlace) -> Any:
     key = next((key for key in _IDS if key in record), None)
     if key is None:
         raise DatasetError(f"{place}: the field '_id' is missing; add it.")
     return record[key]
 
 
-def _text(record: dict[str, Any], place: Place) -> Any:
+def _text(record: Mapping[str, Any], place: AnyPlace) -> Any:
     key = next((key for key in _TEXTS if key in record), None)
     if key is None:
         raise DatasetError(f"{place}: the field 'text' is missing; add it.")
@@ -93,3 +106,12 @@ def _qrels(folder: Path) -> list[Path]:
     if not paths:
         raise DatasetError(f"{folder}: there is no qrels.tsv and no qrels/*.tsv in this BEIR folder; add one.")
     return paths
+
+
+READER = Reader(
+    name="beir",
+    signature="a BEIR folder has corpus.jsonl, queries.jsonl and qrels.tsv",
+    sources=(Path, Table),
+    can_read=_can_read,
+    read=read,
+)

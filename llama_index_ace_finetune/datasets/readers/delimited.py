@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
 from llama_index_ace_finetune.datasets.readers.column_names import squash
-from llama_index_ace_finetune.datasets.readers.pairs import Row
+from llama_index_ace_finetune.datasets.readers.table import Row
 from llama_index_ace_finetune.datasets.source_location import Place
 from llama_index_ace_finetune.datasets.text_files import MAX_LINE_BYTES, iterate_lines
 from llama_index_ace_finetune.errors import DatasetError

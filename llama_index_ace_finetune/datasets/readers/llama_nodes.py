@@ -6,20 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
+from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
 from llama_index_ace_finetune.datasets.source_location import Place
 from llama_index_ace_finetune.errors import DatasetError
 
-FORMAT = "llama_nodes"
 
-
-def recognises(source: object) -> bool:
+def _can_read(source: Sequence[Any], options: ReadOptions) -> bool:
     """Say whether the source is a sequence of LlamaIndex nodes (or of nodes with scores)."""
-    if isinstance(source, (str, bytes)) or not isinstance(source, Sequence) or not source:
-        return False
-    return callable(getattr(_node(source[0]), "get_content", None))
+    return bool(source) and callable(getattr(_node(source[0]), "get_content", None))
 
 
-def read_llama_nodes(nodes: Sequence[Any], builder: DatasetBuilder) -> None:
+def read(nodes: Sequence[Any], builder: DatasetBuilder, options: ReadOptions) -> None:
     """Add nodes with text `MetadataMode.EMBED`, id `node_id`, and their metadata with `ref_doc_id`.
 
     Raises DatasetError for an element that is no node.
@@ -39,3 +36,12 @@ def read_llama_nodes(nodes: Sequence[Any], builder: DatasetBuilder) -> None:
 
 def _node(element: Any) -> Any:
     return getattr(element, "node", element)
+
+
+READER = Reader(
+    name="llama_nodes",
+    signature="a list of LlamaIndex nodes",
+    sources=(Sequence,),
+    can_read=_can_read,
+    read=read,
+)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
 from llama_index_ace_finetune.datasets.readers import column_names as names
 from llama_index_ace_finetune.datasets.readers.column_choice import EXAMPLE, ColumnChoice, listed
 from llama_index_ace_finetune.datasets.readers.passages import Passage, passages
+from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
 from llama_index_ace_finetune.datasets.readers.relevance import Relevance, as_number
-from llama_index_ace_finetune.datasets.source_location import AnyPlace, Place
+from llama_index_ace_finetune.datasets.readers.table import Row, Table
+from llama_index_ace_finetune.datasets.source_location import AnyPlace
 from llama_index_ace_finetune.datasets.text import id_from_text, normalise
 from llama_index_ace_finetune.datasets.text_files import json_type
 from llama_index_ace_finetune.errors import DatasetError
-
-FORMAT = "pairs"
-
-Row: TypeAlias = tuple[AnyPlace, Mapping[str, Any]]
 
 _TEXTS = (*names.POSITIVE, *names.PASSAGE, *names.ANSWER, *names.TEXT)
 _NO_COLUMN = ""
@@ -57,7 +55,7 @@ class PairColumns:
         }  # fmt: skip
 
 
-def recognises(columns: Iterable[str], choice: ColumnChoice | None = None) -> bool:
+def has_pairs(columns: Iterable[str], choice: ColumnChoice | None = None) -> bool:
     """Say whether the columns hold a query and a text or an id that answers it."""
     present, choice = list(columns), choice or ColumnChoice()
     query = choice.query or names.first_of(names.QUERY, present)
@@ -66,10 +64,15 @@ def recognises(columns: Iterable[str], choice: ColumnChoice | None = None) -> bo
     return bool(query) and bool(answer)
 
 
-def read_pairs(rows: Iterable[Row], builder: DatasetBuilder, choice: ColumnChoice | None = None) -> None:
+def _can_read(table: Table, options: ReadOptions) -> bool:
+    """Take any table, since the error of `read` says which column is missing."""
+    return True
+
+
+def read(table: Table, builder: DatasetBuilder, options: ReadOptions) -> None:
     """Add rows with a query and a text that answers it, and optionally negatives, a label, ids and others.
 
-    Columns are known by their names (`column_names`), whatever their order, case and spacing, or named by `choice`.
+    Columns are known by their names (`column_names`), whatever their order, case and spacing, or named by the options.
     A text may be a string, a list, or objects with a text. Where a passage and an answer stand beside each other, the
     passage is the memory. Every column of negatives is judged wrong. Without a text, the ids are those of memories
     from another source. Ids that are absent are made from the texts. Other columns become the query's metadata; where
@@ -78,20 +81,18 @@ def read_pairs(rows: Iterable[Row], builder: DatasetBuilder, choice: ColumnChoic
 
     Raises DatasetError where there is no column of queries, or none of texts or ids.
     """
-    held = list(rows)
+    held, where, choice = table.rows, table.place, options.columns
     if not held:
         return
-    present = list(dict.fromkeys(column for _, row in held for column in row))
-    where = Place(held[0][0].file)
-    columns = find_columns(present, where, choice or ColumnChoice())
-    columns = _without_document_ids(columns, held, builder, named=bool(choice and choice.answer_id))
+    columns = find_columns(table.columns, where, choice)
+    columns = _without_document_ids(columns, held, builder, named=bool(choice.answer_id))
     if columns.others:
         used = f"{columns.text!r:.80} is taken for the memory, {', '.join(columns.others)[:80]} for metadata"
         builder.ledger.note("text_column_chosen", where, f"{used}; choose another with --columns text=NAME")
     relevance = Relevance()
     if columns.label is not None:
         labels = [row[columns.label] for _, row in held if columns.label in row]
-        relevance = Relevance.of(columns.label, labels, choice.min_score if choice else None)
+        relevance = Relevance.of(columns.label, labels, choice.min_score)
         if relevance.rule:
             builder.ledger.note(relevance.rule, where, relevance.note)
     for place, row in held:
@@ -269,3 +270,12 @@ def _merge_metadata(query_id: str, metadata: Mapping[str, Any], place: AnyPlace,
             merged[name] = min(merged[name], value, key=repr)
     if merged != held.metadata:
         builder.queries[query_id] = replace(held, metadata=merged)
+
+
+READER = Reader(
+    name="pairs",
+    signature="a table or list of pairs has 'query' and 'positive', 'passage' or 'answer'",
+    sources=(Table,),
+    can_read=_can_read,
+    read=read,
+)

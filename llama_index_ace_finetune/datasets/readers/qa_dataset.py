@@ -12,19 +12,18 @@ from llama_index_ace_finetune.datasets.readers.json_document import (
     expect_list,
     expect_object,
 )
+from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.utils.atomic import write_json
 
-FORMAT = "qa_dataset"
 
-
-def recognises(document: JsonDocument) -> bool:
+def _can_read(document: JsonDocument, options: ReadOptions) -> bool:
     """Say whether the document is an EmbeddingQAFinetuneDataset."""
     return isinstance(document.value, dict) and {"corpus", "relevant_docs"} <= document.value.keys()
 
 
-def read_qa_dataset(document: JsonDocument, builder: DatasetBuilder) -> None:
+def read(document: JsonDocument, builder: DatasetBuilder, options: ReadOptions) -> None:
     """Add `{"queries": {id: text}, "corpus": {id: text}, "relevant_docs": {query id: [id]}}`; raises DatasetError."""
     root = document.root
     value = expect_object(document.value, root, "the dataset")
@@ -69,3 +68,12 @@ def write_qa_dataset(dataset: RetrievalDataset, path: str | Path) -> None:
         write_json(Path(path), value)
     except OSError as error:
         raise DatasetError(f"{path}: the dataset cannot be written ({error}); choose another path.") from error
+
+
+READER = Reader(
+    name="qa_dataset",
+    signature="a LlamaIndex QA dataset has 'corpus' and 'relevant_docs'",
+    sources=(JsonDocument,),
+    can_read=_can_read,
+    read=read,
+)

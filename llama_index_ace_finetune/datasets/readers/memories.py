@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
@@ -10,13 +10,13 @@ from llama_index_ace_finetune.datasets.readers import column_names as names
 from llama_index_ace_finetune.datasets.readers import pairs
 from llama_index_ace_finetune.datasets.readers.column_choice import EXAMPLE, ColumnChoice, listed
 from llama_index_ace_finetune.datasets.readers.json_document import JsonDocument
+from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
 from llama_index_ace_finetune.datasets.readers.retired import is_retired
+from llama_index_ace_finetune.datasets.readers.table import Table
 from llama_index_ace_finetune.datasets.source_location import AnyPlace, JsonPlace
 from llama_index_ace_finetune.datasets.text import id_from_text, normalise
 from llama_index_ace_finetune.datasets.text_files import json_type
 from llama_index_ace_finetune.errors import DatasetError
-
-FORMAT = "memories"
 
 _IDS = ("id", "_id", "memory_id", "uuid", "key", *names.MEMORY_ID, *names.DOCUMENT_ID, "point_id", "hash")
 _TEXTS = ("lesson", "memory", *names.TEXT, *names.PASSAGE, *names.ANSWER, "value", "data", "embedding_text")
@@ -25,15 +25,15 @@ _VECTORS = frozenset({"embedding", "vector", "vectors"})
 _INNER = ("payload", "metadata", "metadata_")
 
 
-def recognises(document: JsonDocument) -> bool:
+def is_memory_list(document: JsonDocument) -> bool:
     """Say whether a JSON document is a list of memories, such as an inventory, or an object that holds one."""
     rows, _ = list_of(document.value, document.root)
-    return bool(rows) and isinstance(rows[0], dict) and recognises_row(rows[0])
+    return bool(rows) and isinstance(rows[0], dict) and is_memory(rows[0])
 
 
-def recognises_row(row: Mapping[str, Any]) -> bool:
+def is_memory(row: Mapping[str, Any]) -> bool:
     """Say whether a row is a memory: an id and a text, without a query."""
-    if pairs.recognises(row):
+    if pairs.has_pairs(row):
         return False
     payload = row.get("payload")
     inner = payload if isinstance(payload, Mapping) else row
@@ -54,28 +54,41 @@ def list_of(value: Any, place: JsonPlace) -> tuple[Sequence[Any], JsonPlace]:
     return (value, place) if isinstance(value, list) else ((), place)
 
 
-def read_memory_list(document: JsonDocument, builder: DatasetBuilder) -> None:
-    """Add the memories of a JSON list; see `read_memories`."""
-    listed_rows, root = list_of(document.value, document.root)
-    read_memories(((builder.place(root.at(index)), row) for index, row in enumerate(listed_rows)), builder)
+def _can_read(source: JsonDocument | Table, options: ReadOptions) -> bool:
+    """Say whether the source is a list of memories, or a table that has no pairs or is only used for its memories."""
+    if isinstance(source, JsonDocument):
+        return is_memory_list(source)
+    if options.format == READER.name:
+        return True
+    if pairs.has_pairs(source.columns, None if options.memories_only else options.columns):
+        return False
+    return options.memories_only or is_memory(dict.fromkeys(source.columns))
 
 
-def read_memories(
-    rows: Iterable[tuple[AnyPlace, Any]], builder: DatasetBuilder, choice: ColumnChoice | None = None
-) -> None:
+def read(source: JsonDocument | Table, builder: DatasetBuilder, options: ReadOptions) -> None:
     """Add rows with a text and an id, or with both in a `payload`; other fields are metadata.
 
     Rows that are marked as archived or deleted are counted as `inactive_memory_skipped`, stored vectors are left
     out, rows that cannot be used are counted as `row_left_out`. An id that stands for several texts where the column
     names a document is metadata; ids that are absent are made from the texts.
     """
-    held = [(place, row) for place, row in rows]
-    documents = _document_ids(held, choice or ColumnChoice())
+    held, choice = _rows(source, builder), ColumnChoice()
+    if isinstance(source, Table):
+        choice = options.columns
+        check_columns(source.columns, source.place, choice)
+    documents = _document_ids(held, choice)
     if documents:
         builder.ledger.note("document_id_is_metadata", held[0][0], "an id stands for several texts: their document")
     for place, row in held:
         with builder.row(place):
-            _read_row(row, place, builder, choice or ColumnChoice(), documents)
+            _read_row(row, place, builder, choice, documents)
+
+
+def _rows(source: JsonDocument | Table, builder: DatasetBuilder) -> list[tuple[AnyPlace, Any]]:
+    if isinstance(source, Table):
+        return list(source.rows)
+    values, root = list_of(source.value, source.root)
+    return [(builder.place(root.at(index)), value) for index, value in enumerate(values)]
 
 
 def check_columns(present: Collection[str], where: object, choice: ColumnChoice) -> None:
@@ -153,3 +166,12 @@ def _flat(row: Mapping[str, Any], payload: Mapping[str, Any]) -> dict[str, Any]:
             inner = fields.pop(name)
             fields = {**inner, **fields}
     return fields
+
+
+READER = Reader(
+    name="memories",
+    signature="a table or list of memories has 'id' and 'text', 'content' or 'lesson'",
+    sources=(JsonDocument, Table),
+    can_read=_can_read,
+    read=read,
+)

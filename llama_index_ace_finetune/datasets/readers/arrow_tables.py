@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llama_index_ace_finetune.datasets.readers.pairs import Row
+from llama_index_ace_finetune.datasets.readers.table import Row
 from llama_index_ace_finetune.datasets.source_location import Place
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.utils.open_file import open_file
