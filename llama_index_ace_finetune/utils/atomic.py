@@ -83,7 +83,7 @@ def is_temporary(name: str) -> bool:
 
 
 def remove_abandoned_file(file: Path) -> int:
-    """Remove a temporary file that no process holds; return its size in bytes, 0 where it was left alone."""
+    """Remove a temporary file that no process holds; return its size in bytes, 0 if it is in use."""
     if sys.platform == "win32":
         return 0
     with contextlib.suppress(OSError), file.open("r+b") as handle:

@@ -7,7 +7,7 @@ import sys
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python or torch, on a GPU or not, ran out of memory; torch tells of the CPU and of MPS by words alone."""
+    """Whether Python or torch ran out of memory; for the CPU and MPS torch says so only in the message."""
     text = str(error)
     return (
         isinstance(error, MemoryError)
@@ -22,10 +22,10 @@ _TOP_PAD_BYTES = 256 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc not to hand freed blocks back to the kernel, and to grow the heap in large steps.
+    """Have glibc keep freed blocks and grow the heap in large steps.
 
     Every forward pass frees and takes tensors of some megabytes; by default each of them is unmapped, and its pages
-    are faulted in anew. Meant for a process of our own (a command), since it changes the whole process. Returns
+    are faulted in again. Meant only for commands, since it changes the whole process. Returns
     whether it took effect.
     """
     if not sys.platform.startswith("linux"):

@@ -17,7 +17,7 @@ _KINDS: Final = (
     (stat.S_ISCHR, "is a device, not a file"),
     (stat.S_ISBLK, "is a device, not a file"),
 )
-# Where a shell's `<(command)` and `command | ... /dev/stdin` lie.
+# Paths of a shell's `<(command)` and of `command | ... /dev/stdin`.
 _DESCRIPTOR: Final = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/(self|\d+)/fd/\d+")
 
 

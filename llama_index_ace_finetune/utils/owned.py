@@ -54,7 +54,7 @@ def read_mark(folder: Path) -> Written | None:
 
 
 def write_mark(folder: Path, *, kind: str, name: str, grows: Sequence[str] = (), empty: bool = False) -> None:
-    """List what lies in a folder as written; with `empty` nothing yet, though the folder itself is ours."""
+    """Record the files of a folder as written by this package; with `empty` only the folder itself."""
     paths = [] if empty else sorted(_entries(folder, PurePosixPath()))
     write_json(
         folder / MARK,
@@ -68,7 +68,7 @@ def is_blank(folder: Path) -> bool:
 
 
 def _entries(folder: Path, relative: PurePosixPath) -> Iterator[str]:
-    """Yield files and empty folders, but not what lies in outputs with a mark of their own."""
+    """Yield files and empty folders, but not those of outputs that have their own mark."""
     for entry in os.scandir(folder):
         path = relative / entry.name
         if not entry.is_dir(follow_symlinks=False):

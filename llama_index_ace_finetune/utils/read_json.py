@@ -96,7 +96,7 @@ def parse_json(text: str, *, unique_keys: bool = False, finite: bool = False) ->
 
 
 def nested_too_deeply(text: str) -> bool:
-    """Whether objects and lists stand in each other more than `MAX_DEPTH` levels deep."""
+    """Whether objects and lists are nested more than `MAX_DEPTH` levels deep."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
     # Brackets in strings do not count; without escapes, a string is what stands between two quotes.

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def whole_text(text: str) -> str:
-    """Return the text with half characters (lone surrogates), which no tokenizer and no server takes, as `?`."""
+    """Return the text with lone surrogates, which no tokenizer and no server accepts, as `?`."""
     return text.encode("utf-8", "replace").decode("utf-8")
