@@ -65,9 +65,13 @@ def wanted(hint: Any) -> str:
     """Say in words what a setting of the type `hint` must be."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(wanted(option) for option in inner))
+        # The choices of several Literals are one list: "auto, linear, queries or full".
+        choices = [choice for option in inner if get_origin(option) is Literal for choice in get_args(option)]
+        merged = (Literal[tuple(choices)] if get_origin(option) is Literal else option for option in inner)
+        return " or ".join(dict.fromkeys(wanted(option) for option in merged))
     if origin is Literal:
-        return f"{', '.join(inner[:-1])} or {inner[-1]}"
+        *others, last = inner
+        return f"{', '.join(others)} or {last}" if others else str(last)
     if origin in (tuple, frozenset):
         return f"a list in brackets, each of it {wanted(inner[0])}"
     return "null" if hint is type(None) else _PLAIN[hint]

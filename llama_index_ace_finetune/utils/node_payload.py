@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
-from llama_index.core.schema import BaseNode, ImageNode, IndexNode, MetadataMode, Node, TextNode
-
-# As LlamaIndex reads them: any other type, `Document` too, is a TextNode.
-_TYPES: Final = {kind.class_name(): kind for kind in (Node, IndexNode, ImageNode)}
+if TYPE_CHECKING:
+    from llama_index.core.schema import BaseNode
 
 
 def node_in_payload(payload: Mapping[str, Any] | None, *, point_id: object = None) -> BaseNode | None:
@@ -19,6 +17,8 @@ def node_in_payload(payload: Mapping[str, Any] | None, *, point_id: object = Non
         payload: of a point.
         point_id: the id of a node whose record has none.
     """
+    from llama_index.core.schema import ImageNode, IndexNode, MetadataMode, Node, TextNode
+
     content = (payload or {}).get("_node_content")
     if not isinstance(content, str):
         return None
@@ -28,7 +28,9 @@ def node_in_payload(payload: Mapping[str, Any] | None, *, point_id: object = Non
         record = {key: value for key, value in record.items() if value is not None or not key.startswith("text")}
         if point_id is not None:
             record.setdefault("id_", str(point_id))
-        node: BaseNode = _TYPES.get(str((payload or {}).get("_node_type")), TextNode).from_dict(record)
+        # As LlamaIndex reads them: any other type, `Document` too, is a TextNode.
+        types = {kind.class_name(): kind for kind in (Node, IndexNode, ImageNode)}
+        node: BaseNode = types.get(str((payload or {}).get("_node_type")), TextNode).from_dict(record)
         readable = isinstance(node.get_content(MetadataMode.EMBED), str)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
         return None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llama_index.core.schema import MetadataMode
-
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.errors import StoreError, first_line
 from llama_index_ace_finetune.stores.qdrant.connection import qdrant_key
@@ -123,6 +121,8 @@ class LiveCollection:
 
 def _memory(point: Any) -> Memory | None:
     """Return the memory in a point, by the text that LlamaIndex embeds where it holds a node; None without a text."""
+    from llama_index.core.schema import MetadataMode
+
     payload = point.payload or {}
     node = node_in_payload(payload, point_id=point.id)
     if node is not None:
