@@ -1,4 +1,4 @@
-"""The one kind of error that a user can cause."""
+"""Errors that a user can cause."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 from llama_index_ace_finetune.utils.redact import without_passwords
 
 MAX_MESSAGE: Final = 500
-"""Characters of a message: what a hostile or damaged file puts into one is cut out of its middle."""
+"""Characters of a message: its middle is cut out if a damaged or hostile file makes it longer."""
 
 
 class AceFinetuneError(Exception):
-    """Something a user can put right.
+    """An error that a user can fix.
 
     The message is one sentence that says what is wrong, where, and what to do. The command line
     prints it without a traceback and exits with status 2. It is cut to `MAX_MESSAGE` characters.
@@ -23,7 +23,7 @@ class AceFinetuneError(Exception):
 
 
 class DatasetError(AceFinetuneError):
-    """A dataset cannot be read, or says two things at once. Names the file and, where known, the line."""
+    """A dataset cannot be read, or contradicts itself. Names the file and, if known, the line."""
 
 
 class LeakageError(AceFinetuneError):
@@ -35,11 +35,11 @@ class ModelError(AceFinetuneError):
 
 
 class TrainingError(AceFinetuneError):
-    """Training cannot start or cannot go on."""
+    """Training cannot start or continue."""
 
 
 class StoreError(AceFinetuneError):
-    """A memory store cannot be opened, or holds other vectors than the model makes."""
+    """A memory store cannot be opened, or holds vectors of another model."""
 
 
 class OutputExistsError(AceFinetuneError):
@@ -47,7 +47,7 @@ class OutputExistsError(AceFinetuneError):
 
 
 def shortened(text: str, limit: int) -> str:
-    """Return `text` in at most `limit` characters; what is too long loses its middle, since the end says what to do."""
+    """Return `text` in at most `limit` characters; a longer one loses its middle, since the end says what to do."""
     if len(text) <= limit:
         return text
     tail = limit // 3
@@ -55,10 +55,10 @@ def shortened(text: str, limit: int) -> str:
 
 
 def quoted(value: object, limit: int = 80) -> str:
-    """Return what a file holds as it may be quoted in a message: one line of at most `limit` characters."""
+    """Return a value from a file as a message may quote it: one line of at most `limit` characters."""
     try:
         return shortened(_QUOTING.repr(value), limit)
-    except (ValueError, RecursionError):  # Python writes no integers of more than 4,300 digits
+    except (ValueError, RecursionError):  # Python does not print integers of more than 4,300 digits
         return f"<{type(value).__name__}>"
 
 
@@ -67,5 +67,5 @@ _QUOTING.maxstring = _QUOTING.maxother = _QUOTING.maxlong = 200
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, without passwords in URLs, or its kind where it says nothing."""
+    """Return the first line of an error's message without passwords in URLs, or its type if it has no message."""
     return without_passwords((str(error).strip().splitlines() or [type(error).__name__])[0])

@@ -1,4 +1,4 @@
-"""The folder that a run leaves: what lies where."""
+"""RunFolder: the files of a run."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What dev chose: whose vectors to search, those of the model folder or the base's, and the weights of the legs.
+    """The system selected on dev: vectors of the tuned or the base model, and the weights of the legs.
 
     The weights are of the dense and the BM25 leg under RRF; a leg with weight 0 is not needed. `baseline_weights` are
-    those for the base model where it has to stand in; None where they are the same.
+    used if retrieval falls back to the base model; None if they are the same.
     """
 
     vectors: Literal["model", "base"] = "model"
@@ -41,13 +41,13 @@ class Serving:
 class RunFolder:
     """Paths inside a run folder.
 
-    manifest.json       what was run on what; its presence marks a finished run
-    config.yaml         every setting, to run it again
-    split.json          which query is train, dev, test
-    training_data.json  queries, right answers, mined negatives, corpus
-    mining/             report of the mining: counts, histograms, samples
-    model/              what ships
-    index/              embedded store with the vectors of model and base
+    manifest.json       inputs and stages; its presence marks a finished run
+    config.yaml         all settings, to run it again
+    split.json          the train, dev and test queries
+    training_data.json  queries, positives, mined negatives, corpus
+    mining/             mining report: counts, histograms, samples
+    model/              the selected model
+    index/              embedded store with the vectors of the model and the base
     report.json, report.html, report.per_query.jsonl
     """
 
@@ -68,7 +68,7 @@ class RunFolder:
 
     @classmethod
     def of_model(cls, model: str | Path) -> RunFolder | None:
-        """Return the finished run in whose folder this model lies, as it is or exported; None for one elsewhere."""
+        """Return the finished run whose folder holds this model or export; None if there is none."""
         run = cls(Path(model).resolve().parent)
         return run if _is_file(run.manifest) else None
 
@@ -77,7 +77,7 @@ class RunFolder:
         """Make the folder for a new run.
 
         Raises:
-            OutputExistsError: if there is something already.
+            OutputExistsError: if it is a file or not empty.
         """
         if path.is_file():
             raise OutputExistsError(f"The output {str(path)!r} is a file; give a folder.")
@@ -90,32 +90,32 @@ class RunFolder:
 
     @property
     def manifest(self) -> Path:
-        """What was run."""
+        """Inputs and stages."""
         return self.path / MANIFEST
 
     @property
     def config(self) -> Path:
-        """Every setting, as `ace-finetune run --config` takes it."""
+        """All settings, as `ace-finetune run --config` takes them."""
         return self.path / "config.yaml"
 
     @property
     def split(self) -> Path:
-        """The division of the queries."""
+        """The split of the queries."""
         return self.path / "split.json"
 
     @property
     def training_data(self) -> Path:
-        """Mined examples."""
+        """Training examples with mined negatives."""
         return self.path / "training_data.json"
 
     @property
     def mining(self) -> Path:
-        """Folder with the report of the mining."""
+        """Folder of the mining report."""
         return self.path / "mining"
 
     @property
     def model(self) -> Path:
-        """The model that ships."""
+        """The selected model."""
         return self.path / "model"
 
     @property
@@ -125,11 +125,11 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The figures."""
+        """Measures, verdict and serving choice."""
         return self.path / "report.json"
 
     def base_model(self) -> str | None:
-        """Name of the base model, from the model's record or, where that is gone or broken, from the manifest."""
+        """Name of the base model, from the model's record or, if that is missing or damaged, from the manifest."""
         try:
             record = read_provenance(self.model)
         except ModelError:
@@ -138,17 +138,17 @@ class RunFolder:
         return str(name) if name else None
 
     def read_manifest(self) -> dict[str, Any]:
-        """Return the manifest, that of an older version as it would be written now.
+        """Return the manifest; one of an older version is converted.
 
         Raises:
-            AceFinetuneError: where it is corrupt.
+            AceFinetuneError: if it is corrupt.
         """
         return _current(self._read(self.manifest))
 
     def serving(self) -> Serving:
-        """Return what dev chose to serve, from the report; where that is gone, from the manifest, which is logged.
+        """Return the system to serve, from the report; if that is missing, from the manifest, with a warning.
 
-        Where the manifest does not say it either, as in a run of an earlier version, the tuned model serves with equal
+        If the manifest does not have it either, as in a run of an earlier version, the tuned model serves with equal
         weights.
 
         Raises:
@@ -157,9 +157,9 @@ class RunFolder:
         if _is_file(self.report):
             return self._serving(self.report)
         if "serving" in self.read_manifest():
-            logger.warning("the report %s is gone; what serves is taken from %s", self.report, MANIFEST)
+            logger.warning("the report %s is missing; the system to serve is read from %s", self.report, MANIFEST)
             return self._serving(self.manifest)
-        logger.warning("the report %s is gone: the tuned model serves, with equal weights", self.report)
+        logger.warning("the report %s is missing: the tuned model serves, with equal weights", self.report)
         return Serving()
 
     def _serving(self, file: Path) -> Serving:
@@ -176,7 +176,7 @@ class RunFolder:
 
 
 def _is_file(file: Path) -> bool:
-    """Whether the file is there; raises AceFinetuneError where the folder may not be looked into."""
+    """Return whether the file exists; raises AceFinetuneError if the folder cannot be read."""
     try:
         return file.is_file()
     except OSError as error:
@@ -186,7 +186,7 @@ def _is_file(file: Path) -> bool:
 
 
 def _current(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest with the names and margins of `MANIFEST_VERSION`."""
+    """Return a manifest converted to `MANIFEST_VERSION`."""
     if manifest.get("format_version") != 1:
         return manifest
     manifest = {**manifest, "format_version": MANIFEST_VERSION}
@@ -205,6 +205,6 @@ class _Chosen(TypedDict):
 
 
 class _Report(TypedDict):
-    """What is read of a report to serve a run."""
+    """The part of a report that serving reads."""
 
     serving: _Chosen

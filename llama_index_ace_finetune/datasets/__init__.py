@@ -1,1 +1,1 @@
-"""What a user brings, and how it is divided: readers, clean-up, split, audit, statistics. No torch here."""
+"""Datasets: readers, cleaning, split, audit, statistics. Without torch."""

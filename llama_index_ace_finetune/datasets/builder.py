@@ -1,4 +1,4 @@
-"""Collects what a reader finds, cleans it up, and notes everything it changed."""
+"""DatasetBuilder: collects the rows of a reader, cleans them and logs every change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from llama_index_ace_finetune.datasets.ledger import LedgerBuilder
 from llama_index_ace_finetune.datasets.own_documents import own_documents
-from llama_index_ace_finetune.datasets.source_location import AnyPlace, JsonPlace, Place
+from llama_index_ace_finetune.datasets.source_location import AnyLocation, JsonLocation, SourceLocation
 from llama_index_ace_finetune.datasets.text import normalise, repair_mojibake
 from llama_index_ace_finetune.datasets.text_files import json_type
 from llama_index_ace_finetune.datasets.types import (
@@ -24,7 +24,7 @@ from llama_index_ace_finetune.datasets.types import (
 from llama_index_ace_finetune.errors import DatasetError
 
 OVER_LONG_CHARACTERS = 8192
-"""Texts beyond this are kept and counted; encoders cut them long before."""
+"""Longer texts are kept and counted; encoders truncate them long before."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -33,13 +33,13 @@ _Row = TypeVar("_Row", Memory, Query)
 
 
 class DatasetBuilder:
-    """Builds a RetrievalDataset row by row; nothing is changed or dropped without a note in the ledger.
+    """Builds a RetrievalDataset row by row; every change is noted in the ledger.
 
     Rules noted while rows come in, K being memory or query: `mojibake_repaired_K`, `lone_surrogate_replaced`,
     `empty_K_dropped`, `over_long_K`, `repeated_K_id` (same text), `repeated_judgement`, `conflicting_grade` (the higher
     is kept), `judgement_of_empty_text_dropped`, `memory_text_overridden` (the first source wins), `row_left_out`. Rules
     noted by `build`: `judgement_of_unknown_id_left_out`, `own_document_left_out`, `equal_memory_text`,
-    `ambiguous_query_text`, `query_without_right_answer`.
+    `ambiguous_query_text`, `query_without_positive`.
     """
 
     def __init__(self, name: str, format: str) -> None:  # noqa: A002 - the field's own name
@@ -49,64 +49,64 @@ class DatasetBuilder:
         self.queries: dict[str, Query] = {}
         self.judgements: dict[str, dict[str, float]] = {}
         self._empty: dict[Kind, set[str]] = {"memory": set(), "query": set()}
-        self._waiting: list[tuple[str, str, float, AnyPlace]] = []
+        self._waiting: list[tuple[str, str, float, AnyLocation]] = []
         self.left_out = 0
-        self.first_fault: DatasetError | None = None
+        self.first_error: DatasetError | None = None
 
     @contextmanager
-    def row(self, place: AnyPlace) -> Iterator[None]:
-        """Leave a row out that raises DatasetError, and count it as `row_left_out`; the others are read."""
+    def row(self, location: AnyLocation) -> Iterator[None]:
+        """Leave out a row that raises DatasetError, and count it as `row_left_out`."""
         try:
             yield
         except DatasetError as error:
-            self.leave_out(error, place)
+            self.leave_out(error, location)
 
-    def leave_out(self, error: DatasetError, place: AnyPlace) -> None:
-        """Count a row that cannot be used; where none can, `build` raises the first of these errors."""
+    def leave_out(self, error: DatasetError, location: AnyLocation) -> None:
+        """Count a row that cannot be used; if none can, `build` raises the first of these errors."""
         self.left_out += 1
-        self.first_fault = self.first_fault or error
+        self.first_error = self.first_error or error
         reason = str(error)
-        self.ledger.note("row_left_out", place, reason.removeprefix(f"{place}: ") if self.left_out <= 20 else "")
+        self.ledger.note("row_left_out", location, reason.removeprefix(f"{location}: ") if self.left_out <= 20 else "")
 
-    def place(self, place: JsonPlace) -> AnyPlace:
-        """Return where a row stands, without its line once many rows were left out: to count lines takes long."""
+    def location(self, location: JsonLocation) -> AnyLocation:
+        """Return the location of a row, without its line once many rows were left out: counting lines is slow."""
         if self.left_out <= LedgerBuilder.EXAMPLES_PER_RULE:
-            return place
-        return Place(place.file, 0, "".join(f"[{step}]" for step in place.steps))
+            return location
+        return SourceLocation(location.file, 0, "".join(f"[{step}]" for step in location.steps))
 
     def add_memory(
         self,
         source_id: object,
         text: object,
-        place: AnyPlace,
+        location: AnyLocation,
         metadata: Mapping[str, Any] = NO_METADATA,
         *,
         note_repeat: bool = True,
     ) -> str:
         """Add one memory and return its id; raises DatasetError for a bad id, a bad text, or an id with two texts."""
-        return self._add(self.memories, Memory, "memory", source_id, text, place, metadata, note_repeat)
+        return self._add(self.memories, Memory, "memory", source_id, text, location, metadata, note_repeat)
 
     def add_query(
         self,
         source_id: object,
         text: object,
-        place: AnyPlace,
+        location: AnyLocation,
         metadata: Mapping[str, Any] = NO_METADATA,
         *,
         note_repeat: bool = True,
     ) -> str:
         """Add one query and return its id; raises DatasetError as `add_memory` does."""
-        return self._add(self.queries, Query, "query", source_id, text, place, metadata, note_repeat)
+        return self._add(self.queries, Query, "query", source_id, text, location, metadata, note_repeat)
 
-    def judge(self, query_id: str, memory_id: str, grade: float, place: AnyPlace) -> None:
-        """Record a judgement; one that names an id which no source adds is left out by `build`.
+    def judge(self, query_id: str, memory_id: str, grade: float, location: AnyLocation) -> None:
+        """Record a judgement; `build` leaves out those with an id that no source adds.
 
-        Raises DatasetError for a grade that is no finite number.
+        Raises DatasetError for a grade that is NaN or infinite.
         """
         if not math.isfinite(grade):
-            raise DatasetError(f"{place}: the score {grade} is not a finite number; give a grade such as 0 or 1.")
+            raise DatasetError(f"{location}: the score {grade} is not a finite number; give a grade such as 0 or 1.")
         if query_id not in self.queries or memory_id not in self.memories:
-            self._waiting.append((query_id, memory_id, grade, place))
+            self._waiting.append((query_id, memory_id, grade, location))
             return
         grades = self.judgements.setdefault(query_id, {})
         held = grades.get(memory_id)
@@ -114,73 +114,73 @@ class DatasetBuilder:
             grades[memory_id] = grade
             return
         rule = "repeated_judgement" if held == grade else "conflicting_grade"
-        self.ledger.note(rule, place, f"{query_id} {memory_id} {held:g} {grade:g}")
+        self.ledger.note(rule, location, f"{query_id} {memory_id} {held:g} {grade:g}")
         grades[memory_id] = max(held, grade)
 
     @staticmethod
-    def id_of(source_id: object, place: AnyPlace) -> str:
-        """Return the id of a memory that another source holds; raises DatasetError for a bad one."""
-        return identifier_of(source_id, place)
+    def id_of(source_id: object, location: AnyLocation) -> str:
+        """Return the id of a memory of another source as a string; raises DatasetError for a bad one."""
+        return identifier_of(source_id, location)
 
-    def add_memories_of(self, other: DatasetBuilder, place: AnyPlace) -> None:
-        """Add the memories of a second source; an id that is already held keeps its first text.
+    def add_memories_of(self, other: DatasetBuilder, location: AnyLocation) -> None:
+        """Add the memories of a second source; an id that is already known keeps its first text.
 
-        Raises DatasetError where the second source holds none.
+        Raises DatasetError if the second source has none.
         """
         if not other.memories:
-            raise other.first_fault or DatasetError(f"{place}: there is no memory with a text in it; give another.")
+            raise other.first_error or DatasetError(f"{location}: it has no memory with a text; give another.")
         self.ledger.absorb(other.ledger, "memories")
         for memory in other.memories.values():
             held = self.memories.setdefault(memory.id, memory)
             if held is not memory and normalise(held.text) != normalise(memory.text):
-                self.ledger.note("memory_text_overridden", place, memory.id)
+                self.ledger.note("memory_text_overridden", location, memory.id)
 
     def build(self, source: object) -> RetrievalDataset:
         """Return the dataset.
 
-        Raises DatasetError, naming `source`, where there is no memory at all, or where no judgement names a query and
-        a memory that are there.
+        Raises DatasetError, naming `source`, if there is no memory, or if no judgement names a query and a memory that
+        exist.
         """
-        if not self.memories and self.first_fault is not None:
-            raise self.first_fault
+        if not self.memories and self.first_error is not None:
+            raise self.first_error
         self._judge_waiting(source)
         if not self.memories:
-            raise DatasetError(f"{source}: there is no memory with a text in it; give data with at least one.")
+            raise DatasetError(f"{source}: it has no memory with a text; give data with at least one.")
         dataset = self._without_own_documents(RetrievalDataset(self.name, self.memories, self.queries, self.judgements))
         for identifier, answer in dataset.answer_ids.items():
             if identifier != answer:
                 self.ledger.note("equal_memory_text", identifier, f"same text as {answer}")
         for group, answers in sorted(answers_of_ambiguous_texts(dataset).items()):
-            self.ledger.note("ambiguous_query_text", group, f"{len(answers)} right answers under one text")
+            self.ledger.note("ambiguous_query_text", group, f"{len(answers)} relevant answers under one text")
         for identifier in dataset.queries:
             if not dataset.relevant(identifier):
-                self.ledger.note("query_without_right_answer", identifier)
+                self.ledger.note("query_without_positive", identifier)
         return replace(dataset, ledger=self.ledger.build())
 
     def _judge_waiting(self, source: object) -> None:
-        """Record the judgements whose texts came later; count those whose texts never came."""
+        """Record the judgements that came before their texts; count those whose texts are missing."""
         waiting, self._waiting = self._waiting, []
-        for query_id, memory_id, grade, place in waiting:
-            self.judge(query_id, memory_id, grade, place)
-        for query_id, memory_id, _, place in self._waiting:
+        for query_id, memory_id, grade, location in waiting:
+            self.judge(query_id, memory_id, grade, location)
+        for query_id, memory_id, _, location in self._waiting:
             no_query, no_memory = query_id not in self.queries, memory_id not in self.memories
             is_empty = query_id in self._empty["query"] or memory_id in self._empty["memory"]
             if is_empty:
-                self.ledger.note("judgement_of_empty_text_dropped", place, f"{query_id} {memory_id}")
+                self.ledger.note("judgement_of_empty_text_dropped", location, f"{query_id} {memory_id}")
                 continue
             missing = [f"query {query_id!r:.60}"] * no_query + [f"memory {memory_id!r:.60}"] * no_memory
-            self.ledger.note("judgement_of_unknown_id_left_out", place, f"there is no {' and no '.join(missing)}")
+            self.ledger.note("judgement_of_unknown_id_left_out", location, f"there is no {' and no '.join(missing)}")
         unknown = self.ledger.count("judgement_of_unknown_id_left_out")
         if unknown and not self.judgements:
-            _, _, _, place = self._waiting[0]
+            _, _, _, location = self._waiting[0]
             first = self.ledger.first("judgement_of_unknown_id_left_out")
             raise DatasetError(
-                f"{source}: none of {unknown} judgement(s) names a query and a memory that are there (the first, "
-                f"{place}: {first}); give the texts of these ids, such as with --memories."
+                f"{source}: none of {unknown} judgement(s) names a query and a memory that exist (the first, "
+                f"{location}: {first}); give the texts of these ids, such as with --memories."
             )
 
     def _without_own_documents(self, dataset: RetrievalDataset) -> RetrievalDataset:
-        """Note where every query is a document under the same id, and drop what judges a query's own document."""
+        """If every query is a document under the same id, note it and drop the judgements of own documents."""
         own = own_documents(dataset)
         if not own:
             return dataset
@@ -206,15 +206,15 @@ class DatasetBuilder:
         kind: Kind,
         source_id: object,
         text: object,
-        place: AnyPlace,
+        location: AnyLocation,
         metadata: Mapping[str, Any],
         note_repeat: bool,
     ) -> str:
-        identifier = identifier_of(source_id, place)
-        clean = self._clean(text, kind, place)
+        identifier = identifier_of(source_id, location)
+        clean = self._clean(text, kind, location)
         if not clean or clean.isspace():
             self._empty[kind].add(identifier)
-            self.ledger.note(f"empty_{kind}_dropped", place, identifier)
+            self.ledger.note(f"empty_{kind}_dropped", location, identifier)
             return identifier
         held = rows.get(identifier)
         if held is None:
@@ -223,39 +223,39 @@ class DatasetBuilder:
             rows[identifier] = row_type(identifier, clean, metadata)
         elif held.text != clean and normalise(held.text) != normalise(clean):
             raise DatasetError(
-                f"{place}: the {kind} id {identifier!r} stands for two different texts; give each text its own id."
+                f"{location}: the {kind} id {identifier!r} has two different texts; give each text its own id."
             )
         elif note_repeat:
-            self.ledger.note(f"repeated_{kind}_id", place, identifier)
+            self.ledger.note(f"repeated_{kind}_id", location, identifier)
         return identifier
 
-    def _clean(self, text: object, kind: Kind, place: AnyPlace) -> str:
+    def _clean(self, text: object, kind: Kind, location: AnyLocation) -> str:
         if not isinstance(text, str):
-            raise DatasetError(f"{place}: the {kind}'s text is {json_type(text)}; it must be a string.")
+            raise DatasetError(f"{location}: the {kind}'s text is {json_type(text)}; it must be a string.")
         clean = text
         if not text.isascii():
             if _has_lone_surrogate(text):
                 clean = _SURROGATES.sub("\ufffd", text)
-                self.ledger.note("lone_surrogate_replaced", place)
+                self.ledger.note("lone_surrogate_replaced", location)
             repaired = repair_mojibake(clean)
             if repaired != clean:
-                self.ledger.note(f"mojibake_repaired_{kind}", place, repaired)
+                self.ledger.note(f"mojibake_repaired_{kind}", location, repaired)
                 clean = repaired
         if len(clean) > OVER_LONG_CHARACTERS:
-            self.ledger.note(f"over_long_{kind}", place, f"{len(clean)} characters")
+            self.ledger.note(f"over_long_{kind}", location, f"{len(clean)} characters")
         return clean
 
 
-def identifier_of(source_id: object, place: AnyPlace) -> str:
-    """Return the id as a string; raises DatasetError unless it is an integer or a string with something in it."""
+def identifier_of(source_id: object, location: AnyLocation) -> str:
+    """Return the id as a string; raises DatasetError unless it is an integer or a string that is not blank."""
     if isinstance(source_id, bool) or not isinstance(source_id, (str, int)):
-        raise DatasetError(f"{place}: the id is {json_type(source_id)}; it must be a string or an integer.")
+        raise DatasetError(f"{location}: the id is {json_type(source_id)}; it must be a string or an integer.")
     if isinstance(source_id, int):
         return str(source_id)
     if not source_id or source_id.isspace():
-        raise DatasetError(f"{place}: the id is empty; give every record an id.")
+        raise DatasetError(f"{location}: the id is empty; give every record an id.")
     if _has_lone_surrogate(source_id):
-        raise DatasetError(f"{place}: the id is not valid Unicode; give the record another one.")
+        raise DatasetError(f"{location}: the id is not valid Unicode; give the record another one.")
     return source_id
 
 

@@ -1,4 +1,4 @@
-"""Labels out of metadata, which may hold any JSON value."""
+"""Labels from metadata, which may hold any JSON value."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def labels_of(value: Any) -> tuple[str, ...]:
-    """Return the labels that a metadata value stands for, each once: none for null, each of a list, else its text."""
+    """Return the distinct labels of a metadata value: none for null, each item of a list, else its text."""
     if value is None:
         return ()
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -1,4 +1,4 @@
-"""What reading and cleaning a dataset found, kept with the result."""
+"""Cleaning log of a dataset: what was repaired, left out or noticed while reading it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _SHOWN_RULES = frozenset(
         "text_column_chosen",
     }
 )
-"""Rules whose first entries a reader has to see: a choice between two readings, or rows that are not used."""
+"""Rules whose first entries are printed: a choice between two interpretations, or rows that are not used."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One thing that was repaired, dropped or noticed, and where."""
+    """One thing that was repaired, dropped or noticed, and its location."""
 
     rule: str
     where: str
@@ -41,7 +41,7 @@ class LedgerEntry:
 class Ledger:
     """Counts per rule, with the first entries of each as examples.
 
-    `format` names the reader that took the data; `counts` is complete, `entries` holds at most
+    `format` names the reader of the data; `counts` is complete, `entries` holds at most
     `EXAMPLES_PER_RULE` per rule.
     """
 
@@ -50,7 +50,7 @@ class Ledger:
     entries: tuple[LedgerEntry, ...] = ()
 
     def lines(self) -> list[str]:
-        """Return one line per rule: its count, and the first entries of a rule that chooses or leaves out."""
+        """Return one line per rule: its count and, for rules in `_SHOWN_RULES`, the first entries."""
         found = []
         for rule, count in sorted(self.counts.items()):
             line = f"{rule}: {count:,}"
@@ -73,7 +73,7 @@ class LedgerBuilder:
         self._entries: list[LedgerEntry] = []
 
     def note(self, rule: str, where: object, detail: str = "") -> None:
-        """Count one occurrence of `rule`; the first few keep their place, as `str(where)`, and detail."""
+        """Count one occurrence of `rule`; the first few keep their location, as `str(where)`, and detail."""
         self._counts[rule] += 1
         if self._counts[rule] <= self.EXAMPLES_PER_RULE:
             self._entries.append(LedgerEntry(rule=rule, where=str(where), detail=detail[:200]))
@@ -83,11 +83,11 @@ class LedgerBuilder:
         return self._counts[rule]
 
     def first(self, rule: str) -> str:
-        """Return the detail of the first entry of a rule, "" where there is none."""
+        """Return the detail of the first entry of a rule, "" if there is none."""
         return next((entry.detail for entry in self._entries if entry.rule == rule), "")
 
     def absorb(self, other: LedgerBuilder, prefix: str) -> None:
-        """Take over what another builder noted, its rules named `prefix/rule`."""
+        """Add the entries of another builder, with rules named `prefix/rule`."""
         self._counts.update({f"{prefix}/{rule}": count for rule, count in other._counts.items()})
         self._entries.extend(
             LedgerEntry(rule=f"{prefix}/{entry.rule}", where=entry.where, detail=entry.detail)
@@ -95,5 +95,5 @@ class LedgerBuilder:
         )
 
     def build(self) -> Ledger:
-        """Return the ledger as collected so far."""
+        """Return the ledger of all entries so far."""
         return Ledger(format=self.format, counts=dict(self._counts), entries=tuple(self._entries))

@@ -1,4 +1,4 @@
-"""open_data: a path or an object of Python as what readers read: a folder, a JSON document, a table, nodes."""
+"""open_data: turn a path or Python object into the forms that readers take: folder, JSON document, table, nodes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _open_path(path: Path, builder: DatasetBuilder, choice: ColumnChoice) -> Ite
     elif suffix == ".jsonl":
         table = Table(iterate_json_lines(path, builder.leave_out), str(path), is_json_lines=True)
         if not table.has_rows:
-            raise builder.first_fault or DatasetError(f"{path}: the file is empty; give a file with data in it.")
+            raise builder.first_error or DatasetError(f"{path}: the file is empty; give a file with data in it.")
         yield table
     else:
         yield from _open_document(JsonDocument.read(path), builder, choice)
@@ -75,11 +75,13 @@ def _open_document(document: JsonDocument, builder: DatasetBuilder, choice: Colu
 def _json_rows(document: JsonDocument, builder: DatasetBuilder) -> Iterator[Row]:
     """Yield the objects of a JSON list; other values are left out and counted."""
     for index, value in enumerate(document.value):
-        place = builder.place(document.root.at(index))
+        location = builder.location(document.root.at(index))
         if isinstance(value, dict):
-            yield place, value
+            yield location, value
         else:
-            builder.leave_out(DatasetError(f"{place}: the row is {json_type(value)}; it must be an object."), place)
+            builder.leave_out(
+                DatasetError(f"{location}: the row is {json_type(value)}; it must be an object."), location
+            )
 
 
 def _is_table(header: Sequence[str], choice: ColumnChoice) -> bool:

@@ -1,4 +1,4 @@
-"""Sets in which every query is a document too, under the same id, as in ArguAna."""
+"""Datasets in which every query is also a document, under the same id, as in ArguAna."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.datasets.types import RetrievalDataset
 
 _EQUAL_TEXTS = 0.9
-"""A few texts may differ in how they were cleaned; ids that are equal by chance stand for different texts."""
+"""A few texts may have been cleaned differently; ids that are equal by chance belong to different texts."""
 
 
 def own_documents(dataset: RetrievalDataset) -> Mapping[str, str]:
-    """Return query id -> the memory of the same id, where the whole set is of that shape; else nothing.
+    """Return query id -> the memory of the same id if the whole dataset is of this kind; else nothing.
 
-    It is where the ids of all queries are ids of memories, at least nine in ten of these memories hold the query's
-    text (a title may stand before it), and some query has another memory that is right. BEIR leaves such a document
-    out of the ranking of its query (`ignore_identical_ids`), which would find nothing but itself otherwise.
+    It is if the ids of all queries are ids of memories, at least nine in ten of these memories hold the query's text
+    (a title may precede it), and some query has another relevant memory. BEIR leaves such a document out of the ranking
+    of its query (`ignore_identical_ids`), as it would always come first.
     """
     queries, memories = dataset.queries, dataset.memories
     if not queries or not all(query_id in memories for query_id in queries):
@@ -38,6 +38,6 @@ def own_documents(dataset: RetrievalDataset) -> Mapping[str, str]:
 
 
 def _holds(memory: str, query: str) -> bool:
-    """Say whether one is the other, but for a title or what a cleaning took off."""
+    """Return whether the texts are equal except for a title or cleaning."""
     shorter, longer = sorted((normalise(memory), normalise(query)), key=len)
     return shorter in longer and 2 * len(shorter) >= len(longer)

@@ -1,4 +1,4 @@
-"""piped: what a shell's `<(command)` gives, as a file that can be read more than once."""
+"""piped: the pipe of a shell's `<(command)` as a file that can be read more than once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from llama_index_ace_finetune.utils.refusal import UnusableFileError
 
 @contextlib.contextmanager
 def piped(path: Path) -> Iterator[Path]:
-    """Give the path itself, or for a descriptor of this process a copy of what it holds, which ends with the block.
+    """Yield the path itself, or for a descriptor of this process a copy of its content that is deleted after the block.
 
-    The copy's suffix says what the content looks like: Parquet, JSON, JSON Lines, TSV or CSV.
+    The copy's suffix is guessed from the content: Parquet, JSON, JSON Lines, TSV or CSV.
 
     Raises:
         DatasetError: for a descriptor that cannot be read.

@@ -13,10 +13,10 @@ from llama_index_ace_finetune.datasets.piped import piped
 from llama_index_ace_finetune.datasets.readers.ace_folder import find_ace_files
 from llama_index_ace_finetune.datasets.readers.column_choice import ColumnChoice
 from llama_index_ace_finetune.datasets.readers.json_document import JsonDocument
-from llama_index_ace_finetune.datasets.readers.query_mapping import RightAnswers, read_query_mapping
+from llama_index_ace_finetune.datasets.readers.query_mapping import RelevantIds, read_query_mapping
 from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
 from llama_index_ace_finetune.datasets.readers.register import FORMATS, READERS
-from llama_index_ace_finetune.datasets.source_location import Place
+from llama_index_ace_finetune.datasets.source_location import SourceLocation
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
 
@@ -29,7 +29,7 @@ def read_dataset(
     memories: Source | None = None,
     *,
     format: str | None = None,  # noqa: A002 - the field's own name
-    queries: Mapping[str, RightAnswers] | None = None,
+    queries: Mapping[str, RelevantIds] | None = None,
     columns: str | Mapping[str, str] | None = None,
 ) -> RetrievalDataset:
     """Read a dataset of any known format; `dataset.ledger.format` names the format that was recognised.
@@ -39,7 +39,7 @@ def read_dataset(
     gzipped), a sequence of LlamaIndex nodes, or a `datasets.Dataset`. `memories` is a second source whose memories join
     the corpus (an inventory, a playbook, a BEIR corpus.jsonl, a table with ids and texts, nodes); an id that both hold
     keeps the text of `source`. `format` is one of `FORMATS`, the only one to try. `queries` maps query texts to
-    the ids of their right answers, for sources that hold memories only. `columns` names the columns of a table, as
+    the ids of their positives, for sources with only memories. `columns` names the columns of a table, as
     `"query=question,text=context"` or a mapping of the same (see `ColumnChoice`).
 
     Rows that cannot be used are counted in the ledger and left out.
@@ -57,7 +57,7 @@ def read_dataset(
     builder.name = name
     if memories is not None:
         options = ReadOptions(columns=choice, memories_only=True)
-        builder.add_memories_of(_read(memories, options), Place(name_of(memories)))
+        builder.add_memories_of(_read(memories, options), SourceLocation(name_of(memories)))
     if queries is not None:
         read_query_mapping(queries, builder)
     return builder.build(source if isinstance(source, (str, Path)) else name)

@@ -1,4 +1,4 @@
-"""Where in a file something stands."""
+"""Location of a record or value in a file, for messages."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from json import JSONDecoder
 from typing import NamedTuple, TypeAlias
 
 
-class Place(NamedTuple):
-    """A file, a line (1 for the first, 0 where there is none) and a field of the record."""
+class SourceLocation(NamedTuple):
+    """A file, a line (from 1; 0 if there is none) and a field of the record."""
 
     file: str
     line: int = 0
     field: str = ""
 
-    def at(self, *steps: str | int) -> Place:
-        """Return the place of a value further inside."""
+    def at(self, *steps: str | int) -> SourceLocation:
+        """Return the location of a value further inside."""
         inside = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
-        return Place(self.file, self.line, f"{self.field}{inside}".removeprefix("."))
+        return SourceLocation(self.file, self.line, f"{self.field}{inside}".removeprefix("."))
 
     def __str__(self) -> str:
         line = f", line {self.line}" if self.line else ""
@@ -24,23 +24,23 @@ class Place(NamedTuple):
         return f"{self.file}{line}{field}"
 
 
-class JsonPlace(NamedTuple):
-    """A value inside a JSON document; its line is looked for only when the place is printed."""
+class JsonLocation(NamedTuple):
+    """A value inside a JSON document; its line is searched for only when the location is printed."""
 
     file: str
     text: str
     steps: tuple[str | int, ...] = ()
 
-    def at(self, *steps: str | int) -> JsonPlace:
-        """Return the place of a value further inside."""
-        return JsonPlace(self.file, self.text, self.steps + steps)
+    def at(self, *steps: str | int) -> JsonLocation:
+        """Return the location of a value further inside."""
+        return JsonLocation(self.file, self.text, self.steps + steps)
 
     def __str__(self) -> str:
         field = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in self.steps).removeprefix(".")
-        return str(Place(self.file, line_of(self.text, self.steps), field))
+        return str(SourceLocation(self.file, line_of(self.text, self.steps), field))
 
 
-AnyPlace: TypeAlias = Place | JsonPlace
+AnyLocation: TypeAlias = SourceLocation | JsonLocation
 
 _DECODER = JSONDecoder()
 _SPACE = " \t\n\r"
@@ -49,7 +49,7 @@ _SPACE = " \t\n\r"
 def line_of(text: str, steps: tuple[str | int, ...]) -> int:
     """Return the line on which the value at `steps` (keys and indices) starts in a valid JSON text.
 
-    A step that is not there ends the walk at the value that should have held it.
+    If a step is missing, the line is that of the value that should have held it.
     """
     position = _skip(text, 0)
     try:
@@ -58,7 +58,7 @@ def line_of(text: str, steps: tuple[str | int, ...]) -> int:
             if found is None:
                 break
             position = found
-    except RecursionError:  # parsed just below the limit of nesting: the line reached so far has to do
+    except RecursionError:  # nested almost as deep as the parser allows: the line reached so far is returned
         pass
     return text.count("\n", 0, position) + 1
 

@@ -1,4 +1,4 @@
-"""What a person wants to know of a dataset before anything is trained."""
+"""Statistics of a dataset: sizes, duplicates, difficulty, examples."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from llama_index_ace_finetune.datasets.ledger import Ledger
-from llama_index_ace_finetune.datasets.oracle import Ceiling, attainable
+from llama_index_ace_finetune.datasets.oracle import UpperBound, upper_bound
 from llama_index_ace_finetune.datasets.splits.near_duplicates import near_duplicate_pairs, words
 from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
 from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.datasets.types import Query, RetrievalDataset, answers_of_ambiguous_texts
 
 BM25_QUERIES = 2000
-"""BM25 is measured on at most so many queries, drawn by a hash of their ids."""
+"""BM25 is measured on at most this many queries, sampled by a hash of their ids."""
 
 _SAMPLES = 3
 _SHOWN = 100
@@ -32,14 +32,14 @@ class Words:
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Words:
-        """Count the words of each text; all zero where there is none."""
+        """Count the words of each text; all zero if there are no texts."""
         counts = [len(text.split()) for text in texts] or [0]
         return cls(float(np.mean(counts)), float(np.median(counts)), float(np.percentile(counts, 95)))
 
 
 @dataclass(frozen=True)
 class BM25Recall:
-    """Share of queries with a right answer in the first 1, 5 and 10 of BM25, and MRR@10, over `queries` queries."""
+    """Fraction of `queries` queries with a relevant memory in the first 1, 5 and 10 results of BM25, and MRR@10."""
 
     queries: int
     recall_at_1: float
@@ -50,7 +50,7 @@ class BM25Recall:
 
 @dataclass(frozen=True)
 class Sample:
-    """One query with one of its right answers."""
+    """One query with one of its relevant memories."""
 
     query_id: str
     query: str
@@ -62,10 +62,11 @@ class Sample:
 class DatasetStatistics:
     """Sizes, duplicates, difficulty and examples of a dataset.
 
-    `answers` counts distinct memory texts, `query_texts` distinct query texts; `right` and `wrong` count judgements.
-    `ambiguous_query_texts` are texts that rows give different right answers, `ambiguous_queries` those rows.
-    `near_duplicate_*` count texts that almost equal another, equal ones aside. `lexical_overlap` is the mean share of
-    a query's distinct words that stand in its right answer (the best of them).
+    `answers` counts distinct memory texts, `query_texts` distinct query texts; `right` and `wrong` count judgements
+    with a grade above 0 and of 0 or less. `ambiguous_query_texts` are texts with different relevant memories in
+    different rows, `ambiguous_queries` those rows. `near_duplicate_*` count texts that almost equal another, without
+    equal ones. `word_overlap` is the mean fraction of a query's distinct words that are in the relevant memory that has
+    most of them. (The report's lexical overlap counts the terms of BM25 instead: stemmed, without stop words.)
     """
 
     name: str
@@ -85,8 +86,8 @@ class DatasetStatistics:
     near_duplicate_queries: int
     ambiguous_query_texts: int
     ambiguous_queries: int
-    ceiling: Ceiling
-    lexical_overlap: float
+    ceiling: UpperBound
+    word_overlap: float
     bm25: BM25Recall
     samples: tuple[Sample, ...]
     ledger: Ledger
@@ -100,18 +101,18 @@ class DatasetStatistics:
             f"{self.near_duplicate_memories:,} near-duplicates)",
             f"queries           {self.queries:,} ({self.query_texts:,} distinct texts, "
             f"{self.near_duplicate_queries:,} near-duplicates)",
-            f"judgements        {self.right:,} right, {self.wrong:,} wrong; "
-            f"{self.queries_without_answer:,} queries without a right answer",
+            f"judgements        {self.right:,} relevant, {self.wrong:,} not relevant; "
+            f"{self.queries_without_answer:,} queries without a relevant memory",
             f"answers per query {self.answers_per_query_mean:.2f} on average, {self.answers_per_query_max} at most",
             f"words per memory  mean {m.mean:.1f}, median {m.median:g}, 95 % up to {m.p95:g}",
             f"words per query   mean {q.mean:.1f}, median {q.median:g}, 95 % up to {q.p95:g}",
-            f"ambiguous         {self.ambiguous_query_texts:,} query texts with different right answers "
+            f"ambiguous         {self.ambiguous_query_texts:,} query texts with different relevant memories "
             f"({self.ambiguous_queries:,} rows)",
             f"attainable        R@1 {c.recall_at_1:.3f}, R@5 {c.recall_at_5:.3f}, MRR {c.mrr:.3f} "
-            "where each row's own answer alone counts",
-            f"lexical overlap   {self.lexical_overlap:.3f} of a query's words stand in its right answer",
+            "at most, if a row counts only its own judgements",
+            f"word overlap      {self.word_overlap:.3f} of a query's words are in its relevant memory",
             f"BM25              R@1 {b.recall_at_1:.3f}, R@5 {b.recall_at_5:.3f}, R@10 {b.recall_at_10:.3f}, "
-            f"MRR@10 {b.mrr_at_10:.3f} ({b.queries:,} queries, any right answer counts)",
+            f"MRR@10 {b.mrr_at_10:.3f} ({b.queries:,} queries, any relevant memory counts)",
         ]
         lines.extend(f"noted             {line}" for line in self.ledger.lines())
         for sample in self.samples:
@@ -147,8 +148,8 @@ def inspect_dataset(dataset: RetrievalDataset) -> DatasetStatistics:
         near_duplicate_queries=_near_duplicates(query_texts),
         ambiguous_query_texts=len(ambiguous),
         ambiguous_queries=sum(group in ambiguous for group in dataset.query_groups.values()),
-        ceiling=attainable(dataset),
-        lexical_overlap=_lexical_overlap(dataset, answered),
+        ceiling=upper_bound(dataset),
+        word_overlap=_word_overlap(dataset, answered),
         bm25=_bm25(dataset, drawn[:BM25_QUERIES]),
         samples=tuple(_sample(dataset, query) for query in drawn[:_SAMPLES]),
         ledger=dataset.ledger,
@@ -167,9 +168,9 @@ def _near_duplicates(texts: Sequence[str]) -> int:
     return len(found)
 
 
-def _lexical_overlap(dataset: RetrievalDataset, queries: Sequence[Query]) -> float:
+def _word_overlap(dataset: RetrievalDataset, queries: Sequence[Query]) -> float:
     held: dict[str, frozenset[str]] = {}
-    shares = []
+    overlaps = []
     for query in queries:
         asked = words(normalise(query.text))
         best = 0.0
@@ -177,8 +178,8 @@ def _lexical_overlap(dataset: RetrievalDataset, queries: Sequence[Query]) -> flo
             if answer_id not in held:
                 held[answer_id] = words(normalise(dataset.memories[answer_id].text))
             best = max(best, len(asked & held[answer_id]) / len(asked))
-        shares.append(best)
-    return float(np.mean(shares)) if shares else 0.0
+        overlaps.append(best)
+    return float(np.mean(overlaps)) if overlaps else 0.0
 
 
 def _bm25(dataset: RetrievalDataset, queries: Sequence[Query]) -> BM25Recall:
@@ -195,8 +196,8 @@ def _bm25(dataset: RetrievalDataset, queries: Sequence[Query]) -> BM25Recall:
     found, _ = without_own(found, own, limit=10)
     ranks = []
     for query, row in zip(queries, found.tolist(), strict=True):
-        right = dataset.relevant(query.id)
-        ranks.append(next((n for n, i in enumerate(row, 1) if i >= 0 and answer_ids[i] in right), 0))
+        relevant = dataset.relevant(query.id)
+        ranks.append(next((n for n, i in enumerate(row, 1) if i >= 0 and answer_ids[i] in relevant), 0))
     rank = np.asarray(ranks)
     hit = rank > 0
     return BM25Recall(

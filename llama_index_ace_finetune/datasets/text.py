@@ -1,4 +1,4 @@
-"""When two texts count as the same text."""
+"""Texts: normal form, hash, id, repair of mojibake."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import unicodedata
 def normalise(text: str) -> str:
     """Return the form under which texts are compared: NFKC, case-folded, white space collapsed.
 
-    Punctuation stays, since in commands and error codes it carries the meaning.
+    Punctuation is kept, as it has a meaning in commands and error codes.
     """
     # ASCII is already NFKC; the shortcut matters at a million texts.
     folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
@@ -18,16 +18,16 @@ def normalise(text: str) -> str:
 
 
 def text_hash(text: str) -> str:
-    """Return the sha256 of the normalised text in hex: the name of a text in manifests and caches of results."""
+    """Return the sha256 of the normalised text in hex: it identifies a text in manifests and caches."""
     return hashlib.sha256(normalise(text).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def id_from_text(prefix: str, text: str) -> str:
-    """Return an id that depends on the text alone, so that the order of rows does not matter."""
+    """Return an id that depends only on the text, so that the order of rows does not matter."""
     return f"{prefix}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
-# Marks that stand right behind a word: MANHÃ… and café…” are clean, though their bytes are UTF-8 of something else.
+# Marks that follow a word directly: MANHÃ… and café…” are clean, though their bytes are UTF-8 of something else.
 _MARKS = "\u2013\u2014\u2026\u2018\u2019\u201c\u201d\u201e\u201a\u2022\u2122\u00bb\u00b7\u00a0"
 _CLEAN_WORD_END = re.compile(rf"(?:(?<=[A-ZÀ-ÖØ-Þ])[À-ÖØ-Þ]|(?<=[a-zß-öø-ÿ])[ß-öø-ÿ])[{_MARKS}]+")
 
@@ -35,9 +35,9 @@ _CLEAN_WORD_END = re.compile(rf"(?:(?<=[A-ZÀ-ÖØ-Þ])[À-ÖØ-Þ]|(?<=[a-zß-�
 def repair_mojibake(text: str) -> str:
     """Return the text as it was before UTF-8 bytes were read as Windows-1252, or the text itself.
 
-    The repair is made only where the whole text goes back to valid UTF-8 and ftfy finds the same: `"âšª"` becomes
+    The text is repaired only if all of it converts back to valid UTF-8 and ftfy finds the same: `"âšª"` becomes
     `"⚪"`, `"café"` stays. An accented letter that ends a word in the case of that word, with a dash, an ellipsis or a
-    quotation mark behind it, is clean unless something else in the text is not.
+    quotation mark behind it, counts as clean unless something else in the text is not.
     """
     if text.isascii():
         return text

@@ -1,4 +1,4 @@
-"""Files to text, lines and JSON values, with errors that name the file and the line."""
+"""Read files as text, lines and JSON values, with errors that name the file and the line."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.datasets.bounded_stream import BoundedStream
-from llama_index_ace_finetune.datasets.source_location import Place
+from llama_index_ace_finetune.datasets.source_location import SourceLocation
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.utils.read_json import RepeatedKeyError
 from llama_index_ace_finetune.utils.read_json import parse_json as parse
 from llama_index_ace_finetune.utils.refusal import UnusableFileError
 
 MAX_LINE_BYTES = 16 * 2**20
-"""A longer line is taken for a file of another format."""
+"""A longer line means that the file is of another format."""
 
 MAX_BLANK_LINES = 100_000
-"""More in a row are not yielded: a gzip file of a few bytes holds millions."""
+"""The limit in a row: a gzip file of a few bytes can hold millions."""
 
 
 def iterate_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line without its end) of a UTF-8 file, gzipped or not.
 
-    A byte order mark and CRLF ends are taken off. Raises DatasetError for a file that cannot be read,
+    A byte order mark and CRLF ends are removed. Raises DatasetError for a file that cannot be read,
     is not UTF-8, has a line over `MAX_LINE_BYTES` or more than `MAX_BLANK_LINES` blank ones in a row.
     """
     with _open(path) as stream:
@@ -38,9 +38,8 @@ def iterate_lines(path: Path) -> Iterator[tuple[int, str]]:
             number += 1
             blank = 0 if line.strip() else blank + 1
             if blank > MAX_BLANK_LINES:
-                raise DatasetError(
-                    f"{Place(str(path), number)}: there are over {MAX_BLANK_LINES:,} blank lines in a row; remove them."
-                )
+                where = SourceLocation(str(path), number)
+                raise DatasetError(f"{where}: more than {MAX_BLANK_LINES:,} blank lines in a row; remove them.")
             if number == 1:
                 line = _without_byte_order_mark(line, path)
             yield number, _decode(line, path, number).rstrip("\r\n")
@@ -60,22 +59,21 @@ def read_text(path: Path) -> str:
         raise _not_utf8(path, content.count(b"\n", 0, error.start) + 1) from error
 
 
-def parse_json(text: str, place: Place) -> Any:
+def parse_json(text: str, location: SourceLocation) -> Any:
     """Return the JSON value in `text`; raises DatasetError with line and column."""
     try:
         return parse(text, unique_keys=True)
     except RepeatedKeyError as error:
-        line = text.count("\n", 0, max(0, text.rfind(json.dumps(error.key, ensure_ascii=False)))) + (place.line or 1)
+        line = text.count("\n", 0, max(0, text.rfind(json.dumps(error.key, ensure_ascii=False)))) + (location.line or 1)
         raise DatasetError(
-            f"{Place(place.file, line)}: the key {error.key!r:.80} stands twice in one object; remove or rename one."
+            f"{SourceLocation(location.file, line)}: the key {error.key!r:.80} occurs twice in one object; remove one."
         ) from error
     except json.JSONDecodeError as error:
-        line = place.line + error.lineno - 1 if place.line else error.lineno
-        raise DatasetError(
-            f"{Place(place.file, line)}: invalid JSON at column {error.colno} ({error.msg}); correct the file."
-        ) from error
+        line = location.line + error.lineno - 1 if location.line else error.lineno
+        where = SourceLocation(location.file, line)
+        raise DatasetError(f"{where}: invalid JSON at column {error.colno} ({error.msg}); correct the file.") from error
     except ValueError as error:  # nesting, or a number with dozens of digits
-        raise DatasetError(f"{place}: the JSON cannot be read ({error}); correct it.") from error
+        raise DatasetError(f"{location}: the JSON cannot be read ({error}); correct it.") from error
 
 
 def read_json(path: Path) -> Any:
@@ -83,38 +81,38 @@ def read_json(path: Path) -> Any:
     text = read_text(path)
     if not text.strip():
         raise DatasetError(f"{path}: the file is empty; give a file with data in it.")
-    return parse_json(text, Place(str(path)))
+    return parse_json(text, SourceLocation(str(path)))
 
 
 def iterate_json_lines(
-    path: Path, left_out: Callable[[DatasetError, Place], None] | None = None
-) -> Iterator[tuple[Place, dict[str, Any]]]:
+    path: Path, left_out: Callable[[DatasetError, SourceLocation], None] | None = None
+) -> Iterator[tuple[SourceLocation, dict[str, Any]]]:
     """Yield (place, record) for every line of a JSON Lines file that is not blank.
 
-    A line that is no JSON object is given to `left_out`; without it, DatasetError is raised. A file that cannot be
-    read raises it in any case.
+    A line that is not a JSON object is passed to `left_out`; without it, DatasetError is raised. A file that cannot
+    be read always raises DatasetError.
     """
     file = str(path)
     for number, line in iterate_lines(path):
         if not line or line.isspace():
             continue
-        place = Place(file, number)
+        location = SourceLocation(file, number)
         try:
-            record = parse_json(line, place)
+            record = parse_json(line, location)
             if not isinstance(record, dict):
                 raise DatasetError(
-                    f"{place}: expected a JSON object, found {json_type(record)}; write one object a line."
+                    f"{location}: expected a JSON object, found {json_type(record)}; write one object a line."
                 )
         except DatasetError as error:
             if left_out is None:
                 raise
-            left_out(error, place)
+            left_out(error, location)
             continue
-        yield place, record
+        yield location, record
 
 
 def json_type(value: object) -> str:
-    """Return what JSON calls the type of a value."""
+    """Return the JSON name of a value's type."""
     if value is None:
         return "null"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
@@ -139,13 +137,15 @@ def _read_line(stream: BoundedStream, path: Path, number: int) -> bytes:
         raise _unreadable(path, error, number) from error
     if len(line) > MAX_LINE_BYTES:
         limit = MAX_LINE_BYTES // 2**20
-        raise DatasetError(f"{Place(str(path), number)}: the line is over {limit} MB; write one record a line.")
+        raise DatasetError(
+            f"{SourceLocation(str(path), number)}: the line is over {limit} MB; write one record a line."
+        )
     return line
 
 
 def _without_byte_order_mark(content: bytes, path: Path) -> bytes:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DatasetError(f"{Place(str(path), 1)}: the file is UTF-16; save it as UTF-8.")
+        raise DatasetError(f"{SourceLocation(str(path), 1)}: the file is UTF-16; save it as UTF-8.")
     return content.removeprefix(b"\xef\xbb\xbf")
 
 
@@ -157,12 +157,14 @@ def _decode(line: bytes, path: Path, number: int) -> str:
 
 
 def _not_utf8(path: Path, number: int) -> DatasetError:
-    return DatasetError(f"{Place(str(path), number)}: the text is not UTF-8; save the file as UTF-8.")
+    return DatasetError(f"{SourceLocation(str(path), number)}: the text is not UTF-8; save the file as UTF-8.")
 
 
 def _unreadable(path: Path, error: Exception, number: int = 0) -> DatasetError:
     if isinstance(error, FileNotFoundError):
         return DatasetError(f"{path}: there is no such file; check the path.")
     if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
-        return DatasetError(f"{Place(str(path), number)}: the gzip file is cut off or damaged; fetch it again.")
+        return DatasetError(
+            f"{SourceLocation(str(path), number)}: the gzip file is cut off or damaged; fetch it again."
+        )
     return DatasetError(f"{path}: the file cannot be read ({error}); check the path and its permissions.")

@@ -1,4 +1,4 @@
-"""training_data.json: the original's fields, with ids, scores, the corpus and the split beside them."""
+"""training_data.json: the fields of the original with ids, scores, the corpus and the split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_BYTES = 8 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class HardNegative:
-    """A wrong answer that today's retrieval ranks high: its id, the source that found it, its score and rank there."""
+    """A negative that current retrieval ranks high: its id, the source that found it, its score and rank there."""
 
     memory_id: str
     source: str = ""
@@ -35,9 +35,9 @@ class HardNegative:
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """One query with every memory known to be right and the negatives mined for it.
+    """One query with all its known positives and the negatives mined for it.
 
-    `own_id` is the memory that is the query itself, in data where queries are; it is neither right nor wrong.
+    `own_id` is the memory that is the query itself, if queries are memories; it is neither positive nor negative.
     """
 
     query_id: str
@@ -56,12 +56,12 @@ class TrainingExample:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Everything training needs: examples by id, and the corpus they point into.
+    """Examples by id, and the corpus that their ids refer to.
 
-    `memories` maps ids to texts (distinct texts), `memory_metadata` to what the source says of them besides (category,
-    severity); `split` is the manifest of the division the examples come from,
-    None for files that have none. `metadata["generated_at"]` is the time of the data that the examples come from
-    (see `modified_at`), not of the run, so that the same data give the same file.
+    `memories` maps ids to texts (distinct texts), `memory_metadata` to their metadata (category,
+    severity); `split` is the manifest of the split that the examples come from, None for files without one.
+    `metadata["generated_at"]` is the time of the data that the examples come from (see `modified_at`), not of the run,
+    so that the same data give the same file.
     """
 
     examples: tuple[TrainingExample, ...]
@@ -75,14 +75,14 @@ class TrainingData:
         return [example for example in self.examples if example.split == part]
 
     def sample(self, count: int, *, seed: int) -> TrainingData:
-        """Return the data with at most `count` examples, drawn at random, in their order; parts keep their shares."""
+        """Return the data with at most `count` random examples in their order; the parts keep their proportions."""
         if count >= len(self.examples):
             return self
         parts: dict[str | None, list[int]] = {}
         for place, example in enumerate(self.examples):
             parts.setdefault(example.split, []).append(place)
         generator = random.Random(seed)
-        # In turns by what is due: of ten examples, of which two are dev, every fifth is one of dev.
+        # Evenly spread: if two of ten examples are dev, every fifth drawn is dev.
         drawn = [
             ((rank + 0.5) / len(places), place)
             for places in parts.values()
@@ -112,7 +112,7 @@ class TrainingData:
             if example.own_id is not None:
                 row["own_id"] = example.own_id
             rows.append(row)
-        # Ours come last: the metadata of a file that was read may tell of other examples.
+        # Ours come last: metadata that were read from a file may belong to other examples.
         metadata = {
             **self.metadata,
             "total_examples": len(rows),
@@ -130,7 +130,7 @@ class TrainingData:
 
     @classmethod
     def load(cls, path: Path) -> TrainingData:
-        """Read a file of ours or of the original (texts only, no ids).
+        """Read a file of this package or of the original (texts only, no ids).
 
         Raises:
             DatasetError: naming the file, and the line or the example that is wrong.
@@ -172,7 +172,7 @@ def _memory_metadata(value: Any, path: Path) -> dict[str, dict[str, Any]]:
 def modified_at(*sources: str | Path | None, without: Path | None = None) -> str | None:
     """Return when these files were last changed, as ISO time in UTC: the newest of them, and of all files in folders.
 
-    Hidden files of folders and the file `without` do not count. None where there is no file, as for a dataset made in
+    Hidden files of folders and the file `without` do not count. None if there is no file, as for a dataset made in
     memory.
     """
     paths = [Path(source) for source in sources if source]
@@ -258,7 +258,7 @@ class _ExampleReader:
 
 
 def _list(row: Mapping[str, Any], name: str, where: str, *, length: int | None = None) -> list[Any]:
-    """Return a list of the row, empty where it has none; `length` is what it must have if it is there."""
+    """Return a list of the row, empty if it has none; if it is there, it must have `length` items."""
     value = row.get(name) or []
     if not isinstance(value, list) or (value and length is not None and len(value) != length):
         size = "" if length is None else f" of {length}, one for each negative"

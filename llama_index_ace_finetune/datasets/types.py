@@ -1,4 +1,4 @@
-"""What retrieval is about: memories, queries, and which memory answers which query."""
+"""Memories, queries, and judgements of which memory is relevant to which query."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from llama_index_ace_finetune.datasets.ledger import Ledger
 from llama_index_ace_finetune.datasets.text import normalise
+
+MEMORY_ID_FIELDS: Final = ("memory_id", "bullet_id", "original_id")
+"""Metadata or payload fields in which other systems keep the id of a memory, in order of preference."""
 
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
@@ -23,8 +26,8 @@ def _no_metadata() -> Mapping[str, Any]:
 class Memory:
     """One text that can be retrieved.
 
-    `id` is a string inside the package; a source's own id of another type stands in `metadata["source_id"]`.
-    `text` is what is embedded: for LlamaIndex nodes, `MetadataMode.EMBED`.
+    `id` is a string inside the package; a source's id of another type is in `metadata["source_id"]`.
+    `text` is the text to embed: for LlamaIndex nodes, that of `MetadataMode.EMBED`.
     """
 
     id: str
@@ -34,7 +37,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One thing a user typed."""
+    """One query of a user."""
 
     id: str
     text: str
@@ -45,11 +48,11 @@ class Query:
 class RetrievalDataset:
     """Memories, queries and judgements, tied together by ids.
 
-    `judgements[query_id][memory_id]` is the grade as the source gives it: above 0 is right, 0 is judged wrong;
-    a pair that is absent was never judged. Nothing is merged in the fields; the two notions of sameness are
-    derived: memories whose normalised texts are equal are one *answer*, and queries whose normalised texts are
-    equal share their right answers. `own_documents[query_id]` is the memory that is the query itself, in sets where
-    every query is one (see `own_documents.py`); it is never ranked for its query.
+    `judgements[query_id][memory_id]` is the grade as the source gives it: above 0 is relevant, 0 not relevant;
+    a pair that is absent was never judged. The fields merge nothing; duplicates are derived: memories whose normalised
+    texts are equal are one *answer*, and queries whose normalised texts are equal share their relevant answers.
+    `own_documents[query_id]` is the memory that is the query itself, in datasets in which every query is also a
+    document (see `own_documents.py`); it is never ranked for its query.
     """
 
     name: str
@@ -73,28 +76,28 @@ class RetrievalDataset:
     def _relevant_by_group(self) -> Mapping[str, frozenset[str]]:
         groups: dict[str, set[str]] = {}
         for query_id, grades in self.judgements.items():
-            right = {self.answer_ids[memory_id] for memory_id, grade in grades.items() if grade > 0}
-            groups.setdefault(self.query_groups[query_id], set()).update(right)
-        return {group: frozenset(right) for group, right in groups.items()}
+            positives = {self.answer_ids[memory_id] for memory_id, grade in grades.items() if grade > 0}
+            groups.setdefault(self.query_groups[query_id], set()).update(positives)
+        return {group: frozenset(positives) for group, positives in groups.items()}
 
     def relevant(self, query_id: str) -> frozenset[str]:
-        """Answer ids that are right for the query, or for any query with an equal text."""
+        """Answer ids that are relevant to the query, or to any query with an equal text."""
         return self._relevant_by_group.get(self.query_groups[query_id], frozenset())
 
-    def judged_wrong(self, query_id: str) -> frozenset[str]:
-        """Answer ids that somebody judged wrong for the query and nobody judged right for its text."""
-        wrong = {self.answer_ids[m] for m, grade in self.judgements.get(query_id, {}).items() if grade <= 0}
-        return frozenset(wrong - self.relevant(query_id))
+    def judged_negative(self, query_id: str) -> frozenset[str]:
+        """Answer ids with a grade of 0 or less for the query that are relevant to no query with its text."""
+        negative = {self.answer_ids[m] for m, grade in self.judgements.get(query_id, {}).items() if grade <= 0}
+        return frozenset(negative - self.relevant(query_id))
 
     def own_answer(self, query_id: str) -> str | None:
-        """The answer id of the query's own document; None where it has none, or where a copy of it is right."""
+        """The answer id of the query's own document; None if it has none, or if a copy of it is relevant."""
         own = self.own_documents.get(query_id)
         answer = None if own is None else self.answer_ids[own]
         return None if answer is None or answer in self.relevant(query_id) else answer
 
     @cached_property
     def answers(self) -> Mapping[str, Memory]:
-        """The distinct answers, sorted by id: the rows of every matrix over this dataset's corpus."""
+        """The distinct answers, sorted by id: the row order of every matrix over the corpus."""
         return {i: self.memories[i] for i in sorted(set(self.answer_ids.values()))}
 
 
@@ -113,11 +116,11 @@ DIFFICULTIES = ("easy", "medium", "hard")
 
 
 def answers_of_ambiguous_texts(dataset: RetrievalDataset) -> dict[str, frozenset[str]]:
-    """Return, for query texts that rows give different right answers, query group -> all those answer ids."""
+    """Return query group -> all its relevant answer ids, for texts with different ones in different rows."""
     seen: dict[str, set[frozenset[str]]] = {}
     for identifier, group in dataset.query_groups.items():
         grades = dataset.judgements.get(identifier, {})
-        right = frozenset(dataset.answer_ids[m] for m, grade in grades.items() if grade > 0)
-        if right:
-            seen.setdefault(group, set()).add(right)
-    return {group: frozenset().union(*rights) for group, rights in seen.items() if len(rights) > 1}
+        positives = frozenset(dataset.answer_ids[m] for m, grade in grades.items() if grade > 0)
+        if positives:
+            seen.setdefault(group, set()).add(positives)
+    return {group: frozenset().union(*positive_sets) for group, positive_sets in seen.items() if len(positive_sets) > 1}

@@ -160,7 +160,7 @@ class HardNegativeMiner:
             corpus_vectors=corpus.vectors,
             relevant=relevant,
             judged_negatives=[
-                np.array(sorted(row_of[a] for a in dataset.judged_wrong(q)), np.int64) for q in query_ids
+                np.array(sorted(row_of[a] for a in dataset.judged_negative(q)), np.int64) for q in query_ids
             ],
             sources=sources,
             count=count,

@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.text import normalise
-from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.datasets.types import MEMORY_ID_FIELDS, RetrievalDataset
 from llama_index_ace_finetune.errors import AceFinetuneError, first_line
 from llama_index_ace_finetune.mining.sources import UNKNOWN, Rankings, rankings_of_hits
 
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever
     from llama_index.core.schema import NodeWithScore
-
-_ID_FIELDS = ("memory_id", "bullet_id", "original_id")
 
 
 class RetrieverError(AceFinetuneError):
@@ -79,7 +77,7 @@ class RetrieverSource:
         from llama_index.core.schema import MetadataMode
 
         node = hit.node
-        for identifier in (node.node_id, node.ref_doc_id, *(node.metadata.get(field) for field in _ID_FIELDS)):
+        for identifier in (node.node_id, node.ref_doc_id, *(node.metadata.get(field) for field in MEMORY_ID_FIELDS)):
             if identifier is not None and str(identifier) in self.row_of_id:
                 return self.row_of_id[str(identifier)]
         for mode in (MetadataMode.EMBED, MetadataMode.NONE):

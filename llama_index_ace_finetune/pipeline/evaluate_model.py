@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from llama_index_ace_finetune.datasets.oracle import attainable
+from llama_index_ace_finetune.datasets.oracle import upper_bound
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
@@ -170,7 +170,7 @@ def evaluate_model(
         data=_data_facts(dataset),
         training={name: (record or {}).get(name) for name in ("selection", "metrics", "config", "history")},
         learning_curve=learning_curve,
-        ceiling=attainable(_only(dataset, test)),
+        ceiling=upper_bound(_only(dataset, test)),
         seen_answers=_seen_answers(dataset, record),
         warnings=queries.warnings,
         command=command,

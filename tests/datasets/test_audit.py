@@ -1,4 +1,4 @@
-"""Every kind of overlap is counted where it was put, and nowhere else."""
+"""Every kind of overlap is counted, and no other."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_clean_split_passes() -> None:
 def test_equal_query_texts() -> None:
     dataset = _dataset({**_TEXTS, "e1": "Open  the valve"})
     audit = audit_split(dataset, _split(dataset))
-    # Queries with an equal text share their answers, so those of both are now right in both parts.
+    # Queries with an equal text share their answers, so both answers are relevant in both parts.
     assert _found(audit) == {"query_equal": 1, "shared_answer": 2}
     assert not audit.passed
     assert audit.count("query_equal") == 1
@@ -72,7 +72,7 @@ def test_near_duplicate_query_texts() -> None:
     assert audit_split(dataset, _split(dataset, SplitSettings(near_duplicate=1.0))).passed
 
 
-def test_near_duplicate_answers_are_counted_and_may_occur() -> None:
+def test_near_duplicate_answers_are_counted_but_allowed() -> None:
     near = {
         "m-t1": "Rotate the signing keys every ninety days.",
         "m-e1": "rotate the signing keys every ninety days ago",
@@ -116,13 +116,13 @@ def test_groups() -> None:
     memories = {**plain.memories, "m-e2": Memory("m-e2", "answer e2", {"talk": 3})}
     queries = {i: Query(i, text, about[i]) for i, text in _TEXTS.items()}
     dataset = replace(plain, memories=memories, queries=queries)
-    # Talk 1 by the queries' own field, talk 3 through the right answer of e2.
+    # Talk 1 by the queries' own field, talk 3 through the positive of e2.
     audit = audit_split(dataset, _split(dataset, SplitSettings(group_field="talk")))
     assert _found(audit) == {"group": 2}
     assert audit_split(dataset, _split(dataset)).passed
 
 
-def test_texts_that_changed_since() -> None:
+def test_changed_texts_are_counted() -> None:
     split = _split(_dataset())
     changed = _dataset({**_TEXTS, "e1": "read the other meter"}, {"m-t1": "a new answer"})
     assert _found(audit_split(changed, split)) == {"changed": 2}
@@ -153,7 +153,7 @@ def test_training_examples(row: Row, found: dict[str, int]) -> None:
     assert audit.passed == (not found)
 
 
-def test_a_training_negative_that_has_the_text_of_a_held_out_answer() -> None:
+def test_training_negative_with_the_text_of_a_held_out_answer() -> None:
     dataset = _dataset(answers={"m-y": "ANSWER  of e1", "m-e1": "answer of e1"})
     audit = audit_split(dataset, _split(dataset), [Row("t1", ("m-t1",), ("m-y",))])
     assert _found(audit) == {"training_negative": 1}
@@ -162,11 +162,11 @@ def test_a_training_negative_that_has_the_text_of_a_held_out_answer() -> None:
     assert allowed.passed
 
 
-def test_require_clean_says_what_leaks() -> None:
+def test_require_clean_names_the_leaks() -> None:
     dataset = _dataset({**_TEXTS, "e1": "open the valve"})
     audit = audit_split(dataset, _split(dataset))
     with pytest.raises(
-        LeakageError, match=r"^made: the split leaks \(1 equal query texts in two parts; 2 right answers"
+        LeakageError, match=r"^made: the split leaks \(1 equal query texts in two parts; 2 answers relevant to"
     ):
         require_clean(audit)
     assert sum("FORBIDDEN" in line for line in audit.lines()) == 2
@@ -174,7 +174,7 @@ def test_require_clean_says_what_leaks() -> None:
     assert any("open the valve" in line for line in audit.lines())
 
 
-def test_a_split_by_rows_leaks_and_ours_does_not(shared_data: Path) -> None:
+def test_random_split_by_rows_leaks_and_ours_does_not(shared_data: Path) -> None:
     dataset = read_dataset(shared_data / "ace")
     ids = sorted(dataset.queries)
     rows = Split.of(dataset, {"train": ids[::2], "test": ids[1::2]}, SplitSettings())

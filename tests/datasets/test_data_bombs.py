@@ -1,4 +1,4 @@
-"""Data that are no files, or that hold far more than their size: one sentence at once."""
+"""Data that are not files, or that unpack to far more than their size, are refused at once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_bomb_is_refused_at_once(case: str, tmp_path: Path) -> None:
     assert len(str(raised.value)) < 500
 
 
-def test_gzip_of_usual_text_is_read(tmp_path: Path) -> None:
+def test_gzip_of_ordinary_text_is_read(tmp_path: Path) -> None:
     rows = "".join(f'{{"query": "query {number}", "answer": "answer {number}"}}\n' for number in range(20_000))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
     assert len(read_dataset(tmp_path / "a.jsonl.gz").queries) == 20_000

@@ -1,4 +1,4 @@
-"""A bad row is left out and named; a bad file ends in one sentence that names it and, where there is one, the line."""
+"""A bad row is left out and named; a bad file gives one sentence with its path and, if there is one, the line."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _LEFT_OUT = ("row_left_out", "judgement_of_unknown_id_left_out")
 
 
 def _reason(source: Any) -> tuple[str, bool]:
-    """Return what is said of the one fault in a source, and whether all of it was refused."""
+    """Return the message about the only error in a source, and whether all of it was refused."""
     try:
         dataset = read_dataset(source)
     except DatasetError as error:
         return str(error), True
-    # A text that is left out takes judgements along.
+    # The judgements of a text that is left out are left out too.
     found = sorted((e for e in dataset.ledger.entries if e.rule in _LEFT_OUT), key=lambda e: _LEFT_OUT.index(e.rule))
     assert dataset.ledger.counts[found[0].rule] == 1
     assert any(found[0].detail in line for line in dataset.ledger.lines())
@@ -68,7 +68,7 @@ _JSON = {
     "suite with a case that is a string": (files.suite(), lambda v: v["test_cases"].append("x"), "must be an object"),
     "suite with cases that are an object": (files.suite(), lambda v: v.update(test_cases={"a": 1}), "must be a list"),
     "suite with one id in two cases": (files.suite(), _case("memory_id", "11"), "has two test cases"),
-    "suite without a case": (files.suite(), lambda v: v.update(test_cases=[]), "there is no memory"),
+    "suite without a case": (files.suite(), lambda v: v.update(test_cases=[]), "no memory with a text"),
     "inventory without id": (files.inventory(), lambda v: v[1].pop("id"), "no 'id'"),
     "inventory without text": (files.inventory(), lambda v: v[1]["payload"].pop("lesson"), "no 'lesson'"),
     "inventory with a payload that is a list": (
@@ -103,7 +103,7 @@ _JSON = {
         "no memory 'd9'",
     ),
     "qa with an unknown query": (files.QA, lambda v: v["relevant_docs"].update(q9=["d1"]), "no query 'q9'"),
-    "qa with a number for an id": (files.QA, lambda v: v["relevant_docs"]["q1"].append(3), "is no string"),
+    "qa with a number for an id": (files.QA, lambda v: v["relevant_docs"]["q1"].append(3), "is not a string"),
     "qa with a list of texts": (files.QA, lambda v: v.update(corpus=["x"]), "must be an object"),
     "qa with an empty id": (files.QA, lambda v: v["corpus"].update({"": "x"}), "id is empty"),
     "pairs without a positive": (files.PAIRS, lambda v: v[1].pop("positive"), "is null"),
@@ -136,7 +136,7 @@ def test_bad_json_values(tmp_path: Path, name: str) -> None:
     message, refused = _reason(path)
     assert refused == (name in _WHOLE_DOCUMENTS)
     assert part in message
-    if part != "there is no memory":
+    if part != "no memory with a text":
         assert message.startswith(f"{path}, line ")
 
 
@@ -150,14 +150,14 @@ def test_bad_json_values(tmp_path: Path, name: str) -> None:
         {"queries": {"q": "a"}, "corpus": {"": "b"}, "relevant_docs": {}},
     ],
 )
-def test_a_file_without_a_usable_row_is_refused_with_the_first_reason(tmp_path: Path, value: object) -> None:
+def test_file_without_a_usable_row_is_refused_with_the_first_error(tmp_path: Path, value: object) -> None:
     path = files.write_json(tmp_path / "data.json", value)
     message = _message(path)
     assert message.startswith(f"{path}, line 1")
     assert "must be" in message or "is missing" in message or "is empty" in message or "no 'content'" in message
 
 
-def test_the_line_of_a_bad_value_is_its_own(tmp_path: Path) -> None:
+def test_error_names_the_line_of_the_bad_value(tmp_path: Path) -> None:
     path = tmp_path / "suite.json"
     path.write_text(json.dumps(_edited(files.suite(), _case("content", 3)), indent=1), encoding="utf-8")
     number = next(n for n, line in enumerate(path.read_text().splitlines(), 1) if '"content": 3' in line)
@@ -194,7 +194,7 @@ _BEIR = {
     ),
     "qrels with two columns": ("qrels.tsv", "q1\td1\n", 1, "2 column(s)"),
     "qrels with spaces": ("qrels.tsv", "query-id\tcorpus-id\tscore\nq1 d1 1\n", 2, "1 column(s)"),
-    "qrels with a word for a score": ("qrels.tsv", "q1\td1\t1\nq2\td2\tgood\n", 2, "is no number"),
+    "qrels with a word for a score": ("qrels.tsv", "q1\td1\t1\nq2\td2\tgood\n", 2, "is not a number"),
     "qrels with NaN": ("qrels.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tNaN\n", 2, "not a finite number"),
     "qrels with infinity": ("qrels.tsv", "q1\td1\tinf\n", 1, "not a finite number"),
     "qrels to an unknown memory": ("qrels.tsv", "q1\td9\t1\n", 1, "no memory 'd9'"),
@@ -227,7 +227,7 @@ _TABLES = {
     "a long row": ("query,positive\nx,y,z\na,b\n", 2, "3 cell(s)"),
     "an open quote": ('query,positive\nx,"y\nz\n', 3, "is null"),
     "two columns of one name": ("query,query,positive\nx,y,z\n", 1, "same name"),
-    "a label that is a word": ("query,positive,label\nx,y,good\na,b,1\n", 2, "is no number"),
+    "a label that is a word": ("query,positive,label\nx,y,good\na,b,1\n", 2, "is not a number"),
     "a label that is NaN": ("query,positive,label\nx,y,nan\na,b,1\n", 2, "not a finite number"),
     "an empty id": ("query,positive,query_id\nx,y,\na,b,1\n", 2, "id is empty"),
     "one id for two texts": ("query,positive,query_id\na,y,1\nb,y,1\n", 3, "two different texts"),
@@ -307,7 +307,7 @@ def test_utf16_is_named(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", _WHOLE_FILES)
-def test_a_byte_order_mark_and_crlf_change_nothing(tmp_path: Path, name: str) -> None:
+def test_byte_order_mark_and_crlf_change_nothing(tmp_path: Path, name: str) -> None:
     path = _write(tmp_path, name)
     plain = read_dataset(path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
@@ -349,14 +349,14 @@ def test_truncated_gzip_in_a_beir_folder(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.csv", "p.tsv"])
-def test_a_single_line_of_50_megabytes(tmp_path: Path, name: str) -> None:
+def test_single_line_of_50_megabytes_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b'{"query": "' + b"x" * 50_000_000)
     assert MAX_LINE_BYTES < 50_000_000
     assert f"{path}, line 1: the line is over 16 MB" in _message(path)
 
 
-def test_a_single_line_of_50_megabytes_is_fine_in_a_json_document(tmp_path: Path) -> None:
+def test_single_line_of_50_megabytes_is_read_in_a_json_document(tmp_path: Path) -> None:
     dataset = read_dataset(files.write_json(tmp_path / "i.json", [{"id": 1, "content": "x" * 50_000_000}]))
     assert dataset.ledger.counts == {"over_long_memory": 1}
 
@@ -371,14 +371,14 @@ def test_deeply_nested_json(tmp_path: Path, name: str) -> None:
     assert str(path) in _message(path)
 
 
-def test_id_zero_is_an_id(tmp_path: Path) -> None:
+def test_id_zero_is_kept(tmp_path: Path) -> None:
     value = {"test_cases": [{"memory_id": 0, "content": "a", "generated_queries": [{"query": "b"}]}]}
     dataset = read_dataset(files.write_json(tmp_path / "s.json", value))
     assert dataset.memories["0"].metadata["source_id"] == 0
     assert dataset.judgements == {"0-0": {"0": 1.0}}
 
 
-def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
+def test_missing_paths(tmp_path: Path) -> None:
     assert "no such file" in _message(tmp_path / "absent.json")
     assert "a BEIR folder has corpus.jsonl" in _message(tmp_path)
     assert "no such file" in _message(_write(tmp_path, "suite.json"), memories=tmp_path / "absent.json")
@@ -404,10 +404,10 @@ def test_two_suites_in_one_folder(tmp_path: Path) -> None:
 )
 def test_bad_query_mappings(tmp_path: Path, queries: Any, part: str) -> None:
     assert part in _message(_write(tmp_path, "inventory.json"), queries=queries)
-    assert "grade is no number" in _message(_write(tmp_path, "inventory.json"), queries={"q": {"11": "x"}})
+    assert "grade is not a number" in _message(_write(tmp_path, "inventory.json"), queries={"q": {"11": "x"}})
 
 
-def test_things_that_are_no_nodes() -> None:
+def test_objects_that_are_not_nodes() -> None:
     from llama_index.core.schema import TextNode
 
     assert "nodes ([1]): expected a LlamaIndex node" in _message([TextNode(text="a"), "b"])

@@ -1,4 +1,4 @@
-"""Damaged files of every format end in a dataset or in a DatasetError, never in another exception."""
+"""Damaged files of every format give a dataset or a DatasetError, never another exception."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _replaced(value: Any, path: tuple[Any, ...], put: Any) -> Any:
 @pytest.mark.parametrize("name", sorted(_DOCUMENTS))
 @_BOUNDED
 @given(data=st.data(), put=_VALUES)
-def test_documents_with_a_value_exchanged(tmp_path: Path, name: str, data: st.DataObject, put: Any) -> None:
+def test_documents_with_a_replaced_value(tmp_path: Path, name: str, data: st.DataObject, put: Any) -> None:
     path = data.draw(st.sampled_from(_paths(_DOCUMENTS[name])))
     _reads_or_says_why(files.write_json(tmp_path / "d.json", _replaced(_DOCUMENTS[name], path, put)))
 
@@ -110,7 +110,7 @@ def test_documents_with_a_value_exchanged(tmp_path: Path, name: str, data: st.Da
 @pytest.mark.parametrize("name", sorted(_DOCUMENTS))
 @_BOUNDED
 @given(edits=_EDITS)
-def test_documents_with_bytes_exchanged(tmp_path: Path, name: str, edits: list[tuple[float, int, bytes]]) -> None:
+def test_documents_with_replaced_bytes(tmp_path: Path, name: str, edits: list[tuple[float, int, bytes]]) -> None:
     path = tmp_path / "d.json"
     path.write_bytes(_damage(json.dumps(_DOCUMENTS[name], indent=1).encode(), edits))
     _reads_or_says_why(path)
@@ -119,7 +119,7 @@ def test_documents_with_bytes_exchanged(tmp_path: Path, name: str, edits: list[t
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels.tsv"])
 @_BOUNDED
 @given(edits=_EDITS)
-def test_beir_with_bytes_exchanged(tmp_path: Path, name: str, edits: list[tuple[float, int, bytes]]) -> None:
+def test_beir_with_replaced_bytes(tmp_path: Path, name: str, edits: list[tuple[float, int, bytes]]) -> None:
     folder = files.write_beir(tmp_path / "set")
     path = folder / name
     path.write_bytes(_damage(path.read_bytes(), edits))
@@ -129,7 +129,7 @@ def test_beir_with_bytes_exchanged(tmp_path: Path, name: str, edits: list[tuple[
 @pytest.mark.parametrize("name", ["p.csv", "p.tsv", "p.jsonl", "p.csv.gz"])
 @_BOUNDED
 @given(edits=_EDITS)
-def test_tables_with_bytes_exchanged(tmp_path: Path, name: str, edits: list[tuple[float, int, bytes]]) -> None:
+def test_tables_with_replaced_bytes(tmp_path: Path, name: str, edits: list[tuple[float, int, bytes]]) -> None:
     path = tmp_path / name
     if ".jsonl" in name:
         content = files.write_json_lines(path, files.PAIRS).read_bytes()
@@ -143,7 +143,7 @@ def test_tables_with_bytes_exchanged(tmp_path: Path, name: str, edits: list[tupl
 
 @_BOUNDED
 @given(edits=_EDITS)
-def test_parquet_with_bytes_exchanged(tmp_path: Path, edits: list[tuple[float, int, bytes]]) -> None:
+def test_parquet_with_replaced_bytes(tmp_path: Path, edits: list[tuple[float, int, bytes]]) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 

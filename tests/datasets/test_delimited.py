@@ -1,4 +1,4 @@
-"""Delimiter, quoting and empty columns of tables are found by what the file holds."""
+"""Delimiter, quoting and empty columns of tables are detected from the content."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TWO = [("how do I log in", "Use the card, not the key."), ("where is it hot", "
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "tab"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", [",", ";", "|", "\t"])
-def test_the_delimiter_is_found(tmp_path: Path, mark: str, end: str, suffix: str) -> None:
+def test_delimiter_is_detected(tmp_path: Path, mark: str, end: str, suffix: str) -> None:
     rows = [("Query", "Answer"), *_TWO]
     lines = [mark.join(f'"{cell}"' if mark in cell else cell for cell in row) for row in rows]
     dataset = _read(tmp_path / f"p.{suffix}", "\ufeff" + end.join(lines) + end)
@@ -39,12 +39,12 @@ def test_the_delimiter_is_found(tmp_path: Path, mark: str, end: str, suffix: str
 
 
 @pytest.mark.parametrize("mark", [";", "\t", "|", "^"])
-def test_a_line_names_the_delimiter(tmp_path: Path, mark: str) -> None:
+def test_sep_line_names_the_delimiter(tmp_path: Path, mark: str) -> None:
     dataset = _read(tmp_path / "p.csv", f"sep={mark}\r\nquery{mark}answer\r\na, b{mark}c\r\n")
     assert _pairs(dataset) == [("a, b", "c")]
 
 
-def test_a_comma_in_a_query_is_no_delimiter_of_a_semicolon_table(tmp_path: Path) -> None:
+def test_comma_in_a_query_does_not_delimit_a_semicolon_table(tmp_path: Path) -> None:
     dataset = _read(tmp_path / "p.csv", "query;answer;score, in all\nwhat, when;here, now;1\nwho, why;there, then;1\n")
     assert _pairs(dataset) == [("what, when", "here, now"), ("who, why", "there, then")]
 
@@ -60,7 +60,7 @@ def test_a_comma_in_a_query_is_no_delimiter_of_a_semicolon_table(tmp_path: Path)
     ],
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_table_with_tabs_keeps_its_quotation_marks(tmp_path: Path, rows: list[str], end: str) -> None:
+def test_quotation_marks_are_kept_in_tab_separated_files(tmp_path: Path, rows: list[str], end: str) -> None:
     dataset = _read(tmp_path / "p.tsv", end.join(["query\tanswer", *rows]) + end)
     assert _pairs(dataset) == [tuple(row.split("\t")) for row in rows]
 
@@ -74,12 +74,12 @@ def test_a_table_with_tabs_keeps_its_quotation_marks(tmp_path: Path, rows: list[
         ('"a"\t"c"\n"d"\t"e"\n', ("a", "c")),
     ],
 )
-def test_a_table_with_tabs_that_shows_quoting_is_read_with_it(tmp_path: Path, body: str, pair: tuple[str, str]) -> None:
+def test_quoted_tab_separated_file(tmp_path: Path, body: str, pair: tuple[str, str]) -> None:
     dataset = _read(tmp_path / "p.tsv", "query\tanswer\n" + body + ("x\ty\n" if body.count("\n") == 1 else ""))
     assert _pairs(dataset)[0] == pair
 
 
-def test_one_quotation_mark_without_its_partner_costs_no_other_row(tmp_path: Path) -> None:
+def test_unmatched_quotation_mark_affects_only_its_row(tmp_path: Path) -> None:
     body = "".join(f'"question, {n}","answer, {n}"\n' for n in range(5))
     dataset = _read(tmp_path / "p.csv", f'query,answer\n{body}"size of a 5" disk,Old\nbroken,"half\n{body}')
     assert len(dataset.queries) == 7
@@ -104,19 +104,19 @@ def test_empty_columns_are_dropped(tmp_path: Path, text: str) -> None:
     assert set(dataset.ledger.counts) <= {"delimiter_found"}
 
 
-def test_a_column_of_numbers_without_a_name_is_noted(tmp_path: Path) -> None:
+def test_unnamed_column_of_numbers_is_noted(tmp_path: Path) -> None:
     dataset = _read(tmp_path / "p.csv", ",query,answer\n0,a,b\n1,c,d\n")
     assert _pairs(dataset) == [("a", "b"), ("c", "d")]
     assert dataset.ledger.counts == {"column_without_name_dropped": 1}
 
 
-def test_a_cell_of_200000_characters_is_read(tmp_path: Path) -> None:
+def test_cell_of_200000_characters_is_read(tmp_path: Path) -> None:
     dataset = _read(tmp_path / "p.csv", f"query,answer\nlong,{'x' * 200_000}\nshort,y\n")
     assert len(dataset.queries) == 2
     assert dataset.ledger.counts == {"over_long_memory": 1}
 
 
-def test_many_quotation_marks_without_partners_take_no_square_of_time(tmp_path: Path) -> None:
+def test_many_unmatched_quotation_marks_take_linear_time(tmp_path: Path) -> None:
     rows = "".join(f'"open {n},x\n' for n in range(20_000))
     dataset = _read(tmp_path / "p.csv", f'query,answer\n"a, b",c\n{rows}')
     assert len(dataset.queries) >= 20_000

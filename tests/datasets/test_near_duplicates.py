@@ -1,4 +1,4 @@
-"""The similarity join finds exactly the pairs that comparing all with all finds."""
+"""The similarity join finds exactly the pairs that brute force finds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SENTENCE = st.lists(st.sampled_from([f"w{n}" for n in range(12)]), min_size=3, 
 @pytest.mark.parametrize("chunk", [1, 4_000_000])
 @settings(max_examples=100, deadline=None)
 @given(texts=st.lists(_SENTENCE, max_size=14), threshold=st.sampled_from([0.5, 0.7, 0.8, 0.95]))
-def test_equal_to_all_with_all(chunk: int, texts: list[str], threshold: float) -> None:
+def test_equals_brute_force(chunk: int, texts: list[str], threshold: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CANDIDATES_PER_CHUNK", chunk)
         found = _pairs(texts, threshold)
@@ -95,7 +95,7 @@ def test_words() -> None:
     assert words("abc数据库") == {"abc", "数据", "据库"}
 
 
-def test_many_copies_of_one_text_stay_cheap() -> None:
+def test_many_copies_of_one_text_give_linear_pairs() -> None:
     texts = ["the very same words in every single row"] * 5000
     assert len(_pairs(texts, 0.8)) == 4999
 

@@ -1,4 +1,4 @@
-"""Where every query is a document under the same id, its own document is ranked nowhere."""
+"""If every query is a document under the same id, a query's own document is never ranked for it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def claims(request: pytest.FixtureRequest, tmp_path: Path) -> RetrievalDataset:
     return read_dataset(files.write_json(tmp_path / "qa.json", value))
 
 
-def test_it_is_noted_once_and_bm25_finds_the_reply(claims: RetrievalDataset) -> None:
+def test_own_documents_are_noted_once_and_bm25_finds_the_reply(claims: RetrievalDataset) -> None:
     assert claims.ledger.counts["own_document_left_out"] == 1
     statistics = inspect_dataset(claims)
     assert statistics.bm25.recall_at_1 == 1.0
@@ -69,7 +69,7 @@ def test_it_is_noted_once_and_bm25_finds_the_reply(claims: RetrievalDataset) -> 
     assert sum("own memory is left out of its ranking" in line for line in statistics.lines()) == 1
 
 
-def test_systems_do_not_rank_it(claims: RetrievalDataset) -> None:
+def test_systems_do_not_rank_own_documents(claims: RetrievalDataset) -> None:
     data = EvaluationSet.of(claims, sorted(claims.queries))
     assert data.own is not None
     vectors = np.eye(len(data.corpus), dtype=np.float32)
@@ -88,7 +88,7 @@ def test_systems_do_not_rank_it(claims: RetrievalDataset) -> None:
         lambda corpus, queries: [query.update(text="in year") for query in queries],
     ],
 )
-def test_ids_that_are_equal_by_chance_are_no_own_documents(tmp_path: Path, change: Any) -> None:
+def test_ids_equal_by_chance_are_not_own_documents(tmp_path: Path, change: Any) -> None:
     corpus, queries, qrels = _parts()
     change(corpus, queries)
     dataset = read_dataset(files.write_beir(tmp_path / "set", corpus, queries, qrels))
@@ -96,14 +96,14 @@ def test_ids_that_are_equal_by_chance_are_no_own_documents(tmp_path: Path, chang
     assert EvaluationSet.of(dataset, sorted(dataset.queries)).own is None
 
 
-def test_a_query_that_only_its_own_document_answers_keeps_it(tmp_path: Path) -> None:
+def test_own_document_that_is_the_only_positive_is_kept(tmp_path: Path) -> None:
     corpus, queries, _ = _parts()
     qrels = "".join(f"{query['_id']}\t{query['_id']}\t1\n" for query in queries)
     dataset = read_dataset(files.write_beir(tmp_path / "set", corpus, queries, qrels))
     assert not dataset.own_documents
 
 
-def test_mining_and_training_leave_it_alone(tmp_path: Path, minilm: Encoder) -> None:
+def test_mining_and_training_ignore_own_documents(tmp_path: Path, minilm: Encoder) -> None:
     corpus, queries, qrels = _parts()
     dataset = read_dataset(files.write_beir(tmp_path / "set", corpus, queries, qrels))
     loose = MiningSettings(relative_margin=None)
@@ -125,7 +125,7 @@ def test_mining_and_training_leave_it_alone(tmp_path: Path, minilm: Encoder) -> 
     assert not (rankings == examples.own[:, None]).any()
 
 
-def test_the_loss_takes_it_for_neither_right_nor_wrong() -> None:
+def test_loss_ignores_own_documents() -> None:
     queries = torch.nn.functional.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), dim=1)
     documents = torch.nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), dim=1)
     right, own = torch.tensor([[0], [1], [2]]), torch.tensor([5, PADDING, 4])

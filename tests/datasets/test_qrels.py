@@ -1,4 +1,4 @@
-"""Judgements of BEIR folders: columns by their header or by known ids, and rows that name nothing."""
+"""Judgements of BEIR folders: columns by their header or by known ids, and rows with unknown ids."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _RIGHT = {"q1": {"d1": 2.0, "d2": 0.0}, "q2": {"d2": 1.0, "d3": 1.0}}
         "frage\tantwort\tpunkte\nq1\td1\t2\nq1\td2\t0\nq2\td2\t1\nq2\td3\t1\n",
     ],
 )
-def test_columns_are_found(tmp_path: Path, qrels: str) -> None:
+def test_columns_are_recognised(tmp_path: Path, qrels: str) -> None:
     dataset = read_dataset(files.write_beir(tmp_path / "set", qrels=qrels))
     assert dataset.judgements == _RIGHT
     assert "row_left_out" not in dataset.ledger.counts
 
 
-def test_numbers_in_a_further_column_are_not_taken_for_grades(tmp_path: Path) -> None:
+def test_numbers_in_another_column_are_not_grades(tmp_path: Path) -> None:
     corpus = [{"_id": n, "text": text} for n, text in enumerate(("Restart it.", "Free it.", "Raise it."), 1)]
     queries = [{"_id": n, "text": text} for n, text in enumerate(("it hangs", "in use", "too many"), 1)]
     qrels = "query-id\tcorpus-id\tscore\tannotator\n1\t1\t1\t3\n2\t2\t1\t2\n3\t3\t1\t1\n"
@@ -43,7 +43,7 @@ def test_numbers_in_a_further_column_are_not_taken_for_grades(tmp_path: Path) ->
     assert any("annotator" in line for line in dataset.ledger.lines())
 
 
-def test_rows_that_name_nothing_are_left_out_and_the_first_are_named(tmp_path: Path) -> None:
+def test_judgements_of_unknown_ids_are_left_out_and_named(tmp_path: Path) -> None:
     qrels = files.QRELS + "".join(f"q1\td{n}\t1\n" for n in range(50, 60)) + "q9\td1\t1\nq8\td8\t1\n"
     dataset = read_dataset(files.write_beir(tmp_path / "set", qrels=qrels))
     assert dataset.judgements == _RIGHT
@@ -52,14 +52,14 @@ def test_rows_that_name_nothing_are_left_out_and_the_first_are_named(tmp_path: P
     assert line.endswith("; ...)")
 
 
-def test_the_same_for_a_qa_dataset(tmp_path: Path) -> None:
+def test_unknown_ids_of_a_qa_dataset_are_left_out(tmp_path: Path) -> None:
     value = {**files.QA, "relevant_docs": {"q1": ["d1", "gone"], "q2": ["d2"], "q7": ["d1"]}}
     dataset = read_dataset(files.write_json(tmp_path / "qa.json", value))
     assert dataset.judgements == {"q1": {"d1": 1.0}, "q2": {"d2": 1.0}}
     assert dataset.ledger.counts == {"judgement_of_unknown_id_left_out": 2}
 
 
-def test_judgements_that_all_name_nothing_are_refused(tmp_path: Path) -> None:
+def test_only_unknown_ids_are_refused(tmp_path: Path) -> None:
     folder = files.write_beir(tmp_path / "set", qrels="query-id\tcorpus-id\tscore\n1\t2\t1\n3\t4\t1\n")
     with pytest.raises(DatasetError, match="none of 2 judgement"):
         read_dataset(folder)

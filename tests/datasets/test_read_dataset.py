@@ -1,4 +1,4 @@
-"""Every format is recognised and read; what was changed is in the ledger."""
+"""Every format is recognised and read; every change is in the ledger."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_ace_folder_finds_suite_and_inventory(tmp_path: Path) -> None:
     assert set(dataset.memories) == {"11", "wal", "12", "13"}
 
 
-def test_inventory_alone_and_selected_memories(tmp_path: Path) -> None:
+def test_only_an_inventory_or_selected_memories(tmp_path: Path) -> None:
     dataset = read_dataset(files.write_json(tmp_path / "i.json", files.inventory()))
     assert dataset.ledger.format == "ace_inventory"
     assert dict(dataset.memories["12"].metadata) == {"severity": 3, "source_id": 12}
@@ -137,7 +137,7 @@ def test_playbook_with_queries(tmp_path: Path) -> None:
     dataset = read_dataset(path, queries={"where do I start": "s-1", "which versions": ["s-3", "s-1"], "x": {"s-3": 0}})
     right = {q.text: dataset.relevant(q.id) for q in dataset.queries.values()}
     assert right == {"where do I start": {"s-1"}, "which versions": {"s-3", "s-1"}, "x": frozenset()}
-    assert dataset.ledger.counts["query_without_right_answer"] == 1
+    assert dataset.ledger.counts["query_without_positive"] == 1
 
 
 def test_beir(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_beir(tmp_path: Path) -> None:
     assert dict(dataset.memories["d2"].metadata) == {"page": 3}
     assert dict(dataset.queries["q1"].metadata) == {"category": "symptom"}
     assert dataset.judgements["q1"] == {"d1": 2.0, "d2": 0.0}
-    assert dataset.judged_wrong("q1") == {"d2"}
+    assert dataset.judged_negative("q1") == {"d2"}
     assert dataset.relevant("q2") == {"d2", "d3"}
 
 
@@ -166,7 +166,7 @@ def test_beir_gzipped_with_a_folder_of_qrels(tmp_path: Path) -> None:
     assert (dataset.memories, dataset.queries, dataset.judgements) == (plain.memories, plain.queries, plain.judgements)
 
 
-def test_beir_corpus_as_memories_alone(tmp_path: Path) -> None:
+def test_beir_corpus_without_queries(tmp_path: Path) -> None:
     folder = files.write_beir(tmp_path / "set")
     dataset = read_dataset(folder / "corpus.jsonl")
     assert set(dataset.memories) == {"d1", "d2", "d3"}
@@ -180,12 +180,12 @@ def test_qa_dataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["p.csv", "p.tsv", "p.jsonl", "p.json", "p.parquet", "p.csv.gz", "datasets.Dataset"])
-def test_pairs_say_the_same_in_every_container(tmp_path: Path, name: str) -> None:
+def test_pairs_are_read_equally_from_every_container(tmp_path: Path, name: str) -> None:
     dataset = read_dataset(_pairs(tmp_path, name))
     assert dataset.ledger.format == "pairs"
     hang = next(q.id for q in dataset.queries.values() if q.text == "why do my threads hang")
     assert {dataset.memories[i].text for i in dataset.relevant(hang)} == {"take locks in one order"}
-    assert {dataset.memories[i].text for i in dataset.judged_wrong(hang)} == {"keep transactions short"}
+    assert {dataset.memories[i].text for i in dataset.judged_negative(hang)} == {"keep transactions short"}
     assert len(dataset.memories) == len(dataset.queries) == 2
 
 
@@ -226,7 +226,7 @@ def test_pairs_with_ids_labels_lists_and_metadata(tmp_path: Path) -> None:
     assert list(dataset.queries) == ["0"]
     assert dict(dataset.queries["0"].metadata) == {"category": "w", "source_id": 0}
     assert {dataset.memories[i].text for i in dataset.relevant("0")} == {"one", "two"}
-    assert {dataset.memories[i].text for i in dataset.judged_wrong("0")} == {"three"}
+    assert {dataset.memories[i].text for i in dataset.judged_negative("0")} == {"three"}
     assert dataset.ledger.counts == {"missing_negative": 1, "conflicting_metadata": 1, "repeated_judgement": 1}
 
 
@@ -253,7 +253,7 @@ def test_llama_nodes_are_read_as_they_are_embedded() -> None:
     assert dataset.judgements == {next(iter(dataset.queries)): {"n1": 1.0}}
 
 
-def test_clean_up_is_all_in_the_ledger(tmp_path: Path) -> None:
+def test_all_cleaning_is_in_the_ledger(tmp_path: Path) -> None:
     corpus = [
         *files.CORPUS,
         {"_id": "d4", "text": "   "},
@@ -273,7 +273,7 @@ def test_clean_up_is_all_in_the_ledger(tmp_path: Path) -> None:
         "judgement_of_empty_text_dropped": 2,
         "repeated_judgement": 1,
         "conflicting_grade": 1,
-        "query_without_right_answer": 1,
+        "query_without_positive": 1,
     }
     assert dataset.judgements["q1"]["d2"] == 1.0
     assert dataset.memories["d6"].text == "half \ufffd a pair"
@@ -369,7 +369,7 @@ def test_written_qa_dataset_has_the_fields_of_llama_index(tmp_path: Path) -> Non
     }
 
 
-# What each README.txt counts: memories, queries, right answers, answers judged wrong.
+# What each README.txt counts: memories, queries, relevant and irrelevant judgements.
 _SIZES = {
     "ace": (2108, 1038, 1038, 0),
     "cosqa": (6267, 1000, 1000, 0),
@@ -383,7 +383,7 @@ _SIZES = {
 
 
 @pytest.mark.parametrize("name", sorted(_SIZES))
-def test_shared_sets_have_the_sizes_they_state(shared_data: Path, name: str) -> None:
+def test_shared_datasets_have_the_stated_sizes(shared_data: Path, name: str) -> None:
     dataset = read_dataset(shared_data / name)
     grades = [grade for held in dataset.judgements.values() for grade in held.values()]
     sizes = (len(dataset.memories), len(dataset.queries), sum(g > 0 for g in grades), sum(g <= 0 for g in grades))

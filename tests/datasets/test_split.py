@@ -1,4 +1,4 @@
-"""No component is cut, nothing depends on the order of the input, and sizes come out as asked for."""
+"""Components stay whole, the order of the input does not matter, and sizes match the fractions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from llama_index_ace_finetune.errors import DatasetError
 
 
 def _numbered(sizes: list[int], metadata: dict[str, dict[str, Any]] | None = None) -> RetrievalDataset:
-    """One memory per size, asked for by so many unlike queries."""
+    """One memory per size, relevant to that many dissimilar queries."""
     queries: dict[str, str] = {}
     judgements: dict[str, dict[str, float]] = {}
     for memory, size in enumerate(sizes):
@@ -47,7 +47,7 @@ def _part_of(split: Split) -> dict[str, str]:
 
 
 def _connected_by_hand(dataset: RetrievalDataset) -> list[set[str]]:
-    """The same notion in the plainest code: grow each component pair by pair."""
+    """Reference implementation: grow each component pair by pair."""
     groups = [{i} for i in sorted(dataset.queries) if dataset.relevant(i)]
     texts = {i: normalise(q.text) for i, q in dataset.queries.items()}
     rights = {i: {normalise(dataset.memories[a].text) for a in dataset.relevant(i)} for i in texts}
@@ -96,7 +96,7 @@ def _split_or_none(dataset: RetrievalDataset, options: SplitSettings) -> Split |
 
 @settings(max_examples=150, deadline=None)
 @given(dataset=_datasets(), seed=st.integers(0, 3))
-def test_no_component_is_cut_and_every_query_is_placed(dataset: RetrievalDataset, seed: int) -> None:
+def test_components_stay_whole_and_every_query_is_assigned(dataset: RetrievalDataset, seed: int) -> None:
     groups = _connected_by_hand(dataset)
     split = _split_or_none(dataset, SplitSettings(seed=seed, near_duplicate=1.0))
     if split is None:
@@ -116,7 +116,7 @@ def test_no_component_is_cut_and_every_query_is_placed(dataset: RetrievalDataset
     order=st.randoms(use_true_random=False),
     pairs=st.lists(st.tuples(_SMALL_TEXT, _SMALL_TEXT), min_size=6, max_size=14),
 )
-def test_any_order_of_lines_gives_the_same_split(
+def test_order_of_lines_does_not_change_the_split(
     tmp_path: Path, order: random.Random, pairs: list[tuple[str, str]]
 ) -> None:
     rows = [{"query": q, "positive": f"mem {p}", "category": p[:1]} for q, p in pairs]
@@ -127,7 +127,7 @@ def test_any_order_of_lines_gives_the_same_split(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_order_of_a_beir_folder_and_a_suite_gives_the_same_split(tmp_path: Path, seed: int) -> None:
+def test_order_in_a_beir_folder_and_a_suite_does_not_change_the_split(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     corpus = [{"_id": f"d{i}", "text": f"text {i % 25}"} for i in range(30)]
     queries = [{"_id": f"q{i}", "text": f"ask for number {i % 35} please now"} for i in range(40)]
@@ -169,7 +169,7 @@ def test_folds_test_every_query_once(dataset: RetrievalDataset, k: int) -> None:
         assert audit_split(dataset, fold).passed
 
 
-def test_fractions_are_met_exactly_where_components_allow() -> None:
+def test_fractions_are_exact_if_components_allow() -> None:
     split = split_dataset(_numbered([1] * 100))
     assert (len(split.train), len(split.dev), len(split.test)) == (60, 15, 25)
     split = split_dataset(_numbered([4] * 25), settings=SplitSettings(train=0.8, dev=0.0, test=0.2))
@@ -182,7 +182,7 @@ def test_seeds_differ_and_repeat() -> None:
     assert again[0] == again[1] != again[2]
 
 
-def test_an_oversized_component_goes_to_train_and_is_noted() -> None:
+def test_oversized_component_goes_to_train_and_is_noted() -> None:
     split = split_dataset(_numbered([60, *[1] * 40]))
     assert {i for i in split.train if i.startswith("q0-")} == {f"q0-{n}" for n in range(60)}
     assert (len(split.train), len(split.dev), len(split.test)) == (60, 15, 25)
@@ -192,7 +192,7 @@ def test_an_oversized_component_goes_to_train_and_is_noted() -> None:
     assert split.largest_component == 60
 
 
-def test_three_large_components_still_fill_three_parts() -> None:
+def test_three_large_components_fill_three_parts() -> None:
     split = split_dataset(_numbered([5, 4, 3]))
     assert {len(split.train), len(split.dev), len(split.test)} == {5, 4, 3}
     assert len(split.train) == 5
@@ -208,7 +208,7 @@ def test_categories_are_balanced() -> None:
     assert abs(counts["test"]["a"] - counts["test"]["b"]) <= 1
 
 
-def test_a_group_field_of_queries_or_of_answers_keeps_together() -> None:
+def test_group_field_of_queries_or_answers_keeps_together() -> None:
     metadata = {f"q{m}-0": {"talk": m // 5} for m in range(50)}
     dataset = _numbered([1] * 50, metadata)
     split = split_dataset(dataset, settings=SplitSettings(group_field="talk"))
@@ -221,7 +221,7 @@ def test_a_group_field_of_queries_or_of_answers_keeps_together() -> None:
         split_dataset(dataset, settings=SplitSettings(group_field="nope"))
 
 
-def test_components_join_what_the_rules_say() -> None:
+def test_components_by_hand() -> None:
     dataset = files.make_dataset(
         {
             "q1": "how do i define",
@@ -276,7 +276,7 @@ def test_split_json_round_trips(tmp_path: Path, dataset: RetrievalDataset) -> No
 @given(
     data=st.data(), put=st.one_of(st.none(), st.integers(), st.text(max_size=3), st.lists(st.integers(), max_size=2))
 )
-def test_a_damaged_split_is_read_or_refused(tmp_path: Path, data: st.DataObject, put: object) -> None:
+def test_damaged_split_is_read_or_refused(tmp_path: Path, data: st.DataObject, put: object) -> None:
     manifest = split_dataset(_numbered([1] * 6)).manifest()
     key = data.draw(st.sampled_from(sorted(manifest)))
     if isinstance(manifest[key], dict) and data.draw(st.booleans()):
@@ -291,7 +291,7 @@ def test_a_damaged_split_is_read_or_refused(tmp_path: Path, data: st.DataObject,
     assert outcome in (set(PARTS), {str(path)})
 
 
-def test_resplit_leaves_the_test_part_alone() -> None:
+def test_resplit_keeps_the_test_part() -> None:
     dataset = _numbered([1] * 100)
     split = split_dataset(dataset)
     other = resplit_train_dev(dataset, split, dev_fraction=0.4, seed=1)
@@ -317,10 +317,10 @@ def test_bad_settings(options: dict[str, float]) -> None:
         SplitSettings(**options)
 
 
-def test_what_cannot_be_split() -> None:
+def test_data_that_cannot_be_split() -> None:
     with pytest.raises(DatasetError, match="1 independent group"):
         split_dataset(_numbered([9]))
-    with pytest.raises(DatasetError, match="no query has a right answer"):
+    with pytest.raises(DatasetError, match="no query has a relevant memory"):
         split_dataset(files.make_dataset({"q": "a"}, {"m": "b"}, {"q": {"m": 0.0}}))
     with pytest.raises(DatasetError, match="choose between 2 and 3"):
         k_folds(_numbered([1, 1, 1]), k=4)
@@ -335,7 +335,7 @@ def test_what_cannot_be_split() -> None:
 
 
 def test_load_refuses_another_version(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no split of version 1"):
+    with pytest.raises(DatasetError, match="not a split of version 1"):
         Split.load(files.write_json(tmp_path / "split.json", {"version": 2}))
     with pytest.raises(DatasetError, match="no such file"):
         Split.load(tmp_path / "absent.json")

@@ -1,4 +1,4 @@
-"""Columns are found by their names, and a choice between two readings is said."""
+"""Columns are recognised by their names, and a choice between two interpretations is noted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_case_spaces_and_usual_synonyms_of_headers(tmp_path: Path, header: str) 
 @pytest.mark.parametrize(
     "names", [("answer", "context"), ("Response", "Passage"), ("ground_truth", "contexts"), ("response", "reference")]
 )
-def test_a_passage_is_the_memory_beside_an_answer(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_passage_is_preferred_to_answer(tmp_path: Path, names: tuple[str, str]) -> None:
     passage = "Rule 9: badges expire after one year. Ask the front desk."
     row = {"question": "when do badges expire", names[0]: "After a year.", names[1]: passage}
     dataset = _rows(tmp_path, [row])
@@ -93,14 +93,14 @@ def test_rows_with_query_and_answer_are_pairs_whatever_else_they_have(
         ("negative_passages", [{"docid": "9", "text": "Wrong one."}]),
     ],
 )
-def test_every_column_of_negatives_is_judged_wrong(tmp_path: Path, name: str, value: object) -> None:
+def test_columns_of_negatives_get_grade_zero(tmp_path: Path, name: str, value: object) -> None:
     dataset = _rows(tmp_path, [{"query": "a", "positive": "Right one.", name: value}])
     (query_id,) = dataset.queries
-    assert {dataset.memories[i].text for i in dataset.judged_wrong(query_id)} == {"Wrong one."}
+    assert {dataset.memories[i].text for i in dataset.judged_negative(query_id)} == {"Wrong one."}
 
 
 @pytest.mark.parametrize("name", ["negative_ids", "negative_score", "num_negatives", "is_negative", "negotiable"])
-def test_what_is_said_of_negatives_is_metadata(tmp_path: Path, name: str) -> None:
+def test_columns_about_negatives_are_metadata(tmp_path: Path, name: str) -> None:
     dataset = _rows(tmp_path, [{"query": "a", "positive": "Right one.", name: "7"}])
     assert len(dataset.memories) == 1
     assert next(iter(dataset.queries.values())).metadata[name] == "7"
@@ -121,9 +121,7 @@ def test_what_is_said_of_negatives_is_metadata(tmp_path: Path, name: str) -> Non
         (["2", "1"], {"first", "second"}),
     ],
 )
-def test_fractions_are_similarities_and_whole_numbers_grades(
-    tmp_path: Path, scores: list[str], relevant: set[str]
-) -> None:
+def test_fractions_are_similarities_and_integers_grades(tmp_path: Path, scores: list[str], relevant: set[str]) -> None:
     path = tmp_path / "p.csv"
     path.write_text(f"query;answer;score\nq;first;{scores[0]}\nq;second;{scores[1]}\n")
     dataset = read_dataset(path)
@@ -132,24 +130,24 @@ def test_fractions_are_similarities_and_whole_numbers_grades(
     assert ("scores_read_as_similarities" in dataset.ledger.counts) == is_similarity
 
 
-def test_a_low_similarity_is_no_judgement_and_the_threshold_can_be_set(tmp_path: Path) -> None:
+def test_low_similarity_is_not_a_judgement_and_the_threshold_can_be_set(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_text("query,answer,similarity\nq,first,0.9\nq,second,0.6\nq,third,0\n")
     dataset = read_dataset(path, columns="min_score=0.7")
     assert _answers(dataset) == {"q": {"first"}}
     (query_id,) = dataset.queries
-    assert {dataset.memories[i].text for i in dataset.judged_wrong(query_id)} == {"third"}
-    assert "from 0.7 on" in _noted(dataset, "score_threshold: 1")
+    assert {dataset.memories[i].text for i in dataset.judged_negative(query_id)} == {"third"}
+    assert "0.7 and above" in _noted(dataset, "score_threshold: 1")
 
 
-def test_large_whole_numbers_are_noted(tmp_path: Path) -> None:
+def test_large_integers_are_noted(tmp_path: Path) -> None:
     dataset = _rows(tmp_path, [{"query": "q", "answer": "a", "score": 87}, {"query": "q", "answer": "b", "score": 0}])
     assert _answers(dataset) == {"q": {"a"}}
-    assert "whole numbers up to 87" in _noted(dataset, "large_grades: 1")
+    assert "integers up to 87" in _noted(dataset, "large_grades: 1")
 
 
 @pytest.mark.parametrize("name", ["doc_id", "Document-ID", "docid"])
-def test_a_document_id_of_several_chunks_is_metadata(tmp_path: Path, name: str) -> None:
+def test_document_id_of_several_chunks_is_metadata(tmp_path: Path, name: str) -> None:
     rows = [
         {"question": "a", "context": "Chunk one.", name: "guide.pdf"},
         {"question": "b", "context": "Chunk two.", name: "guide.pdf"},
@@ -157,12 +155,12 @@ def test_a_document_id_of_several_chunks_is_metadata(tmp_path: Path, name: str) 
     dataset = _rows(tmp_path, rows)
     assert _answers(dataset) == {"a": {"Chunk one."}, "b": {"Chunk two."}}
     assert all(memory.metadata[name] == "guide.pdf" for memory in dataset.memories.values())
-    assert "guide.pdf stands for several texts" in _noted(dataset, "document_id_is_metadata: 1")
+    assert "guide.pdf is the id of several texts" in _noted(dataset, "document_id_is_metadata: 1")
     whole = _rows(tmp_path, [rows[0], {**rows[1], name: "other.pdf"}])
     assert set(whole.memories) == {"guide.pdf", "other.pdf"}
 
 
-def test_metadata_of_any_json_type_is_carried(tmp_path: Path) -> None:
+def test_metadata_of_any_json_type_is_kept(tmp_path: Path) -> None:
     values: list[Any] = [["net", "vpn"], {"a": [1]}, True, 0.3, [["x"]], "word", 7]
     rows = [{"query": f"q{n}", "answer": f"a{n}", "category": value} for n, value in enumerate(values)]
     dataset = _rows(tmp_path, rows)
@@ -170,7 +168,7 @@ def test_metadata_of_any_json_type_is_carried(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("memories", ["json", "csv", "jsonl", "parquet"])
-def test_a_log_of_ids_is_joined_to_the_texts(tmp_path: Path, memories: str) -> None:
+def test_ids_are_joined_with_the_texts(tmp_path: Path, memories: str) -> None:
     log = tmp_path / "log.csv"
     log.write_text("search term,snippet id\nlost my badge,s-1\nbadge prices,s-2\nnothing,s-9\n")
     rows = [{"id": "s-1", "text": "Ask the desk."}, {"id": "s-2", "text": "A new one is free."}]
@@ -197,7 +195,7 @@ def test_a_log_of_ids_is_joined_to_the_texts(tmp_path: Path, memories: str) -> N
         read_dataset(log)
 
 
-def test_named_columns_join_a_log_and_a_table(tmp_path: Path) -> None:
+def test_named_columns_join_ids_and_texts(tmp_path: Path) -> None:
     log, texts = tmp_path / "log.csv", tmp_path / "notes.csv"
     log.write_text("was,wohin\nlost my badge,1\nbadge prices,2\n")
     texts.write_text("wohin,satz\n1,Ask the desk.\n2,A new one is free.\n")
@@ -211,7 +209,7 @@ def test_named_columns_join_a_log_and_a_table(tmp_path: Path) -> None:
         ("query=querry", "there is no column 'querry', which --columns names as query; the columns are query, answer"),
         ("text=anser", "is it 'answer'"),
         ("colour=x", "there is no 'colour'; name query, text, answer_id"),
-        ("query", "names no column; write --columns query=NAME,text=NAME"),
+        ("query", "is not of the form key=NAME; write --columns query=NAME,text=NAME"),
         ("query=query,query=answer", "query is named twice"),
         ("min_score=high", "must be a number"),
     ],
@@ -249,7 +247,7 @@ def test_shapes_of_agent_memories(tmp_path: Path, value: object, texts: dict[str
     assert {memory.id: memory.text for memory in read_dataset(path).memories.values()} == texts
 
 
-def test_metadata_of_memories_stands_beside_the_text(tmp_path: Path) -> None:
+def test_fields_of_memories_become_metadata(tmp_path: Path) -> None:
     value = [{"id": "u-1", "memory": "Likes tea", "metadata": {"category": "taste"}, "user_id": "ada"}]
     memory = read_dataset(files.write_json(tmp_path / "m.json", value)).memories["u-1"]
     assert dict(memory.metadata) == {"category": "taste", "user_id": "ada", "source_id": "u-1"}
@@ -284,7 +282,7 @@ def test_archived_and_deleted_memories_are_left_out(tmp_path: Path, mark: dict[s
     "text",
     ["TURNO MANHÃ–NOITE", "Só de MANHÃ…", "IRMÃ’S", "CAFÉ… BAR", "café…”", "MAÇÃ\u00a0 VERDE", "ÜBER”", "„GRÜN“"],
 )
-def test_clean_capitals_before_a_dash_or_an_ellipsis_stay(tmp_path: Path, text: str) -> None:
+def test_clean_capitals_before_a_dash_or_an_ellipsis_are_kept(tmp_path: Path, text: str) -> None:
     dataset = _rows(tmp_path, [{"query": text, "answer": f"{text} x"}])
     assert _answers(dataset) == {text: {f"{text} x"}}
     assert not dataset.ledger.counts

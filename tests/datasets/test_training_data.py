@@ -62,7 +62,7 @@ def refused(tmp_path: Path, document: Any) -> str:
 # ------------------------------------------------------------------------------------------------ round trip
 
 
-def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
+def test_save_and_load_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "deeper" / "training_data.json"
     DATA.save(path)
     loaded = TrainingData.load(path)
@@ -77,7 +77,7 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_originals_fields_stand_in_the_file(tmp_path: Path) -> None:
+def test_file_has_the_fields_of_the_original(tmp_path: Path) -> None:
     path = tmp_path / "training_data.json"
     DATA.save(path)
     row = json.loads(path.read_text(encoding="utf-8"))["examples"][0]
@@ -88,7 +88,7 @@ def test_the_originals_fields_stand_in_the_file(tmp_path: Path) -> None:
     assert "猫" in path.read_text(encoding="utf-8")
 
 
-def test_saving_fewer_examples_counts_them_anew(tmp_path: Path) -> None:
+def test_total_examples_is_updated_on_save(tmp_path: Path) -> None:
     DATA.save(tmp_path / "a.json")
     loaded = TrainingData.load(tmp_path / "a.json")
     TrainingData(loaded.examples[:1], loaded.memories, loaded.metadata).save(tmp_path / "b.json")
@@ -100,7 +100,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 @given(st.lists(st.tuples(TEXT, st.integers(0, 4), st.lists(st.integers(0, 4), unique=True)), min_size=1, max_size=5))
 @settings(deadline=None, max_examples=40)
-def test_any_examples_survive(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, int, list[int]]]) -> None:
+def test_examples_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, int, list[int]]]) -> None:
     data = TrainingData(
         examples=tuple(
             TrainingExample(
@@ -127,47 +127,47 @@ def test_texts_get_ids_and_equal_texts_get_one(tmp_path: Path) -> None:
     (example,) = data.examples
     assert sorted(data.memories.values()) == ["Retry the upload", "Use the journal"]
     assert data.memories[example.positive_ids[0]] == "Retry the upload"
-    # The second negative is the right answer in other letters, the third repeats the first.
+    # The second negative is the positive in other letters, the third repeats the first.
     assert [data.memories[i] for i in example.negative_ids] == ["Use the journal", "Use the journal"]
     assert example.split is None
     assert data.split is None
     assert example.metadata["memory_id"] == 11
 
 
-def test_an_id_of_the_file_is_never_given_to_another_text(tmp_path: Path) -> None:
+def test_ids_of_the_file_are_not_reused(tmp_path: Path) -> None:
     document = {**original(), "memories": {"text-1": "kept"}}
     data = load(tmp_path, document)
     assert data.memories["text-1"] == "kept"
     assert sorted(data.memories.values()) == ["Retry the upload", "Use the journal", "kept"]
 
 
-def test_a_byte_order_mark_is_taken_off(tmp_path: Path) -> None:
+def test_byte_order_mark_is_removed(tmp_path: Path) -> None:
     assert load(tmp_path, "\ufeff" + json.dumps(original())).examples[0].query == "retry upload"
 
 
 # ------------------------------------------------------------------------------------------------ bad inputs
 
 
-def test_no_file_and_a_directory(tmp_path: Path) -> None:
+def test_missing_file_and_directory(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="does not exist"):
         TrainingData.load(tmp_path / "none.json")
     with pytest.raises(DatasetError, match="is a folder"):
         TrainingData.load(tmp_path)
 
 
-def test_a_cut_file_names_the_line(tmp_path: Path) -> None:
+def test_error_of_a_truncated_file_names_the_line(tmp_path: Path) -> None:
     text = json.dumps(original(), indent=1)
     assert "is corrupt (invalid JSON on line " in refused(tmp_path, text[: len(text) // 2])
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_binary_file(tmp_path: Path) -> None:
     path = tmp_path / "training_data.json"
     path.write_bytes(b'{"examples": "\xff\xfe"}')
     with pytest.raises(DatasetError, match="it is not UTF-8"):
         TrainingData.load(path)
 
 
-def test_endless_nesting(tmp_path: Path) -> None:
+def test_deep_nesting(tmp_path: Path) -> None:
     assert "nested more than" in refused(tmp_path, "[" * 200_000)
 
 
@@ -194,13 +194,13 @@ def test_no_examples(tmp_path: Path, document: Any) -> None:
         ({"negative_sources": 5}, "'negative_sources' must be a list of 3"),
     ],
 )
-def test_a_wrong_example_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_bad_example_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     found = refused(tmp_path, original(**changes))
     assert "example 0" in found
     assert message in found
 
 
-def test_a_row_that_is_no_object(tmp_path: Path) -> None:
+def test_row_that_is_not_an_object(tmp_path: Path) -> None:
     assert "example 1" in refused(tmp_path, {"examples": [*original()["examples"], "text"]})
 
 
@@ -212,14 +212,14 @@ def test_a_row_that_is_no_object(tmp_path: Path) -> None:
         ({"metadata": ["x"]}, "'metadata' must be an object"),
     ],
 )
-def test_a_wrong_frame_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_bad_top_level_value_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     assert message in refused(tmp_path, {**original(), **changes})
 
 
 # ------------------------------------------------------------------------------------------------ its time
 
 
-def test_the_time_is_that_of_the_newest_file(tmp_path: Path) -> None:
+def test_time_is_that_of_the_newest_file(tmp_path: Path) -> None:
     for name, seconds in (("old.json", 1_600_000_000), ("new.json", 1_700_000_000), (".hidden", 1_800_000_000)):
         (tmp_path / name).write_text("{}")
         os.utime(tmp_path / name, (seconds, seconds))
@@ -232,7 +232,7 @@ def test_the_time_is_that_of_the_newest_file(tmp_path: Path) -> None:
     assert modified_at() is None
 
 
-def test_the_time_of_the_data_is_saved_and_not_that_of_the_run(tmp_path: Path) -> None:
+def test_time_of_the_data_is_saved_instead_of_the_run(tmp_path: Path) -> None:
     for name in ("a.json", "b.json"):
         DATA.save(tmp_path / name)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
@@ -242,7 +242,7 @@ def test_the_time_of_the_data_is_saved_and_not_that_of_the_run(tmp_path: Path) -
     assert TrainingData.load(tmp_path / "c.json").metadata["generated_at"] == "2023-11-14T22:13:20+00:00"
 
 
-def test_a_sample_keeps_the_shares_of_the_parts() -> None:
+def test_sample_keeps_the_proportions_of_the_parts() -> None:
     parts = ["train"] * 80 + ["dev"] * 20
     examples = tuple(
         TrainingExample(query_id=f"q{n}", query=f"query {n}", positive_ids=("m",), negatives=(), split=part)

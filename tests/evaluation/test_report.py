@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers.browser import CHROMIUM, look_at
 
-from llama_index_ace_finetune.datasets.oracle import Ceiling
+from llama_index_ace_finetune.datasets.oracle import UpperBound
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import BASE, HYBRID_EQUAL, TUNED, Evaluation
@@ -192,9 +192,9 @@ def test_warnings_of_the_run_join_those_of_the_verdict(made: Evaluation) -> None
 
 
 def test_the_ceiling_is_told_where_it_binds(made: Evaluation) -> None:
-    low = Page(render_html(report_of(made, ceiling=Ceiling(0.85, 0.95, 0.9))))
+    low = Page(render_html(report_of(made, ceiling=UpperBound(0.85, 0.95, 0.9))))
     assert "no ranking could exceed R@1 0.850, R@5 0.950, MRR 0.900" in low.text
-    assert "Ceiling" not in Page(render_html(report_of(made, ceiling=Ceiling(1.0, 1.0, 1.0)))).text
+    assert "Ceiling" not in Page(render_html(report_of(made, ceiling=UpperBound(1.0, 1.0, 1.0)))).text
 
 
 def test_files_are_json_and_a_page_of_its_own(made: Evaluation, report: dict[str, Any], tmp_path: Path) -> None:

@@ -52,13 +52,13 @@ class Reader:
     Attributes:
         make: writes whole files into an empty folder and returns those to change, one at a time.
         read: reads them from the folder; it may raise the package's own error and nothing else.
-        share: of the number of files that a cheap reader gets in the quick tests.
+        fraction: of the number of files of the quick tests, below 1 for slow readers.
         after: makes the rest of the folder agree with a changed file, as whoever forges one would.
     """
 
     make: Callable[[Path], list[Path]]
     read: Callable[[Path], object]
-    share: float = 1.0
+    fraction: float = 1.0
     after: Callable[[Path, Path], None] | None = None
 
 
@@ -298,9 +298,9 @@ READERS: dict[str, Reader] = {
     "run configuration": Reader(
         lambda folder: [_written(folder, "c.yaml", config_text())],
         lambda folder: run_settings(folder / "c.yaml", {}),
-        share=0.15,
+        fraction=0.15,
     ),
-    "report page": Reader(_run, _report_of, share=0.02),
+    "report page": Reader(_run, _report_of, fraction=0.02),
     "report of a run": Reader(_run, lambda folder: RunFolder.open(folder).serving()),
     "values per query": Reader(
         lambda folder: [per_query_path(_run(folder)[0])],
@@ -308,12 +308,12 @@ READERS: dict[str, Reader] = {
     ),
     "manifest": Reader(_manifest, _read_manifest),
     "BM25 index": Reader(_bm25, _search_bm25),
-    "BM25 index, forged": Reader(_bm25, _search_bm25, share=0.3, after=_forged_checksum),
+    "BM25 index, forged": Reader(_bm25, _search_bm25, fraction=0.3, after=_forged_checksum),
     "vector cache": Reader(_cache, _look_up),
     "model record": Reader(_provenance, read_provenance),
     "export record": Reader(_export, ExportRecord.read),
-    "model JSON": Reader(_model, _identify, share=0.5),
-    "safetensors": Reader(_weights, _identify, share=0.5),
+    "model JSON": Reader(_model, _identify, fraction=0.5),
+    "safetensors": Reader(_weights, _identify, fraction=0.5),
     "inverted file": Reader(_inverted_file, _search_inverted_file),
-    "store description": Reader(_store, _open_store, share=0.06),
+    "store description": Reader(_store, _open_store, fraction=0.06),
 }

@@ -1,1 +1,1 @@
-"""One reader per format; `read_dataset` chooses among them."""
+"""One reader per data format (`register.READERS`), and the parts that they share."""

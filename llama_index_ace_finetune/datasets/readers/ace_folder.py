@@ -1,4 +1,4 @@
-"""A folder with an ACE test suite and, beside it, the inventory."""
+"""A folder with an ACE test suite and, optionally, its inventory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from llama_index_ace_finetune.errors import DatasetError
 
 
 def find_ace_files(folder: Path) -> tuple[Path, Path | None]:
-    """Return (test suite, inventory or None) of a folder; (the path itself, None) where it is no such folder.
+    """Return (test suite, inventory or None) of a folder; (the path itself, None) for any other path.
 
-    Raises DatasetError where there are several test suites, or several inventories beside one.
+    Raises DatasetError if there are several test suites, or one with several inventories.
     """
     suites: list[Path] = []
     inventories: list[Path] = []

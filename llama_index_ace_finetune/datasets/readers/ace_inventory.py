@@ -1,4 +1,4 @@
-"""The ACE memory inventory: every memory the system held, without queries."""
+"""The ACE memory inventory: all memories of a system, without queries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TEXT_KEYS = ("lesson", "content")
 
 
 def is_ace_inventory(document: JsonDocument) -> bool:
-    """Say whether the document is an inventory: a list of objects with an id and a lesson or content."""
+    """Return whether the document is an inventory: a list of objects with an id and a lesson or content."""
     if not isinstance(document.value, list) or not memories.is_memory_list(document):
         return False
     first = document.value[0]

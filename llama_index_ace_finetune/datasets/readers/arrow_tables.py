@@ -1,4 +1,4 @@
-"""Rows of Parquet files and of a `datasets.Dataset`."""
+"""Rows of a Parquet file or a `datasets.Dataset`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.datasets.readers.table import Row
-from llama_index_ace_finetune.datasets.source_location import Place
+from llama_index_ace_finetune.datasets.source_location import SourceLocation
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.utils.open_file import open_file
 from llama_index_ace_finetune.utils.refusal import UnusableFileError
 
 _BATCH = 4096
-_MOST_RATIO = 100
-_FREE_BYTES = 32 * 2**20
+_MAX_RATIO = 100
+_ALWAYS_ALLOWED_BYTES = 32 * 2**20
 
 
 def iterate_parquet(path: Path) -> Iterator[Row]:
@@ -32,7 +32,7 @@ def iterate_parquet(path: Path) -> Iterator[Row]:
             for batch in table.iter_batches(batch_size=_BATCH):
                 for row in batch.to_pylist():
                     number += 1
-                    yield Place(str(path), 0, f"row {number}"), row
+                    yield SourceLocation(str(path), 0, f"row {number}"), row
     except UnusableFileError as error:
         raise DatasetError(f"{path}: this {error}; give the file itself, and see that it may be read.") from error
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
@@ -43,8 +43,8 @@ def iterate_parquet(path: Path) -> Iterator[Row]:
 
 
 def _check_claims(metadata: Any, size: int) -> None:
-    """Refuse a file whose metadata claim far more than its size can hold; raises ValueError before it is read."""
-    limit = max(_FREE_BYTES, _MOST_RATIO * size)
+    """Raise ValueError, before reading, if the metadata claim far more than a file of this size can hold."""
+    limit = max(_ALWAYS_ALLOWED_BYTES, _MAX_RATIO * size)
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     claimed = sum(max(0, column.total_uncompressed_size) for column in columns)
@@ -57,7 +57,7 @@ def _check_claims(metadata: Any, size: int) -> None:
 
 
 def is_arrow_dataset(source: object) -> bool:
-    """Say whether the source is a `datasets.Dataset` or `DatasetDict`, without importing the library."""
+    """Return whether the source is a `datasets.Dataset` or `DatasetDict`, without importing the library."""
     return type(source).__module__.partition(".")[0] == "datasets" and hasattr(source, "column_names")
 
 
@@ -69,4 +69,4 @@ def iterate_arrow_dataset(dataset: Any) -> Iterator[Row]:
     for batch in dataset.with_format(None).iter(batch_size=_BATCH):
         for cells in zip(*batch.values(), strict=True):
             number += 1
-            yield Place("datasets.Dataset", 0, f"row {number}"), dict(zip(batch, cells, strict=True))
+            yield SourceLocation("datasets.Dataset", 0, f"row {number}"), dict(zip(batch, cells, strict=True))

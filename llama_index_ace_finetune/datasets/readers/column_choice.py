@@ -14,14 +14,14 @@ EXAMPLE = "--columns query=NAME,text=NAME"
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnChoice:
-    """Names of columns; None leaves the choice to the reader, and an empty name says that there is none.
+    """Names of columns; None leaves the choice to the reader, and an empty name means no such column.
 
     Attributes:
         query: of the queries.
-        text: of the texts that answer them; `answer` and `positive` mean the same.
-        answer_id: of the ids of those texts, in the data and in a table of memories.
+        text: of the positives; `answer` and `positive` mean the same.
+        answer_id: of the ids of the positives, or of the memories in a table of memories.
         query_id: of the ids of the queries.
-        label: of the grades or scores.
+        label: of grades or scores.
         min_score: the lowest score of a relevant pair.
     """
 
@@ -55,9 +55,9 @@ class ColumnChoice:
         return tuple(name for name in (self.query, self.text, self.answer_id, self.query_id, self.label) if name)
 
     def column(self, key: str, present: Collection[str], where: object) -> str | None:
-        """Return the column of `present` that was named for `key`, None where none was.
+        """Return the column of `present` that was named for `key`, None if none was.
 
-        Raises DatasetError, naming the columns that there are, where the named one is missing.
+        Raises DatasetError with the existing columns if the named one is missing.
         """
         name = getattr(self, key)
         if not name:
@@ -72,7 +72,7 @@ class ColumnChoice:
 
 
 def listed(present: Collection[str], wanted: str = "") -> str:
-    """Say which columns there are, and which is nearest to a wanted name."""
+    """Return a list of the columns for a message, with the one most similar to a wanted name."""
     near = get_close_matches(squash(wanted), [squash(column) for column in present], n=1) if wanted else []
     nearest = next((column for column in present if near and squash(column) == near[0]), None)
     names = ", ".join(str(column)[:40] for column in list(present)[:12]) or "none"
@@ -84,7 +84,7 @@ def _parts(text: str) -> dict[str, str]:
     for part in text.split(","):
         name, mark, column = (piece.strip() for piece in part.partition("="))
         if not mark or not name:
-            raise DatasetError(f"--columns: {part.strip()!r:.80} names no column; write {EXAMPLE}.")
+            raise DatasetError(f"--columns: {part.strip()!r:.80} is not of the form key=NAME; write {EXAMPLE}.")
         if name in parts:
             raise DatasetError(f"--columns: {name} is named twice; leave one of them.")
         parts[name] = column

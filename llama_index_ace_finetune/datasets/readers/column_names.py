@@ -1,4 +1,4 @@
-"""Which column of a table is what, by its name: case, spaces, hyphens and underscores do not matter."""
+"""Known names of columns; case, spaces, hyphens and underscores do not matter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ QUERY = (
     "pergunta", "pregunta", "consulta", "domanda", "質問", "クエリ", "问题", "問題", "查询", "instruction",
     "queries", "questions",
 )  # fmt: skip
-"""Names of a column of queries, the usual ones first."""
+"""Names of columns of queries, the most usual first."""
 
 POSITIVE = ("positive", "positives", "pos", "positive_text", "positive_passage", "positive_passages", "positive_ctxs",
             "positive_document", "positive_documents")  # fmt: skip
@@ -37,7 +37,7 @@ MEMORY_ID = (
     "node_id", "snippet_id", "corpus_id", "pid",
 )  # fmt: skip
 DOCUMENT_ID = ("doc_id", "document_id", "docid")
-"""Names that stand for the memory, or for the document that several memories were cut from."""
+"""Ids of memories, or of documents that were cut into several memories."""
 
 _NOT_A_TEXT = re.compile(r"(ids?|scores?|ranks?|sources?|counts?|labels?|types?|num|n|difficulty)$")
 
@@ -48,7 +48,7 @@ def squash(name: str) -> str:
 
 
 def first_of(names: Iterable[str], present: Iterable[str]) -> str | None:
-    """Return the column of `present` that the first of `names` means."""
+    """Return the column of `present` that matches the first possible of `names`."""
     held: dict[str, str] = {}
     for column in present:
         held.setdefault(squash(column), column)
@@ -56,7 +56,7 @@ def first_of(names: Iterable[str], present: Iterable[str]) -> str | None:
 
 
 def is_negative(column: str) -> bool:
-    """Say whether a column holds texts that are wrong answers: `negative`, `hard_negatives`, `neg_1`, not their ids."""
+    """Return whether a column holds texts of negatives: `negative`, `hard_negatives`, `neg_1`, but not their ids."""
     words = [word for word in re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", column) if word]
     name = squash(column)
     if not words or not ("negative" in name or re.fullmatch(r"(hard|easy|random)?negs?(ctxs|passages)?\d*", name)):

@@ -1,4 +1,4 @@
-"""CSV, TSV and their relatives as rows; delimiter and quoting are found by what the file holds."""
+"""Rows of CSV, TSV and similar files; delimiter and quoting are detected from the content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
 from llama_index_ace_finetune.datasets.readers.column_names import squash
 from llama_index_ace_finetune.datasets.readers.table import Row
-from llama_index_ace_finetune.datasets.source_location import Place
+from llama_index_ace_finetune.datasets.source_location import SourceLocation
 from llama_index_ace_finetune.datasets.text_files import MAX_LINE_BYTES, iterate_lines
 from llama_index_ace_finetune.errors import DatasetError
 
@@ -20,15 +20,15 @@ _DELIMITERS = (",", ";", "\t", "|")
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "space"}
 _SAMPLE = 20
 _CLOSED = re.compile(r'"(?:[^"]|"")*"')
-_LINES_TRIED_AGAIN = 2_000_000
-"""Lines that quotes without an end may run over in all, before quotes are read as text."""
+_MAX_LINES_REREAD = 2_000_000
+"""Limit of lines that are read twice because of unclosed quotes; after it, quotes are read as text."""
 
 Record = tuple[int, list[str]]
 
 
 @dataclass(frozen=True)
 class _Lines:
-    """The lines of a table without blank ones at its start, the number of the first, and the delimiter."""
+    """The lines of a table without leading blank ones, the number of the first, and the delimiter."""
 
     texts: list[str]
     first: int
@@ -36,42 +36,42 @@ class _Lines:
 
 
 def iterate_delimited(
-    path: Path, usual: str, builder: DatasetBuilder, recognises: Callable[[Sequence[str]], bool]
+    path: Path, usual: str, builder: DatasetBuilder, is_header: Callable[[Sequence[str]], bool]
 ) -> Iterator[Row]:
     """Yield (place, row) of a table with a header; rows that cannot be read are counted by the builder.
 
-    A first line `sep=;` names the delimiter; otherwise it is the one that gives a header that `recognises` knows, of
-    several such `usual`. Comma and its like have quotes that hold the delimiter and line breaks; a table with tabs has
-    none, unless the file shows that it does. Columns without a name, and cells beyond the header, are dropped where
-    they are empty; a short row lacks its last cells.
+    A first line `sep=;` names the delimiter; otherwise it is the one that gives a known header, preferably `usual`.
+    With a comma, semicolon or bar, quoted cells may hold delimiters and line breaks; with tabs only if the file shows
+    it. Empty columns without a name, and empty cells beyond the header, are dropped; a short row lacks its last
+    cells.
 
-    Raises DatasetError for an empty file, or for two columns with one name.
+    Raises DatasetError for an empty file, or for two columns of the same name.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # its default refuses cells of 131,072
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # its default is 131,072 characters
     file = str(path)
-    lines = _split_off(path, [line for _, line in iterate_lines(path)], usual, recognises)
+    lines = _split_off(path, [line for _, line in iterate_lines(path)], usual, is_header)
     if lines.delimiter != usual:
         name = _NAMES.get(lines.delimiter, repr(lines.delimiter))
-        builder.ledger.note("delimiter_found", Place(file, lines.first), f"{name} between the columns")
+        builder.ledger.note("delimiter_found", SourceLocation(file, lines.first), f"{name} between the columns")
     records = _records(lines, file, builder)
     number, cells = next(records)
     header = [cell.strip() for cell in cells]
     body = list(records)
-    columns = _named_columns(header, body, Place(file, number), builder)
+    columns = _named_columns(header, body, SourceLocation(file, number), builder)
     for number, cells in body:
-        place = Place(file, number)
+        location = SourceLocation(file, number)
         if any(cell.strip() for cell in cells[len(header) :]):
             builder.leave_out(
                 DatasetError(
-                    f"{place}: the row has {len(cells)} cell(s) and the header {len(header)}; correct the row."
+                    f"{location}: the row has {len(cells)} cell(s) and the header {len(header)}; correct the row."
                 ),
-                place,
+                location,
             )
         else:
-            yield place, {name: cells[column] if column < len(cells) else None for column, name in columns}
+            yield location, {name: cells[column] if column < len(cells) else None for column, name in columns}
 
 
-def _split_off(path: Path, texts: list[str], usual: str, recognises: Callable[[Sequence[str]], bool]) -> _Lines:
+def _split_off(path: Path, texts: list[str], usual: str, is_header: Callable[[Sequence[str]], bool]) -> _Lines:
     start = next((number for number, text in enumerate(texts) if text.strip()), None)
     if start is None:
         raise DatasetError(f"{path}: the file is empty; give a file with data in it.")
@@ -88,9 +88,9 @@ def _split_off(path: Path, texts: list[str], usual: str, recognises: Callable[[S
         header = _cells(texts[0], delimiter)
         widths = Counter(len(_cells(text, delimiter)) for text in texts[1 : _SAMPLE + 1] if text.strip())
         steady = not widths or widths.most_common(1)[0][0] == len(header)
-        return recognises([cell.strip() for cell in header]), len(header) > 1 and steady, len(header)
+        return is_header([cell.strip() for cell in header]), len(header) > 1 and steady, len(header)
 
-    # max keeps the first of equals, which is the usual one.
+    # Of equally good ones, max returns the first, which is the usual one.
     best = max(candidates, key=lambda delimiter: fitness(delimiter)[:2])
     return _Lines(texts, start + 1, best)
 
@@ -103,7 +103,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _records(lines: _Lines, file: str, builder: DatasetBuilder) -> Iterator[Record]:
-    """Yield (line number, cells) in the reading that fits the file: with quotes, or with quotes as text."""
+    """Yield (line number, cells) in the interpretation that fits better: quoted cells, or quotes as text."""
     plain = [
         (lines.first + number, text.split(lines.delimiter)) for number, text in enumerate(lines.texts) if text.strip()
     ]
@@ -113,19 +113,21 @@ def _records(lines: _Lines, file: str, builder: DatasetBuilder) -> Iterator[Reco
     quoted, kept = _quoted(lines)
     use_quotes = _has_quotes(lines.delimiter, plain, quoted)
     if not use_quotes and any(cell.startswith('"') for _, cells in plain for cell in cells):
-        builder.ledger.note("quotes_kept", Place(file, lines.first), "quotation marks are read as part of the text")
+        builder.ledger.note(
+            "quotes_kept", SourceLocation(file, lines.first), "quotation marks are read as part of the text"
+        )
     elif use_quotes:
         for number in kept:
-            builder.ledger.note("quotes_kept", Place(file, number), "a quotation mark without its partner is kept")
+            builder.ledger.note("quotes_kept", SourceLocation(file, number), "an unmatched quotation mark is kept")
     yield from quoted if use_quotes else plain
 
 
 def _has_quotes(delimiter: str, plain: Sequence[Record], quoted: Sequence[Record]) -> bool:
-    plain_faults, quoted_faults = _misfits(plain), _misfits(quoted)
+    plain_misfits, quoted_misfits = _misfits(plain), _misfits(quoted)
     if delimiter != "\t":
-        return quoted_faults <= plain_faults
-    if plain_faults:
-        return quoted_faults < plain_faults
+        return quoted_misfits <= plain_misfits
+    if plain_misfits:
+        return quoted_misfits < plain_misfits
     cells = [cell for _, row in plain for cell in row if cell.startswith('"')]
     if not cells or not all(_CLOSED.fullmatch(cell) for cell in cells):
         return False
@@ -148,18 +150,18 @@ def _fits(cells: Sequence[str], width: int) -> bool:
 
 
 def _width(cells: Sequence[str]) -> int:
-    """Return how many cells there are up to the last that holds something."""
+    """Return the number of cells up to the last that is not blank."""
     return max((number for number, cell in enumerate(cells, 1) if cell.strip()), default=1)
 
 
 def _quoted(lines: _Lines) -> tuple[list[Record], list[int]]:
-    """Read with quotes; a record that then does not fit is read again as its first line, with quotes as text.
+    """Read with quoted cells; a record that does not fit is read again, its first line with quotes as text.
 
-    Returns the records, and the lines whose quotes had to be read as text.
+    Returns the records, and the lines whose quotes are read as text.
     """
     texts, records, kept = lines.texts, list[Record](), list[int]()
     position = again = width = 0
-    while position < len(texts) and again <= _LINES_TRIED_AGAIN:
+    while position < len(texts) and again <= _MAX_LINES_REREAD:
         for start, end, cells in _strict_records(texts, position, lines.delimiter):
             plain = texts[start].split(lines.delimiter)
             overrun = (
@@ -180,7 +182,7 @@ def _quoted(lines: _Lines) -> tuple[list[Record], list[int]]:
 
 
 def _strict_records(texts: Sequence[str], first: int, delimiter: str) -> Iterator[tuple[int, int, list[str] | None]]:
-    """Yield (first line, line behind the last, cells) of each record; cells are None for one that cannot be read."""
+    """Yield (first line, line after the last, cells) of each record; cells are None if it cannot be parsed."""
     reader = csv.reader((f"{texts[n]}\n" for n in range(first, len(texts))), delimiter=delimiter, strict=True)
     start = first
     while start < len(texts):
@@ -194,18 +196,18 @@ def _strict_records(texts: Sequence[str], first: int, delimiter: str) -> Iterato
 
 
 def _named_columns(
-    header: Sequence[str], body: Sequence[Record], place: Place, builder: DatasetBuilder
+    header: Sequence[str], body: Sequence[Record], location: SourceLocation, builder: DatasetBuilder
 ) -> list[tuple[int, str]]:
-    """Return (column, name) of the columns that have a name."""
+    """Return (column, name) of the named columns."""
     columns: list[tuple[int, str]] = []
     seen: set[str] = set()
     for column, name in enumerate(header):
         if not name:
             if any(column < len(cells) and cells[column].strip() for _, cells in body):
-                builder.ledger.note("column_without_name_dropped", place, f"column {column + 1}")
+                builder.ledger.note("column_without_name_dropped", location, f"column {column + 1}")
             continue
         if squash(name) in seen and squash(name):
-            raise DatasetError(f"{place}: two columns have the same name ({name!r:.60}); rename one.")
+            raise DatasetError(f"{location}: two columns have the same name ({name!r:.60}); rename one.")
         seen.add(squash(name))
         columns.append((column, name))
     return columns

@@ -1,4 +1,4 @@
-"""LlamaIndex nodes: the text is what LlamaIndex embeds, the id is the node's."""
+"""LlamaIndex nodes: the text that LlamaIndex embeds, with the id of the node."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
 from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
-from llama_index_ace_finetune.datasets.source_location import Place
+from llama_index_ace_finetune.datasets.source_location import SourceLocation
 from llama_index_ace_finetune.errors import DatasetError
 
 
 def _can_read(source: Sequence[Any], options: ReadOptions) -> bool:
-    """Say whether the source is a sequence of LlamaIndex nodes (or of nodes with scores)."""
+    """Return whether the source is a sequence of LlamaIndex nodes (or of nodes with scores)."""
     return bool(source) and callable(getattr(_node(source[0]), "get_content", None))
 
 
 def read(nodes: Sequence[Any], builder: DatasetBuilder, options: ReadOptions) -> None:
     """Add nodes with text `MetadataMode.EMBED`, id `node_id`, and their metadata with `ref_doc_id`.
 
-    Raises DatasetError for an element that is no node.
+    Raises DatasetError for an element that is not a node.
     """
     from llama_index.core.schema import BaseNode, MetadataMode
 
     for index, element in enumerate(nodes):
-        place = Place("nodes", 0, f"[{index}]")
+        location = SourceLocation("nodes", 0, f"[{index}]")
         node = _node(element)
         if not isinstance(node, BaseNode):
-            raise DatasetError(f"{place}: expected a LlamaIndex node, found {type(node).__name__}; give nodes only.")
+            raise DatasetError(f"{location}: expected a LlamaIndex node, found {type(node).__name__}; give nodes only.")
         metadata = dict(node.metadata)
         if node.ref_doc_id is not None:
             metadata.setdefault("ref_doc_id", node.ref_doc_id)
-        builder.add_memory(node.node_id, node.get_content(metadata_mode=MetadataMode.EMBED), place, metadata)
+        builder.add_memory(node.node_id, node.get_content(metadata_mode=MetadataMode.EMBED), location, metadata)
 
 
 def _node(element: Any) -> Any:

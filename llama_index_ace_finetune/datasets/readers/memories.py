@@ -9,11 +9,11 @@ from llama_index_ace_finetune.datasets.builder import DatasetBuilder
 from llama_index_ace_finetune.datasets.readers import column_names as names
 from llama_index_ace_finetune.datasets.readers import pairs
 from llama_index_ace_finetune.datasets.readers.column_choice import EXAMPLE, ColumnChoice, listed
+from llama_index_ace_finetune.datasets.readers.inactive import is_inactive
 from llama_index_ace_finetune.datasets.readers.json_document import JsonDocument
 from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
-from llama_index_ace_finetune.datasets.readers.retired import is_retired
 from llama_index_ace_finetune.datasets.readers.table import Table
-from llama_index_ace_finetune.datasets.source_location import AnyPlace, JsonPlace
+from llama_index_ace_finetune.datasets.source_location import AnyLocation, JsonLocation
 from llama_index_ace_finetune.datasets.text import id_from_text, normalise
 from llama_index_ace_finetune.datasets.text_files import json_type
 from llama_index_ace_finetune.errors import DatasetError
@@ -26,13 +26,13 @@ _INNER = ("payload", "metadata", "metadata_")
 
 
 def is_memory_list(document: JsonDocument) -> bool:
-    """Say whether a JSON document is a list of memories, such as an inventory, or an object that holds one."""
+    """Return whether a JSON document is a list of memories, such as an inventory, or an object that holds one."""
     rows, _ = list_of(document.value, document.root)
     return bool(rows) and isinstance(rows[0], dict) and is_memory(rows[0])
 
 
 def is_memory(row: Mapping[str, Any]) -> bool:
-    """Say whether a row is a memory: an id and a text, without a query."""
+    """Return whether a row is a memory: an id and a text, without a query."""
     if pairs.has_pairs(row):
         return False
     payload = row.get("payload")
@@ -42,20 +42,20 @@ def is_memory(row: Mapping[str, Any]) -> bool:
     )
 
 
-def list_of(value: Any, place: JsonPlace) -> tuple[Sequence[Any], JsonPlace]:
-    """Return the list in a JSON value, which may stand in an object under a usual name; empty where there is none."""
+def list_of(value: Any, location: JsonLocation) -> tuple[Sequence[Any], JsonLocation]:
+    """Return the list in a JSON value, which may be in an object under a usual key; empty if there is none."""
     for _ in range(2):
         if isinstance(value, list):
-            return value, place
+            return value, location
         key = next((key for key in _LISTS if isinstance(value, dict) and value.get(key)), None)
         if key is None:
             break
-        value, place = value[key], place.at(key)
-    return (value, place) if isinstance(value, list) else ((), place)
+        value, location = value[key], location.at(key)
+    return (value, location) if isinstance(value, list) else ((), location)
 
 
 def _can_read(source: JsonDocument | Table, options: ReadOptions) -> bool:
-    """Say whether the source is a list of memories, or a table that has no pairs or is only used for its memories."""
+    """Return whether the source is a list of memories, or a table without pairs or used only for its memories."""
     if isinstance(source, JsonDocument):
         return is_memory_list(source)
     if options.format == READER.name:
@@ -69,39 +69,39 @@ def read(source: JsonDocument | Table, builder: DatasetBuilder, options: ReadOpt
     """Add rows with a text and an id, or with both in a `payload`; other fields are metadata.
 
     Rows that are marked as archived or deleted are counted as `inactive_memory_skipped`, stored vectors are left
-    out, rows that cannot be used are counted as `row_left_out`. An id that stands for several texts where the column
-    names a document is metadata; ids that are absent are made from the texts.
+    out, rows that cannot be used are counted as `row_left_out`. Document ids that several texts share are metadata;
+    missing ids are derived from the texts.
     """
     held, choice = _rows(source, builder), ColumnChoice()
     if isinstance(source, Table):
         choice = options.columns
-        check_columns(source.columns, source.place, choice)
+        check_columns(source.columns, source.location, choice)
     documents = _document_ids(held, choice)
     if documents:
-        builder.ledger.note("document_id_is_metadata", held[0][0], "an id stands for several texts: their document")
-    for place, row in held:
-        with builder.row(place):
-            _read_row(row, place, builder, choice, documents)
+        builder.ledger.note("document_id_is_metadata", held[0][0], "several texts share an id: that of their document")
+    for location, row in held:
+        with builder.row(location):
+            _read_row(row, location, builder, choice, documents)
 
 
-def _rows(source: JsonDocument | Table, builder: DatasetBuilder) -> list[tuple[AnyPlace, Any]]:
+def _rows(source: JsonDocument | Table, builder: DatasetBuilder) -> list[tuple[AnyLocation, Any]]:
     if isinstance(source, Table):
         return list(source.rows)
     values, root = list_of(source.value, source.root)
-    return [(builder.place(root.at(index)), value) for index, value in enumerate(values)]
+    return [(builder.location(root.at(index)), value) for index, value in enumerate(values)]
 
 
 def check_columns(present: Collection[str], where: object, choice: ColumnChoice) -> None:
-    """Raise DatasetError where a table has no column of texts."""
+    """Raise DatasetError if a table has no column of texts."""
     if choice.text not in present and names.first_of(_TEXTS, present) is None:
         raise DatasetError(
-            f"{where}: there is no column of texts; {listed(present, choice.text or 'text')}; name one 'text', or say "
-            f"which with {EXAMPLE}."
+            f"{where}: there is no column of texts; {listed(present, choice.text or 'text')}; rename one to 'text', or "
+            f"pass {EXAMPLE}."
         )
 
 
-def _document_ids(rows: Sequence[tuple[AnyPlace, Any]], choice: ColumnChoice) -> frozenset[str]:
-    """Return the names of id columns that stand for several texts, where these name documents."""
+def _document_ids(rows: Sequence[tuple[AnyLocation, Any]], choice: ColumnChoice) -> frozenset[str]:
+    """Return the names of document id columns whose ids several texts share."""
     texts: dict[tuple[str, str], str] = {}
     for _, row in rows:
         if not isinstance(row, Mapping) or choice.answer_id:
@@ -118,35 +118,35 @@ def _document_ids(rows: Sequence[tuple[AnyPlace, Any]], choice: ColumnChoice) ->
 
 
 def _read_row(
-    row: Any, place: AnyPlace, builder: DatasetBuilder, choice: ColumnChoice, documents: frozenset[str]
+    row: Any, location: AnyLocation, builder: DatasetBuilder, choice: ColumnChoice, documents: frozenset[str]
 ) -> None:
     if not isinstance(row, Mapping):
-        raise DatasetError(f"{place}: the memory is {json_type(row)}; it must be an object.")
+        raise DatasetError(f"{location}: the memory is {json_type(row)}; it must be an object.")
     id_column = _column("answer_id", _IDS, choice, [column for column in row if column not in documents])
-    payload, text_place = row, place
+    payload, text_location = row, location
     if "payload" in row:
-        text_place = place.at("payload")
+        text_location = location.at("payload")
         payload = row["payload"]
         if not isinstance(payload, Mapping):
-            raise DatasetError(f"{text_place}: payload is {json_type(payload)}; it must be an object.")
+            raise DatasetError(f"{text_location}: payload is {json_type(payload)}; it must be an object.")
     free = [column for column in payload if payload is not row or column != id_column]
     text_column = _column("text", _TEXTS, choice, [column for column in free if payload[column] is not None])
     if id_column is None and not documents:
-        raise DatasetError(f"{place}: the memory has no 'id' and no 'memory_id'; add one.")
+        raise DatasetError(f"{location}: the memory has no 'id' and no 'memory_id'; add one.")
     if text_column is None:
-        raise DatasetError(f"{text_place}: the memory has no 'lesson', 'content' or 'text'; add its text.")
+        raise DatasetError(f"{text_location}: the memory has no 'lesson', 'content' or 'text'; add its text.")
     fields = _flat(row, payload)
-    if is_retired(fields):
-        builder.ledger.note("inactive_memory_skipped", place, str(row.get(id_column or "")))
+    if is_inactive(fields):
+        builder.ledger.note("inactive_memory_skipped", location, str(row.get(id_column or "")))
         return
     if any(fields.get(name) is not None for name in _VECTORS):
-        builder.ledger.note("stored_embedding_ignored", place)
+        builder.ledger.note("stored_embedding_ignored", location)
     text = payload[text_column]
     identifier = row[id_column] if id_column is not None else id_from_text("m", str(text))
     metadata = {k: v for k, v in fields.items() if k not in (id_column, text_column) and k not in _VECTORS}
     if id_column is not None:
         metadata["source_id"] = identifier
-    builder.add_memory(identifier, text, text_place.at(text_column), metadata)
+    builder.add_memory(identifier, text, text_location.at(text_column), metadata)
 
 
 def _column(key: str, usual: Sequence[str], choice: ColumnChoice, present: Sequence[str]) -> str | None:
@@ -157,7 +157,7 @@ def _column(key: str, usual: Sequence[str], choice: ColumnChoice, present: Seque
 
 
 def _flat(row: Mapping[str, Any], payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a row, those of its payload and of its metadata beside them."""
+    """Return the fields of a row merged with those of its payload and metadata."""
     fields = {name: value for name, value in row.items() if name != "payload"}
     if payload is not row:
         fields = {**fields, **payload}

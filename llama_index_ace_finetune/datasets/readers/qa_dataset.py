@@ -1,4 +1,4 @@
-"""LlamaIndex's EmbeddingQAFinetuneDataset as JSON, read and written here since LlamaIndex no longer ships the class."""
+"""LlamaIndex's EmbeddingQAFinetuneDataset as JSON, read and written here, as LlamaIndex no longer has the class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llama_index_ace_finetune.utils.atomic import write_json
 
 
 def _can_read(document: JsonDocument, options: ReadOptions) -> bool:
-    """Say whether the document is an EmbeddingQAFinetuneDataset."""
+    """Return whether the document is an EmbeddingQAFinetuneDataset."""
     return isinstance(document.value, dict) and {"corpus", "relevant_docs"} <= document.value.keys()
 
 
@@ -31,33 +31,35 @@ def read(document: JsonDocument, builder: DatasetBuilder, options: ReadOptions) 
     queries = expect_object(expect_field(value, "queries", root), root.at("queries"), "queries")
     relevant = expect_object(expect_field(value, "relevant_docs", root), root.at("relevant_docs"), "relevant_docs")
     for memory_id, text in corpus.items():
-        place = builder.place(root.at("corpus", memory_id))
-        with builder.row(place):
-            builder.add_memory(memory_id, text, place)
+        location = builder.location(root.at("corpus", memory_id))
+        with builder.row(location):
+            builder.add_memory(memory_id, text, location)
     for query_id, text in queries.items():
-        place = builder.place(root.at("queries", query_id))
-        with builder.row(place):
-            builder.add_query(query_id, text, place)
+        location = builder.location(root.at("queries", query_id))
+        with builder.row(location):
+            builder.add_query(query_id, text, location)
     for query_id, listed in relevant.items():
-        place = builder.place(root.at("relevant_docs", query_id))
-        with builder.row(place):
-            for index, memory_id in enumerate(expect_list(listed, place, "the list of relevant ids")):
+        location = builder.location(root.at("relevant_docs", query_id))
+        with builder.row(location):
+            for index, memory_id in enumerate(expect_list(listed, location, "the list of relevant ids")):
                 if not isinstance(memory_id, str):
-                    raise DatasetError(f"{place.at(index)}: the memory id {memory_id!r:.80} is no string; quote it.")
-                builder.judge(query_id, memory_id, 1.0, place.at(index))
+                    raise DatasetError(
+                        f"{location.at(index)}: the memory id {memory_id!r:.80} is not a string; quote it."
+                    )
+                builder.judge(query_id, memory_id, 1.0, location.at(index))
 
 
 def write_qa_dataset(dataset: RetrievalDataset, path: str | Path) -> None:
     """Write the dataset as EmbeddingQAFinetuneDataset JSON, whole or not at all.
 
-    The format holds ids, texts and right answers; metadata, grades and answers judged wrong are not in it. Raises
-    DatasetError where the path cannot be written.
+    The format holds ids, texts and positives, but no metadata, grades or negatives. Raises DatasetError if the path
+    cannot be written.
     """
     relevant: dict[str, list[str]] = {}
     for query_id, grades in dataset.judgements.items():
-        right = sorted(memory_id for memory_id, grade in grades.items() if grade > 0)
-        if right:
-            relevant[query_id] = right
+        positives = sorted(memory_id for memory_id, grade in grades.items() if grade > 0)
+        if positives:
+            relevant[query_id] = positives
     value: dict[str, Any] = {
         "queries": {q.id: q.text for q in dataset.queries.values()},
         "corpus": {m.id: m.text for m in dataset.memories.values()},

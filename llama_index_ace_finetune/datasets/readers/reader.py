@@ -12,7 +12,7 @@ from llama_index_ace_finetune.datasets.readers.column_choice import ColumnChoice
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What the caller says of the data.
+    """How the caller describes the data.
 
     Attributes:
         format: name of the only format to try; None tries all.

@@ -1,4 +1,4 @@
-"""What a column of labels or scores says of a pair."""
+"""Relevance: grades from a column of labels or scores."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LARGEST_GRADE = 10
 
 @dataclass(frozen=True)
 class Relevance:
-    """How the values of one column are to be read.
+    """How to interpret the values of one column.
 
     Attributes:
-        threshold: the lowest value of a relevant pair; None where every value above 0 is relevant.
-        rule: of the note in the ledger, "" where nothing was chosen.
-        note: what was chosen, in words.
+        threshold: the lowest value of a relevant pair; None if every value above 0 is relevant.
+        rule: of the note in the ledger, "" if there is nothing to note.
+        note: the interpretation, in words.
     """
 
     threshold: float | None = None
@@ -33,41 +33,41 @@ class Relevance:
 
     @classmethod
     def of(cls, column: str, values: Sequence[Any], min_score: float | None = None) -> Relevance:
-        """Decide from all values: whole numbers are grades, fractions are similarities."""
+        """Decide from all values: integers are grades, fractions are similarities."""
         numbers = [number for value in values if (number := as_number(value)) is not None and math.isfinite(number)]
         if not numbers:
             return cls()
         low, high = min(numbers), max(numbers)
         if min_score is not None:
-            return cls(min_score, "score_threshold", f"{column}: from {min_score:g} on relevant, as given")
+            return cls(min_score, "score_threshold", f"{column}: {min_score:g} and above are relevant, as given")
         percent = any(isinstance(value, str) and value.strip().endswith("%") for value in values)
         if percent or any(number != int(number) for number in numbers):
             threshold = 0.0 if low < -1 else next((scale / 2 for scale in (1, 5, 10, 100) if high <= scale), high / 2)
             return cls(
                 threshold,
                 "scores_read_as_similarities",
-                f"{column} holds fractions ({low:g} to {high:g}): from {threshold:g} on relevant, below not judged; "
-                "set another with --columns min_score=NUMBER",
+                f"{column} holds fractions ({low:g} to {high:g}): {threshold:g} and above are relevant, others not "
+                "judged; set another with --columns min_score=NUMBER",
             )
         if high > _LARGEST_GRADE:
             return cls(
                 None,
                 "large_grades",
-                f"{column} holds whole numbers up to {high:g}: all above 0 are relevant; "
+                f"{column} holds integers up to {high:g}: all above 0 are relevant; "
                 "set a threshold with --columns min_score=NUMBER",
             )
         return cls()
 
     def grade(self, number: float) -> float | None:
-        """Return the grade of a pair: the number itself, or None where it leaves the pair without a judgement."""
+        """Return the grade of a pair: the number itself, or None if the pair is not judged."""
         if self.threshold is None or number >= self.threshold:
-            # A score that passes is relevant, whatever its sign; a grade of 0 or less says wrong.
+            # A score at or above the threshold is relevant, whatever its sign; a grade of 0 or less is not.
             return number if self.threshold is None or number > 0 else 1.0
         return number if number <= 0 else None
 
 
 def as_number(value: Any) -> float | None:
-    """Return a label as a number: 1, "0.5", "0,5", "92%", true, "yes"; None where it is none of that."""
+    """Return a label as a number: 1, "0.5", "0,5", "92%", true, "yes"; None if it is none of these."""
     if isinstance(value, str):
         text = value.strip().casefold()
         if text in _WORDS:

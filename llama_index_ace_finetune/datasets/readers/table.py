@@ -7,9 +7,9 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, TypeAlias
 
-from llama_index_ace_finetune.datasets.source_location import AnyPlace, Place
+from llama_index_ace_finetune.datasets.source_location import AnyLocation, SourceLocation
 
-Row: TypeAlias = tuple[AnyPlace, Mapping[str, Any]]
+Row: TypeAlias = tuple[AnyLocation, Mapping[str, Any]]
 
 
 class Table:
@@ -46,6 +46,6 @@ class Table:
         return list(dict.fromkeys(column for _, row in self.rows for column in row))
 
     @property
-    def place(self) -> Place:
+    def location(self) -> SourceLocation:
         """The file as a whole, for errors."""
-        return Place(self.rows[0][0].file if self.rows else self._file)
+        return SourceLocation(self.rows[0][0].file if self.rows else self._file)

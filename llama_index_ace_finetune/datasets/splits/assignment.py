@@ -1,4 +1,4 @@
-"""Components to parts, so that sizes and categories come out as asked for."""
+"""Assign components to parts so that sizes and categories match the targets."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def assign(
 ) -> list[int]:
     """Return the part of each component.
 
-    Largest first (equal sizes in an order drawn from the seed and the ids, not from the input), each component goes
-    to the part with room for it where it lowers most the squared deviation from the targets, relative to the target,
-    of the number of queries and of each category; where no part has room, the number of queries alone decides.
-    `fixed` names components whose part is decided already. A part with fraction 0 gets nothing; a part that would
-    stay empty gets the smallest component of the part that holds most of them.
+    Greedy, largest component first (equal sizes in an order drawn from the seed and the ids): of the parts with room,
+    the one is chosen that most lowers the squared relative deviation from the targets, of the number of queries and
+    of each category; if no part has room, only the number of queries counts. `fixed` maps components to parts that
+    are given. A part with fraction 0 gets nothing; a part that would stay empty gets the smallest component of the
+    part that has most of them.
     """
     totals: Counter[str] = Counter()
     for component in components:
@@ -65,11 +65,11 @@ class _Part:
         self.categories.update(component.categories)
 
     def size_cost(self, component: Component) -> float:
-        """Change of the squared relative deviation of the size if the component came here."""
+        """Change of the squared relative deviation of the size if the component is added."""
         return _change(self.size, component.size, self.target)
 
     def cost(self, component: Component) -> float:
-        """The same with the deviations of the categories."""
+        """The same plus the changes for the categories."""
         return self.size_cost(component) + sum(
             _change(self.categories[category], count, self.category_targets[category])
             for category, count in component.categories.items()

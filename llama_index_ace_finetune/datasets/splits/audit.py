@@ -1,4 +1,4 @@
-"""What the parts of a split, and the training examples made for it, have in common."""
+"""Audit of a split: overlaps between its parts, and with the training examples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN = 60
 
 
 class TrainingRow(Protocol):
-    """What an audit reads of a training example: ids."""
+    """The ids of a training example, as an audit reads them."""
 
     @property
     def query_id(self) -> str:
@@ -28,16 +28,16 @@ class TrainingRow(Protocol):
 
     @property
     def positive_ids(self) -> tuple[str, ...]:
-        """Memory ids it is pulled towards."""
+        """Memory ids of its positives."""
 
     @property
     def negative_ids(self) -> tuple[str, ...]:
-        """Memory ids it is pushed away from."""
+        """Memory ids of its negatives."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """One kind of overlap: how often it was found, whether it may occur at all, and the first ids."""
+    """One kind of overlap: its count, whether it is forbidden, and the first ids."""
 
     name: str
     meaning: str
@@ -81,12 +81,12 @@ def audit_split(
     *,
     forbid_held_out_negatives: bool = True,
 ) -> Audit:
-    """Count what the parts of a split, and the training examples made for it, have in common.
+    """Count the overlaps between the parts of a split, and between training examples and what is held out.
 
-    Query texts, answers and groups are compared between train, dev and test; training examples with what is held out,
-    dev and test. Near-duplicate answers in two parts are counted but may occur, and so may a query that is word for
-    word some memory: the memory may be its own answer. `forbid_held_out_negatives=False` also lets held-out answers be
-    training negatives, as they are for an objective over the whole corpus. Raises nothing: see `require_clean`.
+    Query texts, answers and groups are compared between train, dev and test; training examples with dev and test.
+    Near-duplicate answers in two parts are counted but allowed, and so is a query that equals a memory: the memory may
+    be relevant to it. `forbid_held_out_negatives=False` also allows held-out answers as training negatives, for a loss
+    over the whole corpus. Raises nothing: see `require_clean`.
     """
     parts = _Parts(dataset, split)
     overlaps = [
@@ -94,7 +94,7 @@ def audit_split(
         parts.shared("query_id", "query ids in two parts", lambda i: [i]),
         parts.shared("query_equal", "equal query texts in two parts", lambda i: [parts.texts[i]]),
         parts.near(),
-        parts.shared("shared_answer", "right answers of two parts", dataset.relevant),
+        parts.shared("shared_answer", "answers relevant to queries of two parts", dataset.relevant),
         parts.near_answers(),
         parts.query_as_answer(),
         parts.query_as_memory(),
@@ -109,7 +109,7 @@ def audit_split(
 
 
 def require_clean(audit: Audit) -> None:
-    """Raise LeakageError where the audit did not pass."""
+    """Raise LeakageError if the audit did not pass."""
     found = [f"{o.count} {o.meaning}" for o in audit.overlaps if o.forbidden and o.count]
     if found:
         raise LeakageError(f"{audit.name}: the split leaks ({'; '.join(found)}); make it and the training data again.")
@@ -143,7 +143,7 @@ class _Parts:
         return _overlap("changed", "ids of the split whose text is gone or changed", found, forbidden=True)
 
     def shared(self, name: str, meaning: str, keys: Callable[[str], Iterable[str]]) -> Overlap:
-        """Keys of queries that stand in more than one part."""
+        """Keys of queries that are in more than one part."""
         parts: dict[str, set[str]] = defaultdict(set)
         for part, ids in self.ids.items():
             for i in ids:
@@ -152,13 +152,13 @@ class _Parts:
         return _overlap(name, meaning, [key for key, held in parts.items() if len(held) > 1], forbidden=True)
 
     def near(self) -> Overlap:
-        """Pairs of near-duplicate texts of which no part holds both."""
+        """Pairs of near-duplicate query texts in different parts."""
         meaning = "pairs of near-duplicate query texts in two parts"
         return self._near("query_near", meaning, self.parts_of_text, forbidden=True)
 
     def near_answers(self) -> Overlap:
-        """The same of right answers: a held-out one that reads almost like one trained on is easier to find."""
-        meaning = "pairs of near-duplicate right answers in two parts"
+        """Pairs of near-duplicate answers: a held-out one that almost equals a trained one is easier to find."""
+        meaning = "pairs of near-duplicate answers in two parts"
         return self._near("answer_near", meaning, self.parts_of_answer, forbidden=False)
 
     def _near(self, name: str, meaning: str, parts_of: Mapping[str, set[str]], *, forbidden: bool) -> Overlap:
@@ -171,18 +171,18 @@ class _Parts:
         return _overlap(name, meaning, found, forbidden=forbidden)
 
     def query_as_answer(self) -> Overlap:
-        """Queries that are word for word a right answer of another part."""
+        """Queries whose text equals a relevant answer of another part."""
         parts = self.parts_of_answer
         found = [i for part, ids in self.ids.items() for i in ids if parts.get(self.texts[i], set()) - {part}]
         return _overlap(
-            "query_is_answer", "queries that are another part's right answer verbatim", found, forbidden=True
+            "query_is_answer", "queries that equal a relevant answer of another part", found, forbidden=True
         )
 
     def query_as_memory(self) -> Overlap:
-        """Queries that are word for word a memory."""
+        """Queries whose text equals a memory."""
         memories = {normalise(memory.text) for memory in self.dataset.answers.values()}
         found = [i for i, text in self.texts.items() if text in memories]
-        return _overlap("query_is_memory", "queries that are a memory verbatim", found, forbidden=False)
+        return _overlap("query_is_memory", "queries that equal a memory", found, forbidden=False)
 
     def training(self, rows: Iterable[TrainingRow], forbid: bool) -> list[Overlap]:
         """Overlaps of training examples with dev and test."""
@@ -191,26 +191,31 @@ class _Parts:
         train = set(self.split.train)
         answer_ids = self.dataset.answer_ids
         queries: set[str] = set()
-        foreign: set[str] = set()
+        not_in_train: set[str] = set()
         positives: set[str] = set()
         negatives: set[str] = set()
-        wronged: set[str] = set()
+        with_false_negatives: set[str] = set()
         for row in rows:
             query = self.dataset.queries.get(row.query_id)
             if query is not None and normalise(query.text) in held_out_texts:
                 queries.add(row.query_id)
             if row.query_id not in train:
-                foreign.add(row.query_id)
+                not_in_train.add(row.query_id)
             positives.update(_answers(row.positive_ids, answer_ids) & held_out)
             negatives.update(_answers(row.negative_ids, answer_ids) & held_out)
             if query is not None and _answers(row.negative_ids, answer_ids) & self.dataset.relevant(row.query_id):
-                wronged.add(row.query_id)
+                with_false_negatives.add(row.query_id)
         return [
-            _overlap("training_query_foreign", "training queries that are not in train", foreign, forbidden=True),
+            _overlap("training_query_foreign", "training queries that are not in train", not_in_train, forbidden=True),
             _overlap("training_query_held_out", "training queries with a held-out text", queries, forbidden=True),
             _overlap("training_positive", "held-out answers used as training positives", positives, forbidden=True),
             _overlap("training_negative", "held-out answers used as training negatives", negatives, forbidden=forbid),
-            _overlap("negative_is_right", "training queries with a right answer as negative", wronged, forbidden=True),
+            _overlap(
+                "negative_is_right",
+                "training queries with a positive among the negatives",
+                with_false_negatives,
+                forbidden=True,
+            ),
         ]
 
 

@@ -1,4 +1,4 @@
-"""Which queries must stay on one side of a split."""
+"""Components: groups of queries that must stay in one part of a split."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from llama_index_ace_finetune.errors import DatasetError
 
 
 def group_values(dataset: RetrievalDataset, query_id: str, field: str) -> list[str]:
-    """Return the values of a metadata field of the query, or of its right answers where the query lacks the field."""
+    """Return the values of a metadata field of the query, or of its positives if the query lacks the field."""
     metadata = dataset.queries[query_id].metadata
     if field in metadata:
         return list(labels_of(metadata[field]))
-    right = [m for m, grade in dataset.judgements.get(query_id, {}).items() if grade > 0]
-    return [label for m in right for label in labels_of(dataset.memories[m].metadata.get(field))]
+    positives = [m for m, grade in dataset.judgements.get(query_id, {}).items() if grade > 0]
+    return [label for m in positives for label in labels_of(dataset.memories[m].metadata.get(field))]
 
 
 def query_components(
@@ -30,9 +30,9 @@ def query_components(
 ) -> NDArray[np.int64]:
     """Return the number of each query's component, [len(query_ids)].
 
-    Two queries are connected where they share a right answer, have equal or near-duplicate texts, have the same
-    value of `group_field`, or where the text of one is a right answer of the other. Components are numbered by
-    the first of `query_ids` in them. Raises DatasetError where no query has the group field.
+    Two queries are connected if they share a relevant answer, have equal or near-duplicate texts, have the same value
+    of `group_field`, or if the text of one is a relevant answer of the other. Components are numbered by the first of
+    `query_ids` in them. Raises DatasetError if no query has the group field.
     """
     nodes: dict[tuple[str, str], int] = {}
     edges: list[tuple[int, int]] = []
@@ -44,7 +44,7 @@ def query_components(
         edges.append((row, _node(nodes, ("text", text), len(query_ids))))
     for row, query_id in enumerate(query_ids):
         for answer_id in dataset.relevant(query_id):
-            # A query that is word for word another query's right answer meets it in the same node.
+            # A query whose text is another query's relevant answer shares its node.
             answer = ("text", normalise(dataset.memories[answer_id].text))
             edges.append((row, _node(nodes, answer, len(query_ids))))
     if group_field is not None:
@@ -70,7 +70,7 @@ def _groups(
             yield row, ("group", value)
     if query_ids and not found:
         raise DatasetError(
-            f"{dataset.name}: no query and no right answer has the group field {group_field!r}; name another."
+            f"{dataset.name}: no query and no relevant memory has the group field {group_field!r}; name another."
         )
 
 

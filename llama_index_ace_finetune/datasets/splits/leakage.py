@@ -1,4 +1,4 @@
-"""Whether training data keeps away from what its split holds out."""
+"""Leakage check of training data against its split."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _LATER = {"training": ("dev", "test"), "dev": ("test",)}
 def require_held_out(data: TrainingData) -> None:
     """Raise LeakageError if a train example holds a query or an answer of dev or test, or a dev example one of test.
 
-    Checked by the hashes of the split's manifest, so that edited texts and changed ids are noticed too. Data without a
-    manifest passes: nothing is known to be held out. The negatives of dev examples are not used, and not checked.
+    Checked by the hashes of the split's manifest, so that edited texts and changed ids are noticed. Data without a
+    manifest pass, since nothing is known to be held out. Negatives of dev examples are not used and not checked.
     """
 
     def hashes(kind: str, parts: tuple[str, ...]) -> set[str]:
@@ -33,7 +33,7 @@ def require_held_out(data: TrainingData) -> None:
                 f"The {part} query {example.query_id!r} is held out by the split; generate the training data again."
             )
         negatives = example.negative_ids if part == "training" else ()
-        for kind, identifiers in (("right answer", example.positive_ids), ("negative", negatives)):
+        for kind, identifiers in (("positive", example.positive_ids), ("negative", negatives)):
             leaked = next((i for i in identifiers if texts.get(i) in answers), None)
             if leaked is not None:
                 raise LeakageError(

@@ -1,4 +1,4 @@
-"""A split as it is kept: ids, hashes, counts and notes."""
+"""Split: ids, hashes, counts and notes, as `split.json` holds them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PARTS = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Query ids per part, the answers that are right for each part, and what proves later that nothing moved.
+    """Query ids and relevant answers per part, with hashes that show later whether a text changed.
 
     `answers[part]` holds answer ids, sorted. `query_hashes` and `answer_hashes` hold the `text_hash` of every query
-    and of every right answer. `without_answer` are the queries that have no right answer and are in no part.
+    and of every relevant answer. `without_answer` are the queries without a relevant answer; they are in no part.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Split:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write `split.json`, whole or not at all; raises DatasetError where the path cannot be written."""
+        """Write `split.json`, whole or not at all; raises DatasetError if the path cannot be written."""
         try:
             write_json(Path(path), self.manifest())
         except OSError as error:
@@ -96,7 +96,7 @@ class Split:
         path = Path(path)
         value = read_json(path)
         if not isinstance(value, dict) or value.get("version") != SPLIT_VERSION:
-            raise DatasetError(f"{path}: this is no split of version {SPLIT_VERSION}; make the split again.")
+            raise DatasetError(f"{path}: this is not a split of version {SPLIT_VERSION}; make the split again.")
         try:
             return _from_manifest(value)
         except (KeyError, TypeError, AttributeError, ValueError, DatasetError) as error:
@@ -126,5 +126,5 @@ def _from_manifest(value: dict[str, Any]) -> Split:
 
 def _strings(value: dict[str, Any]) -> dict[str, str]:
     if not all(isinstance(hashed, str) for hashed in value.values()):
-        raise TypeError("a hash is no string")
+        raise TypeError("a hash is not a string")
     return value

@@ -1,7 +1,7 @@
-"""Pairs of short texts that say almost the same, word for word.
+"""Near-duplicate short texts: pairs with almost the same words.
 
 An exact set-similarity join in sparse arithmetic, rather than MinHash: it misses no pair above the threshold,
-finds none below it, needs no hash seeds (a split must not move with a library's version), and the prefix filter
+finds none below it, needs no hash seeds (a split must not depend on a library's version), and the prefix filter
 (Chaudhuri, Ganti & Kaushik 2006; Bayardo, Ma & Srikant 2007) leaves few candidates to check.
 """
 
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 MIN_WORDS = 4
-"""Below this many distinct words one word is most of the meaning, so only equal word sets count as near."""
+"""Below this many distinct words one word is most of the meaning, so only equal word sets count as near-duplicates."""
 
 _CANDIDATES_PER_CHUNK = 4_000_000
 _PAIRS_PER_BLOCK = 200_000
 _ROUNDING = 1e-9
 _EDGES = "\"'`“”‘’.,;:!?()[]{}<>"
-# Scripts written without spaces: their runs are taken apart into pairs of characters.
+# Scripts written without spaces are cut into pairs of characters.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
 
 
 def words(text: str) -> frozenset[str]:
     """Return the distinct words of a normalised text, without the punctuation around them.
 
-    A text of punctuation alone is its own single word.
+    A text of only punctuation is one word.
     """
     found = {word for word in (part.strip(_EDGES) for part in text.split()) if word}
     if not text.isascii():
@@ -42,8 +42,8 @@ def near_duplicate_pairs(texts: Sequence[str], threshold: float) -> Iterator[NDA
     """Yield chunks [n, 2] of pairs i < j of texts whose word sets have a Jaccard similarity >= `threshold`.
 
     `texts` are normalised. Texts with fewer than `MIN_WORDS` words pair only with an equal word set. Of texts with an
-    equal word set only neighbours are paired, and others are compared through the first of them: enough to tell
-    what is connected, without the n^2 pairs of a text that occurs n times.
+    equal word set only neighbours are paired, and others are compared through the first of them: enough to
+    connect them, without the n^2 pairs of a text that occurs n times.
     """
     first_of_set: dict[frozenset[str], int] = {}
     last_of_set: dict[frozenset[str], int] = {}
@@ -114,8 +114,8 @@ def _weighted(sets: Sequence[frozenset[str]]) -> sparse.csr_matrix:
 def _prefixes(matrix: sparse.csr_matrix, totals: NDArray[np.float64], threshold: float) -> sparse.csr_matrix:
     """Return the rarest words of each row, as ones: a row within the threshold of another shares one of them.
 
-    Near rows share at least `threshold` of each one's weight, so the first word they share stands before the point
-    where less than that is left.
+    Near rows share at least `threshold` of each one's weight, so the first word they share comes before less than
+    that is left.
     """
     lengths = np.diff(matrix.indptr)
     before = np.cumsum(matrix.data) - matrix.data

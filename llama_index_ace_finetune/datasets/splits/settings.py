@@ -1,4 +1,4 @@
-"""How a dataset is divided."""
+"""SplitSettings: how a dataset is split."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from llama_index_ace_finetune.errors import DatasetError
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSettings:
-    """Fractions of the queries per part, and what keeps queries together.
+    """Fractions of the queries per part, and which queries stay together.
 
     Raises DatasetError for fractions that do not sum to 1 and thresholds outside (0, 1].
 
     Attributes:
-        train: fraction of the queries that are trained on.
-        dev: fraction that choices are made on.
+        train: fraction of the queries to train on.
+        dev: fraction for model selection.
         test: fraction that is held out for the report.
-        seed: of the division.
-        near_duplicate: Jaccard similarity of two queries' word sets from which they stay together.
-        group_field: metadata field of the queries, or of their right answers, whose equal values stay together.
-        category_field: metadata field of the queries by which parts are balanced, where they have it.
+        seed: random seed of the split.
+        near_duplicate: queries whose word sets have at least this Jaccard similarity stay together.
+        group_field: metadata field of the queries, or of their positives; queries with equal values stay together.
+        category_field: metadata field of the queries by which the parts are balanced, if they have it.
     """
 
     train: float = 0.6
@@ -40,4 +40,4 @@ class SplitSettings:
                 "sum to 1."
             )
         if not 0 < self.near_duplicate <= 1:
-            raise DatasetError(f"Split: near_duplicate is {self.near_duplicate}; it must lie above 0 and at most at 1.")
+            raise DatasetError(f"Split: near_duplicate is {self.near_duplicate}; it must be above 0 and at most 1.")

@@ -1,4 +1,4 @@
-"""Train, dev and test without a leak: whole components of connected queries go to one part."""
+"""Leak-free train, dev and test parts: each component of connected queries goes to one part."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from llama_index_ace_finetune.errors import DatasetError
 __all__ = ["Split", "SplitSettings", "k_folds", "resplit_train_dev", "split_dataset"]
 
 _TRAIN = 0
-_TIED = 3
-"""A group of fewer queries is no reason to look for what ties it."""
+_MIN_TIED = 3
+"""The connections of a smaller component are not explained."""
 
 
 def split_dataset(dataset: RetrievalDataset, *, settings: SplitSettings | None = None) -> Split:
-    """Divide the queries that have a right answer into train, dev and test.
+    """Split the queries that have a relevant answer into train, dev and test.
 
-    No component (see `components.query_components`) is ever cut. One that is larger than the test fraction goes to
+    No component (see `components.query_components`) is ever divided. One that is larger than the test fraction goes to
     train, and the notes say so. The result depends on ids, texts, judgements and the seed, not on their order.
-    Raises DatasetError where a part that should hold something would be empty.
+    Raises DatasetError if a part with a fraction above 0 would be empty.
     """
     settings = settings or SplitSettings()
     components, without_answer = _components(dataset, settings)
@@ -35,7 +35,7 @@ def split_dataset(dataset: RetrievalDataset, *, settings: SplitSettings | None =
     if empty:
         raise DatasetError(
             f"{dataset.name}: the queries form {len(components)} independent group(s), which leaves "
-            f"{' and '.join(empty)} empty; {_remedy(dataset, components, settings)}."
+            f"{' and '.join(empty)} empty; {_advice(dataset, components, settings)}."
         )
     return Split.of(
         dataset,
@@ -49,10 +49,10 @@ def split_dataset(dataset: RetrievalDataset, *, settings: SplitSettings | None =
 
 
 def k_folds(dataset: RetrievalDataset, *, k: int, settings: SplitSettings | None = None) -> list[Split]:
-    """Return k splits whose test parts are disjoint and hold together every query that has a right answer.
+    """Return k splits whose test parts are disjoint and together hold every query with a relevant answer.
 
     The rest of each fold is divided into train and dev in the proportion of the settings' fractions. Raises
-    DatasetError where k is below 2 or above the number of independent groups of queries.
+    DatasetError if k is below 2 or above the number of components.
     """
     settings = settings or SplitSettings()
     components, without_answer = _components(dataset, settings)
@@ -66,10 +66,12 @@ def k_folds(dataset: RetrievalDataset, *, k: int, settings: SplitSettings | None
     for fold in range(k):
         test = [c for c, f in zip(components, fold_of, strict=True) if f == fold]
         rest = [c for c, f in zip(components, fold_of, strict=True) if f != fold]
-        share = settings.dev / (settings.train + settings.dev) if settings.train + settings.dev else 0.0
-        parts, notes = _divide(rest, replace(settings, train=1 - share, dev=share, test=0.0))
+        dev_fraction = settings.dev / (settings.train + settings.dev) if settings.train + settings.dev else 0.0
+        parts, notes = _divide(rest, replace(settings, train=1 - dev_fraction, dev=dev_fraction, test=0.0))
         parts["test"] = [i for c in test for i in c.query_ids]
-        fold_settings = replace(settings, train=(1 - share) * (1 - 1 / k), dev=share * (1 - 1 / k), test=1 / k)
+        fold_settings = replace(
+            settings, train=(1 - dev_fraction) * (1 - 1 / k), dev=dev_fraction * (1 - 1 / k), test=1 / k
+        )
         folds.append(
             Split.of(
                 dataset,
@@ -87,14 +89,14 @@ def k_folds(dataset: RetrievalDataset, *, k: int, settings: SplitSettings | None
 def resplit_train_dev(
     dataset: RetrievalDataset, split: Split, *, dev_fraction: float, seed: int | None = None
 ) -> Split:
-    """Divide the queries outside the test part again, `dev_fraction` of them to dev; the test part stays as it is.
+    """Split train and dev again, with `dev_fraction` of their queries in dev; the test part stays as it is.
 
     Raises DatasetError for a fraction outside [0, 1] or one that leaves a part empty.
     """
     seed = split.settings.seed if seed is None else seed
     settings = replace(split.settings, train=1 - dev_fraction, dev=dev_fraction, test=0.0, seed=seed)
     ids = sorted((*split.train, *split.dev))
-    # Components are those of all queries: two that are tied through a third one stay together.
+    # Components of all queries: two that are connected through a third one stay together.
     components, _ = _components(dataset, settings, ids)
     parts, notes = _divide(components, settings)
     empty = [name for name in ("train", "dev") if getattr(settings, name) > 0 and not parts[name]]
@@ -113,18 +115,18 @@ def resplit_train_dev(
         components=split.components,
         largest_component=split.largest_component,
         without_answer=split.without_answer,
-        notes=(*split.notes, f"Train and dev were divided again with a dev fraction of {dev_fraction:g}.", *notes),
+        notes=(*split.notes, f"Train and dev were split again with a dev fraction of {dev_fraction:g}.", *notes),
     )
 
 
 def _components(
     dataset: RetrievalDataset, settings: SplitSettings, only: Sequence[str] | None = None
 ) -> tuple[list[Component], tuple[str, ...]]:
-    """Return the components of the queries with a right answer, and the ids of the queries without one."""
+    """Return the components of the queries with a relevant answer, and the ids of those without."""
     ordered = sorted(dataset.queries)
     ids = [i for i in ordered if dataset.relevant(i)]
     if not ids:
-        raise DatasetError(f"{dataset.name}: no query has a right answer; give judgements above 0.")
+        raise DatasetError(f"{dataset.name}: no query has a relevant memory; give judgements above 0.")
     without_answer = tuple(i for i in ordered if not dataset.relevant(i))
     numbers = query_components(dataset, ids, threshold=settings.near_duplicate, group_field=settings.group_field)
     wanted = None if only is None else set(only)
@@ -140,31 +142,31 @@ def _categories(dataset: RetrievalDataset, query_ids: Sequence[str], settings: S
     return Counter(label for category in found for label in labels_of(category))
 
 
-def _remedy(dataset: RetrievalDataset, components: Sequence[Component], settings: SplitSettings) -> str:
-    """Say what ties most queries together, where something does, and what to do."""
+def _advice(dataset: RetrievalDataset, components: Sequence[Component], settings: SplitSettings) -> str:
+    """Return what connects most queries, if anything does, and what to do about it."""
     largest = max(components, key=lambda component: component.size)
     total = sum(component.size for component in components)
-    if largest.size < max(_TIED, total / 2):
-        return "bring more queries, or set that fraction to 0"
+    if largest.size < max(_MIN_TIED, total / 2):
+        return "add more queries, or set that fraction to 0"
     shared = Counter(answer for query_id in largest.query_ids for answer in dataset.relevant(query_id))
     answer, count = min(shared.items(), key=lambda held: (-held[1], held[0]))
     if count >= largest.size / 2:
         text = " ".join(dataset.memories[answer].text.split())
         return (
-            f"{count} of {total} queries have the memory {answer!r:.60} ({text[:60]!r}) for an answer, which ties them "
-            "together; take it out of their answers, or bring queries that it does not answer"
+            f"{count} of {total} queries have the relevant memory {answer!r:.60} ({text[:60]!r}), which connects "
+            "them; remove its judgements, or add queries to which it is not relevant"
         )
     if settings.group_field is not None:
         groups = Counter(g for i in largest.query_ids for g in group_values(dataset, i, settings.group_field))
         group, count = min(groups.items(), key=lambda held: (-held[1], held[0]), default=("", 0))
         if count >= largest.size / 2:
             return (
-                f"{count} of {total} queries have the {settings.group_field} {group[:60]!r}, which ties them together; "
-                "group by another field, or bring queries of others"
+                f"{count} of {total} queries have the {settings.group_field} {group[:60]!r}, which connects them; "
+                "group by another field, or add queries with other values"
             )
     return (
-        f"{largest.size} of {total} queries are tied together, one by one, by shared answers or almost equal texts "
-        f"(such as {dataset.queries[largest.query_ids[0]].text[:60]!r}); bring queries that differ"
+        f"{largest.size} of {total} queries are connected, one by one, by shared positives or near-duplicate texts "
+        f"(such as {dataset.queries[largest.query_ids[0]].text[:60]!r}); add queries that differ"
     )
 
 
@@ -172,7 +174,7 @@ def _divide(components: Sequence[Component], settings: SplitSettings) -> tuple[d
     """Return the query ids per part and notes for the manifest."""
     total = sum(c.size for c in components)
     largest_held_out = (settings.test or settings.dev) * total
-    # A part needs one group, however large that is: without this, three groups could never be split.
+    # A part needs one component, however large: without this, three components could never be split.
     oversized = {n: _TRAIN for n, c in enumerate(components) if c.size > max(1.0, largest_held_out)}
     if settings.train == 0:
         oversized = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.datasets.source_location import Place
+from llama_index_ace_finetune.datasets.source_location import SourceLocation
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.ranking.validate import validate_rankings
@@ -43,7 +43,7 @@ def read_run(path: Path) -> TrecRun:
     for number, line in iterate_lines(path):
         if not line or line.isspace():
             continue
-        place = Place(str(path), number)
+        place = SourceLocation(str(path), number)
         fields = line.split()
         if len(fields) != 6:
             raise DatasetError(f"{place}: the line has {len(fields)} fields; write query Q0 document rank score tag.")
@@ -152,7 +152,7 @@ def rankings_of(
     return rankings, scores
 
 
-def _score(text: str, place: Place) -> float:
+def _score(text: str, place: SourceLocation) -> float:
     try:
         score = float(text)
     except ValueError:
@@ -162,7 +162,7 @@ def _score(text: str, place: Place) -> float:
     return score
 
 
-def _rank(text: str, place: Place) -> int:
+def _rank(text: str, place: SourceLocation) -> int:
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
         raise DatasetError(f"{place}: the rank {text!r:.80} is no whole number of 0 or more; count hits from 1.")
     return int(text)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.datasets.source_location import Place
+from llama_index_ace_finetune.datasets.source_location import SourceLocation
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, quoted
@@ -81,7 +81,9 @@ class PerQuery:
         """
         if not path.is_file():
             raise AceFinetuneError(f"There is no {str(path)!r}; evaluate again, which writes it beside the report.")
-        records = [_record(line, Place(str(path), number)) for number, line in iterate_lines(path) if line.strip()]
+        records = [
+            _record(line, SourceLocation(str(path), number)) for number, line in iterate_lines(path) if line.strip()
+        ]
         if not records:
             raise DatasetError(f"{path}: there is no query in the file; evaluate again.")
         try:
@@ -102,7 +104,7 @@ class PerQuery:
             raise DatasetError(f"{path}: a query lacks a value ({quoted(str(error))}); evaluate again.") from error
 
 
-def _record(line: str, place: Place) -> dict[str, Any]:
+def _record(line: str, place: SourceLocation) -> dict[str, Any]:
     try:
         record = parse_json(line, finite=True)
     except ValueError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.labels import labels_of
-from llama_index_ace_finetune.datasets.oracle import Ceiling
+from llama_index_ace_finetune.datasets.oracle import UpperBound
 from llama_index_ace_finetune.datasets.types import DIFFICULTIES
 from llama_index_ace_finetune.errors import AceFinetuneError, quoted
 from llama_index_ace_finetune.evaluation.decision.verdict import Verdict
@@ -61,7 +61,7 @@ class ReportContext:
     data: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     learning_curve: LearningCurve | None = None
-    ceiling: Ceiling | None = None
+    ceiling: UpperBound | None = None
     seen_answers: Collection[str] | None = None
     warnings: tuple[str, ...] = ()
     command: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llama_index_ace_finetune.datasets.types import Memory
+from llama_index_ace_finetune.datasets.types import MEMORY_ID_FIELDS, Memory
 from llama_index_ace_finetune.errors import StoreError, first_line
 from llama_index_ace_finetune.stores.qdrant.connection import qdrant_key
 from llama_index_ace_finetune.utils.node_payload import node_in_payload
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 DEFAULT_COLLECTION = "ace_memories_hybrid"
 DEFAULT_EMBEDDING_MODEL = "text-embedding-qwen3-embedding-8b"
 _TEXT_FIELDS = ("content", "lesson", "text")
-_ID_FIELDS = ("memory_id", "bullet_id", "original_id")
 _DENSE_NAMES = ("dense", "text-dense", "finetuned", "baseline")
 _SECONDS = 30.0
 _TEXT_LIMIT = 8000
@@ -130,5 +129,5 @@ def _memory(point: Any) -> Memory | None:
         embedded = node.get_content(MetadataMode.EMBED)
         return Memory(node.node_id, embedded, {"source_id": point.id, **document, **node.metadata})
     text = next((payload[name] for name in _TEXT_FIELDS if isinstance(payload.get(name), str)), None)
-    name = next((payload[name] for name in _ID_FIELDS if payload.get(name) is not None), point.id)
+    name = next((payload[name] for name in MEMORY_ID_FIELDS if payload.get(name) is not None), point.id)
     return None if text is None else Memory(str(name), text, {"source_id": point.id, **payload})

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.datasets.source_location import JsonPlace, Place, line_of
+from llama_index_ace_finetune.datasets.source_location import JsonLocation, SourceLocation, line_of
 
 _VALUES = st.recursive(
     st.one_of(st.none(), st.integers(), st.text(max_size=4)),
@@ -18,7 +18,7 @@ _VALUES = st.recursive(
 
 
 @given(_VALUES, st.data())
-def test_the_value_on_the_line_is_the_value(value: Any, data: st.DataObject) -> None:
+def test_line_of_a_value(value: Any, data: st.DataObject) -> None:
     steps: list[str | int] = []
     inner = value
     while isinstance(inner, (list, dict)) and inner and data.draw(st.booleans()):
@@ -31,9 +31,9 @@ def test_the_value_on_the_line_is_the_value(value: Any, data: st.DataObject) -> 
     assert line.rstrip(",").endswith(start)
 
 
-def test_places_print_as_a_person_reads_them() -> None:
-    assert str(Place("a.csv", 3)) == "a.csv, line 3"
-    assert str(Place("a.csv")) == "a.csv"
+def test_printed_locations() -> None:
+    assert str(SourceLocation("a.csv", 3)) == "a.csv, line 3"
+    assert str(SourceLocation("a.csv")) == "a.csv"
     text = '{"a": [1,\n {"b": 2}]}'
-    assert str(JsonPlace("x.json", text).at("a", 1, "b")) == "x.json, line 2 (a[1].b)"
-    assert str(JsonPlace("x.json", text).at("a", 7, "b")) == "x.json, line 1 (a[7].b)"
+    assert str(JsonLocation("x.json", text).at("a", 1, "b")) == "x.json, line 2 (a[1].b)"
+    assert str(JsonLocation("x.json", text).at("a", 7, "b")) == "x.json, line 1 (a[7].b)"

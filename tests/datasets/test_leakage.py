@@ -26,7 +26,7 @@ def test_clean_data_passes() -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"query": "how do i  DRAIN it?"}, "'q1'"), ({"positive": "2"}, "right answer"), ({"negative": "2"}, "negative")],
+    [({"query": "how do i  DRAIN it?"}, "'q1'"), ({"positive": "2"}, "a positive"), ({"negative": "2"}, "negative")],
 )
 def test_leaks_are_refused(change: dict[str, str], named: str) -> None:
     with pytest.raises(LeakageError, match=named):
@@ -35,14 +35,14 @@ def test_leaks_are_refused(change: dict[str, str], named: str) -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"query": "How do I drain it?"}, "The dev query 'q1'"), ({"positive": "2"}, "right answer of dev query 'q1'")],
+    [({"query": "How do I drain it?"}, "The dev query 'q1'"), ({"positive": "2"}, "positive of dev query 'q1'")],
 )
-def test_choices_are_not_made_on_test_queries(change: dict[str, str], named: str) -> None:
+def test_dev_examples_with_test_data_are_refused(change: dict[str, str], named: str) -> None:
     with pytest.raises(LeakageError, match=named):
         require_held_out(data(**change, split="dev"))
 
 
-def test_dev_examples_may_hold_what_dev_holds() -> None:
+def test_dev_examples_may_hold_dev_data() -> None:
     split = {"queries": {"dev": {"q1": text_hash("new key")}}, "answers": {"dev": {"1": text_hash("Rotate the key.")}}}
     dev = data(negative="2", split="dev").examples
     require_held_out(TrainingData(examples=dev, memories=MEMORIES, split=split))

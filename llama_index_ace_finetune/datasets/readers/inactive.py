@@ -1,4 +1,4 @@
-"""Memories that their system no longer uses."""
+"""Inactive memories: archived, deleted, invalid or disabled."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _TRUE = frozenset({"true", "1", "yes"})
 _FALSE = frozenset({"false", "0", "no"})
 
 
-def is_retired(entry: Mapping[str, Any]) -> bool:
-    """Say whether a memory is marked as archived, deleted, invalid or inactive; a flag may be a boolean or a word."""
-    return any(_says_so(squash(str(name)), value) for name, value in entry.items())
+def is_inactive(entry: Mapping[str, Any]) -> bool:
+    """Return whether a memory is marked archived, deleted, invalid or inactive; a flag is a boolean or a word."""
+    return any(_marks_inactive(squash(str(name)), value) for name, value in entry.items())
 
 
-def _says_so(name: str, value: Any) -> bool:
+def _marks_inactive(name: str, value: Any) -> bool:
     word = str(value).strip().casefold() if isinstance(value, (bool, int, float, str)) else ""
     if name in _ON:
         return word in _TRUE or word == "1.0"
