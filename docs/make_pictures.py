@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from llama_index_ace_finetune.pipeline.summary import print_summary
+from llama_index_ace_finetune.cli.summary import print_summary
 
 DOCS = Path(__file__).resolve().parent
 PICTURES = DOCS / "pictures"

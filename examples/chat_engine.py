@@ -14,8 +14,7 @@ from pathlib import Path
 from llama_index.core.chat_engine import ContextChatEngine
 from llama_index.core.llms import MockLLM
 
-from llama_index_ace_finetune import FineTunedHybridRetriever, read_dataset
-from llama_index_ace_finetune.stores.build_index import memory_nodes
+from llama_index_ace_finetune import FineTunedHybridRetriever, memory_nodes, read_dataset
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 PLAYBOOK = Path(__file__).parent / "data" / "playbook_suite.json"

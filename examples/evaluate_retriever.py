@@ -16,8 +16,13 @@ from llama_index.core import VectorStoreIndex
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.evaluation import RetrieverEvaluator
 
-from llama_index_ace_finetune import FineTunedEmbedding, FineTunedHybridRetriever, RetrievalDataset, read_dataset
-from llama_index_ace_finetune.stores.build_index import memory_nodes
+from llama_index_ace_finetune import (
+    FineTunedEmbedding,
+    FineTunedHybridRetriever,
+    RetrievalDataset,
+    memory_nodes,
+    read_dataset,
+)
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 PLAYBOOK = Path(__file__).parent / "data" / "playbook_suite.json"

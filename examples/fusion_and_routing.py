@@ -17,8 +17,7 @@ from llama_index.core.retrievers import QueryFusionRetriever, RouterRetriever
 from llama_index.core.selectors import EmbeddingSingleSelector
 from llama_index.core.tools import RetrieverTool
 
-from llama_index_ace_finetune import FineTunedEmbedding, FineTunedHybridRetriever, read_dataset
-from llama_index_ace_finetune.stores.build_index import memory_nodes
+from llama_index_ace_finetune import FineTunedEmbedding, FineTunedHybridRetriever, memory_nodes, read_dataset
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 PLAYBOOK = Path(__file__).parent / "data" / "playbook_suite.json"

@@ -13,10 +13,16 @@ import textwrap
 from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 
-from llama_index_ace_finetune import FineTunedEmbedding, FineTunedHybridRetriever, MemoryStore
-from llama_index_ace_finetune.stores.build_index import build_index
-from llama_index_ace_finetune.stores.upsert_nodes import refresh_documents
-from llama_index_ace_finetune.stores.versions import build_version, publish, rollback
+from llama_index_ace_finetune import (
+    FineTunedEmbedding,
+    FineTunedHybridRetriever,
+    MemoryStore,
+    build_index,
+    build_version,
+    publish,
+    refresh_documents,
+    rollback,
+)
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 

@@ -13,19 +13,19 @@ from pathlib import Path
 
 from llama_index_ace_finetune import (
     EmbeddingFineTuner,
+    Encoder,
     FineTunedHybridRetriever,
     HardNegativeMiner,
     SplitSettings,
     TrainingConfig,
+    evaluate_systems,
+    generate_training_data,
+    keep_freed_memory,
+    memory_nodes,
+    reach_verdict,
     read_dataset,
     split_dataset,
 )
-from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
-from llama_index_ace_finetune.evaluation.evaluate import evaluate_systems
-from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
-from llama_index_ace_finetune.stores.build_index import memory_nodes
-from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 PLAYBOOK = Path(__file__).parent / "data" / "playbook_suite.json"

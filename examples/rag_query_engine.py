@@ -17,8 +17,13 @@ from llama_index.core import VectorStoreIndex
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 
-from llama_index_ace_finetune import FineTunedEmbedding, FineTunedHybridRetriever, RetrievedMemory, read_dataset
-from llama_index_ace_finetune.stores.build_index import memory_nodes
+from llama_index_ace_finetune import (
+    FineTunedEmbedding,
+    FineTunedHybridRetriever,
+    RetrievedMemory,
+    memory_nodes,
+    read_dataset,
+)
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 PLAYBOOK = Path(__file__).parent / "data" / "playbook_suite.json"

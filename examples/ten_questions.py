@@ -13,9 +13,7 @@ import argparse
 import textwrap
 from pathlib import Path
 
-from llama_index_ace_finetune import FineTunedEmbedding, FineTunedHybridRetriever, read_dataset
-from llama_index_ace_finetune.run_folder import RunFolder
-from llama_index_ace_finetune.stores.build_index import memory_nodes
+from llama_index_ace_finetune import FineTunedEmbedding, FineTunedHybridRetriever, RunFolder, memory_nodes, read_dataset
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 PLAYBOOK = Path(__file__).parent / "data" / "playbook_suite.json"

@@ -11,72 +11,220 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+    from llama_index_ace_finetune.datasets.splits.audit import Audit
+    from llama_index_ace_finetune.datasets.splits.manifest import Split
     from llama_index_ace_finetune.datasets.splits.split import SplitSettings, split_dataset
+    from llama_index_ace_finetune.datasets.splits.unseen_queries import UnseenQueries, unseen_queries
+    from llama_index_ace_finetune.datasets.training_data import TrainingData
     from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
     from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
+    from llama_index_ace_finetune.encoders.encoder import Encoder
+    from llama_index_ace_finetune.encoders.exports.record import ExportRecord
+    from llama_index_ace_finetune.encoders.settings import EncoderSettings
     from llama_index_ace_finetune.errors import AceFinetuneError
+    from llama_index_ace_finetune.evaluation.decision.verdict import Verdict, reach_verdict
+    from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
     from llama_index_ace_finetune.evaluation.evaluate_retriever import aevaluate_retriever, evaluate_retriever
-    from llama_index_ace_finetune.finetuned_retrieval import FineTunedRetrieval
+    from llama_index_ace_finetune.evaluation.metrics.measures import MAP, MRR, NDCG, Recall, Success, parse_measure
     from llama_index_ace_finetune.mining.miner import HardNegativeMiner
     from llama_index_ace_finetune.mining.report import save_mining_report
     from llama_index_ace_finetune.mining.settings import MiningSettings
-    from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
+    from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator, generate_training_data
+    from llama_index_ace_finetune.pipeline.audit import audit
+    from llama_index_ace_finetune.pipeline.compare import RunComparison, compare
+    from llama_index_ace_finetune.pipeline.config_file import write_config
+    from llama_index_ace_finetune.pipeline.demo import demo_suite
+    from llama_index_ace_finetune.pipeline.doctor import check_environment
+    from llama_index_ace_finetune.pipeline.embedding_evaluator import EmbeddingEvaluator
+    from llama_index_ace_finetune.pipeline.evaluate import EvaluationResult, evaluate
+    from llama_index_ace_finetune.pipeline.events import PipelineEvents
+    from llama_index_ace_finetune.pipeline.export import export
+    from llama_index_ace_finetune.pipeline.generate import GenerationResult, generate
+    from llama_index_ace_finetune.pipeline.index import IndexResult, index
+    from llama_index_ace_finetune.pipeline.inspect import Inspection, inspect
+    from llama_index_ace_finetune.pipeline.leftovers import remove_leftovers
+    from llama_index_ace_finetune.pipeline.plan import RunPlan, plan
+    from llama_index_ace_finetune.pipeline.report import RunReport, report
+    from llama_index_ace_finetune.pipeline.run import RunResult, run
+    from llama_index_ace_finetune.pipeline.settings import RunSettings
+    from llama_index_ace_finetune.pipeline.train import TrainingResult, train
+    from llama_index_ace_finetune.pipeline.vector_formats import VectorComparison, compare_vector_formats
+    from llama_index_ace_finetune.retrievers.finetuned_retrieval import FineTunedRetrieval
     from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
     from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
     from llama_index_ace_finetune.retrievers.retriever_options import RetrieverOptions, SearchOptions
+    from llama_index_ace_finetune.run_folder import RunFolder
+    from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
     from llama_index_ace_finetune.stores.memory_store import MemoryStore
+    from llama_index_ace_finetune.stores.upsert_nodes import refresh_documents, upsert_nodes
+    from llama_index_ace_finetune.stores.versions import build_version, publish, rollback
     from llama_index_ace_finetune.training.config import TrainingConfig
     from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+    from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
 __all__ = [
+    "MAP",
+    "MRR",
+    "NDCG",
     "AceFinetuneError",
+    "Audit",
+    "EmbeddingEvaluator",
     "EmbeddingFineTuner",
+    "Encoder",
+    "EncoderSettings",
+    "Evaluation",
+    "EvaluationResult",
+    "ExportRecord",
     "FineTunedEmbedding",
     "FineTunedHybridRetriever",
     "FineTunedRetrieval",
+    "GenerationResult",
     "HardNegativeMiner",
+    "IndexResult",
+    "Inspection",
     "Memory",
     "MemoryStore",
     "MiningSettings",
+    "PipelineEvents",
     "Query",
+    "Recall",
     "RetrievalDataset",
     "RetrievedMemory",
     "RetrieverOptions",
+    "RunComparison",
+    "RunFolder",
+    "RunPlan",
+    "RunReport",
+    "RunResult",
+    "RunSettings",
     "SearchOptions",
+    "Split",
     "SplitSettings",
+    "Success",
     "TrainingConfig",
+    "TrainingData",
     "TrainingDataGenerator",
+    "TrainingResult",
+    "UnseenQueries",
+    "VectorComparison",
+    "Verdict",
     "__version__",
     "aevaluate_retriever",
+    "audit",
+    "build_index",
+    "build_version",
+    "check_environment",
+    "compare",
+    "compare_vector_formats",
+    "demo_suite",
+    "evaluate",
     "evaluate_retriever",
+    "evaluate_systems",
+    "export",
+    "generate",
+    "generate_training_data",
+    "index",
+    "inspect",
+    "keep_freed_memory",
+    "memory_nodes",
+    "parse_measure",
+    "plan",
+    "publish",
+    "reach_verdict",
     "read_dataset",
+    "refresh_documents",
+    "remove_leftovers",
+    "report",
+    "rollback",
+    "run",
     "save_mining_report",
     "split_dataset",
+    "train",
+    "unseen_queries",
+    "upsert_nodes",
+    "write_config",
 ]
 
 _HOMES = {
     "AceFinetuneError": "errors",
+    "Audit": "datasets.splits.audit",
+    "EmbeddingEvaluator": "pipeline.embedding_evaluator",
     "EmbeddingFineTuner": "training.fine_tuner",
+    "Encoder": "encoders.encoder",
+    "EncoderSettings": "encoders.settings",
+    "Evaluation": "evaluation.evaluate",
+    "EvaluationResult": "pipeline.evaluate",
+    "ExportRecord": "encoders.exports.record",
     "FineTunedEmbedding": "embeddings.finetuned_embedding",
     "FineTunedHybridRetriever": "retrievers.hybrid_retriever",
-    "FineTunedRetrieval": "finetuned_retrieval",
+    "FineTunedRetrieval": "retrievers.finetuned_retrieval",
+    "GenerationResult": "pipeline.generate",
     "HardNegativeMiner": "mining.miner",
+    "IndexResult": "pipeline.index",
+    "Inspection": "pipeline.inspect",
+    "MAP": "evaluation.metrics.measures",
+    "MRR": "evaluation.metrics.measures",
     "Memory": "datasets.types",
     "MemoryStore": "stores.memory_store",
     "MiningSettings": "mining.settings",
+    "NDCG": "evaluation.metrics.measures",
+    "PipelineEvents": "pipeline.events",
     "Query": "datasets.types",
+    "Recall": "evaluation.metrics.measures",
     "RetrievalDataset": "datasets.types",
     "RetrievedMemory": "retrievers.retrieved_memory",
     "RetrieverOptions": "retrievers.retriever_options",
+    "RunComparison": "pipeline.compare",
+    "RunFolder": "run_folder",
+    "RunPlan": "pipeline.plan",
+    "RunReport": "pipeline.report",
+    "RunResult": "pipeline.run",
+    "RunSettings": "pipeline.settings",
     "SearchOptions": "retrievers.retriever_options",
+    "Split": "datasets.splits.manifest",
     "SplitSettings": "datasets.splits.split",
+    "Success": "evaluation.metrics.measures",
     "TrainingConfig": "training.config",
+    "TrainingData": "datasets.training_data",
     "TrainingDataGenerator": "mining.training_data_generator",
+    "TrainingResult": "pipeline.train",
+    "UnseenQueries": "datasets.splits.unseen_queries",
+    "VectorComparison": "pipeline.vector_formats",
+    "Verdict": "evaluation.decision.verdict",
     "aevaluate_retriever": "evaluation.evaluate_retriever",
+    "audit": "pipeline.audit",
+    "build_index": "stores.build_index",
+    "build_version": "stores.versions",
+    "check_environment": "pipeline.doctor",
+    "compare": "pipeline.compare",
+    "compare_vector_formats": "pipeline.vector_formats",
+    "demo_suite": "pipeline.demo",
+    "evaluate": "pipeline.evaluate",
     "evaluate_retriever": "evaluation.evaluate_retriever",
+    "evaluate_systems": "evaluation.evaluate",
+    "export": "pipeline.export",
+    "generate": "pipeline.generate",
+    "generate_training_data": "mining.training_data_generator",
+    "index": "pipeline.index",
+    "inspect": "pipeline.inspect",
+    "keep_freed_memory": "utils.memory",
+    "memory_nodes": "stores.build_index",
+    "parse_measure": "evaluation.metrics.measures",
+    "plan": "pipeline.plan",
+    "publish": "stores.versions",
+    "reach_verdict": "evaluation.decision.verdict",
     "read_dataset": "datasets.read_dataset",
+    "refresh_documents": "stores.upsert_nodes",
+    "remove_leftovers": "pipeline.leftovers",
+    "report": "pipeline.report",
+    "rollback": "stores.versions",
+    "run": "pipeline.run",
     "save_mining_report": "mining.report",
     "split_dataset": "datasets.splits.split",
+    "train": "pipeline.train",
+    "unseen_queries": "datasets.splits.unseen_queries",
+    "upsert_nodes": "stores.upsert_nodes",
+    "write_config": "pipeline.config_file",
 }
 
 try:

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
-from llama_index_ace_finetune.pipeline.train import train_and_index
 from llama_index_ace_finetune.training import config as training_config
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.utils.console import console, run_command
 
 __all__ = ["EmbeddingFineTuner", "TrainingConfig", "main", "train_embedding_model"]
 
@@ -24,7 +22,7 @@ DEFAULT_OUTPUT = "ace/embedding_finetuning/models/ace_finetuned"
 class TrainingConfig(training_config.TrainingConfig):
     """`training.config.TrainingConfig` with the defaults that the original documents.
 
-    `save_steps` is accepted for compatibility: the best weights of all dev evaluations are kept, not every so many.
+    `save_steps` is accepted for compatibility: the best weights of all dev evaluations are kept.
     """
 
     output_dir: str = DEFAULT_OUTPUT
@@ -75,13 +73,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-5)
     parser.add_argument("--warmup-steps", type=int, default=100)
-    parser.add_argument("--max-examples", type=int, help="train on a random sample of so many examples")
+    parser.add_argument("--max-examples", type=int, help="train on a random sample of N examples")
     parser.add_argument("--device", choices=("cpu", "cuda", "mps"), help="the best one by default")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    from llama_index_ace_finetune.cli.execute import run_command
+    from llama_index_ace_finetune.cli.progress import ConsoleEvents
+    from llama_index_ace_finetune.cli.train import print_trained
+    from llama_index_ace_finetune.pipeline.train import train
+
     options = build_parser().parse_args(arguments)
 
     def command() -> None:
@@ -94,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warmup_steps=options.warmup_steps,
             device=options.device,
         )
-        index, _ = train_and_index(Path(options.training_data), config, max_examples=options.max_examples)
-        console().print(f"model   {options.output_dir}\nindex   {index}", markup=False)
+        print_trained(train(options.training_data, config, max_examples=options.max_examples, events=ConsoleEvents()))
 
     return run_command(command)
 

@@ -175,6 +175,12 @@ class RunFolder:
         return read_json_object(file, _RUN_FILE, max_bytes=MAX_REPORT_BYTES)
 
 
+def index_beside(model: Path) -> Path:
+    """Return where the index of a model folder is: `index` in a run folder, else `<model>_index` beside it."""
+    folder = model.resolve()
+    return folder.parent / ("index" if folder.name == "model" else f"{folder.name}_index")
+
+
 def _is_file(file: Path) -> bool:
     """Return whether the file exists; raises AceFinetuneError if the folder cannot be read."""
     try:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -75,3 +75,33 @@ def small_dataset(small_suite: Path) -> RetrievalDataset:
     from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 
     return read_dataset(small_suite)
+
+
+@pytest.fixture(scope="session")
+def write_suite(demo_suite: Path) -> Callable[[Path, int], Path]:
+    """Write a suite with a number of memories, spread evenly over the demo's."""
+
+    def write(target: Path, memories: int) -> Path:
+        suite: dict[str, Any] = json.loads(demo_suite.read_text(encoding="utf-8"))
+        cases = suite["test_cases"]
+        suite["test_cases"] = cases[:: len(cases) // memories][:memories]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(suite), encoding="utf-8")
+        return target
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def suite(write_suite: Callable[[Path, int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_suite(tmp_path_factory.mktemp("suite") / "suite.json", 24)
+
+
+@pytest.fixture(scope="session")
+def finished_run(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one short epoch."""
+    import llama_index_ace_finetune as ace
+
+    out = tmp_path_factory.mktemp("runs") / "run"
+    ace.run(data=suite, out=out, training=ace.TrainingConfig(epochs=1, batch_size=32))
+    return out

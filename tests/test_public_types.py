@@ -55,6 +55,65 @@ def serve(folder: Path) -> list[str]:
     return [*told, str(len(found)), str(len(store)), str(len(embedding.get_query_embedding("one")))]
 
 
+class Lines(ace.PipelineEvents):
+    def on_message(self, text: str) -> None:
+        print(text)
+
+
+def run_all(suite: Path, out: Path) -> ace.RunFolder:
+    settings = ace.RunSettings(data=suite, out=out, training=ace.TrainingConfig(epochs=1))
+    plan: ace.RunPlan = ace.plan(settings)
+    print(plan.seconds, [stage.does for stage in plan.stages])
+    result: ace.RunResult = ace.run(settings, events=Lines())
+    again: ace.RunResult = ace.run(data=suite, out=out, training=ace.TrainingConfig(epochs=1))
+    print(result.verdict, again.stages, result.seconds)
+    return result.folder
+
+
+def stage_by_stage(suite: Path, folder: Path) -> str:
+    inspection: ace.Inspection = ace.inspect(suite)
+    data: ace.GenerationResult = ace.generate(suite, folder / "data.json", num_negatives=3, events=Lines())
+    trained: ace.TrainingResult = ace.train(data.path, ace.TrainingConfig(mode="queries"), out=folder / "model")
+    found: ace.EvaluationResult = ace.evaluate(suite, trained.model, out=folder / "report.json")
+    stored: ace.IndexResult = ace.index(suite, trained.model, folder / "index", replace=True)
+    report: ace.RunReport = ace.report(folder / "report.json")
+    record: ace.ExportRecord = ace.export(folder, backend="onnx", int8=True)
+    vectors: ace.VectorComparison = ace.compare_vector_formats(folder, [128])
+    print(inspection.rejection, stored.memories, record.backend, vectors.forms[0].mrr, found.verdict.sentence)
+    figures: dict[str, object] = ace.EmbeddingEvaluator(suite).compare_models(trained.model)
+    return report.verdict + str(figures["verdict"])
+
+
+def check(run: Path, other: Path) -> bool:
+    comparison: ace.RunComparison = ace.compare([run, other])
+    audit: ace.Audit = ace.audit(run)
+    ace.write_config(run / "run.yaml", data=str(ace.demo_suite()), run=str(run))
+    print(comparison.queries, ace.check_environment()["problems"], [one.bytes for one in ace.remove_leftovers(run)])
+    return audit.passed
+
+
+def with_parts(suite: Path, model: Path) -> ace.Verdict:
+    ace.keep_freed_memory()
+    dataset = ace.read_dataset(suite)
+    split: ace.Split = ace.split_dataset(dataset)
+    base = ace.Encoder.load("base", settings=ace.EncoderSettings(device="cpu"))
+    data: ace.TrainingData = ace.generate_training_data(dataset, split, ace.HardNegativeMiner(encoder=base))
+    unseen: ace.UnseenQueries = ace.unseen_queries(dataset, None)
+    found: ace.Evaluation = ace.evaluate_systems(
+        dataset, test=unseen.test, dev=split.dev, base=base, tuned=ace.Encoder.load(model)
+    )
+    measures = [ace.Success(1), ace.Recall(5), ace.MRR(10), ace.NDCG(10), ace.MAP(100), ace.parse_measure("MRR@5")]
+    print(len(data.examples), [str(measure) for measure in measures])
+    return ace.reach_verdict(found, None)
+
+
+def keep_an_index(suite: Path, folder: Path, model: ace.Encoder) -> None:
+    nodes = ace.memory_nodes(ace.read_dataset(suite).memories.values())
+    with ace.build_index(nodes, finetuned=model, baseline=None, path=folder) as store:
+        ace.upsert_nodes(store, nodes, {"finetuned": model})
+    ace.refresh_documents, ace.build_version, ace.publish, ace.rollback
+
+
 async def measure(suite: Path, retriever: ace.FineTunedHybridRetriever) -> float:
     dataset, test = divide(suite)
     try:

@@ -1,4 +1,4 @@
-"""From the options of a verb to the settings that they mean."""
+"""From the options of a verb to settings."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _MINING = {
 
 
 def training_flags(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of the training among a verb's options; an option that is None was not given."""
+    """Return the training settings among a verb's options; an option that is None was not given."""
     return _named(given, _TRAINING)
 
 
 def mining_flags(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of the mining among a verb's options."""
+    """Return the mining settings among a verb's options."""
     settings = _named(given, _MINING)
     if given.get("no_relative_margin"):
         settings["relative_margin"] = None

@@ -1,4 +1,4 @@
-"""What holds for every verb: help, version, how much is said, exit codes."""
+"""What all verbs share: help, version, output options."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from llama_index_ace_finetune import __version__
+from llama_index_ace_finetune.cli.console import output_options
 from llama_index_ace_finetune.cli.old_options import renamed, run_first
-from llama_index_ace_finetune.utils.console import speaking
 from llama_index_ace_finetune.utils.redact import without_passwords
 from llama_index_ace_finetune.utils.terminal import visible
 
@@ -27,11 +27,11 @@ _NARROW = 80
 _UsageError: Any = typer.BadParameter.__base__
 
 
-class Verb(TyperCommand):
-    """A verb, whose help is legible in a narrow terminal too."""
+class VerbCommand(TyperCommand):
+    """A verb, whose help is readable in a narrow terminal too."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help: as a table, or as lines where a table would cut the names of options."""
+        """Write the help: as a table, or as lines if a table would cut the names of options."""
         _hide_types_of_switches(self.get_params(ctx))
         if shutil.get_terminal_size().columns < _NARROW:
             self.rich_markup_mode = None
@@ -40,7 +40,7 @@ class Verb(TyperCommand):
         super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments, old spellings too; a text that was taken for an option is told how to be passed."""
+        """Read the arguments, old spellings too; the error for a text that begins with a dash says how to pass it."""
         names = {name for parameter in self.get_params(ctx) for name in parameter.opts}
         try:
             return super().parse_args(ctx, renamed(run_first(args) if self.name == "search" else args, names))
@@ -57,8 +57,8 @@ class Verb(TyperCommand):
             raise
 
 
-class Verbs(TyperGroup):
-    """The verbs; `--quiet` and `--verbose` may stand before or after one."""
+class VerbGroup(TyperGroup):
+    """All verbs; `--quiet` and `--verbose` are accepted before or after one."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help of all verbs."""
@@ -66,7 +66,7 @@ class Verbs(TyperGroup):
         super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Move what holds for every verb to the front."""
+        """Move the options of the group to the front."""
         end = args.index("--") if "--" in args else len(args)
         moved = [word for word in args[:end] if word in _ANYWHERE]
         kept = [word for word in args[:end] if word not in _ANYWHERE]
@@ -94,14 +94,14 @@ def _hide_types_of_switches(parameters: Iterable[Any]) -> None:
             parameter.metavar = ""
 
 
-def speak(
+def set_output(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print results and errors alone.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log what is done, and trace errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only results and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Debug logging and tracebacks.")] = False,
 ) -> None:
     """Fine-tune the embedding model behind a retriever, prove it on held-out queries, and serve it."""
     if version:
         typer.echo(__version__)
         raise typer.Exit
-    context.with_resource(speaking(quiet=quiet, verbose=verbose))
+    context.with_resource(output_options(quiet=quiet, verbose=verbose))

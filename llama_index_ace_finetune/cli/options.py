@@ -20,38 +20,38 @@ Device = Annotated[
     str | None,
     typer.Option(
         callback=lambda device: None if device == "auto" else device,
-        help="cpu, cuda, mps, or auto for the best one, the default.",
+        help="cpu, cuda, mps, or auto, the default, for the best one.",
     ),
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"] | None,
-    typer.Option(help="auto, the default, takes bfloat16 where the processor computes in it."),
+    typer.Option(help="auto, the default, uses bfloat16 if the device supports it."),
 ]
-BaseModel = Annotated[str | None, typer.Option(help="Hub name or folder; all-MiniLM-L6-v2 by default.")]
+BaseModel = Annotated[str | None, typer.Option(help="Hub name or folder (default all-MiniLM-L6-v2).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and all else on standard error.")]
 RequireGain = Annotated[
-    bool, typer.Option("--require-gain", help="Exit 1 unless test confirms that the tuned model serves better.")
+    bool, typer.Option("--require-gain", help="Exit 1 unless test confirms a gain of the tuned model.")
 ]
 
 TrainingMode = Annotated[
     Literal["auto", "linear", "queries", "full"] | None,
-    typer.Option(help="What to train; auto, the default, takes the best."),
+    typer.Option(help="What to train; auto, the default, keeps the best."),
 ]
 KeepIndex = Annotated[
     bool | None,
-    typer.Option("--keep-index/--new-index", help="Train queries alone, so that stored vectors stay valid."),
+    typer.Option("--keep-index/--new-index", help="Train only the query side, so that stored vectors stay valid."),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the training queries, in full alone.")]
-Budget = Annotated[float | None, typer.Option(help="Minutes of training at most; 10 by default.")]
-BatchSize = Annotated[int | None, typer.Option(help="Queries per step, in full alone.")]
-LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate, in full alone.")]
+Epochs = Annotated[int | None, typer.Option(help="Epochs (mode full only).")]
+Budget = Annotated[float | None, typer.Option(help="Maximum training time in minutes (default 10).")]
+BatchSize = Annotated[int | None, typer.Option(help="Queries per step (mode full only).")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate (mode full only).")]
 Retention = Annotated[
-    str | None, typer.Option(help="General queries, a file or folder, that may lose .01 of MRR@10 at most.")
+    str | None, typer.Option(help="General queries, a file or folder, whose MRR@10 may fall by .01 at most.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command was broken off.")]
-Seed = Annotated[int | None, typer.Option(help="Of everything random; 0 by default.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed (default 0).")]
 
-NumNegatives = Annotated[int | None, typer.Option(help="Hard negatives mined per query; 5 by default.")]
+NumNegatives = Annotated[int | None, typer.Option(help="Hard negatives mined per query (default 5).")]
 MinDifficulty = Annotated[Literal["easy", "medium", "hard"] | None, typer.Option(help="Leave out easier queries.")]
 SkipCategories = Annotated[
     list[str] | None, typer.Option(metavar="<name>", help="Leave out queries of this category; repeatable.")
@@ -63,18 +63,18 @@ RangeMin = Annotated[int | None, typer.Option(help="Skip the first N candidates 
 RelativeMargin = Annotated[
     float | None,
     typer.Option(
-        help="How far below the positive a negative scores, as a fraction of the positive's score; 0.05 by default.",
+        help="How far below its positive a negative must score, as a fraction of the positive's score (default 0.05).",
         rich_help_panel=_MINING,
     ),
 ]
 NoRelativeMargin = Annotated[bool, typer.Option("--no-margin", help="No relative margin.", rich_help_panel=_MINING)]
 AbsoluteMargin = Annotated[
-    float | None, typer.Option(help="How far below its right answer a negative scores.", rich_help_panel=_MINING)
+    float | None, typer.Option(help="How far below its positive a negative must score.", rich_help_panel=_MINING)
 ]
-MaxScore = Annotated[float | None, typer.Option(help="Highest score of a negative.", rich_help_panel=_MINING)]
+MaxScore = Annotated[float | None, typer.Option(help="Maximum score of a negative.", rich_help_panel=_MINING)]
 NearerAnswer = Annotated[
     float | None,
-    typer.Option(help="Highest cosine with a right answer, as a share of the query's.", rich_help_panel=_MINING),
+    typer.Option(help="Maximum cosine with a positive, as a fraction of the query's.", rich_help_panel=_MINING),
 ]
 TeacherModel = Annotated[
     str | None,
@@ -84,15 +84,21 @@ TeacherModel = Annotated[
 ]
 Relax = Annotated[
     bool,
-    typer.Option("--relax", help="Loosen the relative margin where a query is short.", rich_help_panel=_MINING),
+    typer.Option(
+        "--relax", help="Loosen the relative margin for queries with too few negatives.", rich_help_panel=_MINING
+    ),
 ]
 SamplingStrategyName = Annotated[
     Literal["top", "random", "spread"] | None,
-    typer.Option(help="Which of the remaining candidates are taken; random by default.", rich_help_panel=_MINING),
+    typer.Option(
+        help="How negatives are sampled from the remaining candidates (default random).", rich_help_panel=_MINING
+    ),
 ]
 Dense = Annotated[
-    bool | None, typer.Option("--dense/--no-dense", help="Take candidates from the model.", rich_help_panel=_MINING)
+    bool | None,
+    typer.Option("--dense/--no-dense", help="Candidates from the embedding model.", rich_help_panel=_MINING),
 ]
-Bm25 = Annotated[
-    bool | None, typer.Option("--bm25/--no-bm25", help="Take candidates from BM25.", rich_help_panel=_MINING)
+Bm25 = Annotated[bool | None, typer.Option("--bm25/--no-bm25", help="Candidates from BM25.", rich_help_panel=_MINING)]
+DevData = Annotated[
+    Path | None, typer.Option("--training-data", help="File with the dev queries; by default the run's own.")
 ]

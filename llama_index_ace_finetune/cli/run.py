@@ -1,15 +1,16 @@
-"""The verbs that do everything: `run`, `demo`, and `init` for a file of settings."""
+"""`run`: all stages in one folder."""
 
 from __future__ import annotations
 
-import shlex
-import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
-from llama_index_ace_finetune.cli.execute import execute
+from llama_index_ace_finetune.cli.console import emit, table_for
+from llama_index_ace_finetune.cli.execute import execute, typed_command
 from llama_index_ace_finetune.cli.flags import mining_flags, training_flags
 from llama_index_ace_finetune.cli.options import (
     AbsoluteMargin,
@@ -43,7 +44,13 @@ from llama_index_ace_finetune.cli.options import (
     TeacherModel,
     TrainingMode,
 )
-from llama_index_ace_finetune.utils.redact import without_passwords
+from llama_index_ace_finetune.cli.summary import print_summary, required_gain
+from llama_index_ace_finetune.cli.verb import Verb
+
+if TYPE_CHECKING:
+    from llama_index_ace_finetune.pipeline.plan import RunPlan
+    from llama_index_ace_finetune.pipeline.run import RunResult
+    from llama_index_ace_finetune.pipeline.settings import RunSettings
 
 
 def _needed(context: typer.Context, value: Path | None) -> Path | None:
@@ -55,7 +62,8 @@ def _needed(context: typer.Context, value: Path | None) -> Path | None:
 def run(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(is_eager=True, help="YAML file with all settings, as `init` writes; options win.")
+        Path | None,
+        typer.Option(is_eager=True, help="YAML file of settings, as `init` writes it; options override it."),
     ] = None,
     data: Annotated[
         Path | None,
@@ -79,12 +87,12 @@ def run(
     precision: Precision = None,
     seed: Seed = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan with an estimate of the time; write nothing.")
+        bool, typer.Option("--dry-run", help="Print the plan with a time estimate; write nothing.")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where it was broken off; in a finished run, redo what changed.")
+        bool, typer.Option("--resume", help="Resume an interrupted run; in a finished run, run what changed.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Do everything again, and replace a run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run all stages again, and replace a run.")] = False,
     require_gain: RequireGain = False,
     as_json: AsJson = False,
     range_max: RangeMax = None,
@@ -100,27 +108,80 @@ def run(
     dense: Dense = None,
     bm25: Bm25 = None,
 ) -> None:
-    """Do everything: read, split, mine, train, evaluate, index.
+    """Run all stages: read, split, mine, train, evaluate, index.
 
-    Exits 0 where the base model is kept, too: that is an answer, not an error. See --require-gain.
+    Exits 0 also if the base model is kept: that is a result, not an error. See --require-gain.
     """
-    # Most options are only handed on: by name, to the settings that they mean.
+    # Most options are only passed on: by name, to the settings.
     options = dict(context.params)
 
     def command() -> int:
         from llama_index_ace_finetune.pipeline.config_file import run_settings
-        from llama_index_ace_finetune.pipeline.plan import print_plan
-        from llama_index_ace_finetune.pipeline.run import run_pipeline
-        from llama_index_ace_finetune.pipeline.summary import required_gain
 
-        settings = run_settings(config, _given(options), resume=resume, force=force, command=_typed())
+        settings = run_settings(config, _given(options), resume=resume, force=force, command=typed_command())
         if dry_run:
-            print_plan(settings)
-            return 0
-        report = run_pipeline(settings)
-        return required_gain(report) if require_gain else 0
+            return _show_plan(settings)
+        result = run_and_show(settings)
+        return required_gain(result.report) if require_gain else 0
 
     execute(command, as_json=as_json)
+
+
+def run_and_show(settings: RunSettings) -> RunResult:
+    """Run the pipeline with messages and progress bars, and print its result."""
+    from llama_index_ace_finetune.cli.progress import ConsoleEvents
+    from llama_index_ace_finetune.pipeline.run import run as run_pipeline
+
+    result = run_pipeline(settings, events=ConsoleEvents())
+    folder, seconds = result.folder, result.seconds
+    paths = {"model": folder.model, "index": folder.index, "report": folder.report.with_suffix(".html")}
+
+    def human(screen: Console) -> None:
+        print_summary(result.report, screen)
+        for name, path in paths.items():
+            screen.print(f"{name:<7} {path}", markup=False)
+        screen.print(f"{seconds:.0f} s in all", markup=False)
+
+    facts = {
+        "folder": str(folder.path),
+        **{name: str(path) for name, path in paths.items()},
+        "seconds": round(seconds, 1),
+    }
+    emit({**result.report, "run": facts}, human)
+    return result
+
+
+def _show_plan(settings: RunSettings) -> int:
+    from llama_index_ace_finetune.pipeline.plan import plan
+
+    found = plan(settings)
+    content = asdict(found)
+    del content["data"]
+    emit(content, lambda screen: _print_plan(found, screen))
+    return 0
+
+
+def _print_plan(plan: RunPlan, screen: Console) -> None:
+    for line in plan.data:
+        screen.print(line, markup=False)
+    table = table_for(screen)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("what is done")
+    table.add_column("about", justify="right", no_wrap=True)
+    for stage in plan.stages:
+        table.add_row(stage.stage, stage.does, _duration(stage.seconds))
+    screen.print(table)
+    screen.print(
+        f"{plan.base_model} on {plan.device} in {plan.precision}: about {_duration(plan.seconds)} in all, "
+        f"into {plan.out}; nothing was written",
+        markup=False,
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "< 1 s"
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -130,36 +191,11 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {**top, "split": seed, "mining": mining_flags(options), "training": training_flags(options)}
 
 
-def _typed() -> str:
-    return without_passwords(shlex.join(["ace-finetune", *sys.argv[1:]]))
-
-
-def demo(
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("demo-run"),
-    as_json: AsJson = False,
-) -> None:
-    """Do all that `run` does, on the playbook that comes with it."""
-
-    def command() -> None:
-        from llama_index_ace_finetune.commands.demo import run_demo
-
-        run_demo(out, command=_typed())
-
-    execute(command, as_json=as_json)
-
-
-def init(
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("ace-finetune.yaml"),
-    data: Annotated[str, typer.Option(help="Data to name in it.")] = "my_suite.json",
-    run_folder: Annotated[str, typer.Option("--run", help="Run folder to name in it.")] = "my-run",
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Write a file with every setting of a run, for `run --config`."""
-
-    def command() -> None:
-        from llama_index_ace_finetune.commands.init import write_config
-
-        write_config(out, data=data, out=run_folder, force=force)
-
-    execute(command, as_json=as_json)
+VERB = Verb(
+    run,
+    (
+        "ace-finetune run --data my_suite.json --out my-run",
+        "ace-finetune run --data my_suite.json --out my-run --budget 3 --dry-run",
+        "ace-finetune run --config ace-finetune.yaml --resume",
+    ),
+)

@@ -1,1 +1,1 @@
-"""The stages of a run, callable from Python."""
+"""What `ace-finetune` does, callable from Python; nothing here prints."""

@@ -17,10 +17,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
-from llama_index_ace_finetune.errors import AceFinetuneError, quoted
+from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError, quoted
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.utils.atomic import write_text
+from llama_index_ace_finetune.utils.new_folder import require_writable
 from llama_index_ace_finetune.utils.old_settings import MINING_NAMES, current_mining, current_training
 from llama_index_ace_finetune.utils.read_yaml import read_yaml_file
 from llama_index_ace_finetune.utils.refusal import Refusal
@@ -142,6 +144,19 @@ def config_text(settings: RunSettings | None = None, *, data: str = "my_suite.js
         entries = _entries(section, values[name])
         lines += ["", f"{name}:", *textwrap.indent("\n".join(entries), "  ").split("\n")]
     return "\n".join(lines) + "\n"
+
+
+def write_config(path: str | Path, *, data: str = "my_suite.json", run: str = "my-run", force: bool = False) -> None:
+    """Write a YAML file with the defaults of a run over `data` into the folder `run`, with a comment on each.
+
+    Raises:
+        OutputExistsError: if there is such a file and `force` is off.
+    """
+    path = Path(path)
+    if path.exists() and not force:
+        raise OutputExistsError(f"{str(path)!r} is there already; give another --out, or replace it with --force.")
+    require_writable(path)
+    write_text(path, config_text(data=data, out=run))
 
 
 def _renamed(content: dict[str, Any], where: str) -> dict[str, Any]:

@@ -1,15 +1,14 @@
-"""Export a model for a runtime without torch, where dev says that it ranks as well."""
+"""Export a model for a runtime without torch, if it ranks as well on dev."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-from rich.table import Table
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -26,7 +25,6 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import index_examples
 from llama_index_ace_finetune.training.fine_tuner import divide_examples
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
-from llama_index_ace_finetune.utils.console import show
 from llama_index_ace_finetune.utils.new_folder import new_folder, require_replaceable, tidy
 
 MAX_LOSS = 0.005
@@ -35,23 +33,51 @@ _TIMED, _UNTIMED = 40, 5
 _COMPARED_TEXTS = 64
 
 
+def export(
+    path: str | Path,
+    *,
+    backend: ExportBackend,
+    int8: bool = False,
+    max_loss: float = MAX_LOSS,
+    training_data: str | Path | None = None,
+) -> ExportRecord:
+    """Export a model for serving without torch, if dev MRR@10 falls by at most `max_loss`; return the export's record.
+
+    The export is the folder `backend` of the model folder.
+
+    Args:
+        path: a run folder, or a model folder.
+        backend: "onnx" or "openvino".
+        int8: 8-bit weights ("onnx" only).
+        max_loss: largest decrease of dev MRR@10, absolute.
+        training_data: file with the dev queries; by default the one of the run.
+
+    Raises:
+        ModelError: if the model cannot be exported, a package is missing, or dev MRR@10 falls by more.
+        OutputExistsError: if the folder holds something else.
+        AceFinetuneError: without dev queries.
+    """
+    model, dev = find_model(Path(path), None if training_data is None else Path(training_data))
+    return export_model(model, dev, backend=backend, int8=int8, max_loss=max_loss)
+
+
 def export_model(
     model: Path, dev: DevSet, *, backend: ExportBackend, int8: bool = False, max_loss: float = MAX_LOSS
 ) -> ExportRecord:
     """Write the export into the folder `backend` of the model folder and a line into its card; return its record.
 
-    It is kept only where dev MRR@10 falls by at most `max_loss` (absolute), both with memories embedded by the export
-    and with memories embedded in torch; otherwise the folder stays as it was.
+    It is kept only if dev MRR@10 falls by at most `max_loss` (absolute), both with memories embedded by the export
+    and with memories embedded in torch; otherwise the folder is left unchanged.
 
     Args:
         model: a model folder.
         dev: queries that were not trained on.
         backend: "onnx" or "openvino".
-        int8: weights in 8 bits ("onnx" alone).
+        int8: 8-bit weights ("onnx" only).
         max_loss: the bound.
 
     Raises:
-        ModelError: if the model cannot be exported, a package is missing, or more than the bound is lost.
+        ModelError: if the model cannot be exported, a package is missing, or dev MRR@10 falls by more.
         OutputExistsError: if the folder holds something else.
     """
     if backend not in EXPORT_BACKENDS:
@@ -80,7 +106,7 @@ def export_model(
         loss = _dev_loss(encoder, exported, dev)
         if loss.loss > max_loss:
             raise ModelError(
-                f"The {_called(record)} export of {str(model)!r} is not kept, since dev MRR@10 falls by "
+                f"The {describe_export(record)} export of {str(model)!r} is not kept, since dev MRR@10 falls by "
                 f"{loss.loss:.4f} (from {loss.torch:.4f} over {loss.queries} queries), more than {max_loss:g}; "
                 "take another backend or precision, or allow more with --max-loss."
             )
@@ -95,7 +121,7 @@ def find_model(path: Path, training_data: Path | None = None) -> tuple[Path, Dev
 
     Args:
         path: a run folder, or a model folder.
-        training_data: the file that the model was trained on; by default the one of the run that it lies in.
+        training_data: the file that the model was trained on; by default the one of its run.
 
     Raises:
         AceFinetuneError: if there are no dev queries.
@@ -123,27 +149,8 @@ def find_model(path: Path, training_data: Path | None = None) -> tuple[Path, Dev
     return model, DevSet(index_examples(data, examples))
 
 
-def print_export(record: ExportRecord) -> None:
-    """Print what an export costs and gains, as a table or as JSON."""
-    content = record.to_dict()
-    content["dev"] = {**asdict(record.dev), "loss": record.dev.loss} if record.dev else None
-    show(content, lambda screen: screen.print(_table(record)))
-
-
-def _table(record: ExportRecord) -> Table:
-    dev, times = record.dev, record.query_milliseconds or {}
-    table = Table(header_style="bold")
-    for column in ("", "dev MRR@10", "against torch", "one query, ms"):
-        table.add_column(column, justify="left" if not column else "right")
-    if dev:
-        table.add_row("torch, float32", f"{dev.torch:.4f}", "", f"{times.get('torch', 0):.1f}")
-        name = _called(record)
-        table.add_row(name, f"{dev.export:.4f}", f"{dev.export - dev.torch:+.4f}", f"{times.get('export', 0):.1f}")
-        table.add_row(f"{name}, memories in torch", f"{dev.mixed:.4f}", f"{dev.mixed - dev.torch:+.4f}", "")
-    return table
-
-
-def _called(record: ExportRecord) -> str:
+def describe_export(record: ExportRecord) -> str:
+    """Return backend and precision of an export."""
     return f"{record.backend}, {record.precision}"
 
 
@@ -165,7 +172,7 @@ def _dev_loss(encoder: Encoder, exported: Encoder, dev: DevSet) -> DevLoss:
 
 
 def _query_milliseconds(encoder: Encoder, exported: Encoder, queries: Sequence[str]) -> dict[str, float]:
-    """Median of single queries, by torch and export in turn, so that a busy moment strikes both."""
+    """Median of single queries, torch and export alternating, so that a busy moment affects both."""
     chosen = [queries[place % len(queries)] for place in range(_UNTIMED + _TIMED)]
     seconds: dict[str, list[float]] = {"torch": [], "export": []}
     for query in chosen:

@@ -1,61 +1,113 @@
-"""Write training data and say what came out."""
+"""Mine hard negatives and write training data."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rich.console import Console
-
-from llama_index_ace_finetune.mining.report import REPORT_NAME, mining_counts, save_mining_report
+from llama_index_ace_finetune.datasets.splits.split import SplitSettings
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.mining.miner import HardNegativeMiner
+from llama_index_ace_finetune.mining.report import REPORT_NAME, save_mining_report
+from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
-from llama_index_ace_finetune.utils.console import show, texts_progress
+from llama_index_ace_finetune.pipeline.events import PipelineEvents
+from llama_index_ace_finetune.stores.qdrant.live_collection import DEFAULT_COLLECTION
 from llama_index_ace_finetune.utils.new_folder import require_writable
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationResult:
+    """A file of training data, its number of examples, and the report of the mining (see `save_mining_report`)."""
+
+    path: Path
+    examples: int
+    mining: Mapping[str, Any]
+
+
 def generate(
-    generator: TrainingDataGenerator,
+    data: str | Path,
+    out: str | Path,
     *,
-    num_negatives: int,
-    min_difficulty: str | None,
-    skip_categories: Collection[str],
-    report: Path | None = None,
-) -> None:
-    """Run the generator with a progress bar and print the counts of its mining run; `report` is a folder for more."""
-    if report is not None:
-        require_writable(report / REPORT_NAME)
-    with generator.miner, texts_progress("mining", None) as progress:
+    memories: str | Path | None = None,
+    columns: str | None = None,
+    base_model: str = DEFAULT_BASE_MODEL,
+    num_negatives: int = 5,
+    min_difficulty: str | None = None,
+    skip_categories: Collection[str] = (),
+    max_examples: int | None = None,
+    qdrant_url: str | None = None,
+    collection: str = DEFAULT_COLLECTION,
+    embedding_url: str | None = None,
+    split: SplitSettings | None = None,
+    mining: MiningSettings | None = None,
+    mining_report: str | Path | None = None,
+    device: str | None = None,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    events: PipelineEvents | None = None,
+) -> GenerationResult:
+    """Split a dataset, mine hard negatives for its train and dev queries, and write `training_data.json`.
+
+    Args:
+        data: queries with known answers, in any format that `read_dataset` takes.
+        out: file to write; a file that is there is replaced.
+        memories: further memories: an inventory file.
+        columns: names of the columns of a table, as `read_dataset` takes them.
+        base_model: embedding model to mine with, by folder or hub name.
+        num_negatives: hard negatives per query.
+        min_difficulty: leave out easier queries: easy, medium or hard.
+        skip_categories: leave out queries of these categories.
+        max_examples: at most N examples, a random sample.
+        qdrant_url: server with a collection to mine from as well.
+        collection: Qdrant collection to mine from.
+        embedding_url: OpenAI-compatible endpoint that embeds queries for that collection.
+        split: fractions and seed of the split.
+        mining: sources of candidates, and filters.
+        mining_report: folder for the full report of the mining.
+        device: torch device.
+        precision: of the vectors; see `EncoderSettings`.
+        events: receives progress.
+
+    Raises:
+        AceFinetuneError: for data that cannot be read or split, settings out of range, or an output that cannot be
+            written.
+    """
+    miner = HardNegativeMiner(
+        qdrant_url, collection, embedding_url, model=base_model, settings=mining, device=device, precision=precision
+    )
+    generator = TrainingDataGenerator(
+        data, out, miner, max_examples, memories=memories, columns=columns, split_settings=split
+    )
+    if mining_report is not None:
+        require_writable(Path(mining_report) / REPORT_NAME)
+    with miner, (events or PipelineEvents()).texts_progress("mining", None) as progress:
         written = generator.generate_and_save(
             negatives_per_example=num_negatives,
             min_difficulty=min_difficulty,
             skip_categories=set(skip_categories),
             progress=progress,
         )
-    if report is not None:
-        save_mining_report(generator.miner.report, report)
-    found = generator.miner.report
-
-    def tell(screen: Console) -> None:
-        screen.print(f"{written} examples in {generator.output_path}", markup=False)
-        print_mining(found, screen)
-
-    show({"examples": written, "output": str(generator.output_path), "mining": mining_counts(found)}, tell)
+    if mining_report is not None:
+        save_mining_report(miner.report, Path(mining_report))
+    return GenerationResult(path=generator.output_path, examples=written, mining=miner.report)
 
 
-def print_mining(report: Mapping[str, Any], screen: Console) -> None:
-    """Say what a mining run kept and what its filters refused, and warn where that looks wrong."""
-    screen.print(
+def describe_mining(report: Mapping[str, Any]) -> list[str]:
+    """Return lines: what a mining run kept, what its filters rejected, and a warning if that is suspicious."""
+    filtered = ", ".join(f"{count} {name}" for name, count in report["filtered"].items())
+    lines = [
         f"{report['kept']} hard negatives ({report['distinct']} distinct) from {report['candidates']} candidates; "
-        f"left out: {', '.join(f'{count} {name}' for name, count in report['filtered'].items()) or 'none'}"
-    )
+        f"left out: {filtered or 'none'}"
+    ]
     for step in report["relaxed"]:
         margin = "off" if step["relative_margin"] is None else step["relative_margin"]
-        screen.print(
+        lines.append(
             f"relative margin {margin}: {step['negatives']} more for {step['queries']} queries that were short"
         )
     if report["queries_with_fewer"]:
-        wanted = report["wanted_per_query"]
-        screen.print(f"{report['queries_with_fewer']} queries have fewer than {wanted} negatives")
+        lines.append(f"{report['queries_with_fewer']} queries have fewer than {report['wanted_per_query']} negatives")
     if report["suspicious"]:
-        screen.print("warning: very few distinct negatives; check the embedding model and the collection")
+        lines.append("warning: very few distinct negatives; check the embedding model and the collection")
+    return lines

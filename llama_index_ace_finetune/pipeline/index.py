@@ -3,20 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from llama_index_ace_finetune.datasets.types import Memory
+from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+from llama_index_ace_finetune.datasets.types import Memory, RetrievalDataset
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.provenance import read_provenance
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
+from llama_index_ace_finetune.pipeline.events import PipelineEvents
+from llama_index_ace_finetune.run_folder import index_beside
 from llama_index_ace_finetune.stores.build_index import INDEX, build_index, index_grows, memory_nodes, new_index_folder
-from llama_index_ace_finetune.utils.console import texts_progress
 from llama_index_ace_finetune.utils.new_folder import place_folder, require_replaceable, tidy
 
 
-def index_beside(model: Path) -> Path:
-    """Return where the index of a model folder lies: `index` in a run folder, else `<model>_index` beside it."""
-    folder = model.resolve()
-    return folder.parent / ("index" if folder.name == "model" else f"{folder.name}_index")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexResult:
+    """The folder of an index and the number of memories in it."""
+
+    path: Path
+    memories: int
+
+
+def index(
+    data: str | Path | RetrievalDataset,
+    model: str | Path,
+    out: str | Path | None = None,
+    *,
+    memories: str | Path | None = None,
+    columns: str | None = None,
+    replace: bool = False,
+    device: str | None = None,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    events: PipelineEvents | None = None,
+) -> IndexResult:
+    """Embed memories with a tuned model and its base model into an embedded store.
+
+    Args:
+        data: a dataset, or a file or folder in any format that `read_dataset` takes.
+        model: folder of the tuned model.
+        out: folder of the index; beside the model by default.
+        memories: further memories: an inventory file.
+        columns: names of the columns of a table, as `read_dataset` takes them.
+        replace: replace an index that is there; files that a user added to it are kept.
+        device: torch device.
+        precision: of the vectors; see `EncoderSettings`.
+        events: receives progress.
+
+    Raises:
+        OutputExistsError: if `out` is not empty and `replace` is off.
+        DatasetError: for data that cannot be read, or without memories.
+        ModelError: if a model cannot be loaded.
+    """
+    model = Path(model)
+    path = Path(out) if out is not None else index_beside(model)
+    check_index_output(path, replace=replace)
+    dataset = data if isinstance(data, RetrievalDataset) else read_dataset(data, memories, columns=columns)
+    settings = EncoderSettings(device=device, precision=precision)
+    tuned = Encoder.load(model, settings=settings)
+    base_name = (read_provenance(model) or {}).get("base_model") or DEFAULT_BASE_MODEL
+    base = Encoder.load(base_name, settings=settings)
+    count = write_index(dataset.memories.values(), tuned=tuned, base=base, path=path, replace=replace, events=events)
+    return IndexResult(path=path, memories=count)
 
 
 def write_index(
@@ -27,21 +78,23 @@ def write_index(
     path: Path,
     replace: bool = False,
     cache: Path | None = None,
+    events: PipelineEvents | None = None,
 ) -> int:
     """Embed memories with both models into an embedded store in `path`; return how many there are.
 
-    It is built aside and moved into place. With `replace`, an index of ours is replaced, and files that a user added
-    to it are kept.
+    It is built in a temporary folder and moved into place. With `replace`, an index of ours is replaced, and files that
+    a user added to it are kept.
 
     Raises:
-        OutputExistsError: if `path` holds something and `replace` is off.
+        OutputExistsError: if `path` is not empty and `replace` is off.
         DatasetError: without memories.
     """
     nodes = memory_nodes(memories)
     if not nodes:
         raise DatasetError("There are no memories to index; give data that holds some.")
     check_index_output(path, replace=replace)
-    with new_index_folder(path) as aside, texts_progress("indexing", 2 * len(nodes)) as progress:
+    bar = (events or PipelineEvents()).texts_progress("indexing", 2 * len(nodes))
+    with new_index_folder(path) as aside, bar as progress:
         build_index(nodes, finetuned=tuned, baseline=base, path=aside, cache=cache, progress=progress).close()
     return len(nodes)
 
@@ -55,7 +108,7 @@ def check_index_output(path: Path, *, replace: bool) -> None:
     """Check, before any work, that an index can be written to `path`.
 
     Raises:
-        OutputExistsError: if it holds something and `replace` is off, or something that is no index of ours.
+        OutputExistsError: if it is not empty and `replace` is off, or is no index of ours.
         AceFinetuneError: if nothing can be written there.
     """
     tidy(path)

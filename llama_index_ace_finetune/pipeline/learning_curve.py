@@ -18,10 +18,10 @@ from llama_index_ace_finetune.evaluation.evaluate import BASE, MEASURE, TUNED, E
 from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
 from llama_index_ace_finetune.evaluation.report.learning_curve import LearningCurve, draw_learning_curve
 from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSet, dense_system
+from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.train import train_model
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import MIN_EXAMPLES
-from llama_index_ace_finetune.utils.console import notes
 
 
 def read_sizes(text: str) -> tuple[int, ...]:
@@ -50,6 +50,7 @@ def train_curve(
     device: str | None = None,
     cache: Path | None = None,
     seed: int = 0,
+    events: PipelineEvents | None = None,
 ) -> LearningCurve:
     """Train a model per size with the settings of the evaluated one, which stands for all of the data itself.
 
@@ -64,10 +65,12 @@ def train_curve(
         device: torch device.
         cache: folder for vectors.
         seed: of the parts.
+        events: receives progress.
 
     Raises:
         LeakageError: if the data hold a test query.
     """
+    events = events or PipelineEvents()
     tested = {text_hash(query) for query in evaluation.data.queries}
     leaked = next((one for one in data.examples if text_hash(one.query) in tested), None)
     if leaked is not None:
@@ -81,11 +84,11 @@ def train_curve(
     values = {len(train): evaluation.values[TUNED][MEASURE]}
     with tempfile.TemporaryDirectory(prefix="ace-finetune-curve-") as scratch:
         for size in (size for size in sizes if size < len(train)):
-            notes().print(f"curve: {size} of {len(train)} training queries")
+            events.on_message(f"curve: {size} of {len(train)} training queries")
             folder = Path(scratch) / str(size)
             config = TrainingConfig(**{**settings, "output_dir": str(folder), "device": device})
             part = dataclasses.replace(data, examples=(*order[:size], *dev))
-            train_model(part, config, cache=cache)
+            train_model(part, config, cache=cache, events=events)
             values[size] = _tested(evaluation.data, folder, device)
     return draw_learning_curve(values, evaluation.values[BASE][MEASURE], measure=MEASURE, groups=evaluation.data.groups)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
 from dataclasses import dataclass
@@ -10,47 +9,110 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-from llama_index_ace_finetune.datasets.splits.audit import audit_split, require_clean
-from llama_index_ace_finetune.datasets.splits.split import Split, split_dataset
-from llama_index_ace_finetune.datasets.training_data import TrainingData, modified_at
+from llama_index_ace_finetune.datasets.splits.split import SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.report.environment import describe_environment
-from llama_index_ace_finetune.evaluation.report.report import read_report, write_report
-from llama_index_ace_finetune.mining.miner import HardNegativeMiner
-from llama_index_ace_finetune.mining.report import save_mining_report
-from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
+from llama_index_ace_finetune.evaluation.report.report import read_report
+from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.pipeline.config_file import config_text
-from llama_index_ace_finetune.pipeline.evaluate_model import evaluate_model
-from llama_index_ace_finetune.pipeline.generate import print_mining
-from llama_index_ace_finetune.pipeline.index import write_index
+from llama_index_ace_finetune.pipeline.describe_data import describe_data
+from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.settings import RunSettings
-from llama_index_ace_finetune.pipeline.stages import RUN, STAGE_FILES, kept_stages, stage_keys
-from llama_index_ace_finetune.pipeline.summary import print_summary
-from llama_index_ace_finetune.pipeline.train import train_model
+from llama_index_ace_finetune.pipeline.stages.register import RUN, STAGES, kept_stages, stage_keys
+from llama_index_ace_finetune.pipeline.stages.stage import StageContext
 from llama_index_ace_finetune.pipeline.work_folder import tidy_work, work_folder
 from llama_index_ace_finetune.run_folder import MANIFEST_VERSION, RunFolder
+from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.utils.atomic import write_json, write_text
-from llama_index_ace_finetune.utils.console import notes, show, texts_progress
 from llama_index_ace_finetune.utils.new_folder import new_folder, tidy
 from llama_index_ace_finetune.utils.owned import added_by_user
 
-__all__ = ["RunSettings", "run_pipeline"]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        report: report.json as JSON values.
+        folder: the run folder.
+        stages: those that ran; none if nothing has changed since the run was made.
+        seconds: that it took.
+    """
+
+    report: dict[str, Any]
+    folder: RunFolder
+    stages: tuple[str, ...]
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """The sentence that says what to serve."""
+        return str(self.report["verdict"]["sentence"])
 
 
-def run_pipeline(settings: RunSettings) -> dict[str, Any]:
-    """Run every stage whose inputs are new, print the result and return the report.
+def run(
+    settings: RunSettings | None = None,
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    memories: str | Path | None = None,
+    columns: str | None = None,
+    split: SplitSettings | None = None,
+    mining: MiningSettings | None = None,
+    training: TrainingConfig | None = None,
+    resume: bool = False,
+    force: bool = False,
+    events: PipelineEvents | None = None,
+) -> RunResult:
+    """Run every stage whose inputs have changed: read, split, mine, train, evaluate, index.
 
-    The run folder appears whole at the end, or not at all.
+    The run folder is complete at the end, or not written at all. If no mode improves on dev, the base model is kept:
+    that is a result, not an error.
+
+    Args:
+        settings: all settings at once; or give `data` and `out`, and what should not be the default.
+        data: queries with known answers, in any format that `read_dataset` takes.
+        out: run folder.
+        memories: further memories: an inventory file.
+        columns: names of the columns of a table, as `read_dataset` takes them.
+        split: fractions and seed of the split.
+        mining: sources of candidates, and filters.
+        training: settings of the training; its output_dir is not used.
+        resume: resume an interrupted run; in a finished run, run only stages whose data or settings have changed.
+        force: run all stages again and replace the run.
+        events: receives progress.
 
     Raises:
-        OutputExistsError: if the run folder holds something else than this very run, and may not be changed.
+        OutputExistsError: if the run folder holds another run or other files, and must not be replaced.
+        AceFinetuneError: for data that cannot be read or split, or a stage that fails.
     """
+    if settings is None:
+        if data is None or out is None:
+            raise AceFinetuneError("A run needs data and out; give both, or RunSettings.")
+        settings = RunSettings(
+            data=Path(data),
+            out=Path(out),
+            memories=None if memories is None else Path(memories),
+            columns=columns,
+            split=split or SplitSettings(),
+            mining=mining or MiningSettings(),
+            training=training or TrainingConfig(),
+            resume=resume,
+            force=force,
+        )
+    elif any((data, out, memories, columns, split, mining, training, resume, force)):
+        raise AceFinetuneError(
+            "A run takes RunSettings or single settings, not both; put all of them into RunSettings."
+        )
+    return _run(settings, events or PipelineEvents())
+
+
+def _run(settings: RunSettings, events: PipelineEvents) -> RunResult:
     start = time.perf_counter()
     tidy(settings.out)
     dataset = read_dataset(settings.data, settings.memories, columns=settings.columns)
@@ -58,127 +120,53 @@ def run_pipeline(settings: RunSettings) -> dict[str, Any]:
     kept = kept_stages(settings, keys)
     if kept == set(keys):
         tidy_work(settings.out, inputs=keys)
-        notes().print(f"nothing has changed since {settings.out} was made; --force makes it again", markup=False)
+        events.on_message(f"nothing has changed since {settings.out} was made; --force makes it again")
     else:
-        with work_folder(settings.out, inputs=keys, resume=settings.resume) as work:
-            _run(settings, dataset, keys, kept, work, start)
-    report = read_report(RunFolder(settings.out).report)
-    _show(report, RunFolder(settings.out), time.perf_counter() - start)
-    return report
-
-
-def tell_data(dataset: RetrievalDataset, split: Split) -> None:
-    """Print what was read and how it is divided."""
-    screen = notes()
-    screen.print(
-        f"{dataset.name}: {len(dataset.memories)} memories ({len(dataset.answers)} distinct), "
-        f"{len(dataset.queries)} queries, read as {dataset.ledger.format}",
-        markup=False,
+        with work_folder(settings.out, inputs=keys, resume=settings.resume, events=events) as work:
+            _run_stages(settings, dataset, keys, kept, work, start, events)
+    folder = RunFolder(settings.out)
+    return RunResult(
+        report=read_report(folder.report),
+        folder=folder,
+        stages=tuple(stage.name for stage in STAGES if stage.name not in kept),
+        seconds=time.perf_counter() - start,
     )
-    for line in dataset.ledger.lines():
-        screen.print(f"  {line}", markup=False)
-    screen.print(f"split: train {len(split.train)}, dev {len(split.dev)}, test {len(split.test)} queries")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stages:
-    """What the stages of one run share; `folder` is the new run folder, `cache` holds vectors."""
-
-    settings: RunSettings
-    dataset: RetrievalDataset
-    split: Split
-    base: Encoder
-    folder: RunFolder
-    cache: Path
-
-    def mine(self) -> None:
-        """Write split.json, training_data.json and the report of the mining."""
-        settings, dataset, split = self.settings, self.dataset, self.split
-        miner = HardNegativeMiner(
-            model=settings.training.base_model,
-            settings=settings.mining,
-            encoder=self.base,
-            cache=self.cache,
-            device=settings.training.device,
-        )
-        with texts_progress("mining", len(split.train) + len(split.dev) + len(dataset.answers)) as progress:
-            data = generate_training_data(
-                dataset,
-                split,
-                miner,
-                num_negatives=settings.num_negatives,
-                min_difficulty=settings.min_difficulty,
-                skip_categories=settings.skip_categories,
-                source=str(settings.data),
-                generated_at=modified_at(settings.data, settings.memories),
-                progress=progress,
-            )
-        print_mining(miner.report, notes())
-        save_mining_report(miner.report, self.folder.mining)
-        require_clean(audit_split(dataset, split, data.examples_of("train")))
-        split.save(self.folder.split)
-        data.save(self.folder.training_data)
-
-    def train(self, checkpoints: Path) -> None:
-        """Write the model folder."""
-        config = dataclasses.replace(self.settings.training, output_dir=str(self.folder.model))
-        train_model(TrainingData.load(self.folder.training_data), config, cache=self.cache, checkpoints=checkpoints)
-
-    def evaluate(self, tuned: Encoder) -> None:
-        """Write the report."""
-        result = evaluate_model(
-            self.dataset,
-            self.folder.model,
-            device=self.settings.training.device,
-            precision=self.settings.training.precision,
-            cache=self.cache,
-            tuned=tuned,
-            command=self.settings.command,
-        )
-        result.report["finetuned"]["model"] = "model"
-        write_report(result.report, self.folder.report, evaluation=result.evaluation)
-
-    def index(self, tuned: Encoder) -> None:
-        """Write the embedded store."""
-        write_index(
-            self.dataset.memories.values(), tuned=tuned, base=self.base, path=self.folder.index, cache=self.cache
-        )
-
-
-def _run(
+def _run_stages(
     settings: RunSettings,
     dataset: RetrievalDataset,
     keys: dict[str, str],
     kept: set[str],
     work: Path,
     start: float,
+    events: PipelineEvents,
 ) -> None:
     split = split_dataset(dataset, settings=settings.split)
-    tell_data(dataset, split)
+    for line in describe_data(dataset, split):
+        events.on_message(line)
     encoding = EncoderSettings(device=settings.training.device, precision=settings.training.precision)
     base = Encoder.load(settings.training.base_model, settings=encoding)
     with new_folder(settings.out, kind=RUN) as aside:
         folder = RunFolder(aside)
-        added = {settings.out / path for path in added_by_user(settings.out)} if kept else set()
-        for stage in sorted(kept):
-            notes().print(f"{stage}: kept, since its inputs have not changed")
-            for name in STAGE_FILES[stage]:
-                _copy(settings.out / name, aside / name, without=added)
-        stages = _Stages(
-            settings=settings, dataset=dataset, split=split, base=base, folder=folder, cache=work / "vectors"
+        _copy_kept(settings.out, folder, kept, events)
+        context = StageContext(
+            settings=settings, dataset=dataset, split=split, base=base, folder=folder, work=work, events=events
         )
-        if "mine" not in kept:
-            stages.mine()
-        if "train" not in kept:
-            stages.train(work / "training")
-        tuned = Encoder.load(folder.model, settings=encoding)
-        tuned.name = str(RunFolder(settings.out).model)  # where it is from now on, for the index's record
-        if "evaluate" not in kept:
-            stages.evaluate(tuned)
-        if "index" not in kept:
-            stages.index(tuned)
+        for stage in STAGES:
+            if stage.name not in kept:
+                stage.run(context)
         write_text(folder.config, config_text(settings))
         write_json(folder.manifest, _manifest(settings, keys, folder, time.perf_counter() - start))
+
+
+def _copy_kept(old: Path, new: RunFolder, kept: set[str], events: PipelineEvents) -> None:
+    """Copy the outputs of kept stages, without files that a user added: those are moved along with the folder."""
+    added = {old / path for path in added_by_user(old)} if kept else set()
+    for stage in sorted((stage for stage in STAGES if stage.name in kept), key=lambda stage: stage.name):
+        events.on_message(f"{stage.name}: kept, since its inputs have not changed")
+        for target in stage.outputs(new):
+            _copy(old / target.relative_to(new.path), target, without=added)
 
 
 def _copy(source: Path, target: Path, *, without: set[Path]) -> None:
@@ -208,16 +196,3 @@ def _manifest(settings: RunSettings, keys: dict[str, str], folder: RunFolder, se
         "shipped": (training["selection"] or {}).get("shipped"),
         "serving": report["serving"],
     }
-
-
-def _show(report: dict[str, Any], run: RunFolder, seconds: float) -> None:
-    paths = {"model": run.model, "index": run.index, "report": run.report.with_suffix(".html")}
-
-    def human(screen: Console) -> None:
-        print_summary(report, screen)
-        for name, path in paths.items():
-            screen.print(f"{name:<7} {path}", markup=False)
-        screen.print(f"{seconds:.0f} s in all", markup=False)
-
-    told = {"folder": str(run.path), **{name: str(path) for name, path in paths.items()}, "seconds": round(seconds, 1)}
-    show({**report, "run": told}, human)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,16 @@ from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.pipeline.index import check_index_output, index_beside, place_index, write_index
-from llama_index_ace_finetune.pipeline.stages import by_content
+from llama_index_ace_finetune.pipeline.events import PipelineEvents
+from llama_index_ace_finetune.pipeline.index import check_index_output, place_index, write_index
+from llama_index_ace_finetune.pipeline.model_contents import by_content
 from llama_index_ace_finetune.pipeline.work_folder import work_folder
+from llama_index_ace_finetune.run_folder import index_beside
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.modes.result import ModeResult
 from llama_index_ace_finetune.training.saving.model_folder import MODEL
 from llama_index_ace_finetune.utils.atomic import write_json
-from llama_index_ace_finetune.utils.console import notes, steps_progress
 from llama_index_ace_finetune.utils.new_folder import place_folder, require_replaceable, tidy
 
 
@@ -31,27 +32,31 @@ def train_model(
     *,
     cache: Path | None = None,
     checkpoints: Path | None = None,
+    events: PipelineEvents | None = None,
 ) -> dict[str, Any]:
-    """Train with a progress bar, print what dev says, save the winner, and return the training's metrics."""
+    """Train, report the result on dev, save the best model, and return the metrics of the training."""
     require_replaceable(Path(config.output_dir), kind=MODEL)
-    screen = notes()
+    events = events or PipelineEvents()
     tuner = EmbeddingFineTuner(config, cache=cache, checkpoints=checkpoints)
     counts = tuner.load_training_data(data)
-    screen.print(
+    events.on_message(
         f"training on {counts['train']} queries, choosing on {counts['dev']}, over {counts['memories']} memories"
     )
     tuner.initialize_model()
-    with steps_progress("training") as progress:
+    with events.steps_progress("training") as progress:
         metrics = tuner.train(
             progress=progress,
-            on_mode_end=lambda result: screen.print(_told(result)),
-            on_mode_start=lambda name, plan: screen.print(f"{name}: {plan.steps} steps, about {plan.seconds:.0f} s"),
+            on_mode_end=lambda result: events.on_message(describe_mode(result)),
+            on_mode_start=lambda name, plan: events.on_message(
+                f"{name}: {plan.steps} steps, about {plan.seconds:.0f} s"
+            ),
         )
-    screen.print("ships the base" if tuner.shipped is None else f"ships {tuner.shipped.name}")
+    events.on_message("ships the base" if tuner.shipped is None else f"ships {tuner.shipped.name}")
     return metrics
 
 
-def _told(result: ModeResult) -> str:
+def describe_mode(result: ModeResult) -> str:
+    """Return the result of a training mode as one line."""
     if result.selection is None:
         return f"{result.name}: {result.steps} steps in {result.seconds:.0f} s, unchecked for want of dev queries"
     difference = result.selection.difference
@@ -68,18 +73,44 @@ def _told(result: ModeResult) -> str:
     )
 
 
-def train_and_index(
-    path: Path, config: TrainingConfig, *, max_examples: int | None = None, resume: bool = False
-) -> tuple[Path, dict[str, Any]]:
-    """`train_model` from a file, then an index of the file's memories beside the model.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingResult:
+    """Folders of the model and of its index, and the metrics of the training."""
 
-    Both are made in the work folder, and take the places of older ones once both are whole.
+    model: Path
+    index: Path
+    metrics: dict[str, Any]
 
-    Returns the index's folder and the training's metrics.
 
-    With `max_examples`, a random sample of so many examples is trained and chosen on; with `resume`, a training that
-    was interrupted is resumed, and one that was done is not repeated.
+def train(
+    training_data: str | Path,
+    config: TrainingConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    max_examples: int | None = None,
+    resume: bool = False,
+    events: PipelineEvents | None = None,
+) -> TrainingResult:
+    """Train on a file of training data, and write the model and an index of the file's memories beside it.
+
+    Both are written to a work folder, and replace older ones when both are complete. If no mode improves on dev, the
+    model is the base model.
+
+    Args:
+        training_data: file that `generate` wrote.
+        config: settings of the training.
+        out: folder of the model; the output_dir of `config` by default.
+        max_examples: train and evaluate on a random sample of N examples.
+        resume: resume an interrupted training with the same data and settings; a finished one is not repeated.
+        events: receives progress.
+
+    Raises:
+        AceFinetuneError: for training data that cannot be read, an output that cannot be replaced, or a training that
+            fails.
     """
+    path, config = Path(training_data), config or TrainingConfig()
+    if out is not None:
+        config = replace(config, output_dir=str(out))
     data = TrainingData.load(path)
     if max_examples is not None:
         data = data.sample(max_examples, seed=config.seed)
@@ -89,11 +120,11 @@ def train_and_index(
     check_index_output(index, replace=True)
     settings_used = by_content(config.to_dict())
     inputs = {"data": text_hash(path.read_text("utf-8")), "max_examples": max_examples, "config": settings_used}
-    with work_folder(model, inputs=inputs, resume=resume) as work:
-        made, metrics = _trained(data, config, work)
+    with work_folder(model, inputs=inputs, resume=resume, events=events) as work:
+        made, metrics = _trained(data, config, work, events or PipelineEvents())
         settings = EncoderSettings(device=config.device, precision=config.precision)
         tuned = Encoder.load(made, settings=settings)
-        tuned.name = str(model)  # where it is from now on, for the index's record
+        tuned.name = str(model)  # its final place, for the index's record
         write_index(
             [Memory(i, text, data.memory_metadata.get(i, {})) for i, text in data.memories.items()],
             tuned=tuned,
@@ -101,24 +132,31 @@ def train_and_index(
             path=work / "index",
             replace=True,
             cache=work / "vectors",
+            events=events,
         )
         if made != model:
             place_folder(made, model, kind=MODEL)
         place_index(work / "index", index)
-    return index, metrics
+    return TrainingResult(model=model, index=index, metrics=metrics)
 
 
-def _trained(data: TrainingData, config: TrainingConfig, work: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the trained model's folder and its metrics: from the work folder, where an interrupted command left it."""
+def _trained(
+    data: TrainingData, config: TrainingConfig, work: Path, events: PipelineEvents
+) -> tuple[Path, dict[str, Any]]:
+    """Return the trained model's folder and its metrics: from the work folder if an interrupted command left it."""
     model, done = Path(config.output_dir), work / "trained.json"
     if done.is_file():
         record = json.loads(done.read_text(encoding="utf-8"))
         for folder in (work / "model", model):  # it may have been moved to its place already
             if folder.is_dir() and fingerprint_folder(folder, {}) == record["fingerprint"]:
-                notes().print("training: kept, since it was done")
+                events.on_message("training: kept, since it was done")
                 return folder, record["metrics"]
     metrics = train_model(
-        data, replace(config, output_dir=str(work / "model")), cache=work / "vectors", checkpoints=work / "training"
+        data,
+        replace(config, output_dir=str(work / "model")),
+        cache=work / "vectors",
+        checkpoints=work / "training",
+        events=events,
     )
     write_json(done, {"fingerprint": fingerprint_folder(work / "model", {}), "metrics": metrics})
     return work / "model", metrics

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
+from llama_index_ace_finetune.pipeline.export import find_model
 from llama_index_ace_finetune.ranking.dense import dense_top_k
 from llama_index_ace_finetune.stores.ann.scalar_quantization import quantise
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
-from llama_index_ace_finetune.utils.console import show, table_for
 
 RESCORED: Final = 100
 _DEPTH = 10
@@ -66,12 +64,29 @@ def measure_forms(queries: _Vectors, documents: _Vectors, dev: DevSet, dimension
     return found
 
 
-def compare_forms(model: Path, dev: DevSet, dimensions: Sequence[int] | None = None) -> list[VectorForm]:
-    """Return `measure_forms` of a model folder, at its full length and the given or trained shorter ones.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VectorComparison:
+    """Numbers of dev queries and memories, and every vector format; the first is the one that is stored today."""
+
+    queries: int
+    memories: int
+    forms: tuple[VectorForm, ...]
+
+
+def compare_vector_formats(
+    path: str | Path, dimensions: Sequence[int] | None = None, *, training_data: str | Path | None = None
+) -> VectorComparison:
+    """Measure on dev what shorter, 8-bit and binary vectors of a model cost.
+
+    Args:
+        path: a run folder, or a model folder.
+        dimensions: shorter lengths to try; by default those that the model was trained for, else a half and a quarter.
+        training_data: file with the dev queries; by default the one of the run.
 
     Raises:
-        AceFinetuneError: for a length that the model does not have.
+        AceFinetuneError: for a length that the model does not have, or without dev queries.
     """
+    model, dev = find_model(Path(path), None if training_data is None else Path(training_data))
     encoder = Encoder.load(model, settings=EncoderSettings(device="cpu", precision="auto"))
     full = encoder.dimension
     trained = (read_provenance(model) or {}).get("config", {}).get("dimensions") or ()
@@ -83,7 +98,8 @@ def compare_forms(model: Path, dev: DevSet, dimensions: Sequence[int] | None = N
             f"give 1 to {full}."
         )
     queries, documents = encoder.encode_queries(dev.examples.queries), encoder.encode_documents(dev.examples.corpus)
-    return measure_forms(queries, documents, dev, sorted({full, *shorter}, reverse=True))
+    forms = measure_forms(queries, documents, dev, sorted({full, *shorter}, reverse=True))
+    return VectorComparison(queries=len(dev.examples.queries), memories=len(dev.examples.corpus), forms=tuple(forms))
 
 
 def read_dimensions(given: str) -> list[int]:
@@ -96,27 +112,6 @@ def read_dimensions(given: str) -> list[int]:
     if not all(part.isdecimal() for part in parts):
         raise AceFinetuneError(f"The dimensions are {given!r}; give whole numbers with commas, such as 256,128.")
     return [int(part) for part in parts]
-
-
-def print_forms(forms: Sequence[VectorForm], dev: DevSet) -> None:
-    """Print the forms as a table, or as JSON."""
-    content = {
-        "queries": len(dev.examples.queries),
-        "memories": len(dev.examples.corpus),
-        "forms": [asdict(form) for form in forms],
-    }
-    show(content, lambda screen: screen.print(_table(forms, len(dev.examples.queries), screen)))
-
-
-def _table(forms: Sequence[VectorForm], queries: int, screen: Console) -> Table:
-    table = table_for(screen)
-    table.caption, table.caption_justify = f"{queries} dev queries", "left"
-    for column in ("dimensions", "held as", "bytes", "dev MRR@10", "against the first"):
-        table.add_column(column, justify="left" if column == "held as" else "right", no_wrap=True)
-    for form in forms:
-        change = f"{form.mrr - forms[0].mrr:+.4f}" if form is not forms[0] else ""
-        table.add_row(str(form.dimension), form.held_as, f"{form.bytes:,}", f"{form.mrr:.4f}", change)
-    return table
 
 
 def _shortened(vectors: _Vectors, dimension: int) -> _Vectors:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError
+from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.utils.atomic import write_json
-from llama_index_ace_finetune.utils.console import console
 from llama_index_ace_finetune.utils.disk_full import disk_full_is_an_error
 from llama_index_ace_finetune.utils.locked import locked
 from llama_index_ace_finetune.utils.new_folder import require_writable
@@ -24,18 +24,21 @@ _LARGEST_MARK = 4096
 
 
 @contextlib.contextmanager
-def work_folder(output: Path, *, inputs: Mapping[str, Any], resume: bool) -> Iterator[Path]:
+def work_folder(
+    output: Path, *, inputs: Mapping[str, Any], resume: bool, events: PipelineEvents | None = None
+) -> Iterator[Path]:
     """Give the work folder of `output`, `.NAME.work` beside it.
 
-    It is removed when the block ends well, or with nothing in it.
+    It is removed when the block succeeds, or leaves nothing in it.
 
     Args:
-        output: what the command writes.
-        inputs: all that its result depends on, as plain values.
-        resume: keep what an earlier command with the same inputs left there; else it is deleted.
+        output: the file or folder that is written.
+        inputs: all that the result depends on, as plain values.
+        resume: keep the results of an interrupted command with the same inputs; otherwise they are deleted.
+        events: receives a warning if the block fails and its results are kept.
 
     Raises:
-        AceFinetuneError: if another process is writing `output`, what is to be resumed had other inputs, or nothing
+        AceFinetuneError: if another process is writing `output`, the interrupted command had other inputs, or nothing
             can be written there.
         OutputExistsError: if a folder of that name is not a work folder.
     """
@@ -59,7 +62,9 @@ def work_folder(output: Path, *, inputs: Mapping[str, Any], resume: bool) -> Ite
             yield folder
         except BaseException:
             if any(path.name != WORK_MARK for path in folder.iterdir()):
-                console(stderr=True).print("What is done so far is kept; repeat the command with --resume to resume.")
+                (events or PipelineEvents()).on_warning(
+                    "What is done so far is kept; repeat the command with --resume to resume."
+                )
             else:
                 _discard(folder)
             raise

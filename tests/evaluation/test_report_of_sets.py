@@ -11,7 +11,7 @@ from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.evaluation.report.report import write_report
-from llama_index_ace_finetune.pipeline.evaluate_model import evaluate_model
+from llama_index_ace_finetune.pipeline.evaluate import evaluate_model
 
 pytestmark = [
     pytest.mark.slow,

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
-from llama_index_ace_finetune.commands.report import show_report
+from llama_index_ace_finetune.cli.report import show_report
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.splits.split import Split, split_dataset
 from llama_index_ace_finetune.datasets.training_data import HardNegative, TrainingData, TrainingExample

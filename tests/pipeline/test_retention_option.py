@@ -9,17 +9,17 @@ import pytest
 from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app
+from llama_index_ace_finetune.cli.execute import run_command
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 from llama_index_ace_finetune.pipeline.config_file import config_text, run_settings
 from llama_index_ace_finetune.pipeline.settings import RunSettings
-from llama_index_ace_finetune.pipeline.stages import stage_keys
-from llama_index_ace_finetune.pipeline.train import _told
+from llama_index_ace_finetune.pipeline.stages.register import stage_keys
+from llama_index_ace_finetune.pipeline.train import describe_mode
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 from llama_index_ace_finetune.training.model_selection.retention import RetentionRecord
 from llama_index_ace_finetune.training.modes.result import ModeResult
-from llama_index_ace_finetune.utils.console import run_command
 
 runner = CliRunner()
 SURE = PairedDifference(mean=0.1, low=0.05, high=0.2, p_value=0.01, wins=3, ties=1, losses=0)
@@ -74,18 +74,18 @@ def test_its_content_decides_whether_the_training_is_done_again(
 
 
 @pytest.mark.parametrize(
-    ("share", "losses", "told"),
+    ("alpha", "losses", "line"),
     [
         (1.0, {1.0: 0.004}, "better than the base; general queries lose +0.004 of MRR@10, 0.01 is allowed"),
         (0.0, {1.0: 0.2, 0.5: 0.05}, "kept back; general queries lose +0.050 of MRR@10, 0.01 is allowed"),
         (0.0, {}, "not surely better than the base"),
     ],
 )
-def test_a_training_tells_what_they_lost(share: float, losses: dict[float, float], told: str) -> None:
+def test_line_of_a_mode_names_the_loss_on_general_queries(alpha: float, losses: dict[float, float], line: str) -> None:
     record = RetentionRecord(queries=4, memories=9, base_mrr=0.5, bound=0.01, losses=losses)
-    selection = Selection(share=share, difference=SURE, candidates={}, retention=record)
+    selection = Selection(alpha=alpha, difference=SURE, candidates={}, retention=record)
     result = ModeResult("full", selection, 0.5, 1, 1.0, 2.0, (), lambda model: model)
-    assert _told(result).endswith(f"in 2 s, {told}")
+    assert describe_mode(result).endswith(f"in 2 s, {line}")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")

@@ -11,12 +11,13 @@ import pytest
 from llama_index_ace_finetune.datasets.types import Memory, RetrievalDataset
 from llama_index_ace_finetune.errors import OutputExistsError
 from llama_index_ace_finetune.pipeline.settings import RunSettings
-from llama_index_ace_finetune.pipeline.stages import RUN, STAGE_FILES, kept_stages, stage_keys
+from llama_index_ace_finetune.pipeline.stages.register import RUN, STAGES, kept_stages, stage_keys
+from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.utils.atomic import write_json
 from llama_index_ace_finetune.utils.owned import write_mark
 
-ALL = set(STAGE_FILES)
+ALL = {stage.name for stage in STAGES}
 
 
 def settings(out: Path = Path("out"), **changes: Any) -> RunSettings:
@@ -69,8 +70,8 @@ def test_data_count_and_not_where_they_lie(small_dataset: RetrievalDataset) -> N
 def made(tmp_path: Path, small_dataset: RetrievalDataset) -> RunSettings:
     """A folder that looks like a finished run."""
     run = tmp_path / "run"
-    for name in (name for files in STAGE_FILES.values() for name in files):
-        (run / name).mkdir(parents=True)
+    for output in (output for stage in STAGES for output in stage.outputs(RunFolder(run))):
+        output.mkdir(parents=True)
     write_json(run / "manifest.json", {"stages": stage_keys(settings(), small_dataset)})
     write_mark(run, kind=RUN, name="run")
     return settings(run)

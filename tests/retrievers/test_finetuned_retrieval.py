@@ -14,8 +14,8 @@ from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.finetuned_retrieval import FineTunedRetrieval, create_finetuned_retrieval, main
-from llama_index_ace_finetune.pipeline.index import index_beside, write_index
-from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.pipeline.index import write_index
+from llama_index_ace_finetune.run_folder import RunFolder, index_beside
 from llama_index_ace_finetune.utils.atomic import write_json
 
 QUERY = QUERIES["retries"]

@@ -21,7 +21,8 @@ from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmb
 from llama_index_ace_finetune.encoders.cache import VectorCache
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError, StoreError
-from llama_index_ace_finetune.pipeline.index import index_beside, write_index
+from llama_index_ace_finetune.pipeline.index import write_index
+from llama_index_ace_finetune.run_folder import index_beside
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
 

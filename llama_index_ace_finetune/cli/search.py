@@ -1,0 +1,84 @@
+"""`search`: search the memories of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from llama_index_ace_finetune.cli.console import emit
+from llama_index_ace_finetune.cli.execute import execute
+from llama_index_ace_finetune.cli.options import AsJson
+from llama_index_ace_finetune.cli.verb import Verb
+
+if TYPE_CHECKING:
+    from llama_index.core.schema import NodeWithScore
+
+
+def search(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    query: Annotated[str, typer.Argument(help="Text to search for.")],
+    limit: Annotated[int, typer.Option(help="Maximum number of results.")] = 5,
+    mode: Annotated[Literal["hybrid", "dense", "sparse"], typer.Option(help="How to search.")] = "hybrid",
+    threshold: Annotated[float | None, typer.Option(help="Minimum cosine of a dense hit.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search the memories of a run."""
+
+    def command() -> None:
+        from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
+
+        options: dict[str, Any] = {"similarity_top_k": limit, "mode": mode, "threshold": threshold}
+        retriever = FineTunedHybridRetriever.from_run(run_folder, **options)
+        try:
+            hits = retriever.retrieve(query)
+        finally:
+            retriever.close()
+        emit([_plain(rank, hit) for rank, hit in enumerate(hits, start=1)], lambda screen: _print(hits, screen))
+
+    execute(command, as_json=as_json)
+
+
+def _plain(rank: int, hit: NodeWithScore) -> dict[str, Any]:
+    from llama_index.core.schema import MetadataMode
+
+    from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
+
+    found = {
+        "rank": rank,
+        "id": hit.node.node_id,
+        "score": hit.score,
+        "text": hit.node.get_content(MetadataMode.NONE),
+        "metadata": hit.node.metadata,
+    }
+    if isinstance(hit, RetrievedMemory):
+        legs = ("served_by", "dense_score", "dense_rank", "sparse_score", "sparse_rank")
+        found.update({name: getattr(hit, name) for name in legs})
+    return found
+
+
+def _print(hits: Sequence[NodeWithScore], screen: Console) -> None:
+    from llama_index.core.schema import MetadataMode
+
+    from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
+
+    if not hits:
+        screen.print("no memory matched")
+    for rank, hit in enumerate(hits, start=1):
+        screen.print(f"{rank}. [{hit.score or 0:.3f}] {hit.node.get_content(MetadataMode.NONE)}", markup=False)
+        if isinstance(hit, RetrievedMemory):
+            legs = [("dense", hit.dense_score, hit.dense_rank), ("BM25", hit.sparse_score, hit.sparse_rank)]
+            found = ", ".join(f"{name} {score:.3f} (rank {place})" for name, score, place in legs if score is not None)
+            screen.print(f"   {hit.node.node_id}  {found}, served by {hit.served_by}", markup=False)
+
+
+VERB = Verb(
+    search,
+    (
+        'ace-finetune search my-run "big uploads time out"',
+        'ace-finetune search my-run "big uploads time out" --mode dense --threshold 0.3 --json',
+    ),
+)

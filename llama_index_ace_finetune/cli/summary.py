@@ -1,0 +1,75 @@
+"""The table and the verdict that end an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from llama_index_ace_finetune.cli.console import is_wide, table_for
+from llama_index_ace_finetune.cli.execute import EXIT_REJECTED
+
+_MEASURES = (("R@1", "Success@1"), ("R@5", "Success@5"), ("MRR@10", "MRR@10"))
+
+
+def measures_for(screen: Console) -> dict[str, str]:
+    """Return the measures that a table has room for: name in the table to name in the report."""
+    return dict(_MEASURES if is_wide(screen) else _MEASURES[-1:])
+
+
+def print_summary(report: dict[str, Any], screen: Console) -> None:
+    """Print the systems with their differences to the base model, then the verdict and its warnings."""
+    metadata = report["metadata"]
+    screen.print(
+        f"\n{metadata['total_queries_evaluated']} held-out queries over {metadata['corpus_size']} distinct memories"
+    )
+    table = table_for(screen)
+    table.add_column("system", overflow="fold")
+    measures = measures_for(screen)
+    for name in measures:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("MRR@10 against base, 95 %", justify="right", no_wrap=True)
+    chosen = report["verdict"]["system"]["name"]
+    for system in report["systems"]:
+        difference = system["difference_to_base"].get("MRR@10")
+        table.add_row(
+            escape(_label(system)),
+            *(f"{system['means'][name]:.3f}" for name in measures.values()),
+            interval_markup(difference) if difference else "reference",
+            style="bold" if system["name"] == chosen else "",
+        )
+    screen.print(table)
+    verdict = report["verdict"]
+    color = "green" if verdict["confirmed"] else "yellow"
+    screen.print(f"[bold {color}]{escape(verdict['sentence'])}[/]")
+    for warning in verdict["warnings"]:
+        screen.print(f"[yellow]note:[/] {escape(warning)}")
+    if report["learning_curve"]:
+        screen.print(report["learning_curve"]["sentence"], markup=False)
+
+
+def print_report(report: dict[str, Any], page: Path, screen: Console) -> None:
+    """`print_summary`, and the path of the page."""
+    print_summary(report, screen)
+    screen.print(f"report  {page}", markup=False)
+
+
+def required_gain(report: dict[str, Any]) -> int:
+    """Return the exit code for --require-gain: 0 if the tuned model is served and test confirms its gain, else 1."""
+    verdict = report["verdict"]
+    return 0 if verdict["ship_tuned"] and verdict["confirmed"] else EXIT_REJECTED
+
+
+def _label(system: dict[str, Any]) -> str:
+    if not system["weights"]:
+        return str(system["name"])
+    dense, lexical = system["weights"]
+    return f"{system['name']} ({dense:.2g} : {lexical:.2g})"
+
+
+def interval_markup(difference: dict[str, float]) -> str:
+    """Return a difference with its interval, green or red if it excludes zero."""
+    color = "green" if difference["low"] > 0 else "red" if difference["high"] < 0 else "default"
+    return f"[{color}]{difference['mean']:+.3f}  \\[{difference['low']:+.3f}, {difference['high']:+.3f}][/]"

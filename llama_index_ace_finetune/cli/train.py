@@ -1,0 +1,74 @@
+"""`train`: fine-tune on training data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llama_index_ace_finetune.cli.console import emit
+from llama_index_ace_finetune.cli.execute import execute
+from llama_index_ace_finetune.cli.flags import training_flags
+from llama_index_ace_finetune.cli.options import (
+    AsJson,
+    BaseModel,
+    BatchSize,
+    Budget,
+    Device,
+    Epochs,
+    KeepIndex,
+    LearningRate,
+    Precision,
+    Resume,
+    Retention,
+    Seed,
+    TrainingMode,
+)
+from llama_index_ace_finetune.cli.verb import Verb
+
+if TYPE_CHECKING:
+    from llama_index_ace_finetune.pipeline.train import TrainingResult
+
+
+def train(
+    context: typer.Context,
+    training_data: Annotated[Path, typer.Option(help="File that `generate` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder of the model; its index is written beside it.")],
+    base_model: BaseModel = None,
+    mode: TrainingMode = None,
+    keep_index: KeepIndex = None,
+    epochs: Epochs = None,
+    budget: Budget = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    retention: Retention = None,
+    device: Device = None,
+    precision: Precision = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune on training data; keeps the base model if tuning does not help."""
+    settings = training_flags(context.params)
+
+    def command() -> None:
+        from llama_index_ace_finetune.cli.progress import ConsoleEvents
+        from llama_index_ace_finetune.pipeline.train import train as train_model
+        from llama_index_ace_finetune.training.config import TrainingConfig
+
+        config = TrainingConfig(**settings, output_dir=str(out))
+        print_trained(train_model(training_data, config, resume=resume, events=ConsoleEvents()))
+
+    execute(command, as_json=as_json)
+
+
+def print_trained(result: TrainingResult) -> None:
+    """Print the folders of the model and its index."""
+    emit(
+        {"model": str(result.model), "index": str(result.index), **result.metrics},
+        lambda screen: screen.print(f"model   {result.model}\nindex   {result.index}", markup=False),
+    )
+
+
+VERB = Verb(train, ("ace-finetune train --training-data training_data.json --out my-model",))

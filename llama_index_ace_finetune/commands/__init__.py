@@ -1,1 +1,0 @@
-"""What the command line does: the only room that prints."""

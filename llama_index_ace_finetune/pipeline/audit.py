@@ -1,0 +1,49 @@
+"""Audit a run or a split against its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+from llama_index_ace_finetune.datasets.splits.audit import Audit, audit_split
+from llama_index_ace_finetune.datasets.splits.split import Split
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.run_folder import RunFolder
+
+
+def audit(
+    path: str | Path,
+    data: str | Path | RetrievalDataset | None = None,
+    memories: str | Path | None = None,
+    *,
+    columns: str | None = None,
+) -> Audit:
+    """Count what train, dev and test have in common; `Audit.passed` says whether every forbidden overlap is zero.
+
+    Args:
+        path: a run folder, whose training negatives are audited too, or a `split.json`.
+        data: the dataset, or its file or folder; by default the one of the run.
+        memories: further memories; likewise.
+        columns: names of the columns of a table; likewise.
+
+    Raises:
+        DatasetError: if `path` is a `split.json` and no data is given.
+        AceFinetuneError: if something cannot be read.
+    """
+    examples, path = None, Path(path)
+    if path.is_dir():
+        run = RunFolder.open(path)
+        manifest = run.read_manifest()
+        columns = columns or (None if data else manifest.get("columns"))
+        data = data or Path(manifest["data"])
+        memories = memories or (Path(manifest["memories"]) if manifest.get("memories") else None)
+        split = Split.load(run.split)
+        examples = TrainingData.load(run.training_data).examples_of("train")
+    else:
+        split = Split.load(path)
+    if data is None:
+        raise DatasetError(f"An audit of {str(path)!r} needs the data it divides; give it with --data.")
+    dataset = data if isinstance(data, RetrievalDataset) else read_dataset(data, memories, columns=columns)
+    return audit_split(dataset, split, examples)

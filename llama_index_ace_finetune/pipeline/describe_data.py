@@ -1,0 +1,16 @@
+"""What was read and how it is split, as lines of text."""
+
+from __future__ import annotations
+
+from llama_index_ace_finetune.datasets.splits.split import Split
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+
+
+def describe_data(dataset: RetrievalDataset, split: Split) -> list[str]:
+    """Return lines: sizes and format of the dataset, its cleaning log, sizes of the split."""
+    return [
+        f"{dataset.name}: {len(dataset.memories)} memories ({len(dataset.answers)} distinct), "
+        f"{len(dataset.queries)} queries, read as {dataset.ledger.format}",
+        *(f"  {line}" for line in dataset.ledger.lines()),
+        f"split: train {len(split.train)}, dev {len(split.dev)}, test {len(split.test)} queries",
+    ]

@@ -1,0 +1,243 @@
+"""Evaluate a model folder on queries that it has not seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from llama_index_ace_finetune.datasets.oracle import upper_bound
+from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+from llama_index_ace_finetune.datasets.splits.unseen_queries import unseen_queries
+from llama_index_ace_finetune.datasets.text import text_hash
+from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.provenance import read_provenance
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
+from llama_index_ace_finetune.evaluation.decision.verdict import Verdict, reach_verdict
+from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
+from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, write_report
+from llama_index_ace_finetune.evaluation.report.run_files import check_run_files, write_run_files
+from llama_index_ace_finetune.pipeline.events import PipelineEvents
+from llama_index_ace_finetune.pipeline.learning_curve import train_curve
+from llama_index_ace_finetune.utils.atomic import require_regular
+from llama_index_ace_finetune.utils.new_folder import require_writable
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """An evaluation, its verdict, and the report of both as JSON values."""
+
+    evaluation: Evaluation
+    verdict: Verdict
+    report: dict[str, Any]
+
+
+def evaluate(
+    data: str | Path | RetrievalDataset,
+    model: str | Path,
+    *,
+    memories: str | Path | None = None,
+    columns: str | None = None,
+    out: str | Path | None = None,
+    run_files: str | Path | None = None,
+    max_queries: int | None = None,
+    base_model: str | None = None,
+    also: Sequence[str] = (),
+    runs: Sequence[Path] = (),
+    curve: Sequence[int] = (),
+    device: str | None = None,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    command: str = "",
+    events: PipelineEvents | None = None,
+) -> EvaluationResult:
+    """Compare BM25, base model, tuned model, hybrids and further systems on queries that the model has not seen.
+
+    Args:
+        data: a dataset, or a file or folder in any format that `read_dataset` takes.
+        model: folder of the tuned model; its record says what it was trained on.
+        memories: further memories, so that the corpus is the one of production.
+        columns: names of the columns of a table, as `read_dataset` takes them.
+        out: JSON file to write; the HTML page and the values of every query are written beside it.
+        run_files: folder for TREC files: a run of each system, and `qrels.txt`.
+        max_queries: evaluate on a random sample of N queries.
+        base_model: baseline to compare with; by default the recorded base model.
+        also: further untuned models to compare with, by folder or hub name.
+        runs: TREC run files to compare with.
+        curve: also train on subsets of N queries of the run's training data, for a learning curve.
+        device: torch device.
+        precision: of the vectors; see `EncoderSettings`.
+        command: named in the report as the way to reproduce it.
+        events: receives progress.
+
+    Raises:
+        LeakageError: if the model was trained on a query that its split holds out.
+        DatasetError: for data that cannot be read, or if no unseen query is left.
+        ModelError: if a model cannot be loaded.
+        OutputExistsError: if `out` is a folder.
+    """
+    output = None if out is None else check_report_output(Path(out))
+    dataset = data if isinstance(data, RetrievalDataset) else read_dataset(data, memories, columns=columns)
+    if run_files is not None:
+        check_run_files(Path(run_files), (*dataset.queries, *dataset.answers))
+    result = evaluate_model(
+        dataset,
+        Path(model),
+        base_model=base_model,
+        max_queries=max_queries,
+        also=also,
+        runs=runs,
+        curve=curve,
+        device=device,
+        precision=precision,
+        command=command,
+        events=events,
+    )
+    if output is not None:
+        write_report(result.report, output, evaluation=result.evaluation)
+    if run_files is not None:
+        write_run_files(Path(run_files), result.evaluation)
+    return result
+
+
+def check_report_output(path: Path) -> Path:
+    """Return the path if a report can be written there.
+
+    Raises:
+        OutputExistsError: if it is a folder.
+        DatasetError: if its suffix is not .json.
+        AceFinetuneError: if nothing can be written there.
+    """
+    if path.is_dir():
+        raise OutputExistsError(f"The output {str(path)!r} is a directory; give the path of a JSON file.")
+    if path.suffix != ".json":
+        raise DatasetError(f"The output {str(path)!r} should end in .json; an .html page is written beside it.")
+    require_writable(path)
+    require_regular(path)
+    return path
+
+
+def evaluate_model(
+    dataset: RetrievalDataset,
+    model: Path,
+    *,
+    max_queries: int | None = None,
+    base_model: str | None = None,
+    also: Sequence[str] = (),
+    runs: Sequence[Path] = (),
+    curve: Sequence[int] = (),
+    device: str | None = None,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    cache: Path | None = None,
+    tuned: Encoder | None = None,
+    command: str = "",
+    seed: int = 0,
+    events: PipelineEvents | None = None,
+) -> EvaluationResult:
+    """Compare BM25, base, tuned, hybrids and further systems on the queries that the model has not seen.
+
+    Args:
+        dataset: corpus, queries and judgements.
+        model: the model folder; its record names its training queries and its base model.
+        max_queries: evaluate on a random sample of N queries.
+        base_model: baseline to compare with; by default the recorded base model.
+        also: further untuned models to compare with, by folder or name.
+        runs: TREC run files to compare with.
+        curve: also train on subsets of N queries of the run's training data, for a learning curve.
+        device: torch device.
+        precision: of the vectors; see `EncoderSettings`. The report names the one that was used.
+        cache: folder for vectors.
+        tuned: the model, if it is loaded already.
+        command: named in the report as the way to reproduce it.
+        seed: of the sample.
+        events: receives progress.
+    """
+    settings = EncoderSettings(device=device, precision=precision)
+    tuned = tuned or Encoder.load(model, settings=settings)
+    record = read_provenance(model)
+    queries = unseen_queries(dataset, record)
+    test = list(queries.test)
+    if max_queries is not None and len(test) > max_queries:
+        test = sorted(random.Random(seed).sample(test, max_queries))
+    base_name = base_model or (record or {}).get("base_model") or DEFAULT_BASE_MODEL
+    base = Encoder.load(base_name, settings=settings)
+    others = [Encoder.load(name, settings=settings) for name in also]
+    total = (2 + len(others)) * (len(test) + len(queries.dev) + len(dataset.answers))
+    events = events or PipelineEvents()
+    with events.texts_progress("evaluating", total) as progress:
+        evaluation = evaluate_systems(
+            dataset,
+            test=test,
+            dev=queries.dev,
+            base=base,
+            tuned=tuned,
+            also=others,
+            runs=runs,
+            cache=cache,
+            progress=progress,
+        )
+    verdict = reach_verdict(evaluation, (record or {}).get("selection"))
+    learning_curve = None
+    if curve:
+        data = TrainingData.load(model.resolve().parent / "training_data.json")
+        learning_curve = train_curve(
+            evaluation, data, curve, record=record or {}, device=device, cache=cache, seed=seed, events=events
+        )
+    context = ReportContext(
+        title=f"{dataset.name}: does fine-tuning help?",
+        base_model=str(base_name),
+        tuned_model=str(model),
+        split=_split_facts((record or {}).get("split") or {}),
+        data=_data_facts(dataset),
+        training={name: (record or {}).get(name) for name in ("selection", "metrics", "config", "history")},
+        learning_curve=learning_curve,
+        ceiling=upper_bound(_only(dataset, test)),
+        seen_answers=_seen_answers(dataset, record),
+        warnings=queries.warnings,
+        command=command,
+    )
+    report = {**build_report(evaluation, verdict, context), "precision": base.computed_in}
+    return EvaluationResult(evaluation, verdict, report)
+
+
+def _only(dataset: RetrievalDataset, query_ids: Sequence[str]) -> RetrievalDataset:
+    return replace(
+        dataset,
+        queries={query_id: dataset.queries[query_id] for query_id in query_ids},
+        judgements={query_id: dataset.judgements.get(query_id, {}) for query_id in query_ids},
+    )
+
+
+def _seen_answers(dataset: RetrievalDataset, record: Mapping[str, Any] | None) -> frozenset[str] | None:
+    if record is None:
+        return None
+    hashes = frozenset(((record.get("seen") or {}).get("train") or {}).get("answer_hashes") or ())
+    return frozenset(i for i, memory in dataset.answers.items() if text_hash(memory.text) in hashes)
+
+
+def _split_facts(split: Mapping[str, Any]) -> dict[str, Any]:
+    if not split:
+        return {}
+    manifest = json.dumps(split, sort_keys=True, ensure_ascii=False)
+    return {
+        **{name: split.get(name) for name in ("counts", "settings", "notes")},
+        "sha256": hashlib.sha256(manifest.encode("utf-8")).hexdigest(),
+    }
+
+
+def _data_facts(dataset: RetrievalDataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "format": dataset.ledger.format,
+        "memories": len(dataset.memories),
+        "distinct_memories": len(dataset.answers),
+        "queries": len(dataset.queries),
+        "repairs": dict(dataset.ledger.counts),
+    }

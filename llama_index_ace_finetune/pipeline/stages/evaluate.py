@@ -1,0 +1,40 @@
+"""Evaluate the model on the test queries and write the report."""
+
+from __future__ import annotations
+
+from llama_index_ace_finetune.evaluation.report.per_query import per_query_path
+from llama_index_ace_finetune.evaluation.report.report import write_report
+from llama_index_ace_finetune.pipeline.evaluate import evaluate_model
+from llama_index_ace_finetune.pipeline.stages.stage import PlanContext, Stage, StageContext, StageEstimate
+
+
+def _run(context: StageContext) -> None:
+    training = context.settings.training
+    result = evaluate_model(
+        context.dataset,
+        context.folder.model,
+        device=training.device,
+        precision=training.precision,
+        cache=context.cache,
+        tuned=context.tuned,
+        command=context.settings.command,
+        events=context.events,
+    )
+    result.report["finetuned"]["model"] = "model"
+    write_report(result.report, context.folder.report, evaluation=result.evaluation)
+
+
+def _estimate(context: PlanContext) -> list[StageEstimate]:
+    seconds = (2 * context.test + context.sizes.dev + context.sizes.corpus) * context.speed.embed
+    description = f"{len(context.split.test)} queries over {len(context.dataset.answers)} memories"
+    return [StageEstimate("evaluate", description, seconds)]
+
+
+STAGE = Stage(
+    name="evaluate",
+    outputs=lambda run: (run.report, run.report.with_suffix(".html"), per_query_path(run.report)),
+    key=lambda settings, dataset, keys: keys["train"],  # it has no settings of its own
+    run=_run,
+    estimate=_estimate,
+    after=("train",),
+)

