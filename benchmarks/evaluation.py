@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from llama_index_ace_finetune.evaluation.metrics.measures import MAP, MRR, NDCG, Recall, Success, measure_rankings
-from llama_index_ace_finetune.evaluation.metrics.qrels import Judgements
+from llama_index_ace_finetune.evaluation.metrics.qrels import Qrels
 from llama_index_ace_finetune.evaluation.stats.comparison import compare_systems
 from llama_index_ace_finetune.ranking.dense import dense_top_k
 
@@ -64,8 +64,8 @@ def made_up() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
 
 
 def ours(rankings: np.ndarray, relevant: list[np.ndarray]) -> Work:
-    judgements = Judgements.of(relevant)
-    return lambda: {name: value.mean() for name, value in measure_rankings(MEASURES, rankings, judgements).items()}
+    qrels = Qrels.of(relevant)
+    return lambda: {name: value.mean() for name, value in measure_rankings(MEASURES, rankings, qrels).items()}
 
 
 def pytrec_eval_work(run: dict[str, dict[str, float]], qrels: dict[str, dict[str, int]]) -> Work:

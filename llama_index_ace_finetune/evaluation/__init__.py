@@ -1,1 +1,1 @@
-"""Measures, certainty, systems under comparison, and the report."""
+"""Evaluation: measures, statistics, the systems compared, the verdict and the report."""

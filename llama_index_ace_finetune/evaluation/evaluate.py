@@ -1,4 +1,4 @@
-"""BM25, base, tuned, hybrids and whatever else, on queries that no choice has seen."""
+"""Evaluate BM25, the base model, the tuned model, their hybrids and further systems on held-out queries."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ BM25, BASE, TUNED = "BM25", "base", "tuned"
 HYBRID_BASE, HYBRID_BASE_WEIGHTED = "base + BM25", "base + BM25, dev weights"
 HYBRID_EQUAL, HYBRID_TUNED, HYBRID_CONVEX = "tuned + BM25", "tuned + BM25, dev weights", "tuned + BM25, convex"
 TRAINED = frozenset({TUNED, HYBRID_EQUAL, HYBRID_TUNED, HYBRID_CONVEX})
-"""The systems that need the training."""
+"""The systems that need the tuned model."""
 MEASURE = str(MRR(10))
-"""What choices are made by."""
+"""The measure by which systems and weights are selected."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Systems on one set of queries.
+    """The results of all systems on one set of queries.
 
     Attributes:
-        data: the queries, their answers and the corpus.
-        systems: in the order of the table.
+        data: the queries, their relevant documents and the corpus.
+        systems: in the order of the report.
         values: per system and measure, per-query values float [n].
-        comparisons: per measure, every system against the base.
-        fusion: the weights of the tuned model and BM25 under RRF, chosen on dev.
-        base_fusion: those of the base model and BM25.
-        convex_fusion: those of the tuned model and BM25 under a convex combination.
-        dev_values: per system that ranks the dev queries, MRR@10 of each, float [dev].
-        dev_groups: what each dev query is resampled with.
-        latency: per system that was timed.
-        metadata: per query id, what the dataset says about the query (category, difficulty).
+        comparisons: per measure, every system compared with the base.
+        fusion: RRF weights of the tuned model and BM25, selected on dev.
+        base_fusion: RRF weights of the base model and BM25.
+        convex_fusion: weights of the tuned model and BM25 in a convex combination of scores.
+        dev_values: per system that ranked the dev queries, MRR@10 of each query, float [dev].
+        dev_groups: the group of each dev query; a bootstrap resamples whole groups.
+        latency: of each timed system.
+        metadata: per query id, the query metadata of the dataset (category, difficulty).
     """
 
     data: EvaluationSet
@@ -74,11 +74,11 @@ class Evaluation:
     metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def mean(self, system: str, measure: str) -> float:
-        """Mean of a measure over all queries; a query with an empty ranking counts 0."""
+        """Mean of a measure over all queries; a query with an empty ranking counts as 0."""
         return float(self.values[system][measure].mean())
 
     def system(self, name: str) -> System:
-        """The system of that name."""
+        """The system with this name."""
         return next(system for system in self.systems if system.name == name)
 
     def difference(self, system: str, measure: str = MEASURE) -> PairedDifference:
@@ -100,29 +100,29 @@ def evaluate_systems(
     timed_queries: int = 100,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Compare BM25, base, tuned, their hybrids and further systems on `test`; weights are chosen on `dev`.
+    """Compare BM25, base, tuned, their hybrids and further systems on `test`; fusion weights are selected on `dev`.
 
-    Each model encodes the corpus and the queries once. Equal scores rank by the id of the answer.
+    Each model encodes the corpus and the queries once. Ties are ranked by document id.
 
     Args:
-        dataset: corpus and judgements.
-        test: query ids that nothing was chosen on.
-        dev: query ids to choose the hybrids' weights on; with fewer than 40 the weights stay equal.
+        dataset: corpus and qrels.
+        test: query ids that were used neither for training nor for any selection.
+        dev: query ids to select the fusion weights on; with fewer than 40 the weights stay equal.
         base: the untuned model.
-        tuned: the model that ships; the base itself where tuning did not help.
-        also: further untuned models, such as a larger one, which may be the cheaper answer.
-        retrievers: LlamaIndex retrievers by the name they get in the table.
-        runs: TREC run files over the dataset's ids.
-        cache: folder for vectors, so that a text is encoded once per model.
-        timed_queries: at most so many test queries are timed one by one; 0 times nothing.
-        progress: called with the number of texts just encoded.
+        tuned: the model that ships; the base itself if tuning did not help.
+        also: further untuned models, such as a larger one, which may be the cheaper solution.
+        retrievers: LlamaIndex retrievers by their name in the report.
+        runs: TREC run files with the dataset's ids.
+        cache: folder of the vector cache, so that a text is encoded once per model.
+        timed_queries: how many test queries to time, one by one; 0 for none.
+        progress: called with the number of newly encoded texts.
 
     Raises:
-        DatasetError: without a test query; for a run over other ids.
-        AceFinetuneError: for two systems of one name, or a query without a right answer.
+        DatasetError: if there is no test query, or a run has other ids.
+        AceFinetuneError: if two systems have the same name, or a query has no relevant document.
     """
     if not test:
-        raise DatasetError(f"{dataset.name}: there is no held-out query to evaluate on; bring more queries.")
+        raise DatasetError(f"{dataset.name}: there is no held-out query to evaluate on; add more queries.")
     data, dev_data = EvaluationSet.of(dataset, test), EvaluationSet.of(dataset, dev)
     both = EvaluationSet.of(dataset, [*test, *dev])
     on_test, on_dev = slice(0, len(test)), slice(len(test), None)
@@ -152,15 +152,14 @@ def evaluate_systems(
         *(run_system(dataset, data, path) for path in runs),
     ]
     systems = (*(system.rows(on_test) for system in ours), *others)
-    _refuse_equal_names(systems)
-    judgements = data.judgements
+    _require_unique_names(systems)
+    qrels = data.qrels
     values = {
-        system.name: measure_rankings(MEASURES, system.rankings, judgements, scores=system.scores) for system in systems
+        system.name: measure_rankings(MEASURES, system.rankings, qrels, scores=system.scores) for system in systems
     }
-    dev_judgements = dev_data.judgements
+    dev_qrels = dev_data.qrels
     dev_values = {
-        system.name: measure_rankings([MRR(10)], system.rows(on_dev).rankings, dev_judgements)[MEASURE]
-        for system in ours
+        system.name: measure_rankings([MRR(10)], system.rows(on_dev).rankings, dev_qrels)[MEASURE] for system in ours
     }
     return Evaluation(
         data=data,
@@ -177,8 +176,8 @@ def evaluate_systems(
     )
 
 
-def _refuse_equal_names(systems: Sequence[System]) -> None:
+def _require_unique_names(systems: Sequence[System]) -> None:
     names = [system.name for system in systems]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise AceFinetuneError(f"Two systems are called {twice!r}; give each a name of its own.")
+        raise AceFinetuneError(f"Two systems have the name {twice!r}; give each system a different name.")

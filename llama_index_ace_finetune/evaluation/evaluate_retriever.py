@@ -1,4 +1,4 @@
-"""How good any LlamaIndex retriever is on a dataset."""
+"""Evaluate any LlamaIndex retriever on a dataset."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RetrieverEvaluation:
-    """What a retriever reached.
+    """The result of evaluating a retriever.
 
     Attributes:
-        name: of the retriever's class.
-        query_ids: what it was asked.
-        values: per measure, per-query values float64 [n]; two evaluations over the same queries can be compared by
+        name: class name of the retriever.
+        query_ids: the evaluated queries.
+        values: per measure, per-query values float64 [n]; compare two evaluations on the same queries with
             `paired_difference`.
-        means: per measure, the mean with its 95 % interval, bootstrapped by right answer.
-        latency: of one call.
-        without_answer: ids of queries that no memory answers, which were left out.
+        means: per measure, the mean with its 95% interval, bootstrapped by relevant document.
+        latency: of one retrieval.
+        without_answer: ids of queries without a relevant document, which were skipped.
     """
 
     name: str
@@ -56,24 +56,25 @@ def evaluate_retriever(
     query_ids: Sequence[str] | None = None,
     measures: Sequence[Measure | str] = MEASURES,
 ) -> RetrieverEvaluation:
-    """Measure a retriever on a dataset's queries, one after the other.
+    """Evaluate a retriever on the queries of a dataset, one after the other.
 
-    A hit is known by its node id, its `ref_doc_id`, a memory id in its metadata, or its text. Texts that are equal
-    are one answer, and a query without a hit counts 0. A measure at k needs a retriever that gives k hits.
+    A hit is matched to a document by its node id, its `ref_doc_id`, a memory id in its metadata, or its text. Equal
+    texts count as one document, and a query without a hit counts as 0. A measure at k needs a retriever that returns
+    k hits.
 
     Args:
         retriever: any LlamaIndex retriever.
-        dataset: queries, right answers and corpus.
-        query_ids: which queries; all by default, but for those without a right answer.
-        measures: what to compute, also by name, such as "MRR@10" or "nDCG@5".
+        dataset: queries, qrels and corpus.
+        query_ids: which queries; by default all that have a relevant document.
+        measures: measures, or their names, such as "MRR@10" or "nDCG@5".
 
     Raises:
-        DatasetError: if there is no query to ask, or an id is unknown.
-        AceFinetuneError: if a measure is unknown, or the retriever fails, naming the query.
+        DatasetError: if there is no query to evaluate, or an id is unknown.
+        AceFinetuneError: if a measure is unknown, or the retriever fails; the error names the query.
     """
-    wanted = _parsed(measures)
-    data, without = _asked(dataset, query_ids)
-    return _evaluated(retriever, data, without, wanted, retrieve_all(retriever, dataset, data))
+    wanted = _parse_measures(measures)
+    data, without = _judged_queries(dataset, query_ids)
+    return _evaluation(retriever, data, without, wanted, retrieve_all(retriever, dataset, data))
 
 
 async def aevaluate_retriever(
@@ -84,37 +85,39 @@ async def aevaluate_retriever(
     measures: Sequence[Measure | str] = MEASURES,
     concurrency: int = 8,
 ) -> RetrieverEvaluation:
-    """`evaluate_retriever` with at most `concurrency` queries at a time, by the retriever's own `aretrieve`."""
-    wanted = _parsed(measures)
-    data, without = _asked(dataset, query_ids)
+    """`evaluate_retriever` with at most `concurrency` queries at a time, using the retriever's `aretrieve`."""
+    wanted = _parse_measures(measures)
+    data, without = _judged_queries(dataset, query_ids)
     hits = await aretrieve_all(retriever, dataset, data, concurrency=concurrency)
-    return _evaluated(retriever, data, without, wanted, hits)
+    return _evaluation(retriever, data, without, wanted, hits)
 
 
-def _parsed(measures: Sequence[Measure | str]) -> list[Measure]:
+def _parse_measures(measures: Sequence[Measure | str]) -> list[Measure]:
     return [parse_measure(measure) if isinstance(measure, str) else measure for measure in measures]
 
 
-def _asked(dataset: RetrievalDataset, query_ids: Sequence[str] | None) -> tuple[EvaluationSet, tuple[str, ...]]:
+def _judged_queries(
+    dataset: RetrievalDataset, query_ids: Sequence[str] | None
+) -> tuple[EvaluationSet, tuple[str, ...]]:
     wanted = list(dataset.queries if query_ids is None else query_ids)
     unknown = next((query_id for query_id in wanted if query_id not in dataset.queries), None)
     if unknown is not None:
-        raise DatasetError(f"{dataset.name}: there is no query {unknown!r:.80}; name queries of this dataset.")
+        raise DatasetError(f"{dataset.name}: there is no query {unknown!r:.80}; give ids of queries in this dataset.")
     without = tuple(query_id for query_id in wanted if not dataset.relevant(query_id))
     asked = [query_id for query_id in wanted if dataset.relevant(query_id)]
     if not asked:
-        raise DatasetError(f"{dataset.name}: no query to ask has a right answer; bring judged queries.")
+        raise DatasetError(f"{dataset.name}: none of the queries has a relevant document; add judged queries.")
     return EvaluationSet.of(dataset, asked), without
 
 
-def _evaluated(
+def _evaluation(
     retriever: BaseRetriever,
     data: EvaluationSet,
     without: tuple[str, ...],
     measures: Sequence[Measure],
     hits: RetrieverHits,
 ) -> RetrieverEvaluation:
-    values = measure_rankings(measures, hits.rankings, data.judgements)
+    values = measure_rankings(measures, hits.rankings, data.qrels)
     everything = Slice("all", "all", np.arange(len(data.queries)))
     (measured,) = measure_slices([everything], values, groups=data.groups)
     return RetrieverEvaluation(

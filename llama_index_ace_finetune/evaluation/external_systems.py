@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
-from llama_index_ace_finetune.evaluation.metrics.trec_run import TrecRun, rankings_of, read_run
+from llama_index_ace_finetune.evaluation.metrics.trec_run import TrecRun, read_run, run_to_rankings
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ class RetrieverHits:
     """Hits of each query, collected one by one.
 
     Attributes:
-        source: knows which corpus row a hit is.
-        corpus: how many rows there are.
-        own: the row of each query's own document, which is no hit (`EvaluationSet.own`).
-        rows: per query, its distinct rows, best first.
-        seconds: per query, how long the call took.
+        source: maps a hit to its corpus row.
+        corpus: number of corpus rows.
+        own: the row of the query itself, for queries that are in the corpus; not a hit (`EvaluationSet.own`).
+        rows: per query, its distinct corpus rows, best first.
+        seconds: per query, the duration of the call.
     """
 
     source: RetrieverSource
@@ -51,10 +51,10 @@ class RetrieverHits:
     seconds: dict[int, float] = field(default_factory=dict)
 
     def add(self, number: int, hits: Sequence[NodeWithScore], seconds: float) -> None:
-        """Keep what was found for the query of that number.
+        """Store the hits of query `number`.
 
-        Only the best place of a repeated memory counts. A hit that the corpus does not hold is a wrong hit: it keeps
-        its place, as a row beyond the corpus.
+        Of a repeated document only the best rank counts. A hit that is not in the corpus is not relevant; it keeps
+        its rank, as a row beyond the corpus.
         """
         found = dict.fromkeys(
             self.corpus + place if row == UNKNOWN else row for place, row in enumerate(map(self.source.row, hits))
@@ -71,10 +71,10 @@ class RetrieverHits:
 
 
 def retrieve_all(retriever: BaseRetriever, dataset: RetrievalDataset, data: EvaluationSet) -> RetrieverHits:
-    """Ask the retriever one query after the other.
+    """Run the retriever on one query after the other.
 
     Raises:
-        RetrieverError: if it fails, naming the query.
+        RetrieverError: if the retriever fails; the error names the query.
     """
     hits = RetrieverHits(RetrieverSource.over(dataset, retriever, data.queries), len(data.corpus), own=data.own)
     for number, query in enumerate(data.queries):
@@ -89,18 +89,18 @@ def retrieve_all(retriever: BaseRetriever, dataset: RetrievalDataset, data: Eval
 async def aretrieve_all(
     retriever: BaseRetriever, dataset: RetrievalDataset, data: EvaluationSet, *, concurrency: int
 ) -> RetrieverHits:
-    """Ask the retriever for at most `concurrency` queries at a time; the first failure stops the others.
+    """Run the retriever on at most `concurrency` queries at a time; the first failure stops the others.
 
     Raises:
-        RetrieverError: if it fails, naming the query.
+        RetrieverError: if the retriever fails; the error names the query.
         AceFinetuneError: for a concurrency below 1.
     """
     if concurrency < 1:
-        raise AceFinetuneError(f"The concurrency is {concurrency}; let at least 1 query run.")
+        raise AceFinetuneError(f"The concurrency is {concurrency}; it must be 1 or more.")
     hits = RetrieverHits(RetrieverSource.over(dataset, retriever, data.queries), len(data.corpus), own=data.own)
 
     async def work(waiting: Iterator[tuple[int, str]]) -> None:
-        # All workers draw from one iterator, so each query is asked once.
+        # All workers draw from one iterator, so each query runs once.
         for number, query in waiting:
             start = time.perf_counter()
             try:
@@ -121,33 +121,35 @@ async def aretrieve_all(
 
 def _failure(retriever: BaseRetriever, query: str, error: Exception) -> RetrieverError:
     return RetrieverError(
-        f"The retriever {type(retriever).__name__} failed for the query {query[:200]!r} ({first_line(error)}); mend "
+        f"The retriever {type(retriever).__name__} failed for the query {query[:200]!r} ({first_line(error)}); fix "
         "it, or leave that query out."
     )
 
 
 def retriever_system(dataset: RetrievalDataset, data: EvaluationSet, retriever: BaseRetriever, *, name: str) -> System:
-    """Rank by a LlamaIndex retriever, which gives as many hits as it does.
+    """Rank with a LlamaIndex retriever, to the depth that it returns.
 
     Raises:
-        AceFinetuneError: if the retriever fails, naming the query.
+        AceFinetuneError: if the retriever fails; the error names the query.
     """
     return System(name=name, kind="retriever", rankings=retrieve_all(retriever, dataset, data).rankings)
 
 
 def run_system(dataset: RetrievalDataset, data: EvaluationSet, path: Path) -> System:
-    """Rank by a TREC run file over the dataset's ids; a query that it lacks has an empty ranking, and counts 0.
+    """Rank by a TREC run file with the dataset's ids; a query that is not in it has an empty ranking and counts as 0.
 
     Raises:
-        DatasetError: for a damaged file, or a run over other ids.
+        DatasetError: for a damaged file, or a run with other ids.
     """
     run = read_run(path)
     strange = next((d for held in run.hits.values() for d, _ in held if d not in dataset.answer_ids), None)
     if strange is not None:
-        raise DatasetError(f"{path}: document {strange!r:.80} is not in {dataset.name}; give a run over the same ids.")
-    # Copies of a text are one answer; only the best hit of them counts.
+        raise DatasetError(
+            f"{path}: document {strange!r:.80} is not in {dataset.name}; give a run with the ids of this dataset."
+        )
+    # Equal texts count as one document; only the best hit of them counts.
     hits = {query: _first_of_each(held, dataset) for query, held in run.hits.items()}
-    rankings, scores = rankings_of(
+    rankings, scores = run_to_rankings(
         TrecRun(run.tag, hits), query_ids=data.query_ids, corpus_ids=data.corpus_ids, other_queries=True
     )
     kept, values = without_own(rankings, data.own, limit=rankings.shape[1], scores=scores)

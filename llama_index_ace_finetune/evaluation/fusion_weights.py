@@ -1,4 +1,4 @@
-"""The weight of the dense leg against BM25, chosen on dev."""
+"""Select the fusion weights of the dense leg and BM25 on dev."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
-from llama_index_ace_finetune.evaluation.metrics.qrels import Judgements
+from llama_index_ace_finetune.evaluation.metrics.qrels import Qrels
 from llama_index_ace_finetune.evaluation.stats.groups import Groups, number_groups
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System
 from llama_index_ace_finetune.ranking.aligned_legs import AlignedLegs
@@ -23,64 +23,66 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class WeightChoice:
-    """A weight and what it rests on.
+    """The selected weight and the evidence for it.
 
     Attributes:
-        weight: the choice.
-        best: the weight with the largest mean.
-        gain: of choosing over equal weights, on queries that the choice had not seen; None without folds.
+        weight: the selected weight.
+        best: the weight with the highest mean.
+        gain: cross-validated gain over equal weights; None without folds.
         error: standard error of that gain, by group.
-        held: whether the gain is above its error, or there was nothing to choose.
+        cross_validated: whether the gain exceeds its standard error, or equal weights were selected anyway.
     """
 
     weight: float
     best: float
     gain: float | None
     error: float | None
-    held: bool
+    cross_validated: bool
 
 
 def choose_weight(
     values: NDArray[np.float64], grid: NDArray[np.float64], *, groups: Groups | None = None, seed: int = 0
 ) -> WeightChoice:
-    """Choose a weight of the first of two legs by the mean of per-query values.
+    """Select the weight of the first of two legs by the mean of per-query values.
 
-    1. Of all weights whose mean is within one standard error of the best, the one nearest to equal is taken.
-    2. The same is done five times with a fifth of the groups left out, and what it takes is tried on that fifth. If
-       the gain over equal weights there is not above its standard error, the weights stay equal: a choice that does
-       not carry over to other queries of the same set will not carry over to new ones.
+    1. Of all weights whose mean is within one standard error of the best, the one nearest to equal is selected.
+    2. This selection is cross-validated on five folds of the groups. If its gain over equal weights on the left-out
+       folds does not exceed the standard error, the weights stay equal: a selection that does not generalise to other
+       queries of the same set will not generalise to new ones.
 
-    Standard errors are of paired differences, and count groups and not queries as independent.
+    Standard errors are those of paired differences, clustered by group.
     Source: the one-standard-error rule, Breiman et al., "Classification and Regression Trees", 1984.
 
     Args:
         values: per weight and query, float [w, n], n above 0.
-        grid: weights of the first leg in [0, 1], float [w]; .5 must be among them.
-        groups: what each query belongs to [n].
-        seed: of the folds.
+        grid: weights of the first leg in [0, 1], float [w]; must include .5.
+        groups: the group of each query [n].
+        seed: random seed of the folds.
     """
     labels = number_groups(groups, values.shape[1])
     equal = int(np.flatnonzero(np.isclose(grid, EQUAL))[0])
-    best, chosen = _one_error_rule(values, grid, labels)
+    best, chosen = _one_standard_error_rule(values, grid, labels)
     if chosen == equal:
-        return WeightChoice(float(grid[equal]), float(grid[best]), None, None, held=True)
+        return WeightChoice(float(grid[equal]), float(grid[best]), None, None, cross_validated=True)
     count = int(labels.max()) + 1
     folds = min(_FOLDS, count)
     fold_of = (np.random.default_rng(seed).permutation(count) % folds)[labels]
     gains = np.zeros(values.shape[1])
     for fold in range(folds if folds > 1 else 0):
         left_out = fold_of == fold
-        _, taken = _one_error_rule(values[:, ~left_out], grid, labels[~left_out])
+        _, taken = _one_standard_error_rule(values[:, ~left_out], grid, labels[~left_out])
         gains[left_out] = values[taken, left_out] - values[equal, left_out]
     gain, error = float(gains.mean()), standard_error(gains, labels)
-    held = gain > error + ROUNDING
-    return WeightChoice(float(grid[chosen] if held else grid[equal]), float(grid[best]), gain, error, held)
+    cross_validated = gain > error + ROUNDING
+    return WeightChoice(
+        float(grid[chosen] if cross_validated else grid[equal]), float(grid[best]), gain, error, cross_validated
+    )
 
 
-def _one_error_rule(
+def _one_standard_error_rule(
     values: NDArray[np.float64], grid: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> tuple[int, int]:
-    """Return the places of the best weight and of the one that the rule takes."""
+    """Return the indices of the best weight and of the one that the rule selects."""
     means = np.round(values.mean(axis=1), 12)
     distance = np.abs(grid - EQUAL).round(9)
     best = int(np.lexsort((distance, -means))[0])
@@ -90,11 +92,12 @@ def _one_error_rule(
 
 
 def standard_error(differences: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Return the standard error of the mean of `differences`, float [n], with the correction for few clusters.
+    """Return the cluster-robust standard error of the mean of `differences`, with the correction for few clusters.
 
     Args:
-        differences: per query.
-        labels: the cluster of each query, int [n]; with a single one the error is infinite, but 0 where all are 0.
+        differences: per query, float [n].
+        labels: the cluster of each query, int [n]; with a single cluster the error is infinite, or 0 if all differences
+            are 0.
     """
     totals = np.bincount(labels, differences - differences.mean())
     clusters = len(np.unique(labels))
@@ -110,9 +113,9 @@ _DEPTH = 10
 
 @dataclass(frozen=True)
 class FusionChoice:
-    """Weights (dense, lexical) that sum to 1, why they were taken, and dev MRR@10 per dense weight of the grid.
+    """Weights (dense, lexical) that sum to 1, the reason for them, and dev MRR@10 per dense weight of the grid.
 
-    `dropped` names the leg that does not help, and whose weight is therefore 0.
+    `dropped` names the leg that does not help, and that therefore has weight 0.
     """
 
     weights: tuple[float, float]
@@ -122,15 +125,14 @@ class FusionChoice:
 
 
 def tune_fusion(dense: System, lexical: System, dev: EvaluationSet) -> FusionChoice:
-    """Choose the dense weight of RRF by MRR@10 on dev, so that chance does not choose it.
+    """Select the dense weight of RRF by MRR@10 on dev, robust to chance.
 
-    `choose_weight` says how: the weight nearest to equal within one standard error of the best, and only if that
-    way of choosing gains on groups of queries it has not seen. At weight 0 or 1 a leg is dropped, and only if no
-    weight in between is as good. With fewer than 40 queries the weights stay equal;
-    whether they are served then is for `choose_system` to say.
+    The rule is that of `choose_weight`: the weight nearest to equal within one standard error of the best, if the
+    selection gains in cross-validation. Weight 0 or 1 drops a leg, only if no weight in between is as good. With
+    fewer than 40 queries the weights stay equal; `select_system` then decides whether the hybrid is served.
 
     Raises:
-        AceFinetuneError: for rankings or answers that `find_right_hits` refuses.
+        AceFinetuneError: for rankings or qrels that `match_qrels` rejects.
     """
     legs = [dense.rankings, lexical.rankings]
     gains = [np.broadcast_to(1 / (RRF_K + 1.0 + np.arange(leg.shape[1])), leg.shape) for leg in legs]
@@ -143,7 +145,7 @@ def tune_convex_fusion(
     """`tune_fusion` for `fuse_convex`: the dense weight of a weighted sum of normalised scores.
 
     Raises:
-        AceFinetuneError: as `tune_fusion`, and for scores that `normalise_scores` refuses.
+        AceFinetuneError: as `tune_fusion`, and for scores that `normalise_scores` rejects.
     """
     return _tune(align_convex([dense, lexical], normalisation=normalisation), dev)
 
@@ -151,17 +153,15 @@ def tune_convex_fusion(
 def _tune(legs: AlignedLegs, dev: EvaluationSet) -> FusionChoice:
     count = len(dev.queries)
     if count < MIN_QUERIES:
-        return FusionChoice((EQUAL, EQUAL), f"equal, as {count} dev queries are too few to choose on")
-    measure, judgements = MRR(_DEPTH), Judgements.of(dev.relevant)
-    values = np.stack(
-        [per_query(measure, legs.fuse((weight, 1 - weight), limit=_DEPTH), judgements) for weight in GRID]
-    )
+        return FusionChoice((EQUAL, EQUAL), f"equal, as {count} dev queries are too few to select weights on")
+    measure, qrels = MRR(_DEPTH), Qrels.of(dev.relevant)
+    values = np.stack([per_query(measure, legs.fuse((weight, 1 - weight), limit=_DEPTH), qrels) for weight in GRID])
     curve = {weight: round(float(value.mean()), 4) for weight, value in zip(GRID, values, strict=True)}
     choice = choose_weight(values, np.array(GRID), groups=dev.groups)
-    if not choice.held:
+    if not choice.cross_validated:
         reason = (
-            f"equal, as choosing by {measure} on {count} dev queries (best {choice.best:g}) gains {choice.gain:+.3f} "
-            f"+- {choice.error:.3f} on queries left out of the choice"
+            f"equal, as selecting by {measure} on {count} dev queries (best {choice.best:g}) gains {choice.gain:+.3f} "
+            f"+- {choice.error:.3f} in cross-validation"
         )
         return FusionChoice((EQUAL, EQUAL), reason, curve)
     reason = (

@@ -1,4 +1,4 @@
-"""Queries divided by what they are like."""
+"""Slices of the queries by category, difficulty, length and lexical overlap, and their measures."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from llama_index_ace_finetune.ranking.tokenizer import Tokenizer
 
 
 def lexical_overlap(data: EvaluationSet, *, tokenizer: Tokenizer | None = None) -> NDArray[np.float64]:
-    """Return the share of each query's distinct terms that a right answer holds, float64 [n] in [0, 1].
+    """Return the fraction of each query's distinct terms that are in a relevant document, float64 [n] in [0, 1].
 
-    Of several right answers the one with the largest share counts; a query without terms has 0. Terms are those of
-    BM25 by default: stemmed, without stop words.
+    Of several relevant documents the one with the largest overlap counts; a query without terms has 0. Terms are by
+    default those of BM25: stemmed, without stop words.
     """
     tokenizer = tokenizer or Tokenizer()
     overlap = np.zeros(len(data.queries))
@@ -39,13 +39,13 @@ OTHER = "other"
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """Some of the queries.
+    """A subset of the queries.
 
     Attributes:
-        dimension: what the queries are divided by, such as "category".
-        name: which part this is.
-        rows: places of its queries, int64, ascending.
-        small: fewer than 10 queries even after merging; its figures say little.
+        dimension: the attribute that the queries are sliced by, such as "category".
+        name: the value or range of that attribute.
+        rows: indices of its queries, int64, ascending.
+        small: whether it has fewer than 10 queries even after merging; its figures are unreliable.
     """
 
     dimension: str
@@ -57,15 +57,15 @@ class Slice:
 def slice_by_label(
     dimension: str, labels: Sequence[str | Sequence[str] | None], *, order: Sequence[str] = ()
 ) -> tuple[Slice, ...]:
-    """Divide queries by a label; a query without one is in no slice, one with several in the slice of each.
+    """Slice queries by a label; a query without a label is in no slice, one with several in the slice of each.
 
-    Labels with fewer than 10 queries are merged into the slice "other", which comes last; where even that has fewer
+    Labels with fewer than 10 queries are merged into the slice "other", which comes last; if even that has fewer
     than 10, it is marked as small.
 
     Args:
-        dimension: what the labels are.
-        labels: one per query, or several.
-        order: of the labels; those not in it follow by name.
+        dimension: the attribute that the labels are of.
+        labels: one or several per query.
+        order: of the labels; labels that are not in it follow in alphabetical order.
     """
     rows: dict[str, list[int]] = {}
     for row, label in enumerate(labels):
@@ -84,18 +84,18 @@ def slice_by_label(
 
 
 def slice_by_terciles(dimension: str, values: ArrayLike, *, unit: str = "") -> tuple[Slice, ...]:
-    """Divide queries into the lower, middle and upper third of a value; equal values are in one slice.
+    """Slice queries into terciles of a value; equal values are in one slice.
 
-    The thirds end at the quantiles 1/3 and 2/3, so many equal values make them unequal, or leave one out; small ones
-    are merged as in `slice_by_label`.
+    The terciles end at the quantiles 1/3 and 2/3, so many equal values make them unequal, or leave one empty; small
+    ones are merged as in `slice_by_label`.
 
     Args:
-        dimension: what the value is.
+        dimension: the attribute that the values are of.
         values: one per query, float [n].
-        unit: what stands after the values in the name of a slice.
+        unit: unit of the values in the names of slices.
 
     Raises:
-        AceFinetuneError: for a value that is not finite.
+        AceFinetuneError: for a value that is NaN or infinite.
     """
     figures = np.asarray(values, np.float64)
     if not np.isfinite(figures).all():
@@ -105,7 +105,7 @@ def slice_by_terciles(dimension: str, values: ArrayLike, *, unit: str = "") -> t
     bounds = np.quantile(figures, [1 / 3, 2 / 3], method="inverted_cdf")
     thirds = np.searchsorted(bounds, figures, side="left")
     names = {}
-    for third, word in enumerate(("low", "middle", "high")):
+    for third, word in enumerate(("low", "medium", "high")):
         inside = figures[thirds == third]
         if len(inside):
             names[third] = f"{word} ({inside.min():.4g} to {inside.max():.4g}{unit})"
@@ -118,15 +118,15 @@ def slice_queries(
     metadata: Mapping[str, Mapping[str, object]] | None = None,
     seen_answers: Collection[str] | None = None,
 ) -> tuple[Slice, ...]:
-    """Divide queries by category, difficulty, length, lexical overlap, and whether an answer was trained on.
+    """Slice queries by category, difficulty, length, lexical overlap, and whether a relevant document was trained on.
 
-    Length is in words and overlap is `lexical_overlap`, both in thirds. Parts with fewer than 10 queries are merged
-    into "other", as `slice_by_label` says.
+    Length is in words and overlap is `lexical_overlap`, both in terciles. Slices with fewer than 10 queries are
+    merged into "other", as in `slice_by_label`.
 
     Args:
-        data: queries, answers and corpus.
-        metadata: per query id, its `query_category` and `difficulty`, where it has them.
-        seen_answers: ids of the answers that are right for a training query; without it that division is left out.
+        data: queries, relevant documents and corpus.
+        metadata: per query id, its `query_category` and `difficulty`, if it has them.
+        seen_answers: ids of the documents that are relevant to a training query; None leaves these slices out.
     """
     metadata = metadata or {}
 
@@ -137,7 +137,7 @@ def slice_queries(
         *slice_by_label("category", labels("query_category")),
         *slice_by_label("difficulty", labels("difficulty"), order=DIFFICULTIES),
         *slice_by_terciles("query length", [len(query.split()) for query in data.queries], unit=" words"),
-        *slice_by_terciles("lexical overlap", 100 * lexical_overlap(data), unit=" %"),
+        *slice_by_terciles("lexical overlap", 100 * lexical_overlap(data), unit="%"),
     ]
     if seen_answers is not None:
         seen = [any(data.corpus_ids[int(row)] in seen_answers for row in rows) for rows in data.relevant]
@@ -147,7 +147,7 @@ def slice_queries(
 
 @dataclass(frozen=True, slots=True)
 class MeanInterval:
-    """A mean with its 95 % bootstrap interval."""
+    """A mean with its 95% bootstrap interval."""
 
     mean: float
     low: float
@@ -156,9 +156,9 @@ class MeanInterval:
 
 @dataclass(frozen=True)
 class SliceMeasures:
-    """One slice: how many queries in how many groups, and per name the mean of its per-query values.
+    """One slice: its numbers of queries and groups, and per name the mean of its per-query values.
 
-    With one group both ends of an interval are the mean, since nothing is known of the spread.
+    With one group both ends of an interval are the mean, since the variance is unknown.
     """
 
     slice: Slice
@@ -175,22 +175,22 @@ def measure_slices(
     resamples: int = 2_000,
     seed: int = 0,
 ) -> tuple[SliceMeasures, ...]:
-    """Return the measures of each slice.
+    """Return the means of each slice with their intervals.
 
     Args:
-        slices: of n queries.
-        values: per name (a measure, or the difference of two systems in one), per-query values float [n].
-        groups: what queries are resampled with [n]; by default each query is its own group.
-        resamples: of each slice's bootstrap.
-        seed: of the bootstrap.
+        slices: slices of the n queries.
+        values: per name (a measure, or a difference of two systems), per-query values float [n].
+        groups: the group of each query [n], resampled as a whole; by default each query is one group.
+        resamples: number of bootstrap resamples per slice.
+        seed: random seed of the bootstrap.
 
     Raises:
-        AceFinetuneError: for values that differ in number or are not finite, or a slice of other queries.
+        AceFinetuneError: for values that differ in number or are not finite, or a slice with rows out of range.
     """
     counts = {len(value) for value in values.values()}
     if len(counts) != 1:
         raise AceFinetuneError(
-            f"The values of the slices are of {sorted(counts)} queries; give all of the same queries."
+            f"The values of the slices are of {sorted(counts)} queries; give values of the same queries for each name."
         )
     table = np.stack([np.asarray(value, np.float64) for value in values.values()], axis=1)
     if not np.isfinite(table).all():
@@ -200,8 +200,8 @@ def measure_slices(
     for part in slices:
         if not len(part.rows) or part.rows.min() < 0 or part.rows.max() >= len(table):
             raise AceFinetuneError(
-                f"The slice {part.dimension} = {part.name} is empty or goes beyond the {len(table)} queries; "
-                "slice the queries that were measured."
+                f"The slice {part.dimension} = {part.name} is empty or has rows beyond the {len(table)} queries; "
+                "slice the queries that were evaluated."
             )
         chosen, own = table[part.rows], number_groups(labels[part.rows], len(part.rows))
         low, high = bootstrap_intervals(chosen, own, resamples=resamples, seed=seed)

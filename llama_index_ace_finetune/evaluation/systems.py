@@ -1,4 +1,4 @@
-"""The retrieval systems that an evaluation compares, each as rankings over one corpus."""
+"""The retrieval systems of an evaluation, each as rankings over one corpus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.metrics.latency import Latency, SystemLatency
 from llama_index_ace_finetune.evaluation.metrics.mean_cosine import MeanCosine
-from llama_index_ace_finetune.evaluation.metrics.qrels import Judgements
+from llama_index_ace_finetune.evaluation.metrics.qrels import Qrels
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.convex_fusion import ScoredLeg, fuse_convex
 from llama_index_ace_finetune.ranking.dense import dense_top_k
@@ -30,16 +30,16 @@ FusionKind = Literal["", "rrf", "convex"]
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Queries with their right answers as corpus rows, over the full corpus of distinct answers.
+    """Queries with their relevant documents as corpus rows, over the full corpus of distinct texts.
 
     Attributes:
         query_ids: one per query.
         queries: texts.
-        corpus_ids: answer ids; a row number in a ranking is a place in this list.
+        corpus_ids: document ids; the corpus rows of a ranking index this list.
         corpus: texts.
-        relevant: right rows of each query, ascending.
-        grades: of those rows, float64; 1 each where there are none.
-        own: the row of each query's own document, int64 [n], -1 without one; None where no query has one. It is left
+        relevant: corpus rows of the relevant documents of each query, ascending.
+        grades: relevance grades of those rows, float64; None means 1 each.
+        own: the row of the query itself if it is also a document, int64 [n], else -1; None if no query is. It is left
             out of the query's ranking.
     """
 
@@ -53,7 +53,7 @@ class EvaluationSet:
 
     @classmethod
     def of(cls, dataset: RetrievalDataset, query_ids: Sequence[str]) -> EvaluationSet:
-        """Return the queries with these ids over the dataset's whole corpus."""
+        """Return the queries with these ids, over the whole corpus of the dataset."""
         row_of = {identifier: row for row, identifier in enumerate(dataset.answers)}
         graded = _grades(dataset, {dataset.query_groups[query_id] for query_id in query_ids})
         right = [sorted(dataset.relevant(query_id)) for query_id in query_ids]
@@ -63,7 +63,7 @@ class EvaluationSet:
             queries=tuple(dataset.queries[query_id].text for query_id in query_ids),
             corpus_ids=tuple(dataset.answers),
             corpus=tuple(memory.text for memory in dataset.answers.values()),
-            # Answers are rows in the order of their ids, so ids in order are rows in order.
+            # Rows are in the order of ids, so sorted ids are sorted rows.
             relevant=tuple(np.array([row_of[answer] for answer in answers], np.int64) for answers in right),
             grades=tuple(
                 np.array([graded[group, answer] for answer in answers], np.float64)
@@ -73,13 +73,13 @@ class EvaluationSet:
         )
 
     @cached_property
-    def judgements(self) -> Judgements:
-        """What is right for each query, and how right."""
-        return Judgements.of(self.relevant, self.grades)
+    def qrels(self) -> Qrels:
+        """The relevant documents of each query with their grades."""
+        return Qrels.of(self.relevant, self.grades)
 
     @cached_property
     def groups(self) -> list[str]:
-        """What queries are resampled with: the first right answer."""
+        """The resampling group of each query: its first relevant document."""
         return [
             self.corpus_ids[int(rows[0])] if len(rows) else query
             for rows, query in zip(self.relevant, self.query_ids, strict=True)
@@ -88,17 +88,17 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class System:
-    """One system's rankings: corpus rows int32 [n, depth], best first, padded with -1.
+    """A system and its rankings: corpus rows int32 [n, depth], best first, padded with -1.
 
     Attributes:
-        name: in tables.
-        kind: what ranked.
-        rankings: a row beyond the corpus is a hit that the corpus does not hold.
-        scores: of the hits, float [n, depth], where the system gives them; what stands beside padding does not count.
+        name: in reports.
+        kind: kind of retrieval.
+        rankings: a row beyond the corpus is a hit that is not in the corpus.
+        scores: of the hits, float [n, depth], or None if the system has no scores; ignored at padding.
         model: name of the embedding model.
-        fusion: how the legs of a hybrid are fused.
-        weights: of the dense and the BM25 leg of a hybrid.
-        cosine: mean cosine of each query with its right answers, float64 [n], NaN without one; for dense systems.
+        fusion: fusion method of a hybrid.
+        weights: weights of the dense and the BM25 leg of a hybrid.
+        cosine: mean cosine of each query with its relevant documents, float64 [n], NaN without one; dense systems only.
     """
 
     name: str
@@ -111,7 +111,7 @@ class System:
     cosine: NDArray[np.float64] | None = None
 
     def rows(self, chosen: slice) -> System:
-        """Return the system on some of its queries."""
+        """Return the system on a slice of its queries."""
         return replace(
             self,
             rankings=self.rankings[chosen],
@@ -121,14 +121,14 @@ class System:
 
     @property
     def leg(self) -> ScoredLeg:
-        """The system as a leg of a convex combination; a cosine is at least -1, a BM25 score has no smallest value."""
+        """The system as a leg of a convex combination; a cosine is at least -1, a BM25 score has no lower bound."""
         if self.scores is None:
-            raise AceFinetuneError(f"The system {self.name!r} gives no scores; fuse it by rank.")
+            raise AceFinetuneError(f"The system {self.name!r} has no scores; fuse it by rank (RRF).")
         return ScoredLeg(self.rankings, self.scores, floor=-1.0 if self.kind == "dense" else None)
 
 
 def bm25_system(data: EvaluationSet, *, index: BM25Index | None = None, depth: int = DEPTH) -> System:
-    """Rank by BM25 (over `index`, if the corpus is indexed already); only memories that share a word are ranked."""
+    """Rank by BM25 (with `index`, if the corpus is indexed already); only documents that share a term are ranked."""
     index = index or BM25Index.build(data.corpus)
     found, values = index.search_batch(list(data.queries), depth + _one_more(data))
     rankings, scores = without_own(found, data.own, limit=depth, scores=values)
@@ -156,7 +156,7 @@ class EncodedSet:
 
 
 def dense_system(data: EvaluationSet, encoded: EncodedSet, *, name: str, depth: int = DEPTH) -> System:
-    """Rank by the cosine of an embedding model, queries and corpus both embedded with it."""
+    """Rank by cosine similarity; one model embeds the queries and the corpus."""
     found, values = dense_top_k(encoded.queries, encoded.corpus, depth + _one_more(data))
     rankings, scores = without_own(found, data.own, limit=depth, scores=values)
     return System(
@@ -182,7 +182,7 @@ def convex_system(dense: System, lexical: System, *, name: str, weights: tuple[f
 
 
 def _one_more(data: EvaluationSet) -> int:
-    """How many hits more than wanted are needed, since one of them may be the query itself."""
+    """How many extra hits to request, since one of them may be the query itself."""
     return int(data.own is not None)
 
 
@@ -201,13 +201,13 @@ def _mean_cosines(
     judged = np.flatnonzero([len(rows) > 0 for rows in data.relevant])
     cosines = np.full(len(queries), np.nan)
     if len(judged):
-        own = Judgements.of([data.relevant[row] for row in judged])
+        own = Qrels.of([data.relevant[row] for row in judged])
         cosines[judged] = MeanCosine().per_query(queries[judged], corpus, own)
     return cosines
 
 
 def _grades(dataset: RetrievalDataset, groups: Collection[str]) -> dict[tuple[str, str], float]:
-    """The highest grade that any query of a group gives an answer."""
+    """The highest grade of a document over the queries of a group (queries with equal text)."""
     grades: dict[tuple[str, str], float] = {}
     for query_id, judged in dataset.judgements.items():
         group = dataset.query_groups[query_id]
@@ -219,19 +219,19 @@ def _grades(dataset: RetrievalDataset, groups: Collection[str]) -> dict[tuple[st
 
 
 _RESULTS = 10
-_LEG_DEPTH = 30  # what the hybrid retriever takes from each leg for 10 results
+_LEG_DEPTH = 30  # candidates per leg of the hybrid retriever for 10 results
 
 
 def time_systems(
     queries: Sequence[str], index: BM25Index, encoders: Mapping[str, Encoder], encoded: Mapping[str, EncodedSet]
 ) -> dict[str, SystemLatency]:
-    """Return what BM25, each model, and each model with BM25 need for 10 results, per system's name.
+    """Measure the latency of 10 results for BM25, each model, and each model with BM25; keyed by system name.
 
     Args:
-        queries: texts that are timed one by one; nothing is timed without one.
-        index: over the corpus.
+        queries: texts, timed one by one; nothing is timed if empty.
+        index: BM25 index of the corpus.
         encoders: the models by name.
-        encoded: the corpus as vectors of each, and as many query vectors as there are queries or more.
+        encoded: per model, the corpus vectors and at least as many query vectors as there are queries.
     """
     lexical = Latency.of(lambda query: index.search(query, _RESULTS), queries)
     latencies = {"BM25": SystemLatency(encode=None, search=lexical)}

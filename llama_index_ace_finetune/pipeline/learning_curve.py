@@ -16,7 +16,7 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, LeakageError
 from llama_index_ace_finetune.evaluation.evaluate import BASE, MEASURE, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
-from llama_index_ace_finetune.evaluation.report.learning_curve import LearningCurve, draw_learning_curve
+from llama_index_ace_finetune.evaluation.report.learning_curve import LearningCurve, build_learning_curve
 from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSet, dense_system
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.train import train_model
@@ -90,10 +90,12 @@ def train_curve(
             part = dataclasses.replace(data, examples=(*order[:size], *dev))
             train_model(part, config, cache=cache, events=events)
             values[size] = _tested(evaluation.data, folder, device)
-    return draw_learning_curve(values, evaluation.values[BASE][MEASURE], measure=MEASURE, groups=evaluation.data.groups)
+    return build_learning_curve(
+        values, evaluation.values[BASE][MEASURE], measure=MEASURE, groups=evaluation.data.groups
+    )
 
 
 def _tested(data: EvaluationSet, model: Path, device: str | None) -> Any:
     encoder = Encoder.load(model, settings=EncoderSettings(device=device, precision="auto"))
     system = dense_system(data, EncodedSet.of(data, encoder), name=TUNED)
-    return per_query(MRR(10), system.rankings, data.judgements)
+    return per_query(MRR(10), system.rankings, data.qrels)

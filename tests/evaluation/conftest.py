@@ -25,7 +25,7 @@ CORPUS = 30
 
 
 def evaluation_set(count: int, texts: Sequence[str] | None = None) -> EvaluationSet:
-    """Queries whose right answer is row 0, 1, 2, ... of a corpus of 30."""
+    """Queries whose relevant document is row 0, 1, 2, ... of a corpus of 30."""
     return EvaluationSet(
         query_ids=tuple(f"q{number}" for number in range(count)),
         queries=tuple(texts or (f"query {number}" for number in range(count))),
@@ -36,7 +36,7 @@ def evaluation_set(count: int, texts: Sequence[str] | None = None) -> Evaluation
 
 
 def rankings(ranks: Sequence[int | None]) -> np.ndarray:
-    """Rankings in which the right answer of query i stands at ranks[i]; None leaves it out."""
+    """Rankings in which the relevant document of query i is at ranks[i]; None leaves it out."""
     result = np.full((len(ranks), CORPUS), -1, np.int32)
     for number, rank in enumerate(ranks):
         others = [row for row in range(CORPUS) if row != number % CORPUS]
@@ -55,7 +55,7 @@ def make_evaluation(
     texts: Sequence[str] | None = None,
     metadata: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Evaluation:
-    """An evaluation from the rank of the right answer per system and query; a system without ranks has the base's."""
+    """An evaluation from the rank of the relevant document per system and query, by default those of the base."""
     count = len(ranks[BASE])
     data = evaluation_set(count, texts)
     names = [BM25, BASE, HYBRID_BASE, HYBRID_BASE_WEIGHTED, TUNED, HYBRID_EQUAL, HYBRID_TUNED, HYBRID_CONVEX]
@@ -72,7 +72,7 @@ def make_evaluation(
                 cosine=np.linspace(0.2, 0.6, count) if kind == "dense" else None,
             )
         )
-    values = {s.name: measure_rankings(MEASURES, s.rankings, data.judgements) for s in systems}
+    values = {s.name: measure_rankings(MEASURES, s.rankings, data.qrels) for s in systems}
     dev_values = {}
     if dev:
         dev_data = evaluation_set(len(dev[BASE]))
@@ -93,7 +93,7 @@ def make_evaluation(
 
 @pytest.fixture
 def evaluation() -> Callable[..., Evaluation]:
-    """Make an evaluation from the rank of the right answer per system and query."""
+    """Make an evaluation from the rank of the relevant document per system and query."""
     return make_evaluation
 
 

@@ -46,7 +46,7 @@ def test_differences_and_spread_by_hand(write: Write) -> None:
     assert found["warnings"] == []
 
 
-def test_only_shared_queries_count(write: Write) -> None:
+def test_only_shared_queries_are_compared(write: Write) -> None:
     texts = [f"query {number}" for number in range(4)]
     one = write("one", [1, 2, 4, 5], texts)
     two = write("two", [2, 2, 2, 2], ["changed", *texts[1:]])
@@ -56,7 +56,7 @@ def test_only_shared_queries_count(write: Write) -> None:
     assert "Only 3 of 4 test queries are in all runs" in found["warnings"][0]
 
 
-def test_another_system_of_every_run(write: Write) -> None:
+def test_system_option_compares_another_system(write: Write) -> None:
     paths = {"one": write("one", [2] * 5), "two": write("two", [1] * 5)}
     found = compare_runs(paths, system=HYBRID_EQUAL)
     assert [run["means"]["MRR@10"] for run in found["runs"]] == [0.5, 0.5]
@@ -64,14 +64,14 @@ def test_another_system_of_every_run(write: Write) -> None:
         compare_runs(paths, system="none")
 
 
-def test_what_cannot_be_compared(write: Write) -> None:
+def test_runs_that_cannot_be_compared_are_refused(write: Write) -> None:
     one = write("one", [1])
-    with pytest.raises(AceFinetuneError, match="There is one run only"):
+    with pytest.raises(AceFinetuneError, match="There is only one run"):
         compare_runs({"one": one})
     with pytest.raises(AceFinetuneError, match="The runs one, two share no test query"):
         compare_runs({"one": one, "two": write("two", [1], ["other"])})
     one.with_suffix(".per_query.jsonl").unlink()
-    with pytest.raises(AceFinetuneError, match="evaluate again, which writes it beside the report"):
+    with pytest.raises(AceFinetuneError, match="evaluate again to write it next to the report"):
         compare_runs({"one": one, "two": write("two", [1])})
 
 

@@ -18,13 +18,13 @@ TEXTS = {"a": "restart it", "b": "Restart  it", "c": "wait", "d": "stop"}
 
 @pytest.fixture
 def dataset() -> RetrievalDataset:
-    """Query i is answered by a (and its copy b), c, c and d, and d; nobody judged the last one."""
-    right = {"q0": ["a"], "q1": ["c"], "q2": ["c", "d"], "q3": ["d"]}
+    """The relevant documents are a (and its copy b), c, c and d, and d; the last query is not judged."""
+    relevant = {"q0": ["a"], "q1": ["c"], "q2": ["c", "d"], "q3": ["d"]}
     return RetrievalDataset(
         name="small",
         memories={i: Memory(i, text) for i, text in TEXTS.items()},
         queries={f"q{n}": Query(f"q{n}", f"query {n}") for n in range(5)},
-        judgements={query: dict.fromkeys(answers, 1.0) for query, answers in right.items()},
+        judgements={query: dict.fromkeys(answers, 1.0) for query, answers in relevant.items()},
     )
 
 
@@ -50,14 +50,14 @@ class Fixed(BaseRetriever):
 
 
 HITS = {
-    "query 0": ["b"],  # the copy is right: rank 1
-    "query 1": ["?", "d", "d", "c"],  # a stranger keeps its place, a repetition does not: rank 3
+    "query 0": ["b"],  # the copy is relevant: rank 1
+    "query 1": ["?", "d", "d", "c"],  # an unknown hit keeps its rank, a repeated one does not: rank 3
     "query 2": ["a", "d"],  # one of two: rank 2
     "query 3": [],
 }
 
 
-def test_figures_by_hand(dataset: RetrievalDataset) -> None:
+def test_evaluation_by_hand(dataset: RetrievalDataset) -> None:
     found = evaluate_retriever(Fixed(HITS), dataset, measures=[MRR(10), Recall(10)])
     assert found.query_ids == ("q0", "q1", "q2", "q3")
     assert found.without_answer == ("q4",)
@@ -72,12 +72,12 @@ def test_figures_by_hand(dataset: RetrievalDataset) -> None:
 
 
 @pytest.mark.parametrize("score", [None, float("nan")])
-def test_the_order_counts_and_not_the_scores(dataset: RetrievalDataset, score: float | None) -> None:
+def test_order_counts_not_scores(dataset: RetrievalDataset, score: float | None) -> None:
     found = evaluate_retriever(Fixed(HITS, score=score), dataset)
     assert found.values["MRR@10"].tolist() == pytest.approx([1, 1 / 3, 1 / 2, 0])
 
 
-async def test_async_is_the_same_with_so_many_at_a_time(dataset: RetrievalDataset) -> None:
+async def test_async_equals_sync_with_limited_concurrency(dataset: RetrievalDataset) -> None:
     expected = evaluate_retriever(Fixed(HITS), dataset)
     for concurrency, most in ((1, 1), (3, 3), (100, 4)):
         retriever = Fixed(HITS)
@@ -88,9 +88,9 @@ async def test_async_is_the_same_with_so_many_at_a_time(dataset: RetrievalDatase
             assert np.array_equal(found.values[name], value)
 
 
-async def test_a_failure_names_the_query_and_stops(dataset: RetrievalDataset) -> None:
+async def test_retriever_failure_names_the_query_and_stops(dataset: RetrievalDataset) -> None:
     hits = {text: found for text, found in HITS.items() if text != "query 1"}
-    message = "The retriever Fixed failed for the query 'query 1' .*; mend it, or leave that query out"
+    message = "The retriever Fixed failed for the query 'query 1' .*; fix it, or leave that query out"
     with pytest.raises(AceFinetuneError, match=message):
         evaluate_retriever(Fixed(hits), dataset)
     retriever = Fixed(hits)
@@ -100,16 +100,16 @@ async def test_a_failure_names_the_query_and_stops(dataset: RetrievalDataset) ->
     assert len(evaluate_retriever(Fixed(hits), dataset, query_ids=["q0", "q2"]).query_ids) == 2
 
 
-async def test_what_cannot_be_asked(dataset: RetrievalDataset) -> None:
+async def test_invalid_queries_and_concurrency_are_refused(dataset: RetrievalDataset) -> None:
     with pytest.raises(DatasetError, match="there is no query 'zz'"):
         evaluate_retriever(Fixed(HITS), dataset, query_ids=["zz"])
-    with pytest.raises(DatasetError, match="no query to ask has a right answer"):
+    with pytest.raises(DatasetError, match="none of the queries has a relevant document"):
         evaluate_retriever(Fixed(HITS), dataset, query_ids=["q4"])
     with pytest.raises(AceFinetuneError, match="The concurrency is 0"):
         await aevaluate_retriever(Fixed(HITS), dataset, concurrency=0)
 
 
-def test_measures_may_be_given_by_name(dataset: RetrievalDataset) -> None:
+def test_measures_by_name(dataset: RetrievalDataset) -> None:
     hits = Fixed({f"query {n}": ["a", "c"] for n in range(5)})
     by_name = evaluate_retriever(hits, dataset, measures=["mrr@5", Recall(2)])
     by_value = evaluate_retriever(hits, dataset, measures=[MRR(5), Recall(2)])

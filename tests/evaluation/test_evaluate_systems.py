@@ -18,7 +18,7 @@ from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
 from llama_index_ace_finetune.evaluation.metrics.measures import NDCG, per_query
 from llama_index_ace_finetune.evaluation.metrics.trec_run import TrecRun, write_run
-from llama_index_ace_finetune.evaluation.report.rank_changes import first_right_ranks
+from llama_index_ace_finetune.evaluation.report.rank_changes import first_relevant_ranks
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.fusion import fuse_rankings
@@ -26,7 +26,7 @@ from llama_index_ace_finetune.ranking.fusion import fuse_rankings
 
 @pytest.fixture(scope="module")
 def worse(minilm: Encoder) -> Encoder:
-    """The base with noise in its weights, in the place of a tuned model."""
+    """The base with noise in its weights, used as the tuned model."""
     model = copy.deepcopy(minilm.model)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -79,16 +79,14 @@ def test_every_system_ranks_every_test_query(
     assert set(compared.metadata) == set(parts[0])
 
 
-def test_rankings_are_those_of_the_parts(
-    compared: Evaluation, small_dataset: RetrievalDataset, minilm: Encoder
-) -> None:
+def test_rankings_match_the_components(compared: Evaluation, small_dataset: RetrievalDataset, minilm: Encoder) -> None:
     data = compared.data
     assert data.corpus == tuple(memory.text for memory in small_dataset.answers.values())
     cosines = minilm.encode_queries(data.queries) @ minilm.encode_documents(data.corpus).T
     base = compared.system("base")
     assert base.rankings.tolist() == np.argsort(-cosines, axis=1, kind="stable").tolist()
-    right = [np.mean(row[rows]) for row, rows in zip(cosines, data.relevant, strict=True)]
-    assert base.cosine == pytest.approx(np.array(right), abs=1e-5)
+    relevant = [np.mean(row[rows]) for row, rows in zip(cosines, data.relevant, strict=True)]
+    assert base.cosine == pytest.approx(np.array(relevant), abs=1e-5)
     lexical = compared.system("BM25").rankings
     expected, _ = BM25Index.build(data.corpus).search_batch(list(data.queries), 100)
     assert [[r for r in row if r >= 0] for row in lexical.tolist()] == [
@@ -101,7 +99,7 @@ def test_rankings_are_those_of_the_parts(
     assert compared.mean("base", "MRR@10") == pytest.approx(np.mean([1 / r if r <= 10 else 0 for r in ranks]))
 
 
-def test_a_worse_model_is_seen_to_be_worse(compared: Evaluation) -> None:
+def test_worse_model_is_significantly_worse(compared: Evaluation) -> None:
     difference = compared.difference("tuned")
     assert compared.mean("tuned", "MRR@10") < compared.mean("base", "MRR@10")
     assert difference.mean == pytest.approx(compared.mean("tuned", "MRR@10") - compared.mean("base", "MRR@10"))
@@ -111,7 +109,7 @@ def test_a_worse_model_is_seen_to_be_worse(compared: Evaluation) -> None:
     assert difference.p_value <= adjusted <= min(1, 7 * difference.p_value)
 
 
-def test_the_same_model_twice_makes_no_difference(
+def test_same_model_twice_has_no_difference(
     small_dataset: RetrievalDataset, parts: tuple[tuple[str, ...], tuple[str, ...]], minilm: Encoder, cache: Path
 ) -> None:
     counted: list[int] = []
@@ -128,23 +126,23 @@ def test_the_same_model_twice_makes_no_difference(
     with warnings.catch_warnings():
         # A mean of no dev query would warn.
         warnings.simplefilter("error")
-        assert reach_verdict(result, None).system.reason == "0 dev queries are too few to choose weights on"
+        assert reach_verdict(result, None).system.reason == "0 dev queries are too few to select weights on"
     assert sum(counted) == 2 * (len(parts[0]) + len(small_dataset.answers))
 
 
-def test_each_measure_is_that_of_the_rankings(compared: Evaluation) -> None:
+def test_measures_match_the_rankings(compared: Evaluation) -> None:
     for system in compared.systems:
-        ranks = first_right_ranks(system.rankings, compared.data.relevant)
+        ranks = first_relevant_ranks(system.rankings, compared.data.relevant)
         values = compared.values[system.name]
         assert list(values) == ["Success@1", "Success@5", "MRR@10", "Recall@10", "nDCG@10", "MAP@100"]
-        # Every query of this set has one right answer, so all measures are functions of its rank.
+        # Every query has one relevant document, so all measures are functions of its rank.
         found = ranks > 0
         assert values["nDCG@10"] == pytest.approx([1 / np.log2(r + 1) if 0 < r <= 10 else 0 for r in ranks.tolist()])
         assert values["MAP@100"] == pytest.approx(np.divide(1, ranks, where=found, out=np.zeros(len(ranks))))
         assert values["Recall@10"].tolist() == (found & (ranks <= 10)).tolist()
 
 
-def test_encoding_and_searching_are_timed_apart(compared: Evaluation) -> None:
+def test_encoding_and_search_are_timed_separately(compared: Evaluation) -> None:
     assert set(compared.latency) == {"BM25", "base", "base + BM25", "tuned", "tuned + BM25"}
     assert compared.latency["BM25"].encode is None
     for latency in compared.latency.values():
@@ -154,7 +152,7 @@ def test_encoding_and_searching_are_timed_apart(compared: Evaluation) -> None:
                 assert timed.calls == len(compared.data.queries)
 
 
-def test_further_systems_stand_in_the_same_table(
+def test_further_systems_are_in_the_same_evaluation(
     small_dataset: RetrievalDataset,
     parts: tuple[tuple[str, ...], tuple[str, ...]],
     minilm: Encoder,
@@ -163,10 +161,10 @@ def test_further_systems_stand_in_the_same_table(
     tmp_path: Path,
 ) -> None:
     test = parts[0]
-    right = {query: sorted(small_dataset.relevant(query))[0] for query in test}
-    wrong = {query: next(i for i in small_dataset.answers if i != right[query]) for query in test}
-    # First the wrong answer, then the right one; the first query is missing.
-    hits = {query: [(wrong[query], 2.0), (right[query], 1.0)] for query in test[1:]}
+    relevant = {query: sorted(small_dataset.relevant(query))[0] for query in test}
+    irrelevant = {query: next(i for i in small_dataset.answers if i != relevant[query]) for query in test}
+    # First an irrelevant document, then the relevant one; the first query is missing.
+    hits = {query: [(irrelevant[query], 2.0), (relevant[query], 1.0)] for query in test[1:]}
     path = tmp_path / "run.txt"
     write_run(path, TrecRun("saved", hits))
     result = evaluate_systems(
@@ -184,10 +182,10 @@ def test_further_systems_stand_in_the_same_table(
     assert [system.name for system in result.systems[-3:]] == ["worse", "keywords", "saved"]
     assert result.mean("saved", "MRR@10") == pytest.approx(0.5 * (len(test) - 1) / len(test))
     assert result.values["saved"]["MRR@10"][0] == 0
-    # An unknown hit keeps its place, a repeated one does not.
+    # An unknown hit keeps its rank, a repeated one does not.
     assert result.mean("keywords", "MRR@10") == pytest.approx(1 / 3)
     assert result.latency == {}
-    with pytest.raises(AceFinetuneError, match="Two systems are called 'worse'"):
+    with pytest.raises(AceFinetuneError, match="Two systems have the name 'worse'"):
         evaluate_systems(small_dataset, test=test, dev=(), base=minilm, tuned=minilm, also=[worse, worse], cache=cache)
     write_run(path, TrecRun("strange", {test[0]: [("nowhere", 1.0)]}))
     with pytest.raises(DatasetError, match="document 'nowhere' is not in"):
@@ -195,7 +193,7 @@ def test_further_systems_stand_in_the_same_table(
 
 
 class ByText(BaseRetriever):
-    """Finds a stranger, a wrong memory twice, and then the right one."""
+    """Returns an unknown hit, an irrelevant document twice, and then the relevant one."""
 
     def __init__(self, dataset: RetrievalDataset) -> None:
         self.dataset = dataset
@@ -203,14 +201,14 @@ class ByText(BaseRetriever):
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         query = next(q.id for q in self.dataset.queries.values() if q.text == query_bundle.query_str)
-        right = sorted(self.dataset.relevant(query))[0]
-        wrong = next(i for i in self.dataset.answers if i != right)
-        ids = ["stranger", wrong, wrong, right]
+        relevant = sorted(self.dataset.relevant(query))[0]
+        irrelevant = next(i for i in self.dataset.answers if i != relevant)
+        ids = ["stranger", irrelevant, irrelevant, relevant]
         texts = {i: memory.text for i, memory in self.dataset.memories.items()}
         return [NodeWithScore(node=TextNode(id_=i, text=texts.get(i, "?")), score=1 / n) for n, i in enumerate(ids, 1)]
 
 
-def test_grades_of_the_source_reach_ndcg() -> None:
+def test_ndcg_uses_grades_of_the_dataset() -> None:
     texts = {"a": "one", "b": "two", "c": "three"}
     data = EvaluationSet.of(
         RetrievalDataset(
@@ -225,16 +223,16 @@ def test_grades_of_the_source_reach_ndcg() -> None:
     assert data.grades is not None
     assert data.grades[0].tolist() == [3.0, 1.0]
     # c before a: (1 + 3 / log2(3)) / (3 + 1 / log2(3))
-    value = per_query(NDCG(10), np.array([[2, 0]], np.int32), data.judgements)
+    value = per_query(NDCG(10), np.array([[2, 0]], np.int32), data.qrels)
     assert value[0] == pytest.approx((1 + 3 / np.log2(3)) / (3 + 1 / np.log2(3)))
 
 
-def test_without_a_test_query_it_is_told(small_dataset: RetrievalDataset, minilm: Encoder) -> None:
+def test_missing_test_queries_are_refused(small_dataset: RetrievalDataset, minilm: Encoder) -> None:
     with pytest.raises(DatasetError, match="there is no held-out query to evaluate on"):
         evaluate_systems(small_dataset, test=(), dev=(), base=minilm, tuned=minilm)
 
 
-def test_a_copy_of_the_right_text_counts_as_right() -> None:
+def test_copy_of_a_relevant_text_is_relevant() -> None:
     texts = {"b": "Restart it", "a": "restart  it", "c": "Wait", "d": "Stop"}
     data = EvaluationSet.of(
         RetrievalDataset(
@@ -248,5 +246,5 @@ def test_a_copy_of_the_right_text_counts_as_right() -> None:
     assert data.corpus_ids == ("a", "c", "d")
     assert [rows.tolist() for rows in data.relevant] == [[0, 2], []]
     assert data.groups == ["a", "s"]
-    # The values of every query are written one by one, which must not go over all queries each time.
+    # Per-query values are written one by one; the cost per query must not grow with the number of queries.
     assert data.groups is data.groups

@@ -4,37 +4,37 @@ import numpy as np
 import pytest
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.report.learning_curve import draw_learning_curve
+from llama_index_ace_finetune.evaluation.report.learning_curve import build_learning_curve
 from llama_index_ace_finetune.pipeline.learning_curve import read_sizes
 
 BASE = np.full(40, 0.5)
 
 
-def test_a_curve_that_rises_asks_for_more() -> None:
-    curve = draw_learning_curve({300: BASE + 0.3, 100: BASE + 0.1}, BASE, measure="MRR@10")
+def test_rising_curve_suggests_more_data() -> None:
+    curve = build_learning_curve({300: BASE + 0.3, 100: BASE + 0.1}, BASE, measure="MRR@10")
     assert [(point.queries, round(point.mean, 6)) for point in curve.points] == [(100, 0.1), (300, 0.3)]
     assert curve.sentence == (
-        "From 100 to 300 training queries MRR@10 changes by +0.200 (95 % interval +0.200 to +0.200): it still rises, "
-        "so more data would pay."
+        "From 100 to 300 training queries MRR@10 changes by +0.200 (95% interval +0.200 to +0.200): it still rises, "
+        "so more data would help."
     )
 
 
-def test_a_flat_curve_does_not() -> None:
+def test_flat_curve_does_not_suggest_more_data() -> None:
     mixed = BASE + 0.1 + np.tile([0.2, -0.2], 20)
-    curve = draw_learning_curve({10: BASE + 0.1, 100: BASE + 0.1, 1000: mixed}, BASE, measure="MRR@10")
-    assert curve.sentence.startswith("From 100 to 1,000 training queries MRR@10 changes by +0.000 (95 % interval -0.0")
-    assert curve.sentence.endswith("so more data of this kind may not pay.")
+    curve = build_learning_curve({10: BASE + 0.1, 100: BASE + 0.1, 1000: mixed}, BASE, measure="MRR@10")
+    assert curve.sentence.startswith("From 100 to 1,000 training queries MRR@10 changes by +0.000 (95% interval -0.0")
+    assert curve.sentence.endswith("so more data of this kind may not help.")
     assert curve.points[-1].low < 0.1 < curve.points[-1].high
 
 
-def test_one_size_says_nothing() -> None:
-    curve = draw_learning_curve({10: BASE}, BASE, measure="MRR@10")
-    assert curve.sentence == "One size alone says nothing about more data."
+def test_one_training_size_has_no_conclusion() -> None:
+    curve = build_learning_curve({10: BASE}, BASE, measure="MRR@10")
+    assert curve.sentence == "One training size says nothing about more data."
     with pytest.raises(AceFinetuneError, match="same queries"):
-        draw_learning_curve({10: BASE[1:]}, BASE, measure="MRR@10")
+        build_learning_curve({10: BASE[1:]}, BASE, measure="MRR@10")
 
 
-def test_sizes_are_read() -> None:
+def test_training_sizes_are_parsed() -> None:
     assert read_sizes("300, 100,300") == (100, 300)
     with pytest.raises(AceFinetuneError, match="write numbers such as 100,300,1000"):
         read_sizes("100,many")

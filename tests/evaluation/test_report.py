@@ -44,7 +44,7 @@ def report_of(evaluation: Evaluation, **context: Any) -> dict[str, Any]:
 
 
 class Page(HTMLParser):
-    """Checks that tags nest, and keeps tags and text."""
+    """Checks that tags are nested, and collects tags and text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ AFTER = [1, 1, 5, 10]
 
 @pytest.fixture
 def made(evaluation: Make) -> Evaluation:
-    # Without dev queries the tuned model alone is what is served.
+    # Without dev queries the tuned model is served without BM25.
     return evaluation({BASE: [1, 2, 4, None], TUNED: AFTER}, metadata=METADATA)
 
 
@@ -91,7 +91,7 @@ def report(made: Evaluation) -> dict[str, Any]:
     return report_of(made)
 
 
-def test_the_originals_summary_fields_by_hand(report: dict[str, Any]) -> None:
+def test_original_summary_fields_by_hand(report: dict[str, Any]) -> None:
     assert report["baseline"]["model"] == "base-model"
     assert report["baseline"]["recall@1"] == 0.25
     assert report["baseline"]["recall@5"] == 0.75
@@ -110,14 +110,14 @@ def test_the_originals_summary_fields_by_hand(report: dict[str, Any]) -> None:
     assert report["metadata"]["schema_version"] == 3
 
 
-def test_slices_count_their_queries(report: dict[str, Any]) -> None:
+def test_slice_query_counts(report: dict[str, Any]) -> None:
     slices = report["finetuned"]["by_difficulty"]
     assert {label: figures["count"] for label, figures in slices.items()} == {"easy": 1, "hard": 2}
     assert slices["hard"]["mrr"] == pytest.approx((1 + 1 / 5) / 2)
     assert set(report["baseline"]["by_category"]) == {"direct", "vague"}
 
 
-def test_no_improvement_over_nothing(evaluation: Make) -> None:
+def test_improvement_over_0_is_0(evaluation: Make) -> None:
     report = report_of(evaluation({BASE: [None] * 4, TUNED: [1] * 4}))
     assert report["improvement"] == {"recall@1": 0.0, "recall@5": 0.0, "mrr": 0.0}
 
@@ -149,7 +149,7 @@ HYBRIDS_OF_BASE = ["base + BM25", "base + BM25, dev weights"]
 HYBRIDS_OF_TUNED = ["tuned + BM25", "tuned + BM25, dev weights", "tuned + BM25, convex"]
 
 
-def test_changes_hold_what_moved_with_ranks(report: dict[str, Any]) -> None:
+def test_largest_changes_with_ranks(report: dict[str, Any]) -> None:
     gains, losses = report["changes"]["gains"], report["changes"]["losses"]
     assert [(row["query_id"], row["base_rank"], row["new_rank"]) for row in gains] == [("q1", 2, 1), ("q3", None, 10)]
     assert [(row["query_id"], row["base_rank"], row["new_rank"]) for row in losses] == [("q2", 4, 5)]
@@ -158,7 +158,7 @@ def test_changes_hold_what_moved_with_ranks(report: dict[str, Any]) -> None:
     assert (report["changes"]["before"], report["changes"]["after"]) == ("base", "tuned")
 
 
-def test_movement_counts_every_query_once(report: dict[str, Any]) -> None:
+def test_rank_change_matrix_counts_every_query_once(report: dict[str, Any]) -> None:
     movement = report["movement"]
     assert movement["buckets"] == ["1", "2-3", "4-10", "11-100", "not found"]
     assert movement["counts"] == [
@@ -170,7 +170,7 @@ def test_movement_counts_every_query_once(report: dict[str, Any]) -> None:
     ]
 
 
-def test_slices_hold_means_and_the_difference(evaluation: Make) -> None:
+def test_slices_have_means_and_difference(evaluation: Make) -> None:
     metadata = {f"q{n}": {"difficulty": "easy" if n < 12 else "hard"} for n in range(24)}
     made = evaluation({BASE: [2] * 24, TUNED: [1] * 12 + [2] * 12}, metadata=metadata)
     slices = report_of(made, seen_answers={"m00", "m13"})["slices"]
@@ -183,7 +183,7 @@ def test_slices_hold_means_and_the_difference(evaluation: Make) -> None:
     assert {dimension for dimension, _ in by_name} == {"difficulty", "query length", "lexical overlap", "answer"}
 
 
-def test_warnings_of_the_run_join_those_of_the_verdict(made: Evaluation) -> None:
+def test_warnings_of_run_and_verdict_are_joined(made: Evaluation) -> None:
     report = report_of(made, warnings=("look out",))
     assert report["verdict"]["warnings"][-1] == "look out"
     page = Page(render_html(report))
@@ -191,13 +191,16 @@ def test_warnings_of_the_run_join_those_of_the_verdict(made: Evaluation) -> None
     assert "a note" in page.text
 
 
-def test_the_ceiling_is_told_where_it_binds(made: Evaluation) -> None:
+def test_upper_bound_is_shown_if_below_1(made: Evaluation) -> None:
     low = Page(render_html(report_of(made, ceiling=UpperBound(0.85, 0.95, 0.9))))
     assert "no ranking could exceed R@1 0.850, R@5 0.950, MRR 0.900" in low.text
-    assert "Ceiling" not in Page(render_html(report_of(made, ceiling=UpperBound(1.0, 1.0, 1.0)))).text
+    assert "Upper bound" in low.text
+    assert "Upper bound" not in Page(render_html(report_of(made, ceiling=UpperBound(1.0, 1.0, 1.0)))).text
 
 
-def test_files_are_json_and_a_page_of_its_own(made: Evaluation, report: dict[str, Any], tmp_path: Path) -> None:
+def test_report_files_are_json_and_a_self_contained_page(
+    made: Evaluation, report: dict[str, Any], tmp_path: Path
+) -> None:
     json_path, html_path = write_report(report, tmp_path / "new" / "report.json", evaluation=made)
     assert read_report(json_path) == json.loads(json.dumps(report))
     text = html_path.read_text(encoding="utf-8")
@@ -207,8 +210,8 @@ def test_files_are_json_and_a_page_of_its_own(made: Evaluation, report: dict[str
     targets = re.findall(r"(?:src|href)=[\"']([^\"']*)|url\(([^)]*)\)", text)
     assert all(one.startswith("#") for pair in targets for one in pair if one)
     assert "://" not in text
-    assert "4 held-out queries with 4 right answers, ranked over all 30 distinct memories" in page.text
-    assert "Ten worst losses" in page.text
+    assert "4 held-out queries with 4 relevant documents, ranked over all 30 distinct documents" in page.text
+    assert "Ten largest losses" in page.text
     assert sorted(path.name for path in json_path.parent.iterdir()) == [
         "report.html",
         "report.json",
@@ -216,7 +219,7 @@ def test_files_are_json_and_a_page_of_its_own(made: Evaluation, report: dict[str
     ]
 
 
-def test_every_picture_has_words_and_ids_of_its_own(evaluation: Make) -> None:
+def test_plots_have_alternative_text_and_unique_ids(evaluation: Make) -> None:
     made = evaluation({BASE: [2] * 40, HYBRID_EQUAL: [1] * 40}, dev={BASE: [2] * 40})
     history = [
         {"step": 0, "MRR@10": 0.5},
@@ -226,20 +229,20 @@ def test_every_picture_has_words_and_ids_of_its_own(evaluation: Make) -> None:
     ]
     curve = LearningCurve(tuple(CurvePoint(n, n / 1000, 0.0, 0.2) for n in (10, 100)), "It rises.")
     text = render_html(report_of(made, training={"history": history}, learning_curve=curve))
-    pictures = re.findall(r"<svg[^>]*>", text)
-    assert len(pictures) == 6
-    assert all('role="img"' in one and re.search(r'aria-label="[^"]{40,}"', one) for one in pictures)
+    plots = re.findall(r"<svg[^>]*>", text)
+    assert len(plots) == 6
+    assert all('role="img"' in one and re.search(r'aria-label="[^"]{40,}"', one) for one in plots)
     assert "MRR@10 on dev went from 0.500 to 0.600 and the loss from 2.000 to 1.000" in text
     assert "10 queries +0.010; 100 queries +0.100" in text
     ids = re.findall(r'\sid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     used = set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text))
     assert used <= set(ids)
-    # No colour is fixed, so the pictures follow the page into the dark.
+    # No colour is fixed, so the plots follow the dark mode of the page.
     assert not re.search(r"#0[1-6]0[1-6]0[1-6]", text)
 
 
-def test_the_values_of_every_query_read_back(made: Evaluation, tmp_path: Path) -> None:
+def test_per_query_values_round_trip(made: Evaluation, tmp_path: Path) -> None:
     path = per_query_path(tmp_path / "report.json")
     write_per_query(made, path)
     values = PerQuery.read(path)
@@ -257,18 +260,21 @@ def test_the_values_of_every_query_read_back(made: Evaluation, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "there is no query in the file"),
-        ("{", "line 1: this is no JSON"),
-        ("[]", "line 1: this is no JSON object"),
-        ('{"query_id": "q"}', "line 1: this is no JSON object with the measures"),
-        ('{"query_id": "q", "systems": {"base": {"mrr": 1}}}', "a query lacks a value"),
-        ('{"query_id": "q", "systems": {"base": []}}', "line 1: this is no JSON object with the measures"),
-        ('{"query_id": "q", "query_hash": "", "group": "", "systems": {"base": {"mrr": []}}}', "a query lacks a value"),
+        ("", "the file contains no query"),
+        ("{", "line 1: the line is not valid JSON"),
+        ("[]", "line 1: the line is not a JSON object"),
+        ('{"query_id": "q"}', "line 1: the line is not a JSON object with the measures"),
+        ('{"query_id": "q", "systems": {"base": {"mrr": 1}}}', "a value is missing or invalid"),
+        ('{"query_id": "q", "systems": {"base": []}}', "line 1: the line is not a JSON object with the measures"),
+        (
+            '{"query_id": "q", "query_hash": "", "group": "", "systems": {"base": {"mrr": []}}}',
+            "a value is missing or invalid",
+        ),
         ('{"systems": {"base": {"mrr": NaN}}}', "NaN"),
         ("[" * 5000, "nested"),
     ],
 )
-def test_damaged_values_are_told(tmp_path: Path, content: str, message: str) -> None:
+def test_damaged_per_query_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "values.jsonl"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DatasetError, match=message):
@@ -278,13 +284,13 @@ def test_damaged_values_are_told(tmp_path: Path, content: str, message: str) -> 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "There is no report"),
+        (None, "does not exist; give a finished run"),
         ("{", "is corrupt"),
         ("[]", "no JSON object"),
         ('{"metadata": {}}', "version None"),
     ],
 )
-def test_damaged_reports_are_told(tmp_path: Path, content: str | None, message: str) -> None:
+def test_damaged_report_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "report.json"
     if content is not None:
         path.write_text(content, encoding="utf-8")
@@ -309,7 +315,7 @@ def hostile_report(evaluation: Make) -> dict[str, Any]:
     return report_of(made, title="<script>title</script>", tuned_model="<i>m</i>", command="run '<u>'")
 
 
-def test_texts_of_the_data_are_never_markup(evaluation: Make, tmp_path: Path) -> None:
+def test_texts_are_escaped(evaluation: Make, tmp_path: Path) -> None:
     _, html_path = write_report(hostile_report(evaluation), tmp_path / "report.json")
     text = html_path.read_text(encoding="utf-8")
     page = Page(text)
@@ -320,7 +326,7 @@ def test_texts_of_the_data_are_never_markup(evaluation: Make, tmp_path: Path) ->
     assert HOSTILE[2] in page.text
     assert "<b>hard</b>" in page.text
     assert "<i>$model$</i>" in page.text
-    # A long text is folded, and whole.
+    # A long text is folded, but complete.
     assert len(HOSTILE[3]) == 10_000
     assert HOSTILE[3] in page.text
     assert "(10,000 characters)" in page.text
@@ -330,7 +336,7 @@ def test_texts_of_the_data_are_never_markup(evaluation: Make, tmp_path: Path) ->
     assert kept == set(HOSTILE)
 
 
-def test_content_security_policy_admits_the_pages_own_styles_only(evaluation: Make) -> None:
+def test_content_security_policy_allows_only_styles_of_the_page(evaluation: Make) -> None:
     hostile = "</style><style>body{display:none}</style><p style='color:red' onclick='x()'>"
     history = [{"step": 0, "MRR@10": 0.5}, {"step": 1, "loss": 2.0}, {"step": 2, "MRR@10": 0.6}]
     report = report_of(evaluation({BASE: [2] * 40, TUNED: [1] * 40}), training={"history": history})
@@ -348,7 +354,7 @@ def test_content_security_policy_admits_the_pages_own_styles_only(evaluation: Ma
     assert len(styles) >= 4
     assert set(directives["style-src"].split()) == {f"'sha256-{one}'" for one in hashes}
     assert not any("display:none" in style for style in styles)
-    # The policy refuses style attributes and handlers, so the page must do without.
+    # The policy blocks style attributes and handlers, so the page must not have any.
     names: list[str] = []
     parser = HTMLParser()
     parser.handle_starttag = lambda _, attributes: names.extend(name for name, _ in attributes)  # type: ignore[method-assign]
@@ -360,12 +366,12 @@ def test_content_security_policy_admits_the_pages_own_styles_only(evaluation: Ma
     assert all(f".{name} {{" in text for name in used)
 
 
-def test_a_page_without_slices_and_changes(evaluation: Make) -> None:
+def test_page_without_slices_and_changes(evaluation: Make) -> None:
     page = Page(render_html(report_of(evaluation({BASE: [1] * 4, TUNED: [1] * 4}))))
     assert page.open == []
     assert page.text.count("None.") == 2
-    assert "No history of a training is recorded" in page.text
-    assert "Nothing was timed." in page.text
+    assert "This model has no recorded training history" in page.text
+    assert "Latency was not measured." in page.text
 
 
 def test_one_query(evaluation: Make) -> None:
@@ -374,7 +380,7 @@ def test_one_query(evaluation: Make) -> None:
     assert (difference["low"], difference["high"], difference["p_value"]) == (0.5, 0.5, 1.0)
     assert difference["effect_size"] is None
     assert not report["verdict"]["confirmed"]
-    assert "All queries are one group" in report["verdict"]["warnings"][-1]
+    assert "All queries are in one group" in report["verdict"]["warnings"][-1]
     assert Page(render_html(report)).open == []
 
 
@@ -383,7 +389,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or g
 
 @needs_browser
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (390, True)])
-def test_the_page_in_a_browser(evaluation: Make, tmp_path: Path, width: int, dark: bool) -> None:
+def test_page_in_a_browser(evaluation: Make, tmp_path: Path, width: int, dark: bool) -> None:
     _, page = write_report(hostile_report(evaluation), tmp_path / "report.json")
     seen = look_at(page, width=width, dark=dark)
     assert seen.errors == []
@@ -395,7 +401,7 @@ def test_the_page_in_a_browser(evaluation: Make, tmp_path: Path, width: int, dar
 
 
 @needs_browser
-def test_the_look_sees_what_is_wrong(tmp_path: Path) -> None:
+def test_browser_check_finds_faults(tmp_path: Path) -> None:
     page = tmp_path / "bad.html"
     page.write_text(
         "<!DOCTYPE html><html><head></head><body><div style='width:2000px;color:#ddd;background:#fff'>wide</div>"

@@ -37,17 +37,17 @@ def test_small_labels_are_merged_into_other() -> None:
     assert {part.dimension for part in slices} == {"category"}
 
 
-def test_a_small_other_is_marked() -> None:
+def test_small_other_slice_is_marked() -> None:
     slices = slice_by_label("category", ["a"] * 10 + ["b"] * 9)
     assert sizes(slices) == {"a": 10, "other": 9}
     assert [part.small for part in slices] == [False, True]
 
 
-def test_a_label_that_is_called_other_joins_other() -> None:
+def test_label_named_other_is_merged_into_other() -> None:
     assert sizes(slice_by_label("category", ["other"] * 20 + ["b"] * 3)) == {"other": 23}
 
 
-def test_labels_go_in_the_order_given() -> None:
+def test_labels_keep_the_given_order() -> None:
     labels = ["hard"] * 10 + ["easy"] * 10 + ["brutal"] * 10
     assert list(sizes(slice_by_label("difficulty", labels, order=("easy", "hard")))) == ["easy", "hard", "brutal"]
 
@@ -55,7 +55,7 @@ def test_labels_go_in_the_order_given() -> None:
 def test_terciles_by_hand() -> None:
     values = np.arange(30) + 1
     slices = slice_by_terciles("length", values[::-1], unit=" words")
-    names = ["low (1 to 10 words)", "middle (11 to 20 words)", "high (21 to 30 words)"]
+    names = ["low (1 to 10 words)", "medium (11 to 20 words)", "high (21 to 30 words)"]
     assert sizes(slices) == dict.fromkeys(names, 10)
     assert [part.name for part in slices] == names
     assert slices[0].rows.tolist() == list(range(20, 30))
@@ -67,7 +67,7 @@ def test_equal_values_are_in_one_tercile() -> None:
     assert slice_by_terciles("overlap", []) == ()
 
 
-def test_a_value_that_is_no_number_is_told() -> None:
+def test_nan_or_infinite_value_is_refused() -> None:
     with pytest.raises(AceFinetuneError, match="The overlap of a query is NaN"):
         slice_by_terciles("overlap", [0.0, np.nan])
 
@@ -102,7 +102,7 @@ def test_lexical_overlap_by_hand() -> None:
     assert lexical_overlap(one).tolist() == [0.5, 0.5, 0.0, 0.0]
 
 
-def test_queries_are_divided_in_every_way(dev_set: MakeSet) -> None:
+def test_queries_are_sliced_by_all_dimensions(dev_set: MakeSet) -> None:
     data = dataclasses.replace(dev_set(60), queries=tuple("word " * (1 + n // 10) for n in range(60)))
     metadata = {f"q{n}": {"query_category": "ab"[n % 2], "difficulty": ("hard", "easy")[n < 30]} for n in range(60)}
     slices = slice_queries(data, metadata=metadata, seen_answers={f"m{row:02d}" for row in range(10)})
@@ -116,7 +116,7 @@ def test_queries_are_divided_in_every_way(dev_set: MakeSet) -> None:
     assert {part.dimension for part in slice_queries(data)} == {"query length", "lexical overlap"}
 
 
-def test_measures_of_a_slice_are_those_of_its_rows() -> None:
+def test_slice_measures_equal_those_of_its_rows() -> None:
     generator = np.random.default_rng(0)
     values = {"MRR@10": generator.random(40), "difference": generator.normal(size=40)}
     groups = np.arange(40) // 2
@@ -124,22 +124,22 @@ def test_measures_of_a_slice_are_those_of_its_rows() -> None:
     (measured,) = measure_slices([part], values, groups=groups, resamples=500, seed=3)
     assert (measured.slice, measured.queries, measured.groups) == (part, 20, 10)
     for name, value in values.items():
-        alone = paired_difference(value[10:30], np.zeros(20), groups=groups[10:30], resamples=500, seed=3)
+        direct = paired_difference(value[10:30], np.zeros(20), groups=groups[10:30], resamples=500, seed=3)
         found = measured.means[name]
-        assert (found.mean, found.low, found.high) == pytest.approx((alone.mean, alone.low, alone.high))
+        assert (found.mean, found.low, found.high) == pytest.approx((direct.mean, direct.low, direct.high))
 
 
 @pytest.mark.parametrize(
     ("rows", "values", "sentence"),
     [
-        ([0, 5], {"a": [0.0] * 5}, "category = x is empty or goes beyond the 5 queries"),
+        ([0, 5], {"a": [0.0] * 5}, "category = x is empty or has rows beyond the 5 queries"),
         ([], {"a": [0.0] * 5}, "is empty"),
         ([0], {"a": [0.0], "b": [0.0] * 2}, r"of \[1, 2\] queries"),
         ([0], {}, r"of \[\] queries"),
         ([0], {"a": [np.nan]}, "NaN or infinite"),
     ],
 )
-def test_bad_slices_are_told(rows: list[int], values: dict[str, list[float]], sentence: str) -> None:
+def test_invalid_slices_are_refused(rows: list[int], values: dict[str, list[float]], sentence: str) -> None:
     with pytest.raises(AceFinetuneError, match=sentence):
         measure_slices(
             [Slice("category", "x", np.array(rows, np.int64))], {name: np.array(v) for name, v in values.items()}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from llama_index_ace_finetune.evaluation.decision.system import choose_system
+from llama_index_ace_finetune.evaluation.decision.system import select_system
 from llama_index_ace_finetune.evaluation.decision.verdict import RULE, Verdict, reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import (
     BASE,
@@ -23,130 +23,134 @@ Make = Callable[..., Evaluation]
 SHIPS = {"shipped": "finetuned", "rule": "by dev."}
 KEEPS = {"shipped": "base", "rule": "by dev."}
 GOOD, BAD, MIXED = [1] * 20, [2] * 20, [1, 6] * 10
-ALONE = {"weights": (1.0, 0.0)}
+DENSE_ONLY = {"weights": (1.0, 0.0)}
 
 
 def dev(**mean_ranks: int) -> Mapping[str, list[int]]:
-    """40 dev queries; `tuned=1` puts the right answer of the tuned model first."""
+    """40 dev queries; `tuned=1` puts the relevant document of the tuned model first."""
     names = {"tuned": TUNED, "base": BASE, "bm25": BM25, "hybrid_base": HYBRID_BASE, "hybrid": HYBRID_TUNED}
     names |= {"equal": HYBRID_EQUAL, "convex": HYBRID_CONVEX, "base_weighted": HYBRID_BASE_WEIGHTED}
     return {BASE: [2] * 40, **{names[key]: [rank] * 40 for key, rank in mean_ranks.items()}}
 
 
 def searched(verdict: Verdict) -> dict[str, object]:
-    """What is served, but for the stand-in."""
+    """The serving settings without those of the fallback."""
     return {name: value for name, value in verdict.serving.items() if name != "baseline_weights"}
 
 
-def test_a_gain_on_dev_and_test_ships(evaluation: Make) -> None:
-    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=1), **ALONE), SHIPS)
+def test_gain_on_dev_and_test_ships(evaluation: Make) -> None:
+    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)
     assert verdict.sentence == (
-        "SHIP THE TUNED MODEL ALONE: MRR@10 0.500 -> 1.000, +0.500 (95 % interval +0.500 to +0.500) against the base "
-        "model on 20 held-out queries, and +0.500 (95 % interval +0.500 to +0.500) against the best system without "
+        "SHIP THE TUNED MODEL (DENSE ONLY): MRR@10 0.500 -> 1.000, +0.500 (95% interval +0.500 to +0.500) against the "
+        "base model on 20 held-out queries, and +0.500 (95% interval +0.500 to +0.500) against the best system without "
         "training, BM25."
     )
     assert (verdict.ship_tuned, verdict.confirmed) == (True, True)
     assert verdict.rule == f"{RULE} Weights: by dev."
     assert searched(verdict) == {"system": TUNED, "vectors": "model", "weights": [1.0, 0.0]}
-    assert verdict.best_untuned == BM25  # the first of equals
+    assert verdict.best_untuned == BM25  # the first of a tie
 
 
-def test_the_base_as_the_best_untuned_system(evaluation: Make) -> None:
+def test_base_is_the_best_untuned_system(evaluation: Make) -> None:
     ranks = {BASE: BAD, TUNED: GOOD, **dict.fromkeys((BM25, HYBRID_BASE, HYBRID_BASE_WEIGHTED), [3] * 20)}
-    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **ALONE), SHIPS)
+    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)
     assert verdict.sentence == (
-        "SHIP THE TUNED MODEL ALONE: MRR@10 0.500 -> 1.000, +0.500 (95 % interval +0.500 to +0.500) against the base "
-        "model, the best system without training, on 20 held-out queries."
+        "SHIP THE TUNED MODEL (DENSE ONLY): MRR@10 0.500 -> 1.000, +0.500 (95% interval +0.500 to +0.500) against the "
+        "base model, the best system without training, on 20 held-out queries."
     )
     assert verdict.confirmed
     assert verdict.against_base == verdict.against_untuned
 
 
-def test_a_better_untuned_system_is_named(evaluation: Make) -> None:
+def test_better_untuned_system_is_named(evaluation: Make) -> None:
     ranks = {BASE: [3] * 20, TUNED: BAD, BM25: GOOD}
-    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **ALONE), SHIPS)
+    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)
     assert verdict.sentence.startswith(
-        "DO NOT SHIP: BM25, which needs no training, is better than the tuned model alone: MRR@10 1.000 against 0.500, "
-        "difference -0.500"
+        "DO NOT SHIP: BM25, which needs no training, is better than the tuned model (dense only): MRR@10 1.000 "
+        "against 0.500, difference -0.500"
     )
     assert not verdict.confirmed
     assert verdict.warnings[0] == (
-        "BM25, which needs no training, is ahead of what dev chose in MRR@10 here (1.000 against 0.500)."
+        "BM25, which needs no training, has a higher MRR@10 on test than the system selected on dev "
+        "(1.000 against 0.500)."
     )
-    assert verdict.sentence.endswith("on 20 held-out queries; served instead: BM25 alone.")
+    assert verdict.sentence.endswith("on 20 held-out queries; served instead: BM25 only.")
     assert searched(verdict) == {"system": BM25, "vectors": "model", "weights": [0.0, 1.0]}
 
 
-def test_not_certainly_better_than_an_untuned_hybrid_ships_with_care(evaluation: Make) -> None:
+def test_not_significantly_better_than_an_untuned_hybrid_ships_with_care(evaluation: Make) -> None:
     ranks = {BASE: [4] * 20, TUNED: GOOD, HYBRID_BASE: [1] * 18 + [2, 2]}
-    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **ALONE), SHIPS)
-    assert verdict.sentence.startswith("SHIP WITH CARE: the tuned model alone is better than the base model (MRR@10")
-    assert "but not certainly better than base + BM25, which needs no training (+0.050" in verdict.sentence
+    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)
+    assert verdict.sentence.startswith(
+        "SHIP WITH CARE: the tuned model (dense only) is not significantly better than base + BM25, which needs no "
+        "training: +0.050"
+    )
+    assert "It is better than the base model: MRR@10 0.250 -> 1.000" in verdict.sentence
     assert not verdict.confirmed
 
 
-def test_a_gain_that_test_does_not_confirm_ships_with_care(evaluation: Make) -> None:
-    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: MIXED}, dev=dev(tuned=1), **ALONE), SHIPS)
+def test_gain_that_is_not_significant_ships_with_care(evaluation: Make) -> None:
+    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: MIXED}, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)
     assert verdict.sentence.startswith(
-        "SHIP WITH CARE: the tuned model alone won on dev; on test the gain is not certain"
+        "SHIP WITH CARE: the gain of the tuned model (dense only) is not significant on test, though it won on dev: MRR"
     )
     assert (verdict.ship_tuned, verdict.confirmed) == (True, False)
 
 
-def test_a_loss_on_test_is_told(evaluation: Make) -> None:
-    verdict = reach_verdict(evaluation({BASE: GOOD, TUNED: BAD}, dev=dev(tuned=1), **ALONE), SHIPS)
+def test_loss_on_test_does_not_ship(evaluation: Make) -> None:
+    verdict = reach_verdict(evaluation({BASE: GOOD, TUNED: BAD}, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)
     assert verdict.sentence.startswith(
-        "DO NOT SHIP: the tuned model alone won on dev but is worse on test: MRR@10 1.000 -> 0.500"
+        "DO NOT SHIP: the tuned model (dense only) won on dev but is worse on test: MRR@10 1.000 -> 0.500"
     )
     assert not verdict.confirmed
 
 
-def test_a_base_that_stands_in_has_the_weights_that_dev_chose_for_it(evaluation: Make) -> None:
-    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=1, bm25=3), **ALONE), SHIPS)
+def test_base_as_fallback_has_its_dev_weights(evaluation: Make) -> None:
+    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=1, bm25=3), **DENSE_ONLY), SHIPS)
     assert (verdict.serving["weights"], verdict.serving["baseline_weights"]) == ([1.0, 0.0], [0.5, 0.5])
-    # Where the base serves anyway, there is one pair of weights: here test refused the fused base, too.
+    # If the base is served anyway, there is one pair of weights: here test rejected the fused base, too.
     ranks = {BASE: GOOD, TUNED: BAD, HYBRID_BASE: [3] * 20}
-    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1, bm25=3), **ALONE), SHIPS)
+    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1, bm25=3), **DENSE_ONLY), SHIPS)
     assert (verdict.serving["weights"], verdict.serving["baseline_weights"]) == ([1.0, 0.0], [1.0, 0.0])
 
 
-def test_what_is_worse_on_test_is_not_served(evaluation: Make) -> None:
-    # Of what needs no training dev prefers the fused base, and test has nothing against it.
-    made = evaluation({BASE: GOOD, TUNED: BAD}, dev=dev(tuned=1, bm25=3), **ALONE)
+def test_system_that_is_worse_on_test_is_not_served(evaluation: Make) -> None:
+    # Of the untuned systems dev prefers the fused base, and test does not reject it.
+    made = evaluation({BASE: GOOD, TUNED: BAD}, dev=dev(tuned=1, bm25=3), **DENSE_ONLY)
     verdict = reach_verdict(made, SHIPS)
     assert verdict.sentence.endswith("; served instead: the base model with BM25 (equal weights).")
     assert searched(verdict) == {"system": HYBRID_BASE, "vectors": "base", "weights": [0.5, 0.5]}
     assert verdict.system.name == TUNED
-    # Where it is no better than what it would replace, the base serves alone.
+    # If it is no better than the system it would replace, the base is served without BM25.
     ranks = {BASE: GOOD, TUNED: BAD, HYBRID_BASE: [3] * 20}
-    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1, bm25=3), **ALONE), SHIPS)
+    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1, bm25=3), **DENSE_ONLY), SHIPS)
     assert searched(verdict) == {"system": BASE, "vectors": "base", "weights": [1.0, 0.0]}
 
 
-def test_an_untuned_choice_that_is_worse_on_test_leaves_the_base(evaluation: Make) -> None:
-    verdict = reach_verdict(evaluation({BASE: GOOD, BM25: BAD}, dev=dev(bm25=1, tuned=2), **ALONE), SHIPS)
-    assert verdict.sentence.startswith("KEEP THE BASE MODEL AS IT IS: BM25 alone won on the dev queries but is worse")
+def test_untuned_selection_that_is_worse_on_test_keeps_the_base(evaluation: Make) -> None:
+    verdict = reach_verdict(evaluation({BASE: GOOD, BM25: BAD}, dev=dev(bm25=1, tuned=2), **DENSE_ONLY), SHIPS)
+    assert verdict.sentence.startswith("KEEP THE BASE MODEL AS IT IS: BM25 only won on the dev queries but is worse")
     assert searched(verdict) == {"system": BASE, "vectors": "base", "weights": [1.0, 0.0]}
     assert not verdict.confirmed
 
 
-def test_a_better_system_that_nobody_can_serve_leaves_the_tuned_one(evaluation: Make) -> None:
+def test_better_system_that_cannot_be_served_keeps_the_tuned_model(evaluation: Make) -> None:
     ranks = {name: [3] * 20 for name in (BASE, BM25, HYBRID_BASE)} | {TUNED: BAD, "large-model": GOOD}
-    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **ALONE), SHIPS)
+    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)
     assert verdict.sentence.startswith("DO NOT SHIP: large-model")
     assert verdict.serving["system"] == TUNED
 
 
 def test_an_interval_above_zero_is_not_enough_with_three_queries(evaluation: Make) -> None:
     # Eight sign flips give no p below 2 / 8.
-    verdict = reach_verdict(evaluation({BASE: [2] * 3, TUNED: [1] * 3}, dev=dev(tuned=1), **ALONE), SHIPS)
+    verdict = reach_verdict(evaluation({BASE: [2] * 3, TUNED: [1] * 3}, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)
     assert verdict.against_base is not None
     assert verdict.against_base.low > 0
     assert verdict.against_base.p_value > 0.2
     assert not verdict.confirmed
 
 
-def test_no_gain_in_training_keeps_the_base_but_may_name_its_hybrid(evaluation: Make) -> None:
+def test_no_gain_in_training_serves_the_base_hybrid(evaluation: Make) -> None:
     ranks = {BASE: BAD, HYBRID_BASE: GOOD}
     verdict = reach_verdict(evaluation(ranks, dev=dev(hybrid_base=1, tuned=1)), KEEPS)
     assert verdict.sentence.startswith(
@@ -154,11 +158,11 @@ def test_no_gain_in_training_keeps_the_base_but_may_name_its_hybrid(evaluation: 
         "on the dev queries; MRR@10 0.500 -> 1.000"
     )
     assert (verdict.ship_tuned, verdict.confirmed) == (False, True)
-    # The model folder holds the base then.
+    # The model folder then contains the base.
     assert searched(verdict) == {"system": HYBRID_BASE, "vectors": "model", "weights": [0.5, 0.5]}
 
 
-def test_the_base_as_it_is(evaluation: Make) -> None:
+def test_base_without_changes(evaluation: Make) -> None:
     verdict = reach_verdict(
         evaluation({BASE: GOOD}, dev={**dev(), BASE: [1] * 40, BM25: [2] * 40}, base_weights=(1.0, 0.0)), KEEPS
     )
@@ -167,9 +171,9 @@ def test_the_base_as_it_is(evaluation: Make) -> None:
     assert (verdict.ship_tuned, verdict.confirmed) == (False, False)
 
 
-def test_bm25_alone_where_dev_says_so(evaluation: Make) -> None:
-    verdict = reach_verdict(evaluation({BASE: BAD, BM25: GOOD}, dev=dev(bm25=1, tuned=2), **ALONE), SHIPS)
-    assert verdict.sentence.startswith("USE BM25 ALONE: it is ahead of tuning on dev; MRR@10 0.500 -> 1.000")
+def test_bm25_only_if_selected_on_dev(evaluation: Make) -> None:
+    verdict = reach_verdict(evaluation({BASE: BAD, BM25: GOOD}, dev=dev(bm25=1, tuned=2), **DENSE_ONLY), SHIPS)
+    assert verdict.sentence.startswith("USE BM25 ONLY: it is better than tuning on dev; MRR@10 0.500 -> 1.000")
     assert verdict.confirmed
     assert searched(verdict) == {"system": BM25, "vectors": "model", "weights": [0.0, 1.0]}
     assert verdict.against_untuned is None
@@ -184,59 +188,60 @@ def test_the_base_hybrid_over_tuned_weights_searches_the_base(evaluation: Make) 
     assert "THE BASE MODEL WITH BM25 (WEIGHTS 0.7 : 0.3)" in verdict.sentence
 
 
-def test_the_choice_needs_forty_dev_queries(evaluation: Make) -> None:
+def test_selection_needs_forty_dev_queries(evaluation: Make) -> None:
     few = {BASE: [2] * 39, BM25: [1] * 39}
-    chosen = choose_system(evaluation({BASE: BAD}, dev=few), tuned=True)
+    chosen = select_system(evaluation({BASE: BAD}, dev=few), tuned=True)
     assert (chosen.name, chosen.weights, dict(chosen.dev_means)) == (TUNED, (1.0, 0.0), {TUNED: 0.5, HYBRID_EQUAL: 0.5})
     assert chosen.reason == (
-        "39 dev queries are too few to choose weights on; BM25 at equal weight changes MRR@10 there by +0.000 +- 0.000"
+        "39 dev queries are too few to select weights on; BM25 at equal weight changes MRR@10 there by +0.000 +- 0.000"
     )
-    kept = choose_system(evaluation({BASE: BAD}, dev=few), tuned=False)
+    kept = select_system(evaluation({BASE: BAD}, dev=few), tuned=False)
     assert (kept.name, kept.embedding, kept.weights) == (BASE, "base", (1.0, 0.0))
-    enough = choose_system(evaluation({BASE: BAD}, dev={BASE: [2] * 40, BM25: [1] * 40}), tuned=True)
+    enough = select_system(evaluation({BASE: BAD}, dev={BASE: [2] * 40, BM25: [1] * 40}), tuned=True)
     assert enough.name == BM25
     assert enough.dev_means == {BM25: 1.0, HYBRID_BASE: 0.5, HYBRID_EQUAL: 0.5}
 
 
-@pytest.mark.parametrize(("tuned", "alone", "fused"), [(True, TUNED, HYBRID_EQUAL), (False, BASE, HYBRID_BASE)])
-def test_with_few_dev_queries_bm25_joins_only_by_more_than_a_standard_error(
-    evaluation: Make, tuned: bool, alone: str, fused: str
+@pytest.mark.parametrize(("tuned", "dense_only", "fused"), [(True, TUNED, HYBRID_EQUAL), (False, BASE, HYBRID_BASE)])
+def test_with_few_dev_queries_bm25_needs_a_gain_above_one_standard_error(
+    evaluation: Make, tuned: bool, dense_only: str, fused: str
 ) -> None:
-    def chosen(alone_ranks: list[int], fused_ranks: list[int], groups: list[str] | None = None) -> str:
-        ranks = {BASE: alone_ranks, alone: alone_ranks, fused: fused_ranks}
+    def chosen(dense_ranks: list[int], fused_ranks: list[int], groups: list[str] | None = None) -> str:
+        ranks = {BASE: dense_ranks, dense_only: dense_ranks, fused: fused_ranks}
         made = evaluation({BASE: BAD}, dev=ranks)
-        return choose_system(dataclasses.replace(made, dev_groups=groups or ()), tuned=tuned).name
+        return select_system(dataclasses.replace(made, dev_groups=groups or ()), tuned=tuned).name
 
     # One query of 10 gains .5: .05 +- .05.
-    assert chosen([2] * 10, [1] + [2] * 9) == alone
+    assert chosen([2] * 10, [1] + [2] * 9) == dense_only
     # Three gain .5 and one loses .25: .125 +- .085.
     three = [1] * 3 + [4] + [2] * 6
     assert chosen([2] * 10, three) == fused
-    # The three of one answer are one observation: .125 +- .131.
-    assert chosen([2] * 10, three, ["a"] * 3 + list("bcdefgh")) == alone
-    assert chosen([2] * 10, three, ["a"] * 10) == alone
-    assert chosen([1] * 10, [2] * 10) == alone
-    # A single query says nothing.
-    assert chosen([2], [1]) == alone
+    # Three queries with one relevant document are one observation: .125 +- .131.
+    assert chosen([2] * 10, three, ["a"] * 3 + list("bcdefgh")) == dense_only
+    assert chosen([2] * 10, three, ["a"] * 10) == dense_only
+    assert chosen([1] * 10, [2] * 10) == dense_only
+    # A single query shows nothing.
+    assert chosen([2], [1]) == dense_only
 
 
 def test_without_dev_queries_the_model_serves_as_before(evaluation: Make) -> None:
     verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD, HYBRID_EQUAL: MIXED}), SHIPS)
     assert searched(verdict) == {"system": TUNED, "vectors": "model", "weights": [1.0, 0.0]}
-    assert verdict.sentence.startswith("SHIP THE TUNED MODEL ALONE: MRR@10 0.500 -> 1.000")
+    assert verdict.sentence.startswith("SHIP THE TUNED MODEL (DENSE ONLY): MRR@10 0.500 -> 1.000")
     kept = reach_verdict(evaluation({BASE: BAD, HYBRID_BASE: GOOD}), KEEPS)
-    assert kept.sentence == "KEEP THE BASE MODEL AS IT IS: 0 dev queries are too few to choose weights on."
+    assert kept.sentence == "KEEP THE BASE MODEL AS IT IS: 0 dev queries are too few to select weights on."
     assert searched(kept) == {"system": BASE, "vectors": "model", "weights": [1.0, 0.0]}
     assert kept.warnings == (
-        "base + BM25, which needs no training, is ahead of what dev chose in MRR@10 here (1.000 against 0.500).",
+        "base + BM25, which needs no training, has a higher MRR@10 on test than the system selected on dev "
+        "(1.000 against 0.500).",
     )
 
 
-def test_a_hybrid_that_test_favours_is_told(evaluation: Make) -> None:
+def test_warning_if_the_hybrid_is_better_on_test(evaluation: Make) -> None:
     verdict = reach_verdict(evaluation({BASE: BAD, TUNED: BAD, HYBRID_EQUAL: GOOD}), SHIPS)
     assert verdict.warnings == (
-        "Fused with BM25 at equal weights the tuned model reaches MRR@10 1.000 here, 0.500 alone; the dev queries did "
-        "not show that.",
+        "Fused with BM25 at equal weights the tuned model has MRR@10 1.000 on test, without BM25 0.500; the dev "
+        "queries did not show that.",
     )
 
 
@@ -244,42 +249,45 @@ def test_a_hybrid_that_test_favours_is_told(evaluation: Make) -> None:
     ("weights", "name"),
     [((0.5, 0.5), HYBRID_EQUAL), ((0.7, 0.3), HYBRID_TUNED), ((1.0, 0.0), TUNED), ((0.0, 1.0), BM25)],
 )
-def test_a_dropped_leg_names_the_other_alone(evaluation: Make, weights: tuple[float, float], name: str) -> None:
+def test_dropped_leg_selects_the_other_leg(evaluation: Make, weights: tuple[float, float], name: str) -> None:
     ahead = {BASE: [3] * 40, name: [1] * 40}
-    chosen = choose_system(evaluation({BASE: BAD}, dev=ahead, weights=weights), tuned=True)
+    chosen = select_system(evaluation({BASE: BAD}, dev=ahead, weights=weights), tuned=True)
     assert (chosen.name, chosen.weights) == (name, weights)
 
 
-def test_equals_on_dev_go_to_what_needs_less(evaluation: Make) -> None:
+def test_ties_on_dev_select_the_simpler_system(evaluation: Make) -> None:
     equal = {name: [1] * 40 for name in (BASE, BM25, HYBRID_BASE, HYBRID_EQUAL)}
-    assert choose_system(evaluation({BASE: BAD}, dev=equal), tuned=True).name == BM25
+    assert select_system(evaluation({BASE: BAD}, dev=equal), tuned=True).name == BM25
 
 
-def test_a_larger_untuned_model_is_an_opponent(evaluation: Make) -> None:
+def test_larger_untuned_model_is_compared(evaluation: Make) -> None:
     verdict = reach_verdict(
-        evaluation({BASE: [3] * 20, TUNED: BAD, "large-model": GOOD}, dev=dev(tuned=1), **ALONE), SHIPS
+        evaluation({BASE: [3] * 20, TUNED: BAD, "large-model": GOOD}, dev=dev(tuned=1), **DENSE_ONLY), SHIPS
     )
     assert verdict.best_untuned == "large-model"
     assert verdict.sentence.startswith("DO NOT SHIP: large-model, which needs no training, is better")
 
 
 @pytest.mark.parametrize("selection", [None, {}])
-def test_a_model_without_a_record_of_its_selection(evaluation: Make, selection: dict[str, str] | None) -> None:
+def test_model_without_selection_record(evaluation: Make, selection: dict[str, str] | None) -> None:
     verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}), selection)
     assert verdict.rule.endswith("No dev selection is recorded with this model.")
 
 
-def test_what_a_user_must_be_told(evaluation: Make) -> None:
+def test_warnings(evaluation: Make) -> None:
     ranks = {BASE: [5] * 20, BM25: BAD, TUNED: GOOD, HYBRID_TUNED: [3] * 20}
     verdict = reach_verdict(evaluation(ranks, dev=dev(hybrid=1), weights=(0.6, 0.4)), SHIPS)
     assert verdict.warnings == (
-        "BM25, which needs no training, is ahead of what dev chose in MRR@10 here (0.500 against 0.333).",
-        "The tuned model alone (1.000) is ahead of its hybrid (0.333) in MRR@10 here.",
-        "Equal weights would cost 0.133 of MRR@10: do not fuse this model with BM25 by plain RRF.",
+        "BM25, which needs no training, has a higher MRR@10 on test than the system selected on dev "
+        "(0.500 against 0.333).",
+        "Without BM25 the tuned model has a higher MRR@10 on test than its hybrid (1.000 against 0.333).",
+        "Equal weights would cost 0.133 of MRR@10: do not fuse this model with BM25 by unweighted RRF.",
     )
-    convex = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=2, convex=1), **ALONE), KEEPS | SHIPS)
-    assert not any("convex" in warning for warning in convex.warnings)  # BM25 was chosen: nothing needs the training
     convex = reach_verdict(
-        evaluation({BASE: [3] * 20, TUNED: GOOD}, dev={**dev(tuned=2, convex=1), BASE: [3] * 40}, **ALONE), SHIPS
+        evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=2, convex=1), **DENSE_ONLY), KEEPS | SHIPS
     )
-    assert any("convex combination of scores the tuned model reaches" in warning for warning in convex.warnings)
+    assert not any("convex" in warning for warning in convex.warnings)  # BM25 was selected: no tuned model is needed
+    convex = reach_verdict(
+        evaluation({BASE: [3] * 20, TUNED: GOOD}, dev={**dev(tuned=2, convex=1), BASE: [3] * 40}, **DENSE_ONLY), SHIPS
+    )
+    assert any("convex combination of scores the tuned model has" in warning for warning in convex.warnings)

@@ -1,1 +1,1 @@
-"""What the figures decide: the system that serves, and the verdict."""
+"""System selection on dev, and the verdict on test."""

@@ -1,4 +1,4 @@
-"""One sentence that says what to serve, by a rule stated beforehand."""
+"""The verdict: which system to serve, by a predefined rule."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_index_ace_finetune.evaluation.decision.system import Choice, choose_system
+from llama_index_ace_finetune.evaluation.decision.system import SystemSelection, select_system
 from llama_index_ace_finetune.evaluation.evaluate import (
     BASE,
     BM25,
@@ -23,33 +23,32 @@ from llama_index_ace_finetune.evaluation.evaluate import (
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference, paired_difference
 
 RULE = (
-    "The system is chosen on the dev queries alone. On the test queries it is confirmed if the lower end of the 95 % "
-    f"interval (bootstrap by right answer) of its paired difference in {MEASURE} lies above zero and the randomisation "
-    "test gives p <= .05: against the base model and, where it needs the tuned model, against the best system that "
-    "does not, BM25 alone and equal fusion included. Where such an interval lies below zero, what needs less is served "
-    "in its place."
+    "The system is selected on the dev queries only. On the test queries it is confirmed if the 95% interval "
+    f"(bootstrap by relevant document) of its paired difference in {MEASURE} is above zero and the permutation test "
+    "gives p <= .05: against the base model and, if it needs the tuned model, against the best system that does not, "
+    "including BM25 only and equal fusion. If such an interval is below zero, a simpler system is served instead."
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to serve and the sentence that says so.
+    """Which system to serve, and why.
 
     Attributes:
-        system: what dev chose.
-        ship_tuned: whether that needs the tuned model.
-        confirmed: whether it passes the rule on test.
-        sentence: for a reader in a hurry.
-        rule: what "confirmed" means, and how the training chose its weights.
-        best_untuned: the system without the tuned model that is best on test: the hardest to beat.
-        against_base: paired difference to the base model in MRR@10; None where the system is the base.
-        against_untuned: the same to `best_untuned`; None where that is the system.
-        serving: what a retriever has to know: whose vectors to search ("model" or "base") and the legs' weights; those
-            of `system`, unless test refuses it; and the weights that dev chose for the base model, should it stand in.
-        warnings: what a user must be told besides.
+        system: the system selected on dev.
+        ship_tuned: whether it needs the tuned model.
+        confirmed: whether test confirms it by the rule.
+        sentence: the verdict in one sentence.
+        rule: the meaning of "confirmed", and how training selected its weights.
+        best_untuned: the best system on test that does not need the tuned model.
+        against_base: paired difference to the base model in MRR@10; None if the system is the base.
+        against_untuned: paired difference to `best_untuned`; None if that is the system.
+        serving: settings for a retriever: the vectors to search ("model" or "base") and the fusion weights, those of
+            `system` unless test rejects it; and the weights for the base model as the fallback.
+        warnings: further notes for the user.
     """
 
-    system: Choice
+    system: SystemSelection
     ship_tuned: bool
     confirmed: bool
     sentence: str
@@ -62,16 +61,16 @@ class Verdict:
 
 
 def reach_verdict(evaluation: Evaluation, selection: Mapping[str, Any] | None) -> Verdict:
-    """Return the verdict on a model whose weights were selected on dev (`selection` is the model's own record)."""
+    """Return the verdict; `selection` is the record, in the model folder, of how its weights were selected on dev."""
     tuned = selection is None or selection.get("shipped") == "finetuned"
-    system = choose_system(evaluation, tuned=tuned)
+    system = select_system(evaluation, tuned=tuned)
     untuned = [one.name for one in evaluation.systems if one.name not in TRAINED]
     best = max(untuned, key=lambda name: evaluation.mean(name, MEASURE))
-    against_base = _against(evaluation, system.name, BASE)
-    against_best = _against(evaluation, system.name, best)
+    against_base = _difference_to(evaluation, system.name, BASE)
+    against_best = _difference_to(evaluation, system.name, best)
     compared = [against_base] + ([against_best] if system.trained else [])
     confirmed = all(one is not None and one.is_gain for one in compared)
-    served = _served(evaluation, system, compared)
+    served = _system_to_serve(evaluation, system, compared)
     choice = selection.get("rule", "") if selection else "No dev selection is recorded with this model."
     return Verdict(
         system=system,
@@ -84,16 +83,16 @@ def reach_verdict(evaluation: Evaluation, selection: Mapping[str, Any] | None) -
         against_untuned=against_best,
         serving={
             "system": served.name,
-            # Where the training kept the base, the model folder holds it.
+            # If training kept the base, the model folder contains it.
             "vectors": "base" if tuned and served.embedding == "base" else "model",
             "weights": list(served.weights),
-            "baseline_weights": list((choose_system(evaluation, tuned=False) if served.trained else served).weights),
+            "baseline_weights": list((select_system(evaluation, tuned=False) if served.trained else served).weights),
         },
         warnings=tuple(_warnings(evaluation, system, best, against_best)),
     )
 
 
-def _against(evaluation: Evaluation, name: str, other: str) -> PairedDifference | None:
+def _difference_to(evaluation: Evaluation, name: str, other: str) -> PairedDifference | None:
     if name == other:
         return None
     if other == BASE:
@@ -102,22 +101,27 @@ def _against(evaluation: Evaluation, name: str, other: str) -> PairedDifference 
     return paired_difference(values[name][MEASURE], values[other][MEASURE], groups=evaluation.data.groups)
 
 
-def _served(evaluation: Evaluation, system: Choice, compared: Sequence[PairedDifference | None]) -> Choice:
-    """What dev chose; where test shows it to be surely worse than what needs less, that in its place.
+def _system_to_serve(
+    evaluation: Evaluation, system: SystemSelection, compared: Sequence[PairedDifference | None]
+) -> SystemSelection:
+    """The system selected on dev, or a simpler one if test shows it to be significantly worse.
 
-    Test refuses and does not choose: of what needs no training, dev's own choice comes first, then the base alone.
+    Test only rejects, it does not select: the first alternative is the untuned system selected on dev, then the base.
     """
     if not any(one is not None and one.high < 0 for one in compared):
         return system
-    instead = (choose_system(evaluation, tuned=False), Choice(BASE, "base", (1.0, 0.0), "test refused the others", {}))
+    instead = (
+        select_system(evaluation, tuned=False),
+        SystemSelection(BASE, "base", (1.0, 0.0), "test rejected the others", {}),
+    )
     ahead = (one for one in instead if evaluation.mean(one.name, MEASURE) > evaluation.mean(system.name, MEASURE))
     return next(ahead, system)
 
 
 def _sentence(
     evaluation: Evaluation,
-    system: Choice,
-    served: Choice,
+    system: SystemSelection,
+    served: SystemSelection,
     tuned: bool,
     best: str,
     against_base: PairedDifference | None,
@@ -125,18 +129,20 @@ def _sentence(
 ) -> str:
     count = f"on {len(evaluation.data.queries)} held-out queries"
     if against_base is None:
-        refused = "neither tuning nor BM25" if not tuned else "neither the tuned model nor BM25"
-        why = f"{refused} beat it on the dev queries" if system.dev_means else system.reason
+        losers = "neither tuning nor BM25" if not tuned else "neither the tuned model nor BM25"
+        why = f"{losers} beat it on the dev queries" if system.dev_means else system.reason
         return f"KEEP THE BASE MODEL AS IT IS: {why}."
     means = f"{MEASURE} {evaluation.mean(BASE, MEASURE):.3f} -> {evaluation.mean(system.name, MEASURE):.3f}"
-    alone = ", the best system without training," if best == BASE else ""
-    over_base = f"{means}, {_figures(against_base)} against the base model{alone} {count}"
+    is_best = ", the best system without training," if best == BASE else ""
+    over_base = f"{means}, {_figures(against_base)} against the base model{is_best} {count}"
     instead = "" if served == system else f"; served instead: {served}"
     if not system.trained:
         if instead:
             return f"KEEP THE BASE MODEL AS IT IS: {system} won on the dev queries but is worse on test: {over_base}."
-        why = "tuning did not beat the base model on the dev queries" if not tuned else "it is ahead of tuning on dev"
-        head = "USE BM25 ALONE" if system.name == BM25 else f"KEEP THE BASE MODEL, SERVED AS {str(system).upper()}"
+        why = (
+            "tuning did not beat the base model on the dev queries" if not tuned else "it is better than tuning on dev"
+        )
+        head = "USE BM25 ONLY" if system.name == BM25 else f"KEEP THE BASE MODEL, SERVED AS {str(system).upper()}"
         return f"{head}: {why}; {over_base}."
     if against_base.high < 0:
         return f"DO NOT SHIP: {system} won on dev but is worse on test: {over_base}{instead}."
@@ -147,13 +153,13 @@ def _sentence(
             f"{_figures(against_best)} {count}{instead}."
         )
     if not against_base.is_gain:
-        return f"SHIP WITH CARE: {system} won on dev; on test the gain is not certain: {over_base}."
+        return f"SHIP WITH CARE: the gain of {system} is not significant on test, though it won on dev: {over_base}."
     if best == BASE or against_best is None:
         return f"SHIP {str(system).upper()}: {over_base}."
     if not against_best.is_gain:
         return (
-            f"SHIP WITH CARE: {system} is better than the base model ({over_base}), but not certainly better than "
-            f"{best}, which needs no training ({_figures(against_best)})."
+            f"SHIP WITH CARE: {system} is not significantly better than {best}, which needs no training: "
+            f"{_figures(against_best)}. It is better than the base model: {over_base}."
         )
     return (
         f"SHIP {str(system).upper()}: {over_base}, and {_figures(against_best)} against the best system without "
@@ -162,10 +168,12 @@ def _sentence(
 
 
 def _figures(difference: PairedDifference) -> str:
-    return f"{difference.mean:+.3f} (95 % interval {difference.low:+.3f} to {difference.high:+.3f})"
+    return f"{difference.mean:+.3f} (95% interval {difference.low:+.3f} to {difference.high:+.3f})"
 
 
-def _warnings(evaluation: Evaluation, system: Choice, best: str, against_best: PairedDifference | None) -> list[str]:
+def _warnings(
+    evaluation: Evaluation, system: SystemSelection, best: str, against_best: PairedDifference | None
+) -> list[str]:
     def mean(name: str) -> float:
         return evaluation.mean(name, MEASURE)
 
@@ -173,35 +181,39 @@ def _warnings(evaluation: Evaluation, system: Choice, best: str, against_best: P
     warnings = []
     if against_best is not None and mean(best) > served:
         warnings.append(
-            f"{best}, which needs no training, is ahead of what dev chose in {MEASURE} here "
+            f"{best}, which needs no training, has a higher {MEASURE} on test than the system selected on dev "
             f"({mean(best):.3f} against {served:.3f})."
         )
     if mean(BM25) > served and best != BM25:
-        warnings.append(f"BM25 alone ({mean(BM25):.3f}) is ahead of what dev chose ({served:.3f}) in {MEASURE} here.")
+        warnings.append(
+            f"BM25 has a higher {MEASURE} on test than the system selected on dev "
+            f"({mean(BM25):.3f} against {served:.3f})."
+        )
     if system.trained and system.name != TUNED and mean(TUNED) > served:
         warnings.append(
-            f"The tuned model alone ({mean(TUNED):.3f}) is ahead of its hybrid ({served:.3f}) in {MEASURE} here."
+            f"Without BM25 the tuned model has a higher {MEASURE} on test than its hybrid "
+            f"({mean(TUNED):.3f} against {served:.3f})."
         )
     if system.name == TUNED and mean(HYBRID_EQUAL) > served:
         warnings.append(
-            f"Fused with BM25 at equal weights the tuned model reaches {MEASURE} {mean(HYBRID_EQUAL):.3f} here, "
-            f"{served:.3f} alone; the dev queries did not show that."
+            f"Fused with BM25 at equal weights the tuned model has {MEASURE} {mean(HYBRID_EQUAL):.3f} on test, "
+            f"without BM25 {served:.3f}; the dev queries did not show that."
         )
-    if system.name in (TUNED, HYBRID_TUNED) and _against_is_loss(evaluation, HYBRID_EQUAL, system.name):
+    if system.name in (TUNED, HYBRID_TUNED) and _is_significant_loss(evaluation, HYBRID_EQUAL, system.name):
         warnings.append(
             f"Equal weights would cost {served - mean(HYBRID_EQUAL):.3f} of {MEASURE}: do not fuse this model with "
-            "BM25 by plain RRF."
+            "BM25 by unweighted RRF."
         )
     convex, chosen = (evaluation.dev_values.get(name, np.zeros(0)) for name in (HYBRID_CONVEX, system.name))
     if system.trained and len(convex) and convex.mean() > chosen.mean() + 0.01:
         warnings.append(
-            f"Fused by a convex combination of scores the tuned model reaches {MEASURE} {mean(HYBRID_CONVEX):.3f} here "
+            f"Fused by a convex combination of scores the tuned model has {MEASURE} {mean(HYBRID_CONVEX):.3f} on test "
             f"(dev {convex.mean():.3f} against {chosen.mean():.3f}); the retriever of this package fuses by rank."
         )
     note = evaluation.comparisons[MEASURE].note
     return [*warnings, note] if note else warnings
 
 
-def _against_is_loss(evaluation: Evaluation, name: str, other: str) -> bool:
-    difference = _against(evaluation, name, other)
+def _is_significant_loss(evaluation: Evaluation, name: str, other: str) -> bool:
+    difference = _difference_to(evaluation, name, other)
     return difference is not None and difference.high < 0

@@ -1,1 +1,1 @@
-"""Retrieval metrics per query, and the qrels and hits they need."""
+"""Retrieval measures per query, and the qrels and relevant hits that they need."""

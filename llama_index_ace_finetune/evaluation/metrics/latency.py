@@ -1,4 +1,4 @@
-"""How long one call takes."""
+"""Latency of single calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Median and 95th percentile of so many calls, in milliseconds."""
+    """Median and 95th percentile over N calls, in milliseconds."""
 
     p50_ms: float
     p95_ms: float
@@ -23,7 +23,7 @@ class Latency:
 
     @classmethod
     def of(cls, call: Callable[[_Item], object], items: Sequence[_Item]) -> Latency | None:
-        """Time one call per item, one after the other, after three that do not count; None without an item."""
+        """Time one call per item, one after the other, after three warm-up calls; None without an item."""
         if not items:
             return None
         for item in items[:_WARM_UP]:
@@ -37,7 +37,7 @@ class Latency:
 
     @classmethod
     def of_seconds(cls, seconds: Sequence[float]) -> Latency | None:
-        """Summarise calls that were timed elsewhere; None without one."""
+        """Summarise measured durations; None if there are none."""
         if not seconds:
             return None
         p50, p95 = np.percentile(np.asarray(seconds) * 1e3, [50, 95])
@@ -46,7 +46,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class SystemLatency:
-    """Time to encode one query (None where nothing is encoded) and to search the whole corpus for it."""
+    """Time to encode one query (None if the system encodes nothing) and to search the whole corpus for it."""
 
     encode: Latency | None
     search: Latency | None

@@ -1,4 +1,4 @@
-"""Which corpus rows are right for each query, and how right."""
+"""Qrels: the relevant corpus rows of each query, with their grades."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 
 
 @dataclass(frozen=True, eq=False)
-class Judgements:
-    """The right rows of n queries, end to end; make them with `of` or `from_csr`.
+class Qrels:
+    """The relevant rows of n queries in CSR form; build them with `of` or `from_csr`.
 
     Attributes:
-        starts: int64 [n + 1]; the right rows of query i are `rows[starts[i]:starts[i + 1]]`.
-        rows: corpus rows int64 [m], per query the highest grade first, equal grades by row.
+        starts: int64 [n + 1]; the relevant rows of query i are `rows[starts[i]:starts[i + 1]]`.
+        rows: corpus rows int64 [m], per query by descending grade, equal grades by row.
         grades: float64 [m], all above 0.
     """
 
@@ -26,11 +26,11 @@ class Judgements:
     grades: NDArray[np.float64]
 
     @classmethod
-    def of(cls, relevant: Sequence[ArrayLike], grades: Sequence[ArrayLike] | None = None) -> Judgements:
-        """Make judgements from one list of rows per query, and one list of grades per query (1 by default).
+    def of(cls, relevant: Sequence[ArrayLike], grades: Sequence[ArrayLike] | None = None) -> Qrels:
+        """Build qrels from one list of rows per query, and one list of grades per query (1 by default).
 
         Raises:
-            AceFinetuneError: as `from_csr`, and where rows and grades of a query differ in number.
+            AceFinetuneError: as `from_csr`, and if rows and grades of a query differ in number.
         """
         lengths = [np.size(rows) for rows in relevant]
         if grades is not None and [np.size(values) for values in grades] != lengths:
@@ -42,26 +42,24 @@ class Judgements:
         )
 
     @classmethod
-    def from_csr(cls, starts: ArrayLike, rows: ArrayLike, grades: ArrayLike | None = None) -> Judgements:
-        """Make judgements from the rows of all queries end to end.
+    def from_csr(cls, starts: ArrayLike, rows: ArrayLike, grades: ArrayLike | None = None) -> Qrels:
+        """Build qrels from the concatenated rows of all queries.
 
-        A grade of 0 or less says wrong, as does no judgement, and is left out. A row that stands twice for a query
-        counts once, with its highest grade.
+        A row with a grade of 0 or less is not relevant, as is one without a grade, and is left out. A row that is
+        repeated for a query counts once, with its highest grade.
 
         Args:
-            starts: int [n + 1], where the rows of each query begin; the last is the number of rows.
+            starts: int [n + 1], index of the first row of each query; the last is the number of rows.
             rows: int [m].
             grades: float [m]; 1 each by default.
 
         Raises:
-            AceFinetuneError: for a negative row, a grade that is no finite number, or parts that do not fit.
+            AceFinetuneError: for a negative row, a grade that is NaN or infinite, or lengths that do not match.
         """
         begins, judged = np.asarray(starts, np.int64), np.asarray(rows, np.int64)
         values = np.ones(len(judged)) if grades is None else np.asarray(grades, np.float64)
         if not len(begins) or begins[0] != 0 or begins[-1] != len(judged) or (np.diff(begins) < 0).any():
-            raise AceFinetuneError(
-                f"The starts of the judgements must rise from 0 to {len(judged)}, the number of rows."
-            )
+            raise AceFinetuneError(f"The starts of the qrels must rise from 0 to {len(judged)}, the number of rows.")
         if len(values) != len(judged):
             raise AceFinetuneError(f"There are {len(values)} grades for {len(judged)} judged rows; give one each.")
         queries = np.repeat(np.arange(len(begins) - 1), np.diff(begins))
@@ -69,7 +67,7 @@ class Judgements:
         if len(bad):
             first = bad[0]
             raise AceFinetuneError(
-                f"The judgement of query {queries[first]} names row {judged[first]} with grade {values[first]:g}; "
+                f"The qrels of query {queries[first]} name row {judged[first]} with grade {values[first]:g}; "
                 "give a row of 0 or more and a finite grade."
             )
         kept = values > 0
@@ -88,14 +86,14 @@ class Judgements:
         return len(self.starts) - 1
 
     @property
-    def answers(self) -> NDArray[np.int64]:
-        """How many right rows each query has, int64 [n]."""
+    def relevant_counts(self) -> NDArray[np.int64]:
+        """Number of relevant rows of each query, int64 [n]."""
         return np.diff(self.starts)
 
     @property
     def queries(self) -> NDArray[np.int64]:
         """The query of each judged row, int64 [m]."""
-        return np.repeat(np.arange(len(self), dtype=np.int64), self.answers)
+        return np.repeat(np.arange(len(self), dtype=np.int64), self.relevant_counts)
 
 
 def _joined(parts: Sequence[ArrayLike], dtype: type) -> NDArray[np.generic]:

@@ -1,4 +1,4 @@
-"""TREC run files: `query Q0 document rank score tag` a line."""
+"""TREC run files: one line `query Q0 document rank score tag` per hit."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class TrecRun:
 def read_run(path: Path) -> TrecRun:
     """Read a run file, gzipped or not.
 
-    Hits are ordered by score, as trec_eval does; equal scores by the rank of the file (trec_eval goes by document id,
-    backwards). The tag is that of the first line.
+    Hits are ordered by score, as in trec_eval; ties by the rank in the file (trec_eval: by descending document id). The
+    tag is that of the first line.
 
     Raises:
-        DatasetError: with file and line, for a line that has not six fields, a rank that is no whole number, a score
-            that is no finite number, or a document that stands twice for a query; for a file without a hit.
+        DatasetError: with file and line, for a line without six fields, a rank that is not an integer, a score that is
+            not a finite number, or a document that is repeated for a query; for a file without a hit.
     """
     found: dict[str, dict[str, tuple[float, int]]] = {}
     tag = ""
@@ -50,11 +50,11 @@ def read_run(path: Path) -> TrecRun:
         query, _, document, rank, score, line_tag = fields
         held = found.setdefault(query, {})
         if document in held:
-            raise DatasetError(f"{place}: document {document!r:.80} stands twice for query {query!r:.80}; remove one.")
+            raise DatasetError(f"{place}: document {document!r:.80} is repeated for query {query!r:.80}; remove one.")
         held[document] = (_score(score, place), _rank(rank, place))
         tag = tag or line_tag
     if not found:
-        raise DatasetError(f"{path}: the run holds no hit; give a run file with lines in it.")
+        raise DatasetError(f"{path}: the run file has no hits; give a run file with at least one line.")
     hits = {
         query: tuple(
             (document, score) for document, (score, _) in sorted(held.items(), key=lambda hit: (-hit[1][0], hit[1][1]))
@@ -65,20 +65,24 @@ def read_run(path: Path) -> TrecRun:
 
 
 def write_run(path: Path, run: TrecRun) -> None:
-    """Write a run file, whole or not at all; ranks count from 1, and scores are written so that they read back equal.
+    """Write a run file atomically; ranks count from 1, and scores read back exactly equal.
 
     Raises:
-        DatasetError: for an id or a tag that is empty or holds a space, since no reader could tell the fields apart;
-            for scores that are not finite or not in order.
+        DatasetError: for an id or a tag that is empty or contains a space, since no reader could separate the fields;
+            for scores that are not finite or not in descending order.
     """
     for name in (run.tag, *run.hits, *(document for held in run.hits.values() for document, _ in held)):
         if not name or _SPACE.search(name):
-            raise DatasetError(f"{path}: the id {name!r:.80} is empty or holds a space, which a run file cannot hold.")
+            raise DatasetError(
+                f"{path}: the id {name!r:.80} is empty or contains a space, which run files do not allow; rename it."
+            )
     lines = []
     for query, held in run.hits.items():
         scores = [score for _, score in held]
         if not all(map(math.isfinite, scores)) or scores != sorted(scores, reverse=True):
-            raise DatasetError(f"{path}: the scores of query {query!r:.80} are not finite or not in order; sort them.")
+            raise DatasetError(
+                f"{path}: the scores of query {query!r:.80} are not finite or not in descending order; sort them."
+            )
         lines += [
             f"{query} Q0 {document} {rank} {float(score)!r} {run.tag}\n"
             for rank, (document, score) in enumerate(held, start=1)
@@ -86,7 +90,7 @@ def write_run(path: Path, run: TrecRun) -> None:
     write_text(path, "".join(lines))
 
 
-def run_of(
+def rankings_to_run(
     rankings: NDArray[np.int32],
     scores: NDArray[np.floating],
     *,
@@ -108,34 +112,34 @@ def run_of(
     return TrecRun(tag, hits)
 
 
-def rankings_of(
+def run_to_rankings(
     run: TrecRun, *, query_ids: Sequence[str], corpus_ids: Sequence[str], other_queries: bool = False
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Return a run as rankings int32 [n, depth], padded with -1, and scores float64 beside them (0 at padding).
+    """Return a run as rankings int32 [n, depth], padded with -1, and scores float64 [n, depth] (0 at padding).
 
-    A query that is not in the run has an empty ranking, and so counts 0.
+    A query that is not in the run has an empty ranking, and so counts as 0.
 
     Args:
-        run: to turn into rows.
+        run: the run.
         query_ids: the judged queries, in the order of the result.
-        corpus_ids: what rows count.
-        other_queries: let the run hold queries that are not among `query_ids`; they are left out.
+        corpus_ids: document ids by corpus row.
+        other_queries: ignore queries of the run that are not in `query_ids`, instead of raising.
 
     Raises:
-        DatasetError: if the run shares no query with `query_ids`, holds others that are not let, or holds a document
-            that is not in the corpus.
+        DatasetError: if the run shares no query with `query_ids`, has other queries without `other_queries`, or has a
+            document that is not in the corpus.
     """
     wanted = set(query_ids)
     others = [query for query in run.hits if query not in wanted]
     if run.hits and len(others) == len(run.hits):
         raise DatasetError(
-            f"The run {run.tag!r} shares no query with the judgements: it holds {others[0]!r:.80} and they "
-            f"{next(iter(query_ids), '')!r:.80}; give a run over the same ids."
+            f"The run {run.tag!r} shares no query with the qrels: it has {others[0]!r:.80} and they "
+            f"{next(iter(query_ids), '')!r:.80}; give a run with the same ids."
         )
     if others and not other_queries:
         raise DatasetError(
-            f"The run {run.tag!r} holds {len(others)} queries that the judgements lack, such as {others[0]!r:.80}; "
-            "give the run and the judgements of the same queries."
+            f"The run {run.tag!r} has {len(others)} queries that are not in the qrels, such as {others[0]!r:.80}; "
+            "give a run and qrels of the same queries."
         )
     row_of = {identifier: row for row, identifier in enumerate(corpus_ids)}
     depth = max((len(held) for query, held in run.hits.items() if query in wanted), default=0)
@@ -145,8 +149,8 @@ def rankings_of(
         for place, (document, score) in enumerate(run.hits.get(query, ())):
             if document not in row_of:
                 raise DatasetError(
-                    f"The run {run.tag!r} holds document {document!r:.80} for query {query!r:.80}, which is not in the "
-                    "corpus; give a run over the same ids."
+                    f"The run {run.tag!r} has document {document!r:.80} for query {query!r:.80}, which is not in the "
+                    "corpus; give a run with the same ids."
                 )
             rankings[number, place], scores[number, place] = row_of[document], score
     return rankings, scores
@@ -158,11 +162,11 @@ def _score(text: str, place: SourceLocation) -> float:
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise DatasetError(f"{place}: the score {text!r:.80} is no finite number; give a number.")
+        raise DatasetError(f"{place}: the score {text!r:.80} is not a finite number; give a number.")
     return score
 
 
 def _rank(text: str, place: SourceLocation) -> int:
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
-        raise DatasetError(f"{place}: the rank {text!r:.80} is no whole number of 0 or more; count hits from 1.")
+        raise DatasetError(f"{place}: the rank {text!r:.80} is not an integer of 0 or more; number the hits from 1.")
     return int(text)

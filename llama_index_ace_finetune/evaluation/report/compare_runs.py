@@ -1,4 +1,4 @@
-"""Several runs on the queries that they share."""
+"""Compare several runs on their shared test queries."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.report.per_query import PerQuery, per_query_path
 from llama_index_ace_finetune.evaluation.report.report import read_report
 from llama_index_ace_finetune.evaluation.stats.comparison import compare_measures
-from llama_index_ace_finetune.evaluation.stats.seed_spread import SeedSpread
+from llama_index_ace_finetune.evaluation.stats.seed_variance import SeedVariance
 
 
 def compare_runs(reports: Mapping[str, Path], *, system: str | None = None) -> dict[str, Any]:
-    """Compare what each run serves, query by query, with the first run; return JSON values.
+    """Compare the served system of each run, query by query, with that of the first run; return JSON values.
 
     Args:
-        reports: by the name that a run gets, its report.json; the values of every query lie beside it.
-        system: compare this system of every run; by default what each run's dev queries chose.
+        reports: per name of a run, its report.json, with the per-query values in the same folder.
+        system: the system to compare in every run; by default the one that each run selected on dev.
 
     Raises:
         AceFinetuneError: for fewer than two runs, runs that share no query, or a run without that system.
     """
     if len(reports) < 2:
-        raise AceFinetuneError("There is one run only; give two or more different ones to compare.")
+        raise AceFinetuneError("There is only one run; give two or more different runs to compare.")
     read = {name: read_report(path) for name, path in reports.items()}
     served = {name: system or str(report["serving"]["system"]) for name, report in read.items()}
     values = {name: PerQuery.read(per_query_path(path)) for name, path in reports.items()}
@@ -58,7 +58,7 @@ def compare_runs(reports: Mapping[str, Path], *, system: str | None = None) -> d
             for measure, found in comparisons.items()
         },
         "spread": {
-            measure: asdict(SeedSpread.of([float(measured[name][measure].mean()) for name in reports]))
+            measure: asdict(SeedVariance.of([float(measured[name][measure].mean()) for name in reports]))
             for measure in comparisons
         },
         "warnings": _warnings(read, values, len(rows[0])),
@@ -66,7 +66,7 @@ def compare_runs(reports: Mapping[str, Path], *, system: str | None = None) -> d
 
 
 def _shared_rows(values: Sequence[PerQuery]) -> list[NDArray[np.int64]]:
-    """Per run the rows of the queries that all runs have, with the same text, in the same order."""
+    """Return per run the rows of the queries that all runs have with the same id and text, in the same order."""
     places = [{key: row for row, key in enumerate(zip(one.query_ids, one.hashes, strict=True))} for one in values]
     shared = [key for key in places[0] if all(key in other for other in places[1:])]
     return [np.array([held[key] for key in shared], np.int64) for held in places]
@@ -94,11 +94,11 @@ def _warnings(read: Mapping[str, Mapping[str, Any]], values: Mapping[str, PerQue
     sizes = {name: report["metadata"]["corpus_size"] for name, report in read.items()}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        warnings.append(f"The runs rank different numbers of memories ({listed}), so their figures differ by that too.")
+        warnings.append(f"The runs have corpora of different sizes ({listed}), which affects their figures too.")
     largest = max(len(one.query_ids) for one in values.values())
     if shared < largest:
         warnings.append(
-            f"Only {shared} of {largest} test queries are in all runs; another may have trained on the rest, and on "
-            "these: runs with the same split compare best."
+            f"Only {shared} of {largest} test queries are in all runs, so their splits differ, and a run may have "
+            "trained on test queries of another; compare runs with the same split."
         )
     return warnings

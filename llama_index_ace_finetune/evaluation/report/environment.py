@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""The environment of a result: versions and hardware."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = (
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return Python, machine, threads and the versions of the packages that figures depend on."""
+    """Return the Python version, machine, threads and versions of the packages that affect the figures."""
     import torch
 
     versions = {}

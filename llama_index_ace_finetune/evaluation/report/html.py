@@ -1,4 +1,4 @@
-"""The report as one self-contained page."""
+"""The report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from llama_index_ace_finetune.evaluation.report.plots import (
     interval_plot,
     learning_plot,
-    movement_plot,
+    rank_change_plot,
     training_plot,
     weight_plot,
 )
-from llama_index_ace_finetune.evaluation.report.svg import Picture
+from llama_index_ace_finetune.evaluation.report.svg import Plot
 
 _MEASURE = "MRR@10"
 _POLICY_PLACE = "<!-- policy -->"
 
 
 def render_html(report: Mapping[str, Any]) -> str:
-    """Return the page: no script, no network, every text of the data escaped, and a policy that admits nothing else."""
+    """Return the page: no scripts, no network, all texts escaped, and a Content-Security-Policy that enforces this."""
     environment = Environment(
         loader=PackageLoader("llama_index_ace_finetune.evaluation.report", "templates"),
         autoescape=True,
@@ -42,14 +42,14 @@ def render_html(report: Mapping[str, Any]) -> str:
 
 
 def _policy(page: str) -> str:
-    """Admit the page's own style elements, by their hashes, and nothing else: no script, no request."""
+    """Allow the page's style elements, by their hashes, and nothing else: no scripts, no requests."""
     styles = re.findall(r"<style[^>]*>(.*?)</style>", page, re.DOTALL)
     hashes = sorted({base64.b64encode(hashlib.sha256(style.encode()).digest()).decode() for style in styles})
     allowed = " ".join(f"'sha256-{one}'" for one in hashes)
     return f"default-src 'none'; style-src {allowed}; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def _plots(report: Mapping[str, Any]) -> dict[str, Picture | None]:
+def _plots(report: Mapping[str, Any]) -> dict[str, Plot | None]:
     compared = [one for one in report["systems"] if one["difference_to_base"]]
     slices = report["slices"]
     return {
@@ -58,7 +58,7 @@ def _plots(report: Mapping[str, Any]) -> dict[str, Picture | None]:
             name="differences",
             what=f"Difference in {_MEASURE} to the base model",
         ),
-        "movement": movement_plot(report["movement"]),
+        "movement": rank_change_plot(report["movement"]),
         "slices": interval_plot(
             [(f"{one['dimension']}: {one['name']}", one["means"]["difference"]) for one in slices],
             name="slices",

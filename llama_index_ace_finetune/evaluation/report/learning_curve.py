@@ -1,4 +1,4 @@
-"""What more training data gives, and whether still more would pay."""
+"""Learning curve: whether more training data would help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llama_index_ace_finetune.evaluation.stats.paired import paired_difference
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """A model trained on so many queries: its difference to the base with the 95 % interval."""
+    """A model trained on N queries: its difference to the base with the 95% interval."""
 
     queries: int
     mean: float
@@ -24,13 +24,13 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Points by the number of training queries, and in a sentence what they say."""
+    """Points by number of training queries, and their interpretation in one sentence."""
 
     points: tuple[CurvePoint, ...]
     sentence: str
 
 
-def draw_learning_curve(
+def build_learning_curve(
     values: Mapping[int, NDArray[np.float64]],
     base: NDArray[np.float64],
     *,
@@ -38,16 +38,16 @@ def draw_learning_curve(
     groups: Groups | None = None,
     seed: int = 0,
 ) -> LearningCurve:
-    """Compare models trained on growing parts of the data with the base, and the largest part with the one before.
+    """Compare models trained on growing subsets of the data with the base, and the largest subset with the one before.
 
-    More data is said to pay where the interval of that last difference lies above zero.
+    More data would help if the interval of that last difference is above zero.
 
     Args:
         values: per number of training queries, per-query values float [n] of the model trained on them.
-        base: the same of the base model.
-        measure: what the values are.
-        groups: what queries are resampled with [n].
-        seed: of the bootstrap.
+        base: per-query values of the base model, float [n].
+        measure: name of the measure.
+        groups: the group of each query [n], resampled as a whole.
+        seed: random seed of the bootstrap.
 
     Raises:
         AceFinetuneError: for values that differ in number or are not finite.
@@ -57,11 +57,11 @@ def draw_learning_curve(
         found = paired_difference(values[size], base, groups=groups, seed=seed)
         points.append(CurvePoint(size, found.mean, found.low, found.high))
     if len(points) < 2:
-        return LearningCurve(tuple(points), "One size alone says nothing about more data.")
+        return LearningCurve(tuple(points), "One training size says nothing about more data.")
     before, last = points[-2].queries, points[-1].queries
     step = paired_difference(values[last], values[before], groups=groups, seed=seed)
-    figures = f"{step.mean:+.3f} (95 % interval {step.low:+.3f} to {step.high:+.3f})"
-    told = f"From {before:,} to {last:,} training queries {measure} changes by {figures}"
+    figures = f"{step.mean:+.3f} (95% interval {step.low:+.3f} to {step.high:+.3f})"
+    change = f"From {before:,} to {last:,} training queries {measure} changes by {figures}"
     if step.low > 0:
-        return LearningCurve(tuple(points), f"{told}: it still rises, so more data would pay.")
-    return LearningCurve(tuple(points), f"{told}: no certain gain any more, so more data of this kind may not pay.")
+        return LearningCurve(tuple(points), f"{change}: it still rises, so more data would help.")
+    return LearningCurve(tuple(points), f"{change}: not a significant gain, so more data of this kind may not help.")

@@ -1,4 +1,4 @@
-"""Every query's values on disk, one JSON object a line, so that runs can be compared later."""
+"""Per-query values as JSON lines, so that runs can be compared later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, quoted
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation
-from llama_index_ace_finetune.evaluation.report.rank_changes import first_right_ranks
+from llama_index_ace_finetune.evaluation.report.rank_changes import first_relevant_ranks
 from llama_index_ace_finetune.utils.atomic import write_text
 from llama_index_ace_finetune.utils.read_json import parse_json
 
@@ -24,14 +24,14 @@ _TOP = 5
 
 
 def per_query_path(report: Path) -> Path:
-    """Where the values of a report's queries lie: beside it."""
+    """Return the path of the per-query values of a report, in the same folder."""
     return report.with_suffix(".per_query.jsonl")
 
 
 def write_per_query(evaluation: Evaluation, path: Path) -> None:
-    """Write per query its text, right answers and, per system, every measure, the first right rank and the top 5."""
+    """Write per query its text, its relevant documents and, per system, the measures, first relevant rank and top 5."""
     data = evaluation.data
-    ranks = {one.name: first_right_ranks(one.rankings, data.relevant) for one in evaluation.systems}
+    ranks = {one.name: first_relevant_ranks(one.rankings, data.relevant) for one in evaluation.systems}
     lines = []
     for row, query_id in enumerate(data.query_ids):
         systems = {
@@ -57,12 +57,12 @@ def write_per_query(evaluation: Evaluation, path: Path) -> None:
 
 @dataclass(frozen=True)
 class PerQuery:
-    """Values read back.
+    """Per-query values of a report.
 
     Attributes:
-        query_ids: as in the file.
-        hashes: of the queries' texts, to see whether two files are about the same queries.
-        groups: what each query is resampled with.
+        query_ids: in the order of the file.
+        hashes: hashes of the query texts, to check whether two files have the same queries.
+        groups: the resampling group of each query.
         values: per system and measure, float64 [n].
     """
 
@@ -73,19 +73,21 @@ class PerQuery:
 
     @classmethod
     def read(cls, path: Path) -> PerQuery:
-        """Read what `write_per_query` wrote.
+        """Read a file written by `write_per_query`.
 
         Raises:
-            DatasetError: with file and line, for a damaged one.
-            AceFinetuneError: where there is no such file.
+            DatasetError: with file and line, for a damaged file.
+            AceFinetuneError: if the file does not exist.
         """
         if not path.is_file():
-            raise AceFinetuneError(f"There is no {str(path)!r}; evaluate again, which writes it beside the report.")
+            raise AceFinetuneError(
+                f"The file {str(path)!r} does not exist; evaluate again to write it next to the report."
+            )
         records = [
             _record(line, SourceLocation(str(path), number)) for number, line in iterate_lines(path) if line.strip()
         ]
         if not records:
-            raise DatasetError(f"{path}: there is no query in the file; evaluate again.")
+            raise DatasetError(f"{path}: the file contains no query; evaluate again.")
         try:
             return cls(
                 query_ids=tuple(str(record["query_id"]) for record in records),
@@ -101,15 +103,17 @@ class PerQuery:
                 },
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DatasetError(f"{path}: a query lacks a value ({quoted(str(error))}); evaluate again.") from error
+            raise DatasetError(
+                f"{path}: a value is missing or invalid ({quoted(str(error))}); evaluate again."
+            ) from error
 
 
 def _record(line: str, place: SourceLocation) -> dict[str, Any]:
     try:
         record = parse_json(line, finite=True)
     except ValueError as error:
-        raise DatasetError(f"{place}: this is no JSON ({error}); evaluate again.") from error
+        raise DatasetError(f"{place}: the line is not valid JSON ({error}); evaluate again.") from error
     systems = record.get("systems") if isinstance(record, dict) else None
     if not isinstance(systems, dict) or not all(isinstance(measured, dict) for measured in systems.values()):
-        raise DatasetError(f"{place}: this is no JSON object with the measures of systems; evaluate again.")
+        raise DatasetError(f"{place}: the line is not a JSON object with the measures of systems; evaluate again.")
     return record  # type: ignore[no-any-return]

@@ -1,34 +1,36 @@
-"""The figures of the report, from its JSON values."""
+"""The plots of the report, from its JSON values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llama_index_ace_finetune.evaluation.report.svg import BAD, GOOD, INK, LINE, MARK, SOFT, Picture, figure, picture
+from llama_index_ace_finetune.evaluation.report.svg import BAD, GOOD, INK, LINE, MARK, SOFT, Plot, figure, to_svg
 
 _ROW = 0.36  # inches
 _STYLES = ((MARK, "-", "o"), (SOFT, "--", "s"), (GOOD, ":", "^"))
 
 
-def interval_plot(rows: Sequence[tuple[str, Mapping[str, float]]], *, name: str, what: str) -> Picture | None:
-    """Draw a mean with its interval per row around a zero line; None without a row.
+def interval_plot(rows: Sequence[tuple[str, Mapping[str, float]]], *, name: str, what: str) -> Plot | None:
+    """Plot a mean with its interval per row around a zero line; None if there are no rows.
 
     Args:
         rows: label, and `mean`, `low` and `high`.
         name: of the figure.
-        what: is drawn, for the axis and for those who cannot see it.
+        what: the plotted quantity, for the axis label and the alternative text.
     """
     if not rows:
         return None
     with figure(_ROW * len(rows) + 0.9) as (made, axes):
         axes.axvline(0, color=INK, linewidth=1)
         for place, (_, one) in enumerate(rows):
-            sure = one["low"] > 0 or one["high"] < 0
-            colour = (GOOD if one["mean"] > 0 else BAD) if sure else SOFT
+            significant = one["low"] > 0 or one["high"] < 0
+            colour = (GOOD if one["mean"] > 0 else BAD) if significant else SOFT
             axes.plot([one["low"], one["high"]], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
-            # Filled where the interval lies on one side: certainty is not told by colour alone.
-            axes.plot([one["mean"]], [place], "o", markersize=8, color=colour, fillstyle="full" if sure else "none")
+            # Filled if the interval excludes zero, so that significance does not depend on colour only.
+            axes.plot(
+                [one["mean"]], [place], "o", markersize=8, color=colour, fillstyle="full" if significant else "none"
+            )
         axes.set_yticks(range(len(rows)), [_short(label) for label, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.3g}" if abs(value) > 1e-9 else "0")
@@ -38,11 +40,11 @@ def interval_plot(rows: Sequence[tuple[str, Mapping[str, float]]], *, name: str,
         words = "; ".join(
             f"{label} {one['mean']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})" for label, one in rows
         )
-        return picture(made, name=name, alt=f"{what}, with 95 percent intervals: {words}.")
+        return to_svg(made, name=name, alt=f"{what}, with 95 percent intervals: {words}.")
 
 
-def movement_plot(movement: Mapping[str, Any]) -> Picture:
-    """Draw how many queries went from which rank to which."""
+def rank_change_plot(movement: Mapping[str, Any]) -> Plot:
+    """Plot the matrix of rank changes: queries by rank before and after."""
     buckets, counts = movement["buckets"], movement["counts"]
     total = max(1, sum(map(sum, counts)))
     rising = sum(sum(row[:place]) for place, row in enumerate(counts))
@@ -51,25 +53,25 @@ def movement_plot(movement: Mapping[str, Any]) -> Picture:
         for before, row in enumerate(counts):
             for after, count in enumerate(row):
                 colour = GOOD if after < before else BAD if after > before else SOFT
-                share = (count / total) ** 0.5
-                axes.add_patch(_cell(after, before, colour, 0.75 * share))
+                fraction = (count / total) ** 0.5
+                axes.add_patch(_cell(after, before, colour, 0.75 * fraction))
                 axes.text(after, before, str(count) if count else "·", ha="center", va="center", color=INK)
         axes.set_xticks(range(len(buckets)), buckets)
         axes.set_yticks(range(len(buckets)), buckets)
         axes.set_xlim(-0.5, len(buckets) - 0.5)
         axes.set_ylim(len(buckets) - 0.5, -0.5)
         axes.tick_params(length=0)
-        axes.set_xlabel(f"rank of the right answer by {_short(movement['after'])}")
+        axes.set_xlabel(f"rank of the relevant document by {_short(movement['after'])}")
         axes.set_ylabel(f"by {_short(movement['before'])}")
         alt = (
-            f"Rank of the first right answer by {movement['before']} against {movement['after']}: {rising} queries "
-            f"moved up to a better group of ranks, {falling} down to a worse one; the table below has every count."
+            f"Rank of the first relevant document by {movement['before']} against {movement['after']}: {rising} "
+            f"queries moved up to a better range of ranks, {falling} down to a worse one; all counts are in the table."
         )
-        return picture(made, name="movement", alt=alt)
+        return to_svg(made, name="movement", alt=alt)
 
 
-def weight_plot(fusion: Mapping[str, Mapping[str, Any]]) -> Picture | None:
-    """Draw dev MRR@10 by the weight of the dense leg; None where dev was too small to try weights."""
+def weight_plot(fusion: Mapping[str, Mapping[str, Any]]) -> Plot | None:
+    """Plot dev MRR@10 by the weight of the dense leg; None if dev was too small to tune weights."""
     labels = {"tuned": "tuned + BM25, RRF", "base": "base + BM25, RRF", "convex": "tuned + BM25, convex"}
     curves = {name: fusion[name] for name in labels if fusion[name]["dev_curve"]}
     if not curves:
@@ -81,26 +83,26 @@ def weight_plot(fusion: Mapping[str, Mapping[str, Any]]) -> Picture | None:
             axes.plot(weights, values, line, marker=marker, markersize=4, color=colour, label=labels[name])
             taken = choice["weights"][0]
             axes.plot([taken], [values[weights.index(taken)]], marker, markersize=11, color=colour, fillstyle="none")
-        axes.set_xlabel("weight of the dense leg (0 is BM25 alone, 1 the model alone); the ring is the choice")
+        axes.set_xlabel("weight of the dense leg (0: BM25 only, 1: dense only); the ring marks the selected weight")
         axes.set_ylabel("MRR@10 on dev")
         axes.grid(alpha=0.6)
         axes.legend()
         words = "; ".join(f"{labels[name]}: {choice['reason']}" for name, choice in curves.items())
-        return picture(made, name="weights", alt=f"MRR@10 on dev by the weight of the dense leg. {words}.")
+        return to_svg(made, name="weights", alt=f"MRR@10 on dev by the weight of the dense leg. {words}.")
 
 
-def training_plot(history: Sequence[Mapping[str, Any]]) -> Picture | None:
-    """Draw loss and dev MRR@10 by training step; None without two looks at either."""
-    looks = [(row["step"], row["MRR@10"]) for row in history if "MRR@10" in row]
+def training_plot(history: Sequence[Mapping[str, Any]]) -> Plot | None:
+    """Plot loss and dev MRR@10 by training step; None if both have fewer than two points."""
+    scores = [(row["step"], row["MRR@10"]) for row in history if "MRR@10" in row]
     losses = [(row["step"], row["loss"]) for row in history if "loss" in row]
-    if len(looks) < 2 and len(losses) < 2:
+    if len(scores) < 2 and len(losses) < 2:
         return None
     with figure(2.8) as (made, axes):
         words = []
-        if len(looks) > 1:
-            axes.plot(*zip(*looks, strict=True), marker="o", markersize=4, color=MARK, label="MRR@10 on dev (left)")
+        if len(scores) > 1:
+            axes.plot(*zip(*scores, strict=True), marker="o", markersize=4, color=MARK, label="MRR@10 on dev (left)")
             axes.set_ylabel("MRR@10 on dev")
-            words.append(f"MRR@10 on dev went from {looks[0][1]:.3f} to {looks[-1][1]:.3f}")
+            words.append(f"MRR@10 on dev went from {scores[0][1]:.3f} to {scores[-1][1]:.3f}")
         if len(losses) > 1:
             other = axes.twinx()
             other.plot(*zip(*losses, strict=True), "--", color=SOFT, linewidth=1.2, label="loss (right)")
@@ -110,11 +112,11 @@ def training_plot(history: Sequence[Mapping[str, Any]]) -> Picture | None:
         axes.set_xlabel("training step")
         axes.grid(axis="y", color=LINE, alpha=0.6)
         made.legend(loc="outside upper left", ncols=2)
-        return picture(made, name="training", alt=f"Over {history[-1]['step']} steps {' and '.join(words)}.")
+        return to_svg(made, name="training", alt=f"Over {history[-1]['step']} steps {' and '.join(words)}.")
 
 
-def learning_plot(points: Sequence[Mapping[str, Any]]) -> Picture | None:
-    """Draw what so many training queries gave; None with fewer than two sizes."""
+def learning_plot(points: Sequence[Mapping[str, Any]]) -> Plot | None:
+    """Plot the learning curve; None with fewer than two training sizes."""
     if len(points) < 2:
         return None
     with figure(2.8) as (made, axes):
@@ -127,7 +129,7 @@ def learning_plot(points: Sequence[Mapping[str, Any]]) -> Picture | None:
         axes.set_ylabel("difference in MRR@10")
         axes.grid(alpha=0.6)
         words = "; ".join(f"{point['queries']} queries {point['mean']:+.3f}" for point in points)
-        return picture(made, name="learning", alt=f"Difference in MRR@10 to the base by training queries: {words}.")
+        return to_svg(made, name="learning", alt=f"Difference in MRR@10 to the base by training queries: {words}.")
 
 
 def _cell(column: int, row: int, colour: str, opacity: float) -> Any:

@@ -1,4 +1,4 @@
-"""What moved between two systems: every query's rank, and the texts of those that moved most."""
+"""Rank changes between two systems: counts, and the queries that gained and lost most."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _BUCKETS = ((1, 1, "1"), (2, 3, "2-3"), (4, 10, "4-10"), (11, 100, "11-100"))
 _MISSED = "not found"
 
 
-def first_right_ranks(rankings: NDArray[np.int32], relevant: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64]:
-    """Return the rank of each query's first right answer from 1, int64 [n]; `NOT_FOUND` where there is none."""
+def first_relevant_ranks(rankings: NDArray[np.int32], relevant: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64]:
+    """Return the rank of each query's first relevant document, from 1, int64 [n]; `NOT_FOUND` if there is none."""
     ranks = np.zeros(len(rankings), np.int64)
     for number, (ranking, rows) in enumerate(zip(rankings, relevant, strict=True)):
         places = np.flatnonzero(np.isin(ranking, rows))
@@ -25,8 +25,8 @@ def first_right_ranks(rankings: NDArray[np.int32], relevant: tuple[NDArray[np.in
     return ranks
 
 
-def rank_movement(before: NDArray[np.int64], after: NDArray[np.int64]) -> dict[str, Any]:
-    """Return how many queries went from which bucket of ranks to which: `counts[i][j]`, before and after."""
+def rank_change_matrix(before: NDArray[np.int64], after: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the number of queries by rank bucket before (i) and after (j) as `counts[i][j]`."""
     labels = [label for _, _, label in _BUCKETS] + [_MISSED]
     counts = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(counts, (_bucket(before), _bucket(after)), 1)
@@ -46,7 +46,7 @@ def largest_changes(
     """Return the queries that gained and lost most in MRR@10, with their texts, ranks and first hits."""
     data = evaluation.data
     old, new = evaluation.system(before), evaluation.system(after)
-    old_ranks, new_ranks = (first_right_ranks(one.rankings, data.relevant) for one in (old, new))
+    old_ranks, new_ranks = (first_relevant_ranks(one.rankings, data.relevant) for one in (old, new))
     gain = evaluation.values[after][MEASURE] - evaluation.values[before][MEASURE]
     order = np.argsort(-gain, kind="stable")
     gains = [int(row) for row in order[:examples] if gain[row] > 0]

@@ -1,4 +1,4 @@
-"""report.json, report.html and the values of every query."""
+"""Build, write and read a report: report.json, report.html and the per-query values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from llama_index_ace_finetune.evaluation.report.environment import describe_envi
 from llama_index_ace_finetune.evaluation.report.html import render_html
 from llama_index_ace_finetune.evaluation.report.learning_curve import LearningCurve
 from llama_index_ace_finetune.evaluation.report.per_query import per_query_path, write_per_query
-from llama_index_ace_finetune.evaluation.report.rank_changes import first_right_ranks, largest_changes, rank_movement
+from llama_index_ace_finetune.evaluation.report.rank_changes import (
+    first_relevant_ranks,
+    largest_changes,
+    rank_change_matrix,
+)
 from llama_index_ace_finetune.evaluation.slices import measure_slices, slice_queries
 from llama_index_ace_finetune.evaluation.systems import System
 from llama_index_ace_finetune.run_folder import MAX_REPORT_BYTES
@@ -38,20 +42,20 @@ _REPORT = Refusal("The report", "evaluate again")
 
 @dataclass(frozen=True, kw_only=True)
 class ReportContext:
-    """What the report says about the run besides the figures.
+    """The context of the figures in a report.
 
     Attributes:
         title: of the page.
-        base_model: name of the base.
+        base_model: name of the base model.
         tuned_model: folder of the tuned model.
-        split: what is told of the split: counts, settings, notes, hash of its ids.
-        data: what is told of the data: name, format, sizes, repairs.
-        training: the model's record of its training: selection, metrics, config, history.
-        learning_curve: what parts of the training data give, if that was tried.
-        ceiling: the best that any ranking could reach where each row counts only its own answer.
-        seen_answers: ids of answers that the model was trained on; None where that is not known.
-        warnings: what a reader must know.
-        command: how to make the report again.
+        split: facts about the split: counts, settings, notes, hash of its ids.
+        data: facts about the data: name, format, sizes, repairs.
+        training: the training record of the model: selection, metrics, config, history.
+        learning_curve: the learning curve, if one was measured.
+        ceiling: upper bound of any ranking if each row counted only its own document as relevant.
+        seen_answers: ids of documents that the model was trained on; None if unknown.
+        warnings: further notes for the reader.
+        command: the command that reproduces the report.
     """
 
     title: str
@@ -68,19 +72,18 @@ class ReportContext:
 
 
 def build_report(evaluation: Evaluation, verdict: Verdict, context: ReportContext) -> dict[str, Any]:
-    """Return the report as JSON values: the original's summary fields first, ours beside them.
+    """Return the report as JSON values: the summary fields of the original, and further ones.
 
-    `recall@k` is the original's name for what is computed as Success@k: the share of queries with a right answer
-    among the first k.
+    `recall@k` is the original's name of Success@k, the fraction of queries with a relevant document among the first k.
     """
     summaries = {
         "baseline": _summary(evaluation, BASE, context.base_model),
         "finetuned": _summary(evaluation, TUNED, context.tuned_model),
     }
-    # Where the base is kept, what the training would have changed is what a reader wants to see.
+    # If the base is kept, show what the tuned model would have changed.
     shown = TUNED if verdict.system.name == BASE else verdict.system.name
     ranks = {
-        name: first_right_ranks(evaluation.system(name).rankings, evaluation.data.relevant) for name in (BASE, shown)
+        name: first_relevant_ranks(evaluation.system(name).rankings, evaluation.data.relevant) for name in (BASE, shown)
     }
     return {
         "metadata": {
@@ -90,8 +93,8 @@ def build_report(evaluation: Evaluation, verdict: Verdict, context: ReportContex
             "groups": evaluation.comparisons[MEASURE].groups,
             "corpus_size": len(evaluation.data.corpus),
             "title": context.title,
-            "measures": "recall@k means Success@k: a right answer among the first k; mrr is MRR@10",
-            "ties": "equal scores rank by the id of the answer",
+            "measures": "recall@k means Success@k: a relevant document among the first k; mrr is MRR@10",
+            "ties": "ties are ranked by document id",
             "command": context.command,
         },
         **summaries,
@@ -114,7 +117,7 @@ def build_report(evaluation: Evaluation, verdict: Verdict, context: ReportContex
         "serving": dict(verdict.serving),
         "slices": _slices(evaluation, shown, context.seen_answers),
         "ceiling": asdict(context.ceiling) if context.ceiling else None,
-        "movement": {"before": BASE, "after": shown, **rank_movement(ranks[BASE], ranks[shown])},
+        "movement": {"before": BASE, "after": shown, **rank_change_matrix(ranks[BASE], ranks[shown])},
         "changes": {"before": BASE, "after": shown, **largest_changes(evaluation, before=BASE, after=shown)},
         "training": {**dict.fromkeys(("selection", "metrics", "config", "history")), **context.training},
         "learning_curve": asdict(context.learning_curve) if context.learning_curve else None,
@@ -125,9 +128,9 @@ def build_report(evaluation: Evaluation, verdict: Verdict, context: ReportContex
 
 
 def write_report(report: dict[str, Any], json_path: Path, *, evaluation: Evaluation | None = None) -> tuple[Path, Path]:
-    """Write the report to `json_path`, and as a page beside it with the ending `.html`; return both paths.
+    """Write the report to `json_path`, and as a page with the suffix `.html` next to it; return both paths.
 
-    With the evaluation, the values of every query go beside them (`per_query_path`).
+    If the evaluation is given, the per-query values are written too (`per_query_path`).
     """
     html_path = json_path.with_suffix(".html")
     write_json(json_path, report)
@@ -138,13 +141,13 @@ def write_report(report: dict[str, Any], json_path: Path, *, evaluation: Evaluat
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Return what `write_report` wrote.
+    """Read a report written by `write_report`.
 
     Raises:
-        AceFinetuneError: for a file that is missing, corrupt, or of another version.
+        AceFinetuneError: if the file is missing, corrupt, or of another version.
     """
     if not path.is_file():
-        raise AceFinetuneError(f"There is no report {str(path)!r}; give a finished run, or evaluate its model.")
+        raise AceFinetuneError(f"The report {str(path)!r} does not exist; give a finished run, or evaluate its model.")
     report = read_json_object(path, _REPORT, max_bytes=MAX_REPORT_BYTES)
     metadata = report.get("metadata")
     found = metadata.get("schema_version") if isinstance(metadata, dict) else None
@@ -158,7 +161,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def _current(report: dict[str, Any]) -> dict[str, Any]:
-    """Return a report of version 2 with the margins of `SCHEMA_VERSION`."""
+    """Convert a report of version 2 to `SCHEMA_VERSION`: margins changed their meaning."""
     report = {**report, "metadata": {**report["metadata"], "schema_version": SCHEMA_VERSION}}
     training = report.get("training")
     if isinstance(training, dict) and isinstance(training.get("config"), dict):
@@ -250,10 +253,10 @@ def _by(evaluation: Evaluation, name: str, metadata_field: str) -> dict[str, Any
 
 
 def _label_order(label: str) -> tuple[int, str]:
-    """Difficulties in their own order, other labels by name."""
+    """Sort difficulties from easy to hard, other labels by name."""
     return (DIFFICULTIES.index(label) if label in DIFFICULTIES else len(DIFFICULTIES), label)
 
 
 def _relative(new: float, old: float) -> float:
-    """Relative percent, as the original counts it; 0 where there is nothing to compare with."""
+    """Relative change in percent, as in the original; 0 if the old value is 0."""
     return round((new - old) / old * 100, 2) if old else 0.0

@@ -1,4 +1,4 @@
-"""An evaluation as TREC files, for other tools: a run per system, and the judgements."""
+"""Write an evaluation as TREC files for other tools: one run per system, and the qrels."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _KIND: Final = "run files"
 
 
 def check_run_files(folder: Path, identifiers: Iterable[str]) -> None:
-    """Raise, before any work, what `write_run_files` would: see there."""
+    """Raise the errors of `write_run_files` before any work."""
     require_replaceable(folder, kind=_KIND)
     for identifier in identifiers:
         if not identifier or re.search(r"\s", identifier):
             raise DatasetError(
-                f"The id {identifier!r:.80} is empty or holds a space, which run files cannot hold; rename it, or "
-                "leave out the run files."
+                f"The id {identifier!r:.80} is empty or contains a space, which run files do not allow; rename it, "
+                "or do not write run files."
             )
 
 
 def write_run_files(folder: Path, evaluation: Evaluation) -> list[Path]:
     """Write `qrels.txt` and a run file of each system; return their paths.
 
-    The lines are in the order of the rankings. Scores fall from line to line: equal ones are written a last bit (of
-    float32) apart, and fused rankings, which have none, count down, so that a tool that sorts by score keeps the order.
-    Run files that an earlier call wrote there are replaced.
+    The lines are in the order of the rankings. Scores are strictly decreasing, so that a tool that sorts by score keeps
+    the order: equal scores are written one float32 step apart, and fused rankings, which have no scores, count down.
+    Run files of an earlier call are replaced.
 
     Raises:
-        OutputExistsError: if the folder holds something else.
-        DatasetError: for an id that is empty or holds a space.
+        OutputExistsError: if the folder contains other files.
+        DatasetError: for an id that is empty or contains a space.
     """
     data = evaluation.data
     check_run_files(folder, (*data.query_ids, *data.corpus_ids))
@@ -75,9 +75,9 @@ def _hits(system: System, data: EvaluationSet) -> dict[str, list[tuple[str, floa
         for row, score in zip(rows, scores, strict=True):
             if row < 0:
                 continue
-            # A hit of another system that is not in the corpus keeps its place.
+            # A hit that is not in the corpus keeps its rank.
             name = data.corpus_ids[row] if row < len(data.corpus_ids) else f"not-in-the-corpus-{row}"
-            # In float32, which is what trec_eval reads them into.
+            # In float32, the precision of trec_eval.
             highest = np.nextafter(np.float32(found[-1][1]), np.float32(-np.inf)) if found else np.float32(np.inf)
             found.append((name, float(min(np.float32(score), highest))))
         if found:

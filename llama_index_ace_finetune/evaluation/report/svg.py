@@ -1,4 +1,4 @@
-"""Matplotlib figures as SVG that belongs to the page around it."""
+"""Matplotlib figures as SVG that follows the style of the page."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Drawn in these colours and written as the page's own, so that light and dark need one drawing.
+# Placeholder colours that become CSS variables of the page, so one SVG serves light and dark.
 INK, SOFT, LINE, MARK, GOOD, BAD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 _VARIABLES = {INK: "--ink", SOFT: "--soft", LINE: "--line", MARK: "--mark", GOOD: "--good", BAD: "--bad"}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
     "font.size": 11.0,
-    # Names come from data: "$" in them is no formula.
+    # Names come from data: "$" in them does not start a formula.
     "text.parse_math": False,
     "text.color": INK,
     "axes.edgecolor": LINE,
@@ -41,8 +41,8 @@ _WIDTH = 9.0  # inches
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A figure of the page: the SVG, and in words what it shows."""
+class Plot:
+    """A plot as SVG, with its alternative text."""
 
     svg: Markup
     alt: str
@@ -50,20 +50,20 @@ class Picture:
 
 @contextmanager
 def figure(height: float) -> Iterator[tuple[Figure, Axes]]:
-    """Give a figure of the report's width with one set of axes; `height` is in inches."""
-    # Figures of their own, without pyplot: no window system is needed and nothing stays open.
+    """Yield a figure of the report's width with one set of axes; `height` is in inches."""
+    # Without pyplot: no display is needed and no figure stays open.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(_STYLE), warnings.catch_warnings():
-        # Text is set by the reader's fonts, so it does not matter which signs ours lacks.
+        # Text is rendered with the reader's fonts, so glyphs that matplotlib's font lacks do not matter.
         warnings.filterwarnings("ignore", message="Glyph")
         made = Figure(figsize=(_WIDTH, height), layout="constrained")
         yield made, made.subplots()
 
 
-def picture(made: Figure, *, name: str, alt: str) -> Picture:
-    """Return the figure as SVG for a page; `name` keeps its ids apart from those of other figures. Call in `figure`."""
+def to_svg(made: Figure, *, name: str, alt: str) -> Plot:
+    """Return the figure as SVG; `name` prefixes its ids, so that they are unique on the page. Call within `figure`."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
@@ -82,11 +82,11 @@ def picture(made: Figure, *, name: str, alt: str) -> Picture:
         text = text.replace(colour, f"var({variable})")
     text = _styles_as_classes(text, name)
     head = f'<svg role="img" aria-label="{escape(alt)}" '
-    return Picture(Markup(text.replace("<svg ", head, 1)), alt)
+    return Plot(Markup(text.replace("<svg ", head, 1)), alt)
 
 
 def _styles_as_classes(text: str, name: str) -> str:
-    """Return the SVG with its style attributes as classes, since the page's policy admits style elements only."""
+    """Replace style attributes by classes, since the Content-Security-Policy only allows style elements."""
     classes: dict[str, str] = {}
 
     def as_class(style: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Intervals of means by resampling."""
+"""Bootstrap confidence intervals of means."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def bootstrap_intervals(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the lower and the upper end of the interval of each column's mean, float64 [m] each.
+    """Return the lower and the upper end of the confidence interval of each column's mean, float64 [m] each.
 
-    Whole groups are drawn with replacement, the same groups for all columns. How often each was drawn is a row of
-    weights, and all means of a block of resamples are one matrix product. The ends are percentiles, set a little
-    further out than (1 - level) / 2, to where Student's t with one degree of freedom less than there are groups puts
-    them: with 40 groups the plain percentiles cover too little.
+    A cluster bootstrap: whole groups are drawn with replacement, the same for all columns. The draw counts of a
+    resample are a row of weights, so the means of a block of resamples are one matrix product. The ends are
+    expanded percentiles, somewhat outside of (1 - level) / 2, by Student's t with one degree of freedom less than
+    there are groups: with 40 groups the plain percentiles cover too little.
 
     Source: Efron 1979; the expanded percentiles, Hesterberg, "What teachers should know about the bootstrap",
     The American Statistician 2015.
 
     Args:
         values: float64 [n, m], n above 0.
-        groups: of each row, int [n], from 0 without gaps. With a single group both ends are the mean.
-        resamples: how many.
-        seed: of the draws.
-        level: share of experiments whose interval should hold the true mean.
+        groups: group of each row, int [n], from 0 without gaps. With a single group both ends are the mean.
+        resamples: number of resamples.
+        seed: random seed.
+        level: confidence level.
     """
     sizes = np.bincount(groups).astype(np.float64)
     count = len(sizes)

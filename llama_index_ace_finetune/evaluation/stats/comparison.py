@@ -1,4 +1,4 @@
-"""Several systems against one."""
+"""Compare several systems with one base system."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference, p
 
 @dataclass(frozen=True)
 class Comparison:
-    """Systems against a base, on one measure.
+    """Systems compared with a base, on one measure.
 
     Attributes:
         base: name of the system that the others are compared with.
-        queries: how many.
-        groups: how many groups they fall into.
+        queries: number of queries.
+        groups: number of groups of queries.
         differences: per other system, its paired difference to the base.
         adjusted: per other system, its p-value adjusted for the number of comparisons (`holm`).
         effect_sizes: per other system, Cohen's d (`paired_effect_size`).
-        note: what to know before the intervals are believed; empty where there is nothing.
+        note: caveat about the intervals; empty if there is none.
     """
 
     base: str
@@ -46,14 +46,14 @@ def compare_systems(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare every system with the base on the same queries, all from the same resamples.
+    """Compare every system with the base on the same queries, using the same resamples for all.
 
     Args:
         values: per system, per-query values float [n].
         base: the system to compare with.
-        groups: what each query belongs to [n]; by default each query is its own group.
-        resamples: of the bootstrap and of the randomisation test.
-        seed: of both.
+        groups: the group of each query [n]; by default each query is one group.
+        resamples: number of resamples of the bootstrap and of the permutation test.
+        seed: random seed of both.
 
     Raises:
         AceFinetuneError: if the base is not among the systems, there is no query, the systems have different numbers
@@ -71,14 +71,14 @@ def compare_measures(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """`compare_systems` for several measures at once: per measure its comparison, all from the same resamples.
+    """`compare_systems` for several measures: one comparison per measure, using the same resamples for all.
 
     Args:
         values: per system and measure, per-query values float [n]; every system has the measures of the base.
         base: the system to compare with.
-        groups: what each query belongs to [n]; by default each query is its own group.
-        resamples: of the bootstrap and of the randomisation test.
-        seed: of both.
+        groups: the group of each query [n]; by default each query is one group.
+        resamples: number of resamples of the bootstrap and of the permutation test.
+        seed: random seed of both.
 
     Raises:
         AceFinetuneError: as `compare_systems`.
@@ -100,7 +100,11 @@ def compare_measures(
     columns = [np.asarray(values[o][m] - values[base][m], np.float64) for m in measures for o in others]
     stacked = np.stack(columns, axis=1) if columns else np.zeros((count, 0))
     found = paired_differences(stacked, groups=labels, resamples=resamples, seed=seed)
-    note = "" if n_groups > 1 else "All queries are one group, so nothing is known of the spread; bring more answers."
+    note = (
+        ""
+        if n_groups > 1
+        else "All queries are in one group, so the variance is unknown; add queries with other relevant documents."
+    )
     comparisons = {}
     for place, measure in enumerate(measures):
         part = slice(place * len(others), (place + 1) * len(others))

@@ -1,4 +1,4 @@
-"""Groups of queries that are resampled together."""
+"""Groups of queries that are resampled together (clusters)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Groups = Sequence[str] | Sequence[int] | NDArray[np.integer]
 
 
 def number_groups(groups: Groups | None, count: int) -> NDArray[np.int64]:
-    """Return int64 [count], the group of each query from 0 without gaps; each query is its own group by default.
+    """Return int64 [count], the group of each query from 0 without gaps; by default each query is one group.
 
     Raises:
-        AceFinetuneError: if there are not as many labels as queries.
+        AceFinetuneError: if labels and queries differ in number.
     """
     if groups is None:
         return np.arange(count)

@@ -1,4 +1,4 @@
-"""Several p-values at once."""
+"""Correct p-values for multiple comparisons."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Return adjusted p-values float64 [m]: below .05 each, with at most a 5 % chance that any of them is chance.
+    """Return p-values float64 [m] adjusted by Holm's method, which controls the family-wise error rate.
 
-    The smallest is multiplied by m, the next by m - 1, and so on; none gets below one before it, and none above 1.
+    The smallest is multiplied by m, the next by m - 1, and so on; the results are made non-decreasing, at most 1.
     Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
 
     Raises:

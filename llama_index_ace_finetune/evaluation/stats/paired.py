@@ -1,4 +1,4 @@
-"""How sure a difference between two systems is."""
+"""Paired difference between two systems: interval and significance."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.stats.bootstrap import bootstrap_intervals
 from llama_index_ace_finetune.evaluation.stats.groups import Groups, number_groups
-from llama_index_ace_finetune.evaluation.stats.permutation_test import randomisation_p
+from llama_index_ace_finetune.evaluation.stats.permutation_test import paired_permutation_test
 
 _TIE = 1e-12
-# With two or three right answers an interval can lie above zero by chance alone; the test cannot be that sure.
-_LARGEST_P = 0.05
+# With two or three groups an interval can be above zero by chance; the permutation test is not misled.
+_SIGNIFICANCE_LEVEL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """A mean difference with its 95 % interval, its p-value, and how many queries rose, stayed and fell."""
+    """A mean difference with its 95% interval and p-value, and the number of queries won, tied and lost."""
 
     mean: float
     low: float
@@ -31,8 +31,8 @@ class PairedDifference:
 
     @property
     def is_gain(self) -> bool:
-        """Whether the interval lies above zero, and the randomisation test gives p <= .05."""
-        return self.low > 0 and self.p_value <= _LARGEST_P
+        """Whether the interval is above zero and the permutation test gives p <= .05."""
+        return self.low > 0 and self.p_value <= _SIGNIFICANCE_LEVEL
 
 
 def paired_difference(
@@ -45,19 +45,20 @@ def paired_difference(
 ) -> PairedDifference:
     """Compare two systems on the same queries.
 
-    The interval is a bootstrap (`bootstrap_intervals`) that resamples whole groups, since queries with the same right
-    answer are not independent; the p-value is that of the randomisation test (`randomisation_p`) that flips the sign
-    of whole groups. With one query or one group both ends are the mean and p is 1: nothing is known of the spread.
+    The interval is a bootstrap (`bootstrap_intervals`) that resamples whole groups, since queries with the same
+    relevant document are not independent; the p-value is that of a permutation test (`paired_permutation_test`) that
+    flips the signs of whole groups. With one query or one group both ends are the mean and p is 1, since the variance
+    is unknown.
 
     Args:
         ours: per-query values, float [n].
         theirs: per-query values of the other system, float [n].
-        groups: what each query belongs to; by default each query is its own group.
-        resamples: of the bootstrap and of the test.
-        seed: of both.
+        groups: the group of each query [n]; by default each query is one group.
+        resamples: number of resamples of the bootstrap and of the test.
+        seed: random seed of both.
 
     Raises:
-        AceFinetuneError: for values that differ in number or are not finite, or labels that do.
+        AceFinetuneError: if values or labels differ in number, or a value is not finite.
     """
     if np.shape(ours) != np.shape(theirs):
         raise AceFinetuneError(
@@ -70,7 +71,7 @@ def paired_difference(
 def paired_differences(
     differences: NDArray[np.float64], *, groups: Groups | None = None, resamples: int = 10_000, seed: int = 0
 ) -> list[PairedDifference]:
-    """Return what `paired_difference` says of each column of `differences` [n, m], all from the same resamples."""
+    """Return the `paired_difference` of each column of `differences` [n, m], using the same resamples for all."""
     count, columns = differences.shape
     labels = number_groups(groups, count)
     if not np.isfinite(differences).all():
@@ -78,7 +79,7 @@ def paired_differences(
     if not differences.size:
         return [PairedDifference(0.0, 0.0, 0.0, 1.0, 0, 0, 0)] * columns
     low, high = bootstrap_intervals(differences, labels, resamples=resamples, seed=seed)
-    p_values = randomisation_p(differences, labels, resamples=resamples, seed=seed)
+    p_values = paired_permutation_test(differences, labels, resamples=resamples, seed=seed)
     return [
         PairedDifference(
             mean=float(differences[:, column].mean()),

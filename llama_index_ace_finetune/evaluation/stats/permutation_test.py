@@ -1,4 +1,4 @@
-"""Whether a difference could be chance."""
+"""Paired permutation (randomisation) test."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from numpy.typing import NDArray
 _BLOCK = 1 << 22  # signs at once
 
 
-def randomisation_p(
+def paired_permutation_test(
     differences: NDArray[np.float64], groups: NDArray[np.int64], *, resamples: int = 10_000, seed: int = 0
 ) -> NDArray[np.float64]:
     """Return the two-sided p-value of each column, float64 [m].
 
-    Without an effect a difference is as likely to be negative as positive. So the signs of whole groups are flipped
-    at random, the same for all columns, and p = (1 + flips whose sum is at least as large as the one observed) /
-    (1 + flips).
+    Under the null hypothesis a difference is as likely to be negative as positive. So the signs of whole groups are
+    flipped at random, the same for all columns, and p = (1 + permutations whose absolute sum is at least the observed
+    one) / (1 + permutations).
 
     Source: Fisher 1935; the +1, Davison and Hinkley, "Bootstrap methods and their application", 1997.
 
     Args:
         differences: per query and comparison, float64 [n, m], n above 0.
-        groups: of each row, int [n], from 0 without gaps.
-        resamples: how many flips.
-        seed: of the signs.
+        groups: group of each row, int [n], from 0 without gaps.
+        resamples: number of permutations.
+        seed: random seed.
     """
     sums = np.stack([np.bincount(groups, column) for column in differences.T], axis=1)
     count = len(sums)

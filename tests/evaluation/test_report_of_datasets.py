@@ -1,4 +1,4 @@
-"""The page of the demo's data and of two public sets, without training, in a browser."""
+"""The report page of the demo data and two public datasets, without training, in a browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("name", ["demo", "msvc_errors", "ace"])
-def test_the_page_of_a_real_set(name: str, request: pytest.FixtureRequest, minilm: Encoder, tmp_path: Path) -> None:
+def test_page_of_a_real_dataset(name: str, request: pytest.FixtureRequest, minilm: Encoder, tmp_path: Path) -> None:
     source = request.getfixturevalue("demo_suite") if name == "demo" else request.getfixturevalue("shared_data") / name
     result = evaluate_model(
         read_dataset(source), resolve_checkpoint(DEFAULT_BASE_MODEL), tuned=minilm, cache=tmp_path, max_queries=150

@@ -23,7 +23,7 @@ def test_min_max_by_hand() -> None:
     assert normalise_scores(LEXICAL).tolist() == [[1.0, 0.0, 0.0]]
 
 
-def test_min_max_from_a_floor() -> None:
+def test_min_max_with_floor() -> None:
     cosines = leg([[0, 1]], [[0.5, 0.2]], floor=-1.0)
     assert normalise_scores(cosines).tolist() == [pytest.approx([1.0, 0.8])]
     assert normalise_scores(leg([[0, 1]], [[8.0, 4.0]], floor=0.0)).tolist() == [[1.0, 0.5]]
@@ -37,7 +37,7 @@ def test_z_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("normalisation", "expected"), [("min-max", 1.0), ("z", 0.0)])
-def test_hits_of_one_score_and_no_hits(normalisation: Normalisation, expected: float) -> None:
+def test_equal_scores_and_empty_rankings(normalisation: Normalisation, expected: float) -> None:
     one = leg([[0, 1], [3, -1], [-1, -1]], [[2.0, 2.0], [0.0, 5.0], [1.0, 1.0]])
     assert normalise_scores(one, normalisation).tolist() == [[expected] * 2, [expected, 0.0], [0.0, 0.0]]
 
@@ -48,14 +48,14 @@ def test_fusion_by_hand() -> None:
     assert fuse_convex([DENSE, LEXICAL], weights=(0.4, 0.6), limit=2).tolist() == [[2, 0]]
 
 
-def test_a_leg_of_weight_0_adds_no_rows() -> None:
+def test_leg_with_weight_0_adds_no_rows() -> None:
     assert fuse_convex([DENSE, LEXICAL], weights=(0, 1), limit=4).tolist() == [[2, 0, -1, -1]]
     assert fuse_convex([DENSE, LEXICAL], weights=(1, 0), limit=4).tolist() == [[0, 1, 2, -1]]
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["min-max", "z"]), st.floats(0.1, 10), st.floats(-5, 5))
 @settings(deadline=None, max_examples=40)
-def test_another_scale_of_a_leg_changes_nothing(
+def test_fusion_is_invariant_to_score_scale(
     seed: int, normalisation: Normalisation, factor: float, shift: float
 ) -> None:
     generator = np.random.default_rng(seed)
@@ -73,7 +73,7 @@ def test_another_scale_of_a_leg_changes_nothing(
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
 @settings(deadline=None, max_examples=60)
-def test_aligned_legs_fuse_as_reciprocal_ranks_do(seed: int, weight: float) -> None:
+def test_aligned_legs_match_reciprocal_rank_fusion(seed: int, weight: float) -> None:
     generator = np.random.default_rng(seed)
     legs = []
     for depth in generator.integers(0, 8, 2):
@@ -96,17 +96,17 @@ def test_aligned_legs_fuse_as_reciprocal_ranks_do(seed: int, weight: float) -> N
         ([leg([[0], [1]], [[2.0], [1.0]]), DENSE], "The legs rank 2, 1 queries"),
     ],
 )
-def test_bad_legs_are_told(legs: list[ScoredLeg], sentence: str) -> None:
+def test_invalid_legs_are_refused(legs: list[ScoredLeg], sentence: str) -> None:
     with pytest.raises(AceFinetuneError, match=sentence):
         fuse_convex(legs, weights=(0.5, 0.5))
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.5, -0.5), (1, 1, 1)])
-def test_bad_weights_are_told(weights: tuple[float, ...]) -> None:
+def test_invalid_weights_are_refused(weights: tuple[float, ...]) -> None:
     with pytest.raises(AceFinetuneError, match=r"give 2 numbers of 0 or more"):
         fuse_convex([DENSE, LEXICAL], weights=weights)
 
 
-def test_another_normalisation_is_told() -> None:
+def test_unknown_normalisation_is_refused() -> None:
     with pytest.raises(AceFinetuneError, match="must be min-max or z"):
         normalise_scores(DENSE, "max")  # type: ignore[arg-type]

@@ -31,16 +31,16 @@ def tuned(
 
 
 @pytest.mark.parametrize("count", [0, 1, MIN_QUERIES - 1])
-def test_few_queries_leave_the_weights_equal(ranked: Ranked, dev_set: MakeSet, count: int) -> None:
+def test_few_queries_keep_equal_weights(ranked: Ranked, dev_set: MakeSet, count: int) -> None:
     choice = tuned(ranked, dev_set(count), [1] * count, [9] * count)
     assert choice.weights == (0.5, 0.5)
-    assert choice.reason == f"equal, as {count} dev queries are too few to choose on"
+    assert choice.reason == f"equal, as {count} dev queries are too few to select weights on"
     assert choice.curve == {}
 
 
-def test_a_leg_that_only_hurts_is_dropped(ranked: Ranked, dev_set: MakeSet) -> None:
-    # One leg has the right answer first; the other has it last, and the first leg's second hit first. Even at weight
-    # .9 that hit wins: .9 / 62 + .1 / 61 = .0162 against .9 / 61 + .1 / 90 = .0159.
+def test_harmful_leg_is_dropped(ranked: Ranked, dev_set: MakeSet) -> None:
+    # One leg has the relevant document first; the other has it last, and the first leg's second hit first. Even at
+    # weight .9 that hit wins: .9 / 62 + .1 / 61 = .0162 against .9 / 61 + .1 / 90 = .0159.
     dev = dev_set(60)
     good = ranked([1] * 60)
     bad = np.roll(good, -1, axis=1)
@@ -56,8 +56,8 @@ def test_a_leg_that_only_hurts_is_dropped(ranked: Ranked, dev_set: MakeSet) -> N
     assert mirrored.reason.endswith("; the dense leg does not help")
 
 
-def test_a_leg_is_not_dropped_where_a_weight_in_between_is_as_good(ranked: Ranked, dev_set: MakeSet) -> None:
-    # The lexical leg has one hit, the dense leg's last. At .8 the right answer leads, .8 / 61 = .0131 against
+def test_leg_is_kept_if_an_intermediate_weight_is_as_good(ranked: Ranked, dev_set: MakeSet) -> None:
+    # The lexical leg has one hit, the dense leg's last. At .8 the relevant document leads, .8 / 61 = .0131 against
     # .2 / 61 + .8 / 90 = .0122; at .7 it does not, .0115 against .0127.
     good = ranked([1] * 60)
     choice = tune_fusion(System("tuned", "dense", good), System("BM25", "bm25", good[:, -1:]), dev_set(60))
@@ -74,7 +74,7 @@ def test_equal_legs_stay_equal(ranked: Ranked, dev_set: MakeSet) -> None:
     assert "dense weight 0.5 by MRR@10 on 60 dev queries" in choice.reason
 
 
-def test_the_curve_is_that_of_the_hybrid_at_each_weight(ranked: Ranked, dev_set: MakeSet) -> None:
+def test_curve_matches_the_hybrid_at_each_weight(ranked: Ranked, dev_set: MakeSet) -> None:
     generator = np.random.default_rng(0)
     dev = dev_set(50)
     dense = System("tuned", "dense", ranked(generator.integers(1, 12, 50).tolist()))
@@ -86,20 +86,20 @@ def test_the_curve_is_that_of_the_hybrid_at_each_weight(ranked: Ranked, dev_set:
         assert value == pytest.approx(per_query(MRR(10), fused.rankings, dev.relevant).mean(), abs=1e-4)
 
 
-def test_a_gain_within_one_standard_error_does_not_move_the_weights(ranked: Ranked, dev_set: MakeSet) -> None:
-    # One query of 60 is better with the dense leg alone; that is noise.
+def test_gain_within_one_standard_error_keeps_equal_weights(ranked: Ranked, dev_set: MakeSet) -> None:
+    # One query of 60 is better with only the dense leg; that is noise.
     dense, lexical = [1] * 60, [1] * 59 + [20]
     assert tuned(ranked, dev_set(60), dense, lexical).weights == (0.5, 0.5)
 
 
-def test_a_gain_that_does_not_carry_over_leaves_the_weights_equal(ranked: Ranked, dev_set: MakeSet) -> None:
-    # Ranks by chance: on all queries weight .2 is ahead by more than one standard error, on queries left out it is not.
+def test_gain_that_fails_cross_validation_keeps_equal_weights(ranked: Ranked, dev_set: MakeSet) -> None:
+    # Random ranks: weight .2 is better by more than one standard error on all queries, but not in cross-validation.
     generator = np.random.default_rng(7)
     dense, lexical = (generator.choice([1, 2, 4], 60).tolist() for _ in range(2))
     choice = tuned(ranked, dev_set(60), dense, lexical)
     assert choice.weights == (0.5, 0.5)
-    assert choice.reason.startswith("equal, as choosing by MRR@10 on 60 dev queries (best 0.2) gains +0.001 +- 0.024")
-    assert choice.reason.endswith("on queries left out of the choice")
+    assert choice.reason.startswith("equal, as selecting by MRR@10 on 60 dev queries (best 0.2) gains +0.001 +- 0.024")
+    assert choice.reason.endswith("in cross-validation")
     assert choice.curve[0.2] == max(choice.curve.values()) > choice.curve[0.5] + 0.1
 
 
@@ -108,7 +108,7 @@ def scored(rankings: np.ndarray, floor: float | None = None) -> ScoredLeg:
 
 
 @pytest.mark.parametrize("normalisation", ["min-max", "z"])
-def test_the_convex_curve_is_that_of_the_fusion(ranked: Ranked, dev_set: MakeSet, normalisation: str) -> None:
+def test_convex_curve_matches_the_fusion(ranked: Ranked, dev_set: MakeSet, normalisation: str) -> None:
     generator = np.random.default_rng(0)
     dev = dev_set(50)
     legs = [scored(ranked(generator.integers(1, 12, 50).tolist())) for _ in range(2)]
@@ -118,15 +118,15 @@ def test_the_convex_curve_is_that_of_the_fusion(ranked: Ranked, dev_set: MakeSet
         assert value == pytest.approx(per_query(MRR(10), fused, dev.relevant).mean(), abs=1e-4)
 
 
-def test_convex_fusion_drops_a_leg_that_only_hurts(ranked: Ranked, dev_set: MakeSet) -> None:
+def test_convex_fusion_drops_a_harmful_leg(ranked: Ranked, dev_set: MakeSet) -> None:
     good = ranked([1] * 60)
-    # Its wrong second hit gets a full score from the lexical leg, and nearly one from the dense.
+    # Its irrelevant second hit gets a full score from the lexical leg, and nearly one from the dense.
     dense = ScoredLeg(good, np.broadcast_to(np.r_[1.0, np.full(29, 0.99)], good.shape), floor=0.0)
     choice = tune_convex_fusion(dense, scored(np.roll(good, -1, axis=1)), dev_set(60))
     assert choice.weights == (1.0, 0.0)
     assert choice.dropped == "BM25"
 
 
-def test_few_queries_leave_the_convex_weights_equal(ranked: Ranked, dev_set: MakeSet) -> None:
+def test_few_queries_keep_equal_convex_weights(ranked: Ranked, dev_set: MakeSet) -> None:
     choice = tune_convex_fusion(scored(ranked([1] * 39)), scored(ranked([9] * 39)), dev_set(39))
-    assert choice == FusionChoice((0.5, 0.5), "equal, as 39 dev queries are too few to choose on")
+    assert choice == FusionChoice((0.5, 0.5), "equal, as 39 dev queries are too few to select weights on")

@@ -1,4 +1,4 @@
-"""How much a result depends on the seed of the training."""
+"""Variation of a result across training seeds."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 
 
 @dataclass(frozen=True, slots=True)
-class SeedSpread:
-    """Mean and standard deviation (n - 1) of one figure over training seeds; None with a single seed."""
+class SeedVariance:
+    """Mean and standard deviation (n - 1; None with one seed) of a value across training seeds."""
 
     mean: float
     deviation: float | None
     seeds: int
 
     @classmethod
-    def of(cls, values: ArrayLike) -> SeedSpread:
-        """Return the spread of one figure per seed, float [seeds], or of per-query values, float [seeds, n].
+    def of(cls, values: ArrayLike) -> SeedVariance:
+        """Return the statistics of one value per seed, float [seeds], or of per-query values, float [seeds, n].
 
         Raises:
-            AceFinetuneError: without a seed or a query, or for a value that is not finite.
+            AceFinetuneError: if there is no seed or no query, or a value is not finite.
         """
         figures = np.asarray(values, np.float64)
         if not figures.size or not np.isfinite(figures).all():
-            raise AceFinetuneError("The values of the seeds are empty or hold NaN; give one finite figure per seed.")
+            raise AceFinetuneError("A value of a seed is missing, NaN or infinite; give one finite value per seed.")
         means = figures.reshape(len(figures), -1).mean(axis=1)
         deviation = float(means.std(ddof=1)) if len(means) > 1 else None
         return cls(mean=float(means.mean()), deviation=deviation, seeds=len(means))

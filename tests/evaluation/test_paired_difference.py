@@ -22,14 +22,14 @@ def test_by_hand() -> None:
     assert result.p_value == pytest.approx(1.0, abs=0.001)
 
 
-def test_the_p_value_is_the_share_of_sign_flips_that_reach_the_sum() -> None:
+def test_p_value_is_the_fraction_of_sign_flips_that_reach_the_sum() -> None:
     # With differences 1, 2, 4 all signs give another sum; only +++ and --- reach 7.
     assert compare([1.0, 2.0, 4.0]).p_value == pytest.approx(2 / 8, abs=0.02)
     # 1 + 4 - 2 = 3 is reached by 3, 5, 7, -3, -5, -7.
     assert compare([1.0, -2.0, 4.0]).p_value == pytest.approx(6 / 8, abs=0.02)
 
 
-def test_the_interval_is_that_of_the_bootstrap() -> None:
+def test_interval_is_the_bootstrap_interval() -> None:
     differences = np.random.default_rng(0).normal(0.2, 1.0, 400)
     result = compare(differences)
     error = differences.std() / np.sqrt(400)
@@ -37,7 +37,7 @@ def test_the_interval_is_that_of_the_bootstrap() -> None:
     assert result.high == pytest.approx(differences.mean() + 1.96 * error, abs=0.15 * error)
 
 
-def test_the_same_seed_gives_the_same_result() -> None:
+def test_same_seed_same_result() -> None:
     differences = np.random.default_rng(1).normal(size=30)
     assert compare(differences, seed=5) == compare(differences, seed=5)
     assert compare(differences, seed=5) != compare(differences, seed=6)
@@ -55,7 +55,7 @@ def test_swapping_the_systems_mirrors_the_result() -> None:
 # ------------------------------------------------------------------------------------------------ edges
 
 
-def test_no_queries_say_nothing() -> None:
+def test_no_queries() -> None:
     assert compare([]) == PairedDifference(0.0, 0.0, 0.0, 1.0, 0, 0, 0)
 
 
@@ -84,12 +84,12 @@ def test_differences_within_rounding_are_ties() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_value_that_is_no_number_is_told(bad: float) -> None:
+def test_nan_or_infinite_value_is_refused(bad: float) -> None:
     with pytest.raises(AceFinetuneError, match="A per-query value is NaN or infinite"):
         compare([0.1, bad])
 
 
-def test_systems_on_different_queries_are_told() -> None:
+def test_systems_on_different_queries_are_refused() -> None:
     with pytest.raises(AceFinetuneError, match="One system has 2 values and the other 3"):
         paired_difference(np.zeros(2), np.zeros(3))
     with pytest.raises(AceFinetuneError, match="1 group labels for 2 queries"):
@@ -103,13 +103,13 @@ def test_groups_widen_the_interval() -> None:
     generator = np.random.default_rng(4)
     differences = np.repeat(generator.normal(0.1, 1, 20), 10)
     groups = [f"answer {number // 10}" for number in range(200)]
-    alone, together = compare(differences), compare(differences, groups=groups)
-    assert together.mean == alone.mean
-    assert together.high - together.low > 2 * (alone.high - alone.low)
-    assert together.p_value > alone.p_value
+    single, together = compare(differences), compare(differences, groups=groups)
+    assert together.mean == single.mean
+    assert together.high - together.low > 2 * (single.high - single.low)
+    assert together.p_value > single.p_value
 
 
-def test_groups_of_one_are_no_groups() -> None:
+def test_groups_of_one_equal_no_groups() -> None:
     differences = np.random.default_rng(5).normal(size=25)
     labels = [f"{number:02d}" for number in range(25)]
     assert compare(differences, groups=labels) == compare(differences)
@@ -125,7 +125,7 @@ def test_one_group_is_one_observation() -> None:
 
 
 def simulate(trials: int, *, effect: float, seed: int, answers: int = 40) -> list[PairedDifference]:
-    """Experiments with answers of 1 to 3 queries each, whose differences hang together per answer."""
+    """Experiments with groups of 1 to 3 queries, whose differences are correlated within a group."""
     generator = np.random.default_rng(seed)
     results = []
     for trial in range(trials):
@@ -138,7 +138,7 @@ def simulate(trials: int, *, effect: float, seed: int, answers: int = 40) -> lis
 
 
 @pytest.mark.parametrize("answers", [20, 60])
-def test_without_an_effect_it_is_found_in_one_of_twenty_and_the_interval_covers_zero(answers: int) -> None:
+def test_false_positive_rate_and_coverage_without_an_effect(answers: int) -> None:
     results = simulate(1000, effect=0.0, seed=0, answers=answers)
     false_alarms = sum(result.p_value <= 0.05 for result in results)
     low, high = binom.ppf([0.0005, 0.9995], 1000, 0.05)
@@ -147,8 +147,8 @@ def test_without_an_effect_it_is_found_in_one_of_twenty_and_the_interval_covers_
     assert 0.93 <= covered / 1000 <= 0.97
 
 
-def test_the_interval_covers_differences_that_are_mostly_zero() -> None:
-    # As differences in MRR are: 7 of 10 queries stay, the others rise or fall by anything.
+def test_interval_coverage_for_mostly_zero_differences() -> None:
+    # Like differences in MRR: 7 of 10 queries are ties, the others vary.
     generator = np.random.default_rng(6)
     covered = 0
     for trial in range(600):
@@ -158,7 +158,7 @@ def test_the_interval_covers_differences_that_are_mostly_zero() -> None:
     assert 0.93 <= covered / 600 <= 0.97
 
 
-def test_a_large_effect_is_found() -> None:
+def test_large_effect_is_significant() -> None:
     results = simulate(60, effect=0.25, seed=1)
     assert np.mean([result.p_value <= 0.05 for result in results]) > 0.9
     assert np.mean([result.low <= 0.25 <= result.high for result in results]) > 0.85
