@@ -46,9 +46,9 @@ def nodes(size: int) -> list[Any]:
 
 def our_store(size: int) -> Callable[[np.ndarray], Any]:
     from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
-    from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
+    from llama_index_ace_finetune.stores.qdrant.collections import NamedVector
 
-    store = MemoryStore.create({FINETUNED: VectorSpace(DIMENSION, "made up")})
+    store = MemoryStore.create({FINETUNED: NamedVector(DIMENSION, "made up")})
     held = nodes(size)
     for start, rows in _numbered(size):
         store.upsert(held[start : start + len(rows)], {FINETUNED: rows})

@@ -31,9 +31,9 @@ from findings import Findings
 from machine import machine
 from made_up_vectors import DIMENSION, KINDS, batches, queries_for
 
-from llama_index_ace_finetune.stores.ann.flat import NearestVectors
-from llama_index_ace_finetune.stores.ann.ivf import InvertedFile
-from llama_index_ace_finetune.stores.ann.ivf_builder import InvertedFileBuilder
+from llama_index_ace_finetune.stores.ann.flat import FlatIndex
+from llama_index_ace_finetune.stores.ann.ivf import IVFIndex
+from llama_index_ace_finetune.stores.ann.ivf_builder import IVFBuilder
 
 ASKED_FROM, MEMORY, P50, RECALL, K = 1_000_000, 1.3, 15.0, 0.98, 10
 QUERIES, SLOW_QUERIES, LIBRARY_LIMIT = 200, 20, 100_000
@@ -64,30 +64,30 @@ def build_nothing(_: Path) -> None:
 
 
 def open_float32(folder: Path) -> Search:
-    nearest = NearestVectors(DIMENSION)
+    nearest = FlatIndex(DIMENSION)
     for start, rows in in_batches(folder):
-        nearest.put(range(start, start + len(rows)), [str(start + at) for at in range(len(rows))], rows)
+        nearest.upsert(range(start, start + len(rows)), [str(start + at) for at in range(len(rows))], rows)
     return lambda query: [int(name) for name, _ in nearest.search(query[None], K)[0]]
 
 
 def build_ours(folder: Path) -> None:
     target = folder / "ours"
     target.mkdir()
-    with InvertedFileBuilder(target, DIMENSION) as builder:
+    with IVFBuilder(target, DIMENSION) as builder:
         for start, rows in in_batches(folder):
             builder.add(range(start, start + len(rows)), [str(start + at) for at in range(len(rows))], rows)
 
 
 def open_ours(folder: Path) -> Search:
-    index = InvertedFile(folder / "ours")
-    names = index.names
-    for mapped in (index._codes, index._signs, index._rows, names._keys, names._order, names._ends, names._ids):
-        np.count_nonzero(np.asarray(mapped).view(np.uint8))  # touches every page
+    index = IVFIndex(folder / "ours")
+    id_map = index.id_map
+    for map_array in (index._codes, index._signs, index._rows, id_map._keys, id_map._order, id_map._ends, id_map._ids):
+        np.count_nonzero(np.asarray(map_array).view(np.uint8))  # touches every page
     return lambda query: [int(name) for name, _ in index.search(query, K)]
 
 
 def open_every_row(folder: Path) -> Search:
-    index = InvertedFile(folder / "ours")
+    index = IVFIndex(folder / "ours")
     index.info = dataclasses.replace(index.info, probes=index.info.count, kept=index.info.count)
     return lambda query: [int(name) for name, _ in index.search(query, K)]
 
@@ -128,7 +128,7 @@ def open_faiss(folder: Path) -> Search:
     import faiss
 
     index = faiss.read_index(str(folder / "faiss"))
-    index.nprobe = InvertedFile(folder / "ours").info.probes
+    index.nprobe = IVFIndex(folder / "ours").info.probes
     return lambda query: index.search(query[None], K)[1][0].tolist()
 
 
@@ -191,9 +191,9 @@ def write_vectors(folder: Path, kind: str, size: int) -> None:
     queries = queries_for(kind, size, QUERIES)
     best, rows = np.full((QUERIES, 0), 0, np.float32), np.full((QUERIES, 0), 0, np.int64)
     start = 0
-    with (folder / "made_up.float32").open("wb") as file:
+    with (folder / "made_up.float32").open("wb") as ivf:
         for batch in batches(kind, size):
-            file.write(batch.tobytes())
+            ivf.write(batch.tobytes())
             best = np.concatenate([best, queries @ batch.T], axis=1)
             here = np.broadcast_to(np.arange(start, start + len(batch)), (QUERIES, len(batch)))
             rows = np.concatenate([rows, here], axis=1)
@@ -226,7 +226,7 @@ def measure(size: int, kind: str, systems: Sequence[str]) -> dict[str, dict[str,
             own["recall"] = float(np.mean([len(set(a) & set(b)) / K for a, b in pairs]))
             own["share"] = own["memory"] * 2**20 / (size * DIMENSION * SYSTEMS[system][3])
             if system == OURS:
-                info = InvertedFile(folder / "ours").info
+                info = IVFIndex(folder / "ours").info
                 own["lists"], own["kept"] = info.probes, info.kept
             print(f"{size:,} {kind}, {system}: p50 {own['p50']:.2f} ms, recall {own['recall']:.4f}", flush=True)
             figures[system] = own

@@ -86,9 +86,9 @@ def nodes_of(texts: list[str]) -> list[BaseNode]:
 def ours(texts: list[str]) -> Callable[[str], list[NodeWithScore]]:
     from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
     from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
-    from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
+    from llama_index_ace_finetune.stores.qdrant.collections import NamedVector
 
-    store = MemoryStore.create({FINETUNED: VectorSpace(DIMENSION, "made up")})
+    store = MemoryStore.create({FINETUNED: NamedVector(DIMENSION, "made up")})
     store.upsert(nodes_of(texts), {FINETUNED: embed(texts)})
     return FineTunedHybridRetriever(
         store, embed_model=LookedUp(), similarity_top_k=TOP_K, dense_top_k=DEPTH, sparse_top_k=DEPTH, fallback="off"

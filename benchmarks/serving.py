@@ -226,11 +226,11 @@ def our_retriever(model: Path, nodes: list[Any], vectors: np.ndarray) -> Any:
     from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
     from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
     from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
-    from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
+    from llama_index_ace_finetune.stores.qdrant.collections import NamedVector
 
     embedding = FineTunedEmbedding(str(model), query_cache_size=0)
     embedding.warm_up()
-    store = MemoryStore.create({FINETUNED: VectorSpace(DIMENSION, embedding.fingerprint)})
+    store = MemoryStore.create({FINETUNED: NamedVector(DIMENSION, embedding.fingerprint)})
     store.upsert(nodes, {FINETUNED: vectors})
     return FineTunedHybridRetriever(
         store, embed_model=embedding, similarity_top_k=TOP_K, dense_top_k=DEPTH, sparse_top_k=DEPTH, fallback="off"

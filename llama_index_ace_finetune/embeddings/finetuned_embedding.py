@@ -35,27 +35,27 @@ def _checked_cache(cache: Any) -> BaseKVStore | None:
 class FineTunedEmbedding(BaseEmbedding):
     """A sentence-transformers model with its own query and document prompts.
 
-    The weights are loaded at the first text, or by `warm_up`. Where the model's folder holds an export that
-    `ace-finetune export` wrote, that serves, without torch, unless `backend` says otherwise. Everything that changes a
-    vector is a field, so `from_dict(to_dict())`, pickling and copying give an object that makes the same vectors;
-    `fingerprint` names the model's content, so that caches and indexes notice a retrained model in the same folder.
+    The weights are loaded at the first text, or by `warm_up`. If the model's folder holds an export of `ace-finetune
+    export`, that is used, without torch, unless `backend` says otherwise. All settings that affect vectors are fields,
+    so objects from `from_dict(to_dict())`, pickling and copying return the same vectors; `fingerprint` identifies the
+    model's content, so that caches and indexes notice a retrained model in the same folder.
 
-    An `embeddings_cache`, given or set later, is kept aside, so that the field of that name is None: vectors are held
-    there per fingerprint and role, so one cache may serve several models. It is not part of `to_dict` and of a pickle.
+    An `embeddings_cache` is stored privately, and the field of that name stays None: vectors are cached per fingerprint
+    and role, so several models can share one cache. It is not part of `to_dict` or of a pickle.
 
     Raises:
-        ModelError: at construction if the model is missing, incomplete, or not the one that `fingerprint` names.
+        ModelError: at construction, if the model is missing, incomplete, or has another fingerprint than `fingerprint`.
     """
 
     device: str | None = Field(default=None, description="Torch device; the best one by default.")
     query_prompt: str | None = Field(default=None, description="Overrides the model's own query prompt.")
     text_prompt: str | None = Field(default=None, description="Overrides the model's own document prompt.")
     max_length: int | None = Field(default=None, description="Tokens per text; the model's own limit by default.")
-    truncate_dim: int | None = Field(default=None, description="Keep the first dimensions only.")
+    truncate_dim: int | None = Field(default=None, description="Keep only the first dimensions.")
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="Of the forward pass.")
     trust_remote_code: bool = Field(default=False, description="Run code that comes with the model.")
     backend: Backend = Field(default="auto", description="torch, onnx, openvino; auto takes an export if there is one.")
-    query_cache_size: int = Field(default=1024, ge=0, description="Query vectors kept in memory; 0 keeps none.")
+    query_cache_size: int = Field(default=1024, ge=0, description="Query vectors cached in memory; 0 caches none.")
     fingerprint: str = Field(default="", description="Content of the model; filled in at construction.")
 
     _encoder: Encoder | None = PrivateAttr(default=None)
@@ -66,7 +66,7 @@ class FineTunedEmbedding(BaseEmbedding):
     _is_tuned: bool = PrivateAttr(default=True)
 
     def __init__(self, model_name: str, *, embed_batch_size: int = DEFAULT_EMBED_BATCH_SIZE, **fields: Any) -> None:
-        # The base class would look vectors up by text alone, whichever model and prompt made them.
+        # The base class would look up vectors by text only, regardless of model and prompt.
         cache = fields.pop("embeddings_cache", None)
         super().__init__(model_name=model_name, embed_batch_size=embed_batch_size, **fields)
         self._cache = _checked_cache(cache)
@@ -82,7 +82,7 @@ class FineTunedEmbedding(BaseEmbedding):
 
     @classmethod
     def from_encoder(cls, encoder: Encoder) -> FineTunedEmbedding:
-        """Wrap an encoder that is loaded already."""
+        """Wrap a loaded encoder."""
         settings = encoder.settings
         embedding = cls(
             encoder.name,
@@ -104,24 +104,24 @@ class FineTunedEmbedding(BaseEmbedding):
         return "FineTunedEmbedding"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Keep a cache aside that is set later, too."""
+        """Store a cache that is set later privately, too."""
         if name == "embeddings_cache":
             self._cache = _checked_cache(value)
         else:
             super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the weights, the lock and cached vectors out: the other side loads the model from its name."""
+        """Leave out the weights, the lock and cached vectors: unpickling loads the model by its name."""
         bare = copy.copy(self)
         bare._encoder = bare._loading = bare._query_cache = bare._cache = None
         return super(FineTunedEmbedding, bare).__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Build from the fields; unlike LlamaIndex's own, this does not go on when the model is another one by now."""
+        """Rebuild from the fields; unlike LlamaIndex's own, raises if the model has changed since."""
         self.__init__(**state["__dict__"])  # type: ignore[misc]
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> FineTunedEmbedding:
-        """Copies share the loaded weights, which nobody changes."""
+        """Copies share the loaded weights, which are read-only."""
         return copy.copy(self)
 
     @property
@@ -137,9 +137,9 @@ class FineTunedEmbedding(BaseEmbedding):
 
     @property
     def document_fingerprint(self) -> str:
-        """Of the document vectors; the base model's where training changed the query side alone.
+        """Fingerprint of the document vectors: the base model's if training changed only the query side.
 
-        An index stays valid for as long as this stays the same.
+        An index stays valid as long as this stays the same.
         """
         return self._document_fingerprint
 
@@ -154,20 +154,19 @@ class FineTunedEmbedding(BaseEmbedding):
         return self.encoder.dimension
 
     def get_query_embeddings(self, queries: list[str]) -> list[list[float]]:
-        """Return the vectors of several queries, embedded together."""
+        """Return the vectors of several queries, embedded in one batch."""
         return self._embed(queries, "query")
 
     def warm_up(self) -> None:
-        """Load the model and embed texts of a few lengths, so that the first query does not wait for either."""
+        """Load the model and embed texts of a few lengths, so that the first query is fast."""
         for words in _WARM_UP_WORDS:
             self.encoder.encode_queries(["word " * words])
 
     def _require_unchanged(self, fingerprint: str) -> None:
         if fingerprint != self.fingerprint:
             raise ModelError(
-                f"The model {self.model_name!r} is not the one that was used before (fingerprint "
-                f"{fingerprint} instead of {self.fingerprint}); embed the memories again with it, "
-                "or give the folder of the earlier model."
+                f"The model {self.model_name!r} is not the one that was used before (its fingerprint is {fingerprint}, "
+                f"not {self.fingerprint}); embed the memories again with it, or give the folder of the earlier model."
             )
 
     def _settings(self) -> EncoderSettings:
@@ -188,13 +187,13 @@ class FineTunedEmbedding(BaseEmbedding):
         collection = f"{self.encoder.vector_key(role)}/{role}"
         found: dict[str, list[float]] = {}
         for text in dict.fromkeys(texts):
-            held = self._cache.get(text, collection=collection)
-            if held:
-                found[text] = [float(value) for value in next(iter(held.values()))]
+            cached = self._cache.get(text, collection=collection)
+            if cached:
+                found[text] = [float(value) for value in next(iter(cached.values()))]
         missing = [text for text in dict.fromkeys(texts) if text not in found]
         for text, vector in zip(missing, self.encoder.encode(missing, role=role), strict=True):
             found[text] = vector.tolist()
-            # The form in which LlamaIndex's own classes hold a vector.
+            # The format in which LlamaIndex's own classes cache a vector.
             self._cache.put(text, {str(uuid.uuid4()): found[text]}, collection=collection)
         return [list(found[text]) for text in texts]
 

@@ -1,4 +1,4 @@
-"""Leaving something alone for a while after it failed several times in a row."""
+"""CircuitBreaker: skip a model for a cool-down after repeated failures."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 
 class CircuitBreaker:
-    """Closed at first; open for `pause` seconds after `failures` failures in a row; then one trial decides.
+    """Closed at first; opens for `cooldown` seconds after `failures` failures in a row; then one trial call decides.
 
     Args:
-        failures: how many in a row open it.
-        pause: seconds without a trial.
-        clock: seconds that only go up.
+        failures: number of failures in a row that open it.
+        cooldown: seconds until a trial call.
+        clock: a monotonic clock, in seconds.
     """
 
-    def __init__(self, *, failures: int, pause: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit, self._pause, self._clock = failures, pause, clock
+    def __init__(self, *, failures: int, cooldown: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._cooldown, self._clock = failures, cooldown, clock
         self._lock = fork_safe_lock()
         self._failures = 0
         self._next_trial: float | None = None
 
     def allows(self) -> bool:
-        """Whether to try now; while it is open one caller per pause is let through."""
+        """Whether to call now; while it is open, one caller per cool-down is allowed."""
         with self._lock:
             if self._next_trial is None:
                 return True
             if self._clock() < self._next_trial:
                 return False
-            self._next_trial = self._clock() + self._pause
+            self._next_trial = self._clock() + self._cooldown
             return True
 
     def succeeded(self) -> None:
@@ -43,4 +43,4 @@ class CircuitBreaker:
         with self._lock:
             self._failures += 1
             if self._failures >= self._limit:
-                self._next_trial = self._clock() + self._pause
+                self._next_trial = self._clock() + self._cooldown

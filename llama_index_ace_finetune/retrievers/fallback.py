@@ -1,4 +1,4 @@
-"""Which model embeds a query: the tuned one, else the baseline, each left alone for a while when it is dead."""
+"""Fallback chain: the tuned model, else the baseline, each behind a circuit breaker."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 
 class FallbackEvent(BaseEvent):
-    """A step down the ladder.
+    """A model could not be used, and the next one in the fallback chain was tried.
 
-    failed: whose vectors could not be searched, "finetuned" or "baseline".
-    reason: "missing", "mismatch", "error", "timeout", or "paused" while it is left alone after failures.
+    failed: the model's vectors, "finetuned" or "baseline".
+    reason: "missing", "mismatch", "error", "timeout", or "paused" during its cool-down after failures.
     detail: the error's message.
     """
 
@@ -47,10 +47,10 @@ logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
 
 Fallback = Literal["baseline", "off"]
-Step = Literal["finetuned", "baseline"]
+VectorName = Literal["finetuned", "baseline"]
 Serve = Literal["finetuned", "base"]
-# Of the seconds that are left, what a model may take where others can stand in for it.
-_SHARE = 0.5
+# Fraction of the remaining seconds that a model may take if there is a fallback.
+_TIME_FRACTION = 0.5
 
 
 def require_serve(serve: object) -> None:
@@ -61,54 +61,54 @@ def require_serve(serve: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FallbackSettings:
-    """When the next step of the ladder is taken.
+    """When to fall back to the next model.
 
-    fallback: "baseline" continues with the baseline and then with BM25 only; "off" raises what went wrong.
+    fallback: "baseline" falls back to the baseline and then to BM25 only; "off" raises the error.
     timeout: seconds for a query, embedding and store together; none by default. With a fallback, a model may take half
-        of what is left, so that time remains for the next one and for the store.
-    failures: in a row after which a model is left alone.
-    pause: seconds for which it is left alone, before one query tries it again.
+        of the remaining time, so that some is left for the next one and for the store.
+    failures: number of failures in a row after which a model is skipped.
+    cooldown: seconds for which it is skipped, before one query tries it again.
     """
 
     fallback: Fallback = "baseline"
     timeout: float | None = None
     failures: int = 3
-    pause: float = 30.0
+    cooldown: float = 30.0
 
     def __post_init__(self) -> None:
-        """Raise AceFinetuneError for a value that makes no sense."""
+        """Raise AceFinetuneError for an invalid value."""
         if self.fallback not in ("baseline", "off"):
             raise AceFinetuneError(f"The fallback is {self.fallback!r}; it must be baseline or off.")
         if self.timeout is not None and not self.timeout > 0:
             raise AceFinetuneError(f"The timeout is {self.timeout}; give seconds above 0, or None for no limit.")
-        if self.failures < 1 or not self.pause >= 0:
+        if self.failures < 1 or not self.cooldown >= 0:
             raise AceFinetuneError(
-                f"A model is left alone after {self.failures} failures for {self.pause} seconds; give 1 or more, "
-                "and 0 or more."
+                f"The circuit breaker would skip a model after {self.failures} failures for {self.cooldown} seconds; "
+                "give breaker_failures of 1 or more, and breaker_pause of 0 or more."
             )
 
 
 @dataclass
-class _Rung:
-    name: Step
+class _Link:
+    name: VectorName
     served: ServedBy
     model: BaseEmbedding | None
     breaker: CircuitBreaker
-    absent: tuple[str, str] = field(default=("missing", "it is not available"))
+    unavailable: tuple[str, str] = field(default=("missing", "it is not available"))
 
 
 class Embedded(NamedTuple):
-    """Query vectors, float32 [n, dimension], for the store's vectors `name`; results say that `served` answered."""
+    """Query vectors, float32 [n, dimension], to search the named vector `name`; `served` goes into the results."""
 
-    name: Step
+    name: VectorName
     served: ServedBy
     vectors: NDArray[np.float32]
 
 
-class ModelLadder:
-    """The models over a store's vectors, tried in order.
+class FallbackChain:
+    """The models of a store's vectors, tried in order.
 
-    `fallbacks` counts the steps down as (name, reason); each is logged and sent as a `FallbackEvent`, too.
+    `fallbacks` counts the failures by (name, reason); each is also logged and sent as a `FallbackEvent`.
     """
 
     def __init__(
@@ -123,109 +123,116 @@ class ModelLadder:
         self.settings = settings
         self.fallbacks: Counter[tuple[str, str]] = Counter()
         self._store = store
-        self._counting = fork_safe_lock()
+        self._lock = fork_safe_lock()
         require_serve(serve)
         if serve == "base":
-            self._rungs = [self._rung(BASELINE, "base", baseline_model, required=True)]
+            self._links = [self._link(BASELINE, "base", baseline_model, required=True)]
         else:
             own: ServedBy = "finetuned" if getattr(embed_model, "is_tuned", True) else "base"
-            self._rungs = [
-                self._rung(FINETUNED, own, embed_model, required=True),
-                self._rung(BASELINE, "baseline", baseline_model),
+            self._links = [
+                self._link(FINETUNED, own, embed_model, required=True),
+                self._link(BASELINE, "baseline", baseline_model),
             ]
         if settings.fallback == "off":
-            del self._rungs[1:]
-            if self._rungs[0].model is None:
+            del self._links[1:]
+            if self._links[0].model is None:
                 which = "base" if serve == "base" else "tuned"
                 raise ModelError(f"The {which} model is not available and the fallback is off; give its folder.")
 
     @property
-    def chosen(self) -> ServedBy:
-        """What ought to serve."""
-        return self._rungs[0].served
+    def models(self) -> list[BaseEmbedding | None]:
+        """The models in the order they are tried; None for one that is not available."""
+        return [link.model for link in self._links]
 
     @property
-    def first(self) -> ServedBy:
-        """What serves if nothing fails."""
-        return next((rung.served for rung in self._rungs if rung.model is not None), "baseline")
+    def intended(self) -> ServedBy:
+        """What serves if the first model is available."""
+        return self._links[0].served
+
+    @property
+    def primary(self) -> ServedBy:
+        """What serves as long as no available model fails."""
+        return next((link.served for link in self._links if link.model is not None), "baseline")
 
     def embed(self, bundles: Sequence[QueryBundle], deadline: Deadline | None = None) -> Embedded | None:
-        """Return the query vectors, and whose vectors to search; None where no model can.
+        """Return the query vectors of the first model that works; None if none does.
 
         Raises:
-            ModelError, StoreError: what went wrong, with fallback "off".
+            ModelError, StoreError: if the model fails and the fallback is "off".
         """
         deadline = deadline or Deadline(self.settings.timeout)
-        for rung in self._rungs:
-            vectors = self._try(rung, bundles, deadline)
+        for link in self._links:
+            vectors = self._try(link, bundles, deadline)
             if vectors is not None:
-                return Embedded(rung.name, rung.served, vectors)
+                return Embedded(link.name, link.served, vectors)
         return None
 
-    def _try(self, rung: _Rung, bundles: Sequence[QueryBundle], deadline: Deadline) -> NDArray[np.float32] | None:
-        model = rung.model
+    def _try(self, link: _Link, bundles: Sequence[QueryBundle], deadline: Deadline) -> NDArray[np.float32] | None:
+        model = link.model
         if model is None:
-            self._tell(rung, *rung.absent, quiet=True)
+            self._report(link, *link.unavailable, quiet=True)
             return None
         off = self.settings.fallback == "off"
-        if not off and not rung.breaker.allows():
-            self._tell(rung, "paused", "it is left alone after failures", quiet=True)
+        if not off and not link.breaker.allows():
+            self._report(link, "paused", "it is skipped for a cool-down after failures", quiet=True)
             return None
         try:
-            embedded = deadline.call(lambda: _embed(model, bundles), share=1.0 if off else _SHARE)
+            embedded = deadline.call(lambda: _embed(model, bundles), fraction=1.0 if off else _TIME_FRACTION)
             vectors = np.asarray(embedded, np.float32)
-            self._require_fitting(rung.name, vectors)
+            self._require_fitting(link.name, vectors)
         except Exception as error:
             timed_out = isinstance(error, (TimeoutError, FutureTimeoutError))
-            rung.breaker.failed()
+            link.breaker.failed()
             if off:
                 if timed_out:
                     raise ModelError(f"The model {model.model_name!r} did not answer: {error}; try again.") from error
                 raise
             reason = "timeout" if timed_out else "mismatch" if isinstance(error, StoreError) else "error"
-            self._tell(rung, reason, str(error) or type(error).__name__)
+            self._report(link, reason, str(error) or type(error).__name__)
             return None
-        rung.breaker.succeeded()
+        link.breaker.succeeded()
         return vectors
 
-    def _rung(self, name: Step, served: ServedBy, model: BaseEmbedding | None, *, required: bool = False) -> _Rung:
-        breaker = CircuitBreaker(failures=self.settings.failures, pause=self.settings.pause)
-        rung = _Rung(name, served, model, breaker)
-        space = self._store.spaces.get(name)
+    def _link(
+        self, name: VectorName, served: ServedBy, model: BaseEmbedding | None, *, required: bool = False
+    ) -> _Link:
+        breaker = CircuitBreaker(failures=self.settings.failures, cooldown=self.settings.cooldown)
+        link = _Link(name, served, model, breaker)
+        named_vector = self._store.named_vectors.get(name)
         made_with = getattr(model, "document_fingerprint", getattr(model, "fingerprint", None))
-        if model is None or (space is not None and made_with in (None, space.fingerprint)):
-            return rung
+        if model is None or (named_vector is not None and made_with in (None, named_vector.fingerprint)):
+            return link
         message = (
-            f"The model {model.model_name!r} is not the one that the {name} vectors in {self._store.where} "
-            "were made with; build the index again with `ace-finetune index`, or give that model."
+            f"The model {model.model_name!r} is not the one that made the {name} vectors in {self._store.location}; "
+            "build the index again with `ace-finetune index`, or give the model that made them."
         )
         if required and self.settings.fallback == "off":
             raise StoreError(message)
         logger.warning("%s", message)
-        return _Rung(name, served, None, breaker, ("mismatch", message))
+        return _Link(name, served, None, breaker, ("mismatch", message))
 
-    def _require_fitting(self, name: Step, vectors: NDArray[np.float32]) -> None:
-        dimension = self._store.spaces[name].dimension
+    def _require_fitting(self, name: VectorName, vectors: NDArray[np.float32]) -> None:
+        dimension = self._store.named_vectors[name].dimension
         if vectors.shape[1] != dimension:
             raise StoreError(
-                f"The query vector has {vectors.shape[1]} dimensions and {name!r} in {self._store.where} has "
+                f"The query vector has {vectors.shape[1]} dimensions and {name!r} in {self._store.location} has "
                 f"{dimension}; use the model that the index was built with."
             )
         if not np.isfinite(vectors).all():
-            raise ModelError(f"The {name} model gives NaN or infinite vectors; its weights are broken.")
+            raise ModelError(f"The {name} model returns NaN or infinite vectors; its weights are broken.")
 
-    def _tell(self, rung: _Rung, reason: str, detail: str, *, quiet: bool = False) -> None:
-        with self._counting:
-            self.fallbacks[rung.name, reason] += 1
-        # What is absent was logged when it was found to be, and a pause when the last failure was.
+    def _report(self, link: _Link, reason: str, detail: str, *, quiet: bool = False) -> None:
+        with self._lock:
+            self.fallbacks[link.name, reason] += 1
+        # A missing model was logged at construction, and a cool-down with the failure that started it.
         logger.log(
-            logging.DEBUG if quiet else logging.WARNING, "the %s leg failed and is skipped: %s", rung.name, detail
+            logging.DEBUG if quiet else logging.WARNING, "the %s leg failed and is skipped: %s", link.name, detail
         )
-        dispatcher.event(FallbackEvent(failed=rung.name, reason=reason, detail=detail))
+        dispatcher.event(FallbackEvent(failed=link.name, reason=reason, detail=detail))
 
 
 def _embed(model: BaseEmbedding, bundles: Sequence[QueryBundle]) -> object:
-    # Embedded here per model: a vector in the caller's bundle would be of an unknown space.
+    # A vector in the caller's bundle is ignored: which model made it is unknown.
     texts = [bundle.embedding_strs for bundle in bundles]
     if isinstance(model, FineTunedEmbedding) and len(bundles) > 1 and all(len(strings) == 1 for strings in texts):
         return model.get_query_embeddings([strings[0] for strings in texts])

@@ -1,9 +1,10 @@
-"""FineTunedHybridRetriever: dense and BM25 legs, fused by RRF, with a visible fallback to the baseline."""
+"""FineTunedHybridRetriever: dense and BM25 retrieval, fused by RRF, with a logged fallback to the baseline."""
 
 from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -44,28 +45,29 @@ logger = logging.getLogger(__name__)
 class FineTunedHybridRetriever(BaseRetriever):
     """Retrieve memories by a fine-tuned embedding model and BM25, fused by reciprocal rank fusion.
 
-    Each result's score is the fused score scaled to [0, 1] (1 = first in every leg); in mode "dense" it is the cosine,
-    in mode "sparse" the BM25 score. Results are `RetrievedMemory` objects, which also say what served them
-    ("finetuned", "base", "baseline" or "lexical", see `ServedBy`) and each leg's own score and rank; their nodes are as
-    they were indexed.
+    The dense and the BM25 retriever are called the legs of the search. Each result's score is the fused score scaled to
+    [0, 1] (1 = first in every leg); in mode "dense" it is the cosine, in mode "sparse" the BM25 score. Results are
+    `RetrievedMemory` objects with what served them ("finetuned", "base", "baseline" or "lexical", see `ServedBy`) and
+    each leg's score and rank; their nodes are unchanged.
 
-    An empty list means no hit. A failure is an exception, or, with `fallback="baseline"`, a search in the baseline's
-    vectors of the same collection (and by BM25 alone if those fail too), which is logged, counted in `served` and
-    `fallbacks`, and sent as a `FallbackEvent`. A store that cannot be reached is an exception always.
+    An empty list means no hits. If the model fails, an exception is raised; with `fallback="baseline"`, the baseline's
+    vectors of the same collection are searched instead (and BM25 only, if the baseline fails too), which is logged,
+    counted in `served` and `fallbacks`, and sent as a `FallbackEvent`. If the store fails, an exception is always
+    raised.
 
-    A vector in a `QueryBundle` is not used, as nothing tells which model made it; `custom_embedding_strs` steer the
-    dense leg, the query text BM25.
+    A vector in a `QueryBundle` is ignored, since it is unknown which model made it; the dense leg embeds
+    `custom_embedding_strs`, BM25 uses the query text.
 
     Args:
         store: an open memory store.
-        embed_model: the model of the store's "finetuned" vectors; None where it could not be loaded.
+        embed_model: the model of the store's "finetuned" vectors; None if it could not be loaded.
         baseline_model: the model of its "baseline" vectors.
         options: any of `RetrieverOptions`.
 
     Raises:
-        AceFinetuneError: for an option that does not exist, or whose value is wrong. The constructors below check the
-            options before they load a model, embed a text or write anything.
-        StoreError: if the store holds vectors of another model and `fallback` is "off".
+        AceFinetuneError: for an unknown option or an invalid value. The constructors below validate the options before
+            they load a model, embed a text or write anything.
+        StoreError: if the store's vectors were made by another model and `fallback` is "off".
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class FineTunedHybridRetriever(BaseRetriever):
 
     @property
     def similarity_top_k(self) -> int:
-        """Results per query; can be set."""
+        """Number of results per query; can be set."""
         return self._settings.top_k
 
     @similarity_top_k.setter
@@ -105,30 +107,30 @@ class FineTunedHybridRetriever(BaseRetriever):
 
     @property
     def settings(self) -> SearchSettings:
-        """Everything that a search depends on."""
+        """The settings of a search."""
         return self._settings
 
     @property
     def store(self) -> MemoryStore:
-        """Where the memories are; what is written to it is found by the next search."""
+        """The memory store; the next search finds what was written to it."""
         return self._search.store
 
     @property
     def served(self) -> Counter[str]:
-        """How many searches each of "finetuned", "base", "baseline" and "lexical" answered; see `ServedBy`."""
+        """Number of searches served by "finetuned", "base", "baseline" and "lexical"; see `ServedBy`."""
         return self._search.served
 
     @property
     def fallbacks(self) -> Counter[tuple[str, str]]:
-        """How often a model's vectors were not searched, as (name, reason); see `FallbackEvent` for the reasons."""
+        """Number of fallbacks by (name of the failed model's vectors, reason); see `FallbackEvent`."""
         return self._search.fallbacks
 
     @classmethod
     def from_run(cls, run: str | Path, **options: Unpack[RetrieverOptions]) -> FineTunedHybridRetriever:
-        """Open what `ace-finetune run` left: its index, its model, its base model, and the weights that dev chose.
+        """Open a run of `ace-finetune run`: its index, its models, and the fusion weights chosen on dev.
 
-        Where the verdict chose the base model, that serves, and results say "base". A tuned model that cannot be loaded
-        is replaced by the baseline, visibly; with `fallback="off"` a model that cannot be loaded is an error.
+        If the verdict chose the base model, that serves, and results say "base". If the tuned model cannot be loaded,
+        the baseline serves and a warning is logged; with `fallback="off"`, a model that cannot be loaded is an error.
         """
         checked = CheckedOptions.of(options)
         folder = RunFolder.open(Path(run))
@@ -141,7 +143,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             fallback=checked.fallback.fallback,
         )
         options = {**options, "serve": serve}
-        return cls._over(MemoryStore.open(path=folder.index), tuned, baseline, options)
+        return cls._with_store(MemoryStore.open(path=folder.index), tuned, baseline, options)
 
     @classmethod
     def from_nodes(
@@ -159,16 +161,16 @@ class FineTunedHybridRetriever(BaseRetriever):
         payload_indexes: PayloadIndexes | None = None,
         **options: Unpack[RetrieverOptions],
     ) -> FineTunedHybridRetriever:
-        """Embed nodes with both models into a new store and search it.
+        """Embed nodes with both models into a new store, and return a retriever over it.
 
-        The store is in memory, in the folder `path`, or on the server at `url`. With `sparse="server"` Qdrant holds
-        BM25 vectors, too. `client_options` go to `QdrantClient` (`prefer_grpc`, `timeout`), `collection_options` to
-        `create_collection` (`shard_number`, `replication_factor`). `payload_indexes` names the keys of the metadata
-        that a server indexes, for quick filters and for strict mode, which refuses others: a list of keys of text that
-        is matched whole, or a dict of keys and Qdrant's types of index.
+        The store is in memory, in the folder `path`, or on the server at `url`. With `sparse="server"`, Qdrant also
+        stores BM25 vectors. `client_options` go to `QdrantClient` (`prefer_grpc`, `timeout`), `collection_options` to
+        `create_collection` (`shard_number`, `replication_factor`). `payload_indexes` are the metadata keys that a
+        server indexes, for fast filters, and for strict mode, which rejects filters on other keys: a list of keys,
+        indexed as "keyword", or a dict of keys and Qdrant's index types.
         """
         checked = CheckedOptions.of(options)
-        options = _with_chosen_weights(model, options)
+        options = _with_run_weights(model, options)
         embed_model = FineTunedEmbedding(str(model))
         baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
         store = build_index(
@@ -184,7 +186,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             collection_options=collection_options,
             payload_indexes=payload_indexes,
         )
-        return cls._over(store, embed_model, baseline_model, options)
+        return cls._with_store(store, embed_model, baseline_model, options)
 
     @classmethod
     def from_collection(
@@ -200,21 +202,21 @@ class FineTunedHybridRetriever(BaseRetriever):
         payload_indexes: PayloadIndexes | None = None,
         **options: Unpack[RetrieverOptions],
     ) -> FineTunedHybridRetriever:
-        """Search a collection of ours, or an alias of one, in a folder or on a server.
+        """Search a collection that this package built, or an alias of one, in a folder or on a server.
 
-        A model that cannot be loaded is replaced by the baseline, visibly, unless `fallback="off"`. `client_options` go
-        to `QdrantClient`, such as `prefer_grpc` and `timeout`. `payload_indexes`, as in `from_nodes`, adds those
-        that the collection lacks.
+        If the model cannot be loaded, the baseline serves and a warning is logged, unless `fallback="off"`.
+        `client_options` go to `QdrantClient`, such as `prefer_grpc` and `timeout`. `payload_indexes`, as in
+        `from_nodes`, are created if they do not exist.
         """
         checked = CheckedOptions.of(options)
-        options = _with_chosen_weights(model, options)
+        options = _with_run_weights(model, options)
         models = load_models(model, baseline, fallback=checked.fallback.fallback)
         store = MemoryStore.open(
             path=path, url=url, api_key=api_key, collection=collection, client_options=client_options
         )
         if payload_indexes:
             store.create_payload_indexes(payload_indexes)
-        return cls._over(store, *models, options)
+        return cls._with_store(store, *models, options)
 
     @classmethod
     def from_vector_store(
@@ -228,35 +230,35 @@ class FineTunedHybridRetriever(BaseRetriever):
     ) -> FineTunedHybridRetriever:
         """Search the collection of a LlamaIndex vector store.
 
-        One that LlamaIndex built is adopted in place: its points gain the vectors of both models, and the vector store
-        goes on reading it. The vector store's client stays the caller's to close. `payload_indexes`: as
-        in `from_nodes`.
+        A collection that LlamaIndex built is adopted in place: the vectors of both models are added to its points, and
+        the vector store can still read it. The caller closes the vector store's client. `payload_indexes`: as in
+        `from_nodes`.
         """
         checked = CheckedOptions.of(options)
         try:
             client = vector_store.client
         except ValueError as error:
             raise AceFinetuneError(
-                "The vector store has an asynchronous client alone; give it a `client` besides its `aclient`."
+                "The vector store has only an asynchronous client; give it a `client` as well as its `aclient`."
             ) from error
         if checked.sparse == "server":
-            _require_word_vectors(client, vector_store.collection_name)
-        options = _with_chosen_weights(model, options)
+            _require_bm25_vectors(client, vector_store.collection_name)
+        options = _with_run_weights(model, options)
         embed_model = FineTunedEmbedding(str(model))
         baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
         encoders = model_encoders(embed_model.encoder, baseline_model.encoder if baseline_model else None)
         store = adopt(client, vector_store.collection_name, encoders, payload_indexes=payload_indexes)
-        return cls._over(store, embed_model, baseline_model, options)
+        return cls._with_store(store, embed_model, baseline_model, options)
 
     @classmethod
-    def _over(
+    def _with_store(
         cls,
         store: MemoryStore,
         embed_model: BaseEmbedding | None,
         baseline_model: BaseEmbedding | None,
         options: RetrieverOptions,
     ) -> FineTunedHybridRetriever:
-        """Make a retriever, or release the store."""
+        """Create a retriever; close the store if that raises."""
         try:
             return cls(store, embed_model=embed_model, baseline_model=baseline_model, **options)
         except BaseException:
@@ -264,7 +266,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             raise
 
     def as_retriever(self, **changes: Unpack[SearchOptions]) -> FineTunedHybridRetriever:
-        """Return a retriever with other settings over the same store and models, with the same counters.
+        """Return a retriever with other settings over the same store, models and counters.
 
         Args:
             changes: any of `SearchOptions`, such as `similarity_top_k`, `mode` and `filters`.
@@ -274,17 +276,17 @@ class FineTunedHybridRetriever(BaseRetriever):
         return other
 
     def search(self, query: str | QueryBundle, **changes: Unpack[SearchOptions]) -> list[NodeWithScore]:
-        """`retrieve` with settings of this call's own, such as `filters`; see `as_retriever`."""
+        """`retrieve` with options for this call only, such as `filters`; see `as_retriever`."""
         return self.as_retriever(**changes).retrieve(query)
 
     async def asearch(self, query: str | QueryBundle, **changes: Unpack[SearchOptions]) -> list[NodeWithScore]:
-        """`aretrieve` with settings of this call's own."""
+        """`aretrieve` with options for this call only."""
         return await self.as_retriever(**changes).aretrieve(query)
 
     def retrieve_batch(
         self, queries: Sequence[str | QueryBundle], **changes: Unpack[SearchOptions]
     ) -> list[list[NodeWithScore]]:
-        """Return the results of each query; they are embedded and searched together, which is faster than in turn."""
+        """Return the results of each query; they are embedded and searched in one batch, which is faster."""
         found = self._search.run_many([_bundle(query) for query in queries], self.as_retriever(**changes)._settings)
         return [[*results] for results in found]
 
@@ -296,9 +298,14 @@ class FineTunedHybridRetriever(BaseRetriever):
         found = await self._search.arun_many([_bundle(query) for query in queries], settings)
         return [[*results] for results in found]
 
+    def refresh(self) -> None:
+        """Rebuild the BM25 index from the store; call it after another process wrote to the server."""
+        self._search.lexical.refresh()
+
     def reread(self) -> None:
-        """Have BM25 read the store again: what other processes wrote to a server since is not noticed by itself."""
-        self._search.lexical.reread()
+        """Deprecated: use `refresh`."""
+        warnings.warn("FineTunedHybridRetriever.reread is deprecated; use refresh.", DeprecationWarning, stacklevel=2)
+        self.refresh()
 
     def close(self) -> None:
         """Release the store."""
@@ -315,16 +322,16 @@ def _bundle(query: str | QueryBundle) -> QueryBundle:
     return QueryBundle(query) if isinstance(query, str) else query
 
 
-def _with_chosen_weights(model: str | Path, options: RetrieverOptions) -> RetrieverOptions:
-    """`options` with the weights that dev chose, where `model` is that of a run and no weights are given."""
+def _with_run_weights(model: str | Path, options: RetrieverOptions) -> RetrieverOptions:
+    """Return `options` with the weights chosen on dev, if `model` belongs to a run and no weights are given."""
     run = RunFolder.of_model(model)
     if run is None or "weights" in options:
         return options
     serving = run.serving()
     if serving.vectors == "base":
         logger.warning(
-            "the run in %s chose the base model's vectors, and its tuned model serves, as asked, with equal weights; "
-            "from_run serves what was chosen",
+            "the run in %s chose the base model, but its tuned model was requested and serves, with equal weights; "
+            "from_run serves the chosen one",
             run.path,
         )
         return options
@@ -332,16 +339,16 @@ def _with_chosen_weights(model: str | Path, options: RetrieverOptions) -> Retrie
 
 
 def _with_weights(serving: Serving, options: RetrieverOptions) -> RetrieverOptions:
-    """`options` with the weights that a run serves with, where none are given."""
+    """Return `options` with the weights of a run, if none are given."""
     if "weights" in options:
         return options
     return {"baseline_weights": serving.baseline_weights, **options, "weights": serving.weights}
 
 
-def _require_word_vectors(client: QdrantClient, collection: str) -> None:
-    """Raise StoreError where Qdrant cannot search words, before an adoption writes anything."""
+def _require_bm25_vectors(client: QdrantClient, collection: str) -> None:
+    """Raise StoreError if the collection has no BM25 vectors, before an adoption writes anything."""
     if not is_ours(client, collection) or MemoryStore.attach(client, collection).sparse is None:
         raise StoreError(
-            f"The collection {collection!r} holds no BM25 vectors, which sparse='server' needs; leave that out, or "
-            "build one with from_nodes(..., sparse='server')."
+            f"The collection {collection!r} holds no BM25 vectors, which sparse='server' needs; leave that option out, "
+            "or build a collection with from_nodes(..., sparse='server')."
         )

@@ -1,4 +1,4 @@
-"""Hybrid search over one store: both legs, their fusion, and the ladder of fallbacks."""
+"""Hybrid search over one store: the dense and the sparse leg, their fusion, and the fallback chain."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from llama_index.core.schema import BaseNode, IndexNode, QueryBundle
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings
 from llama_index_ace_finetune.ranking.fusion import FusedHit, reciprocal_rank_fusion
-from llama_index_ace_finetune.retrievers.bm25_leg import LegHit, LexicalLeg, ranked
+from llama_index_ace_finetune.retrievers.bm25_leg import BM25Leg, LegHit, ranked
 from llama_index_ace_finetune.retrievers.deadline import Deadline
-from llama_index_ace_finetune.retrievers.fallback import Embedded, FallbackSettings, ModelLadder, Serve
+from llama_index_ace_finetune.retrievers.fallback import Embedded, FallbackChain, FallbackSettings, Serve
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory, ServedBy
 from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, SearchSettings
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
@@ -26,26 +26,26 @@ from llama_index_ace_finetune.utils.fork import fork_safe_lock, renew_after_fork
 from llama_index_ace_finetune.utils.surrogates import whole_text
 
 Sparse = Literal["in_process", "server"]
-# Few, since every thread that computes keeps the event loop waiting for some milliseconds; a server is waited for.
-_THREADS, _THREADS_OF_A_SERVER = 2, 16
-# LlamaIndex takes a score of 0 on a node that points elsewhere for none, and makes it 1.
-_NEXT_TO_NOTHING = 1e-9
-# Seconds by which an asynchronous search may outlast its deadline before it is given up from outside.
+# Few, since each computing thread delays the event loop by some milliseconds; with a server, threads only wait.
+_THREADS, _SERVER_THREADS = 2, 16
+# LlamaIndex treats a score of 0 of an IndexNode as missing, and replaces it by 1.
+_SMALLEST_SCORE = 1e-9
+# Seconds that an asynchronous search may exceed its deadline before the caller stops waiting for it.
 _SLACK = 0.1
 _Result = TypeVar("_Result")
-_Dense = tuple[ServedBy, list[list[LegHit]]]
+_DenseHits = tuple[ServedBy, list[list[LegHit]]]
 
 
 def require_sparse(sparse: str) -> None:
-    """Raise AceFinetuneError for a place where words cannot be searched."""
+    """Raise AceFinetuneError unless it is one of `Sparse`."""
     if sparse not in ("in_process", "server"):
         raise AceFinetuneError(f"The sparse leg is {sparse!r}; it must be in_process or server.")
 
 
 class HybridSearch:
-    """The legs over a store, and which model serves the dense one.
+    """The two legs over a store, and the fallback chain of models for the dense leg.
 
-    `served` counts what served each search that was answered, see `ServedBy`; `fallbacks` the steps down to it.
+    `served` counts the answered searches by what served them, see `ServedBy`; `fallbacks` counts the fallbacks.
     """
 
     def __init__(
@@ -61,33 +61,33 @@ class HybridSearch:
     ) -> None:
         require_sparse(sparse)
         if sparse == "server" and store.sparse is None:
-            store.search_words("", 1)  # raises: there are no BM25 vectors
+            store.search_sparse("", 1)  # raises, since there are no BM25 vectors
         self.store = store
         self.sparse: Sparse = sparse
         self.served: Counter[str] = Counter()
-        self._counting = fork_safe_lock()
-        self.ladder = ModelLadder(
+        self._lock = fork_safe_lock()
+        self.chain = FallbackChain(
             store,
             embed_model=embed_model,
             baseline_model=baseline_model,
             settings=fallback or FallbackSettings(),
             serve=serve,
         )
-        self.lexical = LexicalLeg(store, settings=bm25)
+        self.lexical = BM25Leg(store, settings=bm25)
         self._pool = self._new_pool()
         renew_after_fork(self, HybridSearch._renew)
 
     @property
     def fallbacks(self) -> Counter[tuple[str, str]]:
-        """How often which step of the ladder was left, and why."""
-        return self.ladder.fallbacks
+        """Number of fallbacks, by model and reason."""
+        return self.chain.fallbacks
 
     def run(self, bundle: QueryBundle, settings: SearchSettings) -> list[RetrievedMemory]:
-        """Search; an empty list means that nothing matched."""
+        """Search; an empty list means no hits."""
         return self.run_many([bundle], settings)[0]
 
     def run_many(self, bundles: Sequence[QueryBundle], settings: SearchSettings) -> list[list[RetrievedMemory]]:
-        """Return `run` of each bundle; the queries are embedded and multiplied with the vectors together.
+        """Return the results of each bundle; the queries are embedded and searched in one batch.
 
         Raises:
             StoreError: if the store fails, or does not answer before the timeout.
@@ -95,28 +95,28 @@ class HybridSearch:
         return self._run_many(bundles, settings)
 
     async def arun(self, bundle: QueryBundle, settings: SearchSettings) -> list[RetrievedMemory]:
-        """`run` with both legs at the same time, off the event loop."""
+        """`run` with both legs in parallel, off the event loop."""
         if self.sparse == "server" or settings.mode != "hybrid":
             return (await self.arun_many([bundle], settings))[0]
-        asked, deadline = [_encodable(bundle)], self._from_now()
-        both = asyncio.gather(
-            self._in_thread(self._dense, asked, settings, deadline),
-            self._in_thread(self._words, asked, settings, deadline),
+        queries, deadline = [_without_surrogates(bundle)], self._deadline_from_now()
+        searches = asyncio.gather(
+            self._in_thread(self._search_dense, queries, settings, deadline),
+            self._in_thread(self._search_sparse, queries, settings, deadline),
         )
-        dense, words = await self._in_time(both, deadline)
-        results = self._in_thread(self._results, dense, words, settings, deadline)
-        return (await self._in_time(results, deadline))[0]
+        dense, sparse_hits = await self._wait_until(searches, deadline)
+        results = self._in_thread(self._results, dense, sparse_hits, settings, deadline)
+        return (await self._wait_until(results, deadline))[0]
 
     async def arun_many(self, bundles: Sequence[QueryBundle], settings: SearchSettings) -> list[list[RetrievedMemory]]:
         """`run_many` off the event loop."""
-        deadline = self._from_now()
-        return await self._in_time(self._in_thread(self._run_many, bundles, settings, deadline), deadline)
+        deadline = self._deadline_from_now()
+        return await self._wait_until(self._in_thread(self._run_many, bundles, settings, deadline), deadline)
 
     def embed(self, text: str) -> list[float]:
         """Return the query vector of the model that serves: the tuned one, else the baseline."""
-        embedded = self.ladder.embed([QueryBundle(text)])
+        embedded = self.chain.embed([QueryBundle(text)])
         if embedded is None:
-            raise ModelError("Neither the tuned model nor the baseline is available; the log gives the reasons.")
+            raise ModelError("Neither the tuned model nor the baseline is available; see the log for the reasons.")
         vector: list[float] = embedded.vectors[0].tolist()
         return vector
 
@@ -126,143 +126,150 @@ class HybridSearch:
         self.store.close()
 
     def _new_pool(self) -> ThreadPoolExecutor:
-        threads = _THREADS if self.store.embedded else _THREADS_OF_A_SERVER
+        threads = _THREADS if self.store.embedded else _SERVER_THREADS
         return ThreadPoolExecutor(threads, thread_name_prefix="ace-finetune-search")
 
     def _renew(self) -> None:
         self._pool = self._new_pool()
 
     def _deadline(self) -> Deadline:
-        return Deadline(self.ladder.settings.timeout)
+        return Deadline(self.chain.settings.timeout)
 
-    def _from_now(self) -> Deadline | None:
-        """Count the wait for a thread where a server makes it long; else time starts with the work."""
+    def _deadline_from_now(self) -> Deadline | None:
+        """Return a deadline that includes the wait for a thread, which a slow server can make long; else None."""
         return None if self.store.embedded else self._deadline()
 
-    def _from_store(self, deadline: Deadline | None, function: Callable[[], _Result]) -> _Result:
-        """Return what the store answers; a server may send without end, which no timeout of a connection notices."""
+    def _call_store(self, deadline: Deadline | None, function: Callable[[], _Result]) -> _Result:
+        """Call the store within the deadline: a server that keeps sending never reaches a connection's timeout."""
         if self.store.embedded or deadline is None:
             return function()
         try:
             return deadline.call(function)
         except TimeoutError as error:
-            raise self._late(deadline) from error
+            raise self._timeout_error(deadline) from error
 
-    async def _in_time(self, answer: asyncio.Future[_Result], deadline: Deadline | None) -> _Result:
-        """Wait for a thread, the time until one is free included."""
-        if deadline is None or deadline.left is None:
+    async def _wait_until(self, answer: asyncio.Future[_Result], deadline: Deadline | None) -> _Result:
+        """Wait for a thread's result, including the time until a thread is free."""
+        if deadline is None or deadline.remaining is None:
             return await answer
         try:
-            return await asyncio.wait_for(answer, deadline.left + _SLACK)
+            return await asyncio.wait_for(answer, deadline.remaining + _SLACK)
         except (TimeoutError, asyncio.TimeoutError) as error:  # one class from Python 3.11 on
-            raise self._late(deadline) from error
+            raise self._timeout_error(deadline) from error
 
-    def _late(self, deadline: Deadline) -> StoreError:
+    def _timeout_error(self, deadline: Deadline) -> StoreError:
         return StoreError(
-            f"The index in {self.store.where} did not answer before the {deadline.seconds:g} seconds of the query were "
-            "over; check the server, or raise `timeout`."
+            f"The index in {self.store.location} did not answer within the {deadline.seconds:g} seconds of the query; "
+            "check the server, or increase `timeout`."
         )
 
     def _in_thread(self, function: Callable[..., _Result], *arguments: Any) -> asyncio.Future[_Result]:
-        context = contextvars.copy_context()  # instrumentation spans live there
+        context = contextvars.copy_context()  # it holds the instrumentation spans
         try:
             return asyncio.get_running_loop().run_in_executor(self._pool, context.run, function, *arguments)
-        except RuntimeError:  # the pool was closed with the store, whose error says more
+        except RuntimeError:  # the pool was closed with the store, whose error is clearer
             return asyncio.get_running_loop().run_in_executor(None, context.run, function, *arguments)
 
     def _run_many(
         self, bundles: Sequence[QueryBundle], settings: SearchSettings, deadline: Deadline | None = None
     ) -> list[list[RetrievedMemory]]:
         deadline = deadline or self._deadline()
-        asked = [_encodable(bundle) for bundle in bundles]
-        if self.sparse == "server" and settings.mode == "hybrid" and len(asked) == 1:
-            dense, words = self._both(asked[0], settings, deadline)
+        queries = [_without_surrogates(bundle) for bundle in bundles]
+        if self.sparse == "server" and settings.mode == "hybrid" and len(queries) == 1:
+            dense, sparse_hits = self._search_both(queries[0], settings, deadline)
         else:
-            dense, words = self._dense(asked, settings, deadline), self._words(asked, settings, deadline)
-        return self._results(dense, words, settings, deadline)
+            dense, sparse_hits = (
+                self._search_dense(queries, settings, deadline),
+                self._search_sparse(queries, settings, deadline),
+            )
+        return self._results(dense, sparse_hits, settings, deadline)
 
     def _embed(self, bundles: Sequence[QueryBundle], deadline: Deadline) -> Embedded | None:
-        # A query that waited for others is no sign of a dead model.
+        # A query that waited for other queries says nothing about the model.
         if deadline.is_nearly_over:
-            raise self._late(deadline)
-        return self.ladder.embed(bundles, deadline)
+            raise self._timeout_error(deadline)
+        return self.chain.embed(bundles, deadline)
 
-    def _dense(self, bundles: Sequence[QueryBundle], settings: SearchSettings, deadline: Deadline | None) -> _Dense:
+    def _search_dense(
+        self, bundles: Sequence[QueryBundle], settings: SearchSettings, deadline: Deadline | None
+    ) -> _DenseHits:
         if settings.mode == "sparse":
             return LEXICAL, [[] for _ in bundles]
         hits: list[list[LegHit]] = [[] for _ in bundles]
         deadline = deadline or self._deadline()
-        full = [place for place, bundle in enumerate(bundles) if bundle.query_str.strip()]
-        if not full:
-            return self.ladder.first, hits
-        embedded = self._embed([bundles[place] for place in full], deadline)
+        non_empty = [position for position, bundle in enumerate(bundles) if bundle.query_str.strip()]
+        if not non_empty:
+            return self.chain.primary, hits
+        embedded = self._embed([bundles[position] for position in non_empty], deadline)
         if embedded is None:
-            return _lexical_alone(settings), hits
+            return _lexical_only(settings), hits
         name, served, vectors = embedded
-        depth, only = settings.depth(settings.dense_top_k), settings.condition()
-        found = self._from_store(deadline, lambda: self.store.search_batch(name, vectors, depth, only=only))
-        for place, nearest in zip(full, found, strict=True):
-            hits[place] = _above(nearest, settings)
+        depth, query_filter = settings.depth(settings.dense_top_k), settings.query_filter()
+        found = self._call_store(
+            deadline, lambda: self.store.search_batch(name, vectors, depth, query_filter=query_filter)
+        )
+        for position, nearest in zip(non_empty, found, strict=True):
+            hits[position] = _over_threshold(nearest, settings)
         return served, hits
 
-    def _words(
+    def _search_sparse(
         self, bundles: Sequence[QueryBundle], settings: SearchSettings, deadline: Deadline | None
     ) -> list[list[LegHit]]:
         if settings.mode == "dense":
             return [[] for _ in bundles]
-        search = self.store.search_words if self.sparse == "server" else self.lexical.search
-        depth, only = settings.depth(settings.sparse_top_k), settings.condition()
-        return self._from_store(
+        search = self.store.search_sparse if self.sparse == "server" else self.lexical.search
+        depth, query_filter = settings.depth(settings.sparse_top_k), settings.query_filter()
+        return self._call_store(
             deadline,
             lambda: [
-                ranked(search(bundle.query_str, depth, only=only)) if bundle.query_str.strip() else []
+                ranked(search(bundle.query_str, depth, query_filter=query_filter)) if bundle.query_str.strip() else []
                 for bundle in bundles
             ],
         )
 
-    def _both(
+    def _search_both(
         self, bundle: QueryBundle, settings: SearchSettings, deadline: Deadline
-    ) -> tuple[_Dense, list[list[LegHit]]]:
-        """Both legs of one query in one round trip to the server."""
+    ) -> tuple[_DenseHits, list[list[LegHit]]]:
+        """Search both legs of one query in one round trip to the server."""
         if not bundle.query_str.strip():
-            return self._dense([bundle], settings, deadline), self._words([bundle], settings, deadline)
+            return self._search_dense([bundle], settings, deadline), self._search_sparse([bundle], settings, deadline)
         embedded = self._embed([bundle], deadline)
         if embedded is None:
-            return (_lexical_alone(settings), [[]]), self._words([bundle], settings, deadline)
+            return (_lexical_only(settings), [[]]), self._search_sparse([bundle], settings, deadline)
         name, served, vectors = embedded
-        dense, words = self._from_store(
+        dense, sparse_hits = self._call_store(
             deadline,
             lambda: self.store.search_both(
                 name,
                 vectors[0].tolist(),
                 bundle.query_str,
                 dense_k=settings.depth(settings.dense_top_k),
-                words_k=settings.depth(settings.sparse_top_k),
-                only=settings.condition(),
+                sparse_k=settings.depth(settings.sparse_top_k),
+                query_filter=settings.query_filter(),
             ),
         )
-        return (served, [_above(dense, settings)]), [ranked(words)]
+        return (served, [_over_threshold(dense, settings)]), [ranked(sparse_hits)]
 
     def _results(
-        self, dense: _Dense, words: list[list[LegHit]], settings: SearchSettings, deadline: Deadline | None
+        self, dense: _DenseHits, sparse_hits: list[list[LegHit]], settings: SearchSettings, deadline: Deadline | None
     ) -> list[list[RetrievedMemory]]:
         served_by, nearest = dense
-        fused = [_fuse(*legs, served_by, settings) for legs in zip(nearest, words, strict=True)]
-        nodes = self._from_store(deadline, lambda: self._nodes(fused, settings.top_k))
-        # A leg without weight shows its ranks, and has no part in the ranking.
-        if served_by == self.ladder.chosen and not settings.leg_weights(served_by)[0]:
+        fused = [_fuse(*legs, served_by, settings) for legs in zip(nearest, sparse_hits, strict=True)]
+        nodes = self._call_store(deadline, lambda: self._nodes(fused, settings.top_k))
+        # A leg of weight 0 shows its ranks in the results, but does not affect the ranking.
+        if served_by == self.chain.intended and not settings.leg_weights(served_by)[0]:
             served_by = LEXICAL
-        with self._counting:
-            self.served[served_by] += len(words)
-        alone = len(fused) == 1
+        with self._lock:
+            self.served[served_by] += len(sparse_hits)
+        single = len(fused) == 1
         return [
-            # Queries of one batch must not share a node, which a caller may change.
-            _results(hits, legs, nodes if alone else _copies(hits, nodes), served_by, settings)
-            for hits, legs in zip(fused, zip(nearest, words, strict=True), strict=True)
+            # Queries of one batch must not share nodes, since callers may change them.
+            _results(hits, legs, nodes if single else _copies(hits, nodes), served_by, settings)
+            for hits, legs in zip(fused, zip(nearest, sparse_hits, strict=True), strict=True)
         ]
 
     def _nodes(self, fused: list[list[tuple[str, FusedHit]]], top_k: int) -> dict[str, BaseNode]:
-        """Return the nodes of the best hits, and of those after them where some cannot be read or are gone."""
+        """Return the nodes of the best hits; of all hits if some of the best cannot be read or are deleted."""
         best = {node_id for hits in fused for node_id, _ in hits[:top_k]}
         nodes = self.store.get(list(best))
         if len(nodes) < len(best):
@@ -270,31 +277,31 @@ class HybridSearch:
         return nodes
 
 
-def _encodable(bundle: QueryBundle) -> QueryBundle:
-    """Return the bundle without half characters."""
+def _without_surrogates(bundle: QueryBundle) -> QueryBundle:
+    """Return the bundle with lone surrogates replaced."""
     text = whole_text(bundle.query_str)
     return bundle if text == bundle.query_str else replace(bundle, query_str=text)
 
 
-def _lexical_alone(settings: SearchSettings) -> ServedBy:
+def _lexical_only(settings: SearchSettings) -> ServedBy:
     if settings.mode == "dense":
-        raise ModelError("Neither the tuned model nor the baseline can serve; the log gives the reasons.")
+        raise ModelError("Neither the tuned model nor the baseline can serve; see the log for the reasons.")
     return LEXICAL
 
 
-def _above(hits: list[tuple[str, float]], settings: SearchSettings) -> list[LegHit]:
+def _over_threshold(hits: list[tuple[str, float]], settings: SearchSettings) -> list[LegHit]:
     floor = settings.threshold if settings.threshold is not None else float("-inf")
     return ranked([hit for hit in hits if hit[1] >= floor])
 
 
 def _fuse(
-    dense: list[LegHit], words: list[LegHit], served_by: ServedBy, settings: SearchSettings
+    dense: list[LegHit], sparse_hits: list[LegHit], served_by: ServedBy, settings: SearchSettings
 ) -> list[tuple[str, FusedHit]]:
-    """Return node ids with their fused hit, best first, ties by node id."""
-    ids = sorted({hit.node_id for hit in [*dense, *words]})
+    """Return node ids with their fused hits, best first, ties by node id."""
+    ids = sorted({hit.node_id for hit in [*dense, *sparse_hits]})
     row = {node_id: number for number, node_id in enumerate(ids)}
     fused = reciprocal_rank_fusion(
-        [[row[hit.node_id] for hit in dense], [row[hit.node_id] for hit in words]],
+        [[row[hit.node_id] for hit in dense], [row[hit.node_id] for hit in sparse_hits]],
         weights=settings.leg_weights(served_by),
         k=settings.rrf_k,
     )
@@ -314,13 +321,13 @@ def _results(
 ) -> list[RetrievedMemory]:
     by_id = [{hit.node_id: hit for hit in leg} for leg in legs]
     results = []
-    there = [(node_id, hit) for node_id, hit in fused if node_id in nodes]  # others cannot be read, or are deleted
-    for node_id, hit in there[: settings.top_k]:
-        in_dense, in_words = (leg.get(node_id) for leg in by_id)
-        own = {"hybrid": None, "dense": in_dense, "sparse": in_words}[settings.mode]
+    readable = [(node_id, hit) for node_id, hit in fused if node_id in nodes]  # others are unreadable or deleted
+    for node_id, hit in readable[: settings.top_k]:
+        in_dense, in_sparse = (leg.get(node_id) for leg in by_id)
+        own = {"hybrid": None, "dense": in_dense, "sparse": in_sparse}[settings.mode]
         node, score = nodes[node_id], own.score if own else hit.scaled
         if isinstance(node, IndexNode):
-            score = score or _NEXT_TO_NOTHING
+            score = score or _SMALLEST_SCORE
         results.append(
             RetrievedMemory(
                 node=node,
@@ -330,8 +337,8 @@ def _results(
                 scaled_score=hit.scaled,
                 dense_score=in_dense.score if in_dense else None,
                 dense_rank=in_dense.rank if in_dense else None,
-                sparse_score=in_words.score if in_words else None,
-                sparse_rank=in_words.rank if in_words else None,
+                sparse_score=in_sparse.score if in_sparse else None,
+                sparse_rank=in_sparse.rank if in_sparse else None,
             )
         )
     return results

@@ -1,4 +1,4 @@
-"""The tuned model and its stand-in, with a tuned model that cannot be loaded told, not hidden."""
+"""Load the tuned model and the baseline; a model that cannot be loaded is logged, or an error without a fallback."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def load_models(
 ) -> tuple[FineTunedEmbedding | None, FineTunedEmbedding | None]:
     """Return the tuned model with its weights loaded, and the baseline (loaded at its first use).
 
-    With fallback "off" the baseline is None and a tuned model that cannot be loaded is an error; otherwise it is
-    logged and None, and so is the baseline's failure.
+    With fallback "off", the baseline is None, and a tuned model that cannot be loaded is an error. Otherwise a model
+    that cannot be loaded is logged and None.
 
     Raises:
         ModelError: with fallback "off", if the tuned model cannot be loaded.
@@ -27,30 +27,30 @@ def load_models(
     try:
         tuned = FineTunedEmbedding(str(model))
         _ = tuned.encoder
-    except Exception as error:  # for any reason: a library's own, or the file system's
+    except Exception as error:  # of any library, or of the file system
         if fallback == "off":
             raise error if isinstance(error, ModelError) else _cannot_be_loaded(model, error) from error
         tuned = None
-        logger.warning("the tuned model cannot be loaded, the baseline serves instead: %s", error)
+        logger.warning("the tuned model cannot be loaded, falling back to the baseline: %s", error)
     if fallback == "off" or baseline is None:
         return tuned, None
     try:
         return tuned, FineTunedEmbedding(str(baseline))
     except Exception as error:
-        logger.warning("the baseline model cannot be found, BM25 alone would stand in: %s", error)
+        logger.warning("the baseline model cannot be found, BM25 is the only fallback: %s", error)
         return tuned, None
 
 
 def load_serving_models(
     model: str | Path, baseline: str | Path | None, *, vectors: str, fallback: str
 ) -> tuple[FineTunedEmbedding | None, FineTunedEmbedding | None, Serve]:
-    """Return the tuned model, the baseline, and which of them serves by the choice of a run.
+    """Return the tuned model, the baseline, and which of them serves, as a run chose.
 
-    Where the run chose the base's vectors (`vectors` is "base", not "model"), the base model serves, and the tuned one
-    is not loaded. If it cannot be loaded, the tuned model stands in, which is logged.
+    If the run chose the base model's vectors (`vectors` is "base", not "model"), the base model serves and the tuned
+    one is not loaded. If the base model cannot be loaded, the tuned model serves instead, and a warning is logged.
 
     Raises:
-        ModelError: with fallback "off", if the model that ought to serve cannot be loaded.
+        ModelError: with fallback "off", if the model to serve cannot be loaded.
     """
     if vectors == "base":
         try:
@@ -61,7 +61,9 @@ def load_serving_models(
         except Exception as error:
             if fallback == "off":
                 raise error if isinstance(error, ModelError) else _cannot_be_loaded(str(baseline), error) from error
-            logger.warning("the base model, which the run chose, cannot be loaded; the tuned model serves: %s", error)
+            logger.warning(
+                "the base model, which the run chose, cannot be loaded; falling back to the tuned model: %s", error
+            )
         else:
             return None, base, "base"
         baseline = None
@@ -70,5 +72,5 @@ def load_serving_models(
 
 def _cannot_be_loaded(model: str | Path, error: Exception) -> ModelError:
     return ModelError(
-        f"The model {str(model)!r} cannot be loaded ({first_line(error)}); check that it is whole and readable."
+        f"The model {str(model)!r} cannot be loaded ({first_line(error)}); check that it is complete and readable."
     )

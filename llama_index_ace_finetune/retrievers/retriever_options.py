@@ -1,4 +1,4 @@
-"""The options of a retriever: named and typed once, and checked before anything is loaded, embedded or written."""
+"""The options of a retriever, typed, and validated before anything is loaded, embedded or written."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from llama_index_ace_finetune.stores.qdrant.filters import Filters
 
 
 class SearchOptions(TypedDict, total=False):
-    """Options that a single call may change.
+    """Options that can be changed per call.
 
     Attributes:
-        similarity_top_k: results; 10 by default.
+        similarity_top_k: number of results; 10 by default.
         dense_top_k: hits taken from the dense leg; in mode "hybrid" 100 by default, as when the weights were chosen.
-        sparse_top_k: hits taken from BM25; likewise.
+        sparse_top_k: hits taken from BM25; in mode "hybrid" 100 by default.
         rrf_k: constant of RRF; 60 by default.
-        weights: of the dense and the BM25 leg, equal by default. The constructors that take the model of a run, by its
-            folder, take those that dev chose for it where none are given.
-        baseline_weights: the same where the baseline serves; None takes `weights`.
-        threshold: lowest cosine of a dense hit, applied to the dense leg before fusion; none by default.
+        weights: of the dense and the BM25 leg, equal by default; for the model folder of a run, the weights that were
+            chosen on dev.
+        baseline_weights: the weights if the baseline serves; None takes `weights`.
+        threshold: minimum cosine of a dense hit, applied to the dense leg before fusion; none by default.
         mode: "hybrid" (the default), "dense" or "sparse".
-        filters: metadata filters, decided by Qdrant for both legs.
+        filters: metadata filters, applied by Qdrant's rules to both legs.
         node_ids: only these nodes.
         doc_ids: only nodes of these source documents.
     """
@@ -50,23 +50,23 @@ class SearchOptions(TypedDict, total=False):
 
 
 class RetrieverOptions(SearchOptions, total=False):
-    """Options of `FineTunedHybridRetriever` and of its constructors; those of a single call are among them.
+    """Options of `FineTunedHybridRetriever` and of its constructors, including those of `SearchOptions`.
 
     Attributes:
-        sparse: where words are searched: "in_process" (the default), or "server" for a store with BM25 vectors.
+        sparse: where BM25 is computed: "in_process" (the default), or "server" for a store with BM25 vectors.
         bm25: parameters of the in-process BM25.
         fallback: "baseline" (the default) or "off".
-        timeout: seconds for a query: embedding it, both legs, and fetching the results; none by default. A model that
-            takes more than half of what is left is given up for the next one; a server that does not answer in time is
-            a StoreError.
-        breaker_failures: failures in a row, 3 by default, after which a model is skipped for a while.
-        breaker_pause: seconds until it is tried again, 30 by default.
+        timeout: seconds for a query: embedding, both legs, and fetching the results; none by default. If a model takes
+            more than half of the remaining time, the next one is tried; a server that does not answer in time is a
+            StoreError.
+        breaker_failures: failures in a row, 3 by default, after which a model is skipped for a cool-down.
+        breaker_pause: seconds of the cool-down, 30 by default.
         serve: "finetuned" (the default), or "base" to search the "baseline" vectors because the base model was chosen;
-            that is no fallback, and results say "base". `from_run` sets it by the run's verdict.
-        callback_manager: LlamaIndex's.
-        object_map: what the `IndexNode`s found stand for, by their `index_id`; retrievers and query engines are asked.
-        objects: nodes that carry it themselves, instead.
-        verbose: LlamaIndex's.
+            that is not a fallback, and results say "base". `from_run` sets it by the run's verdict.
+        callback_manager: of LlamaIndex.
+        object_map: objects of `IndexNode`s by their `index_id`; found retrievers and query engines are queried.
+        objects: `IndexNode`s that hold their object, instead of `object_map`.
+        verbose: of LlamaIndex.
     """
 
     sparse: Sparse
@@ -82,14 +82,14 @@ class RetrieverOptions(SearchOptions, total=False):
     verbose: bool
 
 
-_OF_A_SEARCH = SearchOptions.__optional_keys__
-_OF_A_RETRIEVER = RetrieverOptions.__optional_keys__
-_FALLBACK = {"fallback": "fallback", "timeout": "timeout", "breaker_failures": "failures", "breaker_pause": "pause"}
+_SEARCH_OPTIONS = SearchOptions.__optional_keys__
+_RETRIEVER_OPTIONS = RetrieverOptions.__optional_keys__
+_FALLBACK = {"fallback": "fallback", "timeout": "timeout", "breaker_failures": "failures", "breaker_pause": "cooldown"}
 
 
 @dataclass(frozen=True)
 class CheckedOptions:
-    """Options as the parts of a retriever take them."""
+    """Validated options, grouped by the components that take them."""
 
     search: SearchSettings
     fallback: FallbackSettings
@@ -103,13 +103,13 @@ class CheckedOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> CheckedOptions:
-        """Return what `RetrieverOptions` hold.
+        """Validate `RetrieverOptions`.
 
         Raises:
-            AceFinetuneError: naming an option that does not exist, with the nearest one that does, or a value that is
-                of a wrong type or out of range.
+            AceFinetuneError: for an unknown option, with the most similar name, or a value of a wrong type or out of
+                range.
         """
-        _require_known(options, _OF_A_RETRIEVER, "retriever")
+        _require_known(options, _RETRIEVER_OPTIONS, "retriever")
         sparse, bm25 = options.get("sparse", "in_process"), options.get("bm25")
         require_sparse(sparse)
         if not isinstance(bm25, BM25Settings | None):
@@ -119,9 +119,9 @@ class CheckedOptions:
         try:
             fallback = FallbackSettings(**{ours: options[name] for name, ours in _FALLBACK.items() if name in options})
         except TypeError as error:
-            raise AceFinetuneError(f"A retriever option is of a wrong type ({error}); see RetrieverOptions.") from error
+            raise AceFinetuneError(f"A retriever option has a wrong type ({error}); see RetrieverOptions.") from error
         return cls(
-            search=search_settings({name: options[name] for name in options if name in _OF_A_SEARCH}),
+            search=search_settings({name: options[name] for name in options if name in _SEARCH_OPTIONS}),
             fallback=fallback,
             sparse=sparse,
             bm25=bm25,
@@ -134,17 +134,17 @@ class CheckedOptions:
 
 
 def search_settings(options: Mapping[str, Any], base: SearchSettings | None = None) -> SearchSettings:
-    """Return `base`, by default the defaults, changed by `SearchOptions`.
+    """Return the settings `base` (the defaults if None) with the given `SearchOptions`.
 
     Raises:
-        AceFinetuneError: as `CheckedOptions.of`.
+        AceFinetuneError: as in `CheckedOptions.of`.
     """
-    _require_known(options, _OF_A_SEARCH, "search")
+    _require_known(options, _SEARCH_OPTIONS, "search")
     given = {("top_k" if name == "similarity_top_k" else name): value for name, value in options.items()}
     try:
         return replace(base or SearchSettings(), **given)
     except TypeError as error:
-        raise AceFinetuneError(f"A search option is of a wrong type ({error}); see SearchOptions.") from error
+        raise AceFinetuneError(f"A search option has a wrong type ({error}); see SearchOptions.") from error
 
 
 def _require_known(options: Mapping[str, Any], names: frozenset[str], what: str) -> None:

@@ -1,4 +1,4 @@
-"""What one search depends on."""
+"""SearchSettings: the validated settings of a search."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEXICAL: Final = "lexical"
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """Settings of one search; see `FineTunedHybridRetriever` for what they mean."""
+    """Settings of one search; see `SearchOptions` for their meaning."""
 
     top_k: int = 10
     dense_top_k: int | None = None
@@ -36,7 +36,7 @@ class SearchSettings:
     doc_ids: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        """Raise AceFinetuneError for a value that makes no sense."""
+        """Raise AceFinetuneError for an invalid value."""
         if self.mode not in ("hybrid", "dense", "sparse"):
             raise AceFinetuneError(f"The search mode is {self.mode!r}; it must be hybrid, dense or sparse.")
         for pair in (self.weights, self.baseline_weights):
@@ -49,18 +49,18 @@ class SearchSettings:
         for name, depth in (("dense_top_k", self.dense_top_k), ("sparse_top_k", self.sparse_top_k)):
             if depth is not None and depth < 1:
                 raise AceFinetuneError(f"The depth {name} is {depth}; it must be at least 1.")
-        self.condition()
+        self.query_filter()
 
-    def condition(self) -> models.Filter | None:
-        """Return what every result has to fulfil, as Qdrant's filter; None for no condition."""
+    def query_filter(self) -> models.Filter | None:
+        """Return the filter that every result has to match; None without conditions."""
         return qdrant_filter(self.filters, node_ids=self.node_ids, doc_ids=self.doc_ids)
 
     def depth(self, configured: int | None) -> int:
-        """Hits to take from a leg."""
+        """Return the number of hits to take from a leg."""
         return max(configured or (FUSION_DEPTH if self.mode == "hybrid" else 0), self.top_k)
 
     def leg_weights(self, served_by: ServedBy) -> tuple[float, float]:
-        """Weights (dense, BM25) given what served: a leg that did not run must not scale the scores down."""
+        """Return the weights (dense, BM25) by what served; a leg that did not run gets 0, so scores still reach 1."""
         if self.mode == "sparse" or served_by == LEXICAL:
             return (0.0, 1.0)
         if self.mode == "dense":

@@ -1,4 +1,4 @@
-"""From memories and two models to a store."""
+"""Build an index: embed memories with the tuned and the base model, and write them to Qdrant."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from llama_index_ace_finetune.stores.memory_store import (
     MemoryStore,
 )
 from llama_index_ace_finetune.stores.qdrant.collections import (
-    VectorSpace,
+    NamedVector,
     create_collection,
     is_unfinished,
     mark_finished,
     read_metadata,
     resolve_alias,
 )
-from llama_index_ace_finetune.stores.qdrant.connection import connect, told
+from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant, connect
 from llama_index_ace_finetune.stores.qdrant.payload_indexes import PayloadIndexes
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 from llama_index_ace_finetune.stores.upsert_nodes import upsert_nodes
@@ -38,7 +38,7 @@ INDEX: Final = "index"
 
 
 def memory_nodes(memories: Iterable[Memory]) -> list[BaseNode]:
-    """Return a LlamaIndex node per memory: same id, same text; metadata is kept out of what is embedded."""
+    """Return a LlamaIndex node per memory, with the same id and text; its metadata is not embedded."""
     return [
         TextNode(
             id_=memory.id,
@@ -52,14 +52,14 @@ def memory_nodes(memories: Iterable[Memory]) -> list[BaseNode]:
 
 
 def model_encoders(finetuned: Encoder, baseline: Encoder | None) -> dict[str, Encoder]:
-    """Return the models by the names of their vectors."""
+    """Return the models by the name of their vectors."""
     return {FINETUNED: finetuned, **({BASELINE: baseline} if baseline else {})}
 
 
-def vector_spaces(encoders: Mapping[str, Encoder]) -> dict[str, VectorSpace]:
-    """Return what a collection has to know of each model's vectors."""
+def named_vectors_of(encoders: Mapping[str, Encoder]) -> dict[str, NamedVector]:
+    """Return the named vector of each model."""
     return {
-        name: VectorSpace(dimension=encoder.dimension, fingerprint=encoder.document_fingerprint, model=encoder.name)
+        name: NamedVector(dimension=encoder.dimension, fingerprint=encoder.document_fingerprint, model=encoder.name)
         for name, encoder in encoders.items()
     }
 
@@ -81,40 +81,40 @@ def build_index(
     collection_options: Mapping[str, Any] | None = None,
     payload_indexes: PayloadIndexes | None = None,
 ) -> MemoryStore:
-    """Embed the nodes' EMBED text with each model and write a new collection; return it open.
+    """Embed the nodes' EMBED text with each model and write a new collection; return its open store.
 
-    Until it is whole its metadata say so, and it is not opened; the same call completes it, and embeds only what is
-    missing.
+    An incomplete collection is marked as such and cannot be opened; repeating the call completes it and embeds only
+    missing nodes.
 
     Args:
-        nodes: what is searched later.
+        nodes: the nodes to index.
         finetuned: the model that serves.
-        baseline: the model that stands in for it; None builds without a fallback.
+        baseline: the fallback model; None builds without one.
         path: folder of an embedded store.
         url: address of a server instead.
         api_key: of that server.
         collection: its name.
-        server_bm25: have Qdrant hold BM25 vectors, too, for collections whose words do not fit in a process.
-        resume: add to a collection that is there and whole; only what is missing is embedded.
+        server_bm25: also store BM25 vectors in Qdrant, for collections too large for BM25 in a process.
+        resume: add to an existing complete collection; only missing nodes are embedded.
         cache: folder for vectors.
         progress: called with the number of texts just encoded.
         client_options: passed to `QdrantClient`.
         collection_options: passed to `create_collection`.
-        payload_indexes: keys of the metadata that a server indexes, so that filters on them are quick, and let at all
-            in strict mode: their names, or names with types of index, as `create_payload_indexes` takes them.
+        payload_indexes: metadata keys that a server indexes, for fast filters, and for any filters in strict mode:
+            names, or names with index types, as in `create_payload_indexes`.
 
     Raises:
         StoreError: if the collection exists, or, with `resume`, holds the vectors of other models.
     """
     encoders = model_encoders(finetuned, baseline)
-    place: dict[str, Any] = {
+    connection: dict[str, Any] = {
         "path": path, "url": url, "api_key": api_key, "collection": collection, "client_options": client_options,
     }  # fmt: skip
-    fresh = path is not None and not _holds_something(Path(path))
+    fresh = path is not None and not _is_occupied(Path(path))
     store = _fill(
         nodes,
         encoders,
-        place,
+        connection,
         server_bm25=server_bm25,
         resume=resume,
         cache=cache,
@@ -128,25 +128,25 @@ def build_index(
 
 
 def index_grows(collection: str = DEFAULT_COLLECTION) -> list[str]:
-    """Return the folders of an embedded store in which Qdrant keeps a collection, for `new_folder`."""
+    """Return the folders of an embedded store in which Qdrant stores a collection, for `new_folder`."""
     return [f"collection/{collection}"]
 
 
 @contextmanager
 def new_index_folder(path: Path, collection: str = DEFAULT_COLLECTION) -> Iterator[Path]:
-    """Give a folder to build an embedded store in; see `new_folder`."""
+    """Yield a folder to build an embedded store in; see `new_folder`."""
     with new_folder(path, kind=INDEX, grows=index_grows(collection)) as aside:
         yield aside
 
 
-def _holds_something(folder: Path) -> bool:
+def _is_occupied(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def _fill(
     nodes: Sequence[BaseNode],
     encoders: Mapping[str, Encoder],
-    place: dict[str, Any],
+    connection: dict[str, Any],
     *,
     server_bm25: bool,
     resume: bool,
@@ -155,70 +155,70 @@ def _fill(
     collection_options: Mapping[str, Any] | None,
     payload_indexes: PayloadIndexes | None,
 ) -> MemoryStore:
-    """Write a collection, or complete one, and have its metadata say that it is finished."""
-    spaces = vector_spaces(encoders)
+    """Write a collection, or complete an unfinished one, and mark it as finished."""
+    named_vectors = named_vectors_of(encoders)
     texts = (node.get_content(MetadataMode.EMBED) for node in nodes)
     sparse = SparseBM25.of(texts) if server_bm25 else None
-    client, where = connect(**{name: value for name, value in place.items() if name != "collection"})
+    client, location = connect(**{name: value for name, value in connection.items() if name != "collection"})
     try:
-        store, unfinished = _held(client, place["collection"], spaces, sparse, where, resume=resume)
+        store, unfinished = _existing(client, connection["collection"], named_vectors, sparse, location, resume=resume)
         if store is None:
             create_collection(
                 client,
-                place["collection"],
-                spaces,
-                where,
+                connection["collection"],
+                named_vectors,
+                location,
                 sparse=sparse,
                 options=collection_options,
                 payload_indexes=payload_indexes,
                 unfinished=True,
             )
-            store = MemoryStore(client, place["collection"], spaces, where, sparse=sparse)
+            store = MemoryStore(client, connection["collection"], named_vectors, location, sparse=sparse)
         elif unfinished:
             wanted = {node.node_id for node in nodes}
-            store.delete([held.node_id for held in store.nodes() if held.node_id not in wanted])
+            store.delete([stored.node_id for stored in store.nodes() if stored.node_id not in wanted])
         upsert_nodes(store, nodes, encoders, cache=cache, progress=progress)
         if unfinished:
-            mark_finished(client, store.collection, where)
+            mark_finished(client, store.collection, location)
     except BaseException:
         client.close()
         raise
     return store
 
 
-def _held(
+def _existing(
     client: QdrantClient,
     collection: str,
-    spaces: Mapping[str, VectorSpace],
+    named_vectors: Mapping[str, NamedVector],
     sparse: SparseBM25 | None,
-    where: str,
+    location: str,
     *,
     resume: bool,
 ) -> tuple[MemoryStore | None, bool]:
-    """Return the collection to add to, None where a new one has to be made; and whether it is unfinished.
+    """Return the collection to add to (None if a new one has to be created), and whether it is unfinished.
 
-    An unfinished one of other models or words is deleted.
+    An unfinished collection of other models or BM25 settings is deleted.
 
     Raises:
-        StoreError: if it is finished, and `resume` is off or it is of other models.
+        StoreError: if it is finished and has vectors of other models.
     """
-    if not told(where, client.collection_exists, collection):
+    if not call_qdrant(location, client.collection_exists, collection):
         return None, True
-    unfinished = is_unfinished(client, collection, where)
+    unfinished = is_unfinished(client, collection, location)
     if not unfinished and not resume:
-        return None, True  # creating it says that it exists
-    held, words = read_metadata(client, collection, where, unfinished_too=True)
-    same = _fingerprints(held) == _fingerprints(spaces)
-    if unfinished and not (same and words == sparse):
-        told(where, client.delete_collection, collection)
+        return None, True  # `create_collection` raises, since it exists
+    stored, sparse_stored = read_metadata(client, collection, location, allow_unfinished=True)
+    same = _fingerprints(stored) == _fingerprints(named_vectors)
+    if unfinished and not (same and sparse_stored == sparse):
+        call_qdrant(location, client.delete_collection, collection)
         return None, True
     if not same:
         raise StoreError(
-            f"The collection {collection!r} in {where} holds the vectors of other models; build it again under another "
+            f"The collection {collection!r} in {location} has vectors of other models; build the index under another "
             "name."
         )
-    return MemoryStore(client, resolve_alias(client, collection), held, where, sparse=words), unfinished
+    return MemoryStore(client, resolve_alias(client, collection), stored, location, sparse=sparse_stored), unfinished
 
 
-def _fingerprints(spaces: Mapping[str, VectorSpace]) -> dict[str, str]:
-    return {name: space.fingerprint for name, space in spaces.items()}
+def _fingerprints(named_vectors: Mapping[str, NamedVector]) -> dict[str, str]:
+    return {name: named_vector.fingerprint for name, named_vector in named_vectors.items()}

@@ -1,4 +1,4 @@
-"""An embedded collection's vectors of one model, kept in this process beside Qdrant."""
+"""LocalVectorIndex: an in-process index over one named vector of an embedded collection."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from qdrant_client import QdrantClient
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.ann.flat import NearestVectors
-from llama_index_ace_finetune.stores.ann.ivf import InvertedFile
-from llama_index_ace_finetune.stores.ann.ivf_builder import InvertedFileBuilder
-from llama_index_ace_finetune.stores.ann.updatable_ivf import Batch, LargeVectors
+from llama_index_ace_finetune.stores.ann.flat import FlatIndex
+from llama_index_ace_finetune.stores.ann.ivf import IVFIndex
+from llama_index_ace_finetune.stores.ann.ivf_builder import IVFBuilder
+from llama_index_ace_finetune.stores.ann.updatable_ivf import Batch, UpdatableIVF
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of
-from llama_index_ace_finetune.stores.qdrant.connection import told
+from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant
 from llama_index_ace_finetune.stores.qdrant.points import read_points
-from llama_index_ace_finetune.stores.qdrant.write_log import watch
+from llama_index_ace_finetune.stores.qdrant.write_log import subscribe
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 from llama_index_ace_finetune.utils.new_folder import new_folder
 
 EXACT_UP_TO: Final = 200_000
-_AT_ONCE = 4096
+_BATCH = 4096
 logger = logging.getLogger(__name__)
 
 
-class VectorMirror:
-    """Searches what Qdrant holds in this process.
+class LocalVectorIndex:
+    """Searches the vectors of a Qdrant collection in this process.
 
-    Qdrant stays the store of record: vectors are read from it at the first search, and those of points that were
-    written since, by whichever holder of the same client, before the next. The embedded Qdrant checks every payload
-    at every query; at 100,000 points that takes ten times as long as comparing all vectors.
+    Qdrant stays the source of truth: all vectors are read from it at the first search, and those of points that were
+    written since, through the same client, before each later search. Embedded Qdrant checks every payload at every
+    query; with 100,000 points that takes ten times as long as comparing all vectors.
 
-    Up to `exact_up_to` points all vectors are compared (`NearestVectors`); above, an inverted file is made, beside the
-    collection's own files or in a temporary folder, and again whenever as many points were written since.
+    Up to `exact_up_to` points, all vectors are compared (`FlatIndex`). Above that, an IVF index is built, beside the
+    collection's files or in a temporary folder, and rebuilt once `exact_up_to` points were written since.
     """
 
     def __init__(
@@ -50,101 +50,101 @@ class VectorMirror:
         name: str,
         *,
         dimension: int,
-        where: str,
+        location: str,
         exact_up_to: int = EXACT_UP_TO,
     ) -> None:
-        self._client, self._collection, self._name, self._where = client, collection, name, where
+        self._client, self._collection, self._name, self._location = client, collection, name, location
         self._dimension, self._exact_up_to = dimension, exact_up_to
-        self._vectors: NearestVectors | LargeVectors = NearestVectors(dimension)
+        self._index: FlatIndex | UpdatableIVF = FlatIndex(dimension)
         self._temporary: Path | None = None
-        self._log = watch(client)
-        self._whole = False
+        self._log = subscribe(client)
+        self._complete = False
         self._reading = fork_safe_lock()
 
     def search(
         self, queries: NDArray[np.float32], k: int, *, allowed: frozenset[PointKey] | None = None
     ) -> list[list[tuple[str, float]]]:
-        """Return, per row of `queries` [n, dimension], node ids and cosines of the k nearest; ties go by node id."""
-        self._catch_up()
-        return self._vectors.search(queries, k, allowed=allowed)
+        """Return, per row of `queries` [n, dimension], node ids and cosines of the k nearest; ties by node id."""
+        self._sync()
+        return self._index.search(queries, k, allowed=allowed)
 
-    def _catch_up(self) -> None:
+    def _sync(self) -> None:
         with self._reading:
-            touched = self._log.take() if self._whole else None
-            if touched is not None and not touched:
+            changed = self._log.drain() if self._complete else None
+            if changed is not None and not changed:
                 return
-            self._whole = False  # also in a child that is forked meanwhile
-            if touched is None:
-                self._log.take()
-                self._vectors = self._read_all()
+            self._complete = False  # also in a child that is forked meanwhile
+            if changed is None:
+                self._log.drain()
+                self._index = self._read_all()
             else:
-                self._vectors.drop(touched)
-                for points, ids, rows in self._batches(list(touched)):
-                    self._vectors.put(points, ids, rows)
-                if self._outgrown():
-                    self._vectors = self._read_all()
-            self._whole = True
+                self._index.delete(changed)
+                for points, ids, rows in self._batches(list(changed)):
+                    self._index.upsert(points, ids, rows)
+                if self._is_outgrown():
+                    self._index = self._read_all()
+            self._complete = True
 
-    def _outgrown(self) -> bool:
-        held = self._vectors
-        return (held.written_since if isinstance(held, LargeVectors) else len(held)) > self._exact_up_to
+    def _is_outgrown(self) -> bool:
+        index = self._index
+        return (index.delta_size if isinstance(index, UpdatableIVF) else len(index)) > self._exact_up_to
 
-    def _read_all(self) -> NearestVectors | LargeVectors:
-        if told(self._where, self._client.count, self._collection, exact=True).count <= self._exact_up_to:
-            nearest = NearestVectors(self._dimension)
+    def _read_all(self) -> FlatIndex | UpdatableIVF:
+        if call_qdrant(self._location, self._client.count, self._collection, exact=True).count <= self._exact_up_to:
+            flat = FlatIndex(self._dimension)
             for points, ids, rows in self._batches(None):
-                nearest.put(points, ids, rows)
-            return nearest
+                flat.upsert(points, ids, rows)
+            return flat
         folder = self._folder()
-        file = self._vectors.file if isinstance(self._vectors, LargeVectors) else self._opened(folder)
-        if file is not None:
-            large = LargeVectors.in_step(file, self._batches(None))
-            if large.written_since <= self._exact_up_to:
-                return large
+        ivf = self._index.ivf if isinstance(self._index, UpdatableIVF) else self._open_existing(folder)
+        if ivf is not None:
+            updatable = UpdatableIVF.refreshed(ivf, self._batches(None))
+            if updatable.delta_size <= self._exact_up_to:
+                return updatable
         batches = self._batches(None)
         first = next(batches, None)
         if first is None:  # all points lack this model's vector
-            return NearestVectors(self._dimension)
-        logger.info("the %s vectors of %s are divided into lists", self._name, self._where)
+            return FlatIndex(self._dimension)
+        logger.info("building an IVF index of the %s vectors in %s", self._name, self._location)
         with (
             new_folder(folder, kind="vectors", derived=True, wait=True) as fresh,
-            InvertedFileBuilder(fresh, self._dimension) as builder,
+            IVFBuilder(fresh, self._dimension) as builder,
         ):
             for points, ids, rows in chain([first], batches):
                 builder.add(points, ids, rows)
-        return LargeVectors(InvertedFile(folder))
+        return UpdatableIVF(IVFIndex(folder))
 
-    def _opened(self, folder: Path) -> InvertedFile | None:
-        """Return the inverted file that an earlier process left, if it is one of these vectors."""
+    def _open_existing(self, folder: Path) -> IVFIndex | None:
+        """Return the IVF index that an earlier process built, if it is readable and of the same dimension."""
         if not folder.is_dir():
             return None
         try:
-            file = InvertedFile(folder)
+            ivf = IVFIndex(folder)
         except StoreError as error:
-            logger.warning("they are made again: %s", error)
+            logger.warning("the IVF index is rebuilt: %s", error)
             return None
-        return file if file.info.dimension == self._dimension else None
+        return ivf if ivf.info.dimension == self._dimension else None
 
     def _folder(self) -> Path:
-        """Return where the inverted file lies: with the collection, so that it is deleted with it."""
+        """Return the folder of the IVF index: inside the collection's folder, so that it is deleted with it."""
         local = getattr(self._client, "_client", None)
         if isinstance(local, QdrantLocal) and local.persistent and not getattr(local, "read_only", False):
             return Path(local.location) / "collection" / self._collection / f"vectors-{self._name}"
         if self._temporary is None:
-            made = tempfile.TemporaryDirectory(prefix="ace-finetune-")
-            self._temporary = Path(made.name)
-            weakref.finalize(self, made.cleanup)
+            temporary = tempfile.TemporaryDirectory(prefix="ace-finetune-")
+            self._temporary = Path(temporary.name)
+            weakref.finalize(self, temporary.cleanup)
         return self._temporary / "vectors"
 
     def _batches(self, ids: list[PointKey] | None) -> Iterator[Batch]:
         points = read_points(
-            self._client, self._collection, self._where, ids=ids,
+            self._client, self._collection, self._location, ids=ids,
             with_payload=[NODE_ID_FIELD], with_vectors=[self._name],
         )  # fmt: skip
-        while batch := list(islice(points, _AT_ONCE)):
-            # A point that another writer made may lack this model's vector.
-            held = [point for point in batch if (point.vector or {}).get(self._name) is not None]
-            if not held:
+        while batch := list(islice(points, _BATCH)):
+            # Points of other writers may lack this model's vector.
+            with_vector = [point for point in batch if (point.vector or {}).get(self._name) is not None]
+            if not with_vector:
                 continue
-            rows = np.array([point.vector[self._name] for point in held], np.float32)
-            yield [key_of(point.id) for point in held], [node_id_of(point) for point in held], rows
+            rows = np.array([point.vector[self._name] for point in with_vector], np.float32)
+            yield [key_of(point.id) for point in with_vector], [node_id_of(point) for point in with_vector], rows

@@ -1,7 +1,8 @@
-"""MemoryStore: one Qdrant collection with the tuned and the baseline vectors of the same memories."""
+"""MemoryStore: a Qdrant collection with the tuned and the baseline vectors of the same memories."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,22 +15,22 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.local_index import EXACT_UP_TO, VectorMirror
+from llama_index_ace_finetune.stores.local_index import EXACT_UP_TO, LocalVectorIndex
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_id, point_keys
 from llama_index_ace_finetune.stores.qdrant.collections import (
-    VectorSpace,
+    NamedVector,
     create_collection,
     read_metadata,
     resolve_alias,
 )
-from llama_index_ace_finetune.stores.qdrant.connection import connect, failure, told
-from llama_index_ace_finetune.stores.qdrant.filter_cache import PassingPoints
-from llama_index_ace_finetune.stores.qdrant.node_points import node_points, payload_of, require_own_ids
+from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant, connect, failure
+from llama_index_ace_finetune.stores.qdrant.filter_cache import FilterCache
+from llama_index_ace_finetune.stores.qdrant.node_points import node_points, payload_of, require_unique_ids
 from llama_index_ace_finetune.stores.qdrant.payload_indexes import PayloadIndexes, create_payload_indexes
 from llama_index_ace_finetune.stores.qdrant.points import NodeReader, read_points
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
-from llama_index_ace_finetune.stores.qdrant.write_log import WriteLog, is_embedded, watch
-from llama_index_ace_finetune.stores.server_search import Hits, QdrantSearch, Question, rounded
+from llama_index_ace_finetune.stores.qdrant.write_log import WriteLog, is_embedded, subscribe
+from llama_index_ace_finetune.stores.server_search import Hits, SearchRequest, ServerSearch, round_cosines
 
 FINETUNED: Final = "finetuned"
 BASELINE: Final = "baseline"
@@ -42,42 +43,42 @@ _Result = TypeVar("_Result")
 class MemoryStore:
     """Memories in Qdrant, with one named vector per model and the payload that LlamaIndex's `QdrantVectorStore` reads.
 
-    The collection's metadata holds each vector's dimension and model fingerprint, so vectors of different models can
-    not be mixed up. Open it with `create`, `open` or `attach`; close it after use, since an embedded folder is locked
-    while it is open. An embedded store answers dense searches in this process, with the same results: up to
-    `exact_up_to` memories (200,000 unless it is set before the first search) by comparing all vectors, above from an
-    inverted file, which finds 99 in 100 of the nearest.
+    The collection's metadata holds each vector's dimension and model fingerprint, so that vectors of different models
+    are not mixed up. Open it with `create`, `open` or `attach`; close it after use, since an embedded folder is locked
+    while it is open. An embedded store does dense searches in this process, with the same results: up to `exact_up_to`
+    memories (200,000 unless it is set before the first search) by comparing all vectors, above that with an IVF index
+    of recall 0.99.
     """
 
     def __init__(
         self,
         client: QdrantClient,
         collection: str,
-        spaces: Mapping[str, VectorSpace],
-        where: str,
+        named_vectors: Mapping[str, NamedVector],
+        location: str,
         *,
         sparse: SparseBM25 | None = None,
         owns_client: bool = True,
     ) -> None:
         self.client = client
         self.collection = collection
-        self.spaces = dict(spaces)
-        self.where = where
+        self.named_vectors = dict(named_vectors)
+        self.location = location
         self.sparse = sparse
         self.embedded = is_embedded(client)
         self.exact_up_to = EXACT_UP_TO
         self._owns_client = owns_client
         self._closed = False
-        self._log = watch(client)
-        self._qdrant = QdrantSearch(client, collection, where, sparse)
-        self._reader = NodeReader(where)
-        self._mirrors: dict[str, VectorMirror] = {}
-        self._passing = PassingPoints(client, collection, where)
+        self._log = subscribe(client)
+        self._server_search = ServerSearch(client, collection, location, sparse)
+        self._reader = NodeReader(location)
+        self._local_indexes: dict[str, LocalVectorIndex] = {}
+        self._filter_cache = FilterCache(client, collection, location)
 
     @classmethod
     def create(
         cls,
-        spaces: Mapping[str, VectorSpace],
+        named_vectors: Mapping[str, NamedVector],
         *,
         path: str | Path | None = None,
         url: str | None = None,
@@ -88,29 +89,29 @@ class MemoryStore:
         collection_options: Mapping[str, Any] | None = None,
         payload_indexes: PayloadIndexes | None = None,
     ) -> MemoryStore:
-        """Make a new collection: in a folder, on a server, or in memory where neither is given.
+        """Create a collection: in a folder, on a server, or in memory without either.
 
         Args:
-            spaces: the vectors to hold.
+            named_vectors: the dense vectors, by name.
             path: folder of an embedded store.
             url: address of a server instead.
             api_key: of that server; the environment variable QDRANT_API_KEY by default.
             collection: its name.
-            sparse: how texts become BM25 vectors, to have Qdrant search words as well.
+            sparse: encoder of BM25 vectors, for sparse search in Qdrant; none by default.
             client_options: passed to `QdrantClient`, such as `prefer_grpc` and `timeout`.
             collection_options: passed to `create_collection`, such as `shard_number` and `replication_factor`.
-            payload_indexes: keys that a server indexes, as `create_payload_indexes` takes them.
+            payload_indexes: metadata keys that a server indexes, as in `create_payload_indexes`.
 
         Raises:
             StoreError: if the collection exists, or the folder or the server cannot be used.
         """
-        client, where = connect(path=path, url=url, api_key=api_key, client_options=client_options)
+        client, location = connect(path=path, url=url, api_key=api_key, client_options=client_options)
         with _closed_on_error(client):
             create_collection(
-                client, collection, spaces, where, sparse=sparse, options=collection_options,
+                client, collection, named_vectors, location, sparse=sparse, options=collection_options,
                 payload_indexes=payload_indexes,
             )  # fmt: skip
-            return cls(client, collection, spaces, where, sparse=sparse)
+            return cls(client, collection, named_vectors, location, sparse=sparse)
 
     @classmethod
     def open(
@@ -124,29 +125,29 @@ class MemoryStore:
     ) -> MemoryStore:
         """Open a collection that `create` made, in a folder or on a server.
 
-        Behind an alias, the collection that it names now: a store stays with the vectors that its models made.
+        An alias is resolved once: the store keeps the collection whose vectors its models made.
 
         Raises:
-            StoreError: if it is not there, was made by something else, or is locked by another process.
+            StoreError: if it does not exist, was made by something else, or is locked by another process.
         """
         if path is not None:
             _require_index(Path(path))
-        client, where = connect(path=path, url=url, api_key=api_key, client_options=client_options)
+        client, location = connect(path=path, url=url, api_key=api_key, client_options=client_options)
         with _closed_on_error(client):
-            spaces, sparse = read_metadata(client, collection, where)
-            return cls(client, resolve_alias(client, collection), spaces, where, sparse=sparse)
+            named_vectors, sparse = read_metadata(client, collection, location)
+            return cls(client, resolve_alias(client, collection), named_vectors, location, sparse=sparse)
 
     @classmethod
-    def attach(cls, client: QdrantClient, collection: str, *, where: str = "the given client") -> MemoryStore:
-        """Open a collection of ours over a client that somebody else opened and will close."""
-        spaces, sparse = read_metadata(client, collection, where)
-        return cls(client, resolve_alias(client, collection), spaces, where, sparse=sparse, owns_client=False)
+    def attach(cls, client: QdrantClient, collection: str, *, location: str = "the given client") -> MemoryStore:
+        """Open a collection of ours with a client that the caller opened and closes."""
+        named_vectors, sparse = read_metadata(client, collection, location)
+        return cls(client, resolve_alias(client, collection), named_vectors, location, sparse=sparse, owns_client=False)
 
     # --------------------------------------------------------------------------------------------------- writing
 
     def create_payload_indexes(self, indexes: PayloadIndexes) -> None:
-        """Have a server index keys of the metadata; see the function of that name."""
-        create_payload_indexes(self.client, self.collection, self.where, indexes)
+        """Create payload indexes on a server; see the function of that name."""
+        create_payload_indexes(self.client, self.collection, self.location, indexes)
 
     def upsert(
         self,
@@ -155,22 +156,25 @@ class MemoryStore:
         *,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        """Write nodes with one row of `vectors[name]` [n, dimension] each; a node id that is there is replaced.
+        """Write nodes with one row of each `vectors[name]` [n, dimension]; nodes with an existing id are replaced.
 
         Raises:
-            StoreError: for vectors of another shape or name or that are not finite, an id that two different nodes
-                share, or a node that JSON cannot hold.
+            StoreError: for vectors of another shape or name, NaN or infinite values, two different nodes with one id,
+                or a node that cannot be written as JSON.
         """
         for name, rows in vectors.items():
-            space = self.spaces.get(name)
-            if space is None or rows.shape != (len(nodes), space.dimension):
+            named_vector = self.named_vectors.get(name)
+            if named_vector is None or rows.shape != (len(nodes), named_vector.dimension):
                 raise StoreError(
-                    f"The vectors {name!r} have shape {rows.shape}, and {self.where} takes "
-                    f"{(len(nodes), space.dimension) if space else 'none of that name'}; encode with the index's model."
+                    f"The vectors {name!r} have shape {rows.shape}, but {self.location} takes "
+                    f"{(len(nodes), named_vector.dimension) if named_vector else 'none of that name'}; encode with the "
+                    "model of the index."
                 )
             if not np.isfinite(rows).all():
-                raise StoreError(f"The vectors {name!r} hold NaN or infinity; the model that made them is broken.")
-        require_own_ids(nodes)
+                raise StoreError(
+                    f"The vectors {name!r} have NaN or infinite values; the model that made them is broken."
+                )
+        require_unique_ids(nodes)
         for start in range(0, len(nodes), _BATCH):
             part = slice(start, start + _BATCH)
             batch = nodes[part]
@@ -180,13 +184,13 @@ class MemoryStore:
                 progress(len(batch))
 
     def delete(self, node_ids: Sequence[str]) -> None:
-        """Delete nodes; unknown ids are left aside, and an empty list deletes nothing."""
+        """Delete nodes; unknown ids are ignored, and an empty list deletes nothing."""
         for start in range(0, len(node_ids), _BATCH):
             points = [point_id(node_id) for node_id in node_ids[start : start + _BATCH]]
             self._call(self.client.delete, self.collection, models.PointIdsList(points=points))  # type: ignore[arg-type]
 
     def delete_documents(self, ref_doc_ids: Sequence[str]) -> list[str]:
-        """Delete every node of these source documents; return the nodes' ids."""
+        """Delete all nodes of these source documents; return their ids."""
         node_ids = self.document_nodes(ref_doc_ids)
         self.delete(node_ids)
         return node_ids
@@ -195,49 +199,50 @@ class MemoryStore:
         """Return the ids of the nodes of these source documents."""
         if not ref_doc_ids:
             return []
-        ours = models.FieldCondition(key="ref_doc_id", match=models.MatchAny(any=list(ref_doc_ids)))
-        return [node_id_of(p) for p in self._points(only=models.Filter(must=[ours]), with_payload=[NODE_ID_FIELD])]
+        condition = models.FieldCondition(key="ref_doc_id", match=models.MatchAny(any=list(ref_doc_ids)))
+        points = self._points(query_filter=models.Filter(must=[condition]), with_payload=[NODE_ID_FIELD])
+        return [node_id_of(point) for point in points]
 
     def changed(self, nodes: Sequence[BaseNode]) -> list[int]:
-        """Return the positions of the nodes that are not in the store as they are here."""
-        places = range(0, len(nodes), _BATCH)
+        """Return the positions of the nodes that are new or differ from the stored ones."""
+        starts = range(0, len(nodes), _BATCH)
         found: list[int] = []
-        for start in places:
+        for start in starts:
             batch = nodes[start : start + _BATCH]
             ids = [point_id(node.node_id) for node in batch]
-            held = {str(point.id): point for point in self._points(ids=ids, with_vectors=list(self.spaces))}
-            for place, (node, identifier) in enumerate(zip(batch, ids, strict=True)):
-                point = held.get(identifier)
-                whole = point is not None and set(point.vector or {}) >= set(self.spaces)
-                if point is None or not whole or point.payload != payload_of(node):
-                    found.append(start + place)
+            stored = {str(point.id): point for point in self._points(ids=ids, with_vectors=list(self.named_vectors))}
+            for position, (node, identifier) in enumerate(zip(batch, ids, strict=True)):
+                point = stored.get(identifier)
+                complete = point is not None and set(point.vector or {}) >= set(self.named_vectors)
+                if point is None or not complete or point.payload != payload_of(node):
+                    found.append(start + position)
         return found
 
     # ------------------------------------------------------------------------------------------------- searching
 
-    def search(self, name: str, vector: Sequence[float], k: int, *, only: models.Filter | None = None) -> Hits:
-        """Return node ids and cosines of the k nearest memories in the space `name`, best first, ties by node id."""
-        return self.search_batch(name, np.asarray([vector], np.float32), k, only=only)[0]
+    def search(self, name: str, vector: Sequence[float], k: int, *, query_filter: models.Filter | None = None) -> Hits:
+        """Return node ids and cosines of the k nearest memories by the vector `name`, best first, ties by node id."""
+        return self.search_batch(name, np.asarray([vector], np.float32), k, query_filter=query_filter)[0]
 
     def search_batch(
-        self, name: str, vectors: NDArray[np.float32], k: int, *, only: models.Filter | None = None
+        self, name: str, vectors: NDArray[np.float32], k: int, *, query_filter: models.Filter | None = None
     ) -> list[Hits]:
-        """Return what `search` returns for each row of `vectors` [n, dimension]."""
+        """Return the results of `search` for each row of `vectors` [n, dimension]."""
         self._require_dimension(name, vectors.shape[1])
         self._require_open()
         if not len(vectors):
             return []
         if self.embedded:
-            allowed = None if only is None else self.passing(only)
-            return self._call(self._mirror(name).search, vectors, k, allowed=allowed)
-        questions = [self._qdrant.dense(name, vector.tolist(), k, only) for vector in vectors]
-        return [rounded(hits) for hits in self._answer(questions)]
+            allowed = None if query_filter is None else self.matching_ids(query_filter)
+            return self._call(self._local_index(name).search, vectors, k, allowed=allowed)
+        requests = [self._server_search.dense(name, vector.tolist(), k, query_filter) for vector in vectors]
+        return [round_cosines(hits) for hits in self._run(requests)]
 
-    def search_words(self, query: str, k: int, *, only: models.Filter | None = None) -> Hits:
-        """Return node ids and scores of the k best memories by the store's own BM25 vectors."""
+    def search_sparse(self, query: str, k: int, *, query_filter: models.Filter | None = None) -> Hits:
+        """Return node ids and scores of the k best memories by the collection's BM25 vectors."""
         self._require_open()
-        question = self._qdrant.words(query, k, only)
-        return self._answer([question])[0] if question else []
+        request = self._server_search.sparse(query, k, query_filter)
+        return self._run([request])[0] if request else []
 
     def search_both(
         self,
@@ -246,50 +251,51 @@ class MemoryStore:
         query: str,
         *,
         dense_k: int,
-        words_k: int,
-        only: models.Filter | None = None,
+        sparse_k: int,
+        query_filter: models.Filter | None = None,
     ) -> tuple[Hits, Hits]:
-        """Return `search` and `search_words`, from a server in one round trip."""
+        """Return the results of `search` and `search_sparse`, from a server in one round trip."""
         self._require_dimension(name, len(vector))
         self._require_open()
-        words = self._qdrant.words(query, words_k, only)
-        if self.embedded or words is None:
-            return self.search(name, vector, dense_k, only=only), self.search_words(query, words_k, only=only)
-        dense, sparse = self._answer([self._qdrant.dense(name, vector, dense_k, only), words])
-        return rounded(dense), sparse
+        request = self._server_search.sparse(query, sparse_k, query_filter)
+        if self.embedded or request is None:
+            dense = self.search(name, vector, dense_k, query_filter=query_filter)
+            return dense, self.search_sparse(query, sparse_k, query_filter=query_filter)
+        dense, sparse = self._run([self._server_search.dense(name, vector, dense_k, query_filter), request])
+        return round_cosines(dense), sparse
 
-    def passing(self, only: models.Filter) -> frozenset[PointKey]:
-        """Return the ids of the points that pass a filter, as Qdrant decides; remembered until something is written."""
+    def matching_ids(self, query_filter: models.Filter) -> frozenset[PointKey]:
+        """Return the point ids that match a filter, by Qdrant's rules; cached until something is written."""
         self._require_open()
-        return self._passing.ids(only, self.revision)
+        return self._filter_cache.matching_ids(query_filter, self.revision)
 
-    def keep_passing(self, node_ids: Sequence[str], only: models.Filter) -> set[str]:
-        """Return those of the nodes that pass a filter."""
+    def filter_ids(self, node_ids: Sequence[str], query_filter: models.Filter) -> set[str]:
+        """Return those of the node ids whose points match a filter."""
         if not node_ids:
             return set()
         these = models.HasIdCondition(has_id=[key for node_id in node_ids for key in point_keys(node_id)])
-        points = self._points(only=models.Filter(must=[these, only]), with_payload=[NODE_ID_FIELD])
+        points = self._points(query_filter=models.Filter(must=[these, query_filter]), with_payload=[NODE_ID_FIELD])
         return {node_id_of(point) for point in points}
 
     # --------------------------------------------------------------------------------------------------- reading
 
     def nodes(self) -> Iterator[BaseNode]:
-        """Yield every node that can be read, in the store's order."""
+        """Yield every readable node, in the store's order."""
         return (node for _, node in self._reader.read(self._points()))
 
     def points_as_nodes(self, ids: Sequence[PointKey] | None = None) -> Iterator[tuple[PointKey, str, BaseNode]]:
-        """Yield point ids, the ids that searches return for them, and nodes: all, or those of `ids` that are there."""
+        """Yield point ids, the node ids that searches return, and nodes: of all points, or of the existing `ids`."""
         points = self._reader.read(self._points(ids=ids))
         return ((key_of(point.id), node_id_of(point), node) for point, node in points)
 
     def get(self, node_ids: Sequence[str]) -> dict[str, BaseNode]:
-        """Return fresh copies of the nodes by the ids that searches return; ids that are not there are left out."""
+        """Return copies of the nodes, by the node ids that searches return; unknown ids are left out."""
         ids = [key for node_id in node_ids for key in point_keys(node_id)]
         return {node_id: node for _, node_id, node in self.points_as_nodes(ids)}
 
     @property
     def unreadable(self) -> int:
-        """How many points held no node that could be read, among those that were read so far; they are left out."""
+        """Number of points read so far that hold no readable node; they are left out."""
         return self._reader.unreadable
 
     def __len__(self) -> int:
@@ -297,21 +303,26 @@ class MemoryStore:
 
     @property
     def revision(self) -> int:
-        """Goes up with every write through this store's client, so that what was derived is derived again."""
+        """Increases with every write through this store's client, so that caches can be invalidated."""
         return self._log.count
 
-    def watch(self) -> WriteLog:
-        """Return a log of the writes from now on; it starts with everything."""
-        return watch(self.client)
+    def subscribe(self) -> WriteLog:
+        """Return a log of later writes; its first `drain` says that everything has to be read."""
+        return subscribe(self.client)
+
+    def refresh(self) -> None:
+        """Count document frequencies for `search_sparse` again; call it after another process wrote to the server."""
+        self._server_search.refresh()
 
     def reread(self) -> None:
-        """Count the terms for `search_words` again: what other processes wrote to a server is not noticed by itself."""
-        self._qdrant.reread()
+        """Deprecated: use `refresh`."""
+        warnings.warn("MemoryStore.reread is deprecated; use refresh.", DeprecationWarning, stacklevel=2)
+        self.refresh()
 
     def close(self) -> None:
-        """Close the connection, unless it is somebody else's, and release the folder's lock."""
+        """Close the connection, unless the caller opened it, and release the folder's lock."""
         self._closed = True
-        self._mirrors.clear()
+        self._local_indexes.clear()
         if self._owns_client:
             self.client.close()
 
@@ -325,45 +336,45 @@ class MemoryStore:
 
     # -------------------------------------------------------------------------------------------------- internals
 
-    def _mirror(self, name: str) -> VectorMirror:
-        mirror = self._mirrors.get(name)
-        if mirror is None:
-            fresh = VectorMirror(
+    def _local_index(self, name: str) -> LocalVectorIndex:
+        index = self._local_indexes.get(name)
+        if index is None:
+            fresh = LocalVectorIndex(
                 self.client,
                 self.collection,
                 name,
-                dimension=self.spaces[name].dimension,
-                where=self.where,
+                dimension=self.named_vectors[name].dimension,
+                location=self.location,
                 exact_up_to=self.exact_up_to,
             )
-            mirror = self._mirrors.setdefault(name, fresh)
-        return mirror
+            index = self._local_indexes.setdefault(name, fresh)
+        return index
 
-    def _answer(self, questions: list[Question]) -> list[Hits]:
+    def _run(self, requests: list[SearchRequest]) -> list[Hits]:
         self._require_open()
-        return self._qdrant.answer(questions)
+        return self._server_search.run(requests)
 
     def _points(self, **options: Any) -> Iterator[Any]:
         self._require_open()
-        return read_points(self.client, self.collection, self.where, **options)
+        return read_points(self.client, self.collection, self.location, **options)
 
     def _require_open(self) -> None:
         if self._closed:
-            raise failure(self.where, RuntimeError("it was closed"))
+            raise failure(self.location, RuntimeError("it was closed"))
 
     def _require_dimension(self, name: str, given: int) -> None:
-        if given != self.spaces[name].dimension:
+        if given != self.named_vectors[name].dimension:
             raise StoreError(
-                f"The query vector has {given} dimensions and {name!r} in {self.where} has "
-                f"{self.spaces[name].dimension}; use the model that the index was built with."
+                f"The query vector has {given} dimensions and {name!r} in {self.location} has "
+                f"{self.named_vectors[name].dimension}; use the model that the index was built with."
             )
 
     def _call(self, function: Callable[..., _Result], *arguments: Any, **options: Any) -> _Result:
-        return told(self.where, function, *arguments, **options)
+        return call_qdrant(self.location, function, *arguments, **options)
 
 
 def _require_index(folder: Path) -> None:
-    """Raise StoreError where there is none: Qdrant would make an index of any folder that it opens."""
+    """Raise StoreError if the folder holds no index; Qdrant would create one in any folder that it opens."""
     try:
         found = (folder / "meta.json").is_file()
     except OSError as error:
@@ -376,7 +387,7 @@ def _require_index(folder: Path) -> None:
 
 @contextmanager
 def _closed_on_error(client: QdrantClient) -> Iterator[None]:
-    """Close the client, and with it the folder's lock, where what follows fails."""
+    """Close the client, and release the folder's lock, if the block raises."""
     try:
         yield
     except BaseException:

@@ -1,4 +1,4 @@
-"""Between a node's id and the id of its point in Qdrant."""
+"""Map node ids to point ids in Qdrant, and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from llama_index_ace_finetune.errors import StoreError
 
-# Not `memory_id`, which a user's metadata may hold.
+# Not `memory_id`, which a user's metadata may contain.
 NODE_ID_FIELD: Final = "_node_id"
 _NAMESPACE = uuid.UUID("6e1f3a0c-5f0b-5f5e-9a8e-2f6f5d1c7b11")
 
@@ -16,34 +16,34 @@ PointKey = int | str
 
 
 def key_of(identifier: int | str | uuid.UUID) -> PointKey:
-    """Return a point's id as Qdrant gives it back: a number, or a UUID in its usual spelling."""
+    """Return a point's id as Qdrant returns it: a number, or a UUID in canonical form."""
     return identifier if isinstance(identifier, int) else str(uuid.UUID(str(identifier)))
 
 
 def point_id(node_id: str) -> str:
-    """Return the Qdrant point id of a node: itself where it is a UUID, else a UUID made from it.
+    """Return the Qdrant point id of a node: the node id if it is a UUID, else a UUID derived from it.
 
     Raises:
-        StoreError: for an id with half a character (a lone surrogate), which nothing can store.
+        StoreError: for an id with a lone surrogate, which cannot be stored.
     """
     try:
-        if str(uuid.UUID(node_id)) == node_id:  # another spelling of a UUID is another id
+        if str(uuid.UUID(node_id)) == node_id:  # another spelling of a UUID is a different id
             return node_id
     except ValueError:
         pass
     try:
         return str(uuid.uuid5(_NAMESPACE, node_id))
     except UnicodeEncodeError as error:
-        raise StoreError(f"The node id {node_id!r:.80} holds half a character; give the node another id.") from error
+        raise StoreError(f"The node id {node_id!r:.80} has a lone surrogate; give the node another id.") from error
 
 
 def point_keys(node_id: str) -> list[PointKey]:
-    """Return the ids that the point of a node may have: ours, and the number that another tool gave it."""
+    """Return the possible point ids of a node: ours, and its own if it is a number, as other tools write it."""
     number = node_id.isascii() and node_id.isdecimal() and int(node_id) < 2**64
     return [point_id(node_id), *([int(node_id)] if number and str(int(node_id)) == node_id else [])]
 
 
 def node_id_of(point: Any) -> str:
-    """Return the node id of a point: what we wrote into its payload, else its own id, as LlamaIndex writes it."""
+    """Return the node id of a point: from our payload field, else the point's id, as LlamaIndex writes it."""
     written = (point.payload or {}).get(NODE_ID_FIELD)
     return written if isinstance(written, str) else str(point.id)

@@ -1,4 +1,4 @@
-"""New versions of a memory set, built beside the old one and switched by an alias in one step."""
+"""Versions of a memory set: build a new collection beside the old one, and switch an alias in one step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.build_index import model_encoders, vector_spaces
+from llama_index_ace_finetune.stores.build_index import model_encoders, named_vectors_of
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.qdrant.collections import (
     create_collection,
@@ -20,7 +20,7 @@ from llama_index_ace_finetune.stores.qdrant.collections import (
     mark_finished,
     resolve_alias,
 )
-from llama_index_ace_finetune.stores.qdrant.payload_indexes import held_payload_indexes
+from llama_index_ace_finetune.stores.qdrant.payload_indexes import read_payload_indexes
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 from llama_index_ace_finetune.stores.upsert_nodes import upsert_nodes
 
@@ -36,33 +36,33 @@ def build_version(
     progress: Progress | None = None,
     collection_options: Mapping[str, Any] | None = None,
 ) -> MemoryStore:
-    """Embed a store's memories with new models into a collection of its own beside it; return that one.
+    """Embed a store's memories with new models into a new collection beside it; return its store.
 
-    Nothing that is served changes until `publish` is called with the new collection's name. Both stores share the
-    connection, which stays the first one's to close.
+    Searches see no change until `publish` is called with the new collection's name. Both stores share the connection,
+    which the first one closes.
     """
     encoders = model_encoders(finetuned, baseline)
-    spaces = vector_spaces(encoders)
+    named_vectors = named_vectors_of(encoders)
     nodes = list(store.nodes())
     sparse = SparseBM25.of(node.get_content(MetadataMode.EMBED) for node in nodes) if store.sparse else None
     base = store.collection.rpartition(".v")[0] or store.collection
     names = (f"{base}.v{number}" for number in itertools.count(2))
     name = next(name for name in names if not store.client.collection_exists(name))
-    indexes = held_payload_indexes(store.client, store.collection, store.where)
+    indexes = read_payload_indexes(store.client, store.collection, store.location)
     create_collection(
         store.client,
         name,
-        spaces,
-        store.where,
+        named_vectors,
+        store.location,
         sparse=sparse,
         options=collection_options,
         payload_indexes=indexes,
         unfinished=True,
     )
-    version = MemoryStore(store.client, name, spaces, store.where, sparse=sparse, owns_client=False)
+    version = MemoryStore(store.client, name, named_vectors, store.location, sparse=sparse, owns_client=False)
     try:
         upsert_nodes(version, nodes, encoders, cache=cache, progress=progress)
-        mark_finished(store.client, name, store.where)
+        mark_finished(store.client, name, store.location)
     except BaseException:
         store.client.delete_collection(name)
         raise
@@ -70,13 +70,13 @@ def build_version(
 
 
 def publish(client: QdrantClient, alias: str, collection: str) -> None:
-    """Let `alias` name `collection` from now on, in one step: no search finds neither or both.
+    """Point `alias` to `collection`, in one atomic step.
 
-    Whoever opens the alias later gets the new version; a store that is open stays with the one it opened, whose
+    A store that opens the alias later gets the new version; an open store keeps the version that it opened, whose
     vectors its models made.
 
     Raises:
-        StoreError: if the collection does not exist or was not built to the end, or one has the alias as its own name.
+        StoreError: if the collection does not exist or was not built to the end, or a collection has the alias's name.
     """
     names = {found.name for found in client.get_collections().collections}
     if collection not in names:
@@ -84,7 +84,7 @@ def publish(client: QdrantClient, alias: str, collection: str) -> None:
     if is_unfinished(client, collection, "the given client"):
         raise StoreError(f"The collection {collection!r} was not built to the end; build the version again.")
     if alias in names:
-        raise StoreError(f"A collection is called {alias!r} itself; publish under another name.")
+        raise StoreError(f"There is a collection named {alias!r}; publish under another name.")
     before = resolve_alias(client, alias)
     if before not in (alias, collection):
         client.update_collection(collection, metadata={_REPLACES: before})
@@ -92,10 +92,10 @@ def publish(client: QdrantClient, alias: str, collection: str) -> None:
 
 
 def rollback(client: QdrantClient, alias: str) -> str:
-    """Let `alias` name the version again that the present one replaced; return its name.
+    """Point `alias` to the version that the current one replaced; return its name.
 
     Raises:
-        StoreError: if there is no such alias, or nothing before it.
+        StoreError: if there is no such alias, or no earlier version.
     """
     current = resolve_alias(client, alias)
     if current == alias:
@@ -103,7 +103,10 @@ def rollback(client: QdrantClient, alias: str) -> str:
     metadata = client.get_collection(current).config.metadata or {}
     before = metadata.get(_REPLACES)
     if before is None or not client.collection_exists(before):
-        raise StoreError(f"The version {current!r} behind {alias!r} replaced none that is still there.")
+        raise StoreError(
+            f"The version {current!r} of {alias!r} has no earlier version to roll back to, or it was deleted; publish "
+            "the collection that is wanted."
+        )
     _point(client, alias, str(before))
     return str(before)
 

@@ -1,4 +1,4 @@
-"""The rules that an embedding and a retriever for LlamaIndex have to keep, one test each."""
+"""The rules for an embedding and a retriever of LlamaIndex, one test class each."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TestRule1RoundTrips:
     def test_weights_are_loaded_at_the_first_text(self) -> None:
         assert FineTunedEmbedding(BASE)._encoder is None
 
-    def test_every_knob_is_a_public_field(self, embedding: FineTunedEmbedding) -> None:
+    def test_every_setting_is_a_public_field(self, embedding: FineTunedEmbedding) -> None:
         assert SETTINGS.items() <= embedding.to_dict().items()
         for name in ("model_name", "device", "precision", "trust_remote_code", "fingerprint"):
             assert name in json.loads(embedding.to_json())
@@ -70,11 +70,11 @@ class TestRule1RoundTrips:
 
 
 class TestRule2Roles:
-    """Queries and documents go the way that the checkpoint says, one call at a time, and an error is told at once."""
+    """Queries and documents are encoded as the checkpoint defines, one call at a time; errors are raised at once."""
 
     @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A model that saved prompts, and that moves queries by a matrix of their own."""
+        """A model with saved prompts and a linear adapter on the query vectors."""
         from llama_index_ace_finetune.training.saving.dual_encoder import with_query_adapter
 
         prompted = EncoderSettings(device="cpu", query_prompt="ask: ", document_prompt="note: ")
@@ -90,7 +90,7 @@ class TestRule2Roles:
 
         return SentenceTransformer(str(folder), device="cpu")
 
-    def test_saved_prompts_and_towers_are_used(self, folder: Path, stock: Any) -> None:
+    def test_saved_prompts_and_query_encoder_are_used(self, folder: Path, stock: Any) -> None:
         embedding = FineTunedEmbedding(str(folder), device="cpu")
         query, text = embedding.get_query_embedding("Paris"), embedding.get_text_embedding("Paris")
         assert np.allclose(query, stock.encode_query("Paris", normalize_embeddings=True), atol=1e-5)
@@ -98,7 +98,7 @@ class TestRule2Roles:
         assert embedding.get_text_embedding_batch(["Paris"]) == [text]
         assert not np.allclose(query, text, atol=1e-2)
 
-    def test_a_prompt_is_overridden_where_that_is_asked_for_and_only_there(self, folder: Path, stock: Any) -> None:
+    def test_prompt_is_overridden_only_if_given(self, folder: Path, stock: Any) -> None:
         one = FineTunedEmbedding(str(folder), device="cpu", query_prompt="find: ")
         none = FineTunedEmbedding(str(folder), device="cpu", query_prompt="", text_prompt="")
         for embedding, prompt in ((one, "find: "), (none, "")):
@@ -108,7 +108,7 @@ class TestRule2Roles:
         assert np.allclose(one.get_text_embedding("Paris"), kept, atol=1e-5)
         assert not np.allclose(none.get_text_embedding("Paris"), kept, atol=1e-2)
 
-    def test_calls_of_the_model_take_turns(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_model_calls_are_serialised(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         embedding = FineTunedEmbedding(str(folder), device="cpu", query_cache_size=0)
         model, inside, most, counting = embedding.encoder.model, 0, 0, threading.Lock()
 
@@ -135,7 +135,7 @@ class TestRule2Roles:
             assert len([*queries, *texts]) == 16
         assert most == 1
 
-    def test_an_error_is_not_tried_again(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_failed_call_is_not_retried(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         embedding, calls = FineTunedEmbedding(str(folder), device="cpu"), []
 
         def fail(texts: list[str], **_: Any) -> None:
@@ -149,7 +149,7 @@ class TestRule2Roles:
 
 
 class TestRule3Caches:
-    def test_roles_and_models_do_not_share_vectors(self) -> None:
+    def test_roles_and_models_do_not_share_cached_vectors(self) -> None:
         from llama_index.core.storage.kvstore import SimpleKVStore
 
         cache = SimpleKVStore()
@@ -163,14 +163,14 @@ class TestRule3Caches:
 
 
 class TestRule4Fusion:
-    def test_each_leg_has_a_bundle_of_its_own(self) -> None:
+    def test_each_leg_has_a_separate_bundle(self) -> None:
         retriever = words_retriever(NODES)
         bundle = QueryBundle("backups", custom_embedding_strs=["signing keys"], embedding=[0.0] * 3)
         kept = copy.deepcopy(bundle)
         retriever.retrieve(bundle)
         assert bundle == kept
 
-    def test_scores_are_scaled_and_each_legs_are_kept(self) -> None:
+    def test_scores_are_scaled_and_leg_scores_are_kept(self) -> None:
         for hit in words_retriever(NODES, rrf_k=10, weights=(2, 1)).retrieve(QUERIES["backup"]):
             expected = (2 / (10 + hit.dense_rank) if hit.dense_rank else 0) + (
                 1 / (10 + hit.sparse_rank) if hit.sparse_rank else 0
@@ -178,12 +178,12 @@ class TestRule4Fusion:
             assert hit.rrf_score == pytest.approx(expected)
             assert hit.score == hit.scaled_score == pytest.approx(expected / (3 / 11))
 
-    def test_ties_go_by_id(self) -> None:
+    def test_ties_are_ordered_by_id(self) -> None:
         retriever = words_retriever([node(name, "the same text") for name in "dbca"], similarity_top_k=3)
         for mode in ("dense", "sparse", "hybrid"):
             assert [hit.node.node_id for hit in retriever.search("same text", mode=mode)] == ["a", "b", "c"]
 
-    def test_the_threshold_is_a_cosine_before_fusion(self) -> None:
+    def test_threshold_is_a_cosine_before_fusion(self) -> None:
         retriever = words_retriever(NODES)
         cosines = {h.node.node_id: h.score for h in retriever.search(QUERIES["backup"], mode="dense")}
         hits = retriever.search(QUERIES["backup"], threshold=0.2)
@@ -191,23 +191,23 @@ class TestRule4Fusion:
 
 
 class TestRule5Async:
-    async def test_both_legs_run_at_the_same_time(self) -> None:
+    async def test_both_legs_run_in_parallel(self) -> None:
         retriever = words_retriever(NODES)
         search, meet = retriever._search, threading.Barrier(2, timeout=20)
 
         def after_meeting(leg: Any) -> Any:
             def call(*arguments: Any, **options: Any) -> Any:
-                meet.wait()  # fails where one leg ends before the other begins
+                meet.wait()  # fails if one leg ends before the other starts
                 return leg(*arguments, **options)
 
             return call
 
-        search.ladder.embed = after_meeting(search.ladder.embed)  # type: ignore[method-assign]
+        search.chain.embed = after_meeting(search.chain.embed)  # type: ignore[method-assign]
         search.lexical.search = after_meeting(search.lexical.search)  # type: ignore[method-assign]
         hits = await retriever.aretrieve(QUERIES["backup"])
         assert (hits[0].node.node_id, hits[0].dense_rank, hits[0].sparse_rank) == ("backup", 1, 1)
 
-    async def test_llama_indexs_defaults_are_never_asked_for(self) -> None:
+    async def test_llama_index_default_models_are_never_used(self) -> None:
         before = Settings._llm, Settings._embed_model
         retriever = FineTunedHybridRetriever.from_nodes(NODES[:2], model=BASE, baseline=None)
         await retriever.aretrieve("anything")
@@ -226,16 +226,16 @@ class TestRule6Filters:
 
 
 class TestRule7Failures:
-    def test_failure_is_an_exception_and_no_hit_is_not(self) -> None:
+    def test_failure_is_an_exception_and_no_hits_is_not(self) -> None:
         retriever = words_retriever(NODES, fallback="off")
         assert retriever.search("xylophone", mode="sparse") == []
-        retriever._search.ladder._rungs[0].model.break_with(RuntimeError("dead"))  # type: ignore[union-attr]
+        retriever._search.chain.models[0].break_with(RuntimeError("dead"))  # type: ignore[union-attr]
         with pytest.raises(RuntimeError, match="dead"):
             retriever.retrieve("milk")
 
-    def test_spaces_are_not_mixed(self) -> None:
+    def test_vectors_of_models_are_not_mixed(self) -> None:
         retriever = words_retriever(NODES)
-        tuned, base = (rung.model for rung in retriever._search.ladder._rungs)
+        tuned, base = (model for model in retriever._search.chain.models)
         tuned.break_with(RuntimeError("dead"))  # type: ignore[union-attr]
         (hit, *_) = retriever.search(TEXTS["backup"], mode="dense")
         expected = retriever.store.search("baseline", base.vector(TEXTS["backup"]), 1)  # type: ignore[union-attr]
@@ -243,10 +243,10 @@ class TestRule7Failures:
 
 
 class TestRule8Guard:
-    def test_a_model_of_the_same_length_is_told_apart(self) -> None:
+    def test_model_of_the_same_dimension_is_distinguished(self) -> None:
         from helpers.words_embedding import WordsEmbedding
 
-        with words_store(NODES) as store, pytest.raises(StoreError, match="not the one that the finetuned vectors"):
+        with words_store(NODES) as store, pytest.raises(StoreError, match="not the one that made"):
             FineTunedHybridRetriever(store, embed_model=WordsEmbedding(fingerprint="another"), fallback="off")
 
 
@@ -257,7 +257,7 @@ COPY = TEXTS["backup"].replace("Nightly", "The nightly")
 class TestRule9Data:
     @pytest.fixture(scope="class")
     def nodes(self) -> list[TextNode]:
-        """Three notes to a source document, with metadata that LlamaIndex embeds; and nearly a copy of one."""
+        """Three notes per source document, with metadata that LlamaIndex embeds, and a near-duplicate of one."""
         made = []
         for number, (name, text) in enumerate([*TEXTS.items(), ("copy", COPY)]):
             one = TextNode(id_=name, text=text, metadata={"team": "platform", "secret": "x"})
@@ -294,7 +294,7 @@ class TestRule9Data:
         write_qa_dataset(dataset, tmp_path / "ours.json")
         assert json.loads((tmp_path / "ours.json").read_text(encoding="utf-8")) == theirs
 
-    def test_texts_are_those_that_llama_index_embeds(
+    def test_texts_are_the_embed_texts(
         self, nodes: list[TextNode], dataset: RetrievalDataset, data: TrainingData
     ) -> None:
         for one in nodes:
@@ -302,7 +302,9 @@ class TestRule9Data:
             assert "platform" in text
             assert dataset.memories[one.node_id].text == data.memories[one.node_id] == text
 
-    def test_parts_share_no_source_document_and_a_leak_is_told(self, dataset: RetrievalDataset, split: Split) -> None:
+    def test_parts_share_no_source_document_and_leaks_are_reported(
+        self, dataset: RetrievalDataset, split: Split
+    ) -> None:
         documents = [
             {
                 dataset.memories[answer].metadata["ref_doc_id"]
@@ -319,7 +321,7 @@ class TestRule9Data:
         with pytest.raises(LeakageError):
             require_clean(audit_split(dataset, leaking))
 
-    def test_every_right_answer_is_kept_and_no_negative_is_one(
+    def test_all_positives_are_kept_and_no_negative_is_one(
         self, dataset: RetrievalDataset, split: Split, data: TrainingData
     ) -> None:
         positives = {one.query: set(one.positive_ids) for one in data.examples}
@@ -331,10 +333,10 @@ class TestRule9Data:
             assert set(one.positive_ids) == right
             wrong = set(one.negative_ids)
             assert wrong.isdisjoint(right | held_out)
-            # Nearly a copy of a right answer is taken for right.
+            # A near-duplicate of a positive counts as positive.
             assert "backup" not in right or "copy" not in wrong
 
-    def test_a_batch_holds_no_text_twice_and_no_right_answer_as_a_negative(self, data: TrainingData) -> None:
+    def test_batch_has_unique_texts_and_no_positive_as_a_negative(self, data: TrainingData) -> None:
         from llama_index_ace_finetune.training.data.batches import POSITIVE, BatchCollator
         from llama_index_ace_finetune.training.data.examples import index_examples
 
@@ -366,5 +368,5 @@ class TestRule11Package:
         assert all("<" in line for line in required)
 
 
-def test_errors_are_of_one_kind() -> None:
+def test_errors_have_one_base_class() -> None:
     assert issubclass(StoreError, AceFinetuneError)

@@ -1,4 +1,4 @@
-"""FineTunedEmbedding: what LlamaIndex expects of an embedding, and what a retrained model must not do unnoticed."""
+"""FineTunedEmbedding: LlamaIndex's contract of an embedding, and detection of retrained models."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class TestContract:
         assert FineTunedEmbedding.class_name() == FineTunedEmbedding.__name__
         assert tuned.to_dict()["class_name"] == "FineTunedEmbedding"
 
-    def test_vectors_are_lists_of_float_of_length_one(self, tuned: FineTunedEmbedding) -> None:
+    def test_vectors_are_normalised_lists_of_float(self, tuned: FineTunedEmbedding) -> None:
         for vector in (tuned.get_query_embedding(QUERY), tuned.get_text_embedding(DOCUMENTS[0])):
             assert type(vector) is list
             assert {type(value) for value in vector} == {float}
             assert len(vector) == tuned.dimension == 384
             assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
 
-    def test_equals_the_model_itself(self, tuned: FineTunedEmbedding, tuned_model: Path) -> None:
+    def test_equals_sentence_transformers(self, tuned: FineTunedEmbedding, tuned_model: Path) -> None:
         from sentence_transformers import SentenceTransformer
 
         model = SentenceTransformer(str(tuned_model), device="cpu")
@@ -58,7 +58,7 @@ class TestContract:
         )
 
     @pytest.mark.parametrize("batch_size", [1, 5, 100])
-    def test_order_and_length_hold_for_any_batch_size(self, tuned: FineTunedEmbedding, batch_size: int) -> None:
+    def test_order_and_length_for_any_batch_size(self, tuned: FineTunedEmbedding, batch_size: int) -> None:
         texts = [*DOCUMENTS, DOCUMENTS[0], "", DOCUMENTS[3]]
         embedding = copy.deepcopy(tuned)
         embedding.embed_batch_size = batch_size
@@ -66,7 +66,7 @@ class TestContract:
         single = [tuned.get_text_embedding(text) for text in texts]
         assert np.allclose(vectors, single, atol=1e-5)
 
-    def test_no_text_gives_no_vector_and_loads_no_model(self, tuned_model: Path) -> None:
+    def test_no_texts_do_not_load_the_model(self, tuned_model: Path) -> None:
         embedding = FineTunedEmbedding(str(tuned_model))
         assert embedding.get_text_embedding_batch([]) == []
         assert embedding._encoder is None
@@ -78,7 +78,7 @@ class TestContract:
         assert embedded.embedding == tuned.get_text_embedding(node.get_content(MetadataMode.EMBED))
         assert "identity" in node.get_content(MetadataMode.EMBED)
 
-    def test_takes_the_fields_of_every_embedding(self, tuned_model: Path) -> None:
+    def test_accepts_the_fields_of_the_base_class(self, tuned_model: Path) -> None:
         from llama_index.core.callbacks import CallbackManager
 
         manager = CallbackManager()
@@ -100,19 +100,19 @@ class TestRoundTrips:
             assert again.get_query_embedding(QUERY) == embedding.get_query_embedding(QUERY)
 
     @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
-    def test_copies_make_the_same_vectors(self, tuned: FineTunedEmbedding, duplicate) -> None:
+    def test_copies_return_the_same_vectors(self, tuned: FineTunedEmbedding, duplicate) -> None:
         again = duplicate(tuned)
         assert again is not tuned
         assert again.get_query_embedding(QUERY) == tuned.get_query_embedding(QUERY)
         assert again.get_text_embedding_batch(DOCUMENTS) == tuned.get_text_embedding_batch(DOCUMENTS)
         assert again.fingerprint == tuned.fingerprint
 
-    def test_deepcopy_shares_the_weights_and_a_pickle_leaves_them_out(self, tuned: FineTunedEmbedding) -> None:
+    def test_deepcopy_shares_weights_and_pickle_leaves_them_out(self, tuned: FineTunedEmbedding) -> None:
         tuned.get_query_embedding(QUERY)
         assert copy.deepcopy(tuned).encoder is tuned.encoder
         assert len(pickle.dumps(tuned)) < 10_000
 
-    def test_a_spawned_worker_makes_the_same_vector(self, tuned: FineTunedEmbedding) -> None:
+    def test_spawned_worker_returns_the_same_vector(self, tuned: FineTunedEmbedding) -> None:
         expected = tuned.get_query_embedding(QUERY)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             assert pool.apply(embed_in_worker, (pickle.dumps(tuned),)) == expected
@@ -126,20 +126,20 @@ class TestRoundTrips:
 
 
 class TestSettings:
-    def test_prompts_apply_to_their_own_role(self, tuned: FineTunedEmbedding) -> None:
+    def test_prompts_apply_to_their_role(self, tuned: FineTunedEmbedding) -> None:
         embedding = FineTunedEmbedding(tuned.model_name, query_prompt="query: ", text_prompt="passage: ")
         query, text = embedding.get_query_embedding(QUERY), embedding.get_text_embedding(QUERY)
         assert np.allclose(query, tuned.get_query_embedding(f"query: {QUERY}"), atol=1e-5)
         assert np.allclose(text, tuned.get_text_embedding(f"passage: {QUERY}"), atol=1e-5)
         assert not np.allclose(query, text, atol=1e-3)
 
-    def test_truncated_vectors_are_the_first_values_at_length_one(self, tuned: FineTunedEmbedding) -> None:
+    def test_truncated_vectors_are_the_first_dimensions_normalised(self, tuned: FineTunedEmbedding) -> None:
         short = FineTunedEmbedding(tuned.model_name, truncate_dim=96)
         vector, full = short.get_query_embedding(QUERY), np.array(tuned.get_query_embedding(QUERY)[:96])
         assert short.dimension == len(vector) == 96
         assert np.allclose(vector, full / np.linalg.norm(full), atol=1e-5)
 
-    def test_max_length_cuts_the_text(self, tuned: FineTunedEmbedding) -> None:
+    def test_max_length_truncates_the_text(self, tuned: FineTunedEmbedding) -> None:
         short = FineTunedEmbedding(tuned.model_name, max_length=8)
         long = "alpha beta gamma delta epsilon zeta eta theta iota kappa"
         assert np.allclose(short.get_text_embedding(long), short.get_text_embedding(f"{long} and more"), atol=1e-6)
@@ -158,10 +158,10 @@ class TestSettings:
             {"max_length": 16},
         ],
     )
-    def test_what_changes_a_vector_changes_the_fingerprint(self, tuned: FineTunedEmbedding, field: dict) -> None:
+    def test_settings_that_change_vectors_change_the_fingerprint(self, tuned: FineTunedEmbedding, field: dict) -> None:
         assert FineTunedEmbedding(tuned.model_name, **field).fingerprint != tuned.fingerprint
 
-    def test_what_does_not_change_a_vector_does_not(self, tuned: FineTunedEmbedding, tmp_path: Path) -> None:
+    def test_other_settings_do_not_change_the_fingerprint(self, tuned: FineTunedEmbedding, tmp_path: Path) -> None:
         elsewhere = shutil.copytree(tuned.model_name, tmp_path / "elsewhere")
         moved = FineTunedEmbedding(str(elsewhere), device="cpu", embed_batch_size=3)
         assert moved.fingerprint == tuned.fingerprint
@@ -175,7 +175,7 @@ class TestConcurrency:
         assert await tuned.aget_text_embedding_batch(DOCUMENTS) == tuned.get_text_embedding_batch(DOCUMENTS)
         assert await tuned.aget_text_embedding_batch([]) == []
 
-    async def test_the_event_loop_goes_on_while_texts_are_embedded(self, tuned: FineTunedEmbedding) -> None:
+    async def test_event_loop_is_not_blocked_while_texts_are_embedded(self, tuned: FineTunedEmbedding) -> None:
         texts = [f"{number} {' '.join(DOCUMENTS)}" for number in range(32)]
         ticks = 0
 
@@ -192,7 +192,7 @@ class TestConcurrency:
         ticking.cancel()
         assert during >= 5
 
-    async def test_64_at_once_equal_one_after_the_other(self, tuned: FineTunedEmbedding) -> None:
+    async def test_64_concurrent_calls_equal_sequential_ones(self, tuned: FineTunedEmbedding) -> None:
         texts = [f"{number} {DOCUMENTS[number % len(DOCUMENTS)]}" for number in range(64)]
         together = await asyncio.gather(*(tuned.aget_query_embedding(text) for text in texts))
         assert together == [tuned.get_query_embedding(text) for text in texts]
@@ -214,7 +214,7 @@ class TestRetrainedModel:
     def folder(self, tuned_model: Path, tmp_path: Path) -> Path:
         return shutil.copytree(tuned_model, tmp_path / "model")
 
-    def test_it_has_another_fingerprint_and_other_vectors(self, folder: Path) -> None:
+    def test_fingerprint_and_vectors_differ(self, folder: Path) -> None:
         before = FineTunedEmbedding(str(folder))
         vector = before.get_query_embedding(QUERY)
         write_tuned_model(folder, seed=2)
@@ -222,7 +222,7 @@ class TestRetrainedModel:
         assert after.fingerprint != before.fingerprint
         assert not np.allclose(after.get_query_embedding(QUERY), vector, atol=1e-3)
 
-    def test_what_was_saved_before_it_refuses_to_load(self, folder: Path) -> None:
+    def test_saved_embedding_of_the_old_model_is_refused(self, folder: Path) -> None:
         before = FineTunedEmbedding(str(folder))
         saved, pickled = before.to_dict(), pickle.dumps(before)
         write_tuned_model(folder, seed=2)
@@ -231,20 +231,20 @@ class TestRetrainedModel:
         with pytest.raises(ModelError, match="not the one that was used before"):
             pickle.loads(pickled)
 
-    def test_weights_that_were_not_loaded_yet_are_checked_when_they_are(self, folder: Path) -> None:
+    def test_weights_are_checked_when_they_are_loaded(self, folder: Path) -> None:
         waiting = FineTunedEmbedding(str(folder))
         write_tuned_model(folder, seed=2)
         with pytest.raises(ModelError, match="not the one that was used before"):
             waiting.get_query_embedding(QUERY)
 
-    def test_loaded_weights_go_on_serving(self, folder: Path) -> None:
+    def test_loaded_weights_continue_to_serve(self, folder: Path) -> None:
         embedding = FineTunedEmbedding(str(folder))
         vector = embedding.get_query_embedding(QUERY)
         shutil.rmtree(folder)
         assert embedding.get_query_embedding(QUERY) == vector
         assert copy.deepcopy(embedding).get_query_embedding(QUERY) == vector
 
-    def test_an_ingestion_cache_is_not_stale(self, folder: Path) -> None:
+    def test_ingestion_cache_is_not_stale(self, folder: Path) -> None:
         cache = IngestionCache()
 
         def ingest() -> list[float]:
@@ -262,7 +262,7 @@ class TestRetrainedModel:
 class TestCache:
     """One of LlamaIndex's caches, shared by roles and models."""
 
-    def test_vectors_are_made_once_per_role_and_model(self, tuned: FineTunedEmbedding) -> None:
+    def test_vectors_are_computed_once_per_role_and_model(self, tuned: FineTunedEmbedding) -> None:
         cache = SimpleKVStore()
         embedding = FineTunedEmbedding(tuned.model_name, query_prompt="find: ", embeddings_cache=cache)
         first = embedding.get_text_embedding_batch([*DOCUMENTS, DOCUMENTS[0]])
@@ -273,7 +273,7 @@ class TestCache:
         other = FineTunedEmbedding(tuned.model_name, query_prompt="find: ", embeddings_cache=cache)
         assert other.get_text_embedding_batch([*DOCUMENTS, DOCUMENTS[0]]) == first
         assert other.get_query_embedding(DOCUMENTS[0]) == query
-        assert cache.to_dict() == held  # nothing was made again
+        assert cache.to_dict() == held  # nothing was computed again
         plain = FineTunedEmbedding(tuned.model_name, embeddings_cache=cache)
         assert plain.get_query_embedding(DOCUMENTS[0]) == tuned.get_query_embedding(DOCUMENTS[0])
 
@@ -282,18 +282,18 @@ class TestCache:
         expected = await embedding.aget_query_embedding(QUERY)
         assert await embedding.aget_query_embedding(QUERY) == expected == tuned.get_query_embedding(QUERY)
 
-    def test_it_is_left_out_of_dicts_and_pickles(self, tuned: FineTunedEmbedding) -> None:
+    def test_cache_is_not_in_dicts_and_pickles(self, tuned: FineTunedEmbedding) -> None:
         embedding = FineTunedEmbedding(tuned.model_name, embeddings_cache=SimpleKVStore())
         assert json.loads(embedding.to_json())["embeddings_cache"] is None
         assert pickle.loads(pickle.dumps(embedding)).get_query_embedding(QUERY) == tuned.get_query_embedding(QUERY)
 
 
 class TestErrors:
-    def test_a_cache_of_another_kind(self, tuned_model: Path) -> None:
+    def test_cache_of_another_class(self, tuned_model: Path) -> None:
         with pytest.raises(AceFinetuneError, match="embeddings_cache is a dict"):
             FineTunedEmbedding(str(tuned_model), embeddings_cache={})
 
-    def test_a_cache_set_later_keeps_roles_and_models_apart(self, tuned: FineTunedEmbedding) -> None:
+    def test_cache_set_later_separates_roles_and_models(self, tuned: FineTunedEmbedding) -> None:
         cache = SimpleKVStore()
         text = "big uploads time out"
         embedding = FineTunedEmbedding(tuned.model_name, query_prompt="find: ")
@@ -322,7 +322,7 @@ class TestErrors:
         with pytest.raises(ModelError, match="holds no model"):
             FineTunedEmbedding(str(tmp_path))
 
-    def test_broken_off_copy(self, tuned_model: Path, tmp_path: Path) -> None:
+    def test_incomplete_copy(self, tuned_model: Path, tmp_path: Path) -> None:
         folder = shutil.copytree(tuned_model, tmp_path / "model")
         corrupt_weights(folder)
         with pytest.raises(ModelError, match=r"model\.safetensors.*half-written"):

@@ -236,20 +236,20 @@ def _identify(folder: Path) -> None:
 
 
 def _inverted_file(folder: Path) -> list[Path]:
-    from llama_index_ace_finetune.stores.ann.ivf_builder import InvertedFileBuilder
+    from llama_index_ace_finetune.stores.ann.ivf_builder import IVFBuilder
 
     vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    with InvertedFileBuilder(folder, 8) as builder:
+    with IVFBuilder(folder, 8) as builder:
         builder.add(list(range(40)), [f"n{number}" for number in range(40)], vectors)
     return sorted(folder.iterdir())
 
 
 def _search_inverted_file(folder: Path) -> None:
-    from llama_index_ace_finetune.stores.ann.ivf import InvertedFile
+    from llama_index_ace_finetune.stores.ann.ivf import IVFIndex
 
     with np.errstate(all="ignore"):
-        InvertedFile(folder).search(np.ones(8, np.float32), 3)
+        IVFIndex(folder).search(np.ones(8, np.float32), 3)
 
 
 def _store(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""A page in headless Chromium, at a given width, looked at by a script that the page itself does not hold."""
+"""Open a page in headless Chromium at a given width, and inspect it with an injected script."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr",
 )  # fmt: skip
-# Everything that sticks out of the page, except what lies in a region that scrolls by itself.
+# All elements wider than the page, except inside scrollable regions.
 _LOOK = """
 <script>
 window.addEventListener("load", async () => {
@@ -47,7 +47,7 @@ _FRAME = """<!DOCTYPE html><html lang="en"><title>frame</title>
 
 @dataclass(frozen=True)
 class Seen:
-    """What the browser says of a page: console errors, sizes in pixels, axe-core's findings (None without axe-core)."""
+    """Findings on a page: console errors, sizes in pixels, axe-core's violations (None without axe-core)."""
 
     errors: list[str]
     width: int
@@ -58,7 +58,7 @@ class Seen:
 
 
 def axe_source() -> str | None:
-    """axe-core, where the package `axe-core-python` brings it."""
+    """The source of axe-core, if the package `axe-core-python` is installed."""
     spec = importlib.util.find_spec("axe_core_python")
     file = Path(spec.origin).parent / "axe.min.js" if spec and spec.origin else None
     return file.read_text(encoding="utf-8") if file and file.is_file() else None
@@ -70,7 +70,7 @@ def look_at(page: Path, *, width: int, height: int = 900, dark: bool = False) ->
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source, axe = page.read_text(encoding="utf-8"), axe_source()
-        # Before the page's policy, which admits no script.
+        # Before the page's security policy, which allows no scripts.
         script = f"<script>{axe}</script>{_LOOK}" if axe else _LOOK
         (folder / "page.html").write_text(source.replace("<head>", f"<head>{script}", 1), encoding="utf-8")
         frame = folder / "frame.html"

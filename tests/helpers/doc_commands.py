@@ -1,4 +1,4 @@
-"""The commands of the documentation: parsed as their programs do, and run."""
+"""The commands of the documentation: parse them with their programs, and run them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXTRAS = set(re.findall(r"^(\w+) = \[", _PYPROJECT.split("[project.optional-dep
 
 
 def check_command(words: list[str]) -> None:
-    """Raise AssertionError for a command that its program would refuse; nothing is run."""
+    """Raise AssertionError for a command that its program would reject; nothing is run."""
     try:
         _parse(*words)
     except (Exception, SystemExit) as error:
@@ -70,7 +70,7 @@ def known_options() -> set[str]:
 
 
 def is_run(words: list[str]) -> bool:
-    """Whether the tests run a command; what installs, and the demo itself, is left to `make`."""
+    """Whether the tests run a command; installations and the demo are run by `make` only."""
     if words[0] == "ace-finetune":
         return words[1] != "demo"
     return words[:2] == ["python", "-m"] and words[2].startswith(f"{PACKAGE}.")
@@ -81,6 +81,6 @@ def execute(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     if words[0] == "ace-finetune":
         program = [sys.executable, "-c", f"from {PACKAGE}.cli import main; main()", *words[1:]]
     if words[:2] == ["ace-finetune", "run"]:
-        program += ["--budget", _MINUTES]  # the last one given counts
+        program += ["--budget", _MINUTES]  # the last value wins
     environment = {**os.environ, "BROWSER": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.run(program, cwd=folder, capture_output=True, text=True, check=False, env=environment)

@@ -1,4 +1,4 @@
-"""The fenced blocks of the documentation, and the commands and options that stand in it."""
+"""The fenced blocks of the documentation, and their commands and options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block; `mark` is what the comment above it says: "slow", or "not run, REASON"."""
+    """A fenced block; `mark` is the comment above it: "slow", or "not run, REASON"."""
 
     page: Path
     line: int

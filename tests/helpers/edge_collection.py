@@ -33,7 +33,7 @@ _MATCHES: dict[type, Callable[[Any], Any]] = {
 
 
 class Refusal(Exception):
-    """What the server answers instead of a result."""
+    """An error response of the server."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -52,7 +52,7 @@ class EdgeCollection:
         dense: Any = {name: _dense(one) for name, one in given.items()} if isinstance(given, dict) else _dense(given)
         sparse = {name: edge.EdgeSparseVectorParams(modifier=_modifier(one)) for name, one in
                   (config.sparse_vectors or {}).items()}  # fmt: skip
-        if not dense and not sparse:  # the engine wants one; the server does not
+        if not dense and not sparse:  # the engine needs one; the server does not
             dense = {"_none": edge.EdgeVectorParams(size=1, distance=edge.Distance.Dot)}
         self._shards = []
         for number in range(config.shard_number or 1):

@@ -24,17 +24,17 @@ from pydantic import TypeAdapter, ValidationError
 from qdrant_client import QdrantClient, models
 
 _DONE = {"operation_id": 0, "status": "completed"}
-_VERSION = version("qdrant-client")  # what it answers is what this client asks
+_VERSION = version("qdrant-client")  # its REST API is that of this client
 _Do = edge.UpdateOperation
 
 
 class EdgeServer:
-    """The server, from `with` to its end; `url` is where it listens."""
+    """The server, as a context manager; `url` is its address."""
 
     def __init__(self) -> None:
         self._settings = QdrantClient(":memory:")
         self._collections: dict[str, EdgeCollection] = {}
-        # In memory where the system has such a folder: the engine waits for the disk at each shard that it makes.
+        # In memory if the system has such a folder, since the engine syncs to disk for each new shard.
         memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
         self._folder = Path(tempfile.mkdtemp(prefix="qdrant-edge-", dir=memory))
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"qdrant": self}))
@@ -168,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 result = self.qdrant.answer(self.command, path, json.loads(content) if content else {})
                 reply = {"result": result, "status": "ok", "time": 0.0}
-        except Exception as error:  # as the server: an answer in any case
+        except Exception as error:  # as the server does: always respond
             status = error.status if isinstance(error, Refusal) else 400
             kind = "Format error in JSON body: " if isinstance(error, (ValidationError, KeyError, TypeError)) else ""
             reply = {"status": {"error": f"{kind}{error}"[:600]}, "time": 0.0}

@@ -1,4 +1,4 @@
-"""Follow the README as a newcomer does: in a fresh clone, with an empty HOME, every command as it is written.
+"""Follow the README as a newcomer: in a fresh clone, with an empty HOME, running every command as written.
 
     python tests/helpers/newcomer.py [--blocks 0 1 2]
 

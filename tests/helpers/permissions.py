@@ -24,7 +24,7 @@ class _Sets(ctypes.Structure):
 
 @contextmanager
 def permissions_hold() -> Iterator[None]:
-    """Let this thread, and those that it starts, be refused what the permission bits refuse, as another user is."""
+    """Apply permission bits to this thread and those that it starts, as for an unprivileged user."""
     if os.name != "posix" or (os.geteuid() == 0 and sys.platform != "linux"):
         pytest.skip("permission bits do not bind this user")
     if os.geteuid() != 0:

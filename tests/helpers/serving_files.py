@@ -61,7 +61,7 @@ def small_memories() -> list[Memory]:
 
 
 def write_tuned_model(folder: Path, *, seed: int = 1) -> Path:
-    """Write a model folder as training does, with the base's weights moved a little; `seed` says where to."""
+    """Write a model folder as training does, with random noise of `seed` on the base's weights."""
     examples = tuple(TrainingExample(f"q-{name}", query, (name,), split="train") for name, query in QUERIES.items())
     tuner = EmbeddingFineTuner(TrainingConfig(output_dir=str(folder), precision="float32", device="cpu"))
     tuner.load_training_data(TrainingData(examples=examples, memories=TEXTS))
@@ -76,7 +76,7 @@ def write_tuned_model(folder: Path, *, seed: int = 1) -> Path:
 
 
 def write_run(folder: Path, tuned_model: Path) -> Path:
-    """Write what serving needs of a run folder: manifest, report, model and index."""
+    """Write the files of a run folder that serving needs: manifest, report, model and index."""
     run = RunFolder.create(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(tuned_model, run.model)
@@ -87,6 +87,6 @@ def write_run(folder: Path, tuned_model: Path) -> Path:
 
 
 def corrupt_weights(model: Path) -> None:
-    """Cut the weights in half, as a copy that was broken off leaves them."""
+    """Truncate the weights to half, like an interrupted copy."""
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])

@@ -14,14 +14,14 @@ from llama_index_ace_finetune.stores.memory_store import MemoryStore
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder that nobody opens or changes; take `run` for that."""
+    """A run folder that must not be opened or changed; use `run` for that."""
     folder = tmp_path_factory.mktemp("finished")
     return write_run(folder / "run", write_tuned_model(folder / "tuned"))
 
 
 @pytest.fixture
 def run(finished_run: Path, tmp_path: Path) -> Path:
-    """A run folder of the test's own."""
+    """A copy of the run folder for one test."""
     return shutil.copytree(finished_run, tmp_path / "run")
 
 

@@ -16,7 +16,7 @@ from helpers.words_embedding import DIMENSION, WordsEmbedding, words_retriever
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
-from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
+from llama_index_ace_finetune.stores.qdrant.collections import NamedVector
 from llama_index_ace_finetune.stores.qdrant.connection import connect
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 
@@ -25,7 +25,7 @@ TIMEOUT, SLACK = 0.4, 0.6
 
 
 class Server:
-    """A server that is reached, and sends one byte now and then for as long as `dripping` is set."""
+    """A reachable server that sends one byte now and then as long as `dripping` is set."""
 
     def __init__(self) -> None:
         self.dripping = threading.Event()
@@ -67,11 +67,13 @@ def server() -> Iterator[Server]:
 
 
 def over(server: Server, **options: Any) -> FineTunedHybridRetriever:
-    """A retriever over a collection that the server is said to hold."""
-    client, where = connect(url=server.url, client_options={"check_compatibility": False, "timeout": 60})
+    """A retriever over a collection of the server."""
+    client, location = connect(url=server.url, client_options={"check_compatibility": False, "timeout": 60})
     models = {FINETUNED: WordsEmbedding(), BASELINE: WordsEmbedding(seed=1, fingerprint="other words")}
-    spaces = {name: VectorSpace(DIMENSION, model.fingerprint) for name, model in models.items()}
-    store = MemoryStore(client, "memories", spaces, where, sparse=SparseBM25.of(["red apples", "green pears"]))
+    named_vectors = {name: NamedVector(DIMENSION, model.fingerprint) for name, model in models.items()}
+    store = MemoryStore(
+        client, "memories", named_vectors, location, sparse=SparseBM25.of(["red apples", "green pears"])
+    )
     given = {"embed_model": models[FINETUNED], "baseline_model": models[BASELINE], "timeout": TIMEOUT, **options}
     return FineTunedHybridRetriever(store, **given)
 
@@ -90,7 +92,7 @@ def test_server_that_never_ends_its_answer(server: Server, options: dict[str, An
         "async": lambda: asyncio.run(retriever.aretrieve("red apples")),
         "batch": lambda: retriever.retrieve_batch(["red apples", "green pears"]),
     }[how]
-    with pytest.raises(StoreError, match=r"did not answer before the 0\.4 seconds"):
+    with pytest.raises(StoreError, match=r"did not answer within the 0\.4 seconds"):
         search()
     assert time.monotonic() - began < TIMEOUT + SLACK
     assert retriever.served == {}
@@ -106,8 +108,8 @@ async def test_many_searches_at_once_all_end_in_time(server: Server) -> None:
 
 def test_slow_embedding_and_slow_server_share_the_deadline(server: Server) -> None:
     retriever = over(server)
-    for rung in retriever._search.ladder._rungs:
-        rung.model.break_with(delay=5)  # type: ignore[union-attr]
+    for model in retriever._search.chain.models:
+        model.break_with(delay=5)  # type: ignore[union-attr]
     began = time.monotonic()
     with pytest.raises(StoreError, match="did not answer"):
         retriever.retrieve("red apples")
@@ -117,8 +119,8 @@ def test_slow_embedding_and_slow_server_share_the_deadline(server: Server) -> No
 
 def test_slow_models_leave_time_for_bm25_in_this_process() -> None:
     retriever = words_retriever(NODES, timeout=TIMEOUT)
-    for rung in retriever._search.ladder._rungs:
-        rung.model.break_with(delay=5)  # type: ignore[union-attr]
+    for model in retriever._search.chain.models:
+        model.break_with(delay=5)  # type: ignore[union-attr]
     began = time.monotonic()
     assert [hit.served_by for hit in retriever.retrieve("red apples")] == ["lexical"]
     assert time.monotonic() - began < TIMEOUT + SLACK
@@ -160,9 +162,9 @@ async def test_cancellation_is_passed_on(mode: str, server: Server) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), asyncio.CancelledError(), SystemExit(3)])
 @pytest.mark.parametrize("timeout", [None, 5.0])
-def test_interruptions_are_no_fallback(error: BaseException, timeout: float | None) -> None:
+def test_interruptions_do_not_fall_back(error: BaseException, timeout: float | None) -> None:
     retriever = words_retriever(NODES, timeout=timeout)
-    retriever._search.ladder._rungs[0].model.break_with(error)  # type: ignore[union-attr]
+    retriever._search.chain.models[0].break_with(error)  # type: ignore[union-attr]
     with pytest.raises(type(error)):
         retriever.retrieve("red apples")
     assert (retriever.served, retriever.fallbacks) == ({}, {})

@@ -1,4 +1,4 @@
-"""The ladder from the tuned model to the baseline to BM25: every step is logged, counted and marked."""
+"""Fallback of runs from the tuned model to the baseline to BM25: each is logged, counted and in the results."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def retrain(run: Path) -> None:
 
 
 def lose_baseline(run: Path) -> None:
-    """Make the base a folder that is gone."""
+    """Set the base model to a folder that does not exist."""
     record = run / "model" / "ace_finetune.json"
     record.unlink()
     write_json(run / "manifest.json", {"base_model": str(run / "no-such-base")})
 
 
 class TestWholeRun:
-    def test_the_tuned_model_serves_with_the_weights_that_dev_chose(self, run: Path, caplog) -> None:
+    def test_tuned_model_serves_with_the_weights_chosen_on_dev(self, run: Path, caplog) -> None:
         with opened(run, similarity_top_k=3) as retriever:
             assert retriever.settings.weights == (0.75, 0.25)
             hits = retriever.retrieve(QUERY)
@@ -77,7 +77,7 @@ class TestWholeRun:
             assert retriever.served == {"finetuned": 1}
         assert warnings(caplog) == []
 
-    def test_options_go_before_the_report(self, run: Path) -> None:
+    def test_options_override_the_report(self, run: Path) -> None:
         (run / "report.json").unlink()
         with opened(run) as retriever:
             assert retriever.settings.weights == (1, 1)
@@ -89,14 +89,14 @@ class TestWholeRun:
         with pytest.raises(AceFinetuneError, match="no finished run"):
             FineTunedHybridRetriever.from_run(tmp_path)
 
-    def test_a_run_opened_twice_in_one_process(self, run: Path) -> None:
+    def test_run_opened_twice_in_one_process(self, run: Path) -> None:
         with opened(run) as first:
             with opened(run) as second:
                 found = [hit.node.node_id for hit in second.retrieve(QUERIES["cache"])]
             assert [hit.node.node_id for hit in first.retrieve(QUERIES["cache"])] == found
             assert found[0] == "cache"
 
-    def test_a_run_without_its_index(self, run: Path) -> None:
+    def test_run_without_its_index(self, run: Path) -> None:
         shutil.rmtree(run / "index")
         with pytest.raises(StoreError, match="no index"):
             FineTunedHybridRetriever.from_run(run)
@@ -127,27 +127,27 @@ class TestTunedModelFails:
             FineTunedHybridRetriever.from_run(run, fallback="off")
         MemoryStore.open(path=run / "index").close()  # nothing is left open
 
-    def test_without_a_fallback_another_model_is_an_error(self, run: Path) -> None:
+    def test_other_model_without_a_fallback_is_an_error(self, run: Path) -> None:
         retrain(run)
-        with pytest.raises(StoreError, match=r"not the one that the finetuned vectors .* made with"):
+        with pytest.raises(StoreError, match=r"not the one that made the finetuned vectors"):
             FineTunedHybridRetriever.from_run(run, fallback="off")
         MemoryStore.open(path=run / "index").close()
 
 
 class TestBothFail:
     @pytest.mark.parametrize("damage", [delete, corrupt])
-    async def test_bm25_serves_alone(self, run: Path, damage: Callable[[Path], None], caplog) -> None:
+    async def test_only_bm25_serves(self, run: Path, damage: Callable[[Path], None], caplog) -> None:
         lose_baseline(run)
         damage(run)
         with opened(run) as retriever:
             assert len(warnings(caplog)) == 2
             hits = retriever.retrieve(QUERY)
             assert hits[0].node.node_id == "migrations"
-            assert hits[0].score == 1  # first in the only leg that ran
+            assert hits[0].score == 1  # first in the only leg that was searched
             assert served_by(hits) == served_by(await retriever.aretrieve(QUERY)) == {"lexical"}
             assert retriever.served == {"lexical": 2}
 
-    def test_a_dense_search_is_an_error_and_not_an_empty_list(self, run: Path) -> None:
+    def test_dense_search_is_an_error_and_not_an_empty_list(self, run: Path) -> None:
         lose_baseline(run)
         delete(run)
         with opened(run, mode="dense") as retriever, pytest.raises(ModelError, match="Neither the tuned model nor"):
@@ -155,7 +155,7 @@ class TestBothFail:
 
 
 class TestQueryFails:
-    """A model that was found at the start, and whose weights are gone when the first query comes."""
+    """A model that exists at construction, and whose weights are deleted before the first query."""
 
     @pytest.fixture
     def gone(self, run: Path) -> FineTunedEmbedding:
@@ -174,7 +174,7 @@ class TestQueryFails:
             assert "finetuned leg failed" in warning
             assert "does not exist" in warning
 
-    def test_the_tuned_model_serves_again_once_it_is_back(
+    def test_tuned_model_serves_again_after_it_is_restored(
         self, run: Path, gone: FineTunedEmbedding, baseline, finished_run: Path
     ) -> None:
         with MemoryStore.open(path=run / "index") as store:
@@ -184,9 +184,7 @@ class TestQueryFails:
             assert served_by(retriever.retrieve(QUERY)) == {"finetuned"}
             assert retriever.served == {"baseline": 1, "finetuned": 1}
 
-    def test_another_model_in_its_place_does_not_serve(
-        self, run: Path, gone: FineTunedEmbedding, baseline, caplog
-    ) -> None:
+    def test_replaced_model_does_not_serve(self, run: Path, gone: FineTunedEmbedding, baseline, caplog) -> None:
         retrain(run)
         with MemoryStore.open(path=run / "index") as store:
             retriever = FineTunedHybridRetriever(store, embed_model=gone, baseline_model=baseline)
@@ -202,7 +200,7 @@ class TestQueryFails:
                 await retriever.aretrieve(QUERY)
             assert retriever.served == {}
 
-    async def test_a_store_that_fails_is_an_error_with_or_without_a_fallback(self, run: Path, tuned, baseline) -> None:
+    async def test_store_failure_is_an_error_with_or_without_a_fallback(self, run: Path, tuned, baseline) -> None:
         for fallback in ("baseline", "off"):
             store = MemoryStore.open(path=run / "index")
             retriever = FineTunedHybridRetriever(store, embed_model=tuned, baseline_model=baseline, fallback=fallback)
@@ -214,14 +212,14 @@ class TestQueryFails:
 
 
 class TestSwappedModels:
-    def test_a_model_does_not_search_the_other_ones_vectors(self, store, tuned, baseline, caplog) -> None:
+    def test_model_does_not_search_vectors_of_another_model(self, store, tuned, baseline, caplog) -> None:
         retriever = FineTunedHybridRetriever(store, embed_model=baseline, baseline_model=tuned)
         assert len(warnings(caplog)) == 2
         assert served_by(retriever.retrieve(QUERY)) == {"lexical"}
 
-    def test_both_spaces_hold_every_memory(self, store, tuned, baseline) -> None:
+    def test_both_named_vectors_hold_every_memory(self, store, tuned, baseline) -> None:
         for name, model in (("finetuned", tuned), ("baseline", baseline)):
             hits = store.search(name, model.get_query_embedding(TEXTS["flags"]), len(TEXTS))
             assert hits[0] == ("flags", pytest.approx(1, abs=1e-5))
             assert {node_id for node_id, _ in hits} == set(TEXTS)
-        assert store.spaces["baseline"].model == BASE
+        assert store.named_vectors["baseline"].model == BASE

@@ -1,4 +1,4 @@
-"""FineTunedHybridRetriever: what it returns, and that it fits where LlamaIndex's own retrievers do."""
+"""FineTunedHybridRetriever: its results, and its use with LlamaIndex."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_class(make_retriever: Make) -> None:
 
 class TestModes:
     @pytest.mark.parametrize("query", QUERIES.values())
-    def test_dense_is_the_order_of_the_cosines(self, make_retriever: Make, tuned, query: str) -> None:
+    def test_dense_is_ordered_by_cosine(self, make_retriever: Make, tuned, query: str) -> None:
         hits = make_retriever(mode="dense", similarity_top_k=5).retrieve(query)
         expected = cosines(tuned, query)
         assert ids(hits) == by_score(expected)[:5]
@@ -107,17 +107,17 @@ class TestModes:
         query = QUERIES["flags"]
         hits = make_retriever(similarity_top_k=3, dense_top_k=5, sparse_top_k=4).retrieve(query)
         assert all((how(hit)["dense_rank"] or 1) <= 5 and (how(hit)["sparse_rank"] or 1) <= 4 for hit in hits)
-        # A leg is never shallower than the result.
+        # A leg is at least as deep as the result.
         assert len(make_retriever(similarity_top_k=5, dense_top_k=2, mode="dense").retrieve(query)) == 5
 
-    def test_legs_are_fused_as_deep_as_when_their_weights_were_chosen(self) -> None:
+    def test_leg_depth_equals_the_depth_of_weight_selection(self) -> None:
         assert SearchSettings(top_k=5).depth(None) == DEPTH
         assert SearchSettings(top_k=5, mode="dense").depth(None) == 5
         assert SearchSettings(top_k=DEPTH + 1).depth(None) == DEPTH + 1
 
 
 class TestThreshold:
-    def test_it_cuts_the_dense_leg_by_cosine_and_leaves_bm25_alone(self, make_retriever: Make, tuned) -> None:
+    def test_threshold_applies_to_dense_hits_only(self, make_retriever: Make, tuned) -> None:
         query = QUERIES["invoices"]
         expected = cosines(tuned, query)
         floor = sorted(expected.values())[-3] - 1e-4
@@ -127,44 +127,44 @@ class TestThreshold:
         assert dense == set(by_score(expected)[:3])
         assert sparse == set(bm25(query))
 
-    def test_nothing_above_it_is_no_hit(self, make_retriever: Make) -> None:
+    def test_no_hits_above_the_threshold(self, make_retriever: Make) -> None:
         assert make_retriever(threshold=1.1, mode="dense").retrieve(QUERIES["cache"]) == []
         assert make_retriever(threshold=1.1).retrieve(NO_SHARED_WORD) == []
 
 
 class TestTopK:
-    def test_it_can_be_set(self, make_retriever: Make) -> None:
+    def test_top_k_can_be_set(self, make_retriever: Make) -> None:
         retriever = make_retriever(similarity_top_k=2)
         assert len(retriever.retrieve(QUERIES["cache"])) == 2
         retriever.similarity_top_k = 4
         assert retriever.similarity_top_k == retriever.settings.top_k == 4
         assert len(retriever.retrieve(QUERIES["cache"])) == 4
 
-    def test_more_than_there_are(self, make_retriever: Make) -> None:
+    def test_top_k_above_the_number_of_memories(self, make_retriever: Make) -> None:
         assert len(make_retriever(similarity_top_k=100).retrieve(QUERIES["cache"])) == len(TEXTS)
 
 
-class TestNoHit:
+class TestNoHits:
     @pytest.mark.parametrize("mode", ["hybrid", "dense", "sparse"])
     @pytest.mark.parametrize("query", ["", "  \n"])
-    async def test_an_empty_query_finds_nothing(self, make_retriever: Make, mode: str, query: str) -> None:
+    async def test_empty_query_finds_nothing(self, make_retriever: Make, mode: str, query: str) -> None:
         retriever = make_retriever(mode=mode)
         assert retriever.retrieve(query) == []
         assert await retriever.aretrieve(query) == []
 
-    def test_no_shared_word_is_no_sparse_hit(self, make_retriever: Make) -> None:
+    def test_memory_without_a_shared_word_is_not_a_sparse_hit(self, make_retriever: Make) -> None:
         assert make_retriever(mode="sparse").retrieve(NO_SHARED_WORD) == []
         hits = make_retriever().retrieve(NO_SHARED_WORD)
         assert {how(hit)["sparse_rank"] for hit in hits} == {None}
 
-    def test_an_empty_store(self, tuned, baseline) -> None:
+    def test_empty_store(self, tuned, baseline) -> None:
         with MemoryStore.create({"finetuned": _space(tuned), "baseline": _space(baseline)}) as store:
             retriever = FineTunedHybridRetriever(store, embed_model=tuned, baseline_model=baseline)
             assert retriever.retrieve(QUERIES["cache"]) == []
 
 
-class TestCallersObjects:
-    def test_the_bundle_is_left_alone_and_its_vector_is_not_used(self, make_retriever: Make) -> None:
+class TestArgumentsAreUnchanged:
+    def test_query_bundle_is_unchanged_and_its_vector_ignored(self, make_retriever: Make) -> None:
         retriever = make_retriever(mode="dense")
         foreign = [0.5] * 384
         bundle = QueryBundle(QUERIES["cache"], embedding=foreign)
@@ -174,7 +174,7 @@ class TestCallersObjects:
         retriever.retrieve(plain)
         assert plain.embedding is None
 
-    def test_custom_embedding_texts_steer_the_dense_leg_only(self, make_retriever: Make, tuned) -> None:
+    def test_custom_embedding_strs_affect_only_the_dense_leg(self, make_retriever: Make, tuned) -> None:
         bundle = QueryBundle(QUERIES["cache"], custom_embedding_strs=[TEXTS["backup"], TEXTS["flags"]])
         mean = np.mean([tuned.get_query_embedding(text) for text in bundle.embedding_strs], axis=0)
         hits = make_retriever(similarity_top_k=12).retrieve(bundle)
@@ -185,7 +185,7 @@ class TestCallersObjects:
         sparse = {how(hit)["sparse_rank"]: hit.node.node_id for hit in hits}
         assert sparse[1] == by_score(bm25(QUERIES["cache"]))[0]
 
-    def test_results_are_fresh(self, make_retriever: Make) -> None:
+    def test_results_are_copies(self, make_retriever: Make) -> None:
         retriever = make_retriever()
         first = retriever.retrieve(QUERIES["cache"])
         expected = [hit.model_copy(deep=True) for hit in first]
@@ -196,15 +196,15 @@ class TestCallersObjects:
         assert retriever.retrieve(QUERIES["cache"]) == expected
 
 
-class TestResultKey:
-    def test_what_it_holds(self, make_retriever: Make) -> None:
+class TestResultFields:
+    def test_fields_of_a_result(self, make_retriever: Make) -> None:
         for hit in make_retriever().retrieve(QUERIES["cache"]):
             assert set(how(hit)) == {
                 "served_by", "rrf_score", "scaled_score", "dense_score", "sparse_score", "dense_rank", "sparse_rank",
             }  # fmt: skip
             assert how(hit)["served_by"] == "finetuned"
 
-    def test_neither_a_prompt_nor_an_embedding_sees_it(self, tuned) -> None:
+    def test_result_fields_are_not_in_prompts_or_embed_texts(self, tuned) -> None:
         node = TextNode(id_="n", text=TEXTS["cache"], metadata={"team": "shop"})
         retriever = FineTunedHybridRetriever.from_nodes([node], model=BASE, baseline=None)
         (hit,) = retriever.retrieve(QUERIES["cache"])
@@ -215,14 +215,14 @@ class TestResultKey:
 
 
 class TestAsync:
-    async def test_64_at_once_equal_one_after_the_other(self, make_retriever: Make) -> None:
+    async def test_64_concurrent_calls_equal_sequential_ones(self, make_retriever: Make) -> None:
         retriever = make_retriever(similarity_top_k=4)
         queries = [f"{query} {number}" for number in range(6) for query in QUERIES.values()][:64]
         together = await asyncio.gather(*(retriever.aretrieve(query) for query in queries))
         assert retriever.served == {"finetuned": 64}
         assert together == [retriever.retrieve(query) for query in queries]
 
-    async def test_the_event_loop_goes_on(self, make_retriever: Make) -> None:
+    async def test_event_loop_is_not_blocked(self, make_retriever: Make) -> None:
         retriever = make_retriever()
         await retriever.aretrieve(QUERIES["cache"])
         ticks = 0
@@ -244,13 +244,13 @@ class TestInLlamaIndex:
     async def test_query_engine(self, make_retriever: Make) -> None:
         engine = RetrieverQueryEngine.from_args(make_retriever(similarity_top_k=2), llm=MockLLM())
         response = engine.query(QUERIES["rotation"])
-        assert TEXTS["rotation"] in str(response)  # MockLLM answers with its prompt
+        assert TEXTS["rotation"] in str(response)  # MockLLM returns its prompt
         assert "served_by" not in str(response)
         assert response.source_nodes[0].node.node_id == "rotation"
         later = await engine.aquery(QUERIES["rotation"])
         assert ids(later.source_nodes) == ids(response.source_nodes)
 
-    def test_query_engine_without_a_hit(self, make_retriever: Make) -> None:
+    def test_query_engine_without_hits(self, make_retriever: Make) -> None:
         engine = RetrieverQueryEngine.from_args(make_retriever(mode="sparse"), llm=MockLLM())
         assert engine.query(NO_SHARED_WORD).source_nodes == []
 
@@ -263,8 +263,8 @@ class TestInLlamaIndex:
         )
         assert "sandbox" in ids(fusion.retrieve(QUERIES["sandbox"]))[:2]
 
-    def test_a_fusion_retriever_counts_agreement(self, make_retriever: Make) -> None:
-        # LlamaIndex fuses by the hash of a node's text and metadata, so nothing may be added to a result's node.
+    def test_fusion_retriever_merges_equal_nodes(self, make_retriever: Make) -> None:
+        # LlamaIndex fuses by the hash of a node's text and metadata, so nothing may be added to the nodes.
         legs = [make_retriever(mode="dense"), make_retriever(mode="sparse")]
         fusion = QueryFusionRetriever(
             legs, mode="reciprocal_rerank", num_queries=1, use_async=False, similarity_top_k=12, llm=MockLLM()
@@ -280,7 +280,7 @@ class TestInLlamaIndex:
         kept = SimilarityPostprocessor(similarity_cutoff=0.5).postprocess_nodes(hits)
         assert ids(kept)[0] == "backup"
 
-    def test_an_embedding_of_another_kind_may_serve(self, baseline) -> None:
+    def test_embedding_of_another_class_can_serve(self, baseline) -> None:
         nodes = memory_nodes(small_memories())
         retriever = FineTunedHybridRetriever.from_nodes(nodes, model=BASE, baseline=None)
         store = retriever._search.store
@@ -303,14 +303,14 @@ class TestFromNodes:
             assert ids(again.retrieve(QUERIES["alerts"])) == expected
             assert expected[0] == "alerts"
 
-    def test_bad_setting_writes_no_folder(self, tmp_path: Path) -> None:
+    def test_invalid_setting_writes_no_folder(self, tmp_path: Path) -> None:
         nodes = memory_nodes(small_memories()[:2])
         with pytest.raises(AceFinetuneError, match="search mode"):
             FineTunedHybridRetriever.from_nodes(nodes, model=BASE, baseline=None, path=tmp_path / "index", mode="best")
         assert not (tmp_path / "index").exists()
 
 
-def test_a_memory_that_is_written_later_is_found_by_both_legs(baseline) -> None:
+def test_memory_written_later_is_found_by_both_legs(baseline) -> None:
     retriever = FineTunedHybridRetriever.from_nodes(
         memory_nodes(small_memories()[:3]), model=BASE, baseline=None, similarity_top_k=1
     )
@@ -338,16 +338,16 @@ class TestBadSettings:
             ({"rrf_k": -1}, "0 or more"),
         ],
     )
-    def test_they_are_refused(self, make_retriever: Make, options: dict, message: str) -> None:
+    def test_invalid_settings_are_refused(self, make_retriever: Make, options: dict, message: str) -> None:
         with pytest.raises(AceFinetuneError, match=message):
             make_retriever(**options)
 
-    def test_so_is_a_bad_top_k_that_is_set_later(self, make_retriever: Make) -> None:
+    def test_invalid_top_k_set_later_is_refused(self, make_retriever: Make) -> None:
         with pytest.raises(AceFinetuneError, match="at least 1"):
             make_retriever().similarity_top_k = 0
 
 
 def _space(embedding: FineTunedEmbedding):
-    from llama_index_ace_finetune.stores.memory_store import VectorSpace
+    from llama_index_ace_finetune.stores.memory_store import NamedVector
 
-    return VectorSpace(embedding.dimension, embedding.fingerprint, embedding.model_name)
+    return NamedVector(embedding.dimension, embedding.fingerprint, embedding.model_name)

@@ -1,4 +1,4 @@
-"""Settings of one call, batches, and the server's BM25, all against the plain call."""
+"""Options per call, batches, and the server's BM25, compared with plain calls."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ class TestPerCall:
         hits = retriever.search(QUERIES[0], node_ids=["n005", "n006"], mode=mode)
         assert {hit.node.node_id for hit in hits} <= {"n005", "n006"}
 
-    def test_filters_at_construction_and_their_change(self, in_process) -> None:
+    def test_filters_at_construction_can_be_changed_per_call(self, in_process) -> None:
         even = in_process.as_retriever(filters=EVEN)
         assert seen(even.retrieve(QUERIES[1])) == seen(in_process.search(QUERIES[1], filters=EVEN))
         assert seen(even.search(QUERIES[1], filters=None)) == seen(in_process.retrieve(QUERIES[1]))
         assert even.settings.filters is EVEN
         assert in_process.settings.filters is None
 
-    def test_a_sibling_shares_store_models_and_counters(self, in_process) -> None:
+    def test_as_retriever_shares_store_models_and_counters(self, in_process) -> None:
         sibling = in_process.as_retriever(similarity_top_k=2, weights=(1, 0))
         before = in_process.served["finetuned"]
         assert len(sibling.retrieve(QUERIES[0])) == 2
@@ -94,7 +94,7 @@ class TestPerCall:
 class TestBatch:
     @pytest.mark.parametrize("which", ["retriever", "in_process"])
     @pytest.mark.parametrize("changes", [{}, {"filters": EVEN}, {"mode": "dense"}, {"mode": "sparse"}])
-    async def test_equals_one_after_the_other(self, request, which: str, changes: dict) -> None:
+    async def test_batch_equals_single_searches(self, request, which: str, changes: dict) -> None:
         retriever = request.getfixturevalue(which)
         queries = [*QUERIES[:20], "", "xylophone", QUERIES[0]]
         expected = [seen(retriever.search(query, **changes)) for query in queries]
@@ -108,9 +108,9 @@ class TestBatch:
         assert all(a.node is not b.node for a, b in zip(one, other, strict=True))
 
 
-class TestServersWords:
-    def test_the_same_top_results_as_in_process(self, retriever, in_process) -> None:
-        # Under variant l both weigh alike; under plus the idf differs a little.
+class TestServerBM25:
+    def test_same_top_results_as_in_process(self, retriever, in_process) -> None:
+        # With variant l the weights are equal; with plus the idf differs a little.
         overlaps, firsts = [], []
         for query in QUERIES:
             server = [hit.node.node_id for hit in retriever.search(query, mode="sparse")]
@@ -120,24 +120,24 @@ class TestServersWords:
         assert np.mean(overlaps) > 0.97
         assert np.mean(firsts) > 0.97
 
-    def test_exactly_so_where_the_formula_is_the_same(self) -> None:
+    def test_same_results_if_the_formula_is_the_same(self) -> None:
         from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
         from llama_index_ace_finetune.stores.memory_store import MemoryStore
-        from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
+        from llama_index_ace_finetune.stores.qdrant.collections import NamedVector
         from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 
         settings, (tuned, _) = BM25Settings(variant="l"), tuned_and_base()
         sparse = SparseBM25.of([n.text for n in NODES], settings=settings)
-        with MemoryStore.create({"finetuned": VectorSpace(64, tuned.fingerprint)}, sparse=sparse) as store:
+        with MemoryStore.create({"finetuned": NamedVector(64, tuned.fingerprint)}, sparse=sparse) as store:
             store.upsert(NODES, {"finetuned": np.array([tuned.vector(n.text) for n in NODES], np.float32)})
             both = [
-                FineTunedHybridRetriever(store, embed_model=tuned, sparse=where, bm25=settings)
-                for where in ("server", "in_process")
+                FineTunedHybridRetriever(store, embed_model=tuned, sparse=location, bm25=settings)
+                for location in ("server", "in_process")
             ]
             for query in QUERIES[:20]:
                 assert seen(both[0].retrieve(query)) == seen(both[1].retrieve(query))
 
-    def test_a_store_without_them_is_refused(self, in_process) -> None:
+    def test_store_without_bm25_vectors_is_refused(self, in_process) -> None:
         from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 
         with pytest.raises(StoreError, match="holds no BM25 vectors"):
@@ -146,7 +146,7 @@ class TestServersWords:
 
 @asynccontextmanager
 async def stalls() -> AsyncIterator[list[float]]:
-    """Collect how much longer than a millisecond the event loop takes to come round."""
+    """Collect the delays of the event loop, beyond a millisecond."""
     found: list[float] = []
 
     async def tick() -> None:
@@ -164,7 +164,9 @@ async def stalls() -> AsyncIterator[list[float]]:
 
 class TestConcurrency:
     @pytest.mark.parametrize("which", ["retriever", "in_process"])
-    async def test_64_at_once_leave_the_loop_free_and_equal_the_sequential_ones(self, request, which: str) -> None:
+    async def test_64_concurrent_searches_do_not_block_the_loop_and_equal_sequential_ones(
+        self, request, which: str
+    ) -> None:
         retriever = request.getfixturevalue(which)
         expected = [seen(retriever.retrieve(query)) for query in QUERIES]
         longest = []
@@ -174,26 +176,26 @@ class TestConcurrency:
             assert [seen(hits) for hits in found] == expected
             assert len(waits) >= 3
             longest.append(max(waits))
-        # Another process may take the processor away from all; that is not the loop's doing.
+        # Other processes may delay the loop, so the best of several measurements counts.
         assert min(longest) < 0.05
 
-    async def test_a_slow_model_does_not_hold_the_loop(self) -> None:
+    async def test_slow_model_does_not_block_the_loop(self) -> None:
         retriever = words_retriever(NODES[:20])
-        retriever._search.ladder._rungs[0].model.break_with(delay=0.15)
+        retriever._search.chain.models[0].break_with(delay=0.15)
         start = time.perf_counter()
         async with stalls() as waits:
             await asyncio.gather(*(retriever.aretrieve(query) for query in QUERIES[:4]))
-        assert time.perf_counter() - start < 4 * 0.15  # they ran at the same time
+        assert time.perf_counter() - start < 4 * 0.15  # they ran in parallel
         assert float(np.percentile(waits, 95)) < 0.05
         retriever.close()
 
 
-class TestOddQueries:
+class TestUnusualQueries:
     @pytest.mark.parametrize("which", ["retriever", "in_process"])
     @pytest.mark.parametrize(
         "query", ["word1 " * 20_000, "word1 \ud800", "word1 \x00\u202e", "ＷＯＲＤ１ word1", "word1 🧭" * 9]
     )
-    async def test_they_are_searched(self, request, which: str, query: str) -> None:
+    async def test_unusual_queries_are_searched(self, request, which: str, query: str) -> None:
         retriever = request.getfixturevalue(which)
         hits = retriever.retrieve(query)
         assert len(hits) == 5

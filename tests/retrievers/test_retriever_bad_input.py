@@ -1,4 +1,4 @@
-"""What can be wrong with a memory set, a query or a model while a retriever serves."""
+"""Memory sets, queries and models that are invalid or fail while a retriever serves."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def only(key: str, value: object, operator: str = "==") -> MetadataFilters:
 
 
 def first_model(retriever: FineTunedHybridRetriever) -> WordsEmbedding:
-    model = retriever._search.ladder._rungs[0].model
+    model = retriever._search.chain.models[0]
     assert isinstance(model, WordsEmbedding)
     return model
 
 
 @pytest.mark.parametrize("mode", MODES)
-class TestSetIsGone:
-    """The memory set is deleted while the retriever is open: an error, in every mode, and no baseline hides it."""
+class TestDeletedSet:
+    """The memory set is deleted while the retriever is open: an error in every mode, without a fallback."""
 
     @pytest.mark.parametrize("asked_before", [False, True])
     async def test_deleted(self, mode: str, asked_before: bool) -> None:
@@ -53,8 +53,8 @@ class TestSetIsGone:
             await retriever.aretrieve("red apples")
         assert retriever.fallbacks == {}
 
-    async def test_closed_in_the_middle_of_a_query(self, mode: str) -> None:
-        """The store is closed after a query has begun, and before its nodes are read."""
+    async def test_closed_during_a_query(self, mode: str) -> None:
+        """The store is closed after a query has started, before its nodes are read."""
         retriever = words_retriever(NODES, mode=mode)
         retriever.retrieve("red apples")
         begun, closed = threading.Event(), threading.Event()
@@ -88,7 +88,7 @@ async def test_closed_while_the_query_is_embedded() -> None:
 
 class TestEmptySet:
     @pytest.mark.parametrize("sparse", ["in_process", "server"])
-    async def test_it_finds_nothing_and_takes_its_first_memory(self, sparse: str) -> None:
+    async def test_empty_set_finds_nothing_and_accepts_a_first_memory(self, sparse: str) -> None:
         retriever = words_retriever([], sparse=sparse)
         for mode in MODES:
             assert retriever.search("red apples", mode=mode) == []
@@ -102,7 +102,7 @@ class TestEmptySet:
         for mode in MODES:
             assert ids(retriever.search("red apples", mode=mode)) == ["a"]
 
-    def test_no_node_at_all(self) -> None:
+    def test_from_no_nodes(self) -> None:
         retriever = FineTunedHybridRetriever.from_nodes([], model=BASE, baseline=None)
         assert retriever.retrieve("red apples") == []
         retriever.close()
@@ -110,17 +110,17 @@ class TestEmptySet:
 
 class TestFilters:
     @pytest.mark.parametrize("mode", MODES)
-    def test_a_key_that_nobody_has(self, mode: str) -> None:
+    def test_key_that_no_node_has(self, mode: str) -> None:
         retriever = words_retriever(NODES, mode=mode)
         assert retriever.search("red apples green blue", filters=only("nobody has it", "x")) == []
         assert retriever.search("red apples green blue", filters=only("nobody has it", 3, ">")) == []
         empty = retriever.search("red apples green blue", filters=only("kind", None, "is_empty"))
         assert ids(empty) == ["c"]
-        # As LlamaIndex's SimpleVectorStore has it: a node without the key is not equal.
+        # As in LlamaIndex's SimpleVectorStore, a node without the key is not equal.
         unequal = retriever.search("red apples green blue", filters=only("nobody has it", "x", "!="))
         assert set(ids(unequal)) == {"a", "b", "c"}
 
-    def test_what_qdrant_cannot_express_is_told_at_construction_and_per_call(self) -> None:
+    def test_inexpressible_filters_are_refused_at_construction_and_per_call(self) -> None:
         bad = only("kind", ["a", "b"])
         with pytest.raises(StoreError, match="cannot express the filter 'kind'"):
             words_retriever(NODES, filters=bad)
@@ -131,9 +131,9 @@ class TestFilters:
 
 
 class TestWrongModel:
-    """Not its own error: the search goes on with what fits, unless that is switched off."""
+    """The search falls back to the vectors that match the models, unless the fallback is off."""
 
-    def test_another_length(self) -> None:
+    def test_model_of_another_dimension(self) -> None:
         retriever = words_retriever(NODES)
         first_model(retriever).break_with(length=8)
         assert {hit.served_by for hit in retriever.retrieve("red apples")} == {"baseline"}
@@ -141,16 +141,16 @@ class TestWrongModel:
         with pytest.raises(StoreError, match=r"has 8 dimensions and 'finetuned' .* has 64; use the model"):
             strict.retrieve("red apples")
 
-    def test_a_foreign_collection(self, tmp_path: Path) -> None:
+    def test_collection_of_another_program(self, tmp_path: Path) -> None:
         client = QdrantClient(path=str(tmp_path))
         client.create_collection("memories", models.VectorParams(size=384, distance=models.Distance.COSINE))
         client.close()
         with pytest.raises(StoreError, match="was not built by this package; adopt it with"):
             FineTunedHybridRetriever.from_collection(model=BASE, baseline=None, path=tmp_path)
-        QdrantClient(path=str(tmp_path)).close()  # it was released
+        QdrantClient(path=str(tmp_path)).close()  # the folder was released
 
 
-class TestOddQueriesWithRealModels:
+class TestUnusualQueriesWithRealModels:
     @pytest.fixture(scope="class")
     def retriever(self):
         nodes = [TextNode(id_=name, text=text) for name, text in TEXTS.items()]
@@ -168,7 +168,7 @@ class TestOddQueriesWithRealModels:
             "{} 🧭👩‍👩‍👧",
             "\n\t {}\r\n",
         ],
-        ids=["100 KB", "half a character", "control characters", "no width", "emoji", "space"],
+        ids=["100 KB", "lone surrogate", "control characters", "zero width", "emoji", "space"],
     )
     async def test_they_find_what_the_query_asks(self, retriever: FineTunedHybridRetriever, odd: str) -> None:
         query = odd.format(TEXTS["sandbox"])

@@ -25,13 +25,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"top_k": 3}, "has no option 'top_k'; did you mean '"),
     ({"xyz": 3}, "has no option 'xyz'; it has "),
     ({"similarity_top_k": 0}, "must be at least 1"),
-    ({"similarity_top_k": "3"}, "of a wrong type"),
-    ({"weights": 3}, "of a wrong type"),
+    ({"similarity_top_k": "3"}, "has a wrong type"),
+    ({"weights": 3}, "has a wrong type"),
     ({"mode": "best"}, "must be hybrid, dense or sparse"),
     ({"sparse": "elsewhere"}, "must be in_process or server"),
     ({"fallback": "on"}, "must be baseline or off"),
-    ({"timeout": "soon"}, "of a wrong type"),
-    ({"breaker_failures": 0}, "give 1 or more"),
+    ({"timeout": "soon"}, "has a wrong type"),
+    ({"breaker_failures": 0}, "breaker_failures of 1 or more"),
     ({"bm25": {"k1": 1.2}}, "must be BM25Settings or None"),
 ]
 
@@ -85,7 +85,7 @@ def test_every_option_has_its_place() -> None:
     options: RetrieverOptions = {"similarity_top_k": 4, "timeout": 2.0, "breaker_pause": 1.0, "verbose": True}
     checked = CheckedOptions.of(options)
     assert checked.search == SearchSettings(top_k=4)
-    assert (checked.fallback.timeout, checked.fallback.pause, checked.fallback.failures) == (2.0, 1.0, 3)
+    assert (checked.fallback.timeout, checked.fallback.cooldown, checked.fallback.failures) == (2.0, 1.0, 3)
     assert checked.verbose
     assert SearchOptions.__optional_keys__ == {"similarity_top_k", *SearchSettings.__dataclass_fields__} - {"top_k"}
     assert SearchOptions.__optional_keys__ < RetrieverOptions.__optional_keys__

@@ -31,9 +31,7 @@ def test_vectors_and_weights_of_dev_serve(run: Path) -> None:
 
 
 @pytest.mark.parametrize(("given", "words_count"), [({}, True), ({"weights": (1.0, 0.0)}, False)])
-def test_a_baseline_that_stands_in_has_weights_of_its_own(
-    run: Path, given: dict[str, object], words_count: bool
-) -> None:
+def test_fallback_baseline_has_separate_weights(run: Path, given: dict[str, object], words_count: bool) -> None:
     chosen = {"vectors": "model", "weights": [1.0, 0.0], "baseline_weights": [0.0, 1.0]}
     write_json(RunFolder(run).report, {"serving": chosen})
     corrupt_weights(RunFolder(run).model)
@@ -47,7 +45,7 @@ def test_a_baseline_that_stands_in_has_weights_of_its_own(
     assert first.rrf_score == pytest.approx(1 / 61)
 
 
-def test_bm25_alone_finds_what_it_finds(run: Path) -> None:
+def test_weight_zero_of_the_dense_leg_equals_bm25(run: Path) -> None:
     write_json(RunFolder(run).report, {"serving": {"vectors": "model", "weights": [0.0, 1.0]}})
     retriever = FineTunedHybridRetriever.from_run(run)
     try:
@@ -64,7 +62,7 @@ def test_bm25_alone_finds_what_it_finds(run: Path) -> None:
         lexical.close()
 
 
-def test_a_run_without_a_report_serves_what_its_manifest_says(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_run_without_a_report_serves_by_its_manifest(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = RunFolder.open(run)
     chosen = {"vectors": "base", "weights": [0.25, 0.75], "baseline_weights": None}
     write_json(folder.manifest, {**folder.read_manifest(), "serving": chosen})
@@ -73,7 +71,7 @@ def test_a_run_without_a_report_serves_what_its_manifest_says(run: Path, caplog:
     assert "is gone; what serves is taken from manifest.json" in caplog.text
 
 
-def test_an_earlier_run_without_a_report_serves_its_model_equally(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_old_run_without_a_report_serves_with_equal_weights(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     RunFolder(run).report.unlink()
     assert RunFolder.open(run).serving() == Serving("model", (1.0, 1.0))
     assert "the tuned model serves, with equal weights" in caplog.text
@@ -93,7 +91,7 @@ def test_an_earlier_run_without_a_report_serves_its_model_equally(run: Path, cap
         {"serving": []},
     ],
 )
-def test_a_report_that_does_not_say_is_told(run: Path, report: dict[str, object]) -> None:
+def test_report_without_serving_is_logged(run: Path, report: dict[str, object]) -> None:
     RunFolder(run).report.write_text(json.dumps(report), encoding="utf-8")
     with pytest.raises(AceFinetuneError, match=r"corrupt \((serving|it holds an integer)"):
         RunFolder.open(run).serving()
@@ -107,7 +105,9 @@ def opened(run: Path, model: Path, **options: object) -> tuple[tuple[float, floa
         retriever.close()
 
 
-def test_the_model_of_a_run_brings_its_weights(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_model_of_a_run_is_served_with_the_weights_of_the_run(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = RunFolder(run)
     write_json(folder.report, {"serving": {"vectors": "model", "weights": [1.0, 0.5], "baseline_weights": [0.5, 1.0]}})
     assert opened(run, folder.model) == ((1.0, 0.5), (0.5, 1.0))
@@ -115,15 +115,15 @@ def test_the_model_of_a_run_brings_its_weights(run: Path, tmp_path: Path, caplog
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(folder.model, elsewhere)
     assert opened(run, elsewhere) == ((1.0, 1.0), None)
-    assert "as asked" not in caplog.text
-    # Weights that were chosen for other vectors than the model's are not its own.
+    assert "was requested" not in caplog.text
+    # Weights that were chosen for other vectors are not used with the model.
     write_json(folder.report, {"serving": {"vectors": "base", "weights": [1.0, 0.5]}})
     assert opened(run, folder.model) == ((1.0, 1.0), None)
-    assert "serves, as asked, with equal weights" in caplog.text
+    assert "was requested and serves, with equal weights" in caplog.text
 
 
 def kept_base(run: Path) -> Path:
-    """A run whose training kept the base, so that its model folder holds the base's weights."""
+    """A run whose training kept the base, so its model folder has the base's weights."""
     folder = RunFolder(run)
     record = json.loads((folder.model / "ace_finetune.json").read_text(encoding="utf-8"))
     write_json(folder.model / "ace_finetune.json", {**record, "selection": {"shipped": "base", "share": 0.0}})
@@ -158,11 +158,11 @@ def test_search_prints_what_served(run: Path) -> None:
     assert "finetuned" not in shown.output
 
 
-def test_a_model_that_was_not_trained_here_is_a_base(baseline: FineTunedEmbedding, tuned: FineTunedEmbedding) -> None:
+def test_model_that_was_not_trained_here_is_a_base(baseline: FineTunedEmbedding, tuned: FineTunedEmbedding) -> None:
     assert (baseline.is_tuned, tuned.is_tuned) == (False, True)
 
 
-def test_setting_what_serves_is_checked(store: MemoryStore, tuned: FineTunedEmbedding) -> None:
+def test_serve_option_is_validated(store: MemoryStore, tuned: FineTunedEmbedding) -> None:
     with pytest.raises(AceFinetuneError, match="must be finetuned or base"):
         FineTunedHybridRetriever(store, embed_model=tuned, serve="tuned")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="The base model is not available"):

@@ -1,4 +1,4 @@
-"""Equal scores go by id, whatever the order of writing: a store that changed answers as one built of what it holds."""
+"""Equal scores are ordered by id, whatever the order of writing: a changed store equals one built from its content."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def found(retriever: FineTunedHybridRetriever, mode: str) -> list[tuple[str, flo
 @pytest.mark.parametrize("lists", [False, True])
 @settings(max_examples=10, deadline=None)
 @given(steps=st.lists(STEP, min_size=1, max_size=25))
-def test_changed_store_answers_as_a_fresh_one(options: dict[str, str], lists: bool, steps: list) -> None:
+def test_changed_store_equals_a_new_one(options: dict[str, str], lists: bool, steps: list) -> None:
     first = dict.fromkeys(reversed(NAMES), "red paint")
     live = words_retriever([node(name, text) for name, text in first.items()], **options)
     if lists:
@@ -50,7 +50,7 @@ def test_changed_store_answers_as_a_fresh_one(options: dict[str, str], lists: bo
             write(live, [node(name, text)])
             first[name] = text
         found(live, "hybrid")
-    if not options:  # the mean length in stored BM25 vectors is the one at the time of building
+    if not options:  # the mean length of stored BM25 vectors is fixed when the store is built
         fresh = words_retriever([node(name, text) for name, text in sorted(first.items())], **options)
         for mode in ("sparse", "dense", "hybrid"):
             assert found(live, mode) == found(fresh, mode)
@@ -61,7 +61,7 @@ def test_changed_store_answers_as_a_fresh_one(options: dict[str, str], lists: bo
     assert found(live, "sparse") == [(hit.node.node_id, hit.score) for hit in again][:3]
 
 
-def test_cut_among_equal_bm25_scores_is_by_id_after_a_rewrite() -> None:
+def test_bm25_ties_are_ordered_by_id_after_a_rewrite() -> None:
     nodes = [node(f"n{number:02}", "same words here") for number in range(30)]
     retriever = words_retriever(nodes, mode="sparse", similarity_top_k=5)
     before = [hit.node.node_id for hit in retriever.retrieve("same words")]

@@ -1,4 +1,4 @@
-"""Every way to a store: matrix and lists in this process, Qdrant's own search, and a server where there is one."""
+"""Stores of every kind: flat and IVF index in this process, Qdrant's own search, and a server."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.small_stores import SPACES, MakeStore
+from helpers.small_stores import NAMED_VECTORS, MakeStore
 
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
-from llama_index_ace_finetune.stores.qdrant.collections import VectorSpace
+from llama_index_ace_finetune.stores.qdrant.collections import NamedVector
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 
 
@@ -21,14 +21,16 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeS
     made: list[MemoryStore] = []
     url = request.getfixturevalue("qdrant_url") if request.param == "server" else None
 
-    def make(spaces: dict[str, VectorSpace] = SPACES, *, sparse: SparseBM25 | None = None) -> MemoryStore:
+    def make(named_vectors: dict[str, NamedVector] = NAMED_VECTORS, *, sparse: SparseBM25 | None = None) -> MemoryStore:
         name = f"test-{uuid.uuid4().hex}"
         if request.param == "server":
             options = {"shard_number": 3}
-            store = MemoryStore.create(spaces, url=url, collection=name, sparse=sparse, collection_options=options)
+            store = MemoryStore.create(
+                named_vectors, url=url, collection=name, sparse=sparse, collection_options=options
+            )
         else:
             path = tmp_path / name if request.param == "folder" else None
-            store = MemoryStore.create(spaces, path=path, collection=name, sparse=sparse)
+            store = MemoryStore.create(named_vectors, path=path, collection=name, sparse=sparse)
             store.embedded = request.param != "asked"
             if request.param == "lists":
                 store.exact_up_to = 2

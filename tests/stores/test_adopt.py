@@ -1,4 +1,4 @@
-"""Collections that LlamaIndex built, taken over in place."""
+"""Adopt collections of LlamaIndex in place."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def llama_index(client: QdrantClient, **options: object) -> tuple[QdrantVectorSt
 
 
 @pytest.mark.parametrize("options", [{}, {"dense_vector_name": "own"}])
-def test_it_gains_the_vectors_and_llama_index_goes_on_reading(encoders, options: dict, tmp_path: Path) -> None:
+def test_adopted_collection_has_the_vectors_and_llama_index_can_read_it(
+    encoders, options: dict, tmp_path: Path
+) -> None:
     client = QdrantClient(path=str(tmp_path))
     _, index = llama_index(client, **options)
     before = {hit.node.node_id: hit.score for hit in index.as_retriever(similarity_top_k=12).retrieve("a query")}
@@ -51,7 +53,7 @@ def test_it_gains_the_vectors_and_llama_index_goes_on_reading(encoders, options:
     for name, encoder in encoders.items():
         hits = store.search(name, encoder.encode_documents(texts[:1])[0].tolist(), 1)
         assert hits[0][1] == pytest.approx(1, abs=1e-5)
-    # LlamaIndex reads and writes as before, also through a new store object.
+    # LlamaIndex still reads and writes, also through a new store object.
     for retriever in (
         index.as_retriever(similarity_top_k=12),
         reopened(client, options).as_retriever(similarity_top_k=12),
@@ -60,7 +62,7 @@ def test_it_gains_the_vectors_and_llama_index_goes_on_reading(encoders, options:
     store.close()
     client.close()
     with MemoryStore.open(path=tmp_path, collection="theirs") as again:
-        assert again.spaces == store.spaces
+        assert again.named_vectors == store.named_vectors
         vector = encoders[FINETUNED].encode_queries([QUERIES["backup"]])[0].tolist()
         assert len(again.search(FINETUNED, vector, 99)) == len(TEXTS)
 
@@ -70,7 +72,7 @@ def reopened(client: QdrantClient, options: dict) -> VectorStoreIndex:
     return VectorStoreIndex.from_vector_store(vector_store, embed_model=THEIRS)
 
 
-def test_what_llama_index_adds_later_is_filled_in_by_the_next_adoption(encoders) -> None:
+def test_points_added_by_llama_index_get_vectors_at_the_next_adoption(encoders) -> None:
     client = QdrantClient(":memory:")
     _, index = llama_index(client)
     store = adopt(client, "theirs", encoders)
@@ -83,7 +85,7 @@ def test_what_llama_index_adds_later_is_filled_in_by_the_next_adoption(encoders)
     assert store.search(FINETUNED, vector, 1)[0][0] == "11111111-1111-1111-1111-111111111111"
 
 
-def test_a_broken_off_adoption_is_done_by_calling_again(encoders) -> None:
+def test_interrupted_adoption_is_completed_by_calling_again(encoders) -> None:
     client = QdrantClient(":memory:")
     llama_index(client)
 
@@ -104,11 +106,11 @@ def test_from_vector_store(encoders) -> None:
     (hit,) = retriever.retrieve(QUERIES["backup"])
     assert hit.node.metadata["name"] == "backup"
     retriever.close()
-    assert client.count("theirs").count == len(TEXTS)  # the client is the caller's
+    assert client.count("theirs").count == len(TEXTS)  # the caller's client stays open
 
 
 class TestRefused:
-    def test_a_collection_that_is_missing(self, encoders) -> None:
+    def test_missing_collection(self, encoders) -> None:
         with pytest.raises(StoreError, match="no collection 'theirs'"):
             adopt(QdrantClient(":memory:"), "theirs", encoders)
 
@@ -116,11 +118,11 @@ class TestRefused:
         client = QdrantClient(":memory:")
         client.create_collection("theirs", models.VectorParams(size=2, distance=models.Distance.COSINE))
         client.upsert("theirs", [models.PointStruct(id="1" * 8 + "-1111" * 3 + "-" + "1" * 12, vector=[1, 0])])
-        with pytest.raises(StoreError, match="holds no LlamaIndex node"):
+        with pytest.raises(StoreError, match=r"No point in .* holds a LlamaIndex node"):
             adopt(client, "theirs", encoders)
 
     @pytest.mark.parametrize("point", [7, "1" * 8 + "-1111" * 3 + "-" + "1" * 12])
-    def test_points_that_have_other_ids_than_their_nodes(self, encoders, point: int | str) -> None:
+    def test_points_with_other_ids_than_their_nodes(self, encoders, point: int | str) -> None:
         client = QdrantClient(":memory:")
         llama_index(client)
         payload = {"_node_content": TextNode(id_="memory 1", text="x").to_json(), "_node_type": "TextNode"}
@@ -129,27 +131,27 @@ class TestRefused:
             adopt(client, "theirs", encoders)
         assert set(client.get_collection("theirs").config.params.vectors or {}) & {FINETUNED, BASELINE} == set()
 
-    def test_numbered_points_of_other_tools(self, encoders) -> None:
+    def test_points_with_integer_ids_of_other_tools(self, encoders) -> None:
         client = QdrantClient(":memory:")
         client.create_collection("theirs", models.VectorParams(size=2, distance=models.Distance.COSINE))
         client.upsert("theirs", [models.PointStruct(id=7, vector=[1, 0], payload={"text": "x"})])
-        with pytest.raises(StoreError, match=r"point 7 .* holds no LlamaIndex node, nor does any other"):
+        with pytest.raises(StoreError, match=r"No point .* holds a LlamaIndex node \(the first is 7\)"):
             adopt(client, "theirs", encoders)
 
-    def test_vectors_of_the_same_name_and_another_length(self, encoders) -> None:
+    def test_vectors_of_the_same_name_and_another_dimension(self, encoders) -> None:
         client = QdrantClient(":memory:")
         client.create_collection("theirs", {FINETUNED: models.VectorParams(size=2, distance=models.Distance.COSINE)})
-        with pytest.raises(StoreError, match=r"another kind already \(2 dimensions"):
+        with pytest.raises(StoreError, match=r"already has other vectors 'finetuned' \(2 dimensions"):
             adopt(client, "theirs", encoders)
 
 
-def test_vectors_that_are_there_under_the_name_are_kept_if_they_are_the_models(encoders) -> None:
+def test_existing_vectors_of_the_same_model_are_kept(encoders) -> None:
     client = QdrantClient(":memory:")
 
     def no_words(texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
         return [[1] for _ in texts], [[1.0] for _ in texts]
 
-    # LlamaIndex names its vectors in hybrid collections only.
+    # LlamaIndex names its vectors only in hybrid collections.
     words = {"enable_hybrid": True, "sparse_doc_fn": no_words, "sparse_query_fn": no_words}
     vector_store = QdrantVectorStore(client=client, collection_name="theirs", dense_vector_name=FINETUNED, **words)
     context = StorageContext.from_defaults(vector_store=vector_store)
@@ -158,14 +160,14 @@ def test_vectors_that_are_there_under_the_name_are_kept_if_they_are_the_models(e
     VectorStoreIndex(nodes, storage_context=context, embed_model=embed_model)
     done: list[int] = []
     other = Encoder.load(BASE, settings=EncoderSettings(document_prompt="a prompt that changes every vector: "))
-    with pytest.raises(StoreError, match="were made by another model"):
+    with pytest.raises(StoreError, match="were not made by"):
         adopt(client, "theirs", {FINETUNED: other}, progress=done.append)
     store = adopt(client, "theirs", {FINETUNED: encoders[BASELINE]}, progress=done.append)
     assert done == []
-    assert store.spaces[FINETUNED].fingerprint == encoders[BASELINE].fingerprint
+    assert store.named_vectors[FINETUNED].fingerprint == encoders[BASELINE].fingerprint
 
 
-def test_vectors_of_another_model_are_not_mixed_in(encoders) -> None:
+def test_existing_vectors_of_another_model_are_refused(encoders) -> None:
     client = QdrantClient(":memory:")
     _, index = llama_index(client)
     store = adopt(client, "theirs", encoders)

@@ -1,4 +1,4 @@
-"""From memories to a store, and what LlamaIndex's own vector store finds in it."""
+"""Build an index, and read it with LlamaIndex's own vector store."""
 
 from __future__ import annotations
 
@@ -33,36 +33,36 @@ def encoder() -> Encoder:
 
 
 class TestBuildIndex:
-    def test_memories_become_nodes_whose_embed_text_is_the_memory(self) -> None:
+    def test_memory_text_is_the_embed_text_of_its_node(self) -> None:
         for memory, node in zip(small_memories(), memory_nodes(small_memories()), strict=True):
             assert node.node_id == memory.id
             assert node.get_content(MetadataMode.EMBED) == node.get_content(MetadataMode.LLM) == memory.text
             assert node.metadata == dict(memory.metadata)
 
-    def test_what_is_embedded_is_the_embed_text(self, encoder: Encoder) -> None:
+    def test_embed_text_is_embedded(self, encoder: Encoder) -> None:
         node = TextNode(id_="n", text="rotate the keys", metadata={"team": "identity"})
         with build_index([node], finetuned=encoder, baseline=None) as store:
             for text in ("rotate the keys", node.get_content(MetadataMode.EMBED)):
                 (_, score) = store.search(FINETUNED, encoder.encode_documents([text])[0].tolist(), 1)[0]
                 assert (score == pytest.approx(1, abs=1e-5)) == (text != "rotate the keys")
 
-    def test_without_a_baseline_there_is_one_space(self, encoder: Encoder) -> None:
+    def test_without_a_baseline_there_is_one_named_vector(self, encoder: Encoder) -> None:
         with build_index(memory_nodes(small_memories()), finetuned=encoder, baseline=None) as store:
-            assert list(store.spaces) == [FINETUNED]
-            assert store.spaces[FINETUNED].fingerprint == encoder.fingerprint
+            assert list(store.named_vectors) == [FINETUNED]
+            assert store.named_vectors[FINETUNED].fingerprint == encoder.fingerprint
 
-    def test_the_cache_and_progress_are_used(self, encoder: Encoder, tmp_path: Path) -> None:
+    def test_cache_and_progress_are_used(self, encoder: Encoder, tmp_path: Path) -> None:
         done: list[int] = []
         nodes = memory_nodes(small_memories())
         build_index(nodes, finetuned=encoder, baseline=encoder, cache=tmp_path, progress=done.append).close()
         assert sum(done) == 2 * len(nodes)
         text = nodes[0].get_content(MetadataMode.EMBED)
-        (held,) = tmp_path.glob(f"{encoder.fingerprint}-*/document")
-        assert VectorCache(tmp_path, fingerprint=held.parent.name, role="document").lookup([text])[0].all()
+        (existing,) = tmp_path.glob(f"{encoder.fingerprint}-*/document")
+        assert VectorCache(tmp_path, fingerprint=existing.parent.name, role="document").lookup([text])[0].all()
 
 
 class TestWriteIndex:
-    def test_an_index_is_replaced_only_when_asked(self, encoder: Encoder, tmp_path: Path) -> None:
+    def test_index_is_replaced_only_with_replace(self, encoder: Encoder, tmp_path: Path) -> None:
         path = tmp_path / "index"
         assert write_index(small_memories()[:2], tuned=encoder, base=encoder, path=path) == 2
         with pytest.raises(OutputExistsError, match=r"already holds an index; .* --replace"):
@@ -71,13 +71,13 @@ class TestWriteIndex:
         with MemoryStore.open(path=path) as store:
             assert len(store) == 3
 
-    def test_a_folder_of_something_else_is_never_replaced(self, encoder: Encoder, tmp_path: Path) -> None:
+    def test_folder_with_other_files_is_never_replaced(self, encoder: Encoder, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("mine")
         with pytest.raises(OutputExistsError):
             write_index(small_memories(), tuned=encoder, base=encoder, path=tmp_path, replace=True)
         assert (tmp_path / "notes.txt").read_text() == "mine"
 
-    def test_files_that_a_user_added_are_kept(self, encoder: Encoder, tmp_path: Path) -> None:
+    def test_files_added_by_a_user_are_kept(self, encoder: Encoder, tmp_path: Path) -> None:
         path = tmp_path / "index"
         write_index(small_memories()[:2], tuned=encoder, base=encoder, path=path)
         (path / "notes.txt").write_text("mine")
@@ -99,7 +99,7 @@ class TestWriteIndex:
         assert [found.name for found in client.get_collections().collections] == ["customers"]
         client.close()
 
-    def test_collection_that_a_user_added_is_not_lost(self, encoder: Encoder, tmp_path: Path) -> None:
+    def test_collection_added_by_a_user_is_not_lost(self, encoder: Encoder, tmp_path: Path) -> None:
         path = tmp_path / "index"
         write_index(small_memories()[:2], tuned=encoder, base=encoder, path=path)
         client = QdrantClient(path=str(path))
@@ -111,17 +111,17 @@ class TestWriteIndex:
         assert {found.name for found in client.get_collections().collections} == {"customers", "memories"}
         client.close()
 
-    def test_no_memory(self, encoder: Encoder, tmp_path: Path) -> None:
+    def test_no_memories(self, encoder: Encoder, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="no memories to index"):
             write_index([], tuned=encoder, base=encoder, path=tmp_path / "index")
 
-    def test_where_an_index_lies(self, tmp_path: Path) -> None:
+    def test_location_of_an_index(self, tmp_path: Path) -> None:
         assert index_beside(tmp_path / "run" / "model") == tmp_path / "run" / "index"
         assert index_beside(tmp_path / "ace_finetuned") == tmp_path / "ace_finetuned_index"
 
 
 def _killed_at(upsert: int, action: Callable[[], object]) -> None:
-    """Do it in a child process that is killed before one of its writes."""
+    """Run in a child process that is killed before one of its writes."""
     child = os.fork()
     if child == 0:
         seen = itertools.count(1)
@@ -142,13 +142,13 @@ def _killed_at(upsert: int, action: Callable[[], object]) -> None:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llama_index_ace_finetune.stores.upsert_nodes._AT_ONCE", 2)
+    monkeypatch.setattr("llama_index_ace_finetune.stores.upsert_nodes._BATCH", 2)
 
 
 @pytest.mark.usefixtures("small_batches")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
 class TestKilledWhileBuilding:
-    """What was not built to the end is never served, and the same call builds it."""
+    """An unfinished collection is never served, and the same call completes it."""
 
     def test_index(self, encoder: Encoder, tmp_path: Path) -> None:
         path = tmp_path / "index"
@@ -158,7 +158,7 @@ class TestKilledWhileBuilding:
         assert write_index(small_memories(), tuned=encoder, base=encoder, path=path) == len(small_memories())
         assert list(tmp_path.iterdir()) == [path]
 
-    def test_index_that_is_replaced(self, encoder: Encoder, tmp_path: Path) -> None:
+    def test_replaced_index(self, encoder: Encoder, tmp_path: Path) -> None:
         path = tmp_path / "index"
         write_index(small_memories()[:1], tuned=encoder, base=encoder, path=path)
         _killed_at(2, lambda: write_index(small_memories(), tuned=encoder, base=encoder, path=path, replace=True))
@@ -169,13 +169,13 @@ class TestKilledWhileBuilding:
         path = tmp_path / "index"
         nodes = memory_nodes(small_memories())
         _killed_at(2, lambda: build_index(nodes, finetuned=encoder, baseline=None, path=path))
-        with pytest.raises(StoreError, match="was not built to the end; repeat what built it"):
+        with pytest.raises(StoreError, match="was not built to the end; repeat the call or command"):
             MemoryStore.open(path=path)
         cache = tmp_path / "cache"
         with build_index(nodes, finetuned=encoder, baseline=None, path=path, cache=cache) as store:
             assert len(store) == len(nodes)
-        (held,) = cache.glob("*/document")
-        assert len(VectorCache(cache, fingerprint=held.parent.name, role="document")) == len(nodes) - 2
+        (existing,) = cache.glob("*/document")
+        assert len(VectorCache(cache, fingerprint=existing.parent.name, role="document")) == len(nodes) - 2
 
     def test_index_from_python_is_replaced_by_the_command(self, encoder: Encoder, tmp_path: Path) -> None:
         path = tmp_path / "index"
@@ -195,10 +195,10 @@ class TestKilledWhileBuilding:
         baseline = encoder if others else None
         with build_index(nodes[2:], baseline=baseline, **options) as store:
             assert {node.node_id for node in store.nodes()} == {node.node_id for node in nodes[2:]}
-            assert len(store.spaces) == (2 if others else 1)
+            assert len(store.named_vectors) == (2 if others else 1)
         with MemoryStore.open(path=tmp_path, collection="second") as store:
             assert len(store) == len(nodes) - 2
-        with pytest.raises(StoreError, match="exists already"):
+        with pytest.raises(StoreError, match="already exists"):
             build_index(nodes, baseline=None, **options)
 
 
@@ -214,7 +214,7 @@ class TestLlamaIndexVectorStore:
         yield VectorStoreIndex.from_vector_store(vector_store, embed_model=FineTunedEmbedding.from_encoder(encoder))
         store.close()
 
-    def test_it_finds_what_the_store_finds(self, index: VectorStoreIndex, encoder: Encoder) -> None:
+    def test_it_finds_the_same_hits_as_the_store(self, index: VectorStoreIndex, encoder: Encoder) -> None:
         retriever = index.as_retriever(similarity_top_k=3)
         rows = encoder.encode_documents(list(TEXTS.values()))
         for query in QUERIES.values():
@@ -224,7 +224,7 @@ class TestLlamaIndexVectorStore:
             assert [hit.node.node_id for hit in hits] == [list(TEXTS)[row] for row in best]
             assert np.allclose([hit.score for hit in hits], cosines[best], atol=1e-5)
 
-    def test_it_gives_the_same_nodes(self, index: VectorStoreIndex) -> None:
+    def test_it_returns_the_same_nodes(self, index: VectorStoreIndex) -> None:
         (hit,) = index.as_retriever(similarity_top_k=1).retrieve(TEXTS["backup"])
         assert hit.node.text == TEXTS["backup"]
         assert hit.node.metadata == dict(next(m for m in small_memories() if m.id == "backup").metadata)

@@ -1,10 +1,10 @@
-"""Filters mean what LlamaIndex's own SimpleVectorStore means by them."""
+"""Filters match the same nodes as LlamaIndex's SimpleVectorStore."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from helpers.small_stores import SPACES, node, vectors
+from helpers.small_stores import NAMED_VECTORS, node, vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
@@ -43,7 +43,7 @@ def test_equal_to_simple_vector_store(nodes: list[dict], parts: list, condition:
     filters = MetadataFilters(filters=parts, condition=condition)
     passes = build_metadata_filter_fn(lambda name: nodes[int(name)], filters)
     made = [node(str(place), "text", **metadata) for place, metadata in enumerate(nodes)]
-    with MemoryStore.create(SPACES) as store:
+    with MemoryStore.create(NAMED_VECTORS) as store:
         store.upsert(made, vectors(len(made)))
-        hits = store.search(FINETUNED, vectors(1)[FINETUNED][0].tolist(), 99, only=qdrant_filter(filters))
+        hits = store.search(FINETUNED, vectors(1)[FINETUNED][0].tolist(), 99, query_filter=qdrant_filter(filters))
     assert {name for name, _ in hits} == {one.node_id for one in made if passes(one.node_id)}

@@ -1,4 +1,4 @@
-"""Index folders that were damaged, or made to do harm."""
+"""Damaged and malicious index folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.small_stores import SPACES, node, vectors
+from helpers.small_stores import NAMED_VECTORS, node, vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
@@ -34,7 +34,7 @@ STORAGE = "collection/memories/storage.sqlite"
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written") / "index"
-    with MemoryStore.create(SPACES, path=folder) as store:
+    with MemoryStore.create(NAMED_VECTORS, path=folder) as store:
         store.upsert([node(f"n{i}", f"text {i} about things") for i in range(12)], vectors(12))
     return folder
 
@@ -76,9 +76,7 @@ class TestHostile:
         ],
     )
     @pytest.mark.parametrize("collection", ["memories", "other"])
-    def test_a_point_that_runs_code_is_refused(
-        self, index: Path, blob: Callable[[Path], bytes], collection: str
-    ) -> None:
+    def test_point_that_runs_code_is_refused(self, index: Path, blob: Callable[[Path], bytes], collection: str) -> None:
         mark = index.parent / "ran"
         if collection == "other":
             with closing(QdrantClient(path=str(index))) as client:
@@ -90,19 +88,19 @@ class TestHostile:
             MemoryStore.open(path=index)
         assert not mark.exists()
 
-    def test_files_of_a_collection_that_is_not_listed_are_not_read(self, tmp_path: Path) -> None:
+    def test_unlisted_collection_files_are_not_read(self, tmp_path: Path) -> None:
         mark, folder = tmp_path / "ran", tmp_path / "index" / "collection" / "memories"
-        MemoryStore.create(SPACES, path=tmp_path / "index", collection="a").close()
+        MemoryStore.create(NAMED_VECTORS, path=tmp_path / "index", collection="a").close()
         folder.mkdir()
         with sqlite3.connect(folder / "storage.sqlite") as connection:
             connection.execute("CREATE TABLE points (id TEXT PRIMARY KEY, point BLOB)")
             connection.execute("INSERT INTO points VALUES ('evil', ?)", [pickle.dumps(Command(mark))])
         connection.close()
         with pytest.raises(StoreError, match="files of a collection that the index does not list"):
-            MemoryStore.create(SPACES, path=tmp_path / "index")
+            MemoryStore.create(NAMED_VECTORS, path=tmp_path / "index")
         assert not mark.exists()
 
-    def test_a_view_in_place_of_the_points_is_refused(self, index: Path) -> None:
+    def test_view_instead_of_the_points_table_is_refused(self, index: Path) -> None:
         change(index, "DROP TABLE points")
         change(index, "CREATE VIEW points AS WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id FROM n) "
                       "SELECT id, id AS point FROM n")  # fmt: skip
@@ -110,7 +108,7 @@ class TestHostile:
             MemoryStore.open(path=index)
 
     @pytest.mark.parametrize("name", ["../../outside", "/outside", "..", ".", "a/../../b", "nul\0"])
-    def test_a_collection_outside_of_the_folder_is_refused(self, index: Path, name: str) -> None:
+    def test_collection_outside_of_the_folder_is_refused(self, index: Path, name: str) -> None:
         meta = index / "meta.json"
         escaped = name.replace("\0", "\\u0000")
         meta.write_text(meta.read_text().replace('"memories"', f'"{escaped}"', 1))
@@ -120,7 +118,7 @@ class TestHostile:
 
     @pytest.mark.parametrize("name", ["meta.json", ".lock", STORAGE, "collection/memories", "collection"])
     @pytest.mark.parametrize("kind", ["link", "pipe"])
-    def test_a_link_or_a_pipe_is_refused_and_not_written_to(self, index: Path, name: str, kind: str) -> None:
+    def test_link_or_pipe_is_refused_and_not_written_to(self, index: Path, name: str, kind: str) -> None:
         moved = index.parent / "moved"
         (index / name).rename(moved)
         if kind == "link":
@@ -132,7 +130,7 @@ class TestHostile:
             MemoryStore.open(path=index)
         assert time.perf_counter() - start < 5
 
-    def test_a_payload_that_unfolds_without_end_is_left_out(self, index: Path, caplog) -> None:
+    def test_payload_that_expands_exponentially_is_left_out(self, index: Path, caplog) -> None:
         nested: Any = ["x"]
         for _ in range(40):
             nested = [nested, nested]
@@ -156,7 +154,7 @@ PAYLOAD = {
 
 
 class TestRealPoints:
-    def test_what_qdrant_wrote_is_read_as_qdrant_reads_it(self, tmp_path: Path) -> None:
+    def test_points_written_by_qdrant_are_read_as_qdrant_reads_them(self, tmp_path: Path) -> None:
         cosine = models.Distance.COSINE
         several = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
         with closing(QdrantClient(path=str(tmp_path))) as client:
@@ -177,15 +175,15 @@ class TestRealPoints:
             client.set_payload("one", {"b": datetime.datetime(2024, 1, 2)}, points=[5])
         with closing(QdrantClient(path=str(tmp_path))) as client:
             theirs = {name: client.scroll(name, with_vectors=True)[0] for name in ("named", "one")}
-        with MemoryStore.create(SPACES, path=tmp_path, collection="ours") as store:
+        with MemoryStore.create(NAMED_VECTORS, path=tmp_path, collection="ours") as store:
             for name, points in theirs.items():
                 assert sorted(store.client.scroll(name, with_vectors=True)[0], key=str) == sorted(points, key=str)
             store.client.delete("one", [4])
-        with closing(QdrantClient(path=str(tmp_path))) as client:  # Qdrant opens what was written here
+        with closing(QdrantClient(path=str(tmp_path))) as client:  # Qdrant opens the folder
             assert client.scroll("one", with_vectors=True)[0] == theirs["one"][1:]
             assert client.scroll("named", with_vectors=True)[0] == theirs["named"]
 
-    def test_the_plain_values_of_earlier_clients_are_read(self) -> None:
+    def test_plain_values_of_earlier_clients_are_read(self) -> None:
         payload = {**PAYLOAD, "number": np.float64(2.5), "small": np.int16(-3), "set": {1}}
         stored = read_stored_point(point(payload, [1.0, 2.0]))
         assert stored.payload == payload
@@ -203,7 +201,7 @@ class TestRealPoints:
         ),
         numbers=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=9),
     )
-    def test_any_json_payload_comes_back(self, payload: dict[str, Any], numbers: list[float]) -> None:
+    def test_any_json_payload_round_trips(self, payload: dict[str, Any], numbers: list[float]) -> None:
         stored = read_stored_point(point(payload, {"x": numbers}))
         assert stored.payload == payload
         assert stored.vector["x"].tolist() == numbers
@@ -237,7 +235,7 @@ class TestDamaged:
         ],
         ids=range(12),
     )
-    def test_a_store_that_lost_its_points_is_refused(self, index: Path, damage: Callable[[Path], None]) -> None:
+    def test_store_that_lost_its_points_is_refused(self, index: Path, damage: Callable[[Path], None]) -> None:
         damage(index)
         with pytest.raises(StoreError, match=r"; build the index again|build it with") as refused:
             MemoryStore.open(path=index)
@@ -260,13 +258,13 @@ class TestDamaged:
                 refused += 1
         assert 0 < refused < 60
 
-    def test_one_damaged_point_is_left_out_and_counted(self, index: Path, caplog) -> None:
+    def test_damaged_point_is_left_out_and_counted(self, index: Path, caplog) -> None:
         change(index, "UPDATE points SET point = substr(point, 1, 90) WHERE rowid = 3")
         with caplog.at_level(logging.WARNING), MemoryStore.open(path=index) as store:
             assert len(store) == len(store.search(FINETUNED, QUERY, 20)) == 11
         assert "1 of 12 points" in caplog.text
 
-    def test_a_vector_of_another_length_is_damage(self, index: Path, caplog) -> None:
+    def test_vector_of_another_dimension_is_damaged(self, index: Path, caplog) -> None:
         change(index, "INSERT INTO points VALUES ('x', ?)", point({}, {FINETUNED: [1.0, 2.0]}))
         with MemoryStore.open(path=index) as store:
             assert len(store.search(FINETUNED, QUERY, 20)) == 12
@@ -281,13 +279,13 @@ class TestRecord:
             "UPDATE points SET point = (SELECT point FROM points WHERE rowid = 1) WHERE rowid = 2",
         ],
     )
-    def test_points_that_went_missing_are_told(self, index: Path, caplog, statement: str) -> None:
+    def test_missing_points_are_logged(self, index: Path, caplog, statement: str) -> None:
         change(index, statement)
         with MemoryStore.open(path=index) as store:
             assert len(store) < 12
         assert "12 were written" in caplog.text
 
-    def test_a_changed_point_is_told(self, index: Path, caplog) -> None:
+    def test_changed_point_is_logged(self, index: Path, caplog) -> None:
         with sqlite3.connect(index / STORAGE) as connection:
             key, blob = connection.execute("SELECT id, point FROM points").fetchone()
             connection.execute("UPDATE points SET point = ? WHERE id = ?", [blob.replace(b"about", b"abort"), key])
@@ -295,7 +293,7 @@ class TestRecord:
         MemoryStore.open(path=index).close()
         assert "changed by something else" in caplog.text
 
-    def test_own_writes_are_no_damage(self, index: Path, caplog) -> None:
+    def test_own_writes_are_not_logged_as_damage(self, index: Path, caplog) -> None:
         with MemoryStore.open(path=index) as store:
             store.upsert([node("n1", "new"), node("n20", "more")], vectors(2))
             store.delete(["n3", "n4"])
@@ -306,7 +304,7 @@ class TestRecord:
             assert len(store) == 0
         assert not caplog.records
 
-    def test_writes_of_a_process_that_was_killed_are_no_damage(self, index: Path, caplog) -> None:
+    def test_writes_of_a_killed_process_are_not_logged_as_damage(self, index: Path, caplog) -> None:
         if (child := os.fork()) == 0:
             MemoryStore.open(path=index).delete([f"n{i}" for i in range(12)])
             os._exit(0)
@@ -315,7 +313,7 @@ class TestRecord:
             assert len(store) == 0
         assert not caplog.records
 
-    def test_points_that_another_client_added_are_no_damage(self, index: Path, caplog) -> None:
+    def test_points_added_by_another_client_are_not_logged_as_damage(self, index: Path, caplog) -> None:
         with closing(QdrantClient(path=str(index))) as client:
             client.upsert("memories", [models.PointStruct(id=5, vector={FINETUNED: QUERY}, payload={})])
         with MemoryStore.open(path=index) as store:

@@ -1,4 +1,4 @@
-"""Index folders under several users at once: stores, threads, processes, and those who may only read."""
+"""Concurrent use of index folders: by stores, threads, processes, and read-only users."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.small_stores import SPACES, node, unit_rows, vectors
+from helpers.small_stores import NAMED_VECTORS, node, unit_rows, vectors
 from helpers.words_embedding import words_retriever
 from qdrant_client import QdrantClient
 
@@ -28,7 +28,7 @@ NOBODY = 65534
 
 
 def in_child(work: Callable[[], object]) -> str:
-    """Run `work` in a forked process; return what it returned, as text, or how it failed."""
+    """Run `work` in a forked process; return its result, as text, or its error."""
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         try:
@@ -59,19 +59,19 @@ def try_to_open(path: Path) -> str:
 
 
 def write(path: Path, count: int = 12) -> Path:
-    with MemoryStore.create(SPACES, path=path) as store:
+    with MemoryStore.create(NAMED_VECTORS, path=path) as store:
         store.upsert([node(f"n{i}", f"text {i}") for i in range(count)], vectors(count))
     return path
 
 
 class TestSharing:
-    def test_a_folder_opened_twice_is_one_store(self, tmp_path: Path) -> None:
+    def test_folder_opened_twice_is_one_store(self, tmp_path: Path) -> None:
         first = MemoryStore.open(path=write(tmp_path / "index"))
         (tmp_path / "link").symlink_to(tmp_path / "index")
         second = MemoryStore.open(path=tmp_path / "link")
         second.search(FINETUNED, QUERY, 3)
-        first.upsert([node("new", "new")], {name: np.asarray([np.eye(space.dimension)[0]], np.float32)
-                                           for name, space in SPACES.items()})  # fmt: skip
+        first.upsert([node("new", "new")], {name: np.asarray([np.eye(named_vector.dimension)[0]], np.float32)
+                                           for name, named_vector in NAMED_VECTORS.items()})  # fmt: skip
         assert second.search(FINETUNED, np.eye(8)[0].tolist(), 1)[0][0] == "new"
         first.close()
         first.close()
@@ -81,14 +81,14 @@ class TestSharing:
         second.close()
         assert in_child(lambda: try_to_open(tmp_path / "index")) == "opened"
 
-    def test_a_store_that_nobody_holds_any_more_is_closed(self, tmp_path: Path) -> None:
+    def test_store_without_users_is_closed(self, tmp_path: Path) -> None:
         store = MemoryStore.open(path=write(tmp_path / "index"))
         del store
         gc.collect()
-        with closing(QdrantClient(path=str(tmp_path / "index"))) as client:  # it takes the lock itself
+        with closing(QdrantClient(path=str(tmp_path / "index"))) as client:  # raises if the folder is locked
             assert client.count("memories").count == 12
 
-    def test_another_folder_in_the_same_place_is_another_store(self, tmp_path: Path) -> None:
+    def test_replaced_folder_is_another_store(self, tmp_path: Path) -> None:
         with MemoryStore.open(path=write(tmp_path / "index")) as before:
             (tmp_path / "index").rename(tmp_path / "old")
             write(tmp_path / "index", 3)
@@ -116,7 +116,7 @@ class TestWriters:
     @pytest.mark.parametrize("writers", [4, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 2, 8))])
     @pytest.mark.parametrize("theirs", [False, True], ids=["own client", "given client"])
     def test_writers_in_several_threads_lose_nothing(self, tmp_path: Path, writers: int, theirs: bool) -> None:
-        MemoryStore.create(SPACES, path=tmp_path).close()
+        MemoryStore.create(NAMED_VECTORS, path=tmp_path).close()
         client = QdrantClient(path=str(tmp_path), force_disable_check_same_thread=True) if theirs else None
         stores = [
             MemoryStore.attach(client, "memories") if client else MemoryStore.open(path=tmp_path)
@@ -137,7 +137,7 @@ class TestWriters:
 
         together([lambda number=number: work(number) for number in range(writers)])
         assert not failed
-        held = contents(stores[0])
+        existing = contents(stores[0])
         for store in stores:
             store.close()
         if client:
@@ -146,15 +146,15 @@ class TestWriters:
             again = contents(store)
         assert len(again) == 64
         for identifier, (payload, vector) in again.items():
-            assert payload == held[identifier][0]
+            assert payload == existing[identifier][0]
             for name, row in vector.items():
-                np.testing.assert_allclose(row, held[identifier][1][name], atol=1e-6)
+                np.testing.assert_allclose(row, existing[identifier][1][name], atol=1e-6)
 
 
 class TestReadOnly:
     @pytest.fixture
     def index(self) -> Iterator[Path]:
-        """An index that an unprivileged user may read, and a place that this user may reach."""
+        """An index that an unprivileged user may read, in a folder that this user can reach."""
         if os.geteuid():
             pytest.skip("only root can become a user who may not write")
         folder = Path(tempfile.mkdtemp())
@@ -162,7 +162,7 @@ class TestReadOnly:
         yield write(folder / "index")
         shutil.rmtree(folder)
 
-    def test_a_folder_that_may_only_be_read_is_searched_and_stays_as_it_is(self, index: Path) -> None:
+    def test_read_only_folder_is_searched_and_unchanged(self, index: Path) -> None:
         for file in (index, *index.rglob("*")):
             file.chmod(0o555 if file.is_dir() else 0o444)
         before = state(index)
@@ -182,7 +182,7 @@ class TestReadOnly:
         assert said.endswith("3")
         assert state(index) == before
 
-    def test_a_folder_without_a_lock_file_is_read(self, index: Path) -> None:
+    def test_folder_without_a_lock_file_is_read(self, index: Path) -> None:
         (index / ".lock").unlink()
         before = state(index)
 
@@ -194,7 +194,7 @@ class TestReadOnly:
         assert in_child(work) == "12"
         assert state(index) == before
 
-    def test_several_processes_read_while_none_writes(self, index: Path) -> None:
+    def test_several_processes_read_a_read_only_folder(self, index: Path) -> None:
         def work() -> str:
             become_nobody()
             with MemoryStore.open(path=index) as store:
@@ -205,7 +205,7 @@ class TestReadOnly:
             assert "open in another process" in in_child(lambda: (become_nobody(), forget(), try_to_open(index)))
 
     @pytest.mark.parametrize("name", ["", "meta.json", "collection", "collection/memories/storage.sqlite"])
-    def test_what_may_not_be_read_is_one_sentence(self, index: Path, name: str) -> None:
+    def test_unreadable_folder_is_one_sentence(self, index: Path, name: str) -> None:
         (index / name).chmod(0)
         said = in_child(lambda: (become_nobody(), try_to_open(index))[1])
         assert str(index) in said
@@ -214,7 +214,7 @@ class TestReadOnly:
 
 
 class TestFork:
-    def test_a_child_searches_and_does_not_write(self, tmp_path: Path) -> None:
+    def test_forked_child_searches_and_cannot_write(self, tmp_path: Path) -> None:
         with MemoryStore.open(path=write(tmp_path / "index")) as store:
             found = store.search(FINETUNED, QUERY, 3)
 
@@ -227,12 +227,12 @@ class TestFork:
                 return said
 
             assert "opened before this process was forked" in in_child(work)
-            store.upsert([node("y")], vectors(1))  # the parent goes on
+            store.upsert([node("y")], vectors(1))  # the parent can still write
             assert "open in another process" in in_child_that_opened_nothing(tmp_path / "index")
         with MemoryStore.open(path=tmp_path / "index") as store:
             assert len(store) == 13
 
-    def test_a_child_forked_amid_searches_and_writes_searches(self, tmp_path: Path) -> None:
+    def test_child_forked_during_searches_and_writes_can_search(self, tmp_path: Path) -> None:
         stop = threading.Event()
         with MemoryStore.open(path=write(tmp_path / "index")) as store:
 
@@ -250,7 +250,7 @@ class TestFork:
                 stop.set()
                 thread.join()
 
-    def test_a_child_searches_asynchronously_as_the_parent_did(self) -> None:
+    def test_forked_child_searches_asynchronously(self) -> None:
         retriever = words_retriever([node(f"n{i}", f"memory {i} about alpha") for i in range(20)])
         asyncio.run(retriever.aretrieve("memory 3"))
 
@@ -263,7 +263,7 @@ class TestFork:
 
 
 def in_child_that_opened_nothing(path: Path) -> str:
-    """`try_to_open` as a process does that shares no store with this one."""
+    """`try_to_open`, in a process that shares no store with this one."""
     return in_child(lambda: (forget(), try_to_open(path))[1])
 
 

@@ -1,16 +1,16 @@
-"""What a store answers, however it is reached."""
+"""All kinds of stores return the same results."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.small_stores import SPACES, MakeStore, node, unit_rows, vectors
+from helpers.small_stores import NAMED_VECTORS, MakeStore, node, unit_rows, vectors
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from qdrant_client import models
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings
-from llama_index_ace_finetune.retrievers.bm25_leg import LexicalLeg
+from llama_index_ace_finetune.retrievers.bm25_leg import BM25Leg
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED
 from llama_index_ace_finetune.stores.point_ids import point_id
 from llama_index_ace_finetune.stores.qdrant.filters import qdrant_filter
@@ -46,20 +46,20 @@ class TestDense:
         assert [name for name, _ in hits] == [f"n{row:02}" for row in expected]
         assert np.allclose([score for _, score in hits], cosines[expected], atol=1e-5)
 
-    def test_a_batch_is_one_search_after_the_other(self, make_store: MakeStore) -> None:
+    def test_batch_equals_single_searches(self, make_store: MakeStore) -> None:
         store = make_store()
         store.upsert(NODES, vectors(5))
         queries = unit_rows(40, 8, seed=3)
-        only = qdrant_filter(one("size", 1, ">"))
-        for condition in (None, only):
-            batch = store.search_batch(FINETUNED, queries, 3, only=condition)
+        query_filter = qdrant_filter(one("size", 1, ">"))
+        for condition in (None, query_filter):
+            batch = store.search_batch(FINETUNED, queries, 3, query_filter=condition)
             for query, hits in zip(queries, batch, strict=True):
-                alone = store.search(FINETUNED, query.tolist(), 3, only=condition)
-                assert [name for name, _ in hits] == [name for name, _ in alone]
-                assert [s for _, s in hits] == pytest.approx([s for _, s in alone], abs=1e-5)
+                single = store.search(FINETUNED, query.tolist(), 3, query_filter=condition)
+                assert [name for name, _ in hits] == [name for name, _ in single]
+                assert [s for _, s in hits] == pytest.approx([s for _, s in single], abs=1e-5)
         assert store.search_batch(FINETUNED, np.empty((0, 8), np.float32), 3) == []
 
-    def test_writes_are_found_at_once(self, make_store: MakeStore) -> None:
+    def test_writes_are_found_by_the_next_search(self, make_store: MakeStore) -> None:
         store = make_store()
         store.upsert(NODES[:3], vectors(3))
         store.search(FINETUNED, QUERY, 3)
@@ -71,14 +71,14 @@ class TestDense:
         store.delete(["new", "unknown"])
         assert {name for name, _ in store.search(FINETUNED, QUERY, 9)} == {"a", "b", "c"}
 
-    def test_the_length_of_a_query_does_not_matter(self, make_store: MakeStore) -> None:
+    def test_norm_of_the_query_does_not_matter(self, make_store: MakeStore) -> None:
         store = make_store()
         store.upsert(NODES, vectors(5))
         long = [7 * value for value in QUERY]
         assert [n for n, _ in store.search(FINETUNED, long, 5)] == [n for n, _ in store.search(FINETUNED, QUERY, 5)]
         assert store.search(FINETUNED, long, 1)[0][1] == pytest.approx(store.search(FINETUNED, QUERY, 1)[0][1])
 
-    def test_a_collection_that_is_gone(self, make_store: MakeStore) -> None:
+    def test_deleted_collection(self, make_store: MakeStore) -> None:
         store = make_store()
         store.upsert(NODES, vectors(5))
         store.search(FINETUNED, QUERY, 1)
@@ -87,7 +87,7 @@ class TestDense:
             store.search(FINETUNED, QUERY, 1)
         store.client.create_collection(store.collection, vectors_config={})
 
-    def test_a_store_that_was_closed(self, make_store: MakeStore) -> None:
+    def test_closed_store(self, make_store: MakeStore) -> None:
         store = make_store()
         store.upsert(NODES, vectors(5))
         store.search(FINETUNED, QUERY, 1)
@@ -142,45 +142,45 @@ FILTERS = [
 
 class TestFilters:
     @pytest.mark.parametrize(("filters", "expected"), FILTERS)
-    def test_both_legs_obey_qdrant(self, make_store: MakeStore, filters, expected: str | None) -> None:
+    def test_both_legs_filter_as_qdrant(self, make_store: MakeStore, filters, expected: str | None) -> None:
         store = make_store()
         store.upsert(NODES, vectors(5))
-        only = qdrant_filter(filters)
-        passing, _ = store.client.scroll(store.collection, scroll_filter=only, limit=99)
-        ids = {point.payload["_node_id"] for point in passing}
+        query_filter = qdrant_filter(filters)
+        matching_ids, _ = store.client.scroll(store.collection, scroll_filter=query_filter, limit=99)
+        ids = {point.payload["_node_id"] for point in matching_ids}
         assert expected is None or ids == set(expected)
-        for _ in range(2):  # the second time from memory
-            assert {name for name, _ in store.search(FINETUNED, QUERY, 9, only=only)} == ids
-            every = LexicalLeg(store).search("red apples green pears paint nothing", 9, only=only)
+        for _ in range(2):  # the second time from the cache
+            assert {name for name, _ in store.search(FINETUNED, QUERY, 9, query_filter=query_filter)} == ids
+            every = BM25Leg(store).search("red apples green pears paint nothing", 9, query_filter=query_filter)
             assert {name for name, _ in every} == ids
 
-    def test_by_node_and_by_document(self, make_store: MakeStore) -> None:
+    def test_filter_by_node_and_by_document(self, make_store: MakeStore) -> None:
         store = make_store()
         store.upsert(NODES, vectors(5))
 
         def found(**ids: list[str]) -> set[str]:
-            return {name for name, _ in store.search(FINETUNED, QUERY, 9, only=qdrant_filter(**ids))}
+            return {name for name, _ in store.search(FINETUNED, QUERY, 9, query_filter=qdrant_filter(**ids))}
 
         assert found(node_ids=["a", "d", "unknown"]) == {"a", "d"}
         assert found(doc_ids=["doc 1", "doc 2"]) == {"d", "e"}
         assert found(node_ids=["a", "d"], doc_ids=["doc 1"]) == {"d"}
         assert found(node_ids=[]) == found(doc_ids=[]) == set()
 
-    def test_a_filter_is_asked_again_after_a_write(self, make_store: MakeStore) -> None:
+    def test_filter_is_evaluated_again_after_a_write(self, make_store: MakeStore) -> None:
         store = make_store()
         store.upsert(NODES, vectors(5))
-        leg, only = LexicalLeg(store), qdrant_filter(one("kind", "fruit"))
-        assert [name for name, _ in leg.search("apples", 5, only=only)] == ["a", "b"]
+        leg, query_filter = BM25Leg(store), qdrant_filter(one("kind", "fruit"))
+        assert [name for name, _ in leg.search("apples", 5, query_filter=query_filter)] == ["a", "b"]
         store.client.set_payload(store.collection, {"kind": "secret"}, points=[point_id("a")])
-        left = {name for name, _ in store.search(FINETUNED, QUERY, 9, only=only)}
+        left = {name for name, _ in store.search(FINETUNED, QUERY, 9, query_filter=query_filter)}
         assert left == {"b"}
-        assert {name for name, _ in leg.search("apples", 5, only=only)} == left
+        assert {name for name, _ in leg.search("apples", 5, query_filter=query_filter)} == left
 
-    def test_words_are_found_behind_many_that_do_not_pass(self, make_store: MakeStore) -> None:
+    def test_bm25_finds_matches_behind_many_that_are_filtered_out(self, make_store: MakeStore) -> None:
         store = make_store()
         many = [node(f"n{number:03}", "apple", good=int(number >= 195)) for number in range(200)]
         store.upsert(many, vectors(200))
-        hits = LexicalLeg(store).search("apple", 5, only=qdrant_filter(one("good", 1)))
+        hits = BM25Leg(store).search("apple", 5, query_filter=qdrant_filter(one("good", 1)))
         assert [name for name, _ in hits] == [f"n{number}" for number in range(195, 200)]
 
     @pytest.mark.parametrize(
@@ -193,12 +193,12 @@ class TestFilters:
             ({"size": 1}, "are a dict"),
         ],
     )
-    def test_what_qdrant_cannot_express_is_told(self, filters, message: str) -> None:
+    def test_inexpressible_filters_are_refused(self, filters, message: str) -> None:
         with pytest.raises(StoreError, match=message):
             qdrant_filter(filters)
 
 
-class TestWords:
+class TestSparse:
     """Qdrant's BM25 vectors against the in-process index."""
 
     TEXTS = tuple(n.text for n in NODES)
@@ -210,37 +210,39 @@ class TestWords:
         index = BM25Index.build(self.TEXTS, settings=settings)
         for query in ("red apples", "paint pears pears", "nothing"):
             rows, scores = index.search(query, 5)
-            hits = store.search_words(query, 5)
+            hits = store.search_sparse(query, 5)
             assert [name for name, _ in hits] == ["abcde"[row] for row in rows]
             assert [score for _, score in hits] == pytest.approx(scores.tolist(), rel=1e-5)
 
-    def test_only_shared_words_and_filters_count(self, make_store: MakeStore) -> None:
+    def test_only_memories_with_shared_words_that_match_the_filter(self, make_store: MakeStore) -> None:
         store = make_store(sparse=SparseBM25.of(self.TEXTS))
         store.upsert(NODES, vectors(5))
-        assert store.search_words("xylophone", 5) == store.search_words("", 5) == store.search_words("the", 5) == []
-        assert {name for name, _ in store.search_words("apples", 5)} == {"a", "b"}
-        assert [name for name, _ in store.search_words("apples", 5, only=qdrant_filter(one("size", 2)))] == ["b"]
+        assert store.search_sparse("xylophone", 5) == store.search_sparse("", 5) == store.search_sparse("the", 5) == []
+        assert {name for name, _ in store.search_sparse("apples", 5)} == {"a", "b"}
+        assert [name for name, _ in store.search_sparse("apples", 5, query_filter=qdrant_filter(one("size", 2)))] == [
+            "b"
+        ]
 
     def test_both_legs_at_once(self, make_store: MakeStore) -> None:
         store = make_store(sparse=SparseBM25.of(self.TEXTS))
         store.upsert(NODES, vectors(5))
         for query in ("red pears", "xylophone"):
-            dense, words = store.search_both(FINETUNED, QUERY, query, dense_k=3, words_k=2)
+            dense, words = store.search_both(FINETUNED, QUERY, query, dense_k=3, sparse_k=2)
             assert dense == store.search(FINETUNED, QUERY, 3)
-            assert words == store.search_words(query, 2)
+            assert words == store.search_sparse(query, 2)
 
-    def test_how_words_were_cut_is_kept(self, make_store: MakeStore) -> None:
+    def test_tokenizer_settings_are_kept(self, make_store: MakeStore) -> None:
         sparse = SparseBM25.of(self.TEXTS, settings=BM25Settings(k1=1.1))
         store = make_store(sparse=sparse)
         from llama_index_ace_finetune.stores.qdrant.collections import read_metadata
 
-        _, again = read_metadata(store.client, store.collection, store.where)
+        _, again = read_metadata(store.client, store.collection, store.location)
         assert again is not None
         assert again.to_json() == sparse.to_json()
 
-    def test_a_store_without_them_says_so(self, make_store: MakeStore) -> None:
+    def test_store_without_bm25_vectors(self, make_store: MakeStore) -> None:
         with pytest.raises(StoreError, match="holds no BM25 vectors"):
-            make_store().search_words("apples", 3)
+            make_store().search_sparse("apples", 3)
 
     def test_okapi_is_refused(self) -> None:
         with pytest.raises(StoreError, match="okapi"):
@@ -256,24 +258,24 @@ class TestDocuments:
         assert store.delete_documents(["doc 1", "unknown"]) == ["d"]
         assert {found.node_id for found in store.nodes()} == set("abce")
 
-    def test_an_empty_delete_deletes_nothing(self, make_store: MakeStore) -> None:
+    def test_empty_delete_deletes_nothing(self, make_store: MakeStore) -> None:
         store = make_store()
         store.upsert(NODES, vectors(5))
         store.delete([])
         assert len(store) == 5
 
-    def test_what_changed(self, make_store: MakeStore) -> None:
+    def test_changed_nodes(self, make_store: MakeStore) -> None:
         store = make_store()
         store.upsert(NODES[:3], vectors(3))
         other = node("b", "other text", size=2)
         assert store.changed([NODES[0], other, NODES[2], NODES[3]]) == [1, 3]
-        # A point without one of the vectors counts as changed.
+        # A point that lacks a vector counts as changed.
         store.upsert([NODES[4]], {FINETUNED: unit_rows(1, 8)})
         assert store.changed([NODES[4]]) == [0]
 
-    def test_one_id_for_two_nodes(self, make_store: MakeStore) -> None:
-        with pytest.raises(StoreError, match="'a' stands for two different nodes"):
+    def test_two_nodes_with_one_id(self, make_store: MakeStore) -> None:
+        with pytest.raises(StoreError, match="Two different nodes have the id 'a'"):
             make_store().upsert([node("a", "one"), node("a", "two")], vectors(2))
 
-    def test_spaces_are_those_given(self, make_store: MakeStore) -> None:
-        assert make_store().spaces == SPACES
+    def test_named_vectors_are_those_given(self, make_store: MakeStore) -> None:
+        assert make_store().named_vectors == NAMED_VECTORS

@@ -1,4 +1,4 @@
-"""Points whose payload holds no node that can be read: left out with a warning and a count, and nothing else fails."""
+"""Points without a readable node: left out with a warning and a count; everything else works."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from llama_index.core.schema import (
 )
 from qdrant_client import models
 
-from llama_index_ace_finetune.retrievers.bm25_leg import LexicalLeg
+from llama_index_ace_finetune.retrievers.bm25_leg import BM25Leg
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
 
@@ -89,7 +89,7 @@ def test_other_nodes_are_read_and_found(make_store: MakeStore) -> None:
     assert set(read) == {one.node_id for one in OTHER_NODES}
     for one in OTHER_NODES:
         assert read[one.node_id].get_content(MetadataMode.EMBED) == one.get_content(MetadataMode.EMBED)
-    hits = {name for name, _ in LexicalLeg(store).search("red apples", 9)}
+    hits = {name for name, _ in BM25Leg(store).search("red apples", 9)}
     assert hits == {"document", "node", "image document", "index"}
     assert len(store.search(FINETUNED, vectors(1)[FINETUNED][0].tolist(), 99)) == len(OTHER_NODES)
     assert store.unreadable == 0
@@ -102,14 +102,14 @@ def test_blank_document_does_not_break_searches(mode: str) -> None:
     assert retriever.retrieve("red apples")[0].node.node_id == "a"
 
 
-def test_points_that_another_tool_named_are_found(make_store: MakeStore) -> None:
-    """Their ids are the points' in searches; the nodes keep their own."""
+def test_points_with_ids_of_another_tool_are_found(make_store: MakeStore) -> None:
+    """Searches return the ids of the points; the nodes keep their own ids."""
     store = make_store()
     rows = {name: np.repeat(row[:1], 2, axis=0).tolist() for name, row in vectors(1).items()}
     for place, point in enumerate([7, str(uuid.UUID(int=9))]):
         payload = {"_node_content": node(f"memory {place}", "red apples").to_json(), "_node_type": "TextNode"}
         row = {name: values[place] for name, values in rows.items()}
         store.client.upsert(store.collection, [models.PointStruct(id=point, vector=row, payload=payload)])
-    for hits in (store.search(FINETUNED, rows[FINETUNED][0], 5), LexicalLeg(store).search("apples", 5)):
+    for hits in (store.search(FINETUNED, rows[FINETUNED][0], 5), BM25Leg(store).search("apples", 5)):
         nodes = store.get([name for name, _ in hits])
         assert {found.node_id for found in nodes.values()} == {"memory 0", "memory 1"}

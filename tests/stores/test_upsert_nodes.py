@@ -1,4 +1,4 @@
-"""Only what is new or changed is embedded, and a call that was broken off is resumed by the next."""
+"""Only new and changed nodes are embedded, and an interrupted call is resumed by the next."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def store(encoder: Encoder):
         yield store
 
 
-def test_what_is_there_is_not_embedded_again(store: MemoryStore, encoder: Encoder) -> None:
+def test_unchanged_nodes_are_not_embedded_again(store: MemoryStore, encoder: Encoder) -> None:
     encoded: list[int] = []
     assert upsert_nodes(store, NODES, {FINETUNED: encoder}, progress=encoded.append) == 0
     changed = [*NODES[:2], node("n2", "another text"), node("n9", "new")]
     assert upsert_nodes(store, changed, {FINETUNED: encoder}) == 2
     assert len(store) == 10
     assert store.get(["n2"])["n2"].get_content() == "another text"
-    assert sum(encoded) == len(NODES)  # counted as done
+    assert sum(encoded) == len(NODES)  # reported as done
 
 
-def test_refresh_replaces_a_document_and_leaves_the_others(store: MemoryStore, encoder: Encoder) -> None:
+def test_refresh_replaces_a_document_and_keeps_the_others(store: MemoryStore, encoder: Encoder) -> None:
     new = [NODES[0], node("n1", "rewritten", document="doc 0"), node("extra", "one more", document="doc 0")]
     assert refresh_documents(store, new, {FINETUNED: encoder}) == (2, 1)
     assert sorted(n.node_id for n in store.nodes()) == sorted(
@@ -51,16 +51,16 @@ def test_refresh_replaces_a_document_and_leaves_the_others(store: MemoryStore, e
     assert refresh_documents(store, [], {FINETUNED: encoder}) == (0, 0)
 
 
-def test_a_model_that_is_missing_or_another(store: MemoryStore) -> None:
+def test_missing_or_other_model_is_refused(store: MemoryStore) -> None:
     with pytest.raises(StoreError, match="none was given"):
         upsert_nodes(store, NODES, {})
     other = Encoder.load(BASE, settings=EncoderSettings(query_prompt="q: "))
-    with pytest.raises(StoreError, match="is another one"):
+    with pytest.raises(StoreError, match="is a different one"):
         upsert_nodes(store, NODES, {FINETUNED: other})
 
 
-def test_a_build_is_resumed(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_AT_ONCE", 4)
+def test_interrupted_build_is_resumed(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BATCH", 4)
     done: list[int] = []
 
     def stop(count: int) -> None:
@@ -74,9 +74,9 @@ def test_a_build_is_resumed(encoder: Encoder, tmp_path: Path, monkeypatch: pytes
         MemoryStore.open(path=tmp_path)
     with build_index(NODES, finetuned=encoder, baseline=None, path=tmp_path, cache=tmp_path / "cache") as whole:
         assert len(whole) == 9
-    (held,) = (tmp_path / "cache").glob("*/document")
-    assert len(VectorCache(tmp_path / "cache", fingerprint=held.parent.name, role="document")) == 5
-    with pytest.raises(StoreError, match="exists already"):
+    (existing,) = (tmp_path / "cache").glob("*/document")
+    assert len(VectorCache(tmp_path / "cache", fingerprint=existing.parent.name, role="document")) == 5
+    with pytest.raises(StoreError, match="already exists"):
         build_index(NODES, finetuned=encoder, baseline=None, path=tmp_path)
     with pytest.raises(StoreError, match="vectors of other models"):
         build_index(NODES, finetuned=encoder, baseline=encoder, path=tmp_path, resume=True)

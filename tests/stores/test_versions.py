@@ -30,18 +30,18 @@ def new() -> Encoder:
     return Encoder.load(BASE, settings=EncoderSettings(document_prompt="note: "))
 
 
-def test_switching_and_rolling_back(old: Encoder, new: Encoder, tmp_path: Path) -> None:
+def test_publish_and_rollback(old: Encoder, new: Encoder, tmp_path: Path) -> None:
     store = build_index(NODES, finetuned=old, baseline=None, path=tmp_path, collection="memories.v1")
     client = store.client
     publish(client, "memories", "memories.v1")
     version = build_version(store, finetuned=new, baseline=old)
     assert version.collection == "memories.v2"
-    assert MemoryStore.attach(client, "memories").collection == "memories.v1"  # nothing has changed yet
+    assert MemoryStore.attach(client, "memories").collection == "memories.v1"  # not switched yet
     publish(client, "memories", version.collection)
     served = MemoryStore.attach(client, "memories")
-    assert served.spaces[FINETUNED].fingerprint == new.fingerprint
+    assert served.named_vectors[FINETUNED].fingerprint == new.fingerprint
     assert sorted(n.node_id for n in served.nodes()) == [n.node_id for n in NODES]
-    # What was open stays with the vectors of its model.
+    # An open store keeps the vectors of its model.
     vector = old.encode_documents([NODES[3].text])[0].tolist()
     assert store.search(FINETUNED, vector, 1) == [("n3", pytest.approx(1, abs=1e-5))]
     assert build_version(served, finetuned=old, baseline=None).collection == "memories.v3"
@@ -49,7 +49,7 @@ def test_switching_and_rolling_back(old: Encoder, new: Encoder, tmp_path: Path) 
     store.close()
     with MemoryStore.open(path=tmp_path, collection="memories") as reopened:
         assert reopened.collection == "memories.v1"
-        assert reopened.spaces[FINETUNED].fingerprint == old.fingerprint
+        assert reopened.named_vectors[FINETUNED].fingerprint == old.fingerprint
 
 
 def test_llama_index_follows_the_alias(old: Encoder) -> None:
@@ -60,7 +60,7 @@ def test_llama_index_follows_the_alias(old: Encoder) -> None:
         assert len(index.as_retriever(similarity_top_k=9).retrieve("x")) == 5
 
 
-def test_a_version_that_breaks_off_leaves_nothing(old: Encoder, new: Encoder) -> None:
+def test_interrupted_version_leaves_nothing(old: Encoder, new: Encoder) -> None:
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
@@ -70,23 +70,21 @@ def test_a_version_that_breaks_off_leaves_nothing(old: Encoder, new: Encoder) ->
         assert [c.name for c in store.client.get_collections().collections] == ["memories.v1"]
 
 
-def test_what_cannot_be_switched(old: Encoder) -> None:
+def test_invalid_publish_and_rollback(old: Encoder) -> None:
     with build_index(NODES, finetuned=old, baseline=None) as store:
         with pytest.raises(StoreError, match="no collection 'other' to publish"):
             publish(store.client, "live", "other")
-        with pytest.raises(StoreError, match="is called 'memories' itself"):
+        with pytest.raises(StoreError, match="There is a collection named 'memories'"):
             publish(store.client, "memories", "memories")
         with pytest.raises(StoreError, match="no alias 'live'"):
             rollback(store.client, "live")
         publish(store.client, "live", "memories")
-        publish(store.client, "live", "memories")  # again is fine
-        with pytest.raises(StoreError, match="replaced none"):
+        publish(store.client, "live", "memories")  # a second time is allowed
+        with pytest.raises(StoreError, match="has no earlier version"):
             rollback(store.client, "live")
 
 
-def test_version_that_was_not_built_to_the_end_is_not_published(
-    old: Encoder, new: Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unfinished_version_is_not_published(old: Encoder, new: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     with build_index(NODES, finetuned=old, baseline=None, collection="memories.v1") as store:
         with monkeypatch.context() as patch:
             patch.setattr("llama_index_ace_finetune.stores.versions.mark_finished", lambda *_: None)

@@ -1,4 +1,4 @@
-"""Nearest vectors of an embedded store, searched as one matrix in this process."""
+"""FlatIndex: exact search over a matrix of vectors in memory."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from llama_index_ace_finetune.ranking.top_k import top_k
 from llama_index_ace_finetune.stores.point_ids import PointKey
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
-_KEPT = 16
+_CACHE_SIZE = 16
 
 
-class AllowedRows:
-    """Turns sets of point ids into row numbers, and remembers the last few, since the same filters come again."""
+class RowFilterCache:
+    """Maps sets of point ids to row numbers, and caches the last few, since filters repeat."""
 
     def __init__(self) -> None:
-        # The set is kept beside its rows, so that its identity stays its own.
-        self._known: OrderedDict[tuple[int, int], tuple[frozenset[PointKey], NDArray[np.int64]]] = OrderedDict()
+        # The set is stored beside its rows, so that no other set can get the same `id`.
+        self._cache: OrderedDict[tuple[int, int], tuple[frozenset[PointKey], NDArray[np.int64]]] = OrderedDict()
 
     def rows(self, allowed: frozenset[PointKey], row_of: Mapping[PointKey, int], version: int) -> NDArray[np.int64]:
         """Return the rows of the allowed points in ascending order; `version` names the state of `row_of`."""
 
         def find(points: frozenset[PointKey]) -> NDArray[np.int64]:
-            found = (row_of.get(point) for point in points)
-            return np.array([row for row in found if row is not None], np.int64)
+            rows = (row_of.get(point) for point in points)
+            return np.array([row for row in rows if row is not None], np.int64)
 
-        return self.found(allowed, find, version)
+        return self.find(allowed, find, version)
 
-    def found(
+    def find(
         self, allowed: frozenset[PointKey], find: Callable[[frozenset[PointKey]], NDArray[np.int64]], version: int = 0
     ) -> NDArray[np.int64]:
-        """Return `rows` where `find` knows the rows; negative ones are left out."""
+        """Return the same as `rows`, by a function that finds the rows; negative rows are left out."""
         key = (id(allowed), version)
-        if key not in self._known:
+        if key not in self._cache:
             rows = find(allowed)
-            self._known[key] = (allowed, np.sort(rows[rows >= 0]))
-            while len(self._known) > _KEPT:
-                self._known.popitem(last=False)
-        return self._known[key][1]
+            self._cache[key] = (allowed, np.sort(rows[rows >= 0]))
+            while len(self._cache) > _CACHE_SIZE:
+                self._cache.popitem(last=False)
+        return self._cache[key][1]
 
 
 DIGITS = 6
@@ -53,23 +53,23 @@ _TINY = np.float32(1e-30)
 
 @dataclass(frozen=True)
 class _Rows:
-    """One state of the matrix; readers keep theirs while a writer makes the next.
+    """A snapshot of the matrix; readers keep theirs while a writer makes the next one.
 
-    vectors: float32 [capacity, dimension], of which the first `count` rows are in use; points, ids: their names;
-    dead: rows that were replaced or deleted, bool [count].
+    vectors: float32 [capacity, dimension], of which the first `count` rows are in use; points, ids: point ids and node
+    ids of the rows; deleted: rows that were replaced or deleted, bool [count].
     """
 
     vectors: NDArray[np.float32]
     count: int
     points: list[PointKey]
     ids: list[str]
-    dead: NDArray[np.bool_]
+    deleted: NDArray[np.bool_]
 
 
-class NearestVectors:
-    """Unit vectors under ids, and the k nearest of them by cosine, exactly; ties go by id.
+class FlatIndex:
+    """Exact search for the k nearest unit vectors by cosine; ties are ordered by node id.
 
-    Searching from several threads is safe, also while another puts or drops vectors.
+    Safe to search from several threads, also while another thread upserts or deletes vectors.
     """
 
     def __init__(self, dimension: int) -> None:
@@ -78,13 +78,13 @@ class NearestVectors:
         self._row_of: dict[PointKey, int] = {}
         self._rows = self._empty()
         self._version = 0
-        self._allowed = AllowedRows()
+        self._row_filters = RowFilterCache()
 
     def __len__(self) -> int:
         return len(self._row_of)
 
-    def put(self, points: Sequence[PointKey], ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Add vectors, float32 [n, dimension], or replace those of points that are there."""
+    def upsert(self, points: Sequence[PointKey], ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Add vectors, float32 [n, dimension], or replace those of existing points."""
         if not len(points):
             return
         with self._lock:
@@ -95,42 +95,42 @@ class NearestVectors:
             if count > len(matrix):
                 matrix = np.empty((max(count, len(matrix) * 3 // 2), self._dimension), np.float32)
                 matrix[:first] = old.vectors[:first]
-            matrix[first:count] = vectors  # rows that no reader knows of yet
-            dead = np.concatenate([old.dead, np.zeros(len(points), np.bool_)])
-            for place, point in enumerate(points):
+            matrix[first:count] = vectors  # rows outside of every reader's snapshot
+            deleted = np.concatenate([old.deleted, np.zeros(len(points), np.bool_)])
+            for position, point in enumerate(points):
                 replaced = self._row_of.get(point)
                 if replaced is not None:
-                    dead[replaced] = True
-                self._row_of[point] = first + place
+                    deleted[replaced] = True
+                self._row_of[point] = first + position
             old.points.extend(points)
             old.ids.extend(ids)
-            self._rows = self._compact(_Rows(matrix, count, old.points, old.ids, dead))
+            self._rows = self._compact(_Rows(matrix, count, old.points, old.ids, deleted))
 
-    def drop(self, points: Iterable[PointKey]) -> None:
-        """Take points out; unknown ones are left aside."""
+    def delete(self, points: Iterable[PointKey]) -> None:
+        """Delete points; unknown ones are ignored."""
         with self._lock:
-            gone = [row for row in (self._row_of.pop(point, None) for point in points) if row is not None]
-            if not gone:
+            removed = [row for row in (self._row_of.pop(point, None) for point in points) if row is not None]
+            if not removed:
                 return
             self._version += 1
             old = self._rows
-            dead = old.dead.copy()
-            dead[gone] = True
-            self._rows = self._compact(_Rows(old.vectors, old.count, old.points, old.ids, dead))
+            deleted = old.deleted.copy()
+            deleted[removed] = True
+            self._rows = self._compact(_Rows(old.vectors, old.count, old.points, old.ids, deleted))
 
     def search(
         self, queries: NDArray[np.float32], k: int, *, allowed: frozenset[PointKey] | None = None
     ) -> list[list[tuple[str, float]]]:
-        """Return, per query, ids and cosines of the k nearest, best first.
+        """Return, per query, node ids and cosines of the k nearest vectors, best first.
 
         Args:
-            queries: float32 [n, dimension], of any length but 0.
-            k: at most so many per query.
-            allowed: only these points.
+            queries: float32 [n, dimension], of any norm but 0.
+            k: the largest number of hits per query.
+            allowed: search only these points.
         """
         with self._lock:
             rows = self._rows
-            kept = None if allowed is None else self._allowed.rows(allowed, self._row_of, self._version)
+            kept = None if allowed is None else self._row_filters.rows(allowed, self._row_of, self._version)
         lengths = np.linalg.norm(queries, axis=1, keepdims=True)
         queries = queries / np.maximum(lengths, _TINY)
         matrix = rows.vectors[: rows.count]
@@ -145,13 +145,13 @@ class NearestVectors:
             scores = (matrix @ block[0])[None, :] if len(block) == 1 else block @ matrix.T
             for query, row_scores in zip(block, scores, strict=True):
                 if selected is None:
-                    row_scores[rows.dead] = -np.inf
+                    row_scores[rows.deleted] = -np.inf
                     if kept is not None:
-                        row_scores = _only(row_scores, kept)
+                        row_scores = _keep_rows(row_scores, kept)
                 found = _candidates(row_scores, k)
                 cosines = exact_cosines(matrix[found], query)
-                names = found if selected is None else selected[found]
-                best = zip((rows.ids[name] for name in names), cosines, strict=True)
+                in_matrix = found if selected is None else selected[found]
+                best = zip((rows.ids[row] for row in in_matrix), cosines, strict=True)
                 hits.append(sorted(best, key=lambda hit: (-hit[1], hit[0]))[:k])
         return hits
 
@@ -159,8 +159,8 @@ class NearestVectors:
         return _Rows(np.empty((0, self._dimension), np.float32), 0, [], [], np.zeros(0, np.bool_))
 
     def _compact(self, rows: _Rows) -> _Rows:
-        """Copy the living rows together once most are dead."""
-        alive = np.flatnonzero(~rows.dead)
+        """Remove the deleted rows once they are the majority."""
+        alive = np.flatnonzero(~rows.deleted)
         if 2 * len(alive) >= rows.count:
             return rows
         points, ids = [rows.points[row] for row in alive], [rows.ids[row] for row in alive]
@@ -168,23 +168,23 @@ class NearestVectors:
         return _Rows(rows.vectors[alive], len(alive), points, ids, np.zeros(len(alive), np.bool_))
 
 
-def _only(scores: NDArray[np.float32], kept: NDArray[np.int64]) -> NDArray[np.float32]:
+def _keep_rows(scores: NDArray[np.float32], kept: NDArray[np.int64]) -> NDArray[np.float32]:
     masked = np.full_like(scores, -np.inf)
     masked[kept] = scores[kept]
     return masked
 
 
 def _candidates(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the k best rows above -inf, and those that are as good as the last of them."""
+    """Return the k best rows above -inf, and those that tie with the last of them."""
     rows = top_k(scores, k, -np.inf)  # type: ignore[arg-type]
     return np.flatnonzero(scores >= scores[rows[-1]] - _NOISE) if len(rows) == k else rows
 
 
 def exact_cosines(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> list[float]:
-    """Return cosines in double precision, rounded to what float32 vectors are good for.
+    """Return cosines computed in double precision, rounded to the precision of float32 vectors.
 
-    The last bits of a float32 product depend on the row and on how many queries are multiplied at once, and would
-    order equal vectors by chance.
+    The last bits of a float32 product depend on the row and on the number of queries in a batch, and would order equal
+    vectors arbitrarily.
     """
     exact = vectors.astype(np.float64) @ query.astype(np.float64)
     return [round(float(cosine), DIGITS) for cosine in exact]

@@ -1,4 +1,4 @@
-"""Point and node ids of many rows, in memory-mapped arrays instead of Python objects."""
+"""IdMap: point ids and node ids of the rows of an index, in memory-mapped arrays."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from llama_index_ace_finetune.utils.open_file import open_file
 from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
 from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
 
-UNREADABLE: Final = Refusal("The vectors in", "delete that folder to have it made again", StoreError)
-UNREADABLE_FILE: Final = Refusal("The file", "delete that folder to have it made again", StoreError)
+UNREADABLE: Final = Refusal("The vectors in", "delete that folder to have it rebuilt", StoreError)
+UNREADABLE_FILE: Final = Refusal("The file", "delete that folder to have it rebuilt", StoreError)
 _NO_BYTES: Final = np.empty(0, np.uint8)
 _KEY = np.dtype("S17")
 _KEYS, _ORDER, _IDS, _ENDS = "keys.npy", "key_order.npy", "ids.bin", "id_ends.npy"
 
 
-class PointNamesWriter:
-    """Writes what `PointNames` opens, row by row."""
+class IdMapWriter:
+    """Writes the files of an `IdMap`, row by row."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -43,7 +43,7 @@ class PointNamesWriter:
         self._keys.append(_packed(points))
 
     def close(self) -> None:
-        """Write what is left; without `add` before, no rows."""
+        """Write the arrays; an `IdMap` without rows if nothing was added."""
         self._ids.close()
         keys = np.concatenate([np.empty(0, _KEY), *self._keys])
         np.save(self._folder / _KEYS, keys)
@@ -51,27 +51,27 @@ class PointNamesWriter:
         np.save(self._folder / _ENDS, np.concatenate([np.zeros(1, np.int64), *self._ends]))
 
 
-class PointNames:
-    """The ids of rows 0, 1, 2, ..."""
+class IdMap:
+    """Maps rows 0, 1, 2, ... to node ids, and point ids to rows."""
 
     def __init__(self, folder: Path) -> None:
-        """Raise StoreError where the files are missing, damaged, or do not fit each other."""
+        """Raise StoreError if the files are missing, damaged, or of different sizes."""
         self._folder = folder
-        self._keys = mapped(folder / _KEYS, _KEY)
-        self._order = mapped(folder / _ORDER, np.int32)
-        self._ends = mapped(folder / _ENDS, np.int64)
+        self._keys = map_array(folder / _KEYS, _KEY)
+        self._order = map_array(folder / _ORDER, np.int32)
+        self._ends = map_array(folder / _ENDS, np.int64)
         try:
             content = open_file(folder / _IDS)
         except UnusableFileError as error:
             raise UNREADABLE.because(folder, f"cannot be read ({_IDS} {error})") from error
         with content:
             size = os.fstat(content.fileno()).st_size
-            if not self._fit(size):
-                raise UNREADABLE.because(folder, "are damaged (their ids do not fit each other)")
+            if not self._is_consistent(size):
+                raise UNREADABLE.because(folder, "are damaged (the files of their ids do not agree)")
             self._ids = np.memmap(content, np.uint8, "r", shape=(size,)).view(np.ndarray) if size else _NO_BYTES
 
-    def _fit(self, size: int) -> bool:
-        """Whether every row has a place in the order, and an id within `size` bytes."""
+    def _is_consistent(self, size: int) -> bool:
+        """Whether every row is in the sort order once, and has an id within `size` bytes."""
         return (
             len(self._ends) == len(self._keys) + 1
             and (self._ends[0], self._ends[-1]) == (0, size)
@@ -83,15 +83,15 @@ class PointNames:
         return len(self._keys)
 
     def node_ids(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return the node ids of some rows; raises StoreError for ids that are no text."""
-        names = [bytes(self._ids[self._ends[row] : self._ends[row + 1]]) for row in rows]
+        """Return the node ids of some rows; raises StoreError for ids that are not valid text."""
+        encoded_ids = [bytes(self._ids[self._ends[row] : self._ends[row + 1]]) for row in rows]
         try:
-            return [name.decode("utf-8", "surrogatepass") for name in names]
+            return [name.decode("utf-8", "surrogatepass") for name in encoded_ids]
         except UnicodeDecodeError as error:
-            raise UNREADABLE.because(self._folder, "are damaged (an id is no text)") from error
+            raise UNREADABLE.because(self._folder, "are damaged (an id is not valid text)") from error
 
     def rows(self, points: Iterable[PointKey]) -> NDArray[np.int64]:
-        """Return the row of each point, -1 for one that is not among them."""
+        """Return the row of each point, -1 for an unknown one."""
         wanted = _packed(points)
         if not len(self._keys):
             return np.full(len(wanted), -1, np.int64)
@@ -101,7 +101,7 @@ class PointNames:
 
 
 def _packed(points: Iterable[PointKey]) -> NDArray[np.bytes_]:
-    """Return numbers and UUIDs as 17 bytes each; a number is another point than the UUID of the same bits."""
+    """Return numbers and UUIDs as 17 bytes each; a number and the UUID of the same bits are different points."""
     return np.array(
         [
             b"n" + point.to_bytes(16, "big") if isinstance(point, int) else b"u" + bytes.fromhex(point.replace("-", ""))
@@ -111,8 +111,8 @@ def _packed(points: Iterable[PointKey]) -> NDArray[np.bytes_]:
     )
 
 
-def mapped(file: Path, dtype: DTypeLike, dimensions: int = 1) -> NDArray[Any]:
-    """Return an array in a file, memory-mapped; raises StoreError for another type or number of dimensions."""
+def map_array(file: Path, dtype: DTypeLike, dimensions: int = 1) -> NDArray[Any]:
+    """Memory-map an array in a file; raises StoreError for another type or number of dimensions."""
     return read_array_file(file, UNREADABLE_FILE, dtypes=dtypes(dtype), dimensions=dimensions, mapped=True)
 
 

@@ -1,4 +1,4 @@
-"""From batches of vectors to an inverted file."""
+"""IVFBuilder: builds an IVF index from batches of vectors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.ann.binary_quantization import sign_codes, sign_distances
-from llama_index_ace_finetune.stores.ann.id_map import PointNamesWriter
+from llama_index_ace_finetune.stores.ann.binary_quantization import binary_codes, hamming_distances
+from llama_index_ace_finetune.stores.ann.id_map import IdMapWriter
 from llama_index_ace_finetune.stores.ann.ivf import (
     BOUNDS,
     CENTROIDS,
@@ -26,7 +26,7 @@ from llama_index_ace_finetune.stores.ann.ivf import (
     SCALES,
     SIGNS,
     VECTORS,
-    InvertedFileInfo,
+    IVFInfo,
 )
 from llama_index_ace_finetune.stores.ann.kmeans import nearest_centroid, train_centroids
 from llama_index_ace_finetune.stores.ann.scalar_quantization import quantise
@@ -34,15 +34,16 @@ from llama_index_ace_finetune.stores.point_ids import PointKey
 from llama_index_ace_finetune.utils.atomic import write_json
 
 RECALL = 0.99
-_ASKED = 200
-_PER_LIST = 100
-_AT_ONCE = 8192
+_TEST_QUERIES = 200
+_SAMPLE_PER_LIST = 100
+_BATCH = 8192
 
 
-class InvertedFileBuilder:
-    """Writes an inverted file into an empty folder, of vectors that come in batches.
+class IVFBuilder:
+    """Writes an IVF index of vectors that come in batches into an empty folder.
 
-    They go to disk as they come; in memory are a sample of 100 vectors a list, one batch, and some 50 bytes a vector.
+    Vectors are written to disk at once; in memory are a sample of 100 vectors per list, one batch, and some 50 bytes
+    per vector.
 
         with InvertedFileBuilder(folder, 384) as builder:
             for points, ids, vectors in batches:
@@ -50,45 +51,45 @@ class InvertedFileBuilder:
         index = InvertedFile(folder)
 
     Args:
-        folder: an empty one.
+        folder: an empty folder.
         dimension: of the vectors.
-        recall: share of the 30 nearest vectors that a search has to find on average. Queries for measuring it are made
-            up from pairs of stored vectors, and so many lists are read, and rows in them scored, that they find it;
-            vectors without structure need most of them, and a search then takes longer than comparing all.
+        recall: target recall@30. The number of lists to read and rows to score is tuned on synthetic queries, made of
+            pairs of stored vectors, to reach it; for vectors without clusters that is most of them, and a search then
+            takes longer than comparing all.
         seed: of the centroids.
     """
 
     def __init__(self, folder: Path, dimension: int, *, recall: float = RECALL, seed: int = 0) -> None:
         self._folder, self._dimension, self._recall = folder, dimension, recall
         self._rng = np.random.default_rng(seed)
-        self._names = PointNamesWriter(folder)
+        self._id_map = IdMapWriter(folder)
         self._file = (folder / VECTORS).open("wb")
         self._count = 0
 
     def add(self, points: Sequence[PointKey], ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Append unit vectors, float32 [n, dimension]; a point must come once."""
-        self._names.add(points, ids)
+        """Append unit vectors, float32 [n, dimension]; each point must be added only once."""
+        self._id_map.add(points, ids)
         self._file.write(np.ascontiguousarray(vectors, np.float32).tobytes())
         self._count += len(points)
 
-    def __enter__(self) -> InvertedFileBuilder:
+    def __enter__(self) -> IVFBuilder:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        self._names.close()
+        self._id_map.close()
         if error is None:
             if not self._count:
-                raise StoreError("There are no vectors to divide into lists; add some before the builder is closed.")
-            self._divide()
+                raise StoreError("There are no vectors to index; add some before the builder is closed.")
+            self._build()
 
-    def _divide(self) -> None:
-        """Train the centroids, sort the rows by list, and measure how many lists a search has to read."""
+    def _build(self) -> None:
+        """Train the centroids, sort the rows by list, and tune the search parameters."""
         count = self._count
         n_lists = max(1, round(count**0.5))
-        sample = self._rows(self._rng.choice(count, min(count, _PER_LIST * n_lists), replace=False))
+        sample = self._rows(self._rng.choice(count, min(count, _SAMPLE_PER_LIST * n_lists), replace=False))
         mean, centroids = sample.mean(axis=0), train_centroids(sample, n_lists, rng=self._rng)
         del sample
         lists = np.empty(count, np.int32)
@@ -98,20 +99,20 @@ class InvertedFileBuilder:
         bounds = np.searchsorted(lists[rows], np.arange(n_lists + 1))
         for name, array in ((ROWS, rows), (BOUNDS, bounds), (CENTROIDS, centroids), (MEAN, mean)):
             np.save(self._folder / name, array)
-        places = np.empty(count, np.int32)
-        places[rows] = np.arange(count, dtype=np.int32)
-        signs = self._write_rows(places, mean)
+        positions = np.empty(count, np.int32)
+        positions[rows] = np.arange(count, dtype=np.int32)
+        signs = self._write_rows(positions, mean)
         queries = self._queries()
         nearest = self._nearest(queries, min(DEPTH, count))
-        probes, kept, recall = self._depth(
-            np.argsort(-(queries @ centroids.T), axis=1, kind="stable"), lists[nearest], places[nearest],
-            bounds, signs, sign_codes(queries, mean),
+        probes, kept, recall = self._tune(
+            np.argsort(-(queries @ centroids.T), axis=1, kind="stable"), lists[nearest], positions[nearest],
+            bounds, signs, binary_codes(queries, mean),
         )  # fmt: skip
-        info = InvertedFileInfo(count=count, dimension=self._dimension, probes=probes, kept=kept, recall=recall)
+        info = IVFInfo(count=count, dimension=self._dimension, probes=probes, kept=kept, recall=recall)
         write_json(self._folder / MANIFEST, {"format_version": FORMAT_VERSION, **asdict(info)})
 
     def _read(self, span: slice) -> NDArray[np.float32]:
-        """Return some vectors from the file; memory-mapped, all that was read would count as resident."""
+        """Read some vectors from the file; if memory-mapped, all that was read would count as resident memory."""
         numbers, width = (span.stop - span.start) * self._dimension, 4 * self._dimension
         found = np.fromfile(self._folder / VECTORS, np.float32, numbers, offset=span.start * width)
         return found.reshape(-1, self._dimension)
@@ -124,56 +125,56 @@ class InvertedFileBuilder:
             found[here] = self._read(span)[rows[here] - span.start]
         return found
 
-    def _write_rows(self, places: NDArray[np.int32], mean: NDArray[np.float32]) -> NDArray[np.uint64]:
-        """Write the rows in 8 bits and their signs in the order of the lists; return the signs."""
-        count, words = self._count, len(sign_codes(mean[None], mean))
+    def _write_rows(self, positions: NDArray[np.int32], mean: NDArray[np.float32]) -> NDArray[np.uint64]:
+        """Write the int8 codes and the binary codes of the rows in the order of the lists; return the binary codes."""
+        count, words = self._count, len(binary_codes(mean[None], mean))
         codes = np.lib.format.open_memmap(self._folder / CODES, "w+", np.int8, (count, self._dimension))
         signs = np.lib.format.open_memmap(self._folder / SIGNS, "w+", np.uint64, (words, count))
         scales = np.empty(count, np.float32)
         for span in _spans(count):
             vectors = self._read(span)
-            codes[places[span]], scales[places[span]] = quantise(vectors)
-            signs[:, places[span]] = sign_codes(vectors, mean)
+            codes[positions[span]], scales[positions[span]] = quantise(vectors)
+            signs[:, positions[span]] = binary_codes(vectors, mean)
         codes.flush()
         signs.flush()
         np.save(self._folder / SCALES, scales)
         return signs
 
-    def _depth(
+    def _tune(
         self,
         order: NDArray[np.int64],
         lists: NDArray[np.int32],
-        places: NDArray[np.int32],
+        positions: NDArray[np.int32],
         bounds: NDArray[np.int64],
         signs: NDArray[np.uint64],
         queries: NDArray[np.uint64],
     ) -> tuple[int, int, float]:
-        """Return how many lists to read and rows to score for the wanted recall, half of the loss in each, and it.
+        """Return the lists to read and the rows to score for the target recall, and the recall; each loses half of it.
 
-        order: lists by nearness [n, n_lists]; lists, places: where the nearest vectors are [n, k].
+        order: lists, nearest first [n, n_lists]; lists, positions: of the nearest vectors [n, k].
         """
         rank = np.argsort(order, axis=1)
         needed = np.take_along_axis(rank, lists.astype(np.int64), axis=1)
         probes = _quantile(needed, (1 + self._recall) / 2) + 1
-        rows = np.full(needed.shape, np.iinfo(np.int64).max)  # that have to be scored to find each; never, by default
-        for number, (near, own) in enumerate(zip(order[:, :probes], places, strict=True)):
+        rows = np.full(needed.shape, np.iinfo(np.int64).max)  # rows to score until each is found; max: never
+        for number, (near, own) in enumerate(zip(order[:, :probes], positions, strict=True)):
             spans = [slice(bounds[at], bounds[at + 1]) for at in near]
             query = queries[:, number : number + 1]
-            counts = np.cumsum(np.bincount(sign_distances(signs, spans, query), minlength=64 * len(query) + 1))
+            counts = np.cumsum(np.bincount(hamming_distances(signs, spans, query), minlength=64 * len(query) + 1))
             found = needed[number] < probes
-            distances = [sign_distances(signs, [slice(place, place + 1)], query)[0] for place in own[found]]
+            distances = [hamming_distances(signs, [slice(position, position + 1)], query)[0] for position in own[found]]
             rows[number, found] = counts[np.array(distances, np.int64)]
         kept = _quantile(rows, self._recall)
         return probes, kept, round(float((rows <= kept).mean()), 4)
 
     def _queries(self) -> NDArray[np.float32]:
-        """Return queries that lie beside the stored vectors, as real ones do: two parts of one and one of another."""
-        one, other = self._rng.choice(self._count, (2, min(_ASKED, self._count)))
+        """Return queries near stored vectors, as real ones are: two parts of one vector and one part of another."""
+        one, other = self._rng.choice(self._count, (2, min(_TEST_QUERIES, self._count)))
         queries = 2 * self._rows(one) + self._rows(other)
         return np.asarray(queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12), np.float32)
 
     def _nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """Return the rows of the k nearest vectors of each query, int64 [n, k], by comparing all."""
+        """Return the rows of the k nearest vectors of each query, int64 [n, k], by exhaustive search."""
         best = np.empty((len(queries), 0), np.float32)
         rows = np.empty((len(queries), 0), np.int64)
         for span in _spans(self._count):
@@ -185,10 +186,10 @@ class InvertedFileBuilder:
         return rows
 
 
-def _quantile(values: NDArray[np.int64], share: float) -> int:
-    """Return the least value that `share` of all do not exceed."""
-    return int(np.sort(values, axis=None)[max(math.ceil(share * values.size) - 1, 0)])
+def _quantile(values: NDArray[np.int64], fraction: float) -> int:
+    """Return the smallest value that a `fraction` of all values do not exceed."""
+    return int(np.sort(values, axis=None)[max(math.ceil(fraction * values.size) - 1, 0)])
 
 
 def _spans(count: int) -> list[slice]:
-    return [slice(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE)]
+    return [slice(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]

@@ -1,4 +1,4 @@
-"""Centroids that divide unit vectors into lists."""
+"""Spherical k-means: the centroids of the lists of an IVF index."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 8
-_AT_ONCE = 4096
+_BATCH = 4096
 
 
 def train_centroids(
@@ -14,7 +14,7 @@ def train_centroids(
 ) -> NDArray[np.float32]:
     """Return `count` unit vectors [count, d] by spherical k-means (Dhillon and Modha, 2001) over a sample [n, d].
 
-    A centroid that no vector is nearest to goes on from a vector of the sample drawn anew.
+    A centroid without vectors is replaced by a random vector of the sample.
     """
     centroids: NDArray[np.float32] = sample[rng.choice(len(sample), count, replace=False)]
     for _ in range(rounds):
@@ -31,9 +31,9 @@ def train_centroids(
 
 
 def nearest_centroid(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the number of the centroid with the largest product, int64 [n]."""
+    """Return the row of the centroid with the largest dot product, int64 [n]."""
     lists = np.empty(len(vectors), np.int64)
-    for start in range(0, len(vectors), _AT_ONCE):
-        block = vectors[start : start + _AT_ONCE]
+    for start in range(0, len(vectors), _BATCH):
+        block = vectors[start : start + _BATCH]
         lists[start : start + len(block)] = (block @ centroids.T).argmax(axis=1)
     return lists

@@ -1,4 +1,4 @@
-"""LargeVectors: an inverted file, and what was written since it was made."""
+"""UpdatableIVF: an IVF index on disk, and a flat index of what was written since it was built."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.stores.ann.flat import AllowedRows, NearestVectors
-from llama_index_ace_finetune.stores.ann.ivf import InvertedFile
+from llama_index_ace_finetune.stores.ann.flat import FlatIndex, RowFilterCache
+from llama_index_ace_finetune.stores.ann.ivf import IVFIndex
 from llama_index_ace_finetune.stores.point_ids import PointKey
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
@@ -16,89 +16,91 @@ Batch = tuple[Sequence[PointKey], Sequence[str], NDArray[np.float32]]
 _ROUNDING = 2.5e-7
 
 
-class LargeVectors:
-    """`NearestVectors` for more vectors than are compared in a moment.
+class UpdatableIVF:
+    """The interface of `FlatIndex`, for more vectors than can be compared per query.
 
-    The file stays as it was made. Points that were replaced or deleted are left out of its answers; what was written
-    since is compared exactly, so it is found at once. Searching from several threads is safe, also while another puts
-    or drops vectors.
+    The IVF index is never changed. Points that were replaced or deleted since are marked as deleted in it; new vectors
+    go into a flat index (the delta), so they are found at once. Safe to search from several threads, also while another
+    thread upserts or deletes vectors.
     """
 
-    def __init__(self, file: InvertedFile) -> None:
-        self._file = file
-        self._since = NearestVectors(file.info.dimension)
-        self._gone = np.zeros(len(file), np.bool_)
+    def __init__(self, ivf: IVFIndex) -> None:
+        self._ivf = ivf
+        self._delta = FlatIndex(ivf.info.dimension)
+        self._deleted = np.zeros(len(ivf), np.bool_)
         self._lock = fork_safe_lock()
-        self._allowed = AllowedRows()
+        self._row_filters = RowFilterCache()
 
     def __len__(self) -> int:
-        return int(len(self._file) - self._gone.sum()) + len(self._since)
+        return int(len(self._ivf) - self._deleted.sum()) + len(self._delta)
 
     @property
-    def file(self) -> InvertedFile:
-        """What was there when it was made."""
-        return self._file
+    def ivf(self) -> IVFIndex:
+        """The index on disk."""
+        return self._ivf
 
     @property
-    def written_since(self) -> int:
-        """Points that the file does not hold as they are now."""
-        return len(self._since)
+    def delta_size(self) -> int:
+        """Points that are new or changed since the IVF index was built."""
+        return len(self._delta)
 
-    def put(self, points: Sequence[PointKey], ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Add vectors, float32 [n, dimension], or replace those of points that are there."""
-        self._since.put(points, ids, vectors)  # first, so that a search in between finds a point twice, not never
-        self._leave_out(self._file.names.rows(points))
+    def upsert(self, points: Sequence[PointKey], ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Add vectors, float32 [n, dimension], or replace those of existing points."""
+        self._delta.upsert(points, ids, vectors)  # first, so that a search in between finds a point twice, not never
+        self._mark_deleted(self._ivf.id_map.rows(points))
 
-    def drop(self, points: Iterable[PointKey]) -> None:
-        """Take points out; unknown ones are left aside."""
-        gone = list(points)
-        self._leave_out(self._file.names.rows(gone))
-        self._since.drop(gone)
+    def delete(self, points: Iterable[PointKey]) -> None:
+        """Delete points; unknown ones are ignored."""
+        deleted = list(points)
+        self._mark_deleted(self._ivf.id_map.rows(deleted))
+        self._delta.delete(deleted)
 
     @classmethod
-    def in_step(cls, file: InvertedFile, batches: Iterable[Batch]) -> LargeVectors:
-        """Return what `batches` hold, using of the file what is still so."""
-        vectors, kept = cls(file), np.zeros(len(file), np.bool_)
+    def refreshed(cls, ivf: IVFIndex, batches: Iterable[Batch]) -> UpdatableIVF:
+        """Return an index of exactly `batches`, using those rows of the IVF index that are unchanged."""
+        vectors, unchanged = cls(ivf), np.zeros(len(ivf), np.bool_)
         for points, ids, rows in batches:
-            places = file.names.rows(points)
-            held = np.flatnonzero(places >= 0)
+            ivf_rows = ivf.id_map.rows(points)
+            known = np.flatnonzero(ivf_rows >= 0)
             # Qdrant scales vectors to unit length again whenever it opens a folder.
-            same = (np.abs(file.vectors(places[held]) - rows[held]) <= _ROUNDING).all(axis=1)
-            names = zip(held.tolist(), file.names.node_ids(places[held]), strict=True)
-            same &= np.array([ids[at] == name for at, name in names], np.bool_)
-            kept[places[held[same]]] = True
-            changed = np.setdiff1d(np.arange(len(points)), held[same]).tolist()
-            vectors.put([points[at] for at in changed], [ids[at] for at in changed], rows[changed])
-        vectors._gone = ~kept
+            same = (np.abs(ivf.vectors(ivf_rows[known]) - rows[known]) <= _ROUNDING).all(axis=1)
+            stored_ids = zip(known.tolist(), ivf.id_map.node_ids(ivf_rows[known]), strict=True)
+            same &= np.array([ids[at] == stored for at, stored in stored_ids], np.bool_)
+            unchanged[ivf_rows[known[same]]] = True
+            changed = np.setdiff1d(np.arange(len(points)), known[same]).tolist()
+            vectors.upsert([points[at] for at in changed], [ids[at] for at in changed], rows[changed])
+        vectors._deleted = ~unchanged
         return vectors
 
     def search(
         self, queries: NDArray[np.float32], k: int, *, allowed: frozenset[PointKey] | None = None
     ) -> list[list[tuple[str, float]]]:
-        """Return, per query, ids and cosines of the k nearest, best first.
+        """Return, per query, node ids and cosines of the k nearest vectors, best first.
 
         Args:
             queries: float32 [n, dimension].
-            k: at most so many per query.
-            allowed: only these points; all of them are compared.
+            k: the largest number of hits per query.
+            allowed: search only these points, all of which are compared.
         """
-        gone = self._gone  # before what was written since, as `put` does it the other way round
-        only = None
+        deleted = self._deleted  # read before the delta, since `upsert` writes the delta first
+        rows_allowed = None
         if allowed is not None:
             with self._lock:
-                only = self._allowed.found(allowed, self._file.names.rows)
-        recent = self._since.search(queries, k, allowed=allowed)
+                rows_allowed = self._row_filters.find(allowed, self._ivf.id_map.rows)
+        recent = self._delta.search(queries, k, allowed=allowed)
         hits = []
-        for query, since in zip(queries, recent, strict=True):
-            found = dict(self._file.search(query, k, gone=gone if gone.any() else None, only=only))
-            found.update(since)
+        for query, delta_hits in zip(queries, recent, strict=True):
+            found = dict(
+                self._ivf.search(query, k, deleted=deleted if deleted.any() else None, rows_allowed=rows_allowed)
+            )
+            found.update(delta_hits)
             hits.append(sorted(found.items(), key=lambda hit: (-hit[1], hit[0]))[:k])
         return hits
 
-    def _leave_out(self, rows: NDArray[np.int64]) -> None:
+    def _mark_deleted(self, rows: NDArray[np.int64]) -> None:
         rows = rows[rows >= 0]
         if len(rows):
             with self._lock:
-                gone = self._gone.copy()
-                gone[rows] = True
-                self._gone = gone
+                deleted = self._deleted.copy()
+                deleted[rows] = True
+                self._deleted = deleted

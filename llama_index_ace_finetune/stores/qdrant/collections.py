@@ -1,4 +1,4 @@
-"""Which vectors a collection holds, as Qdrant is told and as the collection's metadata keeps it."""
+"""Collections: their named vectors, in Qdrant's configuration and in the collection's metadata."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.qdrant.connection import told
+from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant
 from llama_index_ace_finetune.stores.qdrant.folder_client import OURS
 from llama_index_ace_finetune.stores.qdrant.payload_indexes import (
     PayloadIndexes,
@@ -22,65 +22,65 @@ _UNFINISHED: Final = "ace_finetune_unfinished"
 
 
 @dataclass(frozen=True, slots=True)
-class VectorSpace:
-    """The vectors of one model in a collection: their length, its fingerprint of documents, and its name."""
+class NamedVector:
+    """A named vector of a collection: its dimension, its model's document fingerprint, and the model's name."""
 
     dimension: int
     fingerprint: str
     model: str = ""
 
 
-def collection_metadata(spaces: Mapping[str, VectorSpace], sparse: SparseBM25 | None) -> dict[str, Any]:
-    """Return what `read_metadata` reads."""
-    words = {BM25: sparse.to_json()} if sparse else {}
-    return {OURS: {**{name: asdict(space) for name, space in spaces.items()}, **words}}
+def collection_metadata(named_vectors: Mapping[str, NamedVector], sparse: SparseBM25 | None) -> dict[str, Any]:
+    """Return the metadata that `read_metadata` reads."""
+    bm25 = {BM25: sparse.to_json()} if sparse else {}
+    return {OURS: {**{name: asdict(named_vector) for name, named_vector in named_vectors.items()}, **bm25}}
 
 
 def read_metadata(
-    client: QdrantClient, collection: str, where: str, *, unfinished_too: bool = False
-) -> tuple[dict[str, VectorSpace], SparseBM25 | None]:
-    """Return a collection's spaces, and how its BM25 vectors were made where it has any.
+    client: QdrantClient, collection: str, location: str, *, allow_unfinished: bool = False
+) -> tuple[dict[str, NamedVector], SparseBM25 | None]:
+    """Return a collection's named vectors, and the settings of its BM25 vectors if it has any.
 
     Raises:
-        StoreError: if it is not there, was not built by this package, its record is damaged, or, unless
-            `unfinished_too` is on, it was not built to the end.
+        StoreError: if it does not exist, was not built by this package, has damaged metadata, or, unless
+            `allow_unfinished` is set, is incomplete.
     """
-    if not told(where, client.collection_exists, collection):
-        raise StoreError(f"There is no collection {collection!r} in {where}; build it with `ace-finetune index`.")
-    config = told(where, client.get_collection, collection).config
+    if not call_qdrant(location, client.collection_exists, collection):
+        raise StoreError(f"There is no collection {collection!r} in {location}; build it with `ace-finetune index`.")
+    config = call_qdrant(location, client.get_collection, collection).config
     metadata = config.metadata or {}
-    if metadata.get(_UNFINISHED) and not unfinished_too:
+    if metadata.get(_UNFINISHED) and not allow_unfinished:
         raise StoreError(
-            f"The collection {collection!r} in {where} was not built to the end; repeat what built it, which completes "
-            "it, or delete it."
+            f"The collection {collection!r} in {location} was not built to the end; repeat the call or command that "
+            "built it to complete it, or delete it."
         )
     found = metadata.get(OURS)
     if not isinstance(found, dict):
         raise StoreError(
-            f"The collection {collection!r} in {where} was not built by this package; "
+            f"The collection {collection!r} in {location} was not built by this package; "
             "adopt it with `FineTunedHybridRetriever.from_vector_store`, or build one with `ace-finetune index`."
         )
-    words = found.get(BM25)
+    bm25 = found.get(BM25)
     try:
-        spaces = {name: VectorSpace(**space) for name, space in found.items() if name != BM25}
-        held = (config.params.sparse_vectors or {}).get(BM25)
-        server_idf = held is not None and held.modifier == models.Modifier.IDF
-        return spaces, SparseBM25.from_json(words, server_idf=server_idf) if words else None
+        named_vectors = {name: NamedVector(**named_vector) for name, named_vector in found.items() if name != BM25}
+        params = (config.params.sparse_vectors or {}).get(BM25)
+        server_idf = params is not None and params.modifier == models.Modifier.IDF
+        return named_vectors, SparseBM25.from_json(bm25, server_idf=server_idf) if bm25 else None
     except (TypeError, KeyError, ValueError) as error:
         raise StoreError(
-            f"The record of the vectors of {collection!r} in {where} is damaged ({error}); build the collection anew "
-            "with `ace-finetune index`."
+            f"The metadata of the vectors of {collection!r} in {location} is damaged ({error}); build the collection "
+            "again with `ace-finetune index`."
         ) from error
 
 
-def is_unfinished(client: QdrantClient, collection: str, where: str) -> bool:
-    """Whether a collection that exists is one of ours that was not built to the end."""
-    return bool((told(where, client.get_collection, collection).config.metadata or {}).get(_UNFINISHED))
+def is_unfinished(client: QdrantClient, collection: str, location: str) -> bool:
+    """Whether an existing collection is one of ours that was not built to the end."""
+    return bool((call_qdrant(location, client.get_collection, collection).config.metadata or {}).get(_UNFINISHED))
 
 
-def mark_finished(client: QdrantClient, collection: str, where: str) -> None:
-    """Have a collection that was created as unfinished count as whole."""
-    told(where, client.update_collection, collection, metadata={_UNFINISHED: False})
+def mark_finished(client: QdrantClient, collection: str, location: str) -> None:
+    """Mark a collection that was created as unfinished as complete."""
+    call_qdrant(location, client.update_collection, collection, metadata={_UNFINISHED: False})
 
 
 def is_ours(client: QdrantClient, collection: str) -> bool:
@@ -90,23 +90,23 @@ def is_ours(client: QdrantClient, collection: str) -> bool:
     return isinstance((client.get_collection(collection).config.metadata or {}).get(OURS), dict)
 
 
-def dense_config(spaces: Mapping[str, VectorSpace]) -> dict[str, models.VectorParams]:
-    """Return Qdrant's settings of the dense vectors."""
+def dense_config(named_vectors: Mapping[str, NamedVector]) -> dict[str, models.VectorParams]:
+    """Return Qdrant's configuration of the dense vectors."""
     return {
-        name: models.VectorParams(size=space.dimension, distance=models.Distance.COSINE)
-        for name, space in spaces.items()
+        name: models.VectorParams(size=named_vector.dimension, distance=models.Distance.COSINE)
+        for name, named_vector in named_vectors.items()
     }
 
 
 def sparse_config(sparse: SparseBM25 | None) -> dict[str, models.SparseVectorParams] | None:
-    """Return Qdrant's settings of the BM25 vectors; None for a collection without."""
+    """Return Qdrant's configuration of the BM25 vectors; None for a collection without them."""
     if sparse is None:
         return None
     return {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF if sparse.server_idf else None)}
 
 
 def resolve_alias(client: QdrantClient, name: str) -> str:
-    """Return the collection behind an alias; a collection's own name as it is."""
+    """Return the collection of an alias; the name of a collection is returned as it is."""
     aliases = {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
     return aliases.get(name, name)
 
@@ -114,31 +114,31 @@ def resolve_alias(client: QdrantClient, name: str) -> str:
 def create_collection(
     client: QdrantClient,
     collection: str,
-    spaces: Mapping[str, VectorSpace],
-    where: str,
+    named_vectors: Mapping[str, NamedVector],
+    location: str,
     *,
     sparse: SparseBM25 | None = None,
     options: Mapping[str, Any] | None = None,
     payload_indexes: PayloadIndexes | None = None,
     unfinished: bool = False,
 ) -> None:
-    """Make an empty collection of ours; one that is `unfinished` is not opened before `mark_finished`.
+    """Create an empty collection; an `unfinished` one cannot be opened until `mark_finished`.
 
     Raises:
-        StoreError: if there is one of that name.
+        StoreError: if a collection of that name exists.
     """
-    payload_index_types(payload_indexes)  # before anything is made
-    if told(where, client.collection_exists, collection):
+    payload_index_types(payload_indexes)  # raises before anything is created
+    if call_qdrant(location, client.collection_exists, collection):
         raise StoreError(
-            f"The collection {collection!r} exists already in {where}; give another name or delete it first."
+            f"The collection {collection!r} already exists in {location}; give another name or delete it first."
         )
-    told(
-        where,
+    call_qdrant(
+        location,
         client.create_collection,
         collection,
-        vectors_config=dense_config(spaces),
+        vectors_config=dense_config(named_vectors),
         sparse_vectors_config=sparse_config(sparse),
-        metadata={**collection_metadata(spaces, sparse), **({_UNFINISHED: True} if unfinished else {})},
+        metadata={**collection_metadata(named_vectors, sparse), **({_UNFINISHED: True} if unfinished else {})},
         **(options or {}),
     )
-    create_payload_indexes(client, collection, where, payload_indexes)
+    create_payload_indexes(client, collection, location, payload_indexes)

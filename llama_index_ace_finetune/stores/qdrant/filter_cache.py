@@ -1,4 +1,4 @@
-"""Which points pass a filter, as Qdrant decides."""
+"""FilterCache: the ids of the points that match a filter, by Qdrant's rules."""
 
 from __future__ import annotations
 
@@ -11,73 +11,75 @@ from qdrant_client.local.json_path_parser import parse_json_path
 from qdrant_client.local.payload_filters import calculate_payload_mask
 
 from llama_index_ace_finetune.stores.point_ids import PointKey, key_of
-from llama_index_ace_finetune.stores.qdrant.connection import told
+from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant
 from llama_index_ace_finetune.stores.qdrant.points import read_points
-from llama_index_ace_finetune.stores.qdrant.write_log import undisturbed
+from llama_index_ace_finetune.stores.qdrant.write_log import exclusive_access
 
-_KEPT = 64
+_CACHE_SIZE = 64
 
 
-class PassingPoints:
-    """The points of an embedded collection that pass a filter, remembered until something is written.
+class FilterCache:
+    """Caches which points of an embedded collection match a filter, until something is written.
 
-    Qdrant checks a filter point by point, which takes seconds for 100,000. What a condition on the payload says
-    depends on the values under its keys alone, so here each distinct combination of them is checked once, by Qdrant's
-    own rules: a tenth of the time where few values are shared by many points, the same where every point has its own.
-    Filters on anything else are Qdrant's to check.
+    Embedded Qdrant evaluates a filter point by point, which takes seconds for 100,000 points. A condition on the
+    payload depends only on the values of its keys, so each distinct combination of values is evaluated once, with
+    Qdrant's own functions: in a tenth of the time if many points share few values, in the same time if all values
+    differ. Other filters are evaluated by Qdrant.
     """
 
-    def __init__(self, client: QdrantClient, collection: str, where: str) -> None:
-        self._client, self._collection, self._where = client, collection, where
-        self._known: OrderedDict[str, tuple[int, frozenset[PointKey]]] = OrderedDict()
+    def __init__(self, client: QdrantClient, collection: str, location: str) -> None:
+        self._client, self._collection, self._location = client, collection, location
+        self._cache: OrderedDict[str, tuple[int, frozenset[PointKey]]] = OrderedDict()
 
-    def ids(self, only: models.Filter, revision: int) -> frozenset[PointKey]:
-        """Return the ids of the points that pass; `revision` names the state of the collection."""
-        key = repr(only)  # as JSON, infinity and nothing would be one
-        known = self._known.get(key)
-        if known is None or known[0] != revision:
-            with undisturbed(self._client):
-                known = self._known[key] = (revision, told(self._where, self._asked, only))
-            while len(self._known) > _KEPT:
-                self._known.popitem(last=False)
-        return known[1]
+    def matching_ids(self, query_filter: models.Filter, revision: int) -> frozenset[PointKey]:
+        """Return the ids of the matching points; `revision` identifies the state of the collection."""
+        key = repr(query_filter)  # in JSON, infinity and None would be the same
+        cached = self._cache.get(key)
+        if cached is None or cached[0] != revision:
+            with exclusive_access(self._client):
+                cached = self._cache[key] = (revision, call_qdrant(self._location, self._evaluate, query_filter))
+            while len(self._cache) > _CACHE_SIZE:
+                self._cache.popitem(last=False)
+        return cached[1]
 
-    def _asked(self, only: models.Filter) -> frozenset[PointKey]:
-        held: Any = getattr(self._client._client, "collections", {}).get(self._collection)
-        named, rest = _split(only)
+    def _evaluate(self, query_filter: models.Filter) -> frozenset[PointKey]:
+        collection: Any = getattr(self._client._client, "collections", {}).get(self._collection)
+        named, rest = _split(query_filter)
         keys = _keys(rest)
-        if keys is None or not all(hasattr(held, name) for name in ("payload", "ids", "deleted")):
-            points = read_points(self._client, self._collection, self._where, only=only, with_payload=False)
+        if keys is None or not all(hasattr(collection, name) for name in ("payload", "ids", "deleted")):
+            points = read_points(
+                self._client, self._collection, self._location, query_filter=query_filter, with_payload=False
+            )
             return frozenset(key_of(point.id) for point in points)
         groups: dict[str, list[PointKey]] = {}
         samples = []
-        for identifier, row in list(held.ids.items()):
-            if held.deleted[row] or (named is not None and key_of(identifier) not in named):
+        for identifier, row in list(collection.ids.items()):
+            if collection.deleted[row] or (named is not None and key_of(identifier) not in named):
                 continue
-            values = {key: held.payload[row][key] for key in keys if key in held.payload[row]}
-            alike = groups.setdefault(repr(values), [])
-            if not alike:
+            values = {key: collection.payload[row][key] for key in keys if key in collection.payload[row]}
+            group = groups.setdefault(repr(values), [])
+            if not group:
                 samples.append(values)
-            alike.append(identifier)
+            group.append(identifier)
         passes = calculate_payload_mask(
             payloads=samples, payload_filter=rest, ids_inv=[0] * len(samples), deleted_per_vector={}
         )
-        chosen = (alike for alike, passed in zip(groups.values(), passes, strict=True) if passed)
-        return frozenset(key_of(identifier) for alike in chosen for identifier in alike)
+        matching = (group for group, passed in zip(groups.values(), passes, strict=True) if passed)
+        return frozenset(key_of(identifier) for group in matching for identifier in group)
 
 
-def _split(only: models.Filter) -> tuple[frozenset[PointKey] | None, models.Filter]:
-    """Return the points that a filter names outright (None for any), and what else it asks of them."""
-    must = only.must if isinstance(only.must, list) else [only.must] if only.must is not None else []
+def _split(query_filter: models.Filter) -> tuple[frozenset[PointKey] | None, models.Filter]:
+    """Return the ids in a filter's `has_id` conditions (None without any), and the filter without these."""
+    must = _as_list(query_filter.must)
     named = [frozenset(map(key_of, one.has_id)) for one in must if isinstance(one, models.HasIdCondition)]
     rest = [one for one in must if not isinstance(one, models.HasIdCondition)]
-    return (frozenset.intersection(*named) if named else None), only.model_copy(update={"must": rest})
+    return (frozenset.intersection(*named) if named else None), query_filter.model_copy(update={"must": rest})
 
 
-def _keys(only: models.Filter) -> list[str] | None:
-    """Return the top-level keys that a filter reads, in order; None where it reads more than payloads."""
+def _keys(query_filter: models.Filter) -> list[str] | None:
+    """Return the top-level payload keys that a filter uses, sorted; None if it uses more than payloads."""
     found: set[str] = set()
-    for condition in _conditions(only):
+    for condition in _conditions(query_filter):
         if isinstance(condition, models.FieldCondition):
             path = condition.key
         elif isinstance(condition, models.IsEmptyCondition):
@@ -90,13 +92,19 @@ def _keys(only: models.Filter) -> list[str] | None:
     return sorted(found)
 
 
-def _conditions(only: models.Filter) -> Iterator[Any]:
-    """Yield the conditions of a filter and of those inside it."""
-    if only.min_should is not None:
-        yield only.min_should
-    for clause in (only.must, only.should, only.must_not):
-        for condition in clause if isinstance(clause, list) else [clause] if clause is not None else []:
+def _conditions(query_filter: models.Filter) -> Iterator[Any]:
+    """Yield the conditions of a filter and of its nested filters."""
+    if query_filter.min_should is not None:
+        yield query_filter.min_should
+    for clause in (query_filter.must, query_filter.should, query_filter.must_not):
+        for condition in _as_list(clause):
             if isinstance(condition, models.Filter):
                 yield from _conditions(condition)
             else:
                 yield condition
+
+
+def _as_list(clause: Any) -> list[Any]:
+    if clause is None:
+        return []
+    return clause if isinstance(clause, list) else [clause]

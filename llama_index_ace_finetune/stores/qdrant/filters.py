@@ -1,4 +1,4 @@
-"""LlamaIndex's metadata filters as Qdrant's."""
+"""Translate LlamaIndex's metadata filters to Qdrant's."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _INTERNAL = frozenset({"_node_content", "_node_type", NODE_ID_FIELD})
 def qdrant_filter(
     filters: Filters | None = None, *, node_ids: Sequence[str] | None = None, doc_ids: Sequence[str] | None = None
 ) -> models.Filter | None:
-    """Return the condition that all of these put; None where there is none.
+    """Return the filter that combines all of these with AND; None without any.
 
-    The conditions mean what they mean in LlamaIndex's `SimpleVectorStore`, but on lists: there `==` and IN ask whether
-    an element is so, `!=` and NIN whether none is, and ANY, ALL and CONTAINS what they name. `!=` and NIN hold for a
-    node without the key, other conditions do not. TEXT_MATCH is a part of the text (where qdrant-client has no such
-    condition, what the server takes it for), TEXT_MATCH_INSENSITIVE all words of the value in any case and order, as
-    Qdrant has no search for a part of a text in any case. `doc_id`, `document_id` and `ref_doc_id` are the id of a
-    node's source document, as LlamaIndex writes it.
+    Operators mean the same as in LlamaIndex's `SimpleVectorStore`, except on lists: there `==` and IN match if an
+    element does, `!=` and NIN if no element does, and ANY, ALL and CONTAINS as named. `!=` and NIN match a node without
+    the key, other operators do not. TEXT_MATCH matches a substring (with a qdrant-client without such a condition: as
+    the server defines it), TEXT_MATCH_INSENSITIVE all words of the value in any case and order, as Qdrant has no
+    case-insensitive substring search. `doc_id`, `document_id` and `ref_doc_id` are the id of a node's source document,
+    as LlamaIndex writes it.
 
     Args:
-        filters: metadata filters, also nested ones, or a filter of Qdrant's own.
+        filters: metadata filters, also nested ones, or a Qdrant filter.
         node_ids: only these nodes; an empty list allows none.
-        doc_ids: only nodes of these source documents; likewise.
+        doc_ids: only nodes of these source documents; an empty list allows none.
 
     Raises:
         StoreError: for a filter that Qdrant cannot express, naming it.
@@ -82,26 +82,26 @@ def _condition(part: MetadataFilter) -> Any:
 
 
 def payload_path(key: str) -> str:
-    """Return a key as Qdrant's path to it: one with a space or the like has to stand in quotes.
+    """Return a key as Qdrant's JSON path: a key with a space or the like is quoted.
 
     Raises:
-        StoreError: for a key that no path names.
+        StoreError: for a key that cannot be written as a path.
     """
     path = key if _PLAIN.fullmatch(key) else f'"{key}"'
     try:
         parse_json_path(path)
     except ValueError as error:
         raise StoreError(
-            f"The filter key {key!r:.80} names no key that Qdrant can find; write it as key or key.key."
+            f"The filter key {key!r:.80} is not a path that Qdrant can read; write it as key or key.key."
         ) from error
     return path
 
 
 def _require_sendable(*values: Any) -> None:
-    """Raise ValueError for what JSON cannot hold, so that a server would refuse it or be asked something else."""
+    """Raise ValueError for values that JSON cannot represent, which a server would reject or misread."""
     for value in values:
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("it is not finite")
+            raise ValueError("it is NaN or infinite")
         if isinstance(value, str):
             value.encode()
 
@@ -125,7 +125,7 @@ def _ranged(bound: str) -> Callable[[str, Any], models.FieldCondition]:
 
 
 def _values(value: Any) -> list[Any]:
-    """Return a list; a string is a list in LlamaIndex's notation."""
+    """Return a list; a string is split at commas, as LlamaIndex does."""
     return list(value) if isinstance(value, (list, tuple, set)) else str(value).split(",")
 
 
@@ -137,7 +137,7 @@ def _any(key: str, value: Any) -> Any:
 
 
 def _not(condition: Callable[[str, Any], Any]) -> Callable[[str, Any], models.Filter]:
-    """Return the opposite, which a point without the key passes."""
+    """Return the negation, which also matches a point without the key."""
     return lambda key, value: models.Filter(must_not=[condition(key, value)])
 
 

@@ -1,4 +1,4 @@
-"""FolderQdrant: the embedded Qdrant over a folder that may come from a stranger, or may only be read."""
+"""FolderQdrant: embedded Qdrant over an index folder that may be untrusted or read-only."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ logger = logging.getLogger(__name__)
 
 
 class FolderQdrant(QdrantLocal):
-    """qdrant-client's embedded store, opened with care.
+    """qdrant-client's embedded store, with safe reading and checks.
 
-    - Points are read without unpickling (`FolderPoints`), and nothing outside of the folder is read or written.
-    - The folder is locked before it is read. One that cannot be written to is read all the same.
-    - At its close a collection of ours gets the number and the checksum of its points, which the next opening compares.
+    - Points are read with a restricted unpickler (`FolderPoints`); nothing outside of the folder is read or written.
+    - The folder is locked before it is read. A read-only folder can be read.
+    - On closing, the number and the checksum of a collection's points are recorded, and the next opening checks them.
 
     Args:
-        folder: of the index; a new one is made where there is none.
+        folder: of the index; created if it does not exist.
 
     Raises:
         StoreError: if the folder cannot be read, is damaged or hostile, or is open elsewhere.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.where = repr(str(folder))
+        self.label = repr(str(folder))
         self.read_only = False
         self._process = os.getpid()
         super().__init__(str(folder), force_disable_check_same_thread=True)
 
     def close(self, **options: Any) -> None:
-        """Record what the collections hold, and release the folder. In a forked child the parent's lock stays."""
+        """Record the collections' checksums, and release the folder. In a forked child the parent's lock stays."""
         if os.getpid() != self._process:
             self._closed = True
             return
@@ -63,7 +63,7 @@ class FolderQdrant(QdrantLocal):
             super().close(**options)
 
     def create_collection(self, collection_name: str, *arguments: Any, **options: Any) -> bool:
-        """Make a collection; one that is not listed, but has files here, is not taken for empty."""
+        """Create a collection; raises StoreError if its folder has files although the index does not list it."""
         folder = Path(self._collection_path(collection_name))
         if collection_name not in self.collections and folder.is_dir() and any(folder.iterdir()):
             raise StoreError(
@@ -81,13 +81,13 @@ class FolderQdrant(QdrantLocal):
         super()._save(*arguments, **options)
 
     def _collection_path(self, collection_name: str) -> str:
-        """Return a collection's folder, which lies in the index and is no link out of it."""
+        """Return a collection's folder; raises StoreError if it is outside of the index, also by a link."""
         parent = Path(os.path.realpath(self.location)) / "collection"
         folder = Path(self.location) / "collection" / collection_name
         inside = Path(os.path.realpath(folder))
         if parent not in inside.parents or inside != parent / os.path.normpath(collection_name):
             raise StoreError(
-                f"The collection {collection_name!r:.80} in {self.where} lies outside of the index's folder, and was "
+                f"The collection {collection_name!r:.80} in {self.label} is outside of the index's folder, and was "
                 "not opened; do not use this folder, or give the collection another name."
             )
         return str(folder)
@@ -100,23 +100,23 @@ class FolderQdrant(QdrantLocal):
             self._abandon()
             if isinstance(error, OSError):
                 raise StoreError(
-                    f"The index in {self.where} cannot be read ({error.strerror or error}); check its permissions."
+                    f"The index in {self.label} cannot be read ({error.strerror or error}); check its permissions."
                 ) from error
             raise
 
     def _lock(self) -> None:
         folder = Path(self.location)
         if folder.exists() and not folder.is_dir():
-            raise StoreError(f"The index folder {self.where} cannot be used (it is a file); give a folder.")
+            raise StoreError(f"The index folder {self.label} cannot be used (it is a file); give a folder.")
         folder.mkdir(parents=True, exist_ok=True)
         for name in (META, _LOCK):
             file = folder / name
             if file.is_symlink() or (file.exists() and not file.is_file()):
-                raise StoreError(f"The file {str(file)!r} of the index is a link or no file; restore the folder.")
+                raise StoreError(f"The file {str(file)!r} of the index is a link or not a file; restore the folder.")
         lock = self._open_lock(folder / _LOCK)
         if lock is None:
             return
-        import portalocker  # looks for folders to write to when it is imported
+        import portalocker  # here, since its import searches for writable folders
 
         kind = portalocker.LockFlags.SHARED if self.read_only else portalocker.LockFlags.EXCLUSIVE
         try:
@@ -124,12 +124,12 @@ class FolderQdrant(QdrantLocal):
         except portalocker.exceptions.LockException as error:
             lock.close()
             raise StoreError(
-                f"The index folder {self.where} is open in another process; close that one, or use a Qdrant server."
+                f"The index folder {self.label} is open in another process; close that one, or use a Qdrant server."
             ) from error
         self._flock_file = lock
 
     def _open_lock(self, file: Path) -> Any:
-        """Return the lock file; None where it is not there and cannot be made."""
+        """Return the lock file; None if it does not exist and cannot be created."""
         try:
             if not file.exists():
                 file.write_text("tmp lock file", encoding="utf-8")  # what Qdrant writes
@@ -159,7 +159,7 @@ class FolderQdrant(QdrantLocal):
 
     def _open_collection(self, name: str, config: models.CreateCollection) -> None:
         self._collection_path(name)
-        collection = LocalCollection(config)  # in memory: its own reader would unpickle
+        collection = LocalCollection(config)  # in memory, since Qdrant's own reader would unpickle
         self.collections[name] = collection
         collection.storage = self._points(name, collection)
         collection.persistent = True
@@ -170,10 +170,10 @@ class FolderQdrant(QdrantLocal):
         folder = Path(self._collection_path(name))
         file = folder / FILE
         if file.is_symlink() or (file.exists() and not file.is_file()):
-            raise StoreError(f"The file {str(file)!r} of the index is a link or no file; restore the folder.")
+            raise StoreError(f"The file {str(file)!r} of the index is a link or not a file; restore the folder.")
         points = FolderPoints(
             folder,
-            where=self.where,
+            label=self.label,
             dense={name: params.size for name, params in collection.vectors_config.items()},
             multi={name: params.size for name, params in collection.multivectors_config.items()},
             read_only=self.read_only,
@@ -182,7 +182,7 @@ class FolderQdrant(QdrantLocal):
         return points
 
     def _compare(self, name: str, collection: LocalCollection) -> None:
-        """Hold the points against the record of the last close."""
+        """Compare the points with the record of the last close."""
         record = (collection.config.metadata or {}).get(_RECORD)
         if not isinstance(record, dict):
             return
@@ -191,15 +191,15 @@ class FolderQdrant(QdrantLocal):
             return
         if not points.count:
             raise StoreError(
-                f"The collection {name!r} in {self.where} has lost its points: it holds none of "
+                f"The collection {name!r} in {self.label} has lost its points: it holds none of "
                 f"{record.get('points')}; build the index again with `ace-finetune index`, or restore the folder."
             )
-        if points.count > record.get("points", 0):  # another client of Qdrant's may have added some
+        if points.count > record.get("points", 0):  # another Qdrant client may have added some
             return
         logger.warning(
             "the collection %r in %s was changed by something else since it was closed: it holds %d points, %s were "
             "written; if nobody did, build the index again with `ace-finetune index`",
-            name, self.where, points.count, record.get("points"),
+            name, self.label, points.count, record.get("points"),
         )  # fmt: skip
 
     def _record_points(self) -> None:
@@ -213,7 +213,7 @@ class FolderQdrant(QdrantLocal):
             self._save()
 
     def _forget_record(self, collection: LocalCollection) -> None:
-        """While points are written the record would be wrong, were the process killed."""
+        """Remove the record before the first write, since it would be wrong if the process were killed later."""
         if (collection.config.metadata or {}).pop(_RECORD, None) is not None:
             self._save()
 
@@ -221,7 +221,7 @@ class FolderQdrant(QdrantLocal):
         for collection in self.collections.values():
             collection.close()
         if self._flock_file is not None:
-            self._flock_file.close()  # and with it the lock
+            self._flock_file.close()  # releases the lock
 
 
 def _record_of(points: FolderPoints) -> dict[str, Any]:

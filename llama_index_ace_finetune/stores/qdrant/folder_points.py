@@ -1,4 +1,4 @@
-"""The points of one collection in an embedded Qdrant's folder: Qdrant's own file, read without unpickling."""
+"""FolderPoints: the points of a collection in an embedded Qdrant's folder, read with a restricted unpickler."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ logger = logging.getLogger(__name__)
 
 
 class FolderPoints(CollectionPersistence):
-    """Takes the place of qdrant-client's own reader and writer of `storage.sqlite`; the file stays the same.
+    """Replaces qdrant-client's reader and writer of `storage.sqlite`; the file format is the same.
 
     Args:
         folder: of the collection.
-        where: the index, as errors name it.
-        dense: length of each dense vector by name; a point with another one is damaged.
-        multi: the same of each multivector.
+        label: name of the index in errors.
+        dense: dimension of each dense vector by name; a point with another one is damaged.
+        multi: dimension of each multivector by name.
         read_only: whether the file may only be read.
 
     Raises:
-        StoreError: if the file is missing, is no SQLite file, or holds no points of Qdrant's.
+        StoreError: if the file is missing, is not an SQLite file, or has no table of points.
     """
 
     def __init__(
-        self, folder: Path, *, where: str, dense: Mapping[str, int], multi: Mapping[str, int], read_only: bool
+        self, folder: Path, *, label: str, dense: Mapping[str, int], multi: Mapping[str, int], read_only: bool
     ) -> None:
         self.location = folder / FILE
         self.before_first_write: Callable[[], None] | None = None
-        self._where, self._dense, self._multi = where, dense, multi
+        self._label, self._dense, self._multi = label, dense, multi
         self._legacy_keys = {}
         self._checksums: dict[PointKey, int] = {}
         self.checksum = 0
@@ -59,25 +59,25 @@ class FolderPoints(CollectionPersistence):
         except sqlite3.Error as error:
             self.storage.close()
             raise self._unusable(error) from error
-        if found != ("table",):  # a view could ask for anything
+        if found != ("table",):  # a view could run any query
             self.storage.close()
             raise self._unusable("it has no table of points")
 
     @property
     def count(self) -> int:
-        """Points that were read or written."""
+        """Number of points that were read or written."""
         return len(self._checksums)
 
     def load(self) -> Iterator[models.PointStruct]:
         """Yield the points; damaged ones are left out, counted and logged.
 
         Raises:
-            StoreError: if the file is damaged, no point can be read, or one names a class that no point needs.
+            StoreError: if the file is damaged, no point can be read, or a point names a forbidden class.
         """
         outdated: list[int] = []
         damaged = 0
         try:
-            # The latest first: older clients wrote a point under several spellings of its id.
+            # Latest first: older clients wrote a point under several spellings of its id.
             for row, key, blob in self.storage.execute("SELECT rowid, id, point FROM points ORDER BY rowid DESC"):
                 try:
                     point = read_stored_point(blob)
@@ -88,7 +88,7 @@ class FolderPoints(CollectionPersistence):
                 if point.id in self._checksums:
                     outdated.append(row)
                     continue
-                self._note(point.id, zlib.crc32(blob))
+                self._update_checksum(point.id, zlib.crc32(blob))
                 if key != self.encode_key(point.id):
                     self._legacy_keys[point.id] = key
                 yield models.PointStruct.model_construct(id=point.id, vector=point.vector, payload=point.payload)
@@ -99,7 +99,7 @@ class FolderPoints(CollectionPersistence):
             raise self._unusable(error) from error
         except ForbiddenClassError as error:
             raise StoreError(
-                f"The index in {self._where} holds a point that could run code ({error}), and was not opened; do not "
+                f"The index in {self._label} holds a point that could run code ({error}), and was not opened; do not "
                 "use this folder, build the index from its texts with `ace-finetune index`."
             ) from error
         self._report(damaged)
@@ -116,7 +116,7 @@ class FolderPoints(CollectionPersistence):
                 self.storage.execute("DELETE FROM points WHERE id = ?", (legacy,))
             self.storage.execute("INSERT OR REPLACE INTO points VALUES (?, ?)", (self.encode_key(identifier), blob))
         self._legacy_keys.pop(identifier, None)
-        self._note(identifier, zlib.crc32(blob))
+        self._update_checksum(identifier, zlib.crc32(blob))
 
     def delete(self, point_id: models.ExtendedPointId) -> None:
         """Delete a point."""
@@ -126,15 +126,15 @@ class FolderPoints(CollectionPersistence):
         with self.storage:
             self.storage.execute("DELETE FROM points WHERE id = ?", (key,))
         self._legacy_keys.pop(identifier, None)
-        self._note(identifier, None)
+        self._update_checksum(identifier, None)
 
     def _begin(self) -> None:
         if self.before_first_write is not None:
             self.before_first_write()
             self.before_first_write = None
 
-    def _note(self, identifier: PointKey, checksum: int | None) -> None:
-        """Keep the sum over all points in step: of each point's bytes and id, in any order."""
+    def _update_checksum(self, identifier: PointKey, checksum: int | None) -> None:
+        """Update the order-independent checksum of all points' bytes and ids."""
         self.checksum = (self.checksum - self._checksums.pop(identifier, 0)) % _MODULUS
         if checksum is not None:
             named = checksum * 2**32 + zlib.crc32(str(identifier).encode())
@@ -145,7 +145,7 @@ class FolderPoints(CollectionPersistence):
         for name, vector in point.vector.items():
             rows, length = ([vector], self._dense[name]) if name in self._dense else (vector, self._multi.get(name))
             if length is not None and any(getattr(row, "shape", None) != (length,) for row in rows):
-                raise ValueError("its vector has another length")
+                raise ValueError("its vector has another dimension")
 
     def _report(self, damaged: int) -> None:
         if damaged and not self.count:

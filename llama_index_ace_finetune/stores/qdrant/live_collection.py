@@ -1,4 +1,4 @@
-"""The Qdrant collection that a team searches today, as a source of memories and of candidates."""
+"""LiveCollection: an existing Qdrant collection as a source of memories and mining candidates."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _TEXT_LIMIT = 8000
 
 
 class LiveCollection:
-    """Reads a collection whose points hold LlamaIndex nodes, or carry their text in `content`, `lesson` or `text`.
+    """Reads a collection whose points hold LlamaIndex nodes, or a text in `content`, `lesson` or `text`.
 
-    With an `embedding_url` (an OpenAI-style `/v1/embeddings` endpoint) it also searches the collection as the team's
-    own retrieval does. The key of a server that asks for one stands in the environment variable QDRANT_API_KEY.
+    With an `embedding_url` (an OpenAI-compatible `/v1/embeddings` endpoint) it also searches the collection, as the
+    existing retrieval does. The server's API key is read from the environment variable QDRANT_API_KEY.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class LiveCollection:
                 return found
 
     def search(self, query: str, k: int) -> list[tuple[str, float]]:
-        """Return the texts and scores of the k best points for a query, as the endpoint's model ranks them.
+        """Return texts and scores of the k best points for a query, embedded by the endpoint's model.
 
         Points without a text are left out.
         """
         return [(text, score) for text, score in self.ranking(query, k) if text is not None]
 
     def ranking(self, query: str, k: int) -> list[tuple[str | None, float]]:
-        """Return the k best points, best first: their texts, None where a point has none, and their scores."""
+        """Return texts (None for a point without one) and scores of the k best points, best first."""
         if self.embedding_url is None:
             return []
         vector = self._embed(query)
@@ -114,12 +114,12 @@ class LiveCollection:
     def _unreachable(self, error: Exception) -> StoreError:
         return StoreError(
             f"The collection {self.collection!r} at {without_passwords(self.url)!r} cannot be read "
-            f"({first_line(error)}); check the address, the collection's name and that the server runs."
+            f"({first_line(error)}); check the address, the collection's name and that the server is running."
         )
 
 
 def _memory(point: Any) -> Memory | None:
-    """Return the memory in a point, by the text that LlamaIndex embeds where it holds a node; None without a text."""
+    """Return the memory of a point, with the text that LlamaIndex embeds if it holds a node; None without a text."""
     from llama_index.core.schema import MetadataMode
 
     payload = point.payload or {}

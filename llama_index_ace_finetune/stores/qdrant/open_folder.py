@@ -1,4 +1,4 @@
-"""Index folders that are open in this process: one store per folder, however many retrievers use it."""
+"""Clients of index folders: all clients of a folder in this process share one store."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Final
 from qdrant_client import QdrantClient
 
 from llama_index_ace_finetune.stores.qdrant.folder_client import FolderQdrant
-from llama_index_ace_finetune.stores.qdrant.write_log import serialise
+from llama_index_ace_finetune.stores.qdrant.write_log import make_thread_safe
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
-# Reentrant, since a client that is collected as garbage releases its folder wherever that happens.
+# Reentrant, since garbage collection of a client may release its folder at any point.
 _LOCK: Final = fork_safe_lock()
 _OPEN: Final[dict[tuple[int, int], _Shared]] = {}
 
 
 class FolderClient(QdrantClient):
-    """A client of an index folder; clients of the same folder share one store, and the last to close releases it."""
+    """A client of an index folder; clients of the same folder share one store, which the last to close releases."""
 
     def __init__(self, shared: _Shared, folder: Path, **options: Any) -> None:
         self._shared: _Shared | None = None
@@ -29,7 +29,7 @@ class FolderClient(QdrantClient):
         self._shared = shared
 
     def close(self, grpc_grace: float | None = None, **options: Any) -> None:
-        """Release the folder; later calls fail as those of a closed client do."""
+        """Release the folder; later calls raise as with any closed client."""
         shared, self._shared = getattr(self, "_shared", None), None
         if shared is not None:
             self._client = self._closed_client
@@ -37,10 +37,10 @@ class FolderClient(QdrantClient):
 
 
 def open_folder(path: str | Path, **options: Any) -> FolderClient:
-    """Return a client of an embedded index, which is opened unless it is open in this process; safe across threads.
+    """Return a client of an embedded index, opening the index unless this process has it open; thread-safe.
 
     Args:
-        path: its folder; made where it is not there.
+        path: its folder; created if it does not exist.
         options: passed to `QdrantClient`.
 
     Raises:
@@ -52,7 +52,7 @@ def open_folder(path: str | Path, **options: Any) -> FolderClient:
         if shared is not None:
             shared.users += 1
         if shared is None or shared.local.closed:
-            shared = _Shared(serialise(FolderQdrant(folder)))
+            shared = _Shared(make_thread_safe(FolderQdrant(folder)))
             _OPEN[_identity(folder)] = shared
         try:
             return FolderClient(shared, folder, **options)
@@ -62,7 +62,7 @@ def open_folder(path: str | Path, **options: Any) -> FolderClient:
 
 
 class _Shared:
-    """A store and how many clients use it."""
+    """A store and its number of clients."""
 
     def __init__(self, local: FolderQdrant) -> None:
         self.local, self.users = local, 1
@@ -79,7 +79,7 @@ class _Shared:
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """Return what stays the same by whichever path a folder is reached, and differs once another took its place."""
+    """Return device and inode: equal for every path to a folder, and different for a folder that replaced it."""
     found = folder.stat()
     return found.st_dev, found.st_ino
 

@@ -1,4 +1,4 @@
-"""Payload indexes, without which a server in strict mode refuses filters."""
+"""Payload indexes: a server filters faster with them, and in strict mode only with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.qdrant.connection import told
+from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant
 from llama_index_ace_finetune.stores.qdrant.filters import payload_path
 from llama_index_ace_finetune.stores.qdrant.write_log import is_embedded
 
@@ -18,35 +18,35 @@ _ALWAYS: Final = ("ref_doc_id", "doc_id", "document_id")
 
 
 def create_payload_indexes(
-    client: QdrantClient, collection: str, where: str, indexes: PayloadIndexes | None = None
+    client: QdrantClient, collection: str, location: str, indexes: PayloadIndexes | None = None
 ) -> None:
-    """Index the id of the source document and the keys named, where a server does not do so already.
+    """Create payload indexes on a server, for the source document's id and the given keys, unless they exist.
 
     Args:
-        client: holds the collection; an embedded one has no payload indexes and needs none.
+        client: client of the collection; an embedded collection needs no payload indexes.
         collection: its name.
-        where: what errors call the place.
-        indexes: keys of the metadata that filters name, for text that is matched whole, or keys with Qdrant's types
-            of index: "keyword", "integer", "float", "bool", "datetime", "uuid" or "text".
+        location: of the collection, as errors name it.
+        indexes: metadata keys to filter on, indexed as "keyword", or keys with Qdrant's index types: "keyword",
+            "integer", "float", "bool", "datetime", "uuid" or "text".
 
     Raises:
-        StoreError: for a type that Qdrant does not have, or if the server refuses.
+        StoreError: for an index type that Qdrant does not have, or if the server rejects it.
     """
     named = payload_index_types(indexes)
     if is_embedded(client):
         return
-    held = told(where, client.get_collection, collection).payload_schema
+    existing = call_qdrant(location, client.get_collection, collection).payload_schema
     for key, kind in (dict.fromkeys(_ALWAYS, "keyword") | named).items():
         path = payload_path(key)
-        if path not in held:
-            told(where, client.create_payload_index, collection, path, models.PayloadSchemaType(kind))
+        if path not in existing:
+            call_qdrant(location, client.create_payload_index, collection, path, models.PayloadSchemaType(kind))
 
 
 def payload_index_types(indexes: PayloadIndexes | None) -> dict[str, str]:
-    """Return keys with types of index.
+    """Return the keys with their index types.
 
     Raises:
-        StoreError: for a type that Qdrant does not have.
+        StoreError: for an index type that Qdrant does not have.
     """
     if isinstance(indexes, str):
         raise StoreError(f"The payload indexes are one string, {indexes!r:.80}; give a list of keys.")
@@ -58,7 +58,7 @@ def payload_index_types(indexes: PayloadIndexes | None) -> dict[str, str]:
     return named
 
 
-def held_payload_indexes(client: QdrantClient, collection: str, where: str) -> dict[str, str]:
-    """Return the keys that a collection has indexes of, with their types."""
-    schema = told(where, client.get_collection, collection).payload_schema
+def read_payload_indexes(client: QdrantClient, collection: str, location: str) -> dict[str, str]:
+    """Return the indexed keys of a collection, with their index types."""
+    schema = call_qdrant(location, client.get_collection, collection).payload_schema
     return {key: info.data_type.value for key, info in schema.items()}

@@ -1,4 +1,4 @@
-"""BM25 as sparse vectors, for a Qdrant collection that does the lexical search itself."""
+"""SparseBM25: BM25 as sparse vectors, for lexical search in Qdrant."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ BM25: Final = "bm25"
 
 @dataclass(frozen=True)
 class SparseBM25:
-    """Turns texts into sparse vectors whose inner product is BM25.
+    """Encodes texts as sparse vectors whose dot product is the BM25 score.
 
-    A document's weight of a term with count f is f (k1 + 1) / (f + k1 L), or BM25L's form of it, with
-    L = 1 - b + b * length / mean_length; a query's weight is the term's count times its idf in the whole collection.
-    The idf stands in the query, so that it is right as documents come and go, and the same on every shard of a
-    collection: the score is the in-process one. The mean length is the one at the time the collection was built.
+    The document weight of a term with count f is f (k1 + 1) / (f + k1 L), or BM25L's form of it, with
+    L = 1 - b + b * length / mean_length; the query weight is the term's count times its idf in the whole collection.
+    The idf is in the query vector, so it stays correct when documents are added or deleted, and is the same on every
+    shard: scores equal those of the in-process BM25. The mean length is that of the texts when the collection was
+    built.
 
-    With `server_idf` the query's weight is the count, and Qdrant multiplies by an idf of its own,
-    log(1 + (N - n + .5) / (n + .5)), which it counts on each shard for itself: so are collections that hold their
-    vectors under Qdrant's IDF modifier.
+    With `server_idf` (collections whose sparse vectors have Qdrant's IDF modifier) the query weight is the count, and
+    Qdrant multiplies by log(1 + (N - n + .5) / (n + .5)), counted per shard.
 
-    Terms are numbered by their CRC-32; at a hundred thousand distinct terms about one pair shares a number.
+    Term ids are CRC-32 hashes; among a hundred thousand distinct terms about one pair collides.
     """
 
     settings: BM25Settings
@@ -44,10 +44,10 @@ class SparseBM25:
     def of(
         cls, texts: Iterable[str], *, settings: BM25Settings | None = None, tokenizer: Tokenizer | None = None
     ) -> SparseBM25:
-        """Take the mean length from the texts that are indexed first.
+        """Compute the mean length from the texts to index.
 
         Raises:
-            StoreError: for the variant "okapi", whose negative idf Qdrant does not have.
+            StoreError: for the variant "okapi", whose negative idf Qdrant does not support.
         """
         settings, tokenizer = settings or BM25Settings(), tokenizer or Tokenizer()
         if settings.variant == "okapi":
@@ -57,7 +57,7 @@ class SparseBM25:
 
     @classmethod
     def from_json(cls, values: dict[str, Any], *, server_idf: bool = False) -> SparseBM25:
-        """Rebuild from `to_json`; `server_idf` where the collection has Qdrant's IDF modifier."""
+        """Rebuild from `to_json`; set `server_idf` if the collection has Qdrant's IDF modifier."""
         return cls(
             BM25Settings(**values["settings"]),
             Tokenizer(TokenizerSettings.from_json(values["tokenizer"])),
@@ -66,7 +66,7 @@ class SparseBM25:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the collection's metadata has to hold, so that queries are weighted as the documents were."""
+        """Return the settings for the collection's metadata, so that queries are encoded as the documents were."""
         return {
             "settings": asdict(self.settings),
             "tokenizer": asdict(self.tokenizer.settings),
@@ -74,12 +74,12 @@ class SparseBM25:
         }
 
     def document(self, text: str) -> models.SparseVector:
-        """Return the vector of a text to be found."""
+        """Return the vector of a document."""
         terms = self.tokenizer(text)
         settings = self.settings
         k1, relative = settings.k1, 1 - settings.b + settings.b * len(terms) / self.mean_length
         weights = {}
-        for number, count in _numbered(terms).items():
+        for number, count in _term_counts(terms).items():
             if settings.variant == "l":
                 shifted = count / relative + settings.effective_delta
                 weights[number] = count * (k1 + 1) * shifted / (k1 + shifted)
@@ -88,26 +88,26 @@ class SparseBM25:
         return models.SparseVector(indices=list(weights), values=list(weights.values()))
 
     def query_terms(self, text: str) -> dict[int, int]:
-        """Return the numbers of a query's terms and how often each stands in it."""
-        return dict(_numbered(self.tokenizer(text)))
+        """Return the ids of a query's terms and their counts."""
+        return dict(_term_counts(self.tokenizer(text)))
 
     def query(
         self, terms: Mapping[int, int], frequencies: NDArray[np.float64], total: int
     ) -> tuple[models.SparseVector, float]:
-        """Return the vector of a query's terms, and what BM25 plus adds to every document's score.
+        """Return the vector of a query, and the constant that BM25+ adds to every document's score.
 
         Args:
-            terms: of the query, with their counts.
-            frequencies: how many documents hold each of them, float64 [len(terms)].
-            total: documents of the collection.
+            terms: term ids of the query, with their counts.
+            frequencies: document frequency of each term, float64 [len(terms)].
+            total: number of documents in the collection.
         """
-        # A term that nobody holds counts as one that another process may just have written.
+        # A term without documents gets frequency 1: another process may just have written one.
         idf = positive_idf(np.maximum(frequencies, 1.0), max(total, 1), self.settings)
         values = idf * np.fromiter(terms.values(), np.float64)
-        held = float(values[frequencies > 0].sum())
-        shift = self.settings.effective_delta * held if self.settings.variant == "plus" else 0.0
+        present = float(values[frequencies > 0].sum())
+        shift = self.settings.effective_delta * present if self.settings.variant == "plus" else 0.0
         return models.SparseVector(indices=list(terms), values=values.tolist()), shift
 
 
-def _numbered(terms: Sequence[str]) -> Counter[int]:
+def _term_counts(terms: Sequence[str]) -> Counter[int]:
     return Counter(crc32(term.encode("utf-8", "surrogatepass")) for term in terms)

@@ -1,4 +1,4 @@
-"""Reading one point of an embedded Qdrant's file without the power that pickle has."""
+"""Read a point from an embedded Qdrant's file with a restricted unpickler."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from llama_index_ace_finetune.utils.read_json import MAX_DEPTH
 
 DEFAULT_VECTOR: Final = ""  # Qdrant's name of the vector of a collection with one
 _CHARACTERS_PER_BYTE: Final = 100
-_BITS: Final = 10_000  # Python writes integers of up to 4,300 digits
+_MAX_BITS: Final = 10_000  # Python writes integers of up to 4,300 digits
 _LISTS: Final = (list, tuple, set, frozenset)
-_PLAIN: Final = (
+_PLAIN_TYPES: Final = (
     type(None), bool, int, float, datetime.datetime, datetime.date, datetime.time, datetime.timedelta, uuid.UUID,
 )  # fmt: skip
 
 
 class ForbiddenClassError(Exception):
-    """The pickle of a point names a class that no point needs: it was not written by Qdrant."""
+    """The pickle of a point names a class that points do not need: Qdrant did not write it."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPoint:
-    """What a row holds: vectors by name (float64 arrays, sparse vectors, lists of arrays) and a JSON payload."""
+    """A stored point: vectors by name (float64 arrays, sparse vectors, lists of arrays) and a JSON payload."""
 
     id: PointKey
     vector: dict[str, Any]
@@ -41,11 +41,11 @@ class StoredPoint:
 def read_stored_point(blob: bytes) -> StoredPoint:
     """Return the point that Qdrant pickled.
 
-    Only qdrant-client's point and sparse vector, and plain values, are admitted; the models are not even called, stand-
-    ins take their fields.
+    Only qdrant-client's point and sparse vector, and plain values, are allowed; the fields of the models are read into
+    placeholder classes, so the models themselves are not called.
 
     Raises:
-        ForbiddenClassError: if anything else is named; it was neither imported nor called.
+        ForbiddenClassError: if any other class is named; it is neither imported nor called.
         ValueError: if the row is damaged.
     """
     if not isinstance(blob, bytes):
@@ -53,17 +53,17 @@ def read_stored_point(blob: bytes) -> StoredPoint:
     try:
         point = _Unpickler(io.BytesIO(blob)).load()
         if not isinstance(point, _Point):
-            raise ValueError("it is no point")
-        payload = _payload(point.fields.get("payload"), _Size(len(blob)))
+            raise ValueError("it is not a point")
+        payload = _payload(point.fields.get("payload"), _SizeLimit(len(blob)))
         return StoredPoint(_id(point.fields.get("id")), _vectors(point.fields.get("vector")), payload)
     except (ForbiddenClassError, MemoryError):
         raise
-    except Exception as error:  # whatever damaged bytes make of the instructions
+    except Exception as error:  # damaged bytes can raise anything
         raise ValueError(f"it is damaged ({type(error).__name__})") from error
 
 
 class _Fields:
-    """Takes the place of a model of qdrant-client, and keeps its fields only."""
+    """Placeholder for a model of qdrant-client; keeps only its fields."""
 
     __slots__ = ("fields",)
     fields: dict[str, Any]
@@ -81,7 +81,7 @@ class _Sparse(_Fields):
 
 
 class _Type:
-    """Takes the place of a NumPy dtype: older clients store numbers of NumPy in payloads as they are."""
+    """Placeholder for a NumPy dtype: older clients store NumPy numbers in payloads."""
 
     __slots__ = ("code", "order")
 
@@ -98,7 +98,7 @@ def _number(kind: _Type, data: bytes) -> Any:
     return np.frombuffer(data, np.dtype(f"{kind.order}{kind.code}"))[0].item()
 
 
-_ADMITTED: Final[dict[tuple[str, str], Any]] = {
+_ALLOWED_CLASSES: Final[dict[tuple[str, str], Any]] = {
     ("qdrant_client.http.models.models", "PointStruct"): _Point,
     ("qdrant_client.http.models.models", "SparseVector"): _Sparse,
     ("datetime", "datetime"): datetime.datetime,
@@ -116,7 +116,7 @@ _ADMITTED: Final[dict[tuple[str, str], Any]] = {
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _ADMITTED[module, name]
+            return _ALLOWED_CLASSES[module, name]
         except KeyError:
             raise ForbiddenClassError(f"{module}.{name}"[:80]) from None
 
@@ -141,7 +141,7 @@ def _vector(value: Any) -> Any:
     if isinstance(value, _Sparse):
         indices, values = array("L", value.fields["indices"]), _floats(value.fields["values"])
         if len(indices) != len(values):
-            raise ValueError("its sparse vector is uneven")
+            raise ValueError("its sparse vector has unequal numbers of indices and values")
         return models.SparseVector(indices=indices.tolist(), values=values.tolist())
     if isinstance(value, list) and value and isinstance(value[0], list):
         return [_floats(row) for row in value]
@@ -150,50 +150,50 @@ def _vector(value: Any) -> Any:
 
 def _floats(values: Any) -> np.ndarray:
     if not isinstance(values, list):
-        raise ValueError("its vector is no list")
-    numbers = np.frombuffer(array("d", values))  # refuses all but numbers
+        raise ValueError("its vector is not a list")
+    numbers = np.frombuffer(array("d", values))  # raises for anything but numbers
     if not np.isfinite(numbers).all():
-        raise ValueError("its vector is not finite")
+        raise ValueError("its vector has NaN or infinite values")
     return numbers
 
 
-class _Size:
-    """Bounds what a payload unfolds to: a pickle can name one list or text a million times."""
+class _SizeLimit:
+    """Limits the expanded size of a payload: a pickle can reference one list or text a million times."""
 
     def __init__(self, stored: int) -> None:
         self._values, self._characters = stored, _CHARACTERS_PER_BYTE * stored
 
-    def take(self, characters: int = 0) -> None:
+    def count(self, characters: int = 0) -> None:
         self._values -= 1
         self._characters -= characters
         if self._values < 0 or self._characters < 0:
-            raise ValueError("its payload unfolds to more than it holds")
+            raise ValueError("its payload expands to more than its stored size allows")
 
 
-def _payload(value: Any, size: _Size) -> dict[str, Any] | None:
+def _payload(value: Any, limit: _SizeLimit) -> dict[str, Any] | None:
     if value is not None and not isinstance(value, dict):
-        raise ValueError("its payload is no object")
-    _measure(value, size, MAX_DEPTH)
+        raise ValueError("its payload is not a JSON object")
+    _check_size(value, limit, MAX_DEPTH)
     return value
 
 
-def _measure(value: Any, size: _Size, depth: int) -> None:
-    """Raise ValueError for a payload that JSON cannot hold, or that is larger or deeper than it may be."""
+def _check_size(value: Any, limit: _SizeLimit, depth: int) -> None:
+    """Raise ValueError for a payload that JSON cannot represent, or that is too large or nested too deeply."""
     if depth < 0:
         raise ValueError("its payload is nested too deeply")
     kind = type(value)
     if kind is dict:
-        size.take()
+        limit.count()
         for key, inner in value.items():
-            size.take(len(key))  # no number has a length
-            _measure(inner, size, depth - 1)
+            limit.count(len(key))  # a TypeError if the key is a number
+            _check_size(inner, limit, depth - 1)
     elif kind in _LISTS:
-        size.take()
+        limit.count()
         for inner in value:
-            _measure(inner, size, depth - 1)
+            _check_size(inner, limit, depth - 1)
     elif kind is str:
-        size.take(len(value))
-    elif kind not in _PLAIN or (kind is int and value.bit_length() > _BITS):
-        raise ValueError("its payload holds what JSON cannot")
+        limit.count(len(value))
+    elif kind not in _PLAIN_TYPES or (kind is int and value.bit_length() > _MAX_BITS):
+        raise ValueError("its payload has a value that JSON cannot represent")
     else:
-        size.take()
+        limit.count()

@@ -1,4 +1,4 @@
-"""What was written to a client's collections, so that copies of them in this process can be kept in step."""
+"""WriteLog: the points written through a client, by which in-process indexes stay up to date."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _OTHERS = (
     "recreate_collection", "delete_collection", "update_collection_aliases",
 )  # fmt: skip
 _WRITING: Final = (*_WITH_IDS, *_OTHERS)
-_WATCHERS: Final = "_ace_finetune_write_logs"
+_LOGS: Final = "_ace_finetune_write_logs"
 _LOCK: Final = "_ace_finetune_lock"
 _WRAPPING: Final = fork_safe_lock()
 _Local = TypeVar("_Local", bound=QdrantLocal)
 
 
 class WriteLog:
-    """Points that were written or deleted since they were last taken. Safe to use from several threads."""
+    """The points that were written or deleted since the last `drain`. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self.count = 0
         self._lock = fork_safe_lock()
         self._points: set[PointKey] | None = None  # None: any point may have changed, as at the start
 
-    def note(self, points: Iterable[PointKey] | None) -> None:
-        """Add points; None stands for all of them."""
+    def record(self, points: Iterable[PointKey] | None) -> None:
+        """Add points; None means that any point may have changed."""
         with self._lock:
             self.count += 1
             if points is None or self._points is None:
@@ -47,8 +47,8 @@ class WriteLog:
             else:
                 self._points.update(points)
 
-    def take(self) -> set[PointKey] | None:
-        """Return what was noted, and forget it; None where everything has to be read again."""
+    def drain(self) -> set[PointKey] | None:
+        """Return and clear the recorded points; None if everything has to be read again."""
         with self._lock:
             taken, self._points = self._points, set()
             return taken
@@ -59,31 +59,31 @@ def is_embedded(client: QdrantClient) -> bool:
     return isinstance(getattr(client, "_client", None), QdrantLocal)
 
 
-def watch(client: QdrantClient) -> WriteLog:
-    """Return a log of every later write through this client object, whoever makes it, LlamaIndex's store included.
+def subscribe(client: QdrantClient) -> WriteLog:
+    """Return a log of every later write through this client object, also by LlamaIndex's store or other components.
 
-    The client's own writing methods are wrapped in place, once per client: another component that holds the same
-    client calls them without knowing of us. Writes by another client or process are not seen.
+    The client's writing methods are wrapped in place, once per client. Writes by another client or process are not
+    recorded.
     """
     log = WriteLog()
     if isinstance(client._client, QdrantLocal):
-        _logs_of(serialise(client._client)).add(log)
+        _logs_of(make_thread_safe(client._client)).add(log)
         return log
     with _WRAPPING:
         if _logs_of(client) is None:
             logs = _new_logs(client)
             for name in _WRITING:
                 if hasattr(client, name):  # older clients lack some
-                    setattr(client, name, _noted(getattr(client, name), name, logs))
+                    setattr(client, name, _recording(getattr(client, name), name, logs))
     _logs_of(client).add(log)
     return log
 
 
-def serialise(local: _Local) -> _Local:
-    """Let one thread at a time into an embedded store, which guards neither its SQLite connection nor its arrays.
+def make_thread_safe(local: _Local) -> _Local:
+    """Allow one thread at a time into an embedded store, which guards neither its SQLite connection nor its arrays.
 
-    Its public methods are wrapped in place, once per store, whichever client they are called through; the writing ones
-    also note what they write. A forked child may read what it inherits, but writes are the parent's.
+    Its public methods are wrapped in place, once per store, for all of its clients; writing methods also record what
+    they write. A forked child may read the store, and only the parent may write.
     """
     with _WRAPPING:
         if _logs_of(local) is None:
@@ -94,24 +94,24 @@ def serialise(local: _Local) -> _Local:
                 if not callable(method):
                     continue
                 if name in _WRITING:
-                    method = _allowed(_noted(method, name, logs), local, process)
+                    method = _allowed(_recording(method, name, logs), local, process)
                 setattr(local, name, _locked(method, lock))
     return local
 
 
-def undisturbed(client: QdrantClient) -> AbstractContextManager[Any]:
-    """Return a block in which no other thread reads or writes the client's embedded store."""
+def exclusive_access(client: QdrantClient) -> AbstractContextManager[Any]:
+    """Return a context in which no other thread reads or writes the client's embedded store."""
     lock: AbstractContextManager[Any] | None = getattr(getattr(client, "_client", None), _LOCK, None)
     return lock or nullcontext()
 
 
 def _logs_of(holder: Any) -> Any:
-    return getattr(holder, _WATCHERS, None)
+    return getattr(holder, _LOGS, None)
 
 
 def _new_logs(holder: Any) -> weakref.WeakSet[WriteLog]:
     logs: weakref.WeakSet[WriteLog] = weakref.WeakSet()
-    setattr(holder, _WATCHERS, logs)
+    setattr(holder, _LOGS, logs)
     return logs
 
 
@@ -134,7 +134,7 @@ def _allowed(method: Callable[..., Any], local: QdrantLocal, process: int) -> Ca
 
 
 def require_writable(local: QdrantLocal, process: int) -> None:
-    """Raise StoreError for a store in a folder that is read-only, or that another process than this one opened."""
+    """Raise StoreError if the store's folder is read-only, or was opened by another process than this one."""
     if local.persistent and os.getpid() != process:
         raise StoreError(
             f"The index in {str(local.location)!r} was opened before this process was forked, and can only be read "
@@ -146,24 +146,24 @@ def require_writable(local: QdrantLocal, process: int) -> None:
         )
 
 
-def _noted(method: Callable[..., Any], name: str, logs: weakref.WeakSet[WriteLog]) -> Callable[..., Any]:
+def _recording(method: Callable[..., Any], name: str, logs: weakref.WeakSet[WriteLog]) -> Callable[..., Any]:
     points = _WITH_IDS.get(name)
 
     @functools.wraps(method)
     def write(*arguments: Any, **options: Any) -> Any:
         try:
             return method(*arguments, **options)
-        finally:  # a write that failed may have been half done
+        finally:  # a failed write may have been done in part
             given = options.get(points, arguments[1] if len(arguments) > 1 else None) if points else None
             ids = _ids(given)
             for log in list(logs):
-                log.note(ids)
+                log.record(ids)
 
     return write
 
 
 def _ids(given: Any) -> list[PointKey] | None:
-    """Return the point ids of points or of a selector; None where it does not list them."""
+    """Return the point ids of points or of a selector; None if it does not list ids."""
     if isinstance(given, (models.PointIdsList, models.PointsList)):
         given = given.points
     elif isinstance(given, models.Batch):

@@ -1,4 +1,4 @@
-"""PassingPoints against what Qdrant itself lets through."""
+"""FilterCache against Qdrant's own filtering."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.stores.qdrant import filter_cache as module
-from llama_index_ace_finetune.stores.qdrant.filter_cache import PassingPoints
+from llama_index_ace_finetune.stores.qdrant.filter_cache import FilterCache
 
 KEYS = ["a", "b", "a.b", "c[]"]
 SCALAR = st.one_of(st.none(), st.booleans(), st.sampled_from([0, 1, 2, 1.0, 0.5, "x", "y", "x y"]))
@@ -54,10 +54,10 @@ def test_equals_qdrant(payloads: list[dict[str, Any]], filters: list[models.Filt
     if points:
         client.upsert("c", points)
         client.delete("c", [3])
-    passing = PassingPoints(client, "c", "here")
-    for only in filters:
-        expected, _ = client.scroll("c", scroll_filter=only, limit=99)
-        assert passing.ids(only, 0) == {point.id for point in expected}
+    cache = FilterCache(client, "c", "here")
+    for query_filter in filters:
+        expected, _ = client.scroll("c", scroll_filter=query_filter, limit=99)
+        assert cache.matching_ids(query_filter, 0) == {point.id for point in expected}
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def client() -> QdrantClient:
     return client
 
 
-def test_equal_values_are_checked_once(client: QdrantClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_payloads_are_evaluated_once(client: QdrantClient, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[int] = []
     real = module.calculate_payload_mask
 
@@ -77,24 +77,24 @@ def test_equal_values_are_checked_once(client: QdrantClient, monkeypatch: pytest
         return real(payloads=payloads, **options)
 
     monkeypatch.setattr(module, "calculate_payload_mask", counted)
-    passing = PassingPoints(client, "c", "here")
+    cache = FilterCache(client, "c", "here")
     kind = field("kind", match=models.MatchValue(value=1))
-    assert len(passing.ids(models.Filter(must=[kind]), 0)) == 10
-    assert passing.ids(models.Filter(must=[kind, models.HasIdCondition(has_id=[1, 2, 4])]), 0) == {1, 4}
-    assert passing.ids(models.Filter(must=[kind]), 0) == {*range(1, 30, 3)}  # remembered
+    assert len(cache.matching_ids(models.Filter(must=[kind]), 0)) == 10
+    assert cache.matching_ids(models.Filter(must=[kind, models.HasIdCondition(has_id=[1, 2, 4])]), 0) == {1, 4}
+    assert cache.matching_ids(models.Filter(must=[kind]), 0) == {*range(1, 30, 3)}  # from the cache
     assert checked == [3, 2]
 
 
-def test_it_is_asked_again_where_the_collection_has_changed(client: QdrantClient) -> None:
-    passing = PassingPoints(client, "c", "here")
-    only = models.Filter(must=[field("kind", match=models.MatchValue(value=1))])
-    assert 1 in passing.ids(only, 0)
+def test_filter_is_evaluated_again_after_a_change(client: QdrantClient) -> None:
+    cache = FilterCache(client, "c", "here")
+    query_filter = models.Filter(must=[field("kind", match=models.MatchValue(value=1))])
+    assert 1 in cache.matching_ids(query_filter, 0)
     client.delete("c", [1])
-    assert 1 not in passing.ids(only, 1)
+    assert 1 not in cache.matching_ids(query_filter, 1)
 
 
-def test_filters_that_json_writes_alike_are_told_apart(client: QdrantClient) -> None:
-    passing = PassingPoints(client, "c", "here")
+def test_filters_that_are_equal_in_json_are_distinguished(client: QdrantClient) -> None:
+    cache = FilterCache(client, "c", "here")
     above, below = (models.Filter(must=[field("n", range=models.Range(lt=bound))]) for bound in (float("inf"), 0))
     endless = models.Filter(must=[field("n", range=models.Range(lt=float("-inf")))])
-    assert [len(passing.ids(only, 0)) for only in (above, below, endless)] == [30, 0, 0]
+    assert [len(cache.matching_ids(query_filter, 0)) for query_filter in (above, below, endless)] == [30, 0, 0]

@@ -1,4 +1,4 @@
-"""Writes by another holder of the client are seen, whatever method they go through."""
+"""Writes by another user of the client are found, whatever method they use."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import uuid
 
 import numpy as np
 import pytest
-from helpers.small_stores import SPACES, node, unit_rows, vectors
+from helpers.small_stores import NAMED_VECTORS, node, unit_rows, vectors
 from llama_index.core.schema import TextNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient, models
 
-from llama_index_ace_finetune.retrievers.bm25_leg import LexicalLeg
+from llama_index_ace_finetune.retrievers.bm25_leg import BM25Leg
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
 from llama_index_ace_finetune.stores.point_ids import point_id
-from llama_index_ace_finetune.stores.qdrant.write_log import watch
+from llama_index_ace_finetune.stores.qdrant.write_log import subscribe
 
 AXIS = np.eye(8, dtype=np.float32)
 DELETE_A = models.DeleteOperation(delete=models.PointIdsList(points=[point_id("a")]))
@@ -22,14 +22,14 @@ DELETE_A = models.DeleteOperation(delete=models.PointIdsList(points=[point_id("a
 
 @pytest.fixture
 def store():
-    with MemoryStore.create(SPACES) as store:
+    with MemoryStore.create(NAMED_VECTORS) as store:
         store.upsert([node("a", "apple"), node("b", "pear")], vectors(2))
         yield store
 
 
 def test_llama_index_writes_are_found_by_both_legs(store: MemoryStore) -> None:
     theirs = QdrantVectorStore(client=store.client, collection_name=store.collection, dense_vector_name=FINETUNED)
-    leg = LexicalLeg(store)
+    leg = BM25Leg(store)
     assert leg.search("quince", 5) == []
     store.search(FINETUNED, AXIS[0].tolist(), 3)
     name = str(uuid.uuid4())
@@ -42,8 +42,8 @@ def test_llama_index_writes_are_found_by_both_legs(store: MemoryStore) -> None:
     assert leg.search("quince", 5) == []
 
 
-def test_the_lexical_leg_follows_upserts_and_deletes(store: MemoryStore) -> None:
-    leg = LexicalLeg(store)
+def test_bm25_leg_follows_upserts_and_deletes(store: MemoryStore) -> None:
+    leg = BM25Leg(store)
     assert [name for name, _ in leg.search("apple", 5)] == ["a"]
     index = leg._index
     store.upsert([node("a", "plum"), node("c", "apple apple"), node("0", "apple apple")], vectors(3))
@@ -51,7 +51,7 @@ def test_the_lexical_leg_follows_upserts_and_deletes(store: MemoryStore) -> None
     assert [name for name, _ in leg.search("plum", 5)] == ["a"]
     store.delete(["c"])
     assert [name for name, _ in leg.search("apple", 5)] == ["0"]
-    assert leg._index is index  # it was changed, not built again
+    assert leg._index is index  # updated, not rebuilt
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_the_lexical_leg_follows_upserts_and_deletes(store: MemoryStore) -> None
         lambda c, n: c.batch_update_points(n, [DELETE_A]),
     ],
 )  # fmt: skip
-def test_any_write_is_followed(store: MemoryStore, write) -> None:
+def test_any_write_is_found(store: MemoryStore, write) -> None:
     query = unit_rows(1, 8, seed=5)[0].tolist()
     store.search(FINETUNED, query, 9)
     write(store.client, store.collection)
@@ -75,21 +75,21 @@ def test_any_write_is_followed(store: MemoryStore, write) -> None:
     assert [round(score, 5) for _, score in hits] == [round(point.score, 5) for point in expected]
 
 
-def test_a_write_that_fails_is_followed_too(store: MemoryStore) -> None:
+def test_partial_write_that_fails_is_found(store: MemoryStore) -> None:
     store.search(FINETUNED, AXIS[0].tolist(), 9)
     with pytest.raises(ValueError, match="dim"):
         store.client.upsert(store.collection, [models.PointStruct(id=1, vector={FINETUNED: [1.0]})])
     assert len(store.search(FINETUNED, AXIS[0].tolist(), 9)) == 2
 
 
-def test_a_client_is_wrapped_once() -> None:
+def test_client_is_wrapped_once() -> None:
     client = QdrantClient(":memory:")
-    first, second = watch(client), watch(client)
-    first.take(), second.take()
+    first, second = subscribe(client), subscribe(client)
+    first.drain(), second.drain()
     client.create_collection("c", models.VectorParams(size=2, distance=models.Distance.COSINE))
-    assert first.take() is None
+    assert first.drain() is None
     client.upsert("c", [models.PointStruct(id=3, vector=[1, 0])])
-    assert first.take() == {3}
-    assert first.take() == set()
-    assert second.take() is None
+    assert first.drain() == {3}
+    assert first.drain() == set()
+    assert second.drain() is None
     assert (first.count, second.count) == (2, 2)

@@ -1,4 +1,4 @@
-"""Steps down the ladder: what triggers them, how they are told, and the way back up."""
+"""FallbackChain: causes of a fallback, how it is reported, and recovery."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def served(hits: list[Any]) -> set[str]:
     ],
 )
 class TestTriggers:
-    def test_the_baseline_serves_and_the_step_is_told(self, damage: dict, reason: str, events: list, caplog) -> None:
+    def test_baseline_serves_and_the_fallback_is_logged(self, damage: dict, reason: str, events: list, caplog) -> None:
         retriever = words_retriever(NODES, timeout=0.1)
         _models(retriever)[0].break_with(**damage)
         hits = retriever.retrieve("red apples")
@@ -60,7 +60,7 @@ class TestTriggers:
         assert events == [("finetuned", reason)]
         assert [r.levelname for r in caplog.records if "finetuned leg failed" in r.getMessage()] == ["WARNING"]
 
-    async def test_then_words_alone(self, damage: dict, reason: str, events: list) -> None:
+    async def test_only_bm25_serves_if_both_models_fail(self, damage: dict, reason: str, events: list) -> None:
         retriever = words_retriever(NODES, timeout=0.1)
         for model in _models(retriever):
             model.break_with(**damage)
@@ -72,17 +72,17 @@ class TestTriggers:
         with pytest.raises(ModelError, match="Neither the tuned model nor"):
             retriever.search("red apples", mode="dense")
 
-    async def test_off_raises(self, damage: dict, reason: str, events: list) -> None:
+    async def test_fallback_off_raises(self, damage: dict, reason: str, events: list) -> None:
         retriever = words_retriever(NODES, timeout=0.1, fallback="off")
         _models(retriever)[0].break_with(**damage)
-        for _ in range(5):  # no breaker hides what is wrong
+        for _ in range(5):  # no circuit breaker hides the error
             with pytest.raises((RuntimeError, ModelError, StoreError), match=r"memory|gone|longer than|dimensions"):
                 await retriever.aretrieve("red apples")
         assert (retriever.served, retriever.fallbacks, events) == ({}, {}, [])
 
 
 class TestBreaker:
-    def test_a_dead_model_is_left_alone_and_tried_again_after_the_pause(self, caplog) -> None:
+    def test_failing_model_is_skipped_and_tried_again_after_the_cool_down(self, caplog) -> None:
         retriever = words_retriever(NODES, breaker_failures=2, breaker_pause=0.2)
         tuned, _ = _models(retriever)
         tuned.break_with(RuntimeError("dead"))
@@ -91,14 +91,14 @@ class TestBreaker:
             assert served(retriever.retrieve("red apples")) == {"baseline"}
         assert tuned.calls == 2
         assert retriever.fallbacks == {("finetuned", "error"): 2, ("finetuned", "paused"): 4}
-        assert len(caplog.records) == 2  # the pause does not fill the log
+        assert len(caplog.records) == 2  # the cool-down does not fill the log
         tuned.break_with(None)
         assert served(retriever.retrieve("red apples")) == {"baseline"}
         asyncio.run(asyncio.sleep(0.25))
         assert served(retriever.retrieve("red apples")) == {"finetuned"}
         assert served(retriever.retrieve("red apples")) == {"finetuned"}
 
-    def test_a_model_that_fails_now_and_then_goes_on_being_tried(self) -> None:
+    def test_occasional_failures_do_not_open_the_breaker(self) -> None:
         retriever = words_retriever(NODES, breaker_failures=2, breaker_pause=60)
         tuned, _ = _models(retriever)
         for failure in (RuntimeError("x"), None) * 4:
@@ -106,26 +106,26 @@ class TestBreaker:
             assert served(retriever.retrieve("red apples")) == {"baseline" if failure else "finetuned"}
 
 
-class TestAbsent:
-    def test_no_model_at_all(self, events: list) -> None:
+class TestMissingModels:
+    def test_no_model_available(self, events: list) -> None:
         with words_store(NODES) as store:
             retriever = FineTunedHybridRetriever(store, embed_model=None)
             assert served(retriever.retrieve("red apples")) == {"lexical"}
             assert events == [("finetuned", "missing"), ("baseline", "missing")]
 
-    def test_a_model_of_other_vectors(self, events: list, caplog) -> None:
+    def test_model_of_other_vectors(self, events: list, caplog) -> None:
         tuned, base = tuned_and_base()
         with words_store(NODES) as store:
             retriever = FineTunedHybridRetriever(store, embed_model=base, baseline_model=base)
-            assert "not the one that the finetuned vectors" in caplog.text
+            assert "not the one that made the finetuned vectors" in caplog.text
             assert served(retriever.retrieve("red apples")) == {"baseline"}
             assert events == [("finetuned", "mismatch")]
-            with pytest.raises(StoreError, match="not the one that the finetuned vectors"):
+            with pytest.raises(StoreError, match="not the one that made the finetuned vectors"):
                 FineTunedHybridRetriever(store, embed_model=base, baseline_model=tuned, fallback="off")
 
 
 class TestStoreFails:
-    """No fallback hides a store that cannot be reached."""
+    """No fallback hides a store that fails."""
 
     @pytest.mark.parametrize("mode", ["hybrid", "dense", "sparse"])
     async def test_it_is_an_error(self, mode: str) -> None:
@@ -139,7 +139,7 @@ class TestStoreFails:
         assert retriever.fallbacks == {}
 
 
-def test_a_model_that_was_tuned_on_the_query_side_alone_serves_the_index_of_its_base() -> None:
+def test_model_tuned_only_on_the_query_side_serves_the_index_of_its_base() -> None:
     class TunedQueries(WordsEmbedding):
         document_fingerprint: str = "words"
 
@@ -168,4 +168,4 @@ def test_bad_settings(options: dict, message: str) -> None:
 
 
 def _models(retriever: FineTunedHybridRetriever) -> list[WordsEmbedding]:
-    return [rung.model for rung in retriever._search.ladder._rungs]  # type: ignore[misc]
+    return retriever._search.chain.models  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Vectors in lists on disk, against comparing all of them."""
+"""IVFIndex against exhaustive search."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.ann.binary_quantization import sign_codes, sign_distances
-from llama_index_ace_finetune.stores.ann.id_map import PointNames, PointNamesWriter
-from llama_index_ace_finetune.stores.ann.ivf import MANIFEST, InvertedFile
-from llama_index_ace_finetune.stores.ann.ivf_builder import InvertedFileBuilder
+from llama_index_ace_finetune.stores.ann.binary_quantization import binary_codes, hamming_distances
+from llama_index_ace_finetune.stores.ann.id_map import IdMap, IdMapWriter
+from llama_index_ace_finetune.stores.ann.ivf import MANIFEST, IVFIndex
+from llama_index_ace_finetune.stores.ann.ivf_builder import IVFBuilder
 from llama_index_ace_finetune.stores.ann.kmeans import nearest_centroid, train_centroids
 from llama_index_ace_finetune.stores.ann.scalar_quantization import int8_scores, quantise, score_errors
 
@@ -24,7 +24,7 @@ COUNT, DIMENSION = 3000, 24
 
 
 def grouped(count: int, seed: int) -> np.ndarray:
-    """Unit vectors around forty directions that are the same for every seed."""
+    """Unit vectors around forty directions, the same for every seed."""
     topics = np.random.default_rng(0).standard_normal((40, DIMENSION))
     rng = np.random.default_rng(seed)
     rows = topics[rng.integers(0, 40, count)] + 0.6 * rng.standard_normal((count, DIMENSION))
@@ -34,18 +34,18 @@ def grouped(count: int, seed: int) -> np.ndarray:
 VECTORS, QUERIES = grouped(COUNT, 1), grouped(60, 2)
 
 
-def build(folder: Path, vectors: np.ndarray, *, batch: int = 700, recall: float = 0.99) -> InvertedFile:
+def build(folder: Path, vectors: np.ndarray, *, batch: int = 700, recall: float = 0.99) -> IVFIndex:
     folder.mkdir()
-    with InvertedFileBuilder(folder, vectors.shape[1], recall=recall) as builder:
+    with IVFBuilder(folder, vectors.shape[1], recall=recall) as builder:
         for start in range(0, len(vectors), batch):
             rows = vectors[start : start + batch]
             numbers = range(start, start + len(rows))
             builder.add(list(numbers), [f"id {number:04}" for number in numbers], rows)
-    return InvertedFile(folder)
+    return IVFIndex(folder)
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> InvertedFile:
+def index(tmp_path_factory: pytest.TempPathFactory) -> IVFIndex:
     return build(tmp_path_factory.mktemp("index") / "index", VECTORS)
 
 
@@ -57,7 +57,7 @@ def exact(query: np.ndarray, k: int, rows: np.ndarray | None = None) -> list[tup
     return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]
 
 
-class TestInt8:
+class TestScalarQuantization:
     def test_by_hand(self) -> None:
         codes, scales = quantise(np.array([[1.27, -0.635, 0.0], [0, 0, 0]], np.float32))
         assert codes.tolist() == [[127, -64, 0], [0, 0, 0]]  # 63.5 rounds to even
@@ -66,27 +66,27 @@ class TestInt8:
         assert score_errors(scales) == pytest.approx([0.01 / 12**0.5, 0])
 
     @given(arrays(np.float32, st.tuples(st.integers(1, 600), st.just(5)), elements=st.floats(-3, 3, width=16)))
-    def test_a_coordinate_is_off_by_half_a_step(self, vectors: np.ndarray) -> None:
+    def test_error_is_at_most_half_a_step(self, vectors: np.ndarray) -> None:
         codes, scales = quantise(vectors)
         assert np.all(np.abs(codes * scales[:, None] - vectors) <= 0.5 * scales[:, None] + 1e-6)
         query = np.array([1, -2, 0.5, 0, 3], np.float32)
         assert int8_scores(codes, scales, query) == pytest.approx((codes * scales[:, None]) @ query, abs=1e-4)
 
-    def test_the_error_of_scores_is_the_one_stated(self) -> None:
+    def test_score_errors_match_the_actual_errors(self) -> None:
         codes, scales = quantise(VECTORS)
         off = np.array([int8_scores(codes, scales, query) - VECTORS @ query for query in QUERIES])
         assert 0.8 < off.std() / score_errors(scales).mean() < 1.2
 
 
-class TestSigns:
+class TestBinaryQuantization:
     def test_by_hand(self) -> None:
         mean = np.array([0, 1, 0], np.float32)
-        codes = sign_codes(np.array([[1, 2, -1], [1, 0, 1], [-1, 0, -1]], np.float32), mean)
+        codes = binary_codes(np.array([[1, 2, -1], [1, 0, 1], [-1, 0, -1]], np.float32), mean)
         assert codes.shape == (1, 3)
-        query = sign_codes(np.array([[2, 2, -2]], np.float32), mean)
-        assert sign_distances(codes, [slice(0, 3)], query).tolist() == [0, 2, 2]
-        assert sign_distances(codes, [slice(2, 3), slice(0, 1), slice(1, 1)], query).tolist() == [2, 0]
-        assert sign_distances(codes, [], query).tolist() == []
+        query = binary_codes(np.array([[2, 2, -2]], np.float32), mean)
+        assert hamming_distances(codes, [slice(0, 3)], query).tolist() == [0, 2, 2]
+        assert hamming_distances(codes, [slice(2, 3), slice(0, 1), slice(1, 1)], query).tolist() == [2, 0]
+        assert hamming_distances(codes, [], query).tolist() == []
 
     @pytest.mark.parametrize("dimension", [1, 63, 64, 65, 384])
     @pytest.mark.parametrize("numpy", [1, 2])
@@ -95,13 +95,13 @@ class TestSigns:
             monkeypatch.delattr(np, "bitwise_count", raising=False)
         rows, query = np.random.default_rng(0).standard_normal((2, 500, dimension)).astype(np.float32)
         mean = np.full(dimension, 0.1, np.float32)
-        codes, asked = sign_codes(rows, mean), sign_codes(query[:1], mean)
+        codes, asked = binary_codes(rows, mean), binary_codes(query[:1], mean)
         expected = ((rows > 0.1) != (query[0] > 0.1)).sum(axis=1)
-        assert sign_distances(codes, [slice(0, 200), slice(200, 500)], asked).tolist() == expected.tolist()
+        assert hamming_distances(codes, [slice(0, 200), slice(200, 500)], asked).tolist() == expected.tolist()
 
 
 class TestCentroids:
-    def test_separate_groups_get_a_centroid_each(self) -> None:
+    def test_each_cluster_gets_a_centroid(self) -> None:
         groups = np.repeat(np.eye(4, dtype=np.float32), 50, axis=0)
         centroids = train_centroids(groups, 4, rng=np.random.default_rng(1), rounds=20)
         assert np.linalg.norm(centroids, axis=1) == pytest.approx(np.ones(4))
@@ -114,30 +114,30 @@ class TestCentroids:
         assert sorted(nearest_centroid(vectors, centroids)) == [0, 1, 2]
 
 
-class TestNames:
-    def test_numbers_uuids_and_ids_of_all_kinds(self, tmp_path: Path) -> None:
+class TestIdMap:
+    def test_integers_uuids_and_any_node_ids(self, tmp_path: Path) -> None:
         uuid = "00000000-0000-0000-0000-000000000005"
         points = [7, uuid, 5, 2**64 - 1]
-        writer = PointNamesWriter(tmp_path)
+        writer = IdMapWriter(tmp_path)
         writer.add(points[:3], ["a", "", "größe"])
         writer.add([], [])
         writer.add(points[3:], ["\ud800 half"])
         writer.close()
-        names = PointNames(tmp_path)
-        assert len(names) == 4
-        assert names.rows([5, uuid, 2**64 - 1, 6, 7]).tolist() == [2, 1, 3, -1, 0]
-        assert names.node_ids(np.array([3, 0, 1, 2])) == ["\ud800 half", "a", "", "größe"]
-        assert names.rows([]).tolist() == []
+        id_map = IdMap(tmp_path)
+        assert len(id_map) == 4
+        assert id_map.rows([5, uuid, 2**64 - 1, 6, 7]).tolist() == [2, 1, 3, -1, 0]
+        assert id_map.node_ids(np.array([3, 0, 1, 2])) == ["\ud800 half", "a", "", "größe"]
+        assert id_map.rows([]).tolist() == []
 
     def test_no_rows(self, tmp_path: Path) -> None:
-        PointNamesWriter(tmp_path).close()
-        names = PointNames(tmp_path)
-        assert len(names) == 0
-        assert names.rows([1]).tolist() == [-1]
+        IdMapWriter(tmp_path).close()
+        id_map = IdMap(tmp_path)
+        assert len(id_map) == 0
+        assert id_map.rows([1]).tolist() == [-1]
 
 
 class TestSearch:
-    def test_few_lists_find_nearly_all(self, index: InvertedFile) -> None:
+    def test_recall_with_few_lists(self, index: IVFIndex) -> None:
         n_lists = round(COUNT**0.5)
         assert index.info.count == len(index) == COUNT
         assert index.info.probes < n_lists / 2
@@ -146,41 +146,41 @@ class TestSearch:
         expected = [{name for name, _ in exact(query, 10)} for query in QUERIES]
         assert np.mean([len(a & b) / 10 for a, b in zip(found, expected, strict=True)]) >= 0.97
 
-    def test_cosines_are_exact_and_in_order(self, index: InvertedFile) -> None:
+    def test_cosines_are_exact_and_sorted(self, index: IVFIndex) -> None:
         for query in QUERIES[:20]:
             hits = index.search(3 * query, 10)
             cosines = dict(exact(query, COUNT))
             assert [score for _, score in hits] == pytest.approx([cosines[name] for name, _ in hits], abs=2e-6)
             assert hits == sorted(hits, key=lambda hit: (-hit[1], hit[0]))
 
-    def test_chosen_rows_are_all_compared(self, index: InvertedFile) -> None:
+    def test_allowed_rows_are_all_compared(self, index: IVFIndex) -> None:
         rows = np.arange(5, COUNT, 7)
-        gone = np.zeros(COUNT, np.bool_)
-        gone[rows[::2]] = True
+        deleted = np.zeros(COUNT, np.bool_)
+        deleted[rows[::2]] = True
         for query in QUERIES[:10]:
-            assert index.search(query, 15, only=rows) == exact(query, 15, rows)
-            assert index.search(query, 15, only=rows, gone=gone) == exact(query, 15, rows[1::2])
-        assert index.search(QUERIES[0], 5, only=np.empty(0, np.int64)) == []
+            assert index.search(query, 15, rows_allowed=rows) == exact(query, 15, rows)
+            assert index.search(query, 15, rows_allowed=rows, deleted=deleted) == exact(query, 15, rows[1::2])
+        assert index.search(QUERIES[0], 5, rows_allowed=np.empty(0, np.int64)) == []
 
-    def test_more_hits_than_the_near_lists_hold(self, index: InvertedFile) -> None:
+    def test_more_hits_than_the_nearest_lists_hold(self, index: IVFIndex) -> None:
         assert index.search(QUERIES[0], COUNT + 5) == exact(QUERIES[0], COUNT)
 
-    def test_where_most_rows_are_gone_the_rest_is_found(self, index: InvertedFile) -> None:
+    def test_remaining_rows_are_found_if_most_are_deleted(self, index: IVFIndex) -> None:
         left = np.arange(0, COUNT, 400)
-        gone = np.ones(COUNT, np.bool_)
-        gone[left] = False
-        assert index.search(QUERIES[3], 4, gone=gone) == exact(QUERIES[3], 4, left)
-        assert index.search(QUERIES[3], 4, gone=np.ones(COUNT, np.bool_)) == []
+        deleted = np.ones(COUNT, np.bool_)
+        deleted[left] = False
+        assert index.search(QUERIES[3], 4, deleted=deleted) == exact(QUERIES[3], 4, left)
+        assert index.search(QUERIES[3], 4, deleted=np.ones(COUNT, np.bool_)) == []
 
-    def test_a_query_of_nothing_scores_nothing(self, index: InvertedFile) -> None:
+    def test_zero_query_scores_zero(self, index: IVFIndex) -> None:
         assert {score for _, score in index.search(np.zeros(DIMENSION, np.float32), 5)} == {0.0}
 
-    def test_equal_vectors_go_by_id(self, tmp_path: Path) -> None:
+    def test_equal_vectors_are_ordered_by_id(self, tmp_path: Path) -> None:
         same = np.tile(VECTORS[:1], (500, 1))
         index = build(tmp_path / "same", same)
         assert [name for name, _ in index.search(same[0], 3)] == ["id 0000", "id 0001", "id 0002"]
 
-    def test_vectors_without_structure_are_read_nearly_all(self, tmp_path: Path) -> None:
+    def test_unclustered_vectors_need_most_lists(self, tmp_path: Path) -> None:
         rows = np.random.default_rng(0).standard_normal((2000, 64)).astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         index = build(tmp_path / "noise", rows)
@@ -199,7 +199,7 @@ class TestSearch:
         index = build(tmp_path_factory.mktemp("small") / "index", rows, batch=9)
         query = rows[0] + np.float32(0.1)
         query = query / np.linalg.norm(query)
-        query = query / np.linalg.norm(query)  # as the search does
+        query = query / np.linalg.norm(query)  # as in the search
         scores = [round(float(score), 6) for score in rows.astype(np.float64) @ query.astype(np.float64)]
         best = sorted(range(count), key=lambda row: (-scores[row], row))[: max(k, 2)]
         assert [name for name, _ in index.search(query, max(k, 2))] == [f"id {row:04}" for row in best]
@@ -207,32 +207,32 @@ class TestSearch:
 
 class TestBadInput:
     def test_no_vectors(self, tmp_path: Path) -> None:
-        with pytest.raises(StoreError, match="There are no vectors"), InvertedFileBuilder(tmp_path, 4):
+        with pytest.raises(StoreError, match="There are no vectors"), IVFBuilder(tmp_path, 4):
             pass
 
-    def test_an_empty_folder(self, tmp_path: Path) -> None:
+    def test_empty_folder(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"inverted_file.json.* does not exist; delete that folder"):
-            InvertedFile(tmp_path)
+            IVFIndex(tmp_path)
 
     @pytest.mark.parametrize("file", ["codes.npy", "signs.npy", "keys.npy", "inverted_file.json", "bounds.npy"])
-    def test_a_file_that_is_cut(self, index: InvertedFile, tmp_path: Path, file: str) -> None:
+    def test_truncated_file_is_refused(self, index: IVFIndex, tmp_path: Path, file: str) -> None:
         folder = self.copy(index, tmp_path)
         (folder / file).write_bytes((folder / file).read_bytes()[:20])
         with pytest.raises(StoreError, match="delete that folder"):
-            InvertedFile(folder)
+            IVFIndex(folder)
 
-    def test_vectors_that_are_cut(self, index: InvertedFile, tmp_path: Path) -> None:
+    def test_truncated_vectors_are_refused(self, index: IVFIndex, tmp_path: Path) -> None:
         folder = self.copy(index, tmp_path)
         (folder / "vectors.float32").write_bytes(b"1234")
-        with pytest.raises(StoreError, match="not whole"):
-            InvertedFile(folder)
+        with pytest.raises(StoreError, match="are incomplete"):
+            IVFIndex(folder)
 
-    def test_another_version(self, index: InvertedFile, tmp_path: Path) -> None:
+    def test_other_format_version_is_refused(self, index: IVFIndex, tmp_path: Path) -> None:
         folder = self.copy(index, tmp_path)
         content = json.loads((folder / MANIFEST).read_text())
         (folder / MANIFEST).write_text(json.dumps({**content, "format_version": 99}))
-        with pytest.raises(StoreError, match="another version"):
-            InvertedFile(folder)
+        with pytest.raises(StoreError, match="another format version"):
+            IVFIndex(folder)
 
-    def copy(self, index: InvertedFile, to: Path) -> Path:
+    def copy(self, index: IVFIndex, to: Path) -> Path:
         return Path(shutil.copytree(index.folder, to / "copy"))

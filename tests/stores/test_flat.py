@@ -1,4 +1,4 @@
-"""NearestVectors against a brute-force search, through any sequence of writes."""
+"""FlatIndex against a brute-force search, after any sequence of writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.stores.ann.flat import NearestVectors
+from llama_index_ace_finetune.stores.ann.flat import FlatIndex
 
 DIMENSION = 4
 POINT = st.integers(0, 20).map(str)
@@ -28,21 +28,23 @@ def unit(rng: np.random.Generator, count: int) -> np.ndarray:
 @given(steps=st.lists(STEP, max_size=12), k=st.integers(1, 25), seed=st.integers(0, 99), allowed=st.sets(POINT))
 def test_equals_brute_force(steps: list, k: int, seed: int, allowed: set[str]) -> None:
     rng = np.random.default_rng(seed)
-    nearest, held = NearestVectors(DIMENSION), {}
+    nearest, existing = FlatIndex(DIMENSION), {}
     for action, points in steps:
         if action == "put":
             rows = unit(rng, len(points))
-            nearest.put(points, [f"id {point}" for point in points], rows)
-            held.update(zip(points, rows, strict=True))
+            nearest.upsert(points, [f"id {point}" for point in points], rows)
+            existing.update(zip(points, rows, strict=True))
         else:
-            nearest.drop(points)
+            nearest.delete(points)
             for point in points:
-                held.pop(point, None)
-    assert len(nearest) == len(held)
+                existing.pop(point, None)
+    assert len(nearest) == len(existing)
     queries = unit(rng, 3)
-    for only in (None, frozenset(allowed)):
-        for query, hits in zip(queries, nearest.search(queries, k, allowed=only), strict=True):
-            scores = {f"id {p}": float(row @ query) for p, row in held.items() if only is None or p in only}
+    for only_points in (None, frozenset(allowed)):
+        for query, hits in zip(queries, nearest.search(queries, k, allowed=only_points), strict=True):
+            scores = {
+                f"id {p}": float(row @ query) for p, row in existing.items() if only_points is None or p in only_points
+            }
             expected = sorted(scores, key=lambda name: (-round(scores[name], 5), name))[:k]
             assert sorted(round(scores[name], 5) for name, _ in hits) == sorted(
                 round(scores[name], 5) for name in expected
@@ -51,29 +53,29 @@ def test_equals_brute_force(steps: list, k: int, seed: int, allowed: set[str]) -
             assert np.allclose([score for _, score in hits], [scores[name] for name, _ in hits], atol=1e-5)
 
 
-def test_ties_for_the_last_place_go_by_id() -> None:
-    nearest = NearestVectors(DIMENSION)
+def test_ties_at_the_kth_hit_are_ordered_by_id() -> None:
+    nearest = FlatIndex(DIMENSION)
     same = np.tile(np.eye(DIMENSION, dtype=np.float32)[0], (5, 1))
-    nearest.put(list("vwxyz"), list("ecadb"), same)
+    nearest.upsert(list("vwxyz"), list("ecadb"), same)
     assert [name for name, _ in nearest.search(same[:1], 3)[0]] == ["a", "b", "c"]
 
 
-def test_a_query_of_nothing_scores_nothing() -> None:
-    nearest = NearestVectors(DIMENSION)
-    nearest.put(["p"], ["i"], np.eye(DIMENSION, dtype=np.float32)[:1])
+def test_zero_query_scores_zero() -> None:
+    nearest = FlatIndex(DIMENSION)
+    nearest.upsert(["p"], ["i"], np.eye(DIMENSION, dtype=np.float32)[:1])
     assert nearest.search(np.zeros((1, DIMENSION), np.float32), 1) == [[("i", 0.0)]]
 
 
 def test_searching_while_another_thread_writes() -> None:
     rng = np.random.default_rng(0)
-    nearest, steady = NearestVectors(DIMENSION), unit(rng, 50)
-    nearest.put([f"s{i}" for i in range(50)], [f"s{i:02}" for i in range(50)], steady)
+    nearest, steady = FlatIndex(DIMENSION), unit(rng, 50)
+    nearest.upsert([f"s{i}" for i in range(50)], [f"s{i:02}" for i in range(50)], steady)
     stop, failures = threading.Event(), []
 
     def write() -> None:
         while not stop.is_set():
-            nearest.put(["t"] + [f"t{i}" for i in range(30)], ["t"] * 31, unit(rng, 31))
-            nearest.drop([f"t{i}" for i in range(30)])
+            nearest.upsert(["t"] + [f"t{i}" for i in range(30)], ["t"] * 31, unit(rng, 31))
+            nearest.delete([f"t{i}" for i in range(30)])
 
     thread = threading.Thread(target=write)
     thread.start()
@@ -82,8 +84,8 @@ def test_searching_while_another_thread_writes() -> None:
     try:
         for _ in range(300):
             hits = nearest.search(query, 200)[0]
-            names = [name for name, _ in hits if name.startswith("s")]
-            if len(set(names)) != 50 or abs(hits[0][1] - best) > 1e-5:
+            id_map = [name for name, _ in hits if name.startswith("s")]
+            if len(set(id_map)) != 50 or abs(hits[0][1] - best) > 1e-5:
                 failures.append(hits)
     finally:
         stop.set()
