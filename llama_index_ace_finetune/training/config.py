@@ -24,6 +24,9 @@ FORMAT_VERSION = 2
 ModeName = Literal["linear", "queries", "full"]
 """Training modes, cheapest first; each is a file in `training/modes/`."""
 
+DistillationName = Literal["kl", "margin_mse"]
+"""Distillation losses; each is a function in `training/losses/distillation.py`."""
+
 _WHOLE_OR_NONE = frozenset({"eval_steps", "patience", "lora_rank", "max_seq_length"})
 _WHOLE = ("epochs", "batch_size", "warmup_steps", "hard_negatives", "seed", *sorted(_WHOLE_OR_NONE))
 
@@ -96,7 +99,7 @@ class TrainingConfig:
     symmetric: bool = False
     dimensions: tuple[int, ...] = ()
     teacher: str | None = None
-    distillation: Literal["kl", "margin_mse"] = "kl"
+    distillation: DistillationName = "kl"
     eval_steps: int | None = None
     patience: int | None = 3
     interpolation: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
@@ -153,7 +156,8 @@ class TrainingConfig:
         alphas = self.interpolation
         self._require(bool(alphas) and all(0 < a <= 1 for a in alphas), "interpolation", "one or more values in (0, 1]")
         self._require(all(length > 0 for length in self.dimensions), "dimensions", "greater than 0, each of them")
-        self._require(self.distillation in ("kl", "margin_mse"), "distillation", "kl or margin_mse")
+        distillations = get_args(DistillationName)
+        self._require(self.distillation in distillations, "distillation", f"one of {', '.join(distillations)}")
         self._require(self.precision in ("auto", "float32", "bfloat16"), "precision", "auto, float32 or bfloat16")
 
     def _require(self, holds: bool, name: str, rule: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,12 +15,12 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.teacher import EmbeddingTeacher
-from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.config import DistillationName, TrainingConfig
 from llama_index_ace_finetune.training.data.batches import NEGATIVE, POSITIVE, BatchCollator
 from llama_index_ace_finetune.training.data.examples import index_examples
 from llama_index_ace_finetune.training.data.teacher_scores import teacher_scores
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.training.losses.distillation import listwise_distillation, margin_mse
+from llama_index_ace_finetune.training.losses.distillation import DISTILLATION_LOSSES, listwise_distillation, margin_mse
 from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss, masked_ranking_loss
 
 
@@ -47,7 +48,7 @@ def test_listwise_distillation_is_a_loop_over_queries(seed: int) -> None:
             p, q = softmax([theirs[k] for k in known], 0.3), softmax([ours[k] for k in known], 0.3)
             terms.append(sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)))
     leaf = cosines.clone().requires_grad_()
-    loss = listwise_distillation(leaf, teacher, temperature=0.3)
+    loss = listwise_distillation(leaf, teacher, torch.zeros_like(teacher, dtype=torch.int8), temperature=0.3)
     loss.backward()
     assert loss.item() == pytest.approx(sum(terms) / max(1, len(terms)), abs=1e-5)
     assert leaf.grad is not None
@@ -67,7 +68,7 @@ def test_margin_mse_is_a_loop_over_pairs(seed: int) -> None:
         if targets[q, p] == POSITIVE and targets[q, n] == NEGATIVE and not torch.isnan(teacher[q, [p, n]]).any()
     ]
     leaf = cosines.clone().requires_grad_()
-    loss = margin_mse(leaf, teacher, targets)
+    loss = margin_mse(leaf, teacher, targets, temperature=0.3)
     loss.backward()
     assert loss.item() == pytest.approx(sum(terms) / max(1, len(terms)), abs=1e-5)
     assert leaf.grad is not None
@@ -93,15 +94,19 @@ def test_a_teachers_scores_reach_the_loss(minilm: Encoder, training_data: Traini
     blocks = [
         {k.removeprefix(f"{r}_"): v for k, v in batch.items() if k.startswith(f"{r}_")} for r in ("query", "document")
     ]
-    for distillation in ("kl", "margin_mse"):
-        loss = MaskedRankingLoss(model, temperature=0.05, distillation=distillation)  # type: ignore[arg-type]
+    for distillation in DISTILLATION_LOSSES:
+        loss = MaskedRankingLoss(model, temperature=0.05, distillation=distillation)
         chosen, _ = batches.select([0, 9])
         cosines = torch.from_numpy(
             minilm.encode_queries([examples.queries[0], examples.queries[9]]) @ documents[chosen].T
         )
         # The teacher is the model itself, so there is nothing to learn from it.
-        alone = masked_ranking_loss(cosines, targets.to(torch.int8), temperature=0.05)
-        assert loss(blocks, batch["label"]).item() == pytest.approx(alone.item(), abs=1e-3)
+        ranking = masked_ranking_loss(cosines, targets.to(torch.int8), temperature=0.05)
+        assert loss(blocks, batch["label"]).item() == pytest.approx(ranking.item(), abs=1e-3)
+
+
+def test_every_distillation_setting_has_a_loss() -> None:
+    assert tuple(DISTILLATION_LOSSES) == get_args(DistillationName)
 
 
 def test_training_with_a_teacher(training_data: TrainingData, tmp_path: Path) -> None:

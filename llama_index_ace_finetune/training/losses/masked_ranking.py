@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from llama_index_ace_finetune.training.config import DistillationName
 from llama_index_ace_finetune.training.data.batches import NEGATIVE, POSITIVE
-from llama_index_ace_finetune.training.losses.distillation import listwise_distillation, margin_mse
+from llama_index_ace_finetune.training.losses.distillation import DISTILLATION_LOSSES
 from llama_index_ace_finetune.training.losses.embed import ChunkLimits, embed
-
-Distillation = Literal["kl", "margin_mse"]
 
 
 def masked_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
@@ -75,7 +73,7 @@ class MaskedRankingLoss(nn.Module):
         packed: bool = False,
         symmetric: bool = False,
         dimensions: Sequence[int] = (),
-        distillation: Distillation = "kl",
+        distillation: DistillationName = "kl",
     ) -> None:
         super().__init__()
         self.model = model
@@ -83,7 +81,7 @@ class MaskedRankingLoss(nn.Module):
         self.packed = packed
         self.memory = ChunkLimits()
         self.dimensions = tuple(dimensions)
-        self.distillation = distillation
+        self._distill = DISTILLATION_LOSSES[distillation]
         self._rank = symmetric_ranking_loss if symmetric else masked_ranking_loss
 
     def forward(self, features: list[dict[str, Tensor]], labels: Tensor) -> Tensor:
@@ -102,6 +100,4 @@ class MaskedRankingLoss(nn.Module):
         loss = torch.stack(losses).mean()
         if teacher is None:
             return loss
-        if self.distillation == "kl":
-            return loss + listwise_distillation(similarities[0], teacher, temperature=self.temperature)
-        return loss + margin_mse(similarities[0], teacher, targets)
+        return loss + self._distill(similarities[0], teacher, targets, temperature=self.temperature)
