@@ -1,9 +1,9 @@
-"""BM25 against bm25s (numpy back end) and rank-bm25, on made-up documents whose words follow Zipf's law.
+"""BM25 against bm25s (numpy back end) and rank-bm25, on synthetic documents whose words follow Zipf's law.
 
     pip install bm25s
     python benchmarks/bm25.py [--check] [--out FILE]
 
-`--check` takes fewer rounds. Exits 1 where a figure misses what is asked for.
+`--check` runs fewer rounds. Exits 1 if a figure misses its target.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ CONDITIONS = (
 )
 SIZES = (10_000, 100_000)
 QUERIES, K, VOCABULARY = 500, 10, 100_000
-REFERENCE_QUERIES = 10  # rank-bm25 takes a large part of a second for one
-# stage -> at least so many times as fast as bm25s, at the largest size
+REFERENCE_QUERIES = 10  # rank-bm25 takes a large part of a second per query
+# stage -> required speed-up over bm25s at the largest size
 ASKED = {"build": 1.0, "single query": 1.0, "batched query": 2.0}
 
 
@@ -53,7 +53,7 @@ class Row:
 
 
 def made_up(n_documents: int) -> tuple[list[str], list[str]]:
-    """Documents of 10 to 70 words, and queries of up to 8 words out of one document each."""
+    """Documents of 10 to 70 words, and queries of up to 8 words of one document each."""
     rng = np.random.default_rng(0)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     words = np.array(["".join(word) for word in letters[rng.integers(0, 26, (VOCABULARY, 7))]])
@@ -74,7 +74,7 @@ def build_bm25s(documents: list[str]) -> bm25s.BM25:
 
 
 def fastest(rounds: int, *works: Callable[[], Any]) -> list[float]:
-    """Run the works in turn and return the shortest time of each, in seconds."""
+    """Run the functions in turn and return the shortest time of each, in seconds."""
     times: list[list[float]] = [[] for _ in works]
     for _ in range(rounds):
         for work, taken in zip(works, times, strict=True):
@@ -85,7 +85,7 @@ def fastest(rounds: int, *works: Callable[[], Any]) -> list[float]:
 
 
 def measure(n_documents: int, rounds: int) -> tuple[list[Row], float]:
-    """Return the rows of one size, and the share of queries for which ours and bm25s give hits of equal scores."""
+    """Return the rows of one size, and the fraction of queries for which ours and bm25s give hits of equal scores."""
     documents, queries = made_up(n_documents)
     build = fastest(max(1, rounds // 2), lambda: BM25Index.build(documents), lambda: build_bm25s(documents))
     ours, theirs = BM25Index.build(documents), build_bm25s(documents)
@@ -106,7 +106,7 @@ def measure(n_documents: int, rounds: int) -> tuple[list[Row], float]:
     slow = fastest(1, lambda: [np.argsort(-reference.get_scores(query))[:K] for query in few])[0]
     rank_bm25 = slow / len(few)
     found, expected = ours.search_batch(queries, K)[1], retrieve(terms).scores
-    # Where a query has fewer than K matches, bm25s fills up with documents that do not match.
+    # If a query has fewer than K matches, bm25s fills up with documents that do not match.
     pairs = [(a[a > -np.inf], b[: np.sum(a > -np.inf)]) for a, b in zip(found, expected, strict=True)]
     same = np.mean([np.allclose(a, b, rtol=1e-4) for a, b in pairs])
     rows = [

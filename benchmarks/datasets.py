@@ -1,8 +1,8 @@
-"""A million made-up memories and 200,000 queries: read, clean, split, audit. Prints time and peak memory.
+"""A million synthetic memories and 200,000 queries: read, clean, split, audit. Prints time and peak memory.
 
     python benchmarks/datasets.py [--check] [--out FILE]
 
-`--check` runs a tenth of it. Exits 1 where a figure misses what is asked for.
+`--check` runs a tenth of it. Exits 1 if a figure misses its target.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Row:
 
 
 def make_folder(folder: Path, memories: int, queries: int) -> None:
-    """Write a BEIR folder: words by Zipf's law, 1 % repeated memories, one query in ten near another one's words."""
+    """Write a BEIR folder: words by Zipf's law, 1% repeated memories, one query in ten a near-duplicate."""
     rng = np.random.default_rng(0)
     draw = random.Random(0)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))

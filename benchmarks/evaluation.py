@@ -1,10 +1,10 @@
-"""Measures against ranx, pytrec_eval and sentence-transformers; the bootstrap; search in a large corpus.
+"""Metrics against ranx, pytrec_eval and sentence-transformers; the bootstrap; search in a large corpus.
 
     pip install ranx
     python benchmarks/evaluation.py [--check] [--out FILE]
 
-For Linux, as memory is read from /proc. ranx may be missing; its row then says so. `--check` takes fewer rounds and
-searches a tenth of the corpus. Exits 1 where a figure misses what is asked for.
+For Linux, as memory is read from /proc. ranx is optional. `--check` runs fewer rounds and
+searches a tenth of the corpus. Exits 1 if a figure misses its target.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ Work = Callable[[], dict[str, float]]
 
 
 def made_up() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Rankings with falling scores, and right answers of which about half stand among the first hits."""
+    """Rankings with falling scores, and positives of which about half are among the first hits."""
     rng = np.random.default_rng(0)
     # A start and a step give distinct rows without drawing a permutation of the corpus per query.
     start, step = rng.integers(0, CORPUS, (QUERIES, 1)), rng.integers(1, CORPUS // DEPTH, (QUERIES, 1))
     rankings = ((start + step * np.arange(DEPTH)) % CORPUS).astype(np.int32)
-    # Whole numbers: pytrec_eval keeps scores as float32, where random ones now and then tie and change places.
+    # Whole numbers: pytrec_eval keeps scores as float32, where random ones sometimes tie and swap.
     scores = np.broadcast_to(np.arange(DEPTH, 0, -1.0), rankings.shape)
     relevant = []
     for row in rankings:
@@ -71,7 +71,7 @@ def ours(rankings: np.ndarray, relevant: list[np.ndarray]) -> Work:
 def pytrec_eval_work(run: dict[str, dict[str, float]], qrels: dict[str, dict[str, int]]) -> Work:
     import pytrec_eval
 
-    # trec_eval cannot cut the reciprocal rank, so it stands for MRR@10 in time only.
+    # trec_eval has no cut-off for the reciprocal rank, so it is compared with MRR@10 in time only.
     names = {"success_1": "Success@1", "success_5": "Success@5", "recall_10": "Recall@10", "recip_rank": "MRR"}
     names |= {"ndcg_cut_10": "nDCG@10", "map_cut_100": "MAP@100"}
     evaluator = pytrec_eval.RelevanceEvaluator(
@@ -126,7 +126,7 @@ def sentence_transformers_work(rankings: np.ndarray, scores: np.ndarray, relevan
 
 
 def compare_measures(rounds: int) -> tuple[dict[str, float], float, str]:
-    """Return seconds per library, the largest difference of any mean to ours, and why a library was left out."""
+    """Return seconds per library, the largest difference of any mean from ours, and why a library was left out."""
     rankings, scores, relevant = made_up()
     qrels = {str(number): {str(row): 1 for row in rows} for number, rows in enumerate(relevant)}
     run = {
@@ -169,13 +169,13 @@ def time_bootstrap() -> float:
 
 
 def peak_memory() -> int:
-    """Bytes. Not ru_maxrss, which in a new process starts at the peak of the one that started it."""
+    """Peak memory in bytes. Not ru_maxrss, which in a new process starts at the peak of its parent."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def search(corpus: int) -> tuple[float, float]:
-    """Return seconds, and the peak memory in GB beyond the vectors and what was held before them."""
+    """Return seconds, and the peak memory in GB beyond the vectors and the memory used before them."""
     before = peak_memory()
     rng = np.random.default_rng(0)
     vectors = np.empty((corpus + SEARCH_QUERIES, DIMENSIONS), np.float32)
@@ -190,7 +190,7 @@ def search(corpus: int) -> tuple[float, float]:
 
 
 def search_apart(corpus: int) -> tuple[float, float]:
-    """`search` in a process of its own, whose peak no earlier stage has raised."""
+    """`search` in a separate process, whose peak no earlier stage has raised."""
     command = [sys.executable, __file__, "--search", str(corpus)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return float(output[0]), float(output[1])
@@ -218,7 +218,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the table as markdown")
     parser.add_argument("--search", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    # This folder's datasets.py would stand in for the package of that name, which sentence-transformers needs.
+    # This folder's datasets.py would shadow the package of that name, which sentence-transformers needs.
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
     if options.search:

@@ -1,4 +1,4 @@
-"""The folder of the retrieval sets, or a sentence that it is not there."""
+"""Check that the folder of the retrieval sets exists."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def existing(folder: Path) -> Path:
-    """Return `folder`; where there is none, say so and exit 2."""
+    """Return `folder`; print an error and exit 2 if it does not exist."""
     if not folder.is_dir():
         print(f"There is no folder {str(folder)!r}; give --data.", file=sys.stderr)
         raise SystemExit(2)

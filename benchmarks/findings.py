@@ -1,4 +1,4 @@
-"""What a benchmark found, against what is asked for."""
+"""Results of a benchmark, compared with targets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass
 class Findings:
-    """Sections of the report, and one line per figure asked for."""
+    """Sections of the report, and one line per target."""
 
     sections: list[str] = field(default_factory=list)
     asked: list[tuple[str, bool]] = field(default_factory=list)

@@ -2,8 +2,8 @@
 
     python benchmarks/growth.py --plot FILE.svg [--sizes 1000,10000,100000,1000000]
 
-Three systems, each in a process of its own: our embedded store and LlamaIndex's `QdrantVectorStore`, both over embedded
-Qdrant and from a query vector to ten nodes, and our search index alone, from a query vector to ten ids. The first two
+Three systems, each in a separate process: our embedded store and LlamaIndex's `QdrantVectorStore`, both over embedded
+Qdrant and from a query vector to ten nodes, and only our search index, from a query vector to ten ids. The first two
 are measured to `STORES_UP_TO`: embedded Qdrant holds every point as Python objects and compares all of them.
 """
 
@@ -80,7 +80,7 @@ def _numbered(size: int) -> Any:
 
 
 def one(system: str, size: int) -> dict[str, float]:
-    """Build a store, ask it, and return figures."""
+    """Build a store, query it, and return figures."""
     import llama_index.core.vector_stores.types
     import llama_index.vector_stores.qdrant  # noqa: F401
 
@@ -129,12 +129,12 @@ def plot(figures: Mapping[str, Mapping[int, Mapping[str, float]]], file: Path) -
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    looks = {STORE: ("#0b6bcb", "o", "-"), PEER: ("#c2410c", "s", "-"), INDEX: ("#0b6bcb", "^", "--")}
+    styles = {STORE: ("#0b6bcb", "o", "-"), PEER: ("#c2410c", "s", "-"), INDEX: ("#0b6bcb", "^", "--")}
     with pyplot.rc_context({"svg.hashsalt": "growth", "svg.fonttype": "none", "font.size": 9}):
         figure, panes = pyplot.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
         for pane, key, title in zip(panes, ("p50", "memory"), ("p50 of a search, ms", "memory, MiB"), strict=True):
             for name, own in figures.items():
-                color, marker, line = looks[name]
+                color, marker, line = styles[name]
                 values = [figures_of[key] for figures_of in own.values()]
                 pane.plot(list(own), values, color=color, marker=marker, linestyle=line, label=name)
             pane.set(xscale="log", yscale="log", xlabel="memories", title=title)
@@ -149,8 +149,8 @@ def plot(figures: Mapping[str, Mapping[int, Mapping[str, float]]], file: Path) -
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of memories, with commas")
-    parser.add_argument("--plot", type=Path, help="file of the plot, .svg or .png")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of memories, comma-separated")
+    parser.add_argument("--plot", type=Path, help="file for the plot, .svg or .png")
     parser.add_argument("--out", type=Path, help="write the table as markdown")
     parser.add_argument("--one", choices=(STORE, PEER), help=argparse.SUPPRESS)
     options = parser.parse_args()

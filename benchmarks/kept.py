@@ -1,4 +1,4 @@
-"""Figures measured so far: a benchmark of hours that was cut off goes on where it was."""
+"""Figures measured so far, so that a long benchmark can be resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass
 class Kept:
-    """One figure or several by key, in a file of JSON lines; without a file each is measured anew."""
+    """One or several figures by key, in a JSON Lines file; without a file each is measured again."""
 
     path: Path | None = None
     figures: dict[str, Any] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Kept:
                 self.figures.update(json.loads(line))
 
     def measure(self, key: str, work: Callable[[], Any]) -> Any:
-        """What is kept under `key`, else what `work` returns (plain JSON values), which is kept from then on."""
+        """Return the figure stored under `key`; if missing, store and return the result of `work` (JSON values)."""
         if key not in self.figures:
             self.figures[key] = work()
             if self.path:

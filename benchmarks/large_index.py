@@ -1,11 +1,11 @@
-"""Searching many vectors in one process: comparing all, our inverted file, and libraries.
+"""Search among many vectors in one process: exact search, our inverted file (IVF), and libraries.
 
     python benchmarks/large_index.py [--size N] [--kind grouped|gaussian] [--out FILE]
 
-Vectors are made up (see made_up_vectors.py) and come in batches. Each system builds and serves in processes of its own;
-memory is what the serving process grew by after its imports, once every page that it maps was touched and the queries
-were asked. The libraries usearch, faiss-cpu and qdrant-edge-py are measured where they are installed and the size is
-at most `--library-limit`: building their graphs takes long. Exits 1 where our own figures miss what is asked for.
+Vectors are synthetic (see made_up_vectors.py) and come in batches. Each system builds and serves in separate processes;
+memory is the growth of the serving process after its imports, once every mapped page was touched and the queries were
+run. The libraries usearch, faiss-cpu and qdrant-edge-py are measured if they are installed and the size is at most
+`--library-limit`: building their graphs takes long. Exits 1 if our own figures miss their targets.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Search = Callable[[np.ndarray], list[int]]
 
 
 def resident() -> float:
-    """MiB of this process."""
+    """Resident memory of this process in MiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -56,7 +56,7 @@ def in_batches(folder: Path) -> Any:
         yield start, np.array(vectors[start : start + 4096])
 
 
-# --- systems: how each is built into a folder, and how it is opened -----------------------------------------------
+# --- systems: how each is built in a folder, and how it is opened -----------------------------------------------
 
 
 def build_nothing(_: Path) -> None:
@@ -187,7 +187,7 @@ def build(system: str, folder: Path) -> dict[str, Any]:
 
 
 def write_vectors(folder: Path, kind: str, size: int) -> None:
-    """Write the vectors and queries, and which rows are nearest by comparing all in float32."""
+    """Write the vectors, the queries, and their nearest rows by exact search in float32."""
     queries = queries_for(kind, size, QUERIES)
     best, rows = np.full((QUERIES, 0), 0, np.float32), np.full((QUERIES, 0), 0, np.int64)
     start = 0
@@ -205,7 +205,7 @@ def write_vectors(folder: Path, kind: str, size: int) -> None:
 
 
 def apart(step: str, system: str, folder: Path) -> dict[str, Any]:
-    """One step in a process of its own."""
+    """Run one step in a separate process."""
     command = [sys.executable, __file__, "--step", step, "--system", system, "--folder", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -214,7 +214,7 @@ def apart(step: str, system: str, folder: Path) -> dict[str, Any]:
 
 
 def measure(size: int, kind: str, systems: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Build and serve each system; return what was found, by system."""
+    """Build and serve each system; return the figures by system."""
     figures = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -258,7 +258,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--size", type=int, default=1_000_000)
     parser.add_argument("--kind", choices=KINDS, default=KINDS[0])
-    parser.add_argument("--library-limit", type=int, default=LIBRARY_LIMIT, help="most vectors that libraries index")
+    parser.add_argument(
+        "--library-limit", type=int, default=LIBRARY_LIMIT, help="largest number of vectors that libraries index"
+    )
     parser.add_argument("--out", type=Path, help="write the tables as markdown")
     parser.add_argument("--step", choices=("build", "serve"), help=argparse.SUPPRESS)
     parser.add_argument("--system", choices=list(SYSTEMS), help=argparse.SUPPRESS)

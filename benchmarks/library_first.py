@@ -1,4 +1,4 @@
-"""Importing this puts libraries before the files of this folder: `datasets.py` here is no library."""
+"""Import this to find installed libraries before the files of this folder, such as `datasets.py`."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Unit vectors that lie as embeddings of texts do.
+"""Synthetic unit vectors, distributed like embeddings of texts.
 
-A tree of topics: a memory is the sum of an area's offset, a topic's, a case's and its own, each Gaussian with
-variances that fall by a power law over 384 directions. The constants were chosen so that 10,200 of them are no easier
-to search than 10,200 MiniLM vectors of five sets (error messages, shell commands, dialogues, lessons, abstracts) with
-their queries: for the same recall an inverted file reads 47 of 101 lists here and 30 there, the intrinsic dimension
-(TwoNN) is 14 and 10.5, and a query's best cosine .63 and .61 on average. `gaussian` vectors, which no model gives, have
-nothing that an index could use.
+A tree of topics: a memory is the sum of the offsets of its area, its topic, its case and the memory itself, each
+Gaussian with variances that fall by a power law over 384 directions. The constants were chosen so that 10,200 of them
+are no easier to search than 10,200 MiniLM vectors of five sets (error messages, shell commands, dialogues, lessons,
+abstracts) with their queries: for the same recall an inverted file reads 47 of 101 lists here and 30 there, the
+intrinsic dimension (TwoNN) is 14 and 10.5, and a query's best cosine .63 and .61 on average. `gaussian` vectors, which
+no model produces, have no clusters that an index could use.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _topics(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def batches(kind: str, count: int, *, of: int | None = None, seed: int = 0, own: float = OWN) -> Iterator[np.ndarray]:
-    """Yield `count` vectors some at a time, of the topics of a set of `of`; other seeds give others of these topics."""
+    """Yield `count` vectors in batches, of the topics of a set of `of`; another seed gives other vectors of them."""
     rng = np.random.default_rng(seed)
     for start in range(0, count, _AT_ONCE):
         rows = rng.standard_normal((min(_AT_ONCE, count - start), DIMENSION), dtype=np.float32)

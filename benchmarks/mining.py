@@ -1,10 +1,10 @@
-"""Mining hard negatives against sentence_transformers.util.mine_hard_negatives: time, memory, hidden right answers,
-and what training with them gives.
+"""Mining hard negatives against sentence_transformers.util.mine_hard_negatives: time, memory, hidden positives,
+and the accuracy of training with them.
 
     python benchmarks/mining.py --data FOLDER [--check] [--out FILE]
 
 FOLDER holds retrieval sets in BEIR layout (and `ace`, a test suite). `--check` leaves out medquad and the trainings.
-Exits 1 where a figure misses what is asked for.
+Exits 1 if a figure misses its target.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SEARCHED = (5_000, 300_000, 384)
 
 
 def peer_mine(model: Any, pairs: list[tuple[str, str]], corpus: list[str]) -> list[dict[str, Any]]:
-    """Rows with `anchor` and `negative`, one per negative: the format in which no query is left out."""
+    """Rows with `anchor` and `negative`, one per negative: the only format that leaves out no query."""
     from datasets import Dataset
     from sentence_transformers.util import mine_hard_negatives
 
@@ -98,7 +98,7 @@ def time_both(folder: Path, names: tuple[str, ...], findings: Findings) -> None:
 
 
 def search_only(who: str) -> None:
-    """Search made-up vectors and print the peak memory in bytes, before and after; runs in a process of its own."""
+    """Search synthetic vectors and print the peak memory in bytes, before and after; runs in a separate process."""
     queries, corpus, dimension = SEARCHED
     rng = np.random.default_rng(0)
 
@@ -128,7 +128,7 @@ def search_only(who: str) -> None:
 
 
 class _MadeUp:
-    """What `mine_hard_negatives` asks of a model, with vectors at hand."""
+    """The interface that `mine_hard_negatives` needs of a model, with precomputed vectors."""
 
     device = "cpu"
 
@@ -164,7 +164,7 @@ def compare_memory(findings: Findings) -> None:
 
 
 def hide(dataset: RetrievalDataset, *, seed: int = 0) -> tuple[RetrievalDataset, list[str], dict[str, set[str]]]:
-    """Take a third of the right answers (one at least) from every query text that has several."""
+    """Hide a third of the positives (one at least) of every query text that has several."""
     rng = np.random.default_rng(seed)
     judgements = {query: dict(judged) for query, judged in dataset.judgements.items()}
     same: dict[str, list[str]] = {}
@@ -199,7 +199,7 @@ def count_hidden(folder: Path, names: tuple[str, ...], findings: Findings) -> No
         found = miner.mine(dataset, queries, count=NEGATIVES)
         ours_ids, their_ids = {}, {}
         for query in queries:
-            # Equal yield: as many of each query's as the one gives that gives fewer.
+            # Equal yield: for each query, as many negatives as the miner with fewer of them has.
             mine = [negative.memory_id for negative in found[query]]
             other = list(dict.fromkeys(theirs.get(dataset.queries[query].text, [])))
             equal = min(len(mine), len(other))

@@ -1,10 +1,10 @@
-"""The recipe of `full`: what each setting costs and gains, one at a time around the defaults.
+"""Settings of `full`: the cost and gain of each, varied one at a time around the defaults.
 
     python benchmarks/recipe.py --data FOLDER [--check] [--sets NAMES] [--seeds N] [--out FILE] [--kept FILE]
 
 Gains are in MRR@10 on the dev queries over the whole corpus, so that the test queries of benchmarks/training.py stay
-unseen. With `--kept` it goes on where it was cut off; `--check` tries some settings on one set. Exits 1 where another
-setting is both quicker than the default and better by more than a hundredth.
+unseen. With `--kept` an interrupted run is resumed; `--check` tries some settings on one set. Exits 1 if another
+setting is both faster than the default and better by more than 0.01.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BETTER = 0.01
 
 
 def variants(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Options of `TrainingConfig` by what the table calls them; the defaults first."""
+    """Options of `TrainingConfig` by their name in the table; the defaults first."""
     default = TrainingConfig().to_dict()
     found: dict[str, dict[str, Any]] = {DEFAULTS: {}}
     for name in names:
@@ -54,7 +54,7 @@ def variants(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
 
 def trained(data: TrainingData, scratch: Path, options: dict[str, Any], seed: int) -> dict[str, float]:
-    """Train both sides; the gain on dev, and seconds with every look at dev."""
+    """Train in mode full; return the gain on dev, and seconds including dev evaluations."""
     tuner = tuner_of(
         data, scratch / "model", scratch / "vectors", mode="full", interpolation=(1.0,), seed=seed, **options
     )
@@ -69,11 +69,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the retrieval sets")
     parser.add_argument("--check", action="store_true", help="some settings on one set")
-    parser.add_argument("--sets", default=",".join(SETS), help="names, with commas between")
-    parser.add_argument("--settings", default=",".join(VARIED), help="what to vary, with commas between")
+    parser.add_argument("--sets", default=",".join(SETS), help="names, comma-separated")
+    parser.add_argument("--settings", default=",".join(VARIED), help="settings to vary, comma-separated")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the table as markdown")
-    parser.add_argument("--kept", type=Path, help="a file of what was measured so far, to go on from")
+    parser.add_argument("--kept", type=Path, help="file of the figures measured so far, to resume from")
     options = parser.parse_args()
     keep_freed_memory()
     folder = existing(options.data)

@@ -1,11 +1,11 @@
-"""Hybrid retrieval against LlamaIndex's own, over embedded Qdrant: latency, memory, and how far the results agree.
+"""Hybrid retrieval against LlamaIndex's own, over embedded Qdrant: latency, memory, and agreement of the results.
 
     python benchmarks/retrieval.py [--check] [--out FILE]
 
-Texts, vectors and queries are made up, and the vector of a query is looked up, so that the time of a model is apart.
+Texts, vectors and queries are synthetic, and query vectors are looked up, so that encoding time is not included.
 The peers are `QueryFusionRetriever` over `QdrantVectorStore` and `BM25Retriever`, and `QdrantVectorStore` with
-`enable_hybrid` and the BM25 vectors of this package. Each system runs in a process of its own. `--check` leaves out
-100,000 memories. Exits 1 where a figure misses what is asked for. Needs llama-index-retrievers-bm25.
+`enable_hybrid` and the BM25 vectors of this package. Each system runs in a separate process. `--check` leaves out
+100,000 memories. Exits 1 if a figure misses its target. Needs llama-index-retrievers-bm25.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llama_index.core.llms import MockLLM
 from llama_index.core.schema import BaseNode, NodeWithScore, TextNode
 from machine import machine
 
-# The first entry is this folder, whose `datasets.py` would be taken for the library of that name.
+# The first entry is this folder, whose `datasets.py` would shadow the library of that name.
 sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 ASKED = {10_000: 1 / 3, 100_000: 1 / 8}
@@ -39,7 +39,7 @@ DIMENSION, WORDS, TOP_K, DEPTH = 384, 20_000, 10, 20
 
 
 class LookedUp(BaseEmbedding):
-    """The mean of made-up word vectors."""
+    """The mean of synthetic word vectors."""
 
     def _vector(self, text: str) -> list[float]:
         return embed([text])[0].tolist()
@@ -64,7 +64,7 @@ def embed(texts: list[str]) -> np.ndarray:
 
 
 def made_up(size: int) -> tuple[list[str], list[str]]:
-    """Memories of some twenty words, drawn as words of a language are, and queries of some words of one each."""
+    """Memories of some twenty words with natural frequencies, and queries of some words of one memory each."""
     rng = np.random.default_rng(size)
     share = 1 / np.arange(1, WORDS + 1) ** 0.9
     words = rng.choice(WORDS, p=share / share.sum(), size=(size, 24))
@@ -142,7 +142,7 @@ def qdrant_hybrid(texts: list[str]) -> Callable[[str], list[NodeWithScore]]:
 
 
 def measure(system: str, size: int) -> dict[str, Any]:
-    """Build a system, ask the queries one by one, and return figures and results."""
+    """Build a system, run the queries one by one, and return figures and results."""
     texts, queries = made_up(size)
     start = time.perf_counter()
     vectors = embed(queries)
@@ -150,7 +150,7 @@ def measure(system: str, size: int) -> dict[str, Any]:
     KNOWN.update({query: vector.tolist() for query, vector in zip(queries, vectors, strict=True)})
     start = time.perf_counter()
     retrieve = {"ours": ours, "fusion": fusion, "qdrant hybrid": qdrant_hybrid}[system](texts)
-    retrieve(queries[0])  # builds what is built at the first search
+    retrieve(queries[0])  # lazy indexes are built at the first search
     build = time.perf_counter() - start
     times, found = [], []
     for query in queries:
@@ -195,7 +195,7 @@ def compare(size: int, rows: list[str], asked: list[tuple[str, bool]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="10,000 memories only")
-    parser.add_argument("--size", type=int, help="another number of memories, without a figure asked for")
+    parser.add_argument("--size", type=int, help="another number of memories, without a target")
     parser.add_argument("--out", type=Path, help="write the tables as markdown")
     parser.add_argument("--one", choices=SYSTEMS, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,13 +1,14 @@
-"""Serving by an export against torch through sentence-transformers and LlamaIndex's own parts.
+"""Serving an exported model against sentence-transformers with torch and LlamaIndex's own components.
 
     python benchmarks/serving.py --data FOLDER [--check] [--out FILE] [--growth-plot FILE.svg]
 
 FOLDER is a retrieval set with documents of mixed lengths, such as medquad. The base model is exported to each backend
-(dev is not asked: this is about time), then measured: from a cold start to the first answer, one query, many documents,
-one hybrid query end to end, queries from 8 threads and from asyncio, and SIGTERM among them; then searching a million
-vectors (large_index.py), and how time and memory grow up to there (growth.py). Vectors of stored memories are made up,
-since searching them takes as long; their texts and the queries are the set's. `--check` takes fewer of everything.
-Exits 1 where a figure misses what is asked for. Needs the extras onnx and openvino, and llama-index-retrievers-bm25.
+(without the check on dev, since only time matters), then measured: cold start to first result, one query, many
+documents, one hybrid query end to end, queries from 8 threads and from asyncio, and SIGTERM during them; then search
+among a million vectors (large_index.py), and how time and memory grow up to there (growth.py). Vectors of stored
+memories are synthetic, since searching them takes as long; texts and queries are those of the set. `--check` runs less
+of everything. Exits 1 if a figure misses its target. Needs the extras onnx and openvino, and llama-index-retrievers-
+bm25.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ FORMS = (("onnx", False), ("onnx", True), ("openvino", False))
 SHIPPED = "openvino"
 QUERY, DOCUMENTS, PEAK, PADDING, COLD, END_TO_END = 1 / 3, 2.5, 0.65, 0.08, 1.5, 1 / 3
 DIMENSION, TOP_K, DEPTH = 384, 10, 30
-TURN = 40  # queries of a system before the next one's turn
+TURN = 40  # queries of a system before the next system's turn
 CPU = EncoderSettings(device="cpu")
 
 
@@ -69,7 +70,7 @@ CHECK = Sizes(documents=128, queries=40, memories=1000, searches=30, rounds=1, c
 
 
 def export_base(folder: Path) -> dict[str, Path]:
-    """One copy of the base model per form, since a folder holds one export of a backend."""
+    """One copy of the base model per export, since a folder holds one export per backend."""
     from llama_index_ace_finetune.encoders.exports.write_graphs import write_graphs
     from llama_index_ace_finetune.encoders.identity import identify_model
 
@@ -90,9 +91,9 @@ def export_base(folder: Path) -> dict[str, Path]:
 
 
 def median_ms(work: dict[str, Callable[[str], Any]], queries: Sequence[str], *, untimed: int = 10) -> dict[str, float]:
-    """Each system in turn for a few queries, so that a busy moment of the machine strikes all.
+    """Run a few queries of each system in turn, so that a busy moment of the machine affects all.
 
-    Not for one query: for a while after its work a system's idle threads spin, which would slow the next.
+    Not one query each: idle threads of a system keep spinning for a while, which would slow the next.
     """
     times: dict[str, list[float]] = {name: [] for name in work}
     for start in range(0, len(queries), TURN):
@@ -126,7 +127,7 @@ def operations(lengths: np.ndarray) -> float:
 
 
 def matrix_peak() -> dict[str, float]:
-    """Operations a second of torch's product of matrices of the model's size, best of twenty."""
+    """Operations per second of torch's matrix product at the model's size, best of twenty."""
     import torch
 
     peak = {}
@@ -285,7 +286,7 @@ def together(retriever: Any, queries: list[str], findings: Findings) -> None:
 
 
 def serve_for_ever(model: Path) -> None:
-    """Encode from 8 threads until somebody ends the process."""
+    """Encode from 8 threads until the process is terminated."""
     encoder = ExportedEncoder.open(model, SHIPPED, settings=CPU)
     encoder.encode_queries(["ready"])
     print("ready", flush=True)
@@ -327,7 +328,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="a retrieval set")
     parser.add_argument("--check", action="store_true", help="fewer of everything")
     parser.add_argument("--out", type=Path, help="write the tables as markdown")
-    parser.add_argument("--growth-plot", type=Path, help="draw time and memory by number of memories, .svg or .png")
+    parser.add_argument("--growth-plot", type=Path, help="plot time and memory by number of memories, .svg or .png")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:

@@ -1,4 +1,4 @@
-"""Silence and seconds."""
+"""Suppress output, and measure seconds."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Training: what each rung of the ladder gains, against the sentence-transformers trainer; speed and memory.
+"""Training: the gain of each training mode, compared with the sentence-transformers trainer; speed and memory.
 
     python benchmarks/training.py --data FOLDER [--check] [--only PARTS] [--sets NAMES] [--seeds N] [--out FILE]
                                   [--kept FILE]
 
-FOLDER holds retrieval sets in BEIR layout (and `ace`, a test suite). The whole takes some hours on two cores: `--only`
-takes of "speed", "gains" and "race", `--sets` some of the sets, and with `--kept` it goes on where it was cut off.
-`--check` runs one set, one seed and the machine's figures. Exits 1 where a figure misses what is asked for.
+FOLDER holds retrieval sets in BEIR layout (and `ace`, a test suite). All of it takes some hours on two cores: `--only`
+selects from "speed", "gains" and "race", `--sets` some of the sets, and with `--kept` an interrupted run is resumed.
+`--check` runs one set, one seed and the machine's figures. Exits 1 if a figure misses its target.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ SEVERAL_SEEDS = ("ace", "msvc_errors", "locomo", "cosqa")
 RACED = ("msvc_errors", "medquad")
 GAINS = {"full": 0.40, "queries": 0.15, "linear": 0.08}
 MINUTES_PER_THOUSAND, LINEAR_SECONDS = 5.0, 10.0
-# What is asked is in proportion to the words of a passage. A step also has a part that knows no length (the optimiser,
-# the queries), which short passages do not outweigh; so the proportion ends at a quarter of the 100 words.
+# The target is proportional to the words of a passage. A step also has a constant part (the optimiser, the queries)
+# that dominates for short passages, so the proportion ends at a quarter of the 100 words.
 LEAST_WORDS = 25.0
 RACE, PEAK_SHARE, PADDING, GIGABYTES = 1 / 4, 0.65, 0.08, 6.0
-# Of MiniLM: 6 layers of 12 * 384 * 384 weights; the embeddings take no products.
+# MiniLM has 6 layers of 12 * 384 * 384 weights; the embeddings need no matrix product.
 WEIGHTS = 6 * 12 * 384 * 384
 
 
@@ -73,7 +73,8 @@ def gains(folder: Path, names: tuple[str, ...], seeds: int, kept: Kept, findings
             made = functools.cache(functools.partial(mined, folder, name, Path(scratch) / "vectors"))
             for seed in range(seeds if name in SEVERAL_SEEDS else 1):
                 found = kept.measure(
-                    f"gains {name} {seed}", lambda seed=seed, made=made, at=Path(scratch): climbed(*made(), at, seed)
+                    f"gains {name} {seed}",
+                    lambda seed=seed, made=made, at=Path(scratch): train_modes(*made(), at, seed),
                 )
                 of = found["R@1, MRR@10"]
                 for mode in relative:
@@ -106,8 +107,8 @@ def gains(folder: Path, names: tuple[str, ...], seeds: int, kept: Kept, findings
     )
 
 
-def climbed(data: TrainingData, test: DevSet, scratch: Path, seed: int) -> dict[str, Any]:
-    """Train with the defaults, and score what each rung of the ladder found on the test queries."""
+def train_modes(data: TrainingData, test: DevSet, scratch: Path, seed: int) -> dict[str, Any]:
+    """Train with the defaults, and evaluate the result of each training mode on the test queries."""
     tuner = tuner_of(data, scratch / "model", scratch / "vectors", seed=seed)
     base = tuner.encoder
     assert base is not None
@@ -115,7 +116,7 @@ def climbed(data: TrainingData, test: DevSet, scratch: Path, seed: int) -> dict[
     weights = copy_weights(base)
     with quiet():
         tuner.train()
-    # What ships may have been loaded into the base model itself.
+    # The weights that ship may have been loaded into the base model itself.
     base.model.load_state_dict(weights)
     found = {"base": before}
     for result in tuner.results:
@@ -140,13 +141,13 @@ def first(scores: DevScores) -> float:
 def scored(base: Encoder, result: Any, test: DevSet) -> DevScores:
     weights = copy_weights(base)
     model = result.build(base.model)
-    scores = test.score(Encoder(model, name="rung", fingerprint="rung", settings=base.settings))
+    scores = test.score(Encoder(model, name="mode", fingerprint="mode", settings=base.settings))
     base.model.load_state_dict(weights)
     return scores
 
 
 def peer_train(data: TrainingData, dev: DevSet, *, original: bool) -> tuple[float, float]:
-    """The stock trainer; return its seconds of training, and dev MRR@10 in the end.
+    """Train with the sentence-transformers trainer; return seconds of training, and dev MRR@10 at the end.
 
     Its best documented setting: MultipleNegativesRankingLoss on n-tuples with mined negatives, no duplicates in a
     batch, bfloat16 where it is faster. The original's: pairs, batch 16, learning rate 2e-5, float32.
@@ -185,11 +186,11 @@ def peer_train(data: TrainingData, dev: DevSet, *, original: bool) -> tuple[floa
 
 
 class Reached(Exception):
-    """Our training is where the peer's ended."""
+    """Raised when our training has reached the peer's final score."""
 
 
 class Course(DevSet):
-    """A dev set that notes dev MRR@10 by the seconds of training so far, its own left out, up to a goal."""
+    """A dev set that records dev MRR@10 by seconds of training, without those of the evaluations, up to a goal."""
 
     goal: float
     seen: list[tuple[float, float]]
@@ -200,7 +201,7 @@ class Course(DevSet):
         return self, np.arange(len(self.examples.queries)), np.arange(len(self.examples.corpus))
 
     def score_seconds(self, encoder: Encoder) -> float:
-        return 0.0  # looks are not counted
+        return 0.0  # dev evaluations are not counted
 
     def begin(self, goal: float) -> None:
         for name, value in {"goal": goal, "seen": [], "looking": 0.0, "begun": time.perf_counter()}.items():
@@ -258,7 +259,7 @@ def race(folder: Path, names: tuple[str, ...], kept: Kept, findings: Findings) -
 
 
 def racers(folder: Path, name: str, scratch: Path) -> tuple[TrainingData, DevSet]:
-    """What all of them train and are compared on."""
+    """The data that all of them are trained and compared on."""
     data, _ = mined(folder, name, scratch / "vectors")
     dev = tuner_of(data, scratch / "model", scratch / "vectors")._dev
     assert dev is not None
@@ -266,7 +267,7 @@ def racers(folder: Path, name: str, scratch: Path) -> tuple[TrainingData, DevSet
 
 
 def mixed_lengths(count: int) -> IndexedExamples:
-    """Made-up queries of some ten words, documents of 5 to 180, four negatives each."""
+    """Synthetic queries of some ten words, documents of 5 to 180, four negatives each."""
     rng = np.random.default_rng(0)
     words = [f"{a}{b}" for a in ("disk", "key", "alert", "deploy", "cache", "token") for b in ("s", "ed", "ing", "er")]
     documents = tuple(" ".join(rng.choice(words, rng.integers(5, 180))) for _ in range(count * 5))
@@ -281,7 +282,7 @@ def mixed_lengths(count: int) -> IndexedExamples:
 
 
 def matrix_peak() -> float:
-    """FLOP/s of bfloat16 products of an encoder's size, the best of several."""
+    """FLOP/s of bfloat16 matrix products at an encoder's size, best of several."""
     left, right = torch.randn(4096, 1536).bfloat16(), torch.randn(1536, 1536).bfloat16()
     best = min(seconds_of(lambda: left @ right)[0] for _ in range(20))
     return 2 * 4096 * 1536 * 1536 / best
@@ -312,7 +313,7 @@ def step(batch: int, negatives: int) -> dict[str, float]:
 
 
 def padded_tokens(mask: torch.Tensor, *, packed: bool) -> int:
-    """Tokens that are computed for nothing: none where texts lie end to end, else up to the longest of each part."""
+    """Padding tokens: none if texts are packed end to end, otherwise up to the longest text of each chunk."""
     if packed:
         return 0
     _, parts = parts_by_length(mask, tokens=ChunkLimits().chunk_tokens)
@@ -371,12 +372,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the retrieval sets")
     parser.add_argument("--check", action="store_true", help="one set, one seed, and the machine's figures")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts of the table, with commas between")
-    parser.add_argument("--sets", default=",".join(SETS), help="names, with commas between")
-    parser.add_argument("--seeds", type=int, default=3, help="of the small sets")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts of the table, comma-separated")
+    parser.add_argument("--sets", default=",".join(SETS), help="names, comma-separated")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the small sets")
     parser.add_argument("--out", type=Path, help="write the tables as markdown")
     parser.add_argument(
-        "--kept", type=Path, help="a file of what was measured so far, to go on from after an interruption"
+        "--kept", type=Path, help="file of the figures measured so far, to resume from after an interruption"
     )
     parser.add_argument("--step", help=argparse.SUPPRESS)
     options = parser.parse_args()

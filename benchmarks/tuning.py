@@ -1,4 +1,4 @@
-"""From a retrieval set to a tuner: split, mined with the defaults, and ready to train."""
+"""Make a fine-tuner from a retrieval set: split, mine with the defaults, load the model."""
 
 from __future__ import annotations
 

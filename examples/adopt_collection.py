@@ -1,9 +1,9 @@
-"""Take over a Qdrant collection that LlamaIndex filled and that goes on being used, in place.
+"""Adopt a Qdrant collection that LlamaIndex filled, in place; LlamaIndex can still use it.
 
     python examples/adopt_collection.py [MODEL] [--url http://localhost:6333 --collection notes]
 
-MODEL is the folder of a tuned model; without it the base model stands in. With `--url` a collection that is there gains
-the vectors of both models; without, one is filled in memory first, as an application would have done.
+MODEL is the folder of a tuned model; the base model is the default. With `--url` the vectors of both models are added
+to an existing collection; without it, a collection is first filled in memory, as an application would have done.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ QUESTION = "customer was charged twice"
 
 
 def main() -> None:
-    """Search the collection as it is, adopt it, and search it again, both ways."""
-    parser = argparse.ArgumentParser(description="Take over a Qdrant collection that LlamaIndex filled.")
+    """Search the collection, adopt it, and search it again, with the adopted retriever and with LlamaIndex."""
+    parser = argparse.ArgumentParser(description="Adopt a Qdrant collection that LlamaIndex filled.")
     parser.add_argument("model", nargs="?", default=BASE, help="folder of a tuned model")
     parser.add_argument("--url", help="server that holds the collection; QDRANT_API_KEY is its key")
     parser.add_argument("--collection", default="notes", help="name of the collection")
@@ -51,7 +51,7 @@ def main() -> None:
     retriever = FineTunedHybridRetriever.from_vector_store(store, model=options.model, similarity_top_k=2)
     show("adopted", retriever, options.query)
 
-    # The application's own index reads what it read before, and may go on writing.
+    # The application's own index still works, for reading and writing.
     show("LlamaIndex, after", index.as_retriever(similarity_top_k=2), options.query)
     if not options.url:
         index.insert(Document(id_="refunds", text="A customer who was charged twice is refunded within a day."))

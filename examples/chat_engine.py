@@ -1,8 +1,8 @@
-"""Give a chat engine a memory that it searches at every turn.
+"""Give a chat engine a memory that it searches in every turn.
 
     python examples/chat_engine.py [RUN]
 
-RUN is a folder that `ace-finetune demo` or `run` made; without it the base model stands in for the tuned one.
+RUN is a folder that `ace-finetune demo` or `run` made; without it the base model is used.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Measure the retriever with LlamaIndex's own evaluator, beside a plain vector index.
+"""Evaluate the retriever with LlamaIndex's own evaluator, next to a plain vector index.
 
     python examples/evaluate_retriever.py [RUN]
 
-RUN is a folder that `ace-finetune demo` or `run` made; without it the base model stands in for the tuned one. Queries
-that the tuned model learned from are among these, so the figures of a run are in its report, not here.
+RUN is a folder that `ace-finetune demo` or `run` made; without it the base model is used. The queries
+include those that the tuned model was trained on, so use the figures of the run's report, not these.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ PLAYBOOK = Path(__file__).parent / "data" / "playbook_suite.json"
 
 
 def main() -> None:
-    """Evaluate both retrievers on some of the playbook's queries."""
-    parser = argparse.ArgumentParser(description="Measure the retriever with LlamaIndex's evaluator.")
+    """Evaluate both retrievers on a sample of the playbook's queries."""
+    parser = argparse.ArgumentParser(description="Evaluate the retriever with LlamaIndex's evaluator.")
     parser.add_argument("run", type=Path, nargs="?", help="folder that `ace-finetune demo` or `run` made")
-    parser.add_argument("--queries", type=int, default=100, help="how many queries")
+    parser.add_argument("--queries", type=int, default=100, help="number of queries")
     options = parser.parse_args()
     dataset = read_dataset(PLAYBOOK)
     nodes = memory_nodes(dataset.memories.values())

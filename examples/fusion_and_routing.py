@@ -1,8 +1,8 @@
-"""Put the retriever beside others: in LlamaIndex's fusion, and behind its router.
+"""Combine the retriever with others: in LlamaIndex's fusion, and behind its router.
 
     python examples/fusion_and_routing.py [RUN]
 
-RUN is a folder that `ace-finetune demo` or `run` made; without it the base model stands in for the tuned one.
+RUN is a folder that `ace-finetune demo` or `run` made; without it the base model is used.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ QUESTION = "push notification shows up twice"
 
 
 def main() -> None:
-    """Ask the retriever alone, fused with another one, and behind a router."""
-    parser = argparse.ArgumentParser(description="Put the retriever beside others.")
+    """Query the retriever, then fused with another one, and behind a router."""
+    parser = argparse.ArgumentParser(description="Combine the retriever with others.")
     parser.add_argument("run", type=Path, nargs="?", help="folder that `ace-finetune demo` or `run` made")
     options = parser.parse_args()
     if options.run:
@@ -34,10 +34,10 @@ def main() -> None:
     else:
         nodes = memory_nodes(read_dataset(PLAYBOOK).memories.values())
         retriever = FineTunedHybridRetriever.from_nodes(nodes, model=BASE, baseline=None, similarity_top_k=3)
-    show("alone", retriever)
+    show("hybrid", retriever)
 
-    # Fusion with any other retriever; here with the same one's vectors alone.
-    llm = MockLLM()  # LlamaIndex wants one even where no query is generated.
+    # Fusion with any other retriever; here with the dense leg of the same one.
+    llm = MockLLM()  # LlamaIndex requires one even if no query is generated.
     fused = QueryFusionRetriever(
         [retriever, retriever.as_retriever(mode="dense")],
         mode="reciprocal_rerank",
@@ -47,7 +47,7 @@ def main() -> None:
     )
     show("fused", fused)
 
-    # A router that picks a retriever by what its description says.
+    # A router that picks a retriever by its description.
     router = RouterRetriever(
         selector=EmbeddingSingleSelector.from_defaults(embed_model=FineTunedEmbedding(BASE)),
         retriever_tools=[

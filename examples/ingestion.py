@@ -2,8 +2,8 @@
 
     python examples/ingestion.py [MODEL]
 
-MODEL is the folder of a tuned model; without it the base model stands in. The pipeline splits and embeds, its vector
-store writes; the retriever takes the collection as it is and adds what it lacks.
+MODEL is the folder of a tuned model; the base model is the default. The pipeline splits and embeds, and its vector
+store writes; the retriever adopts the collection and adds the missing vectors.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     retriever = FineTunedHybridRetriever.from_vector_store(vector_store, model=options.model, similarity_top_k=2)
     show(retriever, "customer was charged twice")
 
-    # What LlamaIndex deletes and writes from now on is noticed.
+    # Later writes and deletions by LlamaIndex are picked up.
     vector_store.delete("payments")
     show(retriever, "customer was charged twice")
     show(retriever, "where do the backups go?", doc_ids=["backups"])
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def show(retriever: FineTunedHybridRetriever, question: str, **settings: object) -> None:
-    """Print what is found, and in which document."""
+    """Print the hits and their documents."""
     print(f"\n{question} {settings or ''}")
     for hit in retriever.search(question, **settings):
         print(f"  [{hit.score:.3f}] {hit.node.ref_doc_id}: {textwrap.shorten(hit.text, 80)}")

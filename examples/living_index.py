@@ -2,7 +2,7 @@
 
     python examples/living_index.py [MODEL]
 
-MODEL is the folder of a tuned model; without it the base model with a prompt stands in for a new version.
+MODEL is the folder of a tuned model; without it the base model with a prompt serves as the new version.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
     retriever = FineTunedHybridRetriever(store, embed_model=base, similarity_top_k=2)
     show("built", retriever)
 
-    # A document is replaced by what it consists of now; only what changed is embedded.
+    # The nodes of a document are replaced by its present ones; only changed nodes are embedded.
     changed = [notes[0], note("drill", "Restore drills run every Friday.", document="runbook", team="platform")]
     print(f"\nwritten and deleted: {refresh_documents(store, changed, {'finetuned': base.encoder})}")
     show("refreshed", retriever)
@@ -61,7 +61,7 @@ def main() -> None:
     store.delete_documents(["payments"])
     show("without payments", retriever)
 
-    # A new model's vectors are built beside the old ones. The alias switches in one step, and back.
+    # A new model's vectors are built in a new collection. The alias switches in one step, and back.
     version = build_version(store, finetuned=new.encoder, baseline=None)
     publish(store.client, "notes", version.collection)
     served = MemoryStore.attach(store.client, "notes")
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def show(title: str, retriever: FineTunedHybridRetriever, **settings: object) -> None:
-    """Print what is found for one question."""
+    """Print the hits for one question."""
     print(f"\n{title}")
     for hit in retriever.search("when do we practise restoring?", **settings):
         print(f"  [{hit.score:.3f}] {textwrap.shorten(hit.text, 80)}")

@@ -1,9 +1,9 @@
-"""Fine-tune an embedding model, measure it on queries it never saw, and search with it.
+"""Fine-tune an embedding model, evaluate it on held-out queries, and search with it.
 
     pip install "llama-index-ace-finetune[demo]"
     python examples/quickstart.py
 
-Takes a minute or two on two cores. It trains on a fifth of the queries only; `ace-finetune demo` does the whole.
+Takes a minute or two on two cores. It trains on only a fifth of the queries; `ace-finetune demo` uses all of them.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ PLAYBOOK = Path(__file__).parent / "data" / "playbook_suite.json"
 
 def main() -> None:
     """Run the pipeline, one step after the other."""
-    parser = argparse.ArgumentParser(description="Fine-tune, measure, search.")
-    parser.add_argument("--data", type=Path, default=PLAYBOOK, help="queries with known right answers")
+    parser = argparse.ArgumentParser(description="Fine-tune, evaluate, search.")
+    parser.add_argument("--data", type=Path, default=PLAYBOOK, help="queries with known relevant memories")
     parser.add_argument("--out", type=Path, default=Path("quickstart"), help="folder for the model and for vectors")
-    parser.add_argument("--epochs", type=int, default=2, help="passes over the training queries")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs")
     parser.add_argument("--query", default="push notification shows up twice", help="what to search for at the end")
     options = parser.parse_args()
     model, cache = options.out / "model", options.out / "vectors"
-    keep_freed_memory()  # A process of our own is faster so, on Linux.
+    keep_freed_memory()  # Faster on Linux.
 
-    # 1. Read the queries and their right answers, and set some aside that nothing below learns from.
+    # 1. Read the queries and their positives, and split them into train, dev and test.
     dataset = read_dataset(options.data)
     split = split_dataset(dataset, settings=SplitSettings(train=0.2, dev=0.3, test=0.5))
     print(f"{len(dataset.memories)} memories, {len(dataset.queries)} queries")
     print(f"train {len(split.train)}, dev {len(split.dev)}, test {len(split.test)}")
 
-    # 2. Mine hard negatives: wrong answers that today's model ranks high.
+    # 2. Mine hard negatives: irrelevant memories that the base model ranks high.
     base = Encoder.load(BASE)
     miner = HardNegativeMiner(encoder=base, cache=cache)
     data = generate_training_data(dataset, split, miner, num_negatives=5)
     print(f"{len(data.examples)} training examples, {miner.report['kept']} hard negatives")
 
-    # 3. Train. What is saved is what did best on the dev queries; the base model itself is a candidate.
+    # 3. Train. The model that is best on the dev queries is saved; the base model is a candidate.
     config = TrainingConfig(
         base_model=BASE,
         output_dir=str(model),
@@ -69,7 +69,7 @@ def main() -> None:
     metrics = tuner.train()
     print(f"{metrics['total_steps']} steps in {metrics['training_time_seconds']:.0f} s, model in {model}")
 
-    # 4. Measure on the test queries.
+    # 4. Evaluate on the test queries.
     tuned = Encoder.load(model)
     evaluation = evaluate_systems(dataset, test=split.test, dev=split.dev, base=base, tuned=tuned, cache=cache)
     for system in evaluation.systems:
@@ -77,7 +77,7 @@ def main() -> None:
     verdict = reach_verdict(evaluation, metrics["selection"])
     print(verdict.sentence)
 
-    # 5. Search with what the verdict serves: whose vectors, and the weights of the dense and the BM25 ranking.
+    # 5. Search as the verdict says: with which vectors, and which weights of the dense and the BM25 leg.
     serving = verdict.serving
     retriever = FineTunedHybridRetriever.from_nodes(
         memory_nodes(dataset.memories.values()),

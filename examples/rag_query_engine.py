@@ -1,10 +1,10 @@
-"""Swap the retriever of a query engine that exists already.
+"""Swap the retriever of an existing query engine.
 
     ace-finetune demo --out demo-run
     python examples/rag_query_engine.py demo-run
 
-Without a run folder the base model takes the tuned model's place: what changes then is the fusion with BM25 alone.
-Each answer is printed with its sources and with the model that found them.
+Without a run folder the base model is used, and the only change is the fusion with BM25. Each response is printed with
+its sources and the model that found them.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def main() -> None:
     llm = MockLLM()  # Repeats its prompt; put your own LLM here.
     nodes = memory_nodes(read_dataset(PLAYBOOK).memories.values())
 
-    # The application as it is: a vector index over the base model's vectors.
+    # The existing application: a vector index over the base model's vectors.
     index = VectorStoreIndex(nodes, embed_model=FineTunedEmbedding(BASE))
     before = RetrieverQueryEngine.from_args(index.as_retriever(similarity_top_k=3), llm=llm)
 
     if options.run is None:
-        print("no run folder given, so the base model stands in for the tuned one")
+        print("no run folder given: using the base model")
 
-    # The swap. A run folder holds its own index, so nothing is embedded again.
+    # The swap. A run folder holds an index, so nothing is embedded again.
     if options.run:
         retriever = FineTunedHybridRetriever.from_run(options.run, similarity_top_k=3)
     else:

@@ -1,10 +1,10 @@
-"""Ask your own questions before and after: the base model's vectors alone, and what the run serves.
+"""Ask your own questions before and after: dense search with the base model, and the system that the run serves.
 
     python examples/ten_questions.py [RUN] [--questions FILE]
 
-RUN is a folder that `ace-finetune demo` or `run` made; without it the base model stands in for the tuned one. FILE
-holds a question per line and, after a tab, some words of its right answer. Ask what nobody trained on: questions that
-the model has seen flatter it. Ten questions show what changes, not by how much; the run's report has the figures.
+RUN is a folder that `ace-finetune demo` or `run` made; without it the base model is used. FILE has a question per
+line and, after a tab, some words of its relevant memory. Ask questions that were not trained on: trained ones give too
+good results. Ten questions show what changes, not by how much; the run's report has the figures.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def main() -> None:
     """Ask every question twice."""
     parser = argparse.ArgumentParser(description="Ask your own questions before and after fine-tuning.")
     parser.add_argument("run", type=Path, nargs="?", help="folder that `ace-finetune demo` or `run` made")
-    parser.add_argument("--questions", type=Path, help="a question per line; after a tab, words of its right answer")
+    parser.add_argument("--questions", type=Path, help="a question per line; after a tab, words of its relevant memory")
     options = parser.parse_args()
     if options.run:
         after = FineTunedHybridRetriever.from_run(options.run, similarity_top_k=10)
-        # A run's index holds the vectors of both models, so "before" is a search among the base's.
+        # A run's index holds the vectors of both models, so "before" searches those of the base model.
         base = FineTunedEmbedding(RunFolder.open(options.run).base_model() or BASE)
         before = FineTunedHybridRetriever(
             after.store, embed_model=None, baseline_model=base, serve="base", mode="dense", similarity_top_k=10
         )
     else:
-        print("no run folder given, so the base model stands in for the tuned one")
+        print("no run folder given: using the base model")
         nodes = memory_nodes(read_dataset(PLAYBOOK).memories.values())
         after = FineTunedHybridRetriever.from_nodes(nodes, model=BASE, baseline=None, similarity_top_k=10)
         before = after.as_retriever(mode="dense")
@@ -57,17 +57,17 @@ def main() -> None:
         print(f"\n{question}")
         for title, retriever in (("before", before), ("after", after)):
             texts = [hit.text for hit in retriever.retrieve(question)]
-            told = ""
+            outcome = ""
             if answer:
                 rank = next((rank for rank, text in enumerate(texts, start=1) if answer in text), None)
                 ranks[title].append(rank)
-                told = f"right answer {'not found' if rank is None else f'at {rank}'}; first: "
-            print(f"  {title:<6}  {told}{textwrap.shorten(texts[0] if texts else 'nothing', 80)}")
+                outcome = f"relevant memory {'not found' if rank is None else f'at rank {rank}'}; first: "
+            print(f"  {title:<6}  {outcome}{textwrap.shorten(texts[0] if texts else 'nothing', 80)}")
     print()
     for title, found in ranks.items():
         if found:
             among = sum(rank is not None for rank in found)
-            print(f"{title:<6}  right answer first {found.count(1)} of {len(found)}, among ten {among} of {len(found)}")
+            print(f"{title:<6}  relevant memory at rank 1: {found.count(1)} of {len(found)}, in the top 10: {among}")
     after.close()
 
 

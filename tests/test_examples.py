@@ -75,7 +75,7 @@ class TestQueryEngine:
         assert printed.count("after: Context information is below.") == 3
         assert printed.count("served by base") == 9
         assert "served: {'base': 3}" in printed
-        # BM25 brings in what the vectors alone miss.
+        # BM25 finds what dense search misses.
         before, after = printed.split("users logged out every hour\n")[1].split("  after:")[:2]
         assert "Two tabs refreshing at once" not in before
         assert "Two tabs refreshing at once" in after.splitlines()[1]
@@ -95,35 +95,35 @@ class TestTenQuestions:
     def test_without_a_run_folder(self, tmp_path: Path) -> None:
         printed = run_example("ten_questions.py", cwd=tmp_path)
         for title in ("before ", "after  "):
-            answered = rf"^  {title} right answer (?:at \d+|not found); first: \S"
+            answered = rf"^  {title} relevant memory (?:at rank \d+|not found); first: \S"
             assert len(re.findall(answered, printed, re.MULTILINE)) == 10
-        summary = r"^(before|after) +right answer first (\d+) of 10, among ten (\d+) of 10$"
+        summary = r"^(before|after) +relevant memory at rank 1: (\d+) of 10, in the top 10: (\d+)$"
         counts = re.findall(summary, printed, re.MULTILINE)
         assert [title for title, *_ in counts] == ["before", "after"]
         assert all(1 <= int(first) <= int(among) for _, first, among in counts)
 
-    def test_every_right_answer_is_one_memory(self, demo_suite: Path) -> None:
+    def test_each_question_has_one_relevant_memory(self, demo_suite: Path) -> None:
         source = (EXAMPLES / "ten_questions.py").read_text(encoding="utf-8")
         answers = re.findall(r"\\t(.+)$", source.split('QUESTIONS = """')[1].split('"""')[0], re.MULTILINE)
         contents = [case["content"] for case in json.loads(demo_suite.read_text(encoding="utf-8"))["test_cases"]]
         assert [sum(answer in content for content in contents) for answer in answers] == [1] * 10
 
     @pytest.mark.slow
-    def test_questions_of_ones_own_with_a_run(self, tmp_path: Path) -> None:
+    def test_own_questions_with_a_run(self, tmp_path: Path) -> None:
         run = write_run(tmp_path / "run", write_tuned_model(tmp_path / "tuned"))
         questions = tmp_path / "questions.txt"
         questions.write_text("big uploads time out\n\nwho rotates keys?\tsigning keys\n", encoding="utf-8")
         printed = run_example("ten_questions.py", run, "--questions", questions, cwd=tmp_path)
         assert "big uploads time out\n  before  " in printed
-        assert printed.count("right answer at ") + printed.count("right answer not found") == 2
-        assert "after   right answer first" in printed
+        assert len(re.findall(r"relevant memory (?:at rank \d+|not found); first", printed)) == 2
+        assert "after   relevant memory at rank 1: " in printed
 
 
 class TestBesideOthers:
     @pytest.mark.slow
     def test_fusion_and_routing(self, tmp_path: Path) -> None:
         printed = run_example("fusion_and_routing.py", cwd=tmp_path)
-        for title in ("alone", "fused", "routed"):
+        for title in ("hybrid", "fused", "routed"):
             first = printed.split(f"\n{title}\n")[1].splitlines()[0]
             assert "receives every notification twice" in first
         assert "served: {'base': 4}" in printed
