@@ -46,14 +46,12 @@ class VerbCommand(TyperCommand):
             return super().parse_args(ctx, renamed(run_first(args) if self.name == "search" else args, names))
         except _UsageError as error:
             name = str(getattr(error, "option_name", None) or "")
-            text = next(
-                ((p.metavar or str(p.name)).upper() for p in self.params if p.param_type_name == "argument"), ""
-            )
-            is_text = any(word.startswith(name) and " " in word for word in args)
-            if name and text and (is_text or not getattr(error, "possibilities", None)):
-                error.message += (
-                    f"; if it begins a text, put -- before that text: {ctx.command_path} [OPTIONS] -- {text}."
-                )
+            is_text = not name.startswith("--") or any(word.startswith(name) and " " in word for word in args)
+            places = [(p.metavar or str(p.name)).upper() for p in self.params if p.param_type_name == "argument"]
+            if name and places and is_text:
+                # The text is the last argument of a verb.
+                usage = " ".join([ctx.command_path, "[OPTIONS]", *places[:-1], "--", places[-1]])
+                error.message += f"; if it begins a text, put -- before that text: {usage}."
             raise
 
 
