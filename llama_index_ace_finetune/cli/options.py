@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from llama_index_ace_finetune.training.config import ModeName
+
 Data = Annotated[Path, typer.Option("--data", help="Queries with known answers: a file or folder.")]
 Memories = Annotated[Path | None, typer.Option(help="Further memories: an inventory file.")]
 Columns = Annotated[
@@ -34,7 +36,7 @@ RequireGain = Annotated[
 ]
 
 TrainingMode = Annotated[
-    Literal["auto", "linear", "queries", "full"] | None,
+    Literal["auto", ModeName] | None,
     typer.Option(help="What to train; auto, the default, keeps the best."),
 ]
 KeepIndex = Annotated[
