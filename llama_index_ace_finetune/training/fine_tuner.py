@@ -140,7 +140,7 @@ class EmbeddingFineTuner:
             on_mode_start: called with the name and the planned steps of a mode before its first step.
 
         Returns:
-            mode (the rung that ships, or "base"), precision, epochs, total_steps, training_time_seconds,
+            mode (the selected mode, or "base"), precision, epochs, total_steps, training_time_seconds,
             examples_per_second, `selection`, and `results`.
 
         Raises:

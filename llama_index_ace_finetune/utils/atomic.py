@@ -17,7 +17,7 @@ from llama_index_ace_finetune.errors import OutputExistsError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-if sys.platform != "win32":  # on Windows, what a killed process leaves stays
+if sys.platform != "win32":  # on Windows, files of a killed process stay
     import fcntl
 
 _TEMPORARY: Final = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp", re.DOTALL)
@@ -25,9 +25,9 @@ _TEMPORARY: Final = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp", re.DOTALL)
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write; it takes the place of `path` when the block ends well, else it is removed.
+    """Yield a file to write; it replaces `path` if the block succeeds, else it is removed.
 
-    Parents are created. What killed processes left of the same file is removed.
+    Parents are created. Temporary files that killed processes left of the same file are removed.
 
     Raises:
         OutputExistsError: if `path` is a folder, a device or a pipe.
@@ -43,7 +43,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(handle.fileno())
             if sys.platform == "win32":
                 handle.close()
-            aside.replace(path)  # while the lock is held, so that nobody takes the file for abandoned
+            aside.replace(path)  # while the lock is held, so that no process removes the file as abandoned
         sync_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
@@ -62,7 +62,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def require_regular(path: Path) -> None:
-    """Raise OutputExistsError if `path` exists and is not a regular file: a rename would put one in its place."""
+    """Raise OutputExistsError if `path` exists and is not a regular file, since a rename would replace it."""
     if path.is_dir():
         raise OutputExistsError(f"The output {str(path)!r} is a directory; give the path of a file.")
     if path.exists() and not path.is_file():
@@ -70,7 +70,7 @@ def require_regular(path: Path) -> None:
 
 
 def try_to_write(path: Path) -> None:
-    """Create a temporary file beside `path` and remove it; raises OSError where that is impossible."""
+    """Create a temporary file beside `path` and remove it; raises OSError if that is impossible."""
     _remove_abandoned_files(path)
     aside, handle = _open_aside(path)
     handle.close()
@@ -78,7 +78,7 @@ def try_to_write(path: Path) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is one that `new_file` writes before it is renamed."""
+    """Whether this is the name of a temporary file of `new_file`."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -95,7 +95,7 @@ def remove_abandoned_file(file: Path) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the disk hold the names in a folder."""
+    """Flush the entries of a folder to disk (fsync)."""
     if os.name == "nt":  # folders cannot be opened there
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -106,7 +106,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Have the disk hold every file and every name below a folder."""
+    """Flush every file and folder below a folder to disk (fsync)."""
     for path, _, names in os.walk(folder):
         for name in names:
             file = Path(path, name)
@@ -118,24 +118,24 @@ def sync_tree(folder: Path) -> None:
 
 
 def _remove_abandoned_files(path: Path) -> None:
-    """Remove what killed processes left of the same file."""
+    """Remove temporary files that killed processes left of the same file."""
     for left in path.parent.iterdir():
         if (found := _TEMPORARY.fullmatch(left.name)) and found["name"] == path.name:
             remove_abandoned_file(left)
 
 
 def _open_aside(path: Path) -> tuple[Path, BinaryIO]:
-    """Return a new file beside `path`, open and locked as long as it is open."""
+    """Return a new temporary file beside `path`, which is locked while it is open."""
     while True:
         aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         handle = aside.open("xb")
         if sys.platform != "win32":
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # another writer takes it for abandoned
+            except BlockingIOError:  # another writer is removing it as abandoned
                 handle.close()
                 continue
-            except OSError:  # no locks on this file system; nobody can take it for abandoned either
+            except OSError:  # no locks on this file system, so no writer removes it either
                 return aside, handle
             if not os.fstat(handle.fileno()).st_nlink:
                 handle.close()

@@ -1,4 +1,4 @@
-"""Parsed JSON as the types that a reader relies on."""
+"""Validate parsed JSON against a dataclass or TypedDict."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 def checked(value: Any, schema: type[T], path: Path, refusal: Refusal) -> T:
-    """Return parsed JSON as `schema`, a dataclass or TypedDict; its first fault is named.
+    """Return parsed JSON as `schema`, a dataclass or TypedDict; the error names the first invalid field.
 
     Args:
-        value: what was read from `path`.
-        schema: the type. An object may hold more than a TypedDict names, but not more than a dataclass has fields.
+        value: parsed from `path`.
+        schema: the type. Unknown keys are accepted for a TypedDict and refused for a dataclass.
         path: of the file, for the message.
-        refusal: the sentence about a file that cannot be used.
+        refusal: builds the error message.
 
     Raises:
         AceFinetuneError: the refusal's own class.
@@ -41,7 +41,7 @@ def checked(value: Any, schema: type[T], path: Path, refusal: Refusal) -> T:
 
 
 def _unknown(value: Any, result: object) -> str | None:
-    """The first key of a dataclass's object that it has no field for; pydantic would leave it out."""
+    """The first key without a field in the dataclass; pydantic ignores such keys."""
     if not dataclasses.is_dataclass(result) or not isinstance(value, dict):
         return None
     known = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}

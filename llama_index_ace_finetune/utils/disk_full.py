@@ -1,4 +1,4 @@
-"""Whether an error says that a file could not be written for want of space."""
+"""Recognise errors of a full disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 from llama_index_ace_finetune.errors import AceFinetuneError
 
 _NUMBERS: Final = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
-# Libraries in other languages say it in words only: safetensors and tokenizers (Rust), NumPy, torch, SQLite.
+# Libraries that report it only in the message: safetensors and tokenizers (Rust), NumPy, torch, SQLite.
 _WORDS: Final = re.compile(
     r"No space left on device|File too large|os error 2[78]\b|\d+ requested and \d+ written|"
     r"PytorchStreamWriter failed writing|unexpected pos \d+ vs|database or disk is full",
@@ -31,14 +31,14 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def disk_full_is_an_error(output: Path) -> Iterator[None]:
-    """Raise an AceFinetuneError that names `output` where what is written in the block has no room."""
+    """Raise an AceFinetuneError that names `output` if the block runs out of disk space."""
     try:
         yield
     except Exception as error:
         if isinstance(error, AceFinetuneError) or not is_disk_full(error):
             raise
-        said = " ".join(str(error).split())[:200]
+        message = " ".join(str(error).split())[:200]
         raise AceFinetuneError(
-            f"The output {str(output)!r} was not written, since the disk or the quota is full ({said}); free some "
+            f"The output {str(output)!r} was not written, since the disk or the quota is full ({message}); free some "
             "space, or write to another disk, and repeat the command."
         ) from error

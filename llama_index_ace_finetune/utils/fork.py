@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-# Weak references, so that what is here lives no longer than its owner.
+# Weak references, so that nothing here outlives its owner.
 _plain: weakref.WeakSet[Any] = weakref.WeakSet()
 _held: weakref.WeakSet[Any] = weakref.WeakSet()
 _owners: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
@@ -23,14 +23,14 @@ def fork_safe_lock() -> threading.RLock:
 
 
 def lock_held_over_fork() -> threading.RLock:
-    """Return a reentrant lock that a fork waits for, so that the child finds whole what it guards."""
+    """Return a reentrant lock that a fork acquires first, so that the child gets the guarded state consistent."""
     lock = threading.RLock()
     _held.add(lock)
     return lock
 
 
 def renew_after_fork(owner: Any, renew: Callable[[Any], None]) -> None:
-    """Call `renew(owner)` in each child that is forked while `owner` exists, for threads, which a fork ends."""
+    """Call `renew(owner)` in each forked child while `owner` exists, to restart threads, which a fork ends."""
     _owners[owner] = renew
 
 
@@ -54,7 +54,7 @@ def _in_child() -> None:
 
 def _free(locks: Iterable[Any]) -> None:
     for lock in locks:
-        lock._at_fork_reinit()  # as the standard library's own modules do
+        lock._at_fork_reinit()  # as modules of the standard library do
 
 
 if hasattr(os, "register_at_fork"):

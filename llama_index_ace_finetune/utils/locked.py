@@ -1,4 +1,4 @@
-"""One writer at a time."""
+"""File locks: one writer at a time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 def locked(file: Path, *, output: Path, wait: bool = False) -> Iterator[None]:
     """Hold the lock `file` while `output` is written, and remove it afterwards; its folder is created.
 
-    The system releases it when the process ends, however that ends.
+    The system releases it when the process ends, also if it is killed.
 
     Args:
-        file: the lock.
-        output: what errors name.
-        wait: wait for whoever holds it, instead of the error.
+        file: the lock file.
+        output: the path that errors name.
+        wait: wait for the lock instead of raising.
 
     Raises:
         AceFinetuneError: if another process, or another thread, holds it.
@@ -36,7 +36,7 @@ def locked(file: Path, *, output: Path, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        # While it is held: afterwards it may be another process's.
+        # Remove it while it is held: afterwards another process may hold it.
         with contextlib.suppress(OSError):
             file.unlink()
         lock.release()

@@ -1,4 +1,4 @@
-"""Whether an error says that memory ran out."""
+"""Out-of-memory errors and the memory allocator."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ _TOP_PAD_BYTES = 256 << 20
 def keep_freed_memory() -> bool:
     """Have glibc keep freed blocks and grow the heap in large steps.
 
-    Every forward pass frees and takes tensors of some megabytes; by default each of them is unmapped, and its pages
-    are faulted in again. Meant only for commands, since it changes the whole process. Returns
-    whether it took effect.
+    Every forward pass allocates and frees tensors of some megabytes; by default each of them is unmapped, and its
+    pages are faulted in again. Only for commands, since it changes the whole process. Returns whether it took effect.
     """
     if not sys.platform.startswith("linux"):
         return False

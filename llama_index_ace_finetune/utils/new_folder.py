@@ -1,4 +1,4 @@
-"""Output folders that appear whole, and replace only what this package wrote."""
+"""Atomic output folders, which replace only files that this package wrote."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from llama_index_ace_finetune.utils.owned import added_by_user, is_blank, read_m
 def new_folder(
     path: Path, *, kind: str, grows: Sequence[str] = (), derived: bool = False, wait: bool = False
 ) -> Iterator[Path]:
-    """Give a folder to fill; it takes the place of `path` when the block ends well, else it is removed.
+    """Yield a folder to fill; it replaces `path` if the block succeeds, else it is removed.
 
-    It is `.NAME.new` beside `path`, and is moved in one step once the disk holds all of it. In an output of ours that
-    is replaced, files that this package did not write are kept: they are moved over to the new one.
+    It is `.NAME.new` beside `path`, and is renamed in one step after everything is flushed to disk. Files in the
+    replaced output that this package did not write are kept: they are moved to the new folder.
 
     Args:
-        path: where the folder goes.
-        kind: what it is, such as "model"; only an output of the same kind is replaced.
-        grows: folders in it, relative, that may gain files later which belong to it.
-        derived: replace `path` whatever it holds, as it is a place inside of an output of ours.
-        wait: wait for another writer of the same folder, instead of the error.
+        path: of the folder.
+        kind: of the output, such as "model"; only an output of the same kind is replaced.
+        grows: relative paths of subfolders whose later files belong to the output too.
+        derived: replace `path` whatever it holds, since it is inside an output of this package.
+        wait: wait for another writer of the same folder instead of raising.
 
     Raises:
         OutputExistsError: if `path` holds something that this package did not write.
@@ -79,7 +79,7 @@ def require_replaceable(path: Path, *, kind: str) -> None:
 
     Raises:
         OutputExistsError: if `path` is a file, or holds something that this package did not write.
-        AceFinetuneError: if nothing can be written there.
+        AceFinetuneError: if the folder is not writable.
     """
     require_writable(path)
     if path.exists() and not path.is_dir():
@@ -92,7 +92,7 @@ def require_replaceable(path: Path, *, kind: str) -> None:
                 "or wrote before it kept a list of its files; move it away, or give another folder."
             )
         for found in added_by_user(path):
-            # Half of an embedded Qdrant: what names it is in a file of ours.
+            # Part of an embedded Qdrant, whose meta.json this package wrote.
             if "collection" in found.parts[:-1] and (path / _before(found, "collection") / "meta.json").is_file():
                 raise OutputExistsError(
                     f"The output folder {str(path)!r} holds a collection that this package did not write there "
@@ -102,11 +102,11 @@ def require_replaceable(path: Path, *, kind: str) -> None:
         raise AceFinetuneError(f"The output folder {str(path)!r} is a mount point; give a folder inside of it.")
     aside = _aside(_target(path))
     if aside.is_dir() and read_mark(aside) is None and not is_blank(aside):
-        raise OutputExistsError(f"{str(aside)!r} is needed for the work and holds something else; move it away.")
+        raise OutputExistsError(f"{str(aside)!r} is needed as temporary folder and holds other files; move it away.")
 
 
 def require_writable(path: Path) -> None:
-    """Check that `path`, a file or a folder, can be created: its parents as well, where they are missing.
+    """Check that `path`, a file or a folder, and its missing parents can be created.
 
     Raises:
         AceFinetuneError: if it cannot.
@@ -122,12 +122,12 @@ def require_writable(path: Path) -> None:
     except OSError as error:
         raise AceFinetuneError(
             f"The output {str(path)!r} cannot be written ({error.strerror or error}: {str(parent)!r}); give another "
-            "one, or get the right to write there."
+            "path, or check its permissions."
         ) from error
 
 
 def tidy(path: Path) -> None:
-    """Finish or undo what a killed writer of the folder `path` left; nothing where one is at work."""
+    """Complete or roll back what a killed writer of the folder `path` left; do nothing while a writer runs."""
     path = _target(path)
     if not any(found.is_dir() for found in (_aside(path), _retired(path))):
         if _lock(path).exists():
@@ -141,7 +141,7 @@ def tidy(path: Path) -> None:
 def _tidy(path: Path) -> None:
     retired = _retired(path)
     if retired.is_dir() and read_mark(retired) and not path.exists():
-        retired.rename(path)  # killed between the two renames: the output that was there comes back
+        retired.rename(path)  # killed between the two renames: restore the previous output
         sync_folder(path.parent)
     for found in (_aside(path), retired):
         if found.is_dir() and (read_mark(found) or is_blank(found)):
@@ -170,7 +170,7 @@ def _place(aside: Path, path: Path, *, kind: str, grows: Sequence[str], derived:
 
 
 def _keep(source: Path, target: Path) -> None:
-    """Have a file or an empty folder of the user in the new folder too, until the old one is deleted."""
+    """Link or copy a file or an empty folder of the user into the new folder, before the old one is deleted."""
     if os.path.lexists(target):
         target = target.with_name(f"{target.name}.kept")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def _keep(source: Path, target: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Exchange two folders in one step, so that there is no moment without one; False where the system cannot."""
+    """Exchange two folders atomically; False if the system cannot."""
     names = os.fsencode(first), os.fsencode(second)
     try:
         system = ctypes.CDLL(None, use_errno=True)
@@ -196,7 +196,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _target(path: Path) -> Path:
-    """Where the folder is: a link to a folder stays a link."""
+    """The folder behind a symbolic link, so that the link stays."""
     return path.resolve() if path.is_symlink() else path.absolute()
 
 

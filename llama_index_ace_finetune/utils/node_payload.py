@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def node_in_payload(payload: Mapping[str, Any] | None, *, point_id: object = None) -> BaseNode | None:
-    """Return the node in a payload that LlamaIndex wrote; None where there is none that can be read.
+    """Return the node in a payload that LlamaIndex wrote; None if it has no readable node.
 
     Args:
         payload: of a point.
-        point_id: the id of a node whose record has none.
+        point_id: id for a node whose record has none.
     """
     from llama_index.core.schema import ImageNode, IndexNode, MetadataMode, Node, TextNode
 
@@ -24,7 +24,7 @@ def node_in_payload(payload: Mapping[str, Any] | None, *, point_id: object = Non
         return None
     try:
         record = json.loads(content)
-        # A blank Document is written with a text_resource of null, which no node type takes.
+        # A blank Document is written with a text_resource of null, which no node type accepts.
         record = {key: value for key, value in record.items() if value is not None or not key.startswith("text")}
         if point_id is not None:
             record.setdefault("id_", str(point_id))

@@ -1,4 +1,4 @@
-"""of_content: a fault of what a file holds, not of the code that reads it."""
+"""Report errors that are caused by the content of a file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from llama_index_ace_finetune.utils.refusal import Refusal
 
 @contextlib.contextmanager
 def of_content(path: Path, refusal: Refusal) -> Iterator[None]:
-    """Refuse a file whose parsed content a block cannot work with: values that are missing, of a wrong type or size.
+    """Refuse a file if the block fails on its parsed content: values missing, of a wrong type or of a wrong size.
 
-    For blocks that only compute from the content, such as the rendering of a report, where a schema would repeat
-    every line of a template.
+    For blocks that only compute from the content, such as rendering a report, where a schema would repeat the whole
+    template.
 
     Raises:
         AceFinetuneError: the refusal's own class.

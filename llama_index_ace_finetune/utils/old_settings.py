@@ -1,4 +1,4 @@
-"""Settings in files of version 0.1.0, where some had other names, and two margins another meaning."""
+"""Convert settings in files of version 0.1.0, where some had other names and two margins another meaning."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 LARGE_MARGIN: Final = 0.5
-"""As a distance from the positive nobody means more; as a part of its score nobody meant less."""
+"""Distances from the positive are below it in practice, fractions of the score of the positive above it."""
 MINING_NAMES: Final[Mapping[str, str]] = {
     "top_k": "range_max",
     "min_rank": "range_min",
     "selection": "sampling_strategy",
 }
-"""Names of mining settings in 0.1.0, and what each is called since."""
+"""Names of mining settings in 0.1.0, and the current names."""
 
 
-def as_distance(share: Any) -> Any:
-    """Return the margin below a positive for the part of its score that a negative could reach in 0.1.0 (0.95: 0.05).
+def as_distance(fraction: Any) -> Any:
+    """Return the margin below a positive for the fraction of its score that 0.1.0 used as limit (0.95 gives 0.05).
 
-    What is no number is returned as it is, for the settings to refuse.
+    Other values than numbers are returned unchanged, and refused later by the settings.
     """
     try:
-        return share if share is None or isinstance(share, bool) else round(1 - float(share), 12)
+        return fraction if fraction is None or isinstance(fraction, bool) else round(1 - float(fraction), 12)
     except (TypeError, ValueError):
-        return share
+        return fraction
 
 
 def current_mining(old: Mapping[str, Any]) -> dict[str, Any]:
-    """Return mining settings of 0.1.0 under the names, and with the meaning, that they have since.
+    """Return mining settings of 0.1.0 with the current names and meaning.
 
     `min_rank` was the first rank of the window, `range_min` is the number of ranks above it.
     """
@@ -43,14 +43,14 @@ def current_mining(old: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_training(old: Mapping[str, Any]) -> dict[str, Any]:
-    """Return training settings of 0.1.0 with the meaning that they have since."""
+    """Return training settings of 0.1.0 with the current meaning."""
     if "suspected_margin" not in old:
         return dict(old)
     return {**old, "suspected_margin": as_distance(old["suspected_margin"])}
 
 
 def current_metadata(old: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata of training data of 0.1.0 with its mining settings as they are written since."""
+    """Return the metadata of training data of 0.1.0 with its mining settings in the current form."""
     mining = old.get("mining")
     if not isinstance(mining, Mapping):
         return dict(old)

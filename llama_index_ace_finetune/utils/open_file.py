@@ -1,4 +1,4 @@
-"""open_file: a regular file, opened once, and nothing that only looks like one."""
+"""Open regular files only: no folder, pipe, socket or device."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _DESCRIPTOR: Final = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/(self|\d+)/fd/\d+
 
 
 def open_file(path: Path, *, pipes: bool = False) -> BinaryIO:
-    """Open a regular file for reading, without waiting for anybody to write to it.
+    """Open a regular file for reading; never blocks, as opening a named pipe would.
 
     Args:
         path: of the file; symbolic links are followed.
-        pipes: admit the pipe of a shell's process substitution too. It can be read once only.
+        pipes: also accept the pipe of a shell's process substitution, which can be read only once.
 
     Raises:
-        UnusableFileError: for what is missing, may not be read, or is no regular file.
+        UnusableFileError: if it is missing, not readable, or not a regular file.
     """
-    # Opening a named pipe would wait for a writer; opening a terminal could make it the process's own.
+    # Opening a named pipe would wait for a writer; opening a terminal could make it the controlling one.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
@@ -64,7 +64,7 @@ def read_bytes(path: Path, *, limit: int, pipes: bool = False) -> bytes:
         if state.st_size > limit:
             raise UnusableFileError(f"is too large ({state.st_size:,} bytes, at most {limit:,})")
         try:
-            # As much memory is allocated as may be read.
+            # `read` allocates as many bytes as it may return.
             content = handle.read(1 + (state.st_size if stat.S_ISREG(state.st_mode) else limit))
         except OSError as error:
             raise UnusableFileError(_reason(path, error)) from error
@@ -74,14 +74,14 @@ def read_bytes(path: Path, *, limit: int, pipes: bool = False) -> bytes:
 
 
 def _kind(mode: int) -> str:
-    return next((kind for is_kind, kind in _KINDS if is_kind(mode)), "is no regular file")
+    return next((kind for is_kind, kind in _KINDS if is_kind(mode)), "is not a regular file")
 
 
 def _reason(path: Path, error: OSError | ValueError) -> str:
     try:
         kind = _kind(path.stat().st_mode)
         if not path.is_file():
-            return kind  # a socket says "No such device or address" when it is opened
+            return kind  # opening a socket fails with the misleading "No such device or address"
     except (OSError, ValueError):
         pass
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"

@@ -1,4 +1,4 @@
-"""Sentences for errors of the operating system."""
+"""User messages for errors of the operating system."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _REMEDIES = {
     errno.EACCES: "check its permissions",
     errno.EPERM: "check its permissions",
     errno.ENOENT: "check the path",
-    errno.EEXIST: "give another path, or move what is there away",
-    errno.ENOTEMPTY: "give another path, or move what is there away",
+    errno.EEXIST: "give another path, or move the existing one away",
+    errno.ENOTEMPTY: "give another path, or move the existing one away",
     errno.EISDIR: "give a file instead of a folder",
     errno.ENOTDIR: "give a path whose parents are folders",
     errno.ENAMETOOLONG: "use a shorter name",
@@ -28,10 +28,10 @@ _OF_RUST = re.compile(r"\(os error (\d+)\)")
 
 
 def os_error_sentence(error: BaseException) -> str | None:
-    """Return one sentence for the system's error behind `error`: what, where, what to do; None where there is none.
+    """Return one sentence (what, where, what to do) for the operating system error behind `error`, else None.
 
-    That is an OSError that names a file, a full disk, or a library's error that quotes the system's number. An OSError
-    without a file, such as one of a connection, is None: who opened the connection says more.
+    Covered are an OSError that names a file, a full disk, and a library error that quotes the error number. An OSError
+    without a file, such as of a connection, gives None: the code that opened the connection gives a better message.
     """
     seen: BaseException | None = error
     while seen is not None:

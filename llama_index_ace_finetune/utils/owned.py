@@ -23,13 +23,13 @@ _HIDDEN = re.compile(r"\..+\.(new|old|work)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a mark says.
+    """The content of a mark.
 
     Attributes:
         kind: of the output, such as "run", "model" or "index".
-        name: of the folder when it was written; a copy under another name inside of another output is the user's.
+        name: of the folder when it was written; a copy under another name inside another output belongs to the user.
         paths: files and empty folders that were written, relative to the folder.
-        grows: folders that belong to the output with all that is written into them later.
+        grows: subfolders whose later files belong to the output too.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Written:
 
 
 def read_mark(folder: Path) -> Written | None:
-    """Return what the folder's mark says; None where there is none that can be read."""
+    """Return the mark of a folder; None if it has no readable mark."""
     file = folder / MARK
     try:
         content: Any = parse_json(read_bytes(file, limit=_LARGEST).decode("utf-8"))
@@ -54,7 +54,7 @@ def read_mark(folder: Path) -> Written | None:
 
 
 def write_mark(folder: Path, *, kind: str, name: str, grows: Sequence[str] = (), empty: bool = False) -> None:
-    """Record the files of a folder as written by this package; with `empty` only the folder itself."""
+    """Record the files of a folder as written by this package; with `empty` only the folder."""
     paths = [] if empty else sorted(_entries(folder, PurePosixPath()))
     write_json(
         folder / MARK,
@@ -63,12 +63,12 @@ def write_mark(folder: Path, *, kind: str, name: str, grows: Sequence[str] = (),
 
 
 def is_blank(folder: Path) -> bool:
-    """Whether a folder is empty, but for a mark that a killed process was about to put there."""
+    """Whether a folder is empty, except for the temporary file of a mark that a killed process was writing."""
     return all(is_temporary(path.name) for path in folder.iterdir())
 
 
 def _entries(folder: Path, relative: PurePosixPath) -> Iterator[str]:
-    """Yield files and empty folders, but not those of outputs that have their own mark."""
+    """Yield files and empty folders, except those of inner outputs with a mark."""
     for entry in os.scandir(folder):
         path = relative / entry.name
         if not entry.is_dir(follow_symlinks=False):
@@ -121,7 +121,7 @@ def _is_leftover(path: Path) -> bool:
 
 
 def remove_marked(folder: Path, mark: str = MARK) -> None:
-    """Delete a folder with its mark last, so that a kill in between leaves one that is known as ours."""
+    """Delete a folder with its mark last, so that a kill in between leaves a folder that is still recognised."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

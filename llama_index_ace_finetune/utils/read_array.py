@@ -1,4 +1,4 @@
-"""NumPy arrays from files that a stranger may have made."""
+"""Read NumPy arrays from untrusted files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
 
 _MAGIC: Final = b"\x93NUMPY"
 _MAX_HEADER: Final = 10_000  # NumPy's own limit
-# The header is a Python literal; NumPy evaluates it, which a damaged one turns into a dozen kinds of exceptions.
+# The header is a Python literal; NumPy evaluates it, and a damaged one raises a dozen kinds of exceptions.
 _HEADER: Final = re.compile(
     r"\{'descr': '([<>|=][biufSU]\d{1,6})', 'fortran_order': (True|False), "
     r"'shape': \(((?:\d{1,18}, ?)*(?:\d{1,18})?)\), \} *\n"
@@ -36,9 +36,9 @@ def read_array_file(
 
     Args:
         path: of a regular file, which is opened once.
-        refusal: the sentence about a file that cannot be used.
-        dtypes: that are admitted; by default booleans, numbers and strings of a fixed length.
-        dimensions: that the array must have.
+        refusal: builds the error message.
+        dtypes: accepted data types; by default booleans, numbers and strings of a fixed length.
+        dimensions: required number of dimensions.
         mapped: map the file into memory instead of reading it. The result is a plain array in both cases.
 
     Raises:
@@ -62,10 +62,10 @@ def dtypes(*names: DTypeLike) -> frozenset[np.dtype[Any]]:
 
 
 def _array(
-    handle: BinaryIO, admitted: Container[np.dtype[Any]] | None, dimensions: int | None, mapped: bool
+    handle: BinaryIO, accepted: Container[np.dtype[Any]] | None, dimensions: int | None, mapped: bool
 ) -> NDArray[Any]:
     dtype, shape, order = _header(handle)
-    if admitted is not None and dtype not in admitted:
+    if accepted is not None and dtype not in accepted:
         raise UnusableFileError(f"is corrupt (its numbers are {dtype})")
     if dimensions is not None and len(shape) != dimensions:
         raise UnusableFileError(f"is corrupt (it has {len(shape)} dimensions instead of {dimensions})")
@@ -84,7 +84,7 @@ def _array(
 def _header(handle: BinaryIO) -> tuple[np.dtype[Any], tuple[int, ...], Any]:
     start = handle.read(8)
     if len(start) < 8 or not start.startswith(_MAGIC) or start[6] not in (1, 2, 3):
-        raise UnusableFileError("is corrupt (it is no .npy file)")
+        raise UnusableFileError("is corrupt (it is not a .npy file)")
     length = int.from_bytes(handle.read(2 if start[6] == 1 else 4), "little")
     if length > _MAX_HEADER:
         raise UnusableFileError(f"is corrupt (its header claims {length:,} bytes)")

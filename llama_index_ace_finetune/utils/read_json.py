@@ -1,4 +1,4 @@
-"""JSON from files that a stranger may have made."""
+"""Read JSON from untrusted files."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
 
 MAX_DEPTH: Final = 64
 MAX_DIGITS: Final = 40
-"""Digits of an integer: 128 bits have 39, and every such number is a float too."""
+"""Digits of an integer: 128 bits have 39, and every such number converts to float."""
 MAX_BYTES: Final = 32 * 2**20
 
 _STRING: Final = re.compile(r'"[^"]*"')
 
 
 class RepeatedKeyError(ValueError):
-    """A key that stands twice in one object; the plain parser would keep the last value and say nothing."""
+    """A key that occurs twice in one object; the standard parser silently keeps the last value."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"the key {key!r:.80} stands twice in one object")
+        super().__init__(f"the key {key!r:.80} occurs twice in one object")
         self.key = key
 
 
@@ -41,9 +41,9 @@ def read_json_file(
 
     Args:
         path: of a regular file, which is opened once.
-        refusal: the sentence about a file that cannot be used.
-        max_bytes: size of the file, at most.
-        unique_keys: refuse a key that stands twice in one object.
+        refusal: builds the error message.
+        max_bytes: largest accepted file size.
+        unique_keys: refuse a key that occurs twice in one object.
         finite: refuse NaN and infinite numbers.
         checksum: CRC-32 that the file must have.
 
@@ -74,7 +74,7 @@ def read_json_object(
     """`read_json_file` for a file that must hold an object."""
     value = read_json_file(path, refusal, max_bytes=max_bytes, unique_keys=unique_keys, finite=finite)
     if not isinstance(value, dict):
-        raise refusal.because(path, "is corrupt (it holds no JSON object)")
+        raise refusal.because(path, "is corrupt (it is not a JSON object)")
     return value
 
 
@@ -83,7 +83,7 @@ def parse_json(text: str, *, unique_keys: bool = False, finite: bool = False) ->
 
     Raises:
         ValueError: for invalid JSON (a `json.JSONDecodeError`, with its line and column), nesting deeper than
-            `MAX_DEPTH`, integers of more than `MAX_DIGITS` digits, and what the options refuse.
+            `MAX_DEPTH`, integers of more than `MAX_DIGITS` digits, and values that the options refuse.
     """
     if nested_too_deeply(text):
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
@@ -99,7 +99,7 @@ def nested_too_deeply(text: str) -> bool:
     """Whether objects and lists are nested more than `MAX_DEPTH` levels deep."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
-    # Brackets in strings do not count; without escapes, a string is what stands between two quotes.
+    # Brackets in strings do not count; without escapes, a string is the text between two quotes.
     bare = _STRING.sub("", text.replace("\\\\", "").replace('\\"', ""))
     steps = (1 if sign in "[{" else -1 for sign in re.findall(r"[\[\]{}]", bare))
     return any(depth > MAX_DEPTH for depth in accumulate(steps))
@@ -112,7 +112,7 @@ def _integer(digits: str) -> int:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"it holds {name}, which is no finite number")
+    raise ValueError(f"it holds {name}, which is not a finite number")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""YAML from files that a stranger may have made."""
+"""Read YAML from untrusted files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
 
 MAX_BYTES: Final = 256 * 2**10
 MAX_VALUES: Final = 50_000
-"""Values in a file, aliases counted as often as they are used."""
+"""Values in a file; every use of an alias counts."""
 
 _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
 class YamlContent:
-    """A YAML file's value, and the tree that knows on which lines it stands."""
+    """The value of a YAML file, and its node tree, which has the line numbers."""
 
     value: Any
     tree: yaml.Node | None
@@ -41,7 +41,7 @@ def read_yaml_file(path: Path, refusal: Refusal) -> YamlContent:
             return _content(content.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             raise UnusableFileError("cannot be read (it is not UTF-8)") from error
-        # PyYAML lets errors of its conversions through: `!!int ""` is an IndexError, `!!timestamp x` an AttributeError.
+        # PyYAML does not wrap conversion errors: `!!int ""` is an IndexError, `!!timestamp x` an AttributeError.
         except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             raise UnusableFileError(f"cannot be read ({' '.join(str(error).split())})") from error
     except UnusableFileError as error:
@@ -61,14 +61,14 @@ def _content(text: str) -> YamlContent:
 
 
 def _check_size(text: str) -> None:
-    """Refuse nesting and aliases that would expand without end, before anything is built."""
+    """Refuse deep nesting and aliases that would expand exponentially, before anything is built."""
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = []  # anchor, and the count of values where it began
     count = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise ValueError(f"the alias {event.anchor!r:.80} names nothing that ended before it")
+                raise ValueError(f"the alias {event.anchor!r:.80} does not name a complete earlier value")
             count += sizes[event.anchor]
         elif isinstance(event, yaml.NodeEvent):
             count += 1
@@ -87,7 +87,7 @@ def _check_size(text: str) -> None:
 
 
 def _check_integers(value: Any) -> None:
-    """Refuse integers that are no float and that Python does not print (YAML has them in bases 2, 8, 16 and 60 too)."""
+    """Refuse integers too large for float and for printing (YAML has them in bases 2, 8, 16 and 60 too)."""
     if isinstance(value, dict):
         for pair in value.items():
             _check_integers(pair)

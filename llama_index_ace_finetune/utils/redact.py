@@ -1,4 +1,4 @@
-"""Text without the passwords and keys that its URLs carry."""
+"""Remove passwords and keys in URLs from text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusal: how a file that cannot be used is reported."""
+"""Error messages about files that cannot be used."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class UnusableFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The sentence about a file that cannot be used: WHAT 'path' is ...; REMEDY.
+    """The error message for a file that cannot be used: WHAT 'path' is ...; REMEDY.
 
     Attributes:
-        what: the file is, with its article.
+        what: kind of file, with its article.
         remedy: what the user can do.
         error: the class to raise.
     """

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read without trusting it."""
+"""Read and validate the header of an untrusted safetensors file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llama_index_ace_finetune.utils.read_json import parse_json
 from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
 
 MAX_HEADER: Final = 32 * 2**20
-"""Bytes: a model of ten thousand tensors needs about one of these 32 MB."""
+"""Bytes; a model with ten thousand tensors has a header of about 1 MB."""
 
 _MAX_DIMENSIONS: Final = 16
 _BITS: Final = {
@@ -29,7 +29,7 @@ _BITS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """What a header says of one tensor: the type of its numbers, its shape, and its bytes after the header."""
+    """A tensor in a header: data type, shape, and byte range after the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -74,7 +74,7 @@ def read_safetensors_header(path: Path, refusal: Refusal) -> dict[str, TensorEnt
 
 def _tensors(header: Any) -> dict[str, TensorEntry]:
     if not isinstance(header, dict):
-        raise UnusableFileError("is corrupt (unreadable header: it is no object)")
+        raise UnusableFileError("is corrupt (unreadable header: it is not an object)")
     return {name: _entry(name, value) for name, value in header.items() if name != "__metadata__"}
 
 
@@ -92,7 +92,7 @@ def _entry(name: str, value: Any) -> TensorEntry:
 
 
 def _sizes(value: Any) -> tuple[int, ...] | None:
-    """The value if it is a short list of whole numbers."""
+    """The value as a tuple if it is a short list of non-negative integers, else None."""
     if not isinstance(value, list) or len(value) > _MAX_DIMENSIONS:
         return None
     return tuple(value) if all(type(number) is int and 0 <= number < 2**63 for number in value) else None

@@ -1,4 +1,4 @@
-"""Texts that a tokenizer takes."""
+"""Replace lone surrogates, which tokenizers do not accept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text that cannot command a terminal, and streams that take any text."""
+"""Escape terminal control characters in output, and make streams accept any text."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028\u2029\u202a-\u202
 
 
 def visible(text: str) -> str:
-    r"""Return the text with control characters and bidirectional overrides spelled out, as `\x1b` or `\u202e`.
+    r"""Return the text with control characters and bidirectional overrides escaped, as `\x1b` or `\u202e`.
 
-    Line feeds and tabs stay. Texts come from strangers: in data, configurations, file names and model outputs.
+    Line feeds and tabs stay. Untrusted texts come from data, configurations, file names and model outputs.
     """
-    return _UNSAFE.sub(_spelled_out, text)
+    return _UNSAFE.sub(_escaped, text)
 
 
 def json_visible(text: str) -> str:
-    """Return JSON text with the same characters as JSON escapes, so that it stays valid and means the same."""
+    """Return JSON text with the same characters as JSON escapes, so that its value does not change."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _spelled_out(found: re.Match[str]) -> str:
+def _escaped(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 class VisibleStream:
-    """A text stream that spells out control characters and hides passwords in URLs.
+    """A text stream that escapes control characters and hides passwords in URLs.
 
-    Libraries (warnings, logging, tracebacks) write to it; what styles its output itself writes to `unfiltered`.
+    Libraries (warnings, logging, tracebacks) write to it; code that styles its output writes to `unfiltered`.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -53,7 +53,7 @@ class VisibleStream:
             self.write(line)
 
     def isatty(self) -> bool:
-        """Return False: whoever asks would send colours, which are escape sequences."""
+        """Return False, since callers would send colours, which are escape sequences."""
         return False
 
     def __getattr__(self, name: str) -> Any:
@@ -61,9 +61,9 @@ class VisibleStream:
 
 
 def accept_any_text() -> None:
-    r"""Have standard output and standard error write what their encoding lacks as `\u4e2d` instead of failing.
+    r"""Make standard output and standard error escape characters outside their encoding (`\u4e2d`) instead of failing.
 
-    A stream that the caller closed is replaced by one that drops everything.
+    A closed stream is replaced by one that discards everything.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -286,7 +286,7 @@ def test_damaged_per_query_file_is_refused(tmp_path: Path, content: str, message
     [
         (None, "does not exist; give a finished run"),
         ("{", "is corrupt"),
-        ("[]", "no JSON object"),
+        ("[]", "not a JSON object"),
         ('{"metadata": {}}', "version None"),
     ],
 )

@@ -11,21 +11,21 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 
 @pytest.fixture(scope="session")
 def training_data(small_dataset: RetrievalDataset) -> TrainingData:
-    """40 train examples over 8 memories and 20 dev examples over 4 others, with the neighbours as negatives."""
+    """40 train examples over 8 memories and 20 dev examples over 4 others; negatives are neighbouring memories."""
     memories = list(small_dataset.memories)
     train = memories[:8]
     examples = []
     for query_id, query in small_dataset.queries.items():
         (memory,) = small_dataset.judgements[query_id]
-        place = memories.index(memory)
-        negatives = [train[(place + step) % 8] for step in (1, 2, 3)] if place < 8 else train[:2]
+        index = memories.index(memory)
+        negatives = [train[(index + step) % 8] for step in (1, 2, 3)] if index < 8 else train[:2]
         examples.append(
             TrainingExample(
                 query_id=query_id,
                 query=query.text,
                 positive_ids=(memory,),
                 negatives=tuple(HardNegative(i, "dense", 0.5, rank) for rank, i in enumerate(negatives, start=1)),
-                split="train" if place < 8 else "dev",
+                split="train" if index < 8 else "dev",
             )
         )
     return TrainingData(
@@ -38,7 +38,7 @@ def training_data(small_dataset: RetrievalDataset) -> TrainingData:
 
 @pytest.fixture(scope="session")
 def one_layer(minilm: Encoder, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The base model with the first of its layers alone, where only the course of a training matters."""
+    """The base model cut to its first layer, for tests that do not depend on the quality of the vectors."""
     model = copy.deepcopy(minilm.model)
     transformer = model[0].auto_model
     transformer.encoder.layer = transformer.encoder.layer[:1]

@@ -1,4 +1,4 @@
-"""Settings of a training in which only its course matters."""
+"""Settings of a short training, for tests that do not depend on the quality of the result."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from llama_index_ace_finetune.training.data.batches import BatchCollator
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
 
 
-def example(query: str, right: list[str], wrong: list[str], split: str = "train") -> TrainingExample:
-    negatives = tuple(HardNegative(i) for i in wrong)
-    return TrainingExample(query_id=query, query=query, positive_ids=tuple(right), negatives=negatives, split=split)
+def example(query: str, positives: list[str], hard_negatives: list[str], split: str = "train") -> TrainingExample:
+    negatives = tuple(HardNegative(i) for i in hard_negatives)
+    return TrainingExample(query_id=query, query=query, positive_ids=tuple(positives), negatives=negatives, split=split)
 
 
 def rows(*values: list[int]) -> tuple[np.ndarray, ...]:
@@ -30,7 +30,7 @@ EXAMPLES = IndexedExamples(
 
 
 class Recorder:
-    """Stands for the model's `preprocess` and keeps what it was given."""
+    """Replaces the model's `preprocess` and records its arguments."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[str], str | None, str]] = []
@@ -54,43 +54,43 @@ def collator(hard_negatives: int = 1, **options: Any) -> BatchCollator:
 # ------------------------------------------------------------------------------------------------ batches
 
 
-def test_documents_are_distinct_and_every_right_answer_is_marked() -> None:
+def test_documents_are_distinct_and_every_positive_is_labelled() -> None:
     documents, targets = collator().select([0, 1, 2])
-    # q0 brings 0 and its negative 2; q1 brings 2, which is there, and its negative 1; q2 brings 3.
+    # q0 adds 0 and its negative 2; q1 adds only its negative 1, since 2 is there already; q2 adds 3.
     assert documents == [0, 2, 1, 3]
     assert targets.dtype == np.int8
-    # 1 is right for q0 although q1 brought it in as a negative.
+    # 1 is a positive of q0 although q1 added it as a negative.
     assert targets.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
 
 
-def test_right_answers_and_negatives_take_turns() -> None:
+def test_positives_and_negatives_rotate_over_epochs() -> None:
     batches = collator(hard_negatives=2)
     documents = []
-    for turn in range(4):
-        batches.turn = turn
+    for epoch in range(4):
+        batches.epoch = epoch
         documents.append(batches.select([0])[0])
     assert documents == [[0, 2, 4], [1, 5, 2], [0, 4, 5], [1, 2, 4]]
     assert batches.select([0])[0] == documents[3]
 
 
-def test_no_hard_negatives_leave_the_right_answers() -> None:
+def test_without_hard_negatives_only_positives_are_selected() -> None:
     documents, targets = collator(hard_negatives=0).select([1, 2])
     assert documents == [2, 3]
     assert targets.tolist() == [[1, 0], [0, 1]]
 
 
-def test_suspected_documents_are_masked_but_never_a_right_one() -> None:
-    class Suspicious:
+def test_suspected_false_negatives_are_masked_but_never_positives() -> None:
+    class SuspectedRows:
         def mask(self, numbers: list[int], documents: list[int]) -> np.ndarray:
             suspected = {0: {2, 1, 6}, 2: {0}}
             return np.array([[row in suspected.get(number, ()) for row in documents] for number in numbers])
 
-    documents, targets = collator(guide=Suspicious()).select([0, 1, 2])
+    documents, targets = collator(false_negatives=SuspectedRows()).select([0, 1, 2])
     assert documents == [0, 2, 1, 3]
     assert targets.tolist() == [[1, -1, 1, 0], [0, 1, 0, 0], [-1, 0, 0, 1]]
 
 
-def test_a_batch_holds_both_blocks_with_their_prompts() -> None:
+def test_batch_holds_queries_and_documents_with_their_prompts() -> None:
     batches = collator()
     batch = batches([{"example": 1}, {"example": 2}])
     assert batch["label"].tolist() == [[1, 0, 0], [0, 0, 1]]
@@ -104,10 +104,10 @@ def test_a_batch_holds_both_blocks_with_their_prompts() -> None:
     ]
 
 
-# ------------------------------------------------------------------------------------------------ examples as rows
+# ------------------------------------------------------------------------------------------------ indexed examples
 
 
-def test_equal_texts_are_one_row_and_equal_queries_share_their_answers() -> None:
+def test_equal_texts_are_one_row_and_equal_queries_share_positives() -> None:
     examples = (
         example("restart?", ["1"], ["2", "3", "4"]),
         example("Restart?", ["3"], ["2"], split="dev"),
@@ -120,8 +120,8 @@ def test_equal_texts_are_one_row_and_equal_queries_share_their_answers() -> None
     assert indexed.corpus == ("Restart it", "Wait", "Stop", "Unused")
     assert indexed.corpus_ids == ("1", "3", "4", "5")
     assert indexed.query_ids == ("restart?", "other")
-    # 2 holds the text of 1. 3 is right for a query of the same wording in another part: it is neither.
+    # 2 has the text of 1. 3 is a positive of the same query text in another split, so it is not a negative either.
     assert [r.tolist() for r in indexed.relevant] == [[0], [2]]
     assert [r.tolist() for r in indexed.negatives] == [[2], [0]]
-    # In one part they share their answers.
+    # Within one split, equal queries share their positives.
     assert [r.tolist() for r in index_examples(data, examples).relevant] == [[0, 1], [0, 1], [2]]

@@ -10,30 +10,30 @@ from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPl
 from llama_index_ace_finetune.training.model_selection import dev_set as module
 from llama_index_ace_finetune.training.model_selection.dev_set import encoding_seconds
 
-LOOKS = EvaluationCost(each=4.0, after=10.0)
+COST = EvaluationCost(each=4.0, after=10.0)
 
 
-def planned(limit: float | None, *, steps: int = 30, evaluation_cost: EvaluationCost = LOOKS) -> StepPlan:
+def planned(limit: float | None, *, steps: int = 30, evaluation_cost: EvaluationCost = COST) -> StepPlan:
     return StepPlan.within(limit, steps=steps, step_seconds=2.0, evaluate_every=10, evaluation_cost=evaluation_cost)
 
 
-def test_without_a_limit_all_steps_and_looks_are_counted() -> None:
+def test_without_a_budget_all_steps_and_evaluations_are_counted() -> None:
     assert planned(None) == StepPlan(30, 30 * 2 + 3 * 4 + 10)
-    # The 31st step begins a part of an epoch, with a look at its end.
+    # The 31st step starts another interval, with an evaluation at its end.
     assert planned(None, steps=31) == StepPlan(31, 31 * 2 + 4 * 4 + 10)
 
 
-def test_a_limit_that_is_enough_changes_nothing() -> None:
+def test_sufficient_budget_changes_nothing() -> None:
     assert planned(82.0) == planned(None)
 
 
-def test_a_limit_leaves_time_for_the_looks() -> None:
-    # 60 - 10 - 4 = 46 seconds for steps of 2 + 4 / 10: 19, and two looks.
+def test_budget_leaves_time_for_dev_evaluations() -> None:
+    # 60 - 10 - 4 = 46 seconds for steps of 2 + 4 / 10: 19, and two evaluations.
     assert planned(60.0) == StepPlan(19, 19 * 2 + 2 * 4 + 10)
 
 
-def test_half_of_a_short_limit_goes_to_steps() -> None:
-    # 12 - 10 - 4 is nothing; half of 12 holds two steps of 2.4.
+def test_half_of_a_short_budget_is_spent_on_steps() -> None:
+    # 12 - 10 - 4 is below zero; half of 12 allows two steps of 2.4.
     assert planned(12.0) == StepPlan(2, 2 * 2 + 4 + 10)
     assert planned(1e-6).steps == 1
 
@@ -46,7 +46,7 @@ def test_half_of_a_short_limit_goes_to_steps() -> None:
     each=st.floats(0, 100),
     after=st.floats(0, 1000),
 )
-def test_a_plan_keeps_the_limit_where_half_of_it_is_free(
+def test_plan_stays_within_the_budget_if_evaluations_need_at_most_half(
     limit: float, steps: int, step_seconds: float, evaluate_every: int, each: float, after: float
 ) -> None:
     plan = StepPlan.within(
@@ -67,17 +67,19 @@ def test_a_plan_keeps_the_limit_where_half_of_it_is_free(
 
 
 @pytest.mark.parametrize(("count", "encoded"), [(0, 0), (3, 3), (128, 128), (300, 128), (1280, 128)])
-def test_seconds_are_those_of_a_part(count: int, encoded: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoding_seconds_are_extrapolated_from_a_sample(
+    count: int, encoded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = [0.0]
-    seen: list[str] = []
+    encoded_texts: list[str] = []
 
     def encode(texts: list[str]) -> None:
-        seen.extend(texts)
+        encoded_texts.extend(texts)
         clock[0] += 0.5 * len(texts)
 
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
     texts = [f"text {number}" for number in range(count)]
     assert encoding_seconds(encode, texts) == 0.5 * count
-    assert len(seen) == encoded
+    assert len(encoded_texts) == encoded
     if count == 1280:
-        assert seen[-1] == "text 1270"  # from all over them
+        assert encoded_texts[-1] == "text 1270"  # sampled evenly

@@ -24,8 +24,8 @@ from llama_index_ace_finetune.training.losses.distillation import DISTILLATION_L
 from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss, masked_ranking_loss
 
 
-def drawn(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cosines, a teacher's scores with gaps, and targets, all [4, 6]."""
+def random_scores(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cosines, teacher scores with missing (NaN) values, and targets, all [4, 6]."""
     generator = torch.Generator().manual_seed(seed)
     cosines, teacher = (torch.rand(4, 6, generator=generator, dtype=torch.float64) for _ in range(2))
     teacher[torch.rand(4, 6, generator=generator) < 0.4] = math.nan
@@ -39,11 +39,11 @@ def softmax(scores: list[float], temperature: float) -> list[float]:
 
 @given(st.integers(0, 2**31 - 1))
 @settings(deadline=None, max_examples=50)
-def test_listwise_distillation_is_a_loop_over_queries(seed: int) -> None:
-    cosines, teacher, _ = drawn(seed)
+def test_listwise_distillation_equals_a_loop_over_queries(seed: int) -> None:
+    cosines, teacher, _ = random_scores(seed)
     terms = []
     for ours, theirs in zip(cosines.tolist(), teacher.tolist(), strict=True):
-        known = [place for place, score in enumerate(theirs) if not math.isnan(score)]
+        known = [column for column, score in enumerate(theirs) if not math.isnan(score)]
         if len(known) > 1:
             p, q = softmax([theirs[k] for k in known], 0.3), softmax([ours[k] for k in known], 0.3)
             terms.append(sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)))
@@ -58,8 +58,8 @@ def test_listwise_distillation_is_a_loop_over_queries(seed: int) -> None:
 
 @given(st.integers(0, 2**31 - 1))
 @settings(deadline=None, max_examples=50)
-def test_margin_mse_is_a_loop_over_pairs(seed: int) -> None:
-    cosines, teacher, targets = drawn(seed)
+def test_margin_mse_equals_a_loop_over_pairs(seed: int) -> None:
+    cosines, teacher, targets = random_scores(seed)
     terms = [
         (float(cosines[q, p] - cosines[q, n]) - float(teacher[q, p] - teacher[q, n])) ** 2
         for q in range(4)
@@ -75,7 +75,7 @@ def test_margin_mse_is_a_loop_over_pairs(seed: int) -> None:
     assert torch.isfinite(leaf.grad).all()
 
 
-def test_a_teachers_scores_reach_the_loss(minilm: Encoder, training_data: TrainingData) -> None:
+def test_teacher_scores_reach_the_loss(minilm: Encoder, training_data: TrainingData) -> None:
     examples = index_examples(training_data, [e for e in training_data.examples if e.split == "train"])
     scores = teacher_scores(EmbeddingTeacher(minilm), examples, cache=None)
     queries = minilm.encode_queries(examples.queries[:2])
@@ -100,7 +100,7 @@ def test_a_teachers_scores_reach_the_loss(minilm: Encoder, training_data: Traini
         cosines = torch.from_numpy(
             minilm.encode_queries([examples.queries[0], examples.queries[9]]) @ documents[chosen].T
         )
-        # The teacher is the model itself, so there is nothing to learn from it.
+        # The teacher is the model itself, so the distillation term is zero.
         ranking = masked_ranking_loss(cosines, targets.to(torch.int8), temperature=0.05)
         assert loss(blocks, batch["label"]).item() == pytest.approx(ranking.item(), abs=1e-3)
 
@@ -123,7 +123,7 @@ def test_training_with_a_teacher(training_data: TrainingData, tmp_path: Path) ->
     assert np.isfinite(losses).all()
 
 
-def test_logits_are_scaled(training_data: TrainingData) -> None:
+def test_logits_are_scaled_to_zero_to_one(training_data: TrainingData) -> None:
     class Logits:
         def score(
             self, queries: object, documents: object, pairs: tuple[np.ndarray, np.ndarray], *, cache: object

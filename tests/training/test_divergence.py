@@ -38,17 +38,17 @@ def tuner(data: TrainingData, output: Path, base_model: str, **options: Any) -> 
     return made
 
 
-# ------------------------------------------------------------------------------------------------ the course
+# ------------------------------------------------------------------------------------------- divergence of the loss
 
 
-def told(losses: list[float]) -> list[int]:
-    course = DivergenceMonitor()
-    return [step for step, loss in enumerate(losses, start=1) if course.diverges(loss)]
+def diverging_steps(losses: list[float]) -> list[int]:
+    monitor = DivergenceMonitor()
+    return [step for step, loss in enumerate(losses, start=1) if monitor.diverges(loss)]
 
 
 def test_a_loss_that_triples_for_ten_steps_diverges() -> None:
     # The mean of ten passes 4.5 once eight of them are at 5.2: (2 * 1.5 + 8 * 5.2) / 10 = 4.46, with nine 4.83.
-    assert told([1.5] * 10 + [5.2] * 10)[0] == 19
+    assert diverging_steps([1.5] * 10 + [5.2] * 10)[0] == 19
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_a_loss_that_triples_for_ten_steps_diverges() -> None:
         [2.0] * 10 + [5.9] * 30,
         [50.0] * 9,
     ],
-    ids=["falls", "low all the same", "a few steps", "less than triple", "too few steps"],
+    ids=["falls", "rises but stays low", "brief spike", "less than triple", "too few steps"],
 )
-def test_other_courses_do_not(losses: list[float]) -> None:
-    assert told(losses) == []
+def test_other_losses_do_not_diverge(losses: list[float]) -> None:
+    assert diverging_steps(losses) == []
 
 
-# ------------------------------------------------------------------------------------------------ what is kept
+# ------------------------------------------------------------------------------------------- checkpoints and errors
 
 
 TRAINED: list[list[int]] = []
@@ -74,9 +74,9 @@ TRAINED: list[list[int]] = []
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
-    """Losses by the steps done before; 1 where there is none. Weights stay as they are.
+    """Losses by the number of completed steps; 1 by default. Weights do not change.
 
-    `TRAINED` holds the examples of each step.
+    `TRAINED` records the examples of each step.
     """
     losses: dict[int, float] = {}
     TRAINED.clear()
@@ -89,7 +89,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     return losses
 
 
-def test_the_weights_that_gave_no_number_are_not_kept_and_those_before_are(
+def test_nan_loss_keeps_only_the_checkpoint_before_it(
     training_data: TrainingData,
     one_layer: str,
     tmp_path: Path,
@@ -107,17 +107,17 @@ def test_the_weights_that_gave_no_number_are_not_kept_and_those_before_are(
     assert not (tmp_path / "model").exists()
 
 
-def test_the_queries_that_are_named_are_those_of_the_step(
+def test_nan_loss_names_the_queries_of_its_step(
     training_data: TrainingData, one_layer: str, tmp_path: Path, scripted: dict[int, float]
 ) -> None:
-    scripted[2] = math.nan  # the first of two steps of an epoch: the next batch is made already
-    with pytest.raises(TrainingError) as told:
+    scripted[2] = math.nan  # the first of two steps of an epoch: the next batch is prefetched
+    with pytest.raises(TrainingError) as caught:
         tuner(training_data, tmp_path / "model", one_layer).train()
     named = [training_data.examples[number].query_id for number in TRAINED[2]]
-    assert f"step 3 (queries {', '.join(named[:3])} and 1 more)" in str(told.value)
+    assert f"step 3 (queries {', '.join(named[:3])} and 1 more)" in str(caught.value)
 
 
-def test_weights_that_give_no_numbers_at_a_look_are_told_and_not_kept(
+def test_nan_weights_at_a_dev_evaluation_raise_and_are_not_saved(
     training_data: TrainingData, one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "_SAVED_SECONDS", 0.001)  # after every step
@@ -139,7 +139,7 @@ def test_weights_that_give_no_numbers_at_a_look_are_told_and_not_kept(
 
 
 @pytest.mark.parametrize(("eval_steps", "steps"), [(1, 2), (None, 4)])
-def test_a_training_that_had_stopped_early_takes_no_more_steps(
+def test_resume_after_early_stopping_takes_no_more_steps(
     training_data: TrainingData,
     one_layer: str,
     tmp_path: Path,
@@ -160,14 +160,14 @@ def test_a_training_that_had_stopped_early_takes_no_more_steps(
         made.initialize_model()
         return made.train()
 
-    # The weights stay as they are, so the second look finds nothing better.
+    # The weights do not change, so the second evaluation finds no improvement.
     assert train()["total_steps"] == len(TRAINED) == steps
     TRAINED.clear()
     assert train()["total_steps"] == steps
     assert TRAINED == []
 
 
-def test_a_loss_that_runs_away_stops_with_step_and_queries(
+def test_diverging_loss_raises_with_step_and_queries(
     training_data: TrainingData, one_layer: str, tmp_path: Path, scripted: dict[int, float]
 ) -> None:
     scripted.update(dict.fromkeys(range(10, 30), 6.0))
@@ -187,13 +187,15 @@ def test_a_loss_that_runs_away_stops_with_step_and_queries(
         ("codecarbon", "is not installed; run"),
     ],
 )
-def test_a_logger_that_is_not_there_is_told_before_the_work(name: str, message: str) -> None:
+def test_unavailable_logger_is_refused_before_training(name: str, message: str) -> None:
     with pytest.raises(TrainingError, match=message) as refusal:
         EmbeddingFineTuner(TrainingConfig(report_to=(name,))).initialize_model()
     assert "\n" not in str(refusal.value)
 
 
-def test_files_of_tensorboard_lie_beside_the_model(training_data: TrainingData, one_layer: str, tmp_path: Path) -> None:
+def test_tensorboard_logs_are_written_next_to_the_model(
+    training_data: TrainingData, one_layer: str, tmp_path: Path
+) -> None:
     pytest.importorskip("tensorboard")
     os.environ.pop("TENSORBOARD_LOGGING_DIR", None)
     tuner(training_data, tmp_path / "model", one_layer, epochs=1, report_to=("tensorboard",)).train()

@@ -12,12 +12,12 @@ from llama_index_ace_finetune.training.fine_tuner import divide_examples
 WORDS = ["disk", "queue", "token", "cache", "deploy", "login", "backup", "metric", "index", "mail"]
 
 
-def example(number: int, memory: int, split: str | None, wrong: list[int] | None = None) -> TrainingExample:
+def example(number: int, memory: int, split: str | None, negatives: list[int] | None = None) -> TrainingExample:
     return TrainingExample(
         query_id=f"q{number}",
         query=f"{WORDS[memory]} trouble {number}",
         positive_ids=(f"m{memory}",),
-        negatives=tuple(HardNegative(f"m{i}") for i in wrong or []),
+        negatives=tuple(HardNegative(f"m{i}") for i in negatives or []),
         split=split,
     )
 
@@ -30,21 +30,21 @@ def ids(examples: list[TrainingExample]) -> list[str]:
     return [example.query_id for example in examples]
 
 
-def test_marks_are_kept_and_test_is_in_neither() -> None:
+def test_given_splits_are_kept_and_test_is_left_out() -> None:
     marked = [example(0, 0, "train"), example(1, 1, "dev"), example(2, 2, "test"), example(3, 3, "train")]
     train, dev = divide_examples(data(marked), train_split=0.8, seed=0)
     assert ids(train) == ["q0", "q3"]
     assert ids(dev) == ["q1"]
 
 
-def test_answers_of_dev_are_not_trained_against() -> None:
+def test_positives_of_dev_are_not_training_negatives() -> None:
     marked = [example(0, 0, "train", [1, 2, 3]), example(1, 1, "dev", [0])]
     train, dev = divide_examples(data(marked), train_split=0.8, seed=0)
     assert train[0].negative_ids == ("m2", "m3")
     assert dev[0].negative_ids == ("m0",)
 
 
-def test_neither_are_those_of_test_nor_their_equals() -> None:
+def test_positives_of_test_and_equal_texts_are_not_training_negatives() -> None:
     marked = [example(0, 0, "train", [1, 2, 3]), example(1, 1, "test")]
     held_out = data(marked)
     memories = {**held_out.memories, "m3": held_out.memories["m1"].upper()}
@@ -52,14 +52,14 @@ def test_neither_are_those_of_test_nor_their_equals() -> None:
     assert train[0].negative_ids == ("m2",)
 
 
-def test_of_train_marks_alone_some_are_set_aside() -> None:
+def test_dev_is_split_off_if_the_data_has_none() -> None:
     marked = [example(number, number % 10, "train") for number in range(20)]
     train, dev = divide_examples(data([*marked, example(20, 9, "test")]), train_split=0.8, seed=0)
     assert (len(train), len(dev)) == (16, 4)
     assert {i for one in dev for i in one.positive_ids}.isdisjoint(i for one in train for i in one.positive_ids)
 
 
-def test_a_split_that_made_no_dev_is_kept() -> None:
+def test_split_without_dev_is_kept() -> None:
     split = dataclasses.replace(data([example(0, 0, "train"), example(1, 1, None)]), split={"seed": 0})
     train, dev = divide_examples(split, train_split=0.5, seed=0)
     assert ids(train) == ["q0", "q1"]
@@ -67,7 +67,7 @@ def test_a_split_that_made_no_dev_is_kept() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_without_marks_no_answer_stands_on_both_sides(seed: int) -> None:
+def test_without_given_splits_no_positive_is_in_train_and_dev(seed: int) -> None:
     unmarked = [example(number, number % 10, None, [(number + 1) % 10, (number + 2) % 10]) for number in range(50)]
     train, dev = divide_examples(data(unmarked), train_split=0.8, seed=seed)
     assert (len(train), len(dev)) == (40, 10)
@@ -77,7 +77,7 @@ def test_without_marks_no_answer_stands_on_both_sides(seed: int) -> None:
     assert ids(divide_examples(data(unmarked), train_split=0.8, seed=seed)[1]) == ids(dev)
 
 
-def test_queries_of_one_wording_stay_together() -> None:
+def test_queries_of_equal_text_stay_together() -> None:
     unmarked = [example(number, number % 10, None) for number in range(20)]
     same = [
         TrainingExample(query_id=f"s{memory}", query="It  Fails", positive_ids=(f"m{memory}",)) for memory in (0, 5)
@@ -89,6 +89,6 @@ def test_queries_of_one_wording_stay_together() -> None:
     assert dev
 
 
-def test_one_group_cannot_be_divided() -> None:
+def test_single_group_cannot_be_divided() -> None:
     with pytest.raises(DatasetError, match="leaves dev empty"):
         divide_examples(data([example(number, 0, None) for number in range(20)]), train_split=0.8, seed=0)

@@ -1,4 +1,4 @@
-"""Embedding in parts, with and without padding, kept or computed anew: one result."""
+"""Embedding in chunks, padded or packed, with activations cached or recomputed, gives one result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEXTS = [f"memory {number} " + "and more words " * (number % 5 * 3) for number i
 
 
 def gradients_of(minilm: Encoder, vectors: Tensor) -> Tensor:
-    """All gradients of a weighting that tells the rows and the dimensions apart, end to end."""
+    """All gradients, concatenated, of a weighted sum whose weights differ by row and dimension."""
     minilm.model.zero_grad()
     weights = torch.sin(torch.arange(vectors.numel(), dtype=torch.float32)).reshape(vectors.shape)
     (vectors * weights).sum().backward()
@@ -31,7 +31,7 @@ def one_pass(minilm: Encoder) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("max_cached_tokens", [0, 10**6])
 @pytest.mark.parametrize("chunk_tokens", [40, 4096])
-def test_parts_give_the_vectors_and_gradients_of_one_pass(
+def test_chunks_give_the_vectors_and_gradients_of_one_pass(
     minilm: Encoder,
     one_pass: tuple[Tensor, Tensor],
     max_cached_tokens: int,
@@ -62,18 +62,18 @@ def test_packed_gradients_are_those_of_the_model_in_bfloat16(
     assert float(gradients.norm()) == pytest.approx(float(one_pass[1].norm()), rel=0.05)
 
 
-def test_computing_anew_keeps_less(minilm: Encoder) -> None:
+def test_recomputation_stores_fewer_activations(minilm: Encoder) -> None:
     features = minilm.model.preprocess(TEXTS)
-    kept: dict[int, int] = {}
+    stored: dict[int, int] = {}
     for max_cached_tokens in (0, 10**6):
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
             embed(minilm.model, features, packed=True, memory=ChunkLimits(max_cached_tokens=max_cached_tokens))
-        kept[max_cached_tokens] = sum(sizes)
-    assert kept[0] < kept[10**6] / 2
+        stored[max_cached_tokens] = sum(sizes)
+    assert stored[0] < stored[10**6] / 2
 
 
-def test_parts_save_padding() -> None:
+def test_chunks_reduce_padding() -> None:
     widths: list[int] = []
 
     class Recorder(nn.Module):
@@ -90,7 +90,7 @@ def test_parts_save_padding() -> None:
     assert (out[:, 0] / out[:, 1]).round().tolist() == [10, 45, 15, 10]
 
 
-def test_memory_shrinks_until_a_part_is_small() -> None:
+def test_limits_shrink_to_the_smallest_chunk() -> None:
     memory = ChunkLimits(max_cached_tokens=1000, chunk_tokens=512)
     assert memory.shrink()
     assert (memory.max_cached_tokens, memory.chunk_tokens) == (0, 512)

@@ -31,7 +31,7 @@ def random_examples(rng: np.random.Generator, queries: int, documents: int) -> I
     )
 
 
-def random_guide(rng: np.random.Generator, examples: IndexedExamples, margin: float) -> FalseNegativeMask:
+def random_mask(rng: np.random.Generator, examples: IndexedExamples, margin: float) -> FalseNegativeMask:
     def unit(count: int) -> np.ndarray:
         vectors = rng.standard_normal((count, 3)).astype(np.float32)
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
@@ -39,59 +39,59 @@ def random_guide(rng: np.random.Generator, examples: IndexedExamples, margin: fl
     return FalseNegativeMask(unit(len(examples.queries)), unit(len(examples.corpus)), examples.relevant, margin)
 
 
-def collator(examples: IndexedExamples, guide: FalseNegativeMask | None) -> BatchCollator:
+def collator(examples: IndexedExamples, mask: FalseNegativeMask | None) -> BatchCollator:
     def nothing(*_: Any, **__: Any) -> dict[str, Any]:
         return {}
 
-    return BatchCollator(nothing, examples, 2, "", "", guide=guide)
+    return BatchCollator(nothing, examples, 2, "", "", false_negatives=mask)
 
 
-def test_by_hand() -> None:
-    # The query lies at 0 degrees, its right answer at 40: cosine .766, of which .95 are .728.
+def test_worked_example() -> None:
+    # The query is at 0 degrees, its positive at 40: cosine .766, of which 95% are .728.
     documents = at_angle(40, 20, -42, -44, 57, 59)
-    guide = FalseNegativeMask(at_angle(0), documents, (np.array([0]),), 0.05)
-    # 20 is nearer; -42 has .743, -44 has .719; 57 lies 17 degrees (cosine .956) from the right answer, 59 lies 19.
-    assert guide.mask([0], range(6)).tolist() == [[True, True, True, False, True, False]]
-    # At 0 only what is nearer than the right answer is suspected, and near-duplicates.
-    stern = FalseNegativeMask(at_angle(0), documents, (np.array([0]),), 0.0)
-    assert stern.mask([0], range(6)).tolist() == [[True, True, False, False, True, False]]
+    mask = FalseNegativeMask(at_angle(0), documents, (np.array([0]),), 0.05)
+    # 20 is nearer; -42 has .743, -44 has .719; 57 is 17 degrees (cosine .956) from the positive, 59 is 19.
+    assert mask.mask([0], range(6)).tolist() == [[True, True, True, False, True, False]]
+    # At 0, only documents nearer than the positive and near-duplicates are masked.
+    strict = FalseNegativeMask(at_angle(0), documents, (np.array([0]),), 0.0)
+    assert strict.mask([0], range(6)).tolist() == [[True, True, False, False, True, False]]
 
 
-def test_the_least_of_several_right_answers_sets_the_limit() -> None:
+def test_lowest_of_several_positives_sets_the_limit() -> None:
     documents = at_angle(10, 60, -50, -70)
-    guide = FalseNegativeMask(at_angle(0, 0), documents, (np.array([0, 1]), np.array([0])), 0.0)
-    assert guide.mask([0, 1], [2, 3]).tolist() == [[True, False], [False, False]]
+    mask = FalseNegativeMask(at_angle(0, 0), documents, (np.array([0, 1]), np.array([0])), 0.0)
+    assert mask.mask([0, 1], [2, 3]).tolist() == [[True, False], [False, False]]
 
 
 @given(st.integers(0, 2**31 - 1), st.sampled_from([0.2, 0.05, 0.0, -0.2]))
 @settings(deadline=None, max_examples=40)
-def test_a_batch_masks_what_a_loop_suspects_and_gradients_are_the_loops(seed: int, margin: float) -> None:
+def test_masks_and_gradients_equal_a_loop(seed: int, margin: float) -> None:
     rng = np.random.default_rng(seed)
     examples = random_examples(rng, 6, 12)
-    guide = random_guide(rng, examples, margin)
+    mask = random_mask(rng, examples, margin)
     numbers = rng.permutation(6)[:4].tolist()
-    rows, targets = collator(examples, guide).select(numbers)
+    rows, targets = collator(examples, mask).select(numbers)
     cosines = torch.tensor(rng.uniform(-1, 1, targets.shape), dtype=torch.float32)
     ours, theirs = cosines.clone().requires_grad_(), cosines.clone().double().requires_grad_()
     terms = []
-    for place, number in enumerate(numbers):
-        right = examples.relevant[number].tolist()
-        query = guide.query_vectors[number].astype(float)
-        least = min(float(query @ guide.document_vectors[row]) for row in right)
+    for position, number in enumerate(numbers):
+        positives = examples.relevant[number].tolist()
+        query = mask.query_vectors[number].astype(float)
+        least = min(float(query @ mask.document_vectors[row]) for row in positives)
         negatives = []
         for column, row in enumerate(rows):
-            document = guide.document_vectors[row].astype(float)
+            document = mask.document_vectors[row].astype(float)
             suspected = float(query @ document) > least - abs(least) * margin or any(
-                float(guide.document_vectors[other].astype(float) @ document) >= 0.95 for other in right
+                float(mask.document_vectors[other].astype(float) @ document) >= 0.95 for other in positives
             )
-            expected = POSITIVE if row in right else MASKED if suspected else NEGATIVE
-            assert targets[place, column] == expected
+            expected = POSITIVE if row in positives else MASKED if suspected else NEGATIVE
+            assert targets[position, column] == expected
             if expected == NEGATIVE:
-                negatives.append(theirs[place, column])
+                negatives.append(theirs[position, column])
         for column, row in enumerate(rows):
-            if row in right:
-                scores = torch.stack([theirs[place, column], *negatives]) / 0.1
-                terms.append(-scores.log_softmax(dim=0)[0] / len([r for r in rows if r in right]))
+            if row in positives:
+                scores = torch.stack([theirs[position, column], *negatives]) / 0.1
+                terms.append(-scores.log_softmax(dim=0)[0] / len([r for r in rows if r in positives]))
     torch.stack(terms).sum().div(len(numbers)).backward()
     masked_ranking_loss(ours, torch.from_numpy(targets), temperature=0.1).backward()
     assert ours.grad is not None
@@ -101,14 +101,14 @@ def test_a_batch_masks_what_a_loop_suspects_and_gradients_are_the_loops(seed: in
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_guide_that_suspects_nothing_changes_nothing(seed: int) -> None:
+def test_mask_without_suspects_changes_nothing(seed: int) -> None:
     rng = np.random.default_rng(seed)
     examples = random_examples(rng, 6, 12)
-    guide = random_guide(rng, examples, -1e9)
-    # Positive cosines alone, so that the margin lies above all of them.
-    for vectors in (guide.query_vectors, guide.document_vectors):
+    mask = random_mask(rng, examples, -1e9)
+    # Only positive cosines, so that the limit is above all of them.
+    for vectors in (mask.query_vectors, mask.document_vectors):
         np.abs(vectors, out=vectors)
-    guide = FalseNegativeMask(guide.query_vectors, guide.document_vectors, examples.relevant, -1e9, near_duplicate=1.1)
-    with_guide, without = (collator(examples, one).select([0, 1, 2, 3, 4, 5]) for one in (guide, None))
-    assert with_guide[0] == without[0]
-    assert (with_guide[1] == without[1]).all()
+    mask = FalseNegativeMask(mask.query_vectors, mask.document_vectors, examples.relevant, -1e9, near_duplicate=1.1)
+    masked, without = (collator(examples, one).select([0, 1, 2, 3, 4, 5]) for one in (mask, None))
+    assert masked[0] == without[0]
+    assert (masked[1] == without[1]).all()

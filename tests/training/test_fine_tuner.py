@@ -40,7 +40,7 @@ def ready(data: TrainingData, output: Path, **options: Any) -> EmbeddingFineTune
 
 @dataclasses.dataclass
 class Trained:
-    """One short training and what it said on the way."""
+    """A short training with its counts, metrics and progress reports."""
 
     tuner: EmbeddingFineTuner
     folder: Path
@@ -75,7 +75,7 @@ def test_counts_steps_and_progress(trained: Trained) -> None:
     assert trained.tuner.history[0]["step"] == 0
 
 
-def test_the_folder_loads_in_plain_sentence_transformers_with_the_same_vectors(
+def test_folder_loads_in_sentence_transformers_with_the_same_vectors(
     trained: Trained, training_data: TrainingData
 ) -> None:
     plain = SentenceTransformer(str(trained.folder), device="cpu")
@@ -90,19 +90,19 @@ def test_the_folder_loads_in_plain_sentence_transformers_with_the_same_vectors(
     assert np.abs(loaded.encode_queries(queries) - encoder.encode_queries(queries)).max() < 1e-5
 
 
-def test_what_ships_is_what_the_rule_chose(trained: Trained, minilm: Encoder) -> None:
+def test_shipped_weights_follow_the_selection(trained: Trained, minilm: Encoder) -> None:
     selection = trained.tuner.selection
     assert selection is not None
     assert set(selection.candidates) == {0.0, 0.5, 1.0}
-    sure = selection.difference.low > 0 and selection.difference.p_value <= 0.05
-    assert selection.ships_tuned == sure
+    significant = selection.difference.low > 0 and selection.difference.p_value <= 0.05
+    assert selection.ships_tuned == significant
     shipped = Encoder.load(trained.folder).encode_queries(["a query"])
-    moved = float(np.abs(shipped - minilm.encode_queries(["a query"])).max())
-    assert (moved > 1e-5) == selection.ships_tuned
+    change = float(np.abs(shipped - minilm.encode_queries(["a query"])).max())
+    assert (change > 1e-5) == selection.ships_tuned
     assert trained.metrics["selection"] == selection.to_dict()
 
 
-def test_evaluate_tells_dev_measures_and_the_mean_cosine_of_right_pairs(trained: Trained) -> None:
+def test_evaluate_returns_dev_metrics_and_mean_cosine_of_positives(trained: Trained) -> None:
     result = trained.tuner.evaluate()
     selection = trained.tuner.selection
     assert selection is not None
@@ -111,9 +111,7 @@ def test_evaluate_tells_dev_measures_and_the_mean_cosine_of_right_pairs(trained:
     assert 0 < result["avg_positive_similarity"] < 1
 
 
-def test_the_record_says_where_the_model_comes_from(
-    trained: Trained, training_data: TrainingData, minilm: Encoder
-) -> None:
+def test_provenance_of_the_model_is_recorded(trained: Trained, training_data: TrainingData, minilm: Encoder) -> None:
     record = read_provenance(trained.folder)
     assert record is not None
     assert record["base_model"] == DEFAULT_BASE_MODEL
@@ -131,7 +129,7 @@ def test_the_record_says_where_the_model_comes_from(
         assert record["seen"][part]["answer_hashes"] == sorted(answers)
 
 
-def test_the_card_is_complete_and_holds_no_text_of_the_data(trained: Trained, training_data: TrainingData) -> None:
+def test_model_card_is_complete_and_quotes_no_data(trained: Trained, training_data: TrainingData) -> None:
     card = (trained.folder / "README.md").read_text(encoding="utf-8")
     record = (trained.folder / "ace_finetune.json").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
@@ -146,7 +144,7 @@ def test_the_card_is_complete_and_holds_no_text_of_the_data(trained: Trained, tr
         assert text not in record
 
 
-def test_the_course_of_the_training_is_drawn(trained: Trained, tmp_path: Path) -> None:
+def test_training_curve_is_plotted(trained: Trained, tmp_path: Path) -> None:
     assert (trained.folder / "training_curve.png").read_bytes().startswith(b"\x89PNG")
     assert plot_training(trained.tuner.history, tmp_path / "a.png")
     assert plot_training(trained.tuner.history, tmp_path / "b.png")
@@ -155,7 +153,7 @@ def test_the_course_of_the_training_is_drawn(trained: Trained, tmp_path: Path) -
     assert not (tmp_path / "c.png").exists()
 
 
-def test_nothing_lies_about_afterwards(trained: Trained) -> None:
+def test_no_temporary_files_remain(trained: Trained) -> None:
     assert list(trained.folder.parent.iterdir()) == [trained.folder]
     assert not list(trained.folder.glob("checkpoint*"))
     assert not list(trained.folder.rglob("*.bin"))
@@ -172,7 +170,7 @@ def test_retraining_replaces_the_folder(
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
     tuner = ready(without_dev(training_data, 8), folder, base_model=one_layer)
     metrics = tuner.train()
-    # Without dev queries nothing can be chosen, and the record says so.
+    # Without dev queries there is no selection, and the record says so.
     assert metrics["selection"] is None
     assert metrics["total_steps"] == 1
     assert not (folder / "old.txt").exists()
@@ -187,7 +185,7 @@ def test_retraining_replaces_the_folder(
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_time_budget_bounds_the_steps(training_data: TrainingData, one_layer: str, tmp_path: Path) -> None:
+def test_time_budget_limits_the_steps(training_data: TrainingData, one_layer: str, tmp_path: Path) -> None:
     data = without_dev(training_data, 12)
     tuner = ready(data, tmp_path / "model", base_model=one_layer, epochs=50, batch_size=4, budget_minutes=1e-6)
     metrics = tuner.train()
@@ -195,12 +193,10 @@ def test_a_time_budget_bounds_the_steps(training_data: TrainingData, one_layer: 
     assert metrics["epochs"] == pytest.approx(1 / 3, abs=0.01)
 
 
-# ------------------------------------------------------------------------------------------------ what goes wrong
+# ------------------------------------------------------------------------------------------------ errors
 
 
-def test_a_foreign_folder_is_refused_before_the_work(
-    training_data: TrainingData, one_layer: str, tmp_path: Path
-) -> None:
+def test_foreign_folder_is_refused_before_training(training_data: TrainingData, one_layer: str, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     tuner = ready(training_data, tmp_path, base_model=one_layer)
     with pytest.raises(OutputExistsError, match="holds something that this package did not write"):
@@ -209,22 +205,20 @@ def test_a_foreign_folder_is_refused_before_the_work(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_output_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model"
     file.write_text("x", encoding="utf-8")
     with pytest.raises(OutputExistsError, match="is a file; give a folder"):
         require_replaceable(file, kind="model")
 
 
-def test_missing_and_empty_folders_may_be_written(tmp_path: Path) -> None:
+def test_missing_and_empty_folders_are_accepted(tmp_path: Path) -> None:
     require_replaceable(tmp_path, kind="model")
     require_replaceable(tmp_path / "new", kind="model")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_no_number_stops_and_writes_nothing(
-    training_data: TrainingData, one_layer: str, tmp_path: Path
-) -> None:
+def test_nan_loss_raises_and_writes_nothing(training_data: TrainingData, one_layer: str, tmp_path: Path) -> None:
     data = without_dev(training_data, 8)
     tuner = ready(data, tmp_path / "model", base_model=one_layer, batch_size=4, learning_rate=1e30)
     with pytest.raises(TrainingError, match=r"The loss is nan at step 2 \(queries .*, .*, .* and 1 more\); lower"):
@@ -240,13 +234,13 @@ def test_a_loss_that_is_no_number_stops_and_writes_nothing(
         RuntimeError("MPS backend out of memory"),
     ],
 )
-def test_a_batch_that_does_not_fit_is_computed_in_smaller_parts(
+def test_batch_is_computed_in_smaller_chunks_if_out_of_memory(
     training_data: TrainingData, one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    tried: list[int] = []
+    attempts: list[int] = []
 
     def scarce(model: Any, features: Any, *, packed: bool, memory: ChunkLimits) -> Any:
-        tried.append(memory.chunk_tokens if not memory.max_cached_tokens else 0)
+        attempts.append(memory.chunk_tokens if not memory.max_cached_tokens else 0)
         if memory.max_cached_tokens or memory.chunk_tokens > 1024:
             raise error
         return embed(model, features, packed=packed, memory=memory)
@@ -254,15 +248,15 @@ def test_a_batch_that_does_not_fit_is_computed_in_smaller_parts(
     monkeypatch.setattr("llama_index_ace_finetune.training.losses.masked_ranking.embed", scarce)
     tuner = ready(without_dev(training_data, 16), tmp_path / "model", base_model=one_layer)
     assert tuner.train()["total_steps"] == 2
-    # What does not fit is found out before the first step, two of which are timed; two blocks each.
-    assert tried == [0, 4096, 2048, *[1024] * 8]
+    # The chunk size is settled before the first step; two steps are timed first, with queries and documents each.
+    assert attempts == [0, 4096, 2048, *[1024] * 8]
     monkeypatch.setattr("llama_index_ace_finetune.training.losses.embed._SMALLEST_CHUNK", 2048)
     with pytest.raises(TrainingError, match="not even one chunk of a batch fits on the device; lower max_seq_length"):
         ready(without_dev(training_data, 16), tmp_path / "other", base_model=one_layer).train()
     assert not (tmp_path / "other").exists()
 
 
-def test_another_fault_of_a_step_is_not_taken_for_want_of_memory(
+def test_other_runtime_errors_are_not_treated_as_out_of_memory(
     training_data: TrainingData, one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> Any:
@@ -291,7 +285,9 @@ def test_checkpoints_of_another_training_are_refused(
     assert not (tmp_path / "other").exists()
 
 
-def test_one_training_at_a_time_writes_a_folder(training_data: TrainingData, one_layer: str, tmp_path: Path) -> None:
+def test_concurrent_training_into_one_folder_is_refused(
+    training_data: TrainingData, one_layer: str, tmp_path: Path
+) -> None:
     tuner = ready(without_dev(training_data, 16), tmp_path / "model", base_model=one_layer)
     with (
         locked(tmp_path / ".model.training.lock", output=tmp_path / "model"),
@@ -302,37 +298,37 @@ def test_one_training_at_a_time_writes_a_folder(training_data: TrainingData, one
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
-def test_dimensions_that_are_no_part_of_a_vector_are_told() -> None:
+def test_matryoshka_dimensions_above_the_vector_size_are_refused() -> None:
     with pytest.raises(TrainingError, match=r"dimensions holds 384, and vectors of .* have 384 dimensions in all"):
         EmbeddingFineTuner(TrainingConfig(dimensions=(128, 384))).initialize_model()
 
 
-def test_one_right_answer_for_all_is_told(training_data: TrainingData) -> None:
+def test_single_positive_without_negatives_is_refused(training_data: TrainingData) -> None:
     same = training_data.examples[0].positive_ids
     examples = tuple(dataclasses.replace(one, positive_ids=same, negatives=()) for one in training_data.examples[:12])
     with pytest.raises(TrainingError, match="the same positive and no negatives"):
         EmbeddingFineTuner().load_training_data(dataclasses.replace(training_data, examples=examples))
 
 
-def test_too_few_examples_are_told(training_data: TrainingData, tmp_path: Path) -> None:
+def test_too_few_examples_are_refused(training_data: TrainingData, tmp_path: Path) -> None:
     tuner = EmbeddingFineTuner(TrainingConfig(output_dir=str(tmp_path / "model")))
     with pytest.raises(TrainingError, match="There are 7 training examples, and at least 8 are needed"):
         tuner.load_training_data(without_dev(training_data, 7))
     assert tuner.load_training_data(without_dev(training_data, 8))["train"] == 8
 
 
-def test_a_file_that_is_no_training_data_is_told(tmp_path: Path) -> None:
+def test_missing_training_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="does not exist"):
         EmbeddingFineTuner().load_training_data(tmp_path / "none.json")
 
 
-def test_a_base_model_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_base_model_is_refused(tmp_path: Path) -> None:
     tuner = EmbeddingFineTuner(TrainingConfig(base_model=str(tmp_path / "none")))
     with pytest.raises(ModelError, match="does not exist"):
         tuner.initialize_model()
 
 
-def test_calls_in_the_wrong_order_are_told(training_data: TrainingData) -> None:
+def test_calls_in_the_wrong_order_are_refused(training_data: TrainingData) -> None:
     tuner = EmbeddingFineTuner()
     with pytest.raises(TrainingError, match="call load_training_data first"):
         tuner.train()
@@ -343,11 +339,11 @@ def test_calls_in_the_wrong_order_are_told(training_data: TrainingData) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "3"])
-def test_a_damaged_record_is_told(tmp_path: Path, content: str) -> None:
+def test_corrupt_provenance_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "ace_finetune.json").write_text(content, encoding="utf-8")
     with pytest.raises(ModelError, match=r"ace_finetune\.json' is corrupt"):
         read_provenance(tmp_path)
 
 
-def test_a_folder_without_a_record_is_not_ours(tmp_path: Path) -> None:
+def test_folder_without_provenance_gives_none(tmp_path: Path) -> None:
     assert read_provenance(tmp_path) is None

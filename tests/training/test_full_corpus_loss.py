@@ -19,13 +19,13 @@ from llama_index_ace_finetune.training.losses.full_corpus import (
 from llama_index_ace_finetune.training.losses.masked_ranking import masked_ranking_loss
 
 
-def naive(queries: Tensor, documents: Tensor, right: list[list[int]], temperature: float) -> Tensor:
-    """The formula of the docstring, one query and one right answer at a time, in double precision."""
+def naive(queries: Tensor, documents: Tensor, positives: list[list[int]], temperature: float) -> Tensor:
+    """The formula of the docstring, one query and one positive at a time, in double precision."""
     losses = []
-    for query, rows in zip(queries, right, strict=True):
+    for query, rows in zip(queries, positives, strict=True):
         scores = documents.double() @ query / temperature
-        wrong = [scores[row] for row in range(len(documents)) if row not in rows]
-        terms = [torch.logsumexp(torch.stack([scores[row], *wrong]), dim=0) - scores[row] for row in rows]
+        negatives = [scores[row] for row in range(len(documents)) if row not in rows]
+        terms = [torch.logsumexp(torch.stack([scores[row], *negatives]), dim=0) - scores[row] for row in rows]
         if terms:
             losses.append(torch.stack(terms).mean())
     return torch.stack(losses).mean() if losses else queries.sum() * 0
@@ -33,18 +33,18 @@ def naive(queries: Tensor, documents: Tensor, right: list[list[int]], temperatur
 
 @given(st.integers(0, 2**31 - 1), st.integers(1, 6), st.integers(1, 9), st.sampled_from([0.03, 0.2, 1.0]))
 @settings(deadline=None, max_examples=60)
-def test_values_and_gradients_are_those_of_the_naive_loop(
-    seed: int, count: int, documents: int, temperature: float
-) -> None:
+def test_values_and_gradients_equal_a_naive_loop(seed: int, count: int, documents: int, temperature: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     vectors = nn.functional.normalize(torch.randn(documents, 5, generator=generator))
     ours = nn.functional.normalize(torch.randn(count, 5, generator=generator)).requires_grad_()
     theirs = ours.detach().double().requires_grad_()
-    right = [torch.nonzero(torch.rand(documents, generator=generator) < 0.3).flatten().tolist() for _ in range(count)]
+    positives = [
+        torch.nonzero(torch.rand(documents, generator=generator) < 0.3).flatten().tolist() for _ in range(count)
+    ]
     loss = full_corpus_loss(
-        ours, vectors, pad_rows([np.array(rows, np.int64) for rows in right]), temperature=temperature
+        ours, vectors, pad_rows([np.array(rows, np.int64) for rows in positives]), temperature=temperature
     )
-    expected = naive(theirs, vectors, right, temperature)
+    expected = naive(theirs, vectors, positives, temperature)
     (loss * 3).backward()  # type: ignore[no-untyped-call]
     (expected * 3).backward()  # type: ignore[no-untyped-call]
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5, rel=1e-5)
@@ -53,7 +53,7 @@ def test_values_and_gradients_are_those_of_the_naive_loop(
     assert (ours.grad - theirs.grad).abs().max() <= 1e-5 * max(1.0, float(theirs.grad.abs().max()))
 
 
-def test_it_is_the_masked_loss_where_nothing_is_masked() -> None:
+def test_equals_the_masked_loss_without_masked_documents() -> None:
     generator = torch.Generator().manual_seed(1)
     queries = nn.functional.normalize(torch.randn(6, 8, generator=generator))
     documents = nn.functional.normalize(torch.randn(30, 8, generator=generator))
@@ -65,24 +65,24 @@ def test_it_is_the_masked_loss_where_nothing_is_masked() -> None:
     )
 
 
-def test_by_hand() -> None:
-    # Cosines .8 to the right answer, .6 to a wrong one: log(1 + exp((.6 - .8) / .1)) = log(1 + e^-2).
+def test_worked_example() -> None:
+    # Cosines .8 to the positive, .6 to a negative: log(1 + exp((.6 - .8) / .1)) = log(1 + e^-2).
     loss = full_corpus_loss(torch.tensor([[0.8, 0.6]]), torch.eye(2), torch.tensor([[0, PADDING]]), temperature=0.1)
     assert float(loss) == pytest.approx(math.log(1 + math.exp(-2)))
 
 
-def test_right_answers_do_not_compete() -> None:
-    query, wrong = torch.tensor([[0.6, 0.8]]), [0.0, 1.0]
-    alone = full_corpus_loss(query, torch.tensor([[1.0, 0.0], wrong]), torch.tensor([[0]]), temperature=0.1)
-    # The second right answer is as near as the first, so the mean over both is the same.
+def test_positives_do_not_compete() -> None:
+    query, negative = torch.tensor([[0.6, 0.8]]), [0.0, 1.0]
+    one = full_corpus_loss(query, torch.tensor([[1.0, 0.0], negative]), torch.tensor([[0]]), temperature=0.1)
+    # The second positive is as near as the first, so the mean over both is the same.
     both = full_corpus_loss(
-        query, torch.tensor([[1.0, 0.0], wrong, [1.0, 0.0]]), torch.tensor([[0, 2]]), temperature=0.1
+        query, torch.tensor([[1.0, 0.0], negative, [1.0, 0.0]]), torch.tensor([[0, 2]]), temperature=0.1
     )
-    assert float(both) == pytest.approx(float(alone))
+    assert float(both) == pytest.approx(float(one))
 
 
 @pytest.mark.parametrize("rows", [[[PADDING, PADDING]], [[0, 1]]])
-def test_nothing_to_compare_is_zero_with_a_zero_gradient(rows: list[list[int]]) -> None:
+def test_without_positives_or_negatives_loss_and_gradient_are_zero(rows: list[list[int]]) -> None:
     queries = torch.tensor([[0.8, 0.6]], requires_grad=True)
     loss = full_corpus_loss(queries, torch.eye(2), torch.tensor(rows), temperature=0.01)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -91,7 +91,7 @@ def test_nothing_to_compare_is_zero_with_a_zero_gradient(rows: list[list[int]]) 
     assert not queries.grad.any()
 
 
-def test_it_keeps_its_digits_under_autocast() -> None:
+def test_autocast_does_not_change_the_loss() -> None:
     generator = torch.Generator().manual_seed(2)
     queries = nn.functional.normalize(torch.randn(4, 16, generator=generator))
     documents = nn.functional.normalize(torch.randn(40, 16, generator=generator))
@@ -101,24 +101,24 @@ def test_it_keeps_its_digits_under_autocast() -> None:
         assert torch.equal(full_corpus_loss(queries, documents, rows, temperature=0.03), expected)
 
 
-def test_a_number_that_is_none_shows() -> None:
+def test_nan_propagates() -> None:
     loss = full_corpus_loss(torch.tensor([[math.nan, 0.1]]), torch.eye(2), torch.tensor([[0]]), temperature=0.05)
     assert math.isnan(float(loss))
 
 
-def test_padding_holds_each_row_once() -> None:
+def test_pad_rows_removes_duplicates() -> None:
     padded = pad_rows([np.array([4, 2, 4]), np.array([], np.int64), np.array([7])])
     assert padded.tolist() == [[2, 4], [PADDING, PADDING], [7, PADDING]]
     assert pad_rows([]).shape == (0, 0)
 
 
-def test_the_nearest_part_holds_near_and_right_rows() -> None:
+def test_nearest_part_holds_nearest_rows_and_positives() -> None:
     part, places = nearest_part(torch.tensor([[9, 3], [3, 5]]), torch.tensor([[7, PADDING], [3, 9]]))
     assert part.tolist() == [3, 5, 7, 9]
     assert places.tolist() == [[2, PADDING], [0, 3]]
 
 
-def test_a_part_that_is_everything_gives_the_loss_of_the_whole() -> None:
+def test_part_with_all_rows_gives_the_full_loss() -> None:
     generator = torch.Generator().manual_seed(3)
     queries = nn.functional.normalize(torch.randn(5, 6, generator=generator))
     documents = nn.functional.normalize(torch.randn(12, 6, generator=generator))
@@ -131,7 +131,7 @@ def test_a_part_that_is_everything_gives_the_loss_of_the_whole() -> None:
     )
 
 
-def test_nearest_rows_are_those_of_a_full_sort() -> None:
+def test_nearest_rows_equal_a_full_sort() -> None:
     generator = torch.Generator().manual_seed(4)
     queries, documents = torch.randn(7, 6, generator=generator), torch.randn(20, 6, generator=generator)
     expected = torch.argsort(queries @ documents.T, dim=1, descending=True)[:, :4]

@@ -22,7 +22,7 @@ from llama_index_ace_finetune.training.model_selection.interpolation import (
 
 @pytest.fixture(scope="module")
 def encoder(minilm: Encoder) -> Encoder:
-    """A copy whose weights may be set."""
+    """A copy whose weights may be changed."""
     return Encoder(copy.deepcopy(minilm.model), name="copy", fingerprint="copy", settings=minilm.settings)
 
 
@@ -33,7 +33,7 @@ def base(encoder: Encoder) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def noisy(base: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights that have unlearned what the base knows."""
+    """The base weights with noise, which rank worse than the base."""
     generator = torch.Generator().manual_seed(0)
     return {
         name: weight + 0.1 * torch.randn(weight.shape, generator=generator)
@@ -49,31 +49,31 @@ def dev(training_data: TrainingData) -> DevSet:
     return DevSet(index_examples(training_data, training_data.examples[::5]))
 
 
-def holds(encoder: Encoder, weights: dict[str, Tensor]) -> bool:
+def has_weights(encoder: Encoder, weights: dict[str, Tensor]) -> bool:
     return all(torch.equal(weight, weights[name]) for name, weight in encoder.model.state_dict().items())
 
 
 def test_copies_are_detached_from_the_model(encoder: Encoder, base: dict[str, Tensor]) -> None:
     load_interpolated(encoder, base=base, tuned={n: torch.zeros_like(w) for n, w in base.items()}, alpha=1)
-    assert not holds(encoder, base)
+    assert not has_weights(encoder, base)
     assert any(weight.any() for weight in base.values())
     load_interpolated(encoder, base=base, tuned=base, alpha=0)
-    assert holds(encoder, base)
+    assert has_weights(encoder, base)
 
 
-def test_shares_zero_and_one_are_exact_and_between_is_between(
+def test_alpha_zero_and_one_are_exact_and_others_interpolate(
     encoder: Encoder, base: dict[str, Tensor], noisy: dict[str, Tensor]
 ) -> None:
     load_interpolated(encoder, base=base, tuned=noisy, alpha=1.0)
-    assert holds(encoder, noisy)
+    assert has_weights(encoder, noisy)
     load_interpolated(encoder, base=base, tuned=noisy, alpha=0.0)
-    assert holds(encoder, base)
+    assert has_weights(encoder, base)
     load_interpolated(encoder, base=base, tuned=noisy, alpha=0.25)
     for name, weight in encoder.model.state_dict().items():
         assert torch.allclose(weight, 0.75 * base[name] + 0.25 * noisy[name], atol=1e-5)
 
 
-def test_the_base_ships_where_tuning_made_it_worse(
+def test_base_ships_if_tuning_made_it_worse(
     encoder: Encoder, base: dict[str, Tensor], noisy: dict[str, Tensor], dev: DevSet
 ) -> None:
     load_interpolated(encoder, base=base, tuned=base, alpha=0)
@@ -84,7 +84,7 @@ def test_the_base_ships_where_tuning_made_it_worse(
     assert selection.alpha == 0
     assert not selection.ships_tuned
     assert selection.difference.mean < 0
-    assert holds(encoder, base)
+    assert has_weights(encoder, base)
     assert list(selection.candidates) == [0.0, 0.9, 1.0]
     assert selection.candidates[0.0] == base_scores.means
     assert selection.ranked_memories == len(dev.examples.corpus)
@@ -95,7 +95,7 @@ def test_the_base_ships_where_tuning_made_it_worse(
     assert record["dev_difference_mrr@10"]["losses"] > 0
 
 
-def test_the_tuned_weights_ship_where_they_are_better(
+def test_tuned_weights_ship_if_they_are_better(
     encoder: Encoder, base: dict[str, Tensor], noisy: dict[str, Tensor], dev: DevSet
 ) -> None:
     load_interpolated(encoder, base=noisy, tuned=noisy, alpha=0)
@@ -104,15 +104,15 @@ def test_the_tuned_weights_ship_where_they_are_better(
     assert selection.alpha == 1.0
     assert selection.difference.low > 0
     assert selection.to_dict()["shipped"] == "finetuned"
-    assert holds(encoder, base)
+    assert has_weights(encoder, base)
 
 
-def test_a_share_that_wins_on_a_pool_has_to_win_on_the_whole(
+def test_alpha_that_wins_on_the_pool_must_win_on_all_of_dev(
     encoder: Encoder, base: dict[str, Tensor], noisy: dict[str, Tensor], dev: DevSet
 ) -> None:
     load_interpolated(encoder, base=base, tuned=base, alpha=0)
     whole = dev.score(encoder)
-    # The pool holds one query over its right answer alone, where any model is right.
+    # The pool holds one query and only its positive, so any model ranks it first.
     row = int(dev.examples.relevant[0][0])
     pool = DevSet(
         dataclasses.replace(
@@ -130,10 +130,10 @@ def test_a_share_that_wins_on_a_pool_has_to_win_on_the_whole(
     assert selection.ranked_memories == 1
     assert selection.difference.mean < 0
     assert selection.alpha == 0
-    assert holds(encoder, base)
+    assert has_weights(encoder, base)
 
 
-def test_weights_that_change_nothing_leave_the_base(encoder: Encoder, base: dict[str, Tensor], dev: DevSet) -> None:
+def test_equal_weights_ship_the_base(encoder: Encoder, base: dict[str, Tensor], dev: DevSet) -> None:
     load_interpolated(encoder, base=base, tuned=base, alpha=0)
     scores = dev.score(encoder)
     selection = select_weights(encoder, base=base, tuned=base, base_scores=scores, dev=dev, alphas=(1.0,))
@@ -141,20 +141,22 @@ def test_weights_that_change_nothing_leave_the_base(encoder: Encoder, base: dict
     assert (selection.difference.mean, selection.difference.low, selection.difference.high) == (0, 0, 0)
 
 
-def test_dev_scores_are_those_of_a_full_ranking(minilm: Encoder, dev: DevSet) -> None:
+def test_dev_scores_equal_a_full_ranking(minilm: Encoder, dev: DevSet) -> None:
     scores = dev.score(minilm)
     cosines = minilm.encode_queries(dev.examples.queries) @ minilm.encode_documents(dev.examples.corpus).T
-    ranks = [1 + int((row > row[right[0]]).sum()) for row, right in zip(cosines, dev.examples.relevant, strict=True)]
+    ranks = [
+        1 + int((row > row[positives[0]]).sum()) for row, positives in zip(cosines, dev.examples.relevant, strict=True)
+    ]
     assert scores.mrr.tolist() == pytest.approx([1 / rank if rank <= 10 else 0 for rank in ranks])
     assert scores.means["MRR@10"] == pytest.approx(float(scores.mrr.mean()))
     assert scores.means["Success@1"] == pytest.approx(float(np.mean([rank == 1 for rank in ranks])))
     assert dev.groups == [dev.examples.corpus_ids[int(rows[0])] for rows in dev.examples.relevant]
 
 
-def test_a_few_right_answers_are_no_evidence(
+def test_gain_on_few_queries_is_not_significant(
     encoder: Encoder, base: dict[str, Tensor], noisy: dict[str, Tensor], training_data: TrainingData
 ) -> None:
-    # Three queries that all gain: their interval lies above zero, but no test could tell it from chance.
+    # Three queries that all gain: the interval is above zero, but three queries cannot reach significance.
     three = DevSet(index_examples(training_data, training_data.examples[:15:5]))
     load_interpolated(encoder, base=base, tuned=base, alpha=0)
     scores = three.score(encoder)

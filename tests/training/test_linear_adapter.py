@@ -27,35 +27,40 @@ def unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def rotated(*, documents: int = 400, queries: int = 300, d: int = 24, seed: int = 0, noise: float = 0.6) -> Problem:
-    """Queries that are noisy copies of a document seen through a fixed rotation: a matrix can undo it."""
+    """Queries are noisy copies of documents under a fixed rotation, which a matrix can undo."""
     generator = np.random.default_rng(seed)
     corpus = unit(generator.normal(size=(documents, d)))
     rotation, upper = np.linalg.qr(np.eye(d) + 0.25 * generator.normal(size=(d, d)))
-    # Without the signs, an axis may be turned around altogether.
+    # Without the signs, the decomposition may flip an axis.
     rotation *= np.sign(np.diag(upper))
     rows = generator.integers(0, documents, 2 * queries)
     asked = unit(corpus[rows] @ rotation + noise * generator.normal(size=(2 * queries, d)) / np.sqrt(d))
-    right = [np.array([row], np.int64) for row in rows]
-    return asked[:queries], corpus, right[:queries], asked[queries:], right[queries:]
+    relevant = [np.array([row], np.int64) for row in rows]
+    return asked[:queries], corpus, relevant[:queries], asked[queries:], relevant[queries:]
 
 
 def fit(problem: Problem, **settings: Any) -> LinearAdapterFit:
-    queries, corpus, right, dev, dev_right = problem
+    queries, corpus, relevant, dev, dev_relevant = problem
     return fit_query_adapter(
-        queries, corpus, right, dev_queries=dev, dev_relevant=dev_right, settings=LinearAdapterSettings(**settings)
+        queries,
+        corpus,
+        relevant,
+        dev_queries=dev,
+        dev_relevant=dev_relevant,
+        settings=LinearAdapterSettings(**settings),
     )
 
 
-def mrr(queries: NDArray[np.float32], corpus: NDArray[np.float32], right: Rows) -> float:
-    return float(per_query(MRR(10), dense_top_k(queries, corpus, 10)[0], right).mean())
+def mrr(queries: NDArray[np.float32], corpus: NDArray[np.float32], relevant: Rows) -> float:
+    return float(per_query(MRR(10), dense_top_k(queries, corpus, 10)[0], relevant).mean())
 
 
-def test_ridge_by_hand() -> None:
+def test_ridge_worked_example() -> None:
     # One dimension, q = 1, d = .5, lambda = 1: minimise (w - .5)^2 + (w - 1)^2, so w = .75.
     assert ridge_matrix(torch.tensor([[1.0]]), torch.tensor([[0.5]]), 1.0).item() == pytest.approx(0.75)
 
 
-def test_ridge_is_the_closed_form_and_a_minimum() -> None:
+def test_ridge_equals_the_closed_form_and_is_a_minimum() -> None:
     generator = np.random.default_rng(0)
     q, t = generator.normal(size=(50, 6)), generator.normal(size=(50, 6))
     ours = ridge_matrix(torch.from_numpy(q), torch.from_numpy(t), 3.0).numpy()
@@ -79,16 +84,16 @@ def test_ridge_goes_from_least_squares_to_the_identity() -> None:
 
 
 @pytest.mark.parametrize("whole_corpus", [5_000, 100])
-def test_it_undoes_a_rotation(whole_corpus: int) -> None:
+def test_adapter_undoes_a_rotation(whole_corpus: int) -> None:
     problem = rotated()
     found = fit(problem, whole_corpus=whole_corpus)
-    _, corpus, _, dev, dev_right = problem
-    before, after = mrr(dev, corpus, dev_right), mrr(dev @ found.matrix.T, corpus, dev_right)
+    _, corpus, _, dev, dev_relevant = problem
+    before, after = mrr(dev, corpus, dev_relevant), mrr(dev @ found.matrix.T, corpus, dev_relevant)
     assert after > before + 0.1
     assert found.chosen.kind != "identity"
     assert found.matrix.dtype == np.float32
     assert found.matrix.shape == (24, 24)
-    # The table's figures and the difference are those of the measures.
+    # The figures of the table and the difference equal those of the metrics.
     assert found.candidates[0].dev_mrr == pytest.approx(before, abs=1e-6)
     assert found.chosen.dev_mrr == pytest.approx(after, abs=1e-6)
     assert found.chosen.dev_mrr == max(candidate.dev_mrr for candidate in found.candidates)
@@ -97,36 +102,36 @@ def test_it_undoes_a_rotation(whole_corpus: int) -> None:
 
 
 def test_training_beats_the_ridge_solution() -> None:
-    # Half the axes are large but blurred in the queries, half are small but sharp: the softmax learns to look at those.
+    # Half the axes are large but noisy in the queries, half are small but clean: the softmax learns to weight those.
     generator = np.random.default_rng(0)
     corpus = unit(generator.normal(size=(400, 24)) * np.repeat([1.0, 0.4], 12))
     rows = generator.integers(0, 400, 600)
-    blur = 3 / np.sqrt(24) * generator.normal(size=(600, 24)) * np.repeat([1.0, 0.08], 12)
-    asked, right = unit(corpus[rows] + blur), [np.array([row], np.int64) for row in rows]
-    found = fit((asked[:300], corpus, right[:300], asked[300:], right[300:]))
+    noise = 3 / np.sqrt(24) * generator.normal(size=(600, 24)) * np.repeat([1.0, 0.08], 12)
+    asked, relevant = unit(corpus[rows] + noise), [np.array([row], np.int64) for row in rows]
+    found = fit((asked[:300], corpus, relevant[:300], asked[300:], relevant[300:]))
     best = {kind: max(c.dev_mrr for c in found.candidates if c.kind == kind) for kind in ("ridge", "trained")}
     assert best["trained"] > best["ridge"]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_identity_wins_where_the_labels_are_noise(seed: int) -> None:
-    queries, corpus, right, dev, dev_right = rotated(seed=seed)
+def test_identity_wins_if_all_labels_are_noise(seed: int) -> None:
+    queries, corpus, relevant, dev, dev_relevant = rotated(seed=seed)
     generator = np.random.default_rng(seed)
-    shuffled = [right[place] for place in generator.permutation(len(right))]
-    dev_shuffled = [dev_right[place] for place in generator.permutation(len(dev_right))]
+    shuffled = [relevant[row] for row in generator.permutation(len(relevant))]
+    dev_shuffled = [dev_relevant[row] for row in generator.permutation(len(dev_relevant))]
     found = fit((queries, corpus, shuffled, dev, dev_shuffled))
     assert found.chosen.kind == "identity"
     assert found.chosen is found.candidates[0]
     np.testing.assert_array_equal(found.matrix, np.eye(24))
 
 
-def test_the_identity_wins_where_training_labels_alone_are_noise() -> None:
-    queries, corpus, right, dev, dev_right = rotated(noise=0.1)
-    shuffled = [right[place] for place in np.random.default_rng(0).permutation(len(right))]
-    assert fit((queries, corpus, shuffled, dev, dev_right)).chosen.kind == "identity"
+def test_identity_wins_if_only_training_labels_are_noise() -> None:
+    queries, corpus, relevant, dev, dev_relevant = rotated(noise=0.1)
+    shuffled = [relevant[row] for row in np.random.default_rng(0).permutation(len(relevant))]
+    assert fit((queries, corpus, shuffled, dev, dev_relevant)).chosen.kind == "identity"
 
 
-def test_every_setting_is_in_the_table_and_the_same_seed_gives_the_same() -> None:
+def test_every_setting_is_in_the_table_and_runs_are_reproducible() -> None:
     settings = {"ridges": (10.0, 100.0), "l2_weights": (0.3, 0.03), "alphas": (0.25, 0.5), "steps": 4}
     first, second = fit(rotated(), **settings), fit(rotated(), **settings)
     table = [(c.kind, c.strength, c.steps, c.alpha) for c in first.candidates]
@@ -143,70 +148,72 @@ def test_every_setting_is_in_the_table_and_the_same_seed_gives_the_same() -> Non
     np.testing.assert_array_equal(first.matrix, second.matrix)
 
 
-def test_alpha_goes_part_of_the_way() -> None:
-    # A ridge that is far too weak for 20 queries overshoots, and part of the way is better.
-    queries, corpus, right, dev, dev_right = rotated()
-    few = (queries[:20], corpus, right[:20], dev, dev_right)
+def test_alpha_interpolates_between_identity_and_matrix() -> None:
+    # A ridge that is far too weak for 20 queries overshoots, and an alpha below 1 is better.
+    queries, corpus, relevant, dev, dev_relevant = rotated()
+    few = (queries[:20], corpus, relevant[:20], dev, dev_relevant)
     whole, some = (fit(few, ridges=(0.01,), l2_weights=(), alphas=alphas) for alphas in ((), (0.5,)))
     assert (whole.chosen.alpha, some.chosen.alpha) == (1.0, 0.5)
     np.testing.assert_allclose(some.matrix, (np.eye(24) + whole.matrix) / 2, atol=1e-6)
 
 
-def test_a_strong_pull_stays_at_the_identity() -> None:
+def test_strong_regularisation_stays_near_the_identity() -> None:
     problem = rotated()
-    far, near = (fit(problem, ridges=(), l2_weights=(pull,), steps=40).matrix for pull in (0.01, 30.0))
+    far, near = (fit(problem, ridges=(), l2_weights=(weight,), steps=40).matrix for weight in (0.01, 30.0))
     identity = np.eye(24)
     assert np.linalg.norm(far - identity) > 3 * np.linalg.norm(near - identity) > 0
 
 
-def test_queries_without_an_answer_do_not_count() -> None:
-    queries, corpus, right, dev, dev_right = rotated()
+def test_queries_without_positives_are_ignored() -> None:
+    queries, corpus, relevant, dev, dev_relevant = rotated()
     none = np.empty(0, np.int64)
-    more = (np.concatenate([queries, queries[:5]]), corpus, [*right, *[none] * 5], dev, dev_right)
-    with_dev = (*more[:3], np.concatenate([dev, dev[:5]]), [*dev_right, *[none] * 5])
-    np.testing.assert_array_equal(fit(more).matrix, fit((queries, corpus, right, dev, dev_right)).matrix)
+    more = (np.concatenate([queries, queries[:5]]), corpus, [*relevant, *[none] * 5], dev, dev_relevant)
+    with_dev = (*more[:3], np.concatenate([dev, dev[:5]]), [*dev_relevant, *[none] * 5])
+    np.testing.assert_array_equal(fit(more).matrix, fit((queries, corpus, relevant, dev, dev_relevant)).matrix)
     np.testing.assert_array_equal(fit(with_dev).matrix, fit(more).matrix)
 
 
 @pytest.mark.parametrize("part", ["train", "dev"])
-def test_without_queries_it_is_the_identity(part: str, caplog: pytest.LogCaptureFixture) -> None:
-    queries, corpus, right, dev, dev_right = rotated()
+def test_without_queries_the_identity_is_returned(part: str, caplog: pytest.LogCaptureFixture) -> None:
+    queries, corpus, relevant, dev, dev_relevant = rotated()
     empty = queries[:0]
-    problem: Problem = (empty, corpus, [], dev, dev_right) if part == "train" else (queries, corpus, right, empty, [])
+    problem: Problem = (
+        (empty, corpus, [], dev, dev_relevant) if part == "train" else (queries, corpus, relevant, empty, [])
+    )
     found = fit(problem)
     assert found.chosen.kind == "identity"
     assert "stay unchanged" in caplog.text
 
 
-def test_dev_can_be_larger_than_what_candidates_are_compared_on() -> None:
+def test_candidates_are_compared_on_a_sample_of_dev() -> None:
     problem = rotated()
     found = fit(problem, dev_queries=50)
     assert found.chosen.kind != "identity"
-    # The difference is over all of dev, the table over 50 of them.
+    # The difference is over all of dev, the table over 50 dev queries.
     assert found.difference.wins + found.difference.ties + found.difference.losses == 300
     assert found.candidates[0].dev_mrr != pytest.approx(mrr(problem[3], problem[1], problem[4]), abs=1e-9)
 
 
-def test_equal_scores_count_against_a_candidate() -> None:
-    queries, corpus, right, dev, dev_right = rotated()
-    # Every document twice: the right one never comes first for sure.
-    found = fit((queries, np.concatenate([corpus, corpus]), right, dev, dev_right))
+def test_ties_count_against_a_candidate() -> None:
+    queries, corpus, relevant, dev, dev_relevant = rotated()
+    # Every document occurs twice, so the positive is always tied for its rank.
+    found = fit((queries, np.concatenate([corpus, corpus]), relevant, dev, dev_relevant))
     assert max(candidate.dev_mrr for candidate in found.candidates) <= 0.5
 
 
-def test_inputs_that_do_not_fit() -> None:
-    queries, corpus, right, dev, dev_right = rotated()
+def test_mismatched_inputs_are_refused() -> None:
+    queries, corpus, relevant, dev, dev_relevant = rotated()
     broken = queries.copy()
     broken[0, 0] = np.nan
-    for problem, words in (
-        ((queries[:, :-1], corpus, right, dev, dev_right), "do not fit"),
-        ((queries, corpus, right[:-1], dev, dev_right), "positives of 299"),
-        ((queries, corpus, right, dev, dev_right[:-1]), "positives of 299"),
-        ((queries, corpus, [np.array([400]), *right[1:]], dev, dev_right), "not a row of the 400"),
-        ((queries, corpus, [np.array([-1]), *right[1:]], dev, dev_right), "not a row of the 400"),
-        ((broken, corpus, right, dev, dev_right), "NaN"),
+    for problem, message in (
+        ((queries[:, :-1], corpus, relevant, dev, dev_relevant), "do not fit"),
+        ((queries, corpus, relevant[:-1], dev, dev_relevant), "positives of 299"),
+        ((queries, corpus, relevant, dev, dev_relevant[:-1]), "positives of 299"),
+        ((queries, corpus, [np.array([400]), *relevant[1:]], dev, dev_relevant), "not a row of the 400"),
+        ((queries, corpus, [np.array([-1]), *relevant[1:]], dev, dev_relevant), "not a row of the 400"),
+        ((broken, corpus, relevant, dev, dev_relevant), "NaN"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             fit(problem)
 
 

@@ -22,7 +22,7 @@ from llama_index_ace_finetune.training.loop import fit
 from llama_index_ace_finetune.training.loop.callback import StepProgress
 from llama_index_ace_finetune.training.modes.lora import merged_weights, require_peft, with_adapters
 
-TEXTS = ["how often are the signing keys rotated?", "Backups run at night.", "who is told?"]
+TEXTS = ["how often are the signing keys rotated?", "Backups run at night.", "who gets notified?"]
 CPU = EncoderSettings(device="cpu")
 CONFIG = TrainingConfig(lora_rank=4)
 WITH_ADAPTERS: dict[str, Any] = {**QUICK, "epochs": 2, "learning_rate": 1e-3, "lora_rank": 4}
@@ -57,7 +57,7 @@ def trained(
 # ------------------------------------------------------------------------------------------------ adapters
 
 
-def test_adapters_alone_are_trained_and_change_nothing_at_first(base: SentenceTransformer) -> None:
+def test_only_adapters_are_trained_and_start_as_the_identity(base: SentenceTransformer) -> None:
     before = {name: weight.clone() for name, weight in base.state_dict().items()}
     adapted = with_adapters(base, CONFIG)
     trainable = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
@@ -79,7 +79,7 @@ def test_merged_weights_give_the_vectors_of_the_adapters(base: SentenceTransform
     assert np.abs(plain.encode(TEXTS) - base.encode(TEXTS)).max() > 1e-3
 
 
-def test_a_merged_weight_is_the_weight_and_the_scaled_product(base: SentenceTransformer) -> None:
+def test_merged_weight_is_the_base_plus_the_scaled_product(base: SentenceTransformer) -> None:
     adapted = with_random_adapters(base, dataclasses.replace(CONFIG, lora_alpha=12.0))
     state = adapted.state_dict()
     (name,) = (name for name in base.state_dict() if name.endswith("attention.self.key.weight"))
@@ -90,7 +90,7 @@ def test_a_merged_weight_is_the_weight_and_the_scaled_product(base: SentenceTran
     assert torch.allclose(merged_weights(adapted)[name], expected, atol=1e-6)
 
 
-def test_the_default_scale_is_twice_the_rank_and_the_seed_decides(base: SentenceTransformer) -> None:
+def test_default_alpha_is_twice_the_rank_and_initialisation_is_seeded(base: SentenceTransformer) -> None:
     one, same, other = (with_adapters(base, dataclasses.replace(CONFIG, seed=seed)) for seed in (0, 0, 1))
     (name, layer), *_ = ((n, m) for n, m in one.named_modules() if hasattr(m, "get_delta_weight"))
     assert layer.scaling["default"] == 2
@@ -99,7 +99,7 @@ def test_the_default_scale_is_twice_the_rank_and_the_seed_decides(base: Sentence
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_drawing_them_leaves_the_random_numbers_of_others_alone(base: SentenceTransformer) -> None:
+def test_initialisation_does_not_change_the_global_random_state(base: SentenceTransformer) -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
@@ -107,7 +107,7 @@ def test_drawing_them_leaves_the_random_numbers_of_others_alone(base: SentenceTr
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_a_model_without_a_transformer_is_told() -> None:
+def test_model_without_a_transformer_is_refused() -> None:
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -118,7 +118,7 @@ def test_a_model_without_a_transformer_is_told() -> None:
         with_adapters(static, CONFIG)
 
 
-def test_the_extra_is_named_where_peft_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_peft_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(TrainingError, match=r"pip install 'llama-index-ace-finetune\[lora\]'") as refusal:
         EmbeddingFineTuner(CONFIG).initialize_model()
@@ -131,7 +131,7 @@ def test_the_extra_is_named_where_peft_is_missing(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_folder_is_an_ordinary_model(
+def test_saved_folder_is_an_ordinary_model(
     training_data: TrainingData, one_layer: str, tmp_path: Path, precision: str
 ) -> None:
     data = dataclasses.replace(training_data, examples=training_data.examples[:16])
@@ -140,17 +140,17 @@ def test_the_folder_is_an_ordinary_model(
         assert not [name for name in held.keys() if "lora" in name or "base_layer" in name]  # noqa: SIM118
     assert not list((tmp_path / "model").glob("adapter*"))
     loaded = Encoder.load(tmp_path / "model", settings=CPU).encode_queries(TEXTS)
-    # Without dev queries the last weights ship.
+    # Without dev queries, the last weights ship.
     assert tuner.encoder is not None
     assert np.abs(loaded - Encoder.load(one_layer, settings=CPU).encode_queries(TEXTS)).max() > 1e-4
     assert (loaded * tuner.encoder.encode_queries(TEXTS)).sum(axis=1).min() > 0.999
 
 
-def test_a_broken_off_training_goes_on_with_its_adapters(
+def test_interrupted_training_resumes_with_its_adapters(
     training_data: TrainingData, one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "_SAVED_SECONDS", 0.001)  # after every step
-    for name in ("whole", "broken"):
+    for name in ("whole", "interrupted"):
         (tmp_path / name).mkdir()
     data = dataclasses.replace(training_data, examples=training_data.examples[24:])
     whole = trained(data, tmp_path / "whole" / "model", one_layer)
@@ -163,16 +163,16 @@ def test_a_broken_off_training_goes_on_with_its_adapters(
             raise Killed
 
     with pytest.raises(Killed):
-        trained(data, tmp_path / "broken" / "model", one_layer, progress=kill)
+        trained(data, tmp_path / "interrupted" / "model", one_layer, progress=kill)
     steps: list[int] = []
-    resumed = trained(data, tmp_path / "broken" / "model", one_layer, progress=lambda step, *_: steps.append(step))
+    resumed = trained(data, tmp_path / "interrupted" / "model", one_layer, progress=lambda step, *_: steps.append(step))
     assert steps == [3, 4]
     assert [row for row in resumed.history if "loss" in row] == [row for row in whole.history if "loss" in row]
     assert resumed.results[0].to_dict()["dev_mrr@10"] == whole.results[0].to_dict()["dev_mrr@10"]
 
 
 @pytest.mark.slow
-def test_real_weights_gain_and_are_mixed_with_the_base(
+def test_full_base_model_improves_and_is_interpolated(
     training_data: TrainingData, minilm: Encoder, tmp_path: Path
 ) -> None:
     tuner = trained(training_data, tmp_path / "model", minilm.name, epochs=6, lora_rank=8)

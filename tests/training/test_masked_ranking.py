@@ -19,7 +19,7 @@ from llama_index_ace_finetune.training.losses.masked_ranking import (
 
 
 def double_loop(similarities: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """The formula of the docstring, one query and one right answer at a time, in double precision."""
+    """The formula of the docstring, one query and one positive at a time, in double precision."""
     losses = []
     for row, labels in zip(similarities.double() / temperature, targets.tolist(), strict=True):
         negatives = [row[j] for j, label in enumerate(labels) if label == NEGATIVE]
@@ -35,9 +35,7 @@ def double_loop(similarities: Tensor, targets: Tensor, temperature: float) -> Te
 
 @given(st.integers(0, 2**31 - 1), st.integers(1, 6), st.integers(1, 9), st.sampled_from([0.05, 0.2, 1.0]))
 @settings(deadline=None, max_examples=60)
-def test_values_and_gradients_are_those_of_the_double_loop(
-    seed: int, queries: int, documents: int, temperature: float
-) -> None:
+def test_values_and_gradients_equal_a_double_loop(seed: int, queries: int, documents: int, temperature: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     cosines = torch.rand(queries, documents, generator=generator) * 2 - 1
     targets = torch.randint(-1, 2, (queries, documents), generator=generator).to(torch.int8)
@@ -53,37 +51,37 @@ def test_values_and_gradients_are_those_of_the_double_loop(
     assert not ours.grad[targets == MASKED].any()
 
 
-def test_one_right_answer_is_cross_entropy() -> None:
+def test_single_positive_is_cross_entropy() -> None:
     generator = torch.Generator().manual_seed(0)
     cosines = torch.rand(7, 20, generator=generator) * 2 - 1
-    right = torch.randint(0, 20, (7,), generator=generator)
+    positives = torch.randint(0, 20, (7,), generator=generator)
     targets = torch.zeros(7, 20, dtype=torch.int8)
-    targets[torch.arange(7), right] = POSITIVE
+    targets[torch.arange(7), positives] = POSITIVE
     ours, theirs = cosines.clone().requires_grad_(), cosines.clone().requires_grad_()
     loss = masked_ranking_loss(ours, targets, temperature=0.05)
-    expected = nn.functional.cross_entropy(theirs / 0.05, right)
+    expected = nn.functional.cross_entropy(theirs / 0.05, positives)
     loss.backward()
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)  # type: ignore[arg-type]
 
 
-def test_by_hand() -> None:
-    # One right answer at .8, one wrong at .6, one masked at .9: log(1 + exp((.6 - .8) / .1)) = log(1 + e^-2).
+def test_worked_example() -> None:
+    # A positive at .8, a negative at .6, a masked document at .9: log(1 + exp((.6 - .8) / .1)) = log(1 + e^-2).
     loss = masked_ranking_loss(
         torch.tensor([[0.8, 0.6, 0.9]]), torch.tensor([[POSITIVE, NEGATIVE, MASKED]]), temperature=0.1
     )
     assert float(loss) == pytest.approx(math.log(1 + math.exp(-2)))
 
 
-def test_right_answers_do_not_compete() -> None:
-    alone = masked_ranking_loss(torch.tensor([[0.2, 0.1]]), torch.tensor([[1, 0]]), temperature=0.05)
-    # The second right answer has the cosine of the first, so the mean over both is the same.
+def test_positives_do_not_compete() -> None:
+    one = masked_ranking_loss(torch.tensor([[0.2, 0.1]]), torch.tensor([[1, 0]]), temperature=0.05)
+    # The second positive has the cosine of the first, so the mean over both is the same.
     both = masked_ranking_loss(torch.tensor([[0.2, 0.1, 0.2]]), torch.tensor([[1, 0, 1]]), temperature=0.05)
-    assert float(both) == pytest.approx(float(alone))
+    assert float(both) == pytest.approx(float(one))
 
 
-def test_queries_without_a_right_answer_do_not_count() -> None:
+def test_queries_without_positives_are_ignored() -> None:
     cosines = torch.tensor([[0.8, 0.6], [0.1, 0.9]])
     one = masked_ranking_loss(cosines[:1], torch.tensor([[1, 0]]), temperature=0.1)
     assert float(masked_ranking_loss(cosines, torch.tensor([[1, 0], [0, -1]]), temperature=0.1)) == pytest.approx(
@@ -92,7 +90,7 @@ def test_queries_without_a_right_answer_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("labels", [[[0, 0]], [[-1, -1]], [[1, -1]], [[1, 1]]])
-def test_nothing_to_compare_is_zero_with_finite_gradients(labels: list[list[int]]) -> None:
+def test_without_positives_or_negatives_the_loss_is_zero_with_finite_gradients(labels: list[list[int]]) -> None:
     cosines = torch.tensor([[0.8, 0.6]], requires_grad=True)
     loss = masked_ranking_loss(cosines, torch.tensor(labels), temperature=0.01)
     loss.backward()
@@ -101,7 +99,7 @@ def test_nothing_to_compare_is_zero_with_finite_gradients(labels: list[list[int]
     assert torch.isfinite(cosines.grad).all()
 
 
-def test_a_number_that_is_none_shows() -> None:
+def test_nan_propagates() -> None:
     loss = masked_ranking_loss(torch.tensor([[math.nan, 0.1]]), torch.tensor([[1, 0]]), temperature=0.05)
     assert math.isnan(float(loss))
 
@@ -109,7 +107,7 @@ def test_a_number_that_is_none_shows() -> None:
 TEXTS = [f"memory {number} " + "and more words " * (number % 5 * 3) for number in range(11)]
 
 
-def test_the_module_compares_queries_with_documents(minilm: Encoder) -> None:
+def test_loss_module_compares_queries_with_documents(minilm: Encoder) -> None:
     queries, documents = TEXTS[:3], TEXTS[3:7]
     targets = torch.tensor([[1, 0, 0, 0], [0, 1, -1, 0], [1, 0, 0, 1]])
     loss = MaskedRankingLoss(minilm.model, temperature=0.05)(
@@ -122,7 +120,7 @@ def test_the_module_compares_queries_with_documents(minilm: Encoder) -> None:
 
 @given(st.integers(0, 2**31 - 1), st.integers(1, 6), st.integers(1, 9))
 @settings(deadline=None, max_examples=40)
-def test_the_symmetric_loss_looks_both_ways(seed: int, queries: int, documents: int) -> None:
+def test_symmetric_loss_averages_both_directions(seed: int, queries: int, documents: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     cosines = torch.rand(queries, documents, generator=generator) * 2 - 1
     targets = torch.randint(-1, 2, (queries, documents), generator=generator).to(torch.int8)
@@ -130,7 +128,7 @@ def test_the_symmetric_loss_looks_both_ways(seed: int, queries: int, documents: 
     assert symmetric_ranking_loss(cosines, targets, temperature=0.1).item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_the_first_dimensions_rank_by_themselves_too(minilm: Encoder) -> None:
+def test_matryoshka_dimensions_add_losses_of_prefixes(minilm: Encoder) -> None:
     blocks = [minilm.model.preprocess(TEXTS[:3]), minilm.model.preprocess(TEXTS[3:7])]
     targets = torch.tensor([[1, 0, 0, 0], [0, 1, -1, 0], [1, 0, 0, 1]])
     loss = MaskedRankingLoss(minilm.model, temperature=0.05, symmetric=True, dimensions=(128, 32))(blocks, targets)

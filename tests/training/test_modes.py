@@ -32,7 +32,7 @@ QUICK: dict[str, Any] = {
     "device": "cpu",
 }
 SURE = PairedDifference(mean=0.1, low=0.05, high=0.2, p_value=0.01, wins=3, ties=1, losses=0)
-QUERIES = ["how often are keys rotated?", "who is told when a backup fails?"]
+QUERIES = ["how often are keys rotated?", "who is notified when a backup fails?"]
 
 
 def ready(data: TrainingData, output: Path, **options: Any) -> EmbeddingFineTuner:
@@ -73,19 +73,19 @@ def test_each_mode_runs_and_writes_one_folder(
     ran: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Whatever the rule says on twenty queries: here the folder of the last mode is tested.
+    # Always select the last mode, whatever twenty dev queries say: its folder is tested here.
     monkeypatch.setattr(
         "llama_index_ace_finetune.training.model_selection.interpolation.paired_difference", lambda *_, **__: SURE
     )
     monkeypatch.setattr("llama_index_ace_finetune.training.fine_tuner.best_result", lambda results: results[-1])
     done: list[str] = []
-    plans: list[str] = []
+    started: list[str] = []
     tuner = ready(training_data, tmp_path / "model", **options)
     metrics = tuner.train(
-        on_mode_end=lambda result: done.append(result.name), on_mode_start=lambda name, _: plans.append(name)
+        on_mode_end=lambda result: done.append(result.name), on_mode_start=lambda name, _: started.append(name)
     )
     assert done == ran
-    assert plans == [name for name in ran if name != "linear"]
+    assert started == [name for name in ran if name != "linear"]
     assert metrics["mode"] == ran[-1]
     assert [row["rung"] for row in metrics["rungs"]] == ran
     record = read_provenance(tmp_path / "model")
@@ -103,16 +103,16 @@ def test_each_mode_runs_and_writes_one_folder(
         assert np.abs(queries - ours.encode_queries(QUERIES)).max() < 1e-5
         documents = plain.encode_document(memories, normalize_embeddings=True)
         assert np.abs(documents - ours.encode_documents(memories)).max() < 1e-5
-    # In memory as on disk it goes by its own name, never by the base's.
+    # In memory and on disk it has the name of the new folder, never that of the base.
     assert (loaded.document_fingerprint == minilm.fingerprint) == (ran[-1] != "full")
-    assert loaded.model.max_seq_length == minilm.model.max_seq_length  # whatever the training cut texts to
+    assert loaded.model.max_seq_length == minilm.model.max_seq_length  # not the limit of the training
     assert (shipped.fingerprint, shipped.name) == (loaded.fingerprint, str(tmp_path / "model"))
     assert record["base_fingerprint"] == minilm.fingerprint
     before = (tmp_path / "model" / "ace_finetune.json").read_bytes()
     tuner.save_model()
     assert (tmp_path / "model" / "ace_finetune.json").read_bytes() == before
     if ran[-1] != "full":
-        # What is stored for the base stays valid.
+        # Documents that the base embedded stay valid.
         assert np.abs(loaded.encode_documents(memories) - minilm.encode_documents(memories)).max() < 1e-6
     if ran[-1] in ("queries", "full"):
         assert np.abs(loaded.encode_queries(QUERIES) - minilm.encode_queries(QUERIES)).max() > 1e-4

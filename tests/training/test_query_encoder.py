@@ -46,22 +46,22 @@ def matrix(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.eye(d) + 0.02 * np.random.default_rng(0).normal(size=(d, d)), np.float32)
 
 
-def own_encoder(**settings: object) -> Encoder:
-    """One whose weights may change."""
+def fresh_encoder(**settings: object) -> Encoder:
+    """An encoder whose weights the test may change."""
     return Encoder.load(DEFAULT_BASE_MODEL, settings=EncoderSettings(device="cpu", **settings))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("near", [None, 99])
-def test_the_loss_compares_the_batch_with_the_corpus(
+def test_loss_compares_the_batch_with_the_corpus(
     minilm: Encoder,
     train: IndexedExamples,
     vectors: NDArray[np.float32],
     matrix: NDArray[np.float32],
-    moved: bool,
+    adapted: bool,
     near: int | None,
 ) -> None:
-    used = matrix if moved else None
+    used = matrix if adapted else None
     numbers = [30, 3, 11]
     batch = QueryCollator(minilm.model.preprocess, train, "")([{"example": number} for number in numbers])
     rows = pad_rows(train.relevant)
@@ -78,9 +78,7 @@ def test_the_loss_compares_the_batch_with_the_corpus(
     assert batch["label"].tolist() == numbers
 
 
-def test_the_corpus_is_no_part_of_the_weights(
-    minilm: Encoder, train: IndexedExamples, vectors: NDArray[np.float32]
-) -> None:
+def test_corpus_is_not_in_the_state_dict(minilm: Encoder, train: IndexedExamples, vectors: NDArray[np.float32]) -> None:
     loss = QueryEncoderLoss(
         minilm.model, vectors, pad_rows(train.relevant), near=None, matrix=None, temperature=0.05, packed=False
     )
@@ -88,17 +86,15 @@ def test_the_corpus_is_no_part_of_the_weights(
     assert {name.partition(".")[0] for name, _ in loss.named_parameters()} == {"model"}
 
 
-def test_the_collator_puts_the_prompt_in_front(minilm: Encoder, train: IndexedExamples) -> None:
+def test_collator_prepends_the_prompt(minilm: Encoder, train: IndexedExamples) -> None:
     batch = QueryCollator(minilm.model.preprocess, train, "query: ")([{"example": 0}])
     expected = minilm.model.preprocess(["query: " + train.queries[0]])
     assert torch.equal(batch["query_input_ids"], expected["input_ids"])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_training_moves_queries_to_their_answers(
-    train: IndexedExamples, vectors: NDArray[np.float32], precision: str
-) -> None:
-    encoder = own_encoder(precision=precision)
+def test_training_improves_mrr(train: IndexedExamples, vectors: NDArray[np.float32], precision: str) -> None:
+    encoder = fresh_encoder(precision=precision)
     dev = FixedDocumentsDevSet(train, document_vectors=vectors)
     before = dev.score(encoder)
     callback = DevEvaluationCallback(encoder, dev, base_scores=before, eval_steps=None, patience=None)
@@ -112,19 +108,19 @@ def test_training_moves_queries_to_their_answers(
     assert scores[-1] == pytest.approx(dev.score(encoder).means["MRR@10"])
 
 
-def test_dev_looks_at_the_weights_as_they_are(train: IndexedExamples, vectors: NDArray[np.float32]) -> None:
-    encoder = own_encoder(precision="bfloat16")
+def test_encoding_after_training_uses_the_current_weights(train: IndexedExamples, vectors: NDArray[np.float32]) -> None:
+    encoder = fresh_encoder(precision="bfloat16")
     before = encoder.encode_queries(train.queries)
     train_query_encoder(encoder, train, vectors, settings=SETTINGS)
-    # Whatever the encoder kept of the weights before training must be gone.
+    # Packed copies of the weights from before training must be discarded.
     after, truth = encoder.encode_queries(train.queries), encoder.model.encode_query(list(train.queries))
     assert np.linalg.norm(after - truth) < 0.2 * np.linalg.norm(after - before)
 
 
-def test_a_large_corpus_is_met_in_parts(
+def test_large_corpus_is_compared_in_parts(
     train: IndexedExamples, vectors: NDArray[np.float32], matrix: NDArray[np.float32]
 ) -> None:
-    encoder = own_encoder()
+    encoder = fresh_encoder()
     dev = FixedDocumentsDevSet(train, document_vectors=vectors, matrix=matrix)
     before = dev.score(encoder).means["MRR@10"]
     train_query_encoder(encoder, train, vectors, settings=replace(SETTINGS, whole_corpus=0, nearest=2), matrix=matrix)
@@ -132,26 +128,26 @@ def test_a_large_corpus_is_met_in_parts(
     assert not encoder.model.training
 
 
-def test_dev_scores_over_fixed_documents_are_those_of_the_base(
+def test_dev_scores_over_fixed_documents_equal_those_of_the_base(
     minilm: Encoder, train: IndexedExamples, vectors: NDArray[np.float32], matrix: NDArray[np.float32]
 ) -> None:
     fixed = FixedDocumentsDevSet(train, document_vectors=vectors)
     ours, theirs = fixed.score(minilm), DevSet(train).score(minilm)
     assert ours.means == theirs.means
     np.testing.assert_array_equal(ours.rankings, theirs.rankings)
-    moved = FixedDocumentsDevSet(train, document_vectors=vectors, matrix=matrix).score(minilm)
+    adapted = FixedDocumentsDevSet(train, document_vectors=vectors, matrix=matrix).score(minilm)
     expected = apply_adapter(minilm.encode_queries(train.queries), matrix) @ vectors.T
-    np.testing.assert_array_equal(moved.rankings[:, 0], expected.argmax(axis=1))
+    np.testing.assert_array_equal(adapted.rankings[:, 0], expected.argmax(axis=1))
 
 
-def test_moved_queries_are_unit_vectors() -> None:
-    moved = apply_adapter(np.array([[0.6, 0.8]], np.float32), np.array([[0, 2], [2, 0]], np.float32))
-    np.testing.assert_allclose(moved, [[0.8, 0.6]], atol=1e-6)
+def test_adapted_queries_are_unit_vectors() -> None:
+    adapted = apply_adapter(np.array([[0.6, 0.8]], np.float32), np.array([[0, 2], [2, 0]], np.float32))
+    np.testing.assert_allclose(adapted, [[0.8, 0.6]], atol=1e-6)
     queries = nn.functional.normalize(torch.randn(3, 4)).numpy()
     assert apply_adapter(queries, None) is queries
 
 
-def test_one_vector_per_document_is_needed(
+def test_missing_document_vectors_are_refused(
     minilm: Encoder, train: IndexedExamples, vectors: NDArray[np.float32]
 ) -> None:
     with pytest.raises(ValueError, match="11 vectors of 12 documents"):
@@ -176,7 +172,7 @@ def test_bad_settings_are_refused(name: str, value: float) -> None:
         replace(SETTINGS, **{name: value})  # type: ignore[arg-type]
 
 
-def test_what_the_loss_holds_is_moved_before_steps_are_timed(
+def test_loss_buffers_are_on_the_device_before_timing(
     train: IndexedExamples, vectors: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
@@ -191,5 +187,5 @@ def test_what_the_loss_holds_is_moved_before_steps_are_timed(
 
     monkeypatch.setattr(QueryEncoderLoss, "to", moved)
     monkeypatch.setattr("llama_index_ace_finetune.training.loop.fit.plan_steps", timed)
-    train_query_encoder(own_encoder(precision="float32"), train, vectors, settings=SETTINGS)
+    train_query_encoder(fresh_encoder(precision="float32"), train, vectors, settings=SETTINGS)
     assert order[:2] == ["moved", "timed"]

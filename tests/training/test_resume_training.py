@@ -1,4 +1,4 @@
-"""A training that is killed goes on and ends with the weights of an unbroken one."""
+"""A killed training is resumed and ends with the weights of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ print("rows", len(tuner.history))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "killed_at"), [("full", 8), ("queries", 2)])
-def test_a_killed_training_goes_on(training_data: TrainingData, tmp_path: Path, mode: str, killed_at: int) -> None:
+def test_killed_training_is_resumed(training_data: TrainingData, tmp_path: Path, mode: str, killed_at: int) -> None:
     training_data.save(tmp_path / "data.json")
 
     def command(name: str) -> list[str]:
@@ -52,20 +52,20 @@ def test_a_killed_training_goes_on(training_data: TrainingData, tmp_path: Path, 
         ]
 
     whole = subprocess.run(command("whole"), capture_output=True, text=True, check=True)
-    with subprocess.Popen(command("broken"), stdout=subprocess.PIPE, text=True) as killed:
+    with subprocess.Popen(command("interrupted"), stdout=subprocess.PIPE, text=True) as killed:
         assert killed.stdout is not None
         for line in killed.stdout:
             if line.strip() == f"step {killed_at}":
                 os.kill(killed.pid, signal.SIGKILL)
                 break
-    assert not (tmp_path / "broken").exists()
-    last = last_checkpoint(tmp_path / "broken.work" / mode)
+    assert not (tmp_path / "interrupted").exists()
+    last = last_checkpoint(tmp_path / "interrupted.work" / mode)
     assert last is not None
-    resumed = subprocess.run(command("broken"), capture_output=True, text=True, check=True)
+    resumed = subprocess.run(command("interrupted"), capture_output=True, text=True, check=True)
     steps = [line for line in resumed.stdout.splitlines() if line.startswith("step")]
     assert steps[0] == f"step {int(last.name.rpartition('-')[2]) + 1}"
     assert resumed.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
     for file in (tmp_path / "whole").rglob("*.safetensors"):
-        ours = load_file(tmp_path / "broken" / file.relative_to(tmp_path / "whole"))
+        ours = load_file(tmp_path / "interrupted" / file.relative_to(tmp_path / "whole"))
         for name, weights in load_file(file).items():
             assert (ours[name] == weights).all(), name

@@ -1,4 +1,4 @@
-"""General queries bound what a tuned model may forget."""
+"""The retention set: how much a tuned model may lose on general queries."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from llama_index_ace_finetune.training.modes.queries import train_queries
 
 @pytest.fixture
 def general(tmp_path: Path) -> Path:
-    """Four questions of general knowledge, and one that nothing answers, in BEIR's layout."""
+    """Four questions of general knowledge and one without a relevant document, in BEIR's layout."""
     folder = tmp_path / "general"
     (folder / "qrels").mkdir(parents=True)
     facts = ["Paris is the capital of France.", "Water boils at 100 degrees.", "Whales are mammals.", "Oslo is cold."]
@@ -52,7 +52,7 @@ def general(tmp_path: Path) -> Path:
     return folder
 
 
-# ------------------------------------------------------------------------------------------------ the rule
+# ------------------------------------------------------------------------------------------------ choosing alpha
 
 
 def scores(*mrr: float) -> DevScores:
@@ -64,10 +64,10 @@ GROUPS = [str(n) for n in range(12)]
 
 
 def choose(ranked: list[float], losses: dict[float, float], *, bound: float = 0.01, gain: float = 0.5) -> Any:
-    asked: list[float] = []
+    checked: list[float] = []
 
     def lost(alpha: float) -> float:
-        asked.append(alpha)
+        checked.append(alpha)
         return losses[alpha]
 
     found = choose_alpha(
@@ -78,34 +78,34 @@ def choose(ranked: list[float], losses: dict[float, float], *, bound: float = 0.
         lost=lost,
         bound=bound,
     )
-    assert list(found[2]) == asked
+    assert list(found[2]) == checked
     return found
 
 
-def test_the_best_on_dev_ships_where_it_loses_little() -> None:
+def test_best_alpha_on_dev_ships_within_the_bound() -> None:
     alpha, difference, losses = choose([1.0, 0.5], {1.0: 0.01, 0.5: 0.0})
     assert (alpha, losses) == (1.0, {1.0: 0.01})
     assert difference.mean == pytest.approx(0.5)
 
 
-def test_a_smaller_share_is_tried_where_it_loses_too_much() -> None:
+def test_smaller_alpha_is_tried_above_the_bound() -> None:
     alpha, difference, losses = choose([1.0, 0.5, 0.25], {1.0: 0.3, 0.5: 0.02, 0.25: -0.1})
     assert (alpha, losses) == (0.25, {1.0: 0.3, 0.5: 0.02, 0.25: -0.1})
     assert difference.mean == pytest.approx(0.125)
 
 
-def test_a_larger_share_than_a_refused_one_is_not_tried() -> None:
+def test_larger_alpha_than_a_rejected_one_is_not_tried() -> None:
     alpha, _, losses = choose([0.5, 1.0, 0.25], {0.5: 0.02, 0.25: 0.0})
     assert (alpha, losses) == (0.25, {0.5: 0.02, 0.25: 0.0})
 
 
-def test_the_base_ships_where_every_share_loses_too_much_and_the_best_gain_is_told() -> None:
+def test_base_ships_if_every_alpha_is_above_the_bound_and_the_best_gain_is_reported() -> None:
     alpha, difference, losses = choose([1.0, 0.5], {1.0: 0.3, 0.5: 0.02})
     assert (alpha, losses) == (0.0, {1.0: 0.3, 0.5: 0.02})
     assert difference.mean == pytest.approx(0.5)
 
 
-def test_general_queries_are_not_asked_where_dev_says_no() -> None:
+def test_general_queries_are_not_evaluated_without_a_gain_on_dev() -> None:
     alpha, difference, losses = choose([1.0, 0.5], {}, gain=-0.05)
     assert (alpha, losses) == (0.0, {})
     assert difference.mean == pytest.approx(-0.05)
@@ -114,20 +114,20 @@ def test_general_queries_are_not_asked_where_dev_says_no() -> None:
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def test_queries_without_a_right_answer_are_left_out(general: Path) -> None:
+def test_queries_without_relevant_documents_are_left_out(general: Path) -> None:
     examples = read_retention(general).examples
     assert examples.query_ids == ("q0", "q1", "q2", "q3")
     assert [examples.corpus_ids[int(rows[0])] for rows in examples.relevant] == ["d0", "d1", "d2", "d3"]
 
 
-def test_a_set_that_is_not_there_is_told_before_the_work(training_data: TrainingData, tmp_path: Path) -> None:
+def test_missing_set_is_refused_before_training(training_data: TrainingData, tmp_path: Path) -> None:
     tuner = EmbeddingFineTuner(TrainingConfig(retention=str(tmp_path / "none.json")))
     with pytest.raises(DatasetError, match=r"none\.json") as refusal:
         tuner.load_training_data(training_data)
     assert "\n" not in str(refusal.value)
 
 
-def test_without_dev_queries_nothing_can_be_chosen(
+def test_without_dev_queries_retention_is_refused(
     training_data: TrainingData, general: Path, one_layer: str, tmp_path: Path
 ) -> None:
     config = TrainingConfig(output_dir=str(tmp_path / "m"), base_model=one_layer, retention=str(general), **QUICK)
@@ -143,7 +143,7 @@ def test_without_dev_queries_nothing_can_be_chosen(
 # ------------------------------------------------------------------------------------------------ weights
 
 
-def test_weights_go_back_toward_the_base_until_little_is_lost(minilm: Encoder, training_data: TrainingData) -> None:
+def test_weights_are_interpolated_until_within_the_bound(minilm: Encoder, training_data: TrainingData) -> None:
     encoder = Encoder(copy.deepcopy(minilm.model), name="copy", fingerprint="copy", settings=minilm.settings)
     tuned = copy_weights(encoder)
     generator = torch.Generator().manual_seed(0)
@@ -154,10 +154,10 @@ def test_weights_go_back_toward_the_base_until_little_is_lost(minilm: Encoder, t
     dev = DevSet(index_examples(training_data, training_data.examples[::5]))
     load_interpolated(encoder, base=base, tuned=base, alpha=0)
     base_scores = dev.score(encoder)
-    of_share: dict[float, float] = {}
+    dev_mrr: dict[float, float] = {}
     for alpha in (0.9, 1.0):
         load_interpolated(encoder, base=base, tuned=tuned, alpha=alpha)
-        of_share[alpha] = float(dev.score(encoder).mrr.mean())
+        dev_mrr[alpha] = float(dev.score(encoder).mrr.mean())
 
     def select(base_mrr: float, bound: float) -> Any:
         retention = Retention(dev, base_mrr, bound)
@@ -165,42 +165,42 @@ def test_weights_go_back_toward_the_base_until_little_is_lost(minilm: Encoder, t
             encoder, base=base, tuned=tuned, base_scores=base_scores, dev=dev, alphas=(0.9, 1.0), retention=retention
         )
 
-    best = max(of_share, key=lambda alpha: (of_share[alpha], -alpha))
-    kept = select(of_share[best], 0.01)
+    best = max(dev_mrr, key=lambda alpha: (dev_mrr[alpha], -alpha))
+    kept = select(dev_mrr[best], 0.01)
     assert kept.alpha == best
     assert kept.retention.losses == {best: pytest.approx(0)}
     assert "on 12 general queries falls by more than 0.01" in kept.to_dict()["rule"]
-    refused = select(of_share[best] + 1, 0.01)
-    assert not refused.ships_tuned
-    assert refused.retention.losses[best] == pytest.approx(1)
+    rejected = select(dev_mrr[best] + 1, 0.01)
+    assert not rejected.ships_tuned
+    assert rejected.retention.losses[best] == pytest.approx(1)
     assert all(torch.equal(weight, base[name]) for name, weight in encoder.model.state_dict().items())
-    record = json.loads(json.dumps(refused.to_dict()))["retention"]
+    record = json.loads(json.dumps(rejected.to_dict()))["retention"]
     assert (record["queries"], record["memories"], record["bound"]) == (12, 12, 0.01)
     assert record["losses_mrr@10"][str(best)] == pytest.approx(1)
 
 
-def test_the_linear_rung_goes_part_of_the_way(minilm: Encoder) -> None:
-    # 64 topics in 16 dimensions; the right document of a query is its topic's, turned by a rotation.
+def test_linear_adapter_is_interpolated_within_the_bound(minilm: Encoder) -> None:
+    # 64 topics in 16 dimensions; a query is the vector of its document under a rotation, plus noise.
     rng = np.random.default_rng(0)
 
     def unit(vectors: np.ndarray) -> np.ndarray:
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
     topics = unit(rng.standard_normal((64, 16)))
-    turned = np.linalg.qr(np.eye(16) + 0.35 * rng.standard_normal((16, 16)))[0].astype(np.float32)
+    rotation = np.linalg.qr(np.eye(16) + 0.35 * rng.standard_normal((16, 16)))[0].astype(np.float32)
     answers = np.repeat(np.arange(64), 8)
-    queries = unit(topics[answers] @ turned.T + 0.1 * rng.standard_normal((512, 16)))
+    queries = unit(topics[answers] @ rotation.T + 0.1 * rng.standard_normal((512, 16)))
     relevant = [np.array([row]) for row in answers]
     train, held = np.arange(512)[answers < 48], np.arange(512)[answers >= 48]
 
     @dataclasses.dataclass(frozen=True)
     class Vectors(TrainingContext):
-        """A ground whose vectors are given."""
+        """A context with given vectors."""
 
         query_vectors = queries[train]
         document_vectors = topics
         dev_query_vectors = queries[held]
-        # General queries lie where the base expects them.
+        # General queries equal their documents under the base.
         general_query_vectors = topics
         general_document_vectors = topics
 
@@ -208,15 +208,17 @@ def test_the_linear_rung_goes_part_of_the_way(minilm: Encoder) -> None:
 
     def indexed(rows: np.ndarray) -> IndexedExamples:
         names = tuple(map(str, rows))
-        right = tuple(np.array([answers[row]]) for row in rows)
-        return IndexedExamples(names, names, memories, memories, right, tuple(np.empty(0, np.int64) for _ in rows))
+        positives = tuple(np.array([answers[row]]) for row in rows)
+        return IndexedExamples(names, names, memories, memories, positives, tuple(np.empty(0, np.int64) for _ in rows))
 
     one_each = tuple(np.array([row]) for row in range(64))
-    own = IndexedExamples(memories, memories, memories, memories, one_each, tuple(np.empty((64, 0), np.int64)))
+    general_examples = IndexedExamples(
+        memories, memories, memories, memories, one_each, tuple(np.empty((64, 0), np.int64))
+    )
 
     def trained(**options: Any) -> Any:
         config = TrainingConfig(**options)
-        general = DevSet(own) if config.retention else None
+        general = DevSet(general_examples) if config.retention else None
         context = Vectors(minilm, indexed(train), DevSet(indexed(held)), config, general=general)
         return train_linear(context)
 
@@ -243,7 +245,7 @@ def test_the_linear_rung_goes_part_of_the_way(minilm: Encoder) -> None:
     assert losses[1.0] > losses[0.5] > 0
 
 
-def test_the_query_tower_is_asked_over_the_bases_documents(
+def test_query_encoder_is_evaluated_over_the_documents_of_the_base(
     training_data: TrainingData, general: Path, one_layer: str
 ) -> None:
     encoder = Encoder.load(one_layer, settings=EncoderSettings(device="cpu"))
@@ -261,7 +263,7 @@ def test_the_query_tower_is_asked_over_the_bases_documents(
 # ------------------------------------------------------------------------------------------------ a whole training
 
 
-def test_metrics_record_and_card_say_what_it_was(
+def test_retention_is_in_metrics_record_and_card(
     training_data: TrainingData, general: Path, one_layer: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"

@@ -1,4 +1,4 @@
-"""A base without a transformer: an embedding per token, as sentence-transformers and model2vec save it."""
+"""Static embedding models (one vector per token) as the base, saved by sentence-transformers or model2vec."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def static_base(
 
 
 @pytest.mark.parametrize("mode", ["linear", "queries", "full", "auto"])
-def test_each_mode_trains_it(
+def test_each_mode_trains(
     static_base: Path, mode: str, training_data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Whatever the rule says on twenty queries: here the tuned model is looked at.
+    # Every gain counts as significant, so that a tuned model ships.
     sure = PairedDifference(mean=0.1, low=0.05, high=0.2, p_value=0.01, wins=3, ties=1, losses=0)
     interpolation = "llama_index_ace_finetune.training.model_selection.interpolation"
     monkeypatch.setattr(f"{interpolation}.paired_difference", lambda *_, **__: sure)
@@ -85,7 +85,7 @@ def test_each_mode_trains_it(
         np.testing.assert_allclose(documents, base.encode_documents(TEXTS), atol=1e-6)
 
 
-def test_a_limit_of_tokens_changes_nothing(static_base: Path) -> None:
+def test_max_seq_length_is_ignored(static_base: Path) -> None:
     short = Encoder.load(static_base, settings=EncoderSettings(device="cpu", max_seq_length=2))
     whole = Encoder.load(static_base, settings=CPU)
     np.testing.assert_array_equal(short.encode_queries(TEXTS), whole.encode_queries(TEXTS))
@@ -93,14 +93,14 @@ def test_a_limit_of_tokens_changes_nothing(static_base: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_its_vectors_do_not_depend_on_other_texts(static_base: Path, precision: str) -> None:
+def test_vectors_do_not_depend_on_the_batch(static_base: Path, precision: str) -> None:
     encoder = Encoder.load(static_base, settings=EncoderSettings(device="cpu", precision=precision))  # type: ignore[arg-type]
     together = encoder.encode_documents([*TEXTS, "a " * 300])
     assert np.isfinite(together).all()
     np.testing.assert_array_equal(encoder.encode_documents(TEXTS[1:]), together[1:2])
 
 
-def test_it_is_not_exported(static_base: Path, tmp_path: Path) -> None:
+def test_export_is_refused(static_base: Path, tmp_path: Path) -> None:
     model = Encoder.load(static_base, settings=CPU).model
     with pytest.raises(ModelError, match="in torch"):
         write_graphs(model, tmp_path, name="static", source="", backend="onnx", int8=False)

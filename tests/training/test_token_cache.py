@@ -18,16 +18,16 @@ BATCHES = (
 )
 
 
-class Counted:
-    """The model, with a list of the texts that its `preprocess` was given."""
+class RecordingModel:
+    """Wraps a model and records the texts passed to `preprocess`."""
 
     def __init__(self, model: Any) -> None:
         self.tokenizer = model.tokenizer
-        self.seen: list[str] = []
+        self.texts: list[str] = []
         self._model = model
 
     def preprocess(self, texts: Sequence[str], **options: Any) -> dict[str, Any]:
-        self.seen.extend(texts)
+        self.texts.extend(texts)
         features: dict[str, Any] = self._model.preprocess(texts, **options)
         return features
 
@@ -44,10 +44,10 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("prompt", [None, "query: "])
-def test_blocks_are_those_of_the_model_and_each_text_is_tokenised_once(
+def test_features_equal_the_models_and_each_text_is_tokenised_once(
     minilm: Encoder, prompt: str | None, side: str
 ) -> None:
-    model = Counted(minilm.model)
+    model = RecordingModel(minilm.model)
     model.tokenizer = copy.deepcopy(minilm.model.tokenizer)
     model.tokenizer.padding_side = side
     tokens = TokenCache(model)  # type: ignore[arg-type]
@@ -60,10 +60,10 @@ def test_blocks_are_those_of_the_model_and_each_text_is_tokenised_once(
             )
     finally:
         minilm.model.tokenizer.padding_side = before
-    assert sorted(model.seen) == sorted({text for texts in BATCHES for text in texts})
+    assert sorted(model.texts) == sorted({text for texts in BATCHES for text in texts})
 
 
-def test_another_prompt_or_task_is_another_text(minilm: Encoder) -> None:
+def test_prompt_and_task_are_part_of_the_key(minilm: Encoder) -> None:
     tokens = TokenCache(minilm.model)
     texts = ["restart"]
     for prompt, task in ((None, "document"), ("query: ", "query"), (None, "query")):
@@ -71,23 +71,23 @@ def test_another_prompt_or_task_is_another_text(minilm: Encoder) -> None:
         assert_same(tokens(texts, prompt=prompt, task=task), expected)
 
 
-def test_texts_are_cut_for_the_training_alone(minilm: Encoder) -> None:
+def test_max_tokens_truncates_without_changing_the_model(minilm: Encoder) -> None:
     words = "who rotates the signing keys and how often is that"
-    cut = TokenCache(minilm.model, max_tokens=6)([words], task="query")["input_ids"]
+    truncated = TokenCache(minilm.model, max_tokens=6)([words], task="query")["input_ids"]
     whole = TokenCache(minilm.model)([words], task="query")["input_ids"]
-    assert cut.tolist() == [[*whole[0, :5].tolist(), int(whole[0, -1])]]
+    assert truncated.tolist() == [[*whole[0, :5].tolist(), int(whole[0, -1])]]
     assert minilm.model.max_seq_length == 256
     longer = TokenCache(minilm.model, max_tokens=100_000)(["key " * 400], task="query")["input_ids"]
     assert longer.shape == (1, 256)
 
 
-def test_half_characters_are_no_fault(minilm: Encoder) -> None:
+def test_lone_surrogates_are_replaced(minilm: Encoder) -> None:
     tokens = TokenCache(minilm.model)
     assert_same(tokens(["disk \ud83d full"], task="query"), minilm.model.preprocess(["disk ? full"], task="query"))
 
 
-def test_features_that_are_no_rows_of_tokens_are_passed_on(minilm: Encoder) -> None:
-    model = Counted(minilm.model)
+def test_other_features_are_not_cached(minilm: Encoder) -> None:
+    model = RecordingModel(minilm.model)
     model.preprocess = lambda texts, **_: {"input_ids": torch.arange(len(texts))}  # type: ignore[method-assign]
     tokens = TokenCache(model)  # type: ignore[arg-type]
     assert tokens(["a", "a", "b"])["input_ids"].tolist() == [0, 1, 2]

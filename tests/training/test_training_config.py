@@ -53,7 +53,7 @@ from llama_index_ace_finetune.training.config import TrainingConfig
         ("max_seq_length", -5),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_value_and_its_rule(name: str, value: object) -> None:
+def test_invalid_setting_error_names_setting_value_and_rule(name: str, value: object) -> None:
     with pytest.raises(AceFinetuneError) as caught:
         TrainingConfig(**{name: value})  # type: ignore[arg-type]
     message = str(caught.value)
@@ -71,24 +71,24 @@ def test_a_wrong_setting_is_named_with_its_value_and_its_rule(name: str, value: 
         {"lora_rank": 8, "lora_alpha": 4.5, "lora_dropout": 0.0},
     ],
 )
-def test_edges_that_are_allowed(settings: dict[str, object]) -> None:
+def test_boundary_values_are_accepted(settings: dict[str, object]) -> None:
     config = TrainingConfig(**settings)  # type: ignore[arg-type]
     assert all(getattr(config, name) == value for name, value in settings.items())
 
 
-def test_it_is_frozen_and_takes_lists() -> None:
+def test_config_is_frozen_and_accepts_lists() -> None:
     config = TrainingConfig(interpolation=[0.5, 1.0])  # type: ignore[arg-type]
     assert config.interpolation == (0.5, 1.0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.epochs = 3  # type: ignore[misc]
 
 
-def test_auto_is_the_best_device() -> None:
+def test_device_auto_equals_the_default() -> None:
     assert TrainingConfig(device="auto") == TrainingConfig()
     assert TrainingConfig(device="cpu").device == "cpu"
 
 
-def test_what_is_saved_makes_the_same_config(tmp_path: Path) -> None:
+def test_saved_config_loads_unchanged(tmp_path: Path) -> None:
     config = TrainingConfig(epochs=2, eval_steps=7, interpolation=(0.5,), device="cpu")
     config.save(tmp_path / "config.json")
     saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
@@ -97,7 +97,7 @@ def test_what_is_saved_makes_the_same_config(tmp_path: Path) -> None:
     assert TrainingConfig(**saved) == config
 
 
-def test_settings_are_read_from_json_and_yaml(tmp_path: Path) -> None:
+def test_loads_json_and_yaml(tmp_path: Path) -> None:
     config = TrainingConfig(epochs=7, dimensions=(128,), report_to=("tensorboard",), budget_minutes=None)
     config.save(tmp_path / "config.json")
     assert TrainingConfig.load(tmp_path / "config.json") == config
@@ -122,7 +122,7 @@ def test_settings_are_read_from_json_and_yaml(tmp_path: Path) -> None:
         ("interpolation: " + "[" * 500, "nested"),
     ],
 )
-def test_settings_that_are_wrong_are_told(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "config.yaml").write_text(content, encoding="utf-8")
     with pytest.raises(AceFinetuneError, match=message) as caught:
         TrainingConfig.load(tmp_path / "config.yaml")

@@ -93,7 +93,7 @@ def test_size_is_checked_before_reading(tmp_path: Path) -> None:
         (b"[" * 1_000_000, "nested"),
         (b'{"a": ' * 100 + b"1" + b"}" * 100, "nested"),
         (b"[" + b"9" * 5000 + b"]", "5,000 digits"),
-        (b'{"a": 1, "a": 2}', "stands twice"),
+        (b'{"a": 1, "a": 2}', "occurs twice"),
         (b"[NaN]", "NaN"),
         (b"[-Infinity]", "Infinity"),
     ],
@@ -125,7 +125,7 @@ def read_error(text: str) -> str:
 def test_json_object_is_required(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("\ufeff[1]", encoding="utf-8")
     assert read_json_file(tmp_path / "list.json", REFUSAL) == [1]
-    with pytest.raises(DatasetError, match="no JSON object"):
+    with pytest.raises(DatasetError, match="not a JSON object"):
         read_json_object(tmp_path / "list.json", REFUSAL)
 
 

@@ -126,7 +126,7 @@ def test_only_our_mark_lets_a_folder_be_replaced(tmp_path: Path, mark: str | Non
 def test_hidden_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".run.new").mkdir()
     (tmp_path / ".run.new" / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(OutputExistsError, match="is needed for the work"):
+    with pytest.raises(OutputExistsError, match="is needed as temporary folder"):
         write(tmp_path / "run", "a")
     assert (tmp_path / ".run.new" / "thesis.txt").read_text() == "mine"
 

@@ -31,9 +31,9 @@ class BatchCollator:
         hard_negatives: mined negatives per query and batch.
         query_prompt: text in front of every query.
         document_prompt: text in front of every document.
-        guide: masks suspected false negatives; by default only known positives are masked.
+        false_negatives: masks suspected ones; by default only known positives are masked.
         teacher: per query, a teacher's scores by corpus row; the labels then hold them beside the targets.
-        turn: which positive and negatives are used; the epoch during a training.
+        epoch: decides which positive and negatives are used.
         valid_label_columns: read by the trainer.
     """
 
@@ -42,9 +42,9 @@ class BatchCollator:
     hard_negatives: int
     query_prompt: str
     document_prompt: str
-    guide: FalseNegativeMask | None = None
+    false_negatives: FalseNegativeMask | None = None
     teacher: Sequence[Mapping[int, float]] | None = None
-    turn: int = 0
+    epoch: int = 0
     valid_label_columns: list[str] = field(default_factory=list)
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
@@ -70,15 +70,15 @@ class BatchCollator:
         columns: dict[int, int] = {}
         for number in numbers:
             relevant, negatives = self.examples.relevant[number], self.examples.negatives[number]
-            chosen = [int(relevant[self.turn % len(relevant)])]
+            chosen = [int(relevant[self.epoch % len(relevant)])]
             for step in range(min(self.hard_negatives, len(negatives))):
-                chosen.append(int(negatives[(self.turn * self.hard_negatives + step) % len(negatives)]))
+                chosen.append(int(negatives[(self.epoch * self.hard_negatives + step) % len(negatives)]))
             for row in chosen:
                 columns.setdefault(row, len(columns))
         documents = list(columns)
         targets = np.full((len(numbers), len(documents)), NEGATIVE, np.int8)
-        if self.guide is not None:
-            targets[self.guide.mask(numbers, documents)] = MASKED
+        if self.false_negatives is not None:
+            targets[self.false_negatives.mask(numbers, documents)] = MASKED
         if self.examples.own is not None:
             targets[np.array(documents)[None, :] == self.examples.own[numbers][:, None]] = MASKED
         for place, number in enumerate(numbers):

@@ -36,7 +36,7 @@ OnPlan = Callable[[StepPlan], None]
 class Collator(Protocol):
     """Turns rows {"example": number} into feature tensors named `query_...` and `document_...`, and `label`."""
 
-    turn: int
+    epoch: int
     valid_label_columns: list[str]
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class _SetEpoch(TrainerCallback):
         self._collator = collator
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._collator.turn = int((state.epoch or 0.0) + 1e-6)
+        self._collator.epoch = int((state.epoch or 0.0) + 1e-6)
 
 
 def _kept_plan(folder: Path | None) -> StepPlan | None:

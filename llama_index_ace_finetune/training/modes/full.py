@@ -133,13 +133,13 @@ def _packs(context: TrainingContext) -> bool:
 
 
 def _collators(context: TrainingContext) -> Callable[[], BatchCollator]:
-    """What makes fresh collators over the training queries, with a guide and a teacher where they are asked for."""
+    """Return a factory of collators over the training queries, with false-negative mask and teacher if configured."""
     config, examples, model = context.config, context.examples, context.encoder.model
-    teacher = guide = None
+    teacher = false_negatives = None
     if config.teacher:
         teacher = teacher_scores(load_teacher(config.teacher, device=config.device), examples, cache=context.cache)
     if config.suspected_margin is not None:
-        guide = FalseNegativeMask(
+        false_negatives = FalseNegativeMask(
             context.query_vectors, context.document_vectors, examples.relevant, config.suspected_margin
         )
     tokens = TokenCache(model, max_tokens=config.max_seq_length)
@@ -149,7 +149,7 @@ def _collators(context: TrainingContext) -> Callable[[], BatchCollator]:
         hard_negatives=config.hard_negatives,
         query_prompt=model.prompts.get("query") or "",
         document_prompt=model.prompts.get("document") or "",
-        guide=guide,
+        false_negatives=false_negatives,
         teacher=teacher,
     )
 

@@ -121,21 +121,22 @@ def fit_query_adapter(
     own: NDArray[np.int64] | None = None,
     dev_own: NDArray[np.int64] | None = None,
 ) -> LinearAdapterFit:
-    """Learn a matrix that moves each query vector toward its positive documents; the documents stay as they are.
+    """Learn a matrix that moves each query vector toward its positives; document vectors are unchanged.
 
-    Ridge solutions come first; softmax cross-entropy over the corpus starts from the best of them, with a pull to
-    the identity that weakens from stage to stage; then parts of the way to the best are tried. The best candidate on
-    dev is returned if the 95 % interval of its gain in MRR@10 (resampled by first positive) lies above zero with
-    p <= 0.05, else the identity.
+    Ridge solutions come first; softmax cross-entropy over the corpus starts from the best of them, with an L2
+    penalty toward the identity that decreases by stage; then interpolations (alpha) between the identity and the best
+    are tried. The best candidate on dev is returned if the 95% interval of its gain in MRR@10 (resampled by first
+    positive) is above zero with p <= 0.05, else the identity.
 
     Args:
         query_vectors: float [n, d], unit rows.
         document_vectors: float [m, d], unit rows.
-        relevant: right document rows of each query; queries without any do not count.
-        dev_queries: float [k, d], unit rows, on which the choice is made.
-        dev_relevant: right document rows of each of them.
-        settings: what is tried.
-        own: the document that each query itself is, int64 [n], -1 without one: neither right nor wrong for it.
+        relevant: rows of the positives of each query; queries without any are ignored.
+        dev_queries: float [k, d], unit rows, on which the candidates are compared.
+        dev_relevant: rows of the positives of each dev query.
+        settings: the candidates and hyperparameters.
+        own: row of the document that is the query itself, int64 [n], -1 without one; it is neither positive nor
+            negative.
         dev_own: that of each dev query, int64 [k]; it is not ranked.
 
     Raises:

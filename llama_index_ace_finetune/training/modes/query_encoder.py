@@ -159,14 +159,14 @@ class QueryCollator:
         preprocess: `preprocess(texts, prompt=..., task=...)` as of the model.
         examples: what the numbers mean.
         query_prompt: text in front of every query.
-        turn: the epoch; each query comes once in each, so it changes nothing.
+        epoch: unused, since every epoch holds each query once.
         valid_label_columns: read by the trainer.
     """
 
     preprocess: Callable[..., dict[str, Any]]
     examples: IndexedExamples
     query_prompt: str
-    turn: int = 0
+    epoch: int = 0
     valid_label_columns: list[str] = field(default_factory=list)
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The course of a training as a picture."""
+"""Plot of the training loss and dev MRR by step."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from llama_index_ace_finetune.utils.atomic import write_png
 
 
 def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> bool:
-    """Write a PNG of loss and dev MRR@10 by training step; return False, and write none, where there is no step."""
+    """Write a PNG of loss and dev MRR@10 by training step; return False without writing if there are no steps."""
     losses = [(row["step"], row["loss"]) for row in history if "loss" in row]
     evaluations = [(row["step"], row["MRR@10"]) for row in history if "MRR@10" in row]
     if not losses:
         return False
-    # Figures of their own, without pyplot: nothing global is touched, and no window system is needed.
+    # Figure without pyplot: no global state and no display needed.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")
