@@ -18,7 +18,7 @@ SERVER = "ACE_FINETUNE_QDRANT_URL"
 
 @pytest.fixture(scope="session")
 def qdrant_url() -> Iterator[str]:
-    """The address of a Qdrant server: that of the environment, else one over Qdrant's engine in this process."""
+    """URL of a Qdrant server: the one in the environment, else a local one over the embedded Qdrant engine."""
     if os.environ.get(SERVER):
         yield os.environ[SERVER]
         return
@@ -32,7 +32,7 @@ def qdrant_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The public retrieval sets that lie beside a developer's checkout."""
+    """Public retrieval data sets next to the checkout, if present."""
     folder = PROJECT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"the retrieval sets are not at {folder.parent.name}/{folder.name} beside the checkout")
@@ -54,16 +54,16 @@ def minilm() -> Encoder:
     from llama_index_ace_finetune.encoders.settings import EncoderSettings
     from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
-    # As the commands do; it halves the time of everything that runs the model.
+    # As the commands do; it halves the time of tests that run the model.
     keep_freed_memory()
-    # On small batches a second thread gains little, and where the processor is shared it costs several times as much.
+    # On small batches a second thread gains little, and on a shared processor it is several times slower.
     torch.set_num_threads(1)
     return Encoder.load(DEFAULT_BASE_MODEL, settings=EncoderSettings(device="cpu"))
 
 
 @pytest.fixture(scope="session")
 def small_suite(demo_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's first 12 memories with their 60 queries, as a suite of their own."""
+    """A suite of the first 12 memories of the demo and their 60 queries."""
     suite = json.loads(demo_suite.read_text(encoding="utf-8"))
     path = tmp_path_factory.mktemp("suite") / "small_suite.json"
     path.write_text(json.dumps({"metadata": {}, "test_cases": suite["test_cases"][:12]}), encoding="utf-8")

@@ -1,12 +1,12 @@
-"""Compare a run's outcome before and after a refactoring.
+"""Compare the results of a run before and after a refactoring.
 
     python tests/golden_run.py --write golden.json      # before
-    python tests/golden_run.py --compare golden.json    # after; exits 1 and names what differs
+    python tests/golden_run.py --compare golden.json    # after; exits 1 and lists the differences
 
-Runs the demo's data without a time budget, in float32, on one thread of the CPU, which takes some minutes, and keeps
-digests of the split, the training examples and every query's ranking, and the metrics themselves. Paths, versions,
-times and the names of settings do not count. On another machine or with other versions of the libraries the last bits
-of the vectors may differ, so write and compare in the same environment. `--run` takes a run that is there already.
+Runs the demo data without a time budget, in float32, on one CPU thread, which takes some minutes. It stores the
+metrics, and digests of the split, the training examples and the ranking of every query. Paths, versions, times and
+names of settings are ignored. On another machine or with other library versions the last bits of the vectors may
+differ, so write and compare in the same environment. `--run` uses an existing run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def make_run(folder: Path) -> Path:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """Return what must not change: digests by name, and each system's metrics."""
+    """Return the results that must not change: digests by name, and the metrics of each system."""
     split, data, report = (_read(run / name) for name in ("split.json", "training_data.json", "report.json"))
     lines = (run / "report.per_query.jsonl").read_text(encoding="utf-8").splitlines()
     queries = [json.loads(line) for line in lines]
@@ -59,7 +59,7 @@ def outcome(run: Path) -> dict[str, Any]:
 
 
 def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
-    """Name every value that is not the same."""
+    """Describe every value that differs."""
     if isinstance(before, dict) and isinstance(after, dict):
         for name in sorted(before.keys() | after.keys()):
             yield from differences(before.get(name), after.get(name), f"{where} / {name}" if where else name)
@@ -76,12 +76,12 @@ def _digest(value: Any) -> str:
 
 
 def main() -> int:
-    """Write or compare."""
+    """Command line: write or compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--write", type=Path, metavar="FILE")
     what.add_argument("--compare", type=Path, metavar="FILE")
-    parser.add_argument("--run", type=Path, help="a finished run of these settings, in place of a new one")
+    parser.add_argument("--run", type=Path, help="an existing run with these settings, instead of a new one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = outcome(options.run or make_run(Path(folder)))
@@ -89,7 +89,7 @@ def main() -> int:
         options.write.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return 0
     changed = list(differences(_read(options.compare), found))
-    print("\n".join(changed) or "nothing differs")
+    print("\n".join(changed) or "no differences")
     return 1 if changed else 0
 
 

@@ -1,4 +1,4 @@
-"""The demo's data is what its README says: hand-written, confusable, and neither trivial nor hopeless for BM25."""
+"""The demo data is as its README says: hand-written, confusable, and neither trivial nor impossible for BM25."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 
-RUN_OF_WORDS = 4
+NGRAM = 4
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +20,9 @@ def demo(demo_suite: Path) -> RetrievalDataset:
     return read_dataset(demo_suite)
 
 
-def runs(text: str) -> set[tuple[str, ...]]:
+def ngrams(text: str) -> set[tuple[str, ...]]:
     words = re.findall(r"\w+", text.lower())
-    return {tuple(words[start : start + RUN_OF_WORDS]) for start in range(len(words) - RUN_OF_WORDS + 1)}
+    return {tuple(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1)}
 
 
 def test_sizes(demo: RetrievalDataset) -> None:
@@ -31,13 +31,13 @@ def test_sizes(demo: RetrievalDataset) -> None:
     assert not demo.ledger.counts
 
 
-def test_no_query_is_a_clipping_of_its_memory(demo: RetrievalDataset) -> None:
+def test_no_query_shares_a_four_gram_with_its_memory(demo: RetrievalDataset) -> None:
     for query_id, query in demo.queries.items():
         (answer,) = demo.relevant(query_id)
-        assert runs(query.text).isdisjoint(runs(demo.memories[answer].text)), query.text
+        assert ngrams(query.text).isdisjoint(ngrams(demo.memories[answer].text)), query.text
 
 
-def test_bm25_finds_some_and_not_all(demo: RetrievalDataset) -> None:
+def test_bm25_success_at_1_is_moderate(demo: RetrievalDataset) -> None:
     ids = list(demo.answers)
     index = BM25Index.build([memory.text for memory in demo.answers.values()])
     first, _ = index.search_batch([query.text for query in demo.queries.values()], 1)
@@ -45,7 +45,7 @@ def test_bm25_finds_some_and_not_all(demo: RetrievalDataset) -> None:
     assert 0.35 < np.mean(found) < 0.65
 
 
-def test_difficulty_follows_the_wording(demo: RetrievalDataset) -> None:
+def test_bm25_success_decreases_with_difficulty(demo: RetrievalDataset) -> None:
     ids = {identifier: row for row, identifier in enumerate(demo.answers)}
     index = BM25Index.build([memory.text for memory in demo.answers.values()])
     ranked, _ = index.search_batch([query.text for query in demo.queries.values()], 5)

@@ -1,4 +1,4 @@
-"""The documentation says what is there: snippets run, commands parse, links lead somewhere, tables are complete."""
+"""The documentation is correct: snippets run, commands parse, links resolve, tables are complete."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def place(block: Block) -> str:
 
 
 class TestBlocks:
-    def test_every_block_says_what_it_is(self) -> None:
+    def test_every_block_has_a_language(self) -> None:
         known = {"bash", "console", "python", "json", "yaml"}
         assert {block.place: block.language for block in ALL if block.language not in known} == {}
         assert len(ALL) > 40
 
-    def test_what_does_not_run_says_why(self) -> None:
+    def test_blocks_that_are_not_run_state_a_reason(self) -> None:
         marks = {block.place: block.mark for block in ALL if block.mark}
         assert all(re.fullmatch(r"slow|not run, .{8,}", mark) for mark in marks.values()), marks
         assert sum(not block.runs for block in ALL) < len(ALL) / 4
@@ -84,7 +84,7 @@ class TestBlocks:
         content = yaml.safe_load((DOCS / "qdrant" / name).read_text(encoding="utf-8"))
         volumes = {volume.split(":")[0] for service in content["services"].values() for volume in service["volumes"]}
         assert volumes == set(content["volumes"])
-        # Reached from this machine alone, and with a key.
+        # Reachable only from localhost, and with an API key.
         for service in content["services"].values():
             assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
             assert "QDRANT__SERVICE__API_KEY" in service["environment"]
@@ -96,7 +96,7 @@ class TestCommands:
         for words in commands(block):
             check_command(words)
 
-    def test_a_wrong_command_is_noticed(self) -> None:
+    def test_invalid_commands_are_detected(self) -> None:
         for wrong in (
             ["ace-finetune", "rum", "--data", "x"],
             ["ace-finetune", "run", "--data", "x"],
@@ -125,7 +125,7 @@ class TestCommands:
 
 @pytest.fixture(scope="session")
 def prepared(small_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with everything that the pages name."""
+    """A folder with every file that the pages name."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copy(small_suite, folder / "my_suite.json")
     inventory = [{"id": 7_000_000 + n, "payload": {"lesson": text}} for n, text in enumerate(TEXTS.values())]
@@ -147,7 +147,7 @@ def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def names(workspace: Path) -> dict[str, Any]:
-    """What the snippets take as given."""
+    """The variables that the snippets assume."""
     base = FineTunedEmbedding(BASE)
     memories = memory_nodes(read_dataset("my_suite.json").memories.values())
     return {
@@ -184,7 +184,7 @@ def run_python(block: Block, names: dict[str, Any]) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with(("bash", "console"), lambda b: b.runs and any(map(is_run, commands(b)))))
 def test_commands_run(page: Path, trained: Path, workspace: Path) -> None:
-    """In the order of the page, on a fifth of the demo's data."""
+    """In the order of the page, on a fifth of the demo data."""
     for name in ("my-run", "demo-run"):
         shutil.rmtree(workspace / name)
         shutil.copytree(trained / "my-run", workspace / name)
@@ -202,7 +202,7 @@ def test_commands_run(page: Path, trained: Path, workspace: Path) -> None:
 
 @pytest.fixture(scope="session")
 def trained(demo_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run over every fifth memory of the demo, in the least of time."""
+    """A quick run over every fifth memory of the demo."""
     folder = tmp_path_factory.mktemp("trained")
     suite = json.loads(demo_suite.read_text(encoding="utf-8"))
     suite["test_cases"] = suite["test_cases"][::5]
@@ -214,7 +214,7 @@ def trained(demo_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestLinks:
     @pytest.mark.parametrize("page", [*PAGES, PROJECT / "SECURITY.md", PROJECT / "CHANGELOG.md"], ids=page_name)
-    def test_lead_somewhere(self, page: Path) -> None:
+    def test_links_resolve(self, page: Path) -> None:
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if target.startswith(("https://", "http://", "mailto:")):
@@ -229,7 +229,7 @@ class TestLinks:
         listed = set(re.findall(r"(\S+\.md)$", (PROJECT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
         assert listed == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
 
-    def test_the_site_builds_without_a_warning_and_loads_nothing_from_the_web(self, tmp_path: Path) -> None:
+    def test_site_builds_without_warnings_and_external_resources(self, tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
             cwd=PROJECT,
@@ -247,7 +247,7 @@ class TestLinks:
 
 
 def anchors(page: Path) -> set[str]:
-    """The ids that Python-Markdown gives to a page's headings."""
+    """The ids that Python-Markdown gives the headings of a page."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
@@ -260,7 +260,7 @@ class TestTables:
         assert len(documented) == len(set(documented))
         assert {*documented, "__version__"} == set(llama_index_ace_finetune.__all__)
 
-    def test_building_blocks_are_there(self) -> None:
+    def test_building_blocks_exist(self) -> None:
         page = (DOCS / "reference" / "building-blocks.md").read_text(encoding="utf-8")
         for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE):
             module, _, attribute = name.rpartition(".")
@@ -269,25 +269,25 @@ class TestTables:
     def test_every_verb_has_a_row(self) -> None:
         assert rows(DOCS / "reference" / "command-line.md", "verb") == set(VERBS)
 
-    def test_every_option_is_told_with_the_verbs_that_take_it(self) -> None:
+    def test_every_option_is_listed_with_its_verbs(self) -> None:
         text = section(DOCS / "reference" / "command-line.md", "## Options")
-        told: dict[str, set[str]] = {}
+        documented: dict[str, set[str]] = {}
         for names, verbs in re.findall(r"^\| (`--[^|]+) \| ([a-z, ]+) \|", text, re.MULTILINE):
             for name in re.findall(r"`(--[\w-]+)`", names):
-                told[name] = set(verbs.split(", "))
+                documented[name] = set(verbs.split(", "))
         for option in set().union(*map(options_of, VERBS)):
             verbs = {verb for verb in VERBS if option in options_of(verb)}
-            if option in told:
-                # The one option that means something else in another verb.
-                assert told[option] | ({"search"} if option == "--mode" else set()) == verbs, option
+            if option in documented:
+                # The one option that has another meaning in another verb.
+                assert documented[option] | ({"search"} if option == "--mode" else set()) == verbs, option
             elif option.startswith("--"):
                 assert f"`{option}`" in text, option
 
-    def test_every_flag_and_class_of_the_original_is_answered(self) -> None:
+    def test_every_flag_and_class_of_the_original_is_mapped(self) -> None:
         page = DOCS / "how-to" / "migrate-from-ace.md"
-        told = set(inline_code(page))
-        assert told >= original_options()
-        names = {word for code in told for word in re.split(r"[^\w]+", code)}
+        documented = set(inline_code(page))
+        assert documented >= original_options()
+        names = {word for code in documented for word in re.split(r"[^\w]+", code)}
         assert names >= ORIGINAL_NAMES
         assert names >= {"training_data", "recall", "mrr", "avg_similarity", "improvement", "baseline", "finetuned"}
 
@@ -302,7 +302,7 @@ class TestTables:
     def test_every_error_has_a_row(self) -> None:
         assert rows(DOCS / "errors.md", "class") == error_classes()
 
-    def test_measured_figures_stand_in_the_results(self) -> None:
+    def test_measured_figures_are_in_the_results(self) -> None:
         table = (PROJECT / "README.md").read_text(encoding="utf-8").split("| made by |", 1)[1].split("\n\n", 1)[0]
         lines = [line for line in table.splitlines() if "benchmarks/" in line]
         assert len(lines) >= 3
@@ -310,15 +310,15 @@ class TestTables:
             *cells, made_by = line.strip("| ").split(" | ")
             name = re.findall(r"benchmarks/(\w+)\.py", made_by)[0]
             results = (PROJECT / "benchmarks" / "results" / f"{name}.md").read_text(encoding="utf-8")
-            # Names such as BM25 and MRR@10 are none.
+            # Digits in names such as BM25 and MRR@10 are not figures.
             figures = re.findall(r"(?<![\w@.,])[+-]?\d+(?:[.,]\d+)*(?: (?:ms|s|GB|x)\b)?", " ".join(cells))
             assert figures
             for figure in figures:
-                # A table may have the unit in its head.
+                # A table may have the unit in its header.
                 whole, cell = re.escape(figure), re.escape(f"| {figure.split()[0]} |")
                 assert re.search(rf"(?<![\d.,]){whole}(?!\d)|{cell}", results), f"{name}: {figure}"
 
-    def test_workflows_name_what_is_there(self) -> None:
+    def test_workflows_name_existing_paths(self) -> None:
         text = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / ".github" / "workflows").glob("*.yml"))
         paths = set(re.findall(r"\b(tests/[\w/.]+)", text))
         assert paths
@@ -326,7 +326,7 @@ class TestTables:
         for targets in re.findall(r"run: make (.+)", text):
             check_command(["make", *targets.split()])
 
-    def test_workflows_pin_their_actions_and_ask_for_no_more_than_they_need(self) -> None:
+    def test_workflows_pin_actions_and_request_minimal_permissions(self) -> None:
         for path in (PROJECT / ".github" / "workflows").glob("*.yml"):
             text = path.read_text(encoding="utf-8")
             used = re.findall(r"uses: (\S+)(.*)", text)
@@ -338,31 +338,31 @@ class TestTables:
             more = {name: job["permissions"] for name, job in workflow["jobs"].items() if "permissions" in job}
             assert more == ({"upload": {"id-token": "write"}} if path.stem == "publish" else {})
 
-    def test_every_mining_option_is_told(self) -> None:
-        told = set(re.findall(r"--[\w-]+", (DOCS / "how-to" / "hard-negatives.md").read_text(encoding="utf-8")))
+    def test_every_mining_option_is_documented(self) -> None:
+        documented = set(re.findall(r"--[\w-]+", (DOCS / "how-to" / "hard-negatives.md").read_text(encoding="utf-8")))
         mining = {
             option
             for parameter in VERBS["run"].params
             if getattr(parameter, "rich_help_panel", None) == "Mining"
             for option in (parameter.secondary_opts or parameter.opts)
         }
-        assert mining <= told
+        assert mining <= documented
 
 
 def section(page: Path, heading: str) -> str:
-    """The text below a heading, up to the next one of its kind."""
+    """The text below a heading, up to the next one of the same level."""
     text = page.read_text(encoding="utf-8").split(f"\n{heading}\n", 1)[1]
     return re.split(rf"^{heading.split()[0]} ", text, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def rows(page: Path, column: str) -> set[str]:
-    """The first cells of the table whose first column is of that name."""
+    """The first cells of the table whose first column has the given name."""
     table = page.read_text(encoding="utf-8").split(f"| {column} |", 1)[1].split("\n\n", 1)[0]
     return set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE))
 
 
 def error_classes() -> set[str]:
-    """The class of every error of the package, by its source."""
+    """The error classes in the source of the package."""
     bases = {"AceFinetuneError": "Exception"}
     for file in (PROJECT / PACKAGE).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""The examples run as a reader runs them, and print what they promise."""
+"""The examples run from the command line and print the expected output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SYSTEMS = [
 
 
 def run_example(name: str, *arguments: object, cwd: Path) -> str:
-    """Run an example in a folder of its own; return what it prints."""
+    """Run an example in the folder `cwd`; return its output."""
     path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
     finished = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
@@ -58,7 +58,7 @@ class TestQuickstart:
         assert (tmp_path / "quickstart" / "model" / "ace_finetune.json").is_file()
 
     @pytest.mark.slow
-    def test_as_it_stands(self, tmp_path: Path) -> None:
+    def test_unchanged(self, tmp_path: Path) -> None:
         printed = run_example("quickstart.py", cwd=tmp_path)
         assert "240 memories, 1200 queries" in printed
         figures = {name: float(value) for name, value in FIGURES.findall(printed)}
@@ -81,7 +81,7 @@ class TestQueryEngine:
         assert "Two tabs refreshing at once" in after.splitlines()[1]
 
     @pytest.mark.slow
-    def test_with_a_run_folder_whose_model_is_gone(self, tmp_path: Path) -> None:
+    def test_with_a_run_folder_without_its_model(self, tmp_path: Path) -> None:
         run = write_run(tmp_path / "run", write_tuned_model(tmp_path / "tuned"))
         shutil.rmtree(run / "model")
         printed = run_example("rag_query_engine.py", run, cwd=tmp_path)
@@ -119,7 +119,7 @@ class TestTenQuestions:
         assert "after   relevant memory at rank 1: " in printed
 
 
-class TestBesideOthers:
+class TestIntegrations:
     @pytest.mark.slow
     def test_fusion_and_routing(self, tmp_path: Path) -> None:
         printed = run_example("fusion_and_routing.py", cwd=tmp_path)

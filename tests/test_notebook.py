@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, on a small part of the demo's data."""
+"""The notebook runs from top to bottom, on a small part of the demo data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_runs(tmp_path: Path) -> None:
     assert (tmp_path / "notebook-run" / "report.html").is_file()
 
 
-def test_keeps_the_settings_that_the_test_changes() -> None:
+def test_settings_replaced_by_the_test_exist() -> None:
     text = NOTEBOOK.read_text(encoding="utf-8")
     assert text.count("EVERY = 2 ") == 1
     assert text.count("budget_minutes=4.0") == 1

@@ -1,4 +1,4 @@
-"""A run folder that version 0.1.0 wrote is read by every command and class that takes one."""
+"""A run folder of version 0.1.0 is read by every command and class that takes a run folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def old_run(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The run folder, from where it was made: its base model and data are named relative to that place."""
+    """The run folder in its original working directory, to which the paths of base model and data are relative."""
     shutil.copytree(unpacked, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return Path("run")

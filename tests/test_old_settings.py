@@ -1,4 +1,4 @@
-"""Settings under the names and with the margins of version 0.1.0 keep their meaning."""
+"""Settings with the names and margins of version 0.1.0 keep their meaning."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def test_old_mining_settings_get_new_names_and_margins() -> None:
     assert current_training({"suspected_margin": 1.1, "epochs": 3}) == {"suspected_margin": -0.1, "epochs": 3}
 
 
-def test_old_config_file_keeps_its_meaning_with_one_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_old_config_file_keeps_its_meaning_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = {"data": "d", "out": "o", "negatives": 3, "mining": OLD_MINING, "training": {"suspected_margin": 0.9}}
     with caplog.at_level(logging.WARNING):
         found = run_settings(write_config(tmp_path, content), {})
     assert (found.num_negatives, found.mining, found.training.suspected_margin) == (3, NEW_MINING, 0.1)
-    (note,) = caplog.messages
-    assert "mining.top_k, mining.min_rank, mining.selection, negatives" in note
-    assert "0.95 as 0.05 below" in note
+    (warning,) = caplog.messages
+    assert "mining.top_k, mining.min_rank, mining.selection, negatives" in warning
+    assert "0.95 as 0.05 below" in warning
 
 
 def test_config_file_with_old_and_new_names_is_refused(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_config_file_with_new_names_has_distances(tmp_path: Path, caplog: pytest
     assert not caplog.messages
 
 
-def test_old_flags_are_read_and_not_shown(tmp_path: Path) -> None:
+def test_old_flags_are_accepted_and_hidden(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "200"}).output
     data = Path(__file__).parent.parent / "examples" / "data" / "playbook_suite.json"
     words = ["run", "--data", str(data), "--out", str(tmp_path / "o"), "--dry-run"]
@@ -80,14 +80,14 @@ def test_old_flags_are_read_and_not_shown(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, [*words, *old])
     assert "range_min is 4; it must be from 0 to below range_max (4)" in " ".join(refused.stderr.split())
     given = [*old, "--min-rank=9", "--", "--top-k"]
-    today = ["--num-negatives", "7", "--range-max=4", "--range-min", "4", "--sampling-strategy", "top"]
-    assert renamed(given, set(OLD_OPTIONS.values())) == [*today, "--range-min=8", "--", "--top-k"]
+    current = ["--num-negatives", "7", "--range-max=4", "--range-min", "4", "--sampling-strategy", "top"]
+    assert renamed(given, set(OLD_OPTIONS.values())) == [*current, "--range-min=8", "--", "--top-k"]
     assert renamed(given, {"--top-k"}) == given
     assert mining_flags({"no_relative_margin": True}) == {"relative_margin": None}
     assert mining_flags({"relative_margin": 0.0, "relax": True}) == {"relative_margin": 0.0, "relaxation": (0.0, None)}
 
 
-def test_margin_that_looks_like_an_old_one_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_margin_in_the_old_range_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         HardNegativeMiner(settings=MiningSettings(relative_margin=0.95))
         EmbeddingFineTuner(TrainingConfig(suspected_margin=0.9))
@@ -119,7 +119,7 @@ def test_training_settings_that_old_versions_saved_keep_their_meaning(tmp_path: 
         (["text", "--run"], ["text", "--run"]),
     ],
 )
-def test_search_takes_its_run_as_an_option_too(given: list[str], expected: list[str]) -> None:
+def test_search_accepts_its_run_as_an_option(given: list[str], expected: list[str]) -> None:
     assert run_first(given) == expected
 
 
@@ -139,12 +139,12 @@ def test_choices_are_shown_and_checked(verb: str, option: str, choices: tuple[st
     assert f"<{'|'.join(choices)}>" in shown
     refused = CliRunner().invoke(app, [verb, option, "best"])
     assert refused.exit_code == 2
-    said = " ".join(refused.stderr.replace("│", " ").split())
-    assert "'best' is not one of" in said
-    assert all(f"'{choice}'" in said for choice in choices)
+    message = " ".join(refused.stderr.replace("│", " ").split())
+    assert "'best' is not one of" in message
+    assert all(f"'{choice}'" in message for choice in choices)
 
 
-def test_out_has_one_spelling_and_reads_the_old_ones() -> None:
+def test_out_is_one_option_and_accepts_the_old_spellings() -> None:
     for verb, old in (("generate", "--output"), ("evaluate", "--output"), ("train", "--output-dir")):
         shown = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
         assert "--out " in shown

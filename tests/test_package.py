@@ -33,7 +33,7 @@ def test_help_does_not_import_torch() -> None:
     assert "run" in done.stdout
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_resolves() -> None:
     for name in llama_index_ace_finetune.__all__:
         assert getattr(llama_index_ace_finetune, name) is not None
     assert set(llama_index_ace_finetune.__all__) - {"__version__"} == set(llama_index_ace_finetune._HOMES)

@@ -1,4 +1,4 @@
-"""The public names are typed: a program that uses every one of them passes `mypy --strict`."""
+"""The public names are typed: a program that uses all of them passes `mypy --strict`."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def serve(folder: Path) -> list[str]:
     nodes = [TextNode(text="one"), TextNode(text="two")]
     retriever = ace.FineTunedHybridRetriever.from_nodes(nodes, model=folder / "model", mode="hybrid")
     options: ace.RetrieverOptions = {"similarity_top_k": 3, "fallback": "off"}
-    of_one_call: ace.SearchOptions = {"mode": "dense"}
-    hits: list[NodeWithScore] = retriever.search("one", **of_one_call)
+    search_options: ace.SearchOptions = {"mode": "dense"}
+    hits: list[NodeWithScore] = retriever.search("one", **search_options)
     ace.FineTunedHybridRetriever.from_run(folder, **options).close()
-    told = [hit.served_by for hit in hits if isinstance(hit, ace.RetrievedMemory)]
+    served_by = [hit.served_by for hit in hits if isinstance(hit, ace.RetrievedMemory)]
     store: ace.MemoryStore = retriever.store
     with ace.FineTunedRetrieval(folder / "model") as retrieval:
         found: list[dict[str, object]] = retrieval.search("one", use_hybrid=True)
-    return [*told, str(len(found)), str(len(store)), str(len(embedding.get_query_embedding("one")))]
+    return [*served_by, str(len(found)), str(len(store)), str(len(embedding.get_query_embedding("one")))]
 
 
 class Lines(ace.PipelineEvents):
@@ -132,14 +132,14 @@ def check(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*words, "program.py"], cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_the_program_uses_every_name() -> None:
+def test_program_uses_every_public_name() -> None:
     assert [name for name in llama_index_ace_finetune.__all__ if f"ace.{name}" not in PROGRAM] == []
 
 
 @pytest.mark.slow
-def test_mypy_passes_and_notices_a_wrong_use(tmp_path: Path) -> None:
-    right = check(PROGRAM, tmp_path)
-    assert right.returncode == 0, right.stdout + right.stderr
+def test_mypy_passes_and_reports_wrong_types(tmp_path: Path) -> None:
+    correct = check(PROGRAM, tmp_path)
+    assert correct.returncode == 0, correct.stdout + correct.stderr
     wrong = check(PROGRAM.replace("range_max=30", 'range_max="30"').replace('mode="linear"', 'mode="liner"'), tmp_path)
     assert wrong.stdout.count("[arg-type]") == 2, wrong.stdout
 

@@ -1,4 +1,4 @@
-"""The wheel, in an environment that holds nothing else."""
+"""The wheel, installed into an empty environment."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ VERSION = llama_index_ace_finetune.__version__
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    called(sys.executable, "-m", "build", "--outdir", str(folder), str(PROJECT))
+    run(sys.executable, "-m", "build", "--outdir", str(folder), str(PROJECT))
     assert {path.suffix for path in folder.iterdir()} == {".whl", ".gz"}
     return next(folder.glob("*.whl"))
 
 
-def called(*words: str, cwd: Path | None = None) -> str:
+def run(*words: str, cwd: Path | None = None) -> str:
     done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
 
 @pytest.mark.slow
-def test_holds_what_serves_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_only_the_package(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.split("/")[0] for name in names}
     assert len(tops) == 2
@@ -43,7 +43,7 @@ def test_holds_what_serves_and_nothing_else(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_on_pypi_links_to_the_repository(wheel: Path) -> None:
+def test_pypi_description_links_to_the_repository(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     text = archive.read(metadata).decode()
@@ -55,14 +55,14 @@ def test_the_page_on_pypi_links_to_the_repository(wheel: Path) -> None:
 
 @pytest.mark.slow
 def test_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
-    called(sys.executable, "-m", "venv", str(tmp_path / "venv"))
+    run(sys.executable, "-m", "venv", str(tmp_path / "venv"))
     python = str(tmp_path / "venv" / "bin" / "python")
-    called(python, "-m", "pip", "install", "--quiet", "--constraint", str(PROJECT / "constraints.txt"), str(wheel))
+    run(python, "-m", "pip", "install", "--quiet", "--constraint", str(PROJECT / "constraints.txt"), str(wheel))
     command = str(tmp_path / "venv" / "bin" / "ace-finetune")
-    printed = called(command, "--help", cwd=tmp_path)
+    printed = run(command, "--help", cwd=tmp_path)
     assert "run" in printed
     assert "search" in printed
-    assert called(command, "--version", cwd=tmp_path).strip() == VERSION
-    # Every public name, with nothing but what the wheel asks for.
+    assert run(command, "--version", cwd=tmp_path).strip() == VERSION
+    # Every public name resolves with only the dependencies of the wheel.
     names = "import llama_index_ace_finetune as p; print(len([getattr(p, n) for n in p.__all__]))"
-    assert int(called(python, "-c", names, cwd=tmp_path)) == len(llama_index_ace_finetune.__all__)
+    assert int(run(python, "-c", names, cwd=tmp_path)) == len(llama_index_ace_finetune.__all__)

@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_provenance
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, TrainingError
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 from llama_index_ace_finetune.training.config import TrainingConfig
@@ -35,8 +36,9 @@ SURE = PairedDifference(mean=0.1, low=0.05, high=0.2, p_value=0.01, wins=3, ties
 QUERIES = ["how often are keys rotated?", "who is notified when a backup fails?"]
 
 
-def ready(data: TrainingData, output: Path, **options: Any) -> EmbeddingFineTuner:
-    tuner = EmbeddingFineTuner(TrainingConfig(output_dir=str(output), **{**QUICK, **options}))
+def ready(data: TrainingData, output: Path, base_model: str, **options: Any) -> EmbeddingFineTuner:
+    config = TrainingConfig(output_dir=str(output), base_model=base_model, **{**QUICK, **options})
+    tuner = EmbeddingFineTuner(config)
     tuner.load_training_data(data)
     tuner.initialize_model()
     return tuner
@@ -67,7 +69,7 @@ def test_best_result_that_beats_the_base_ships() -> None:
 )
 def test_each_mode_runs_and_writes_one_folder(
     training_data: TrainingData,
-    minilm: Encoder,
+    one_layer: str,
     tmp_path: Path,
     options: dict[str, Any],
     ran: list[str],
@@ -80,7 +82,8 @@ def test_each_mode_runs_and_writes_one_folder(
     monkeypatch.setattr("llama_index_ace_finetune.training.fine_tuner.best_result", lambda results: results[-1])
     done: list[str] = []
     started: list[str] = []
-    tuner = ready(training_data, tmp_path / "model", **options)
+    base = Encoder.load(one_layer, settings=EncoderSettings(device="cpu"))
+    tuner = ready(training_data, tmp_path / "model", one_layer, **options)
     metrics = tuner.train(
         on_mode_end=lambda result: done.append(result.name), on_mode_start=lambda name, _: started.append(name)
     )
@@ -104,22 +107,22 @@ def test_each_mode_runs_and_writes_one_folder(
         documents = plain.encode_document(memories, normalize_embeddings=True)
         assert np.abs(documents - ours.encode_documents(memories)).max() < 1e-5
     # In memory and on disk it has the name of the new folder, never that of the base.
-    assert (loaded.document_fingerprint == minilm.fingerprint) == (ran[-1] != "full")
-    assert loaded.model.max_seq_length == minilm.model.max_seq_length  # not the limit of the training
+    assert (loaded.document_fingerprint == base.fingerprint) == (ran[-1] != "full")
+    assert loaded.model.max_seq_length == base.model.max_seq_length  # not the limit of the training
     assert (shipped.fingerprint, shipped.name) == (loaded.fingerprint, str(tmp_path / "model"))
-    assert record["base_fingerprint"] == minilm.fingerprint
+    assert record["base_fingerprint"] == base.fingerprint
     before = (tmp_path / "model" / "ace_finetune.json").read_bytes()
     tuner.save_model()
     assert (tmp_path / "model" / "ace_finetune.json").read_bytes() == before
     if ran[-1] != "full":
         # Documents that the base embedded stay valid.
-        assert np.abs(loaded.encode_documents(memories) - minilm.encode_documents(memories)).max() < 1e-6
+        assert np.abs(loaded.encode_documents(memories) - base.encode_documents(memories)).max() < 1e-6
     if ran[-1] in ("queries", "full"):
-        assert np.abs(loaded.encode_queries(QUERIES) - minilm.encode_queries(QUERIES)).max() > 1e-4
+        assert np.abs(loaded.encode_queries(QUERIES) - base.encode_queries(QUERIES)).max() > 1e-4
 
 
-def test_base_weights_are_restored(training_data: TrainingData, tmp_path: Path) -> None:
-    tuner = ready(training_data, tmp_path / "model", mode="auto")
+def test_base_weights_are_restored(training_data: TrainingData, one_layer: str, tmp_path: Path) -> None:
+    tuner = ready(training_data, tmp_path / "model", one_layer, mode="auto")
     base, examples = tuner.encoder, [e for e in training_data.examples if e.split == "train"]
     assert base is not None
     before = base.encode_queries(QUERIES)
@@ -132,9 +135,14 @@ def test_base_weights_are_restored(training_data: TrainingData, tmp_path: Path) 
 
 @pytest.mark.parametrize(("mode", "ran"), [("auto", ["linear"]), ("queries", ["linear"]), ("full", ["full"])])
 def test_modes_without_remaining_budget_are_skipped(
-    training_data: TrainingData, tmp_path: Path, mode: str, ran: list[str], caplog: pytest.LogCaptureFixture
+    training_data: TrainingData,
+    one_layer: str,
+    tmp_path: Path,
+    mode: str,
+    ran: list[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    metrics = ready(training_data, tmp_path / "model", mode=mode, budget_minutes=1e-6).train()
+    metrics = ready(training_data, tmp_path / "model", one_layer, mode=mode, budget_minutes=1e-6).train()
     assert [row["rung"] for row in metrics["rungs"]] == ran
     assert ("for mode 'queries'" in caplog.text) == (mode != "full")
     if mode == "full":
@@ -142,15 +150,15 @@ def test_modes_without_remaining_budget_are_skipped(
 
 
 def test_without_dev_queries_only_full_is_trained(
-    training_data: TrainingData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    training_data: TrainingData, one_layer: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = dataclasses.replace(training_data, examples=training_data.examples[:16])
-    metrics = ready(data, tmp_path / "auto", mode="auto").train()
+    metrics = ready(data, tmp_path / "auto", one_layer, mode="auto").train()
     assert [row["rung"] for row in metrics["rungs"]] == ["full"]
     assert "ships without validation" in caplog.text
     for options in ({"mode": "linear"}, {"mode": "queries"}, {"mode": "auto", "keep_index": True}):
         with pytest.raises(TrainingError, match="no dev queries"):
-            ready(data, tmp_path / "none", **options).train()
+            ready(data, tmp_path / "none", one_layer, **options).train()
     assert not (tmp_path / "none").exists()
 
 
@@ -162,9 +170,9 @@ def test_contradicting_settings_are_refused() -> None:
 
 
 def test_dual_encoder_is_refused_as_base(
-    training_data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    training_data: TrainingData, one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llama_index_ace_finetune.training.fine_tuner.best_result", lambda results: results[-1])
-    ready(training_data, tmp_path / "model", mode="linear").train()
+    ready(training_data, tmp_path / "model", one_layer, mode="linear").train()
     with pytest.raises(ModelError, match="embeds queries and documents differently"):
-        ready(training_data, tmp_path / "again", base_model=str(tmp_path / "model"))
+        ready(training_data, tmp_path / "again", str(tmp_path / "model"))

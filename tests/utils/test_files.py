@@ -1,4 +1,4 @@
-"""Files that are no files, too large, or not whole: one sentence each, at once."""
+"""Special, oversized and truncated files are refused immediately, with a one-sentence error."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def _special_files(folder: Path) -> dict[str, Path]:
     }
 
 
-def test_special_files_are_refused_at_once(tmp_path: Path) -> None:
-    for word, path in _special_files(tmp_path).items():
-        begun = time.process_time()
+def test_special_files_are_refused_without_blocking(tmp_path: Path) -> None:
+    for message, path in _special_files(tmp_path).items():
+        start = time.process_time()
         for read in (
             lambda path: read_json_file(path, REFUSAL),
             lambda path: read_yaml_file(path, REFUSAL),
             lambda path: read_array_file(path, REFUSAL),
             lambda path: read_safetensors_header(path, REFUSAL),
         ):
-            with pytest.raises(DatasetError, match=word):
+            with pytest.raises(DatasetError, match=message):
                 read(path)
-        assert time.process_time() - begun < 1
+        assert time.process_time() - start < 1
 
 
 def test_pipe_of_process_substitution_is_read_once() -> None:
@@ -85,7 +85,7 @@ def test_size_is_checked_before_reading(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "word"),
+    ("content", "message"),
     [
         (b'{"a": ', "line 1, column 7"),
         (b'{"a": "\xff"}', "not UTF-8"),
@@ -98,10 +98,10 @@ def test_size_is_checked_before_reading(tmp_path: Path) -> None:
         (b"[-Infinity]", "Infinity"),
     ],
 )
-def test_json_that_cannot_be_used_is_refused(content: bytes, word: str, tmp_path: Path) -> None:
+def test_invalid_json_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "list.json"
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match=word) as raised:
+    with pytest.raises(DatasetError, match=message) as raised:
         read_json_file(path, REFUSAL, unique_keys=True, finite=True)
     assert str(path) in str(raised.value)
     assert str(raised.value).endswith("; write it again.")
@@ -129,7 +129,7 @@ def test_json_object_is_required(tmp_path: Path) -> None:
         read_json_object(tmp_path / "list.json", REFUSAL)
 
 
-def _laughs(levels: int, width: int, merge: bool = False) -> str:
+def _billion_laughs(levels: int, width: int, merge: bool = False) -> str:
     lines = ["a0: &a0 {x: 1}"]
     for level in range(1, levels):
         aliases = ", ".join([f"*a{level - 1}"] * width)
@@ -138,10 +138,10 @@ def _laughs(levels: int, width: int, merge: bool = False) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("text", "message"),
     [
-        (_laughs(9, 9), "values"),
-        (_laughs(9, 9, merge=True), "values"),
+        (_billion_laughs(9, 9), "values"),
+        (_billion_laughs(9, 9, merge=True), "values"),
         ("a: &a [*a]", "alias"),
         ("a: *b", "alias"),
         ("[" * 500 + "]" * 500, "nested"),
@@ -161,17 +161,17 @@ def _laughs(levels: int, width: int, merge: bool = False) -> str:
         ("- a\n" * 60_000, "values"),
     ],
 )
-def test_yaml_that_cannot_be_used_is_refused_at_once(text: str, word: str, tmp_path: Path) -> None:
+def test_invalid_yaml_is_refused_immediately(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "list.yaml"
     path.write_text(text, encoding="utf-8")
-    begun = time.process_time()
-    with pytest.raises(DatasetError, match=word) as raised:
+    start = time.process_time()
+    with pytest.raises(DatasetError, match=message) as raised:
         read_yaml_file(path, REFUSAL)
-    assert time.process_time() - begun < 1
+    assert time.process_time() - start < 1
     assert len(str(raised.value)) <= MAX_MESSAGE
 
 
-def test_aliases_and_merges_of_a_usual_size_are_read(tmp_path: Path) -> None:
+def test_ordinary_aliases_and_merges_are_read(tmp_path: Path) -> None:
     path = tmp_path / "list.yaml"
     path.write_text("a: &a {x: 1, y: [1, 2]}\nb: {<<: *a, x: 2}\nc: *a\n", encoding="utf-8")
     content = read_yaml_file(path, REFUSAL)
@@ -192,7 +192,7 @@ def test_aliases_and_merges_of_a_usual_size_are_read(tmp_path: Path) -> None:
         np.arange(3, dtype=">i4"),
     ],
 )
-def test_arrays_are_read_as_numpy_writes_them(array: np.ndarray, mapped: bool, tmp_path: Path) -> None:
+def test_arrays_written_by_numpy_are_read(array: np.ndarray, mapped: bool, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", array)
     read = read_array_file(tmp_path / "a.npy", REFUSAL, mapped=mapped)
     assert read.dtype == array.dtype
@@ -276,13 +276,13 @@ def test_header_that_claims_a_gigabyte_allocates_nothing(tmp_path: Path) -> None
     with path.open("wb") as handle:
         handle.write(struct.pack("<Q", 2**30))
         handle.truncate(2**30 + 8)
-    begun = time.process_time()
+    start = time.process_time()
     with pytest.raises(DatasetError, match="claims 1,073,741,824 bytes"):
         read_safetensors_header(path, REFUSAL)
-    assert time.process_time() - begun < 0.2
+    assert time.process_time() - start < 0.2
 
 
-def test_safetensors_header_is_read_as_the_library_writes_it(tmp_path: Path) -> None:
+def test_safetensors_header_written_by_the_library_is_read(tmp_path: Path) -> None:
     arrays = {"a.weight": np.ones((2, 3), np.float32), "b": np.zeros(0, np.float16), "c": np.ones((), np.int64)}
     save_file(arrays, tmp_path / "model.safetensors", metadata={"format": "np"})
     header = read_safetensors_header(tmp_path / "model.safetensors", REFUSAL)
@@ -294,7 +294,7 @@ class _Row(TypedDict):
     weights: tuple[float, float]
 
 
-def test_fault_of_a_field_is_named(tmp_path: Path) -> None:
+def test_error_names_the_invalid_field(tmp_path: Path) -> None:
     path = tmp_path / "row.json"
     assert checked({"name": "a", "weights": [1, 2.5]}, _Row, path, REFUSAL)["weights"] == (1.0, 2.5)
     for value in ([], {"name": "a"}, {"name": "a", "weights": [1]}, {"name": 3, "weights": [1, 10**400]}):
@@ -304,7 +304,7 @@ def test_fault_of_a_field_is_named(tmp_path: Path) -> None:
         checked({"name": "a", "weights": [1, "x" * 9000]}, _Row, path, REFUSAL)
 
 
-def test_long_messages_lose_their_middle() -> None:
+def test_long_messages_are_shortened_in_the_middle() -> None:
     message = str(AceFinetuneError("The file " + "x" * 9000 + " cannot be read; give another file."))
     assert len(message) <= MAX_MESSAGE
     assert message.startswith("The file xxx")
@@ -318,7 +318,7 @@ def test_quoted_values_are_short() -> None:
         assert len(quoted(value)) <= 80
 
 
-@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="there is no bash")
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="bash is not installed")
 def test_process_substitution_in_a_shell(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path;"

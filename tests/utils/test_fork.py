@@ -1,4 +1,4 @@
-"""Locks of a parent do not stop its forked child."""
+"""Locks held in a parent do not block its forked child."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from llama_index_ace_finetune.utils.fork import fork_safe_lock, lock_held_over_fork, renew_after_fork
 
 if not hasattr(os, "fork"):
-    pytest.skip("this system does not fork", allow_module_level=True)
+    pytest.skip("os.fork is not available", allow_module_level=True)
 
 
 class Owner:
@@ -20,7 +20,7 @@ class Owner:
         self.renewed += 1
 
 
-def test_a_lock_that_a_thread_of_the_parent_holds_is_free_in_the_child() -> None:
+def test_lock_held_in_the_parent_is_free_in_the_child() -> None:
     lock, held, release = fork_safe_lock(), threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -39,26 +39,26 @@ def test_a_lock_that_a_thread_of_the_parent_holds_is_free_in_the_child() -> None
         thread.join()
 
 
-def test_a_fork_waits_for_what_must_be_whole() -> None:
+def test_fork_waits_for_a_lock_held_over_fork() -> None:
     lock, steps, held = lock_held_over_fork(), [], threading.Event()
 
     def work() -> None:
         with lock:
             held.set()
-            steps.append("begun")
+            steps.append("started")
             threading.Event().wait(0.2)
             steps.append("done")
 
     thread = threading.Thread(target=work)
     thread.start()
     held.wait()
-    assert exit_status(lambda: steps == ["begun", "done"] and lock.acquire(timeout=5)) == 0
+    assert exit_status(lambda: steps == ["started", "done"] and lock.acquire(timeout=5)) == 0
     assert lock.acquire(timeout=5)
     lock.release()
     thread.join()
 
 
-def test_an_owner_is_renewed_in_the_child_only() -> None:
+def test_owner_is_renewed_only_in_the_child() -> None:
     owner = Owner()
     renew_after_fork(owner, Owner.renew)
     assert exit_status(lambda: owner.renewed == 1) == 0

@@ -1,4 +1,4 @@
-"""SIGKILL at every file event of what surrounds a run; then the next command has to find one whole output."""
+"""SIGKILL a run at each of its file operations; the next command must find one complete output."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from llama_index_ace_finetune.utils.new_folder import new_folder, tidy
 
 _EVENTS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "open", "shutil.rmtree", "os.truncate"}
 _ENDLESS = 10**9
-_QUICK = 13  # every so many of the points
+_QUICK = 13  # every 13th event
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is not available")
 
 
 @pytest.fixture(autouse=True)
-def without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A killed process loses nothing that the system holds; only a power cut would."""
+def without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed process loses no written data without fsync; only a power cut would."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -58,7 +58,7 @@ sys.addaudithook(_killer)
 
 
 def run_once(out: Path, version: str, *, resume: bool = False) -> None:
-    """What `run` does to the disk, without its stages."""
+    """The file operations of `run`, without its stages."""
     tidy(out)
     with work_folder(out, inputs={"version": version}, resume=resume) as work:
         (work / "vectors").mkdir(exist_ok=True)
@@ -71,19 +71,19 @@ def run_once(out: Path, version: str, *, resume: bool = False) -> None:
 
 
 def in_child(action: Callable[[], None], *, kill_at: int = _ENDLESS) -> tuple[str, int] | None:
-    """Return what became of an action and its number of file events; None where it was killed."""
+    """Return the outcome of an action and its number of file events; None if it was killed."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         _killer.active, _killer.count, _killer.at = True, 0, kill_at
-        said = "ok"
+        outcome = "ok"
         try:
             action()
         except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
+            outcome = f"{type(error).__name__}: {error}"
         _killer.active = False
-        os.write(writer, json.dumps([said, _killer.count]).encode())
+        os.write(writer, json.dumps([outcome, _killer.count]).encode())
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as stream:
@@ -103,7 +103,7 @@ def is_whole(out: Path, version: str) -> bool:
 
 
 def check_every(folder: Path, *, replaces: bool, step: int, recovers: bool = False) -> int:
-    """Kill at every `step`-th event, look, repeat the command; return how many kills there were."""
+    """Kill at every `step`-th event, check the output, repeat the command; return the number of kills."""
     out = folder / "run"
 
     def prepare() -> None:
@@ -125,13 +125,13 @@ def check_every(folder: Path, *, replaces: bool, step: int, recovers: bool = Fal
             if recovers:
                 tidy(out)
             assert not replaces or is_whole(out, "old") or is_whole(out, "new"), f"lost at {point}"
-            assert not out.exists() or is_whole(out, "old") or is_whole(out, "new"), f"torn at {point}"
+            assert not out.exists() or is_whole(out, "old") or is_whole(out, "new"), f"incomplete at {point}"
             again = in_child(lambda resume=resume: run_once(out, "new", resume=resume))  # type: ignore[misc]
             assert again is not None
             assert again[0] == "ok", f"stuck at {point}: {again[0]}"
             assert is_whole(out, "new")
             assert not replaces or (out / "notes.txt").read_text(encoding="utf-8") == "mine"
-            assert [path.name for path in folder.iterdir()] == ["run"], f"left at {point}"
+            assert [path.name for path in folder.iterdir()] == ["run"], f"leftovers at {point}"
     return kills
 
 
@@ -148,6 +148,6 @@ def test_kill_at_every_event(tmp_path: Path, replaces: bool) -> None:
 
 @pytest.mark.parametrize("step", [_QUICK, pytest.param(1, marks=pytest.mark.slow)])
 def test_kill_where_folders_cannot_be_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """The old output is moved aside for a moment, and the next command puts it back."""
+    """The old output is renamed for a moment, and the next command restores it."""
     monkeypatch.setattr(module, "_exchange", lambda first, second: False)
     assert check_every(tmp_path / "place", replaces=True, step=step, recovers=True) > 5

@@ -1,4 +1,4 @@
-"""Output folders: whole or absent, and what a user put there is kept."""
+"""Output folders are complete or absent, and files of the user are kept."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ def files(folder: Path) -> list[str]:
     return sorted(name for name in found if Path(name).name != MARK)
 
 
-def alone(folder: Path) -> None:
+def assert_no_leftovers(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_folder_is_whole_or_absent(tmp_path: Path) -> None:
+def test_folder_is_complete_or_absent(tmp_path: Path) -> None:
     with contextlib.suppress(KeyboardInterrupt), new_folder(tmp_path / "run", kind="run") as aside:
         (aside / "half").write_text("x", encoding="utf-8")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
     write(tmp_path / "run", "a", "deep/b")
     assert files(tmp_path / "run") == ["a", "deep/b"]
-    alone(tmp_path / "run")
+    assert_no_leftovers(tmp_path / "run")
 
 
 @pytest.mark.parametrize("exchange", [True, False])
-def test_replacement_keeps_what_a_user_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
+def test_replacement_keeps_files_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
     if not exchange:
         monkeypatch.setattr(module, "_exchange", lambda first, second: False)
     run = tmp_path / "run"
@@ -61,7 +61,7 @@ def test_replacement_keeps_what_a_user_added(tmp_path: Path, monkeypatch: pytest
     (run / "model" / "notes.txt").write_text("mine too", encoding="utf-8")
     (run / "link").symlink_to("notes.txt")
     (run / "empty").mkdir()
-    (run / "new.txt").write_text("mine, under a name that we write later", encoding="utf-8")
+    (run / "new.txt").write_text("mine, under a name that the next output uses", encoding="utf-8")
     write(run, "a", "model/w", "new.txt", text="new")
     assert files(run) == ["a", "link", "model/notes.txt", "model/w", "new.txt", "new.txt.kept", "notes.txt"]
     assert (run / "a").read_text() == (run / "new.txt").read_text() == "new"
@@ -71,10 +71,10 @@ def test_replacement_keeps_what_a_user_added(tmp_path: Path, monkeypatch: pytest
     assert [path.as_posix() for path in added_by_user(run)] == [
         "empty", "link", "model/notes.txt", "new.txt.kept", "notes.txt",
     ]  # fmt: skip
-    alone(run)
+    assert_no_leftovers(run)
 
 
-def test_outputs_inside_of_outputs(tmp_path: Path) -> None:
+def test_nested_outputs(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with new_folder(run, kind="run") as aside:
         write(aside / "model", "w", kind="model")
@@ -85,7 +85,7 @@ def test_outputs_inside_of_outputs(tmp_path: Path) -> None:
     (run / "index" / "collection" / "memories" / "storage.sqlite-journal").write_text("x", encoding="utf-8")
     write(run / "model", "other weights", kind="model")
     assert added_by_user(run) == []
-    # A copy of our model under another name is the user's.
+    # A copy of the model under another name belongs to the user.
     write(run / "elsewhere", "w", kind="model")
     (run / "elsewhere").rename(run / "model_backup")
     assert [str(path) for path in added_by_user(run)] == ["model_backup/.ace-finetune.json", "model_backup/w"]
@@ -93,7 +93,7 @@ def test_outputs_inside_of_outputs(tmp_path: Path) -> None:
     assert files(run) == ["model_backup/w", "report.json"]
 
 
-def test_collection_of_somebody_else_is_not_torn_apart(tmp_path: Path) -> None:
+def test_foreign_collection_is_not_moved(tmp_path: Path) -> None:
     index = tmp_path / "index"
     write(index, "meta.json", "collection/memories/s", kind="index", grows=("collection/memories",))
     (index / "collection" / "customers").mkdir()
@@ -111,7 +111,7 @@ def test_collection_of_somebody_else_is_not_torn_apart(tmp_path: Path) -> None:
         '{"writer": "llama-index-ace-finetune", "kind": "model", "name": "run", "paths": [], "grows": []}',
     ],
 )  # fmt: skip
-def test_only_our_mark_lets_a_folder_be_replaced(tmp_path: Path, mark: str | None) -> None:
+def test_only_folders_with_a_valid_mark_are_replaced(tmp_path: Path, mark: str | None) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "meta.json").write_text("{}", encoding="utf-8")
@@ -123,7 +123,7 @@ def test_only_our_mark_lets_a_folder_be_replaced(tmp_path: Path, mark: str | Non
     assert not (run / "a").exists()
 
 
-def test_hidden_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_foreign_hidden_folder_is_kept(tmp_path: Path) -> None:
     (tmp_path / ".run.new").mkdir()
     (tmp_path / ".run.new" / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputExistsError, match="is needed as temporary folder"):
@@ -131,17 +131,17 @@ def test_hidden_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / ".run.new" / "thesis.txt").read_text() == "mine"
 
 
-def test_output_that_was_moved_aside_is_put_back(tmp_path: Path) -> None:
+def test_renamed_output_is_restored(tmp_path: Path) -> None:
     write(tmp_path / "run", "a", text="old")
     (tmp_path / "run").rename(tmp_path / ".run.old")
     write(tmp_path / "other", "a")
     (tmp_path / "other").rename(tmp_path / ".run.new")
     tidy(tmp_path / "run")
     assert (tmp_path / "run" / "a").read_text() == "old"
-    alone(tmp_path / "run")
+    assert_no_leftovers(tmp_path / "run")
 
 
-def test_what_another_process_writes_is_left_alone(tmp_path: Path) -> None:
+def test_output_of_a_running_process_is_not_touched(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib\n"
         "from llama_index_ace_finetune.utils.new_folder import new_folder\n"
@@ -160,7 +160,7 @@ def test_what_another_process_writes_is_left_alone(tmp_path: Path) -> None:
             write(run, "b")
         other.communicate()
     assert files(run) == ["a"]
-    alone(run)
+    assert_no_leftovers(run)
 
 
 def test_finished_folder_is_moved_into_place(tmp_path: Path) -> None:
@@ -186,14 +186,14 @@ def test_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "disk").iterdir()] == ["run"]
 
 
-def test_mark_can_be_read_by_people(tmp_path: Path) -> None:
+def test_mark_is_plain_json(tmp_path: Path) -> None:
     write(tmp_path / "run", "b", "a")
     content = json.loads((tmp_path / "run" / MARK).read_text(encoding="utf-8"))
     assert content["paths"] == ["a", "b"]
     assert (content["kind"], content["name"]) == ("run", "run")
 
 
-# -------------------------------------------------------------------------------------------- what cannot be written
+# -------------------------------------------------------------------------------------------- unwritable outputs
 
 
 def test_parent_that_is_a_file(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_parent_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_parent_without_write_permission(tmp_path: Path) -> None:
-    """In a child without the rights of root, whom no permission stops."""
+    """Checked in a child that gives up root, since permissions do not apply to root."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     for folder in (tmp_path, *tmp_path.parents[:2]):
@@ -217,21 +217,21 @@ def test_parent_without_write_permission(tmp_path: Path) -> None:
             if os.getuid() == 0:
                 os.setuid(65534)
             require_writable(closed / "run")
-            said = "nothing"
+            message = "no error"
         except AceFinetuneError as error:
-            said = str(error)
+            message = str(error)
         except BaseException as error:
-            said = repr(error)
-        os.write(writer, said.encode())
+            message = repr(error)
+        os.write(writer, message.encode())
         os._exit(0)
     os.close(writer)
-    said = os.read(reader, 4096).decode()
+    message = os.read(reader, 4096).decode()
     os.close(reader)
     os.waitpid(child, 0)
-    assert "cannot be written (Permission denied" in said
+    assert "cannot be written (Permission denied" in message
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full does not exist")
 def test_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     from llama_index_ace_finetune.utils.atomic import write_text
 
@@ -287,8 +287,8 @@ for name, write in writers.items():
 """
 
 
-def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
-    """The system refuses files beyond a size, as it refuses blocks of a full disk."""
+def test_full_disk_gives_one_sentence_and_leaves_no_files(tmp_path: Path) -> None:
+    """Simulated by a limit on the file size."""
     done = subprocess.run([sys.executable, "-c", _FULL_DISK, str(tmp_path / "run")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
@@ -297,7 +297,7 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_errors_are_not_taken_for_a_full_disk() -> None:
+def test_other_errors_are_not_reported_as_full_disk() -> None:
     assert not is_disk_full(OSError("some 3 requested"))
     assert not is_disk_full(ValueError("unexpected"))
     wrapped = RuntimeError("wrapped")

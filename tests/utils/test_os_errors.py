@@ -44,11 +44,11 @@ def test_errors_of_rust_libraries_and_causes_are_found() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("a"), ConnectionRefusedError(111, "refused"), OSError()])
-def test_other_errors_stay_faults(error: Exception) -> None:
+def test_other_errors_give_none(error: Exception) -> None:
     assert os_error_sentence(error) is None
 
 
-def test_handled_system_error_does_not_hide_a_fault() -> None:
-    fault = ZeroDivisionError()
-    fault.__context__ = FileNotFoundError(errno.ENOENT, "No such file", "cache")
-    assert os_error_sentence(fault) is None
+def test_handled_system_error_does_not_hide_another_error() -> None:
+    error = ZeroDivisionError()
+    error.__context__ = FileNotFoundError(errno.ENOENT, "No such file", "cache")
+    assert os_error_sentence(error) is None
