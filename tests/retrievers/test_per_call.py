@@ -200,3 +200,10 @@ class TestUnusualQueries:
         hits = retriever.retrieve(query)
         assert len(hits) == 5
         assert seen(await retriever.aretrieve(query)) == seen(hits)
+
+
+def test_reread_is_a_deprecated_name_of_refresh(in_process) -> None:
+    for holder in (in_process, in_process.store):
+        with pytest.warns(DeprecationWarning, match=f"{type(holder).__name__}.reread is deprecated; use refresh"):
+            holder.reread()
+    assert len(in_process.retrieve(QUERIES[0])) == 5

@@ -48,7 +48,7 @@ class IVFBuilder:
         with InvertedFileBuilder(folder, 384) as builder:
             for points, ids, vectors in batches:
                 builder.add(points, ids, vectors)
-        index = InvertedFile(folder)
+        index = IVFIndex(folder)
 
     Args:
         folder: an empty folder.
