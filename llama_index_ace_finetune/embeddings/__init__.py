@@ -1,1 +1,1 @@
-"""The model as a LlamaIndex embedding."""
+"""The fine-tuned model as a LlamaIndex embedding."""

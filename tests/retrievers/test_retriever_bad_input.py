@@ -27,7 +27,7 @@ def ids(hits: list[NodeWithScore]) -> list[str]:
     return [hit.node.node_id for hit in hits]
 
 
-def only(key: str, value: object, operator: str = "==") -> MetadataFilters:
+def metadata_filter(key: str, value: object, operator: str = "==") -> MetadataFilters:
     return MetadataFilters(filters=[MetadataFilter(key=key, value=value, operator=FilterOperator(operator))])
 
 
@@ -92,7 +92,7 @@ class TestEmptySet:
         retriever = words_retriever([], sparse=sparse)
         for mode in MODES:
             assert retriever.search("red apples", mode=mode) == []
-            assert retriever.search("red apples", mode=mode, filters=only("kind", "fruit")) == []
+            assert retriever.search("red apples", mode=mode, filters=metadata_filter("kind", "fruit")) == []
             assert retriever.search("red apples", mode=mode, node_ids=["a"], doc_ids=["d"]) == []
             assert await retriever.aretrieve_batch(["red apples", ""], mode=mode) == [[], []]
         with words_store(NODES[:1]) as full:
@@ -112,16 +112,16 @@ class TestFilters:
     @pytest.mark.parametrize("mode", MODES)
     def test_key_that_no_node_has(self, mode: str) -> None:
         retriever = words_retriever(NODES, mode=mode)
-        assert retriever.search("red apples green blue", filters=only("nobody has it", "x")) == []
-        assert retriever.search("red apples green blue", filters=only("nobody has it", 3, ">")) == []
-        empty = retriever.search("red apples green blue", filters=only("kind", None, "is_empty"))
+        assert retriever.search("red apples green blue", filters=metadata_filter("no such key", "x")) == []
+        assert retriever.search("red apples green blue", filters=metadata_filter("no such key", 3, ">")) == []
+        empty = retriever.search("red apples green blue", filters=metadata_filter("kind", None, "is_empty"))
         assert ids(empty) == ["c"]
         # As in LlamaIndex's SimpleVectorStore, a node without the key is not equal.
-        unequal = retriever.search("red apples green blue", filters=only("nobody has it", "x", "!="))
+        unequal = retriever.search("red apples green blue", filters=metadata_filter("no such key", "x", "!="))
         assert set(ids(unequal)) == {"a", "b", "c"}
 
     def test_inexpressible_filters_are_refused_at_construction_and_per_call(self) -> None:
-        bad = only("kind", ["a", "b"])
+        bad = metadata_filter("kind", ["a", "b"])
         with pytest.raises(StoreError, match="cannot express the filter 'kind'"):
             words_retriever(NODES, filters=bad)
         retriever = words_retriever(NODES)

@@ -33,13 +33,13 @@ def found(retriever: FineTunedHybridRetriever, mode: str) -> list[tuple[str, flo
 
 
 @pytest.mark.parametrize("options", [{}, {"sparse": "server"}])
-@pytest.mark.parametrize("lists", [False, True])
+@pytest.mark.parametrize("ivf", [False, True])
 @settings(max_examples=10, deadline=None)
 @given(steps=st.lists(STEP, min_size=1, max_size=25))
-def test_changed_store_equals_a_new_one(options: dict[str, str], lists: bool, steps: list) -> None:
+def test_changed_store_equals_a_new_one(options: dict[str, str], ivf: bool, steps: list) -> None:
     first = dict.fromkeys(reversed(NAMES), "red paint")
     live = words_retriever([node(name, text) for name, text in first.items()], **options)
-    if lists:
+    if ivf:
         live.store.exact_up_to = 2
     found(live, "hybrid")
     for name, text in steps:

@@ -14,10 +14,10 @@ from llama_index_ace_finetune.stores.qdrant.collections import NamedVector
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 
 
-@pytest.fixture(params=["memory", "folder", "lists", "asked", "server"])
+@pytest.fixture(params=["memory", "folder", "ivf", "embedded", "server"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeStore]:
-    """Makes empty stores; "lists" has two memories at most compared without an inverted file, and "asked" sends an
-    embedded Qdrant the requests that a server gets."""
+    """Makes empty stores; "ivf" builds an IVF index above two memories, and "embedded" sends an
+    embedded Qdrant the requests of a server."""
     made: list[MemoryStore] = []
     url = request.getfixturevalue("qdrant_url") if request.param == "server" else None
 
@@ -31,8 +31,8 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeS
         else:
             path = tmp_path / name if request.param == "folder" else None
             store = MemoryStore.create(named_vectors, path=path, collection=name, sparse=sparse)
-            store.embedded = request.param != "asked"
-            if request.param == "lists":
+            store.embedded = request.param != "embedded"
+            if request.param == "ivf":
                 store.exact_up_to = 2
         made.append(store)
         return store

@@ -291,7 +291,7 @@ class TestRecord:
             connection.execute("UPDATE points SET point = ? WHERE id = ?", [blob.replace(b"about", b"abort"), key])
         connection.close()
         MemoryStore.open(path=index).close()
-        assert "changed by something else" in caplog.text
+        assert "changed by another program" in caplog.text
 
     def test_own_writes_are_not_logged_as_damage(self, index: Path, caplog) -> None:
         with MemoryStore.open(path=index) as store:

@@ -168,7 +168,7 @@ class TestReadOnly:
         before = state(index)
 
         def work() -> str:
-            become_nobody()
+            drop_privileges()
             with MemoryStore.open(path=index) as first, MemoryStore.open(path=index) as second:
                 found = first.search(FINETUNED, QUERY, 3)
                 assert found == second.search(FINETUNED, QUERY, 3)
@@ -187,7 +187,7 @@ class TestReadOnly:
         before = state(index)
 
         def work() -> int:
-            become_nobody()
+            drop_privileges()
             with MemoryStore.open(path=index) as store:
                 return len(store)
 
@@ -196,18 +196,18 @@ class TestReadOnly:
 
     def test_several_processes_read_a_read_only_folder(self, index: Path) -> None:
         def work() -> str:
-            become_nobody()
+            drop_privileges()
             with MemoryStore.open(path=index) as store:
                 return f"{len(store)} {in_child_that_opened_nothing(index)}"
 
         assert in_child(work) == "12 opened"
         with MemoryStore.open(path=index):
-            assert "open in another process" in in_child(lambda: (become_nobody(), forget(), try_to_open(index)))
+            assert "open in another process" in in_child(lambda: (drop_privileges(), forget(), try_to_open(index)))
 
     @pytest.mark.parametrize("name", ["", "meta.json", "collection", "collection/memories/storage.sqlite"])
     def test_unreadable_folder_is_one_sentence(self, index: Path, name: str) -> None:
         (index / name).chmod(0)
-        said = in_child(lambda: (become_nobody(), try_to_open(index))[1])
+        said = in_child(lambda: (drop_privileges(), try_to_open(index))[1])
         assert str(index) in said
         assert "\n" not in said
         assert said != "opened"
@@ -273,7 +273,7 @@ def forget() -> None:
     open_folder._OPEN.clear()
 
 
-def become_nobody() -> None:
+def drop_privileges() -> None:
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)

@@ -112,7 +112,7 @@ class Collection:
         if not self.client.collection_exists("c"):
             size = models.VectorParams(size=DIMENSION, distance=models.Distance.COSINE)
             self.client.create_collection("c", vectors_config={"v": size})
-        self.mirror = LocalVectorIndex(self.client, "c", "v", dimension=DIMENSION, location="here", exact_up_to=LIMIT)
+        self.index = LocalVectorIndex(self.client, "c", "v", dimension=DIMENSION, location="here", exact_up_to=LIMIT)
 
     def upsert(self, numbers: range, seed: int = 0) -> None:
         rows = unit_rows(len(numbers), DIMENSION, seed)
@@ -134,7 +134,7 @@ class Collection:
         existing = self.existing()
         return all(
             is_best(hits, existing, query, 20)
-            for query, hits in zip(queries, self.mirror.search(queries, 20), strict=True)
+            for query, hits in zip(queries, self.index.search(queries, 20), strict=True)
         )
 
 
@@ -158,7 +158,7 @@ class TestLocalVectorIndex:
         assert len(here.existing()) == 199
         assert here.agrees()
         allowed = frozenset(point(number) for number in range(100, 130))
-        hits = here.mirror.search(unit_rows(1, DIMENSION), 50, allowed=allowed)[0]
+        hits = here.index.search(unit_rows(1, DIMENSION), 50, allowed=allowed)[0]
         assert {found for found, _ in hits} == {str(number) for number in range(100, 130) if number % 3}
         here.client.close()
 
@@ -203,7 +203,7 @@ class TestLocalVectorIndex:
     def test_points_without_this_vector(self, tmp_path: Path) -> None:
         here = Collection(None)
         here.client.upsert("c", [models.PointStruct(id=number, vector={}) for number in range(LIMIT + 9)])
-        assert here.mirror.search(unit_rows(1, DIMENSION), 3) == [[]]
+        assert here.index.search(unit_rows(1, DIMENSION), 3) == [[]]
 
     def test_ivf_index_is_deleted_with_the_collection(self, tmp_path: Path) -> None:
         here = Collection(tmp_path / "store")

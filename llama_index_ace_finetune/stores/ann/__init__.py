@@ -1,1 +1,1 @@
-"""Nearest-neighbour indexes in the process."""
+"""In-process nearest-neighbour indexes: flat and IVF."""

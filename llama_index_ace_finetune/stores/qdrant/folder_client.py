@@ -197,8 +197,8 @@ class FolderQdrant(QdrantLocal):
         if points.count > record.get("points", 0):  # another Qdrant client may have added some
             return
         logger.warning(
-            "the collection %r in %s was changed by something else since it was closed: it holds %d points, %s were "
-            "written; if nobody did, build the index again with `ace-finetune index`",
+            "the collection %r in %s was changed by another program since it was closed: it holds %d points, %s were "
+            "written; unless that was intended, build the index again with `ace-finetune index`",
             name, self.label, points.count, record.get("points"),
         )  # fmt: skip
 
