@@ -68,7 +68,7 @@ def test_run_without_a_report_serves_by_its_manifest(run: Path, caplog: pytest.L
     write_json(folder.manifest, {**folder.read_manifest(), "serving": chosen})
     folder.report.unlink()
     assert folder.serving() == Serving("base", (0.25, 0.75))
-    assert "is gone; what serves is taken from manifest.json" in caplog.text
+    assert "is missing; the system to serve is read from manifest.json" in caplog.text
 
 
 def test_old_run_without_a_report_serves_with_equal_weights(run: Path, caplog: pytest.LogCaptureFixture) -> None:
