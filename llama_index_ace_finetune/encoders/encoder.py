@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,6 +77,8 @@ class Encoder:
         import torch
 
         torch.set_num_threads(1)
+        # tokenizers turns its threads off in a child by itself, unless the variable is set.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
     @classmethod
     def load(cls, name: str | Path, *, settings: EncoderSettings | None = None) -> Encoder:

@@ -192,7 +192,8 @@ def test_broken_weights_are_an_error_and_no_vectors(minilm: Encoder, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_forked_child_encodes_after_a_parent_that_used_several_threads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["", "true"])
+def test_a_forked_child_encodes_after_a_parent_that_used_several_threads(tmp_path: Path, parallel: str) -> None:
     script = """
 import os, sys, torch
 torch.set_num_threads(2)
@@ -204,7 +205,9 @@ if (child := os.fork()) == 0:
     os._exit(0 if len(encoder.encode(texts, role="query")) == 200 else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": parallel}
+    if not parallel:
+        del environment["TOKENIZERS_PARALLELISM"]
     ran = subprocess.run(
         [sys.executable, "-c", script, str(tiny_model(tmp_path))], env=environment, timeout=60, check=False
     )
