@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,11 @@ from llama_index_ace_finetune.retrievers.load_models import load_models
 # Of capabilities(7): read and write what no permission allows, which root does otherwise.
 _OVERRIDE = 1 << 1 | 1 << 2
 _CAPABILITY_VERSION = 0x20080522
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("models") / "base")
 
 
 @pytest.fixture
@@ -49,8 +55,8 @@ def no_override() -> Iterator[None]:
     "name",
     ["", "model.safetensors", "config.json", "modules.json", "tokenizer.json", "tokenizer_config.json", "1_Pooling"],
 )
-def test_a_model_without_read_permission_falls_back(tmp_path: Path, name: str) -> None:
-    tuned, base = tiny_model(tmp_path / "tuned"), tiny_model(tmp_path / "base")
+def test_a_model_without_read_permission_falls_back(base: Path, tmp_path: Path, name: str) -> None:
+    tuned = Path(shutil.copytree(base, tmp_path / "tuned"))
     (tuned / name).chmod(0)
     try:
         _falls_back(tuned, base)
@@ -87,9 +93,9 @@ def _falls_back(tuned: Path, base: Path) -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_any_error_of_a_library_is_a_model_error(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tuned, base = tiny_model(tmp_path / "tuned"), tiny_model(tmp_path / "base")
+    tuned = Path(shutil.copytree(base, tmp_path / "tuned"))
 
     def fails(*_: object, **__: object) -> None:
         raise error

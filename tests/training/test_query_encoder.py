@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
-from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError
@@ -31,13 +30,18 @@ SETTINGS = QueryEncoderSettings(epochs=2, batch_size=20, learning_rate=1e-4, bud
 
 
 @pytest.fixture(scope="module")
+def base(one_layer: str) -> Encoder:
+    return Encoder.load(one_layer, settings=EncoderSettings(device="cpu"))
+
+
+@pytest.fixture(scope="module")
 def train(training_data: TrainingData) -> IndexedExamples:
     return index_examples(training_data, [e for e in training_data.examples if e.split == "train"])
 
 
 @pytest.fixture(scope="module")
-def vectors(minilm: Encoder, train: IndexedExamples) -> NDArray[np.float32]:
-    return minilm.encode_documents(train.corpus)
+def vectors(base: Encoder, train: IndexedExamples) -> NDArray[np.float32]:
+    return base.encode_documents(train.corpus)
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +50,15 @@ def matrix(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.eye(d) + 0.02 * np.random.default_rng(0).normal(size=(d, d)), np.float32)
 
 
-def fresh_encoder(**settings: object) -> Encoder:
+def fresh_encoder(base: Encoder, **settings: object) -> Encoder:
     """An encoder whose weights the test may change."""
-    return Encoder.load(DEFAULT_BASE_MODEL, settings=EncoderSettings(device="cpu", **settings))  # type: ignore[arg-type]
+    return Encoder.load(base.name, settings=EncoderSettings(device="cpu", **settings))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("near", [None, 99])
 def test_loss_compares_the_batch_with_the_corpus(
-    minilm: Encoder,
+    base: Encoder,
     train: IndexedExamples,
     vectors: NDArray[np.float32],
     matrix: NDArray[np.float32],
@@ -63,38 +67,40 @@ def test_loss_compares_the_batch_with_the_corpus(
 ) -> None:
     used = matrix if adapted else None
     numbers = [30, 3, 11]
-    batch = QueryCollator(minilm.model.preprocess, train, "")([{"example": number} for number in numbers])
+    batch = QueryCollator(base.model.preprocess, train, "")([{"example": number} for number in numbers])
     rows = pad_rows(train.relevant)
     every = torch.arange(len(vectors)).repeat(len(train.queries), 1)
     loss = QueryEncoderLoss(
-        minilm.model, vectors, rows, near=every if near else None, matrix=used, temperature=0.05, packed=False
+        base.model, vectors, rows, near=every if near else None, matrix=used, temperature=0.05, packed=False
     )
     features = {name.removeprefix("query_"): value for name, value in batch.items() if name.startswith("query_")}
     with torch.no_grad():
         found = loss([features], batch["label"])
-    queries = apply_adapter(minilm.encode_queries([train.queries[number] for number in numbers]), used)
+    queries = apply_adapter(base.encode_queries([train.queries[number] for number in numbers]), used)
     expected = full_corpus_loss(torch.from_numpy(queries), torch.from_numpy(vectors), rows[numbers], temperature=0.05)
     assert float(found) == pytest.approx(float(expected), abs=1e-4)
     assert batch["label"].tolist() == numbers
 
 
-def test_corpus_is_not_in_the_state_dict(minilm: Encoder, train: IndexedExamples, vectors: NDArray[np.float32]) -> None:
+def test_corpus_is_not_in_the_state_dict(base: Encoder, train: IndexedExamples, vectors: NDArray[np.float32]) -> None:
     loss = QueryEncoderLoss(
-        minilm.model, vectors, pad_rows(train.relevant), near=None, matrix=None, temperature=0.05, packed=False
+        base.model, vectors, pad_rows(train.relevant), near=None, matrix=None, temperature=0.05, packed=False
     )
     assert {name.partition(".")[0] for name in loss.state_dict()} == {"model"}
     assert {name.partition(".")[0] for name, _ in loss.named_parameters()} == {"model"}
 
 
-def test_collator_prepends_the_prompt(minilm: Encoder, train: IndexedExamples) -> None:
-    batch = QueryCollator(minilm.model.preprocess, train, "query: ")([{"example": 0}])
-    expected = minilm.model.preprocess(["query: " + train.queries[0]])
+def test_collator_prepends_the_prompt(base: Encoder, train: IndexedExamples) -> None:
+    batch = QueryCollator(base.model.preprocess, train, "query: ")([{"example": 0}])
+    expected = base.model.preprocess(["query: " + train.queries[0]])
     assert torch.equal(batch["query_input_ids"], expected["input_ids"])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_training_improves_mrr(train: IndexedExamples, vectors: NDArray[np.float32], precision: str) -> None:
-    encoder = fresh_encoder(precision=precision)
+def test_training_improves_mrr(
+    base: Encoder, train: IndexedExamples, vectors: NDArray[np.float32], precision: str
+) -> None:
+    encoder = fresh_encoder(base, precision=precision)
     dev = FixedDocumentsDevSet(train, document_vectors=vectors)
     before = dev.score(encoder)
     callback = DevEvaluationCallback(encoder, dev, base_scores=before, eval_steps=None, patience=None)
@@ -108,8 +114,10 @@ def test_training_improves_mrr(train: IndexedExamples, vectors: NDArray[np.float
     assert scores[-1] == pytest.approx(dev.score(encoder).means["MRR@10"])
 
 
-def test_encoding_after_training_uses_the_current_weights(train: IndexedExamples, vectors: NDArray[np.float32]) -> None:
-    encoder = fresh_encoder(precision="bfloat16")
+def test_encoding_after_training_uses_the_current_weights(
+    base: Encoder, train: IndexedExamples, vectors: NDArray[np.float32]
+) -> None:
+    encoder = fresh_encoder(base, precision="bfloat16")
     before = encoder.encode_queries(train.queries)
     train_query_encoder(encoder, train, vectors, settings=SETTINGS)
     # Packed copies of the weights from before training must be discarded.
@@ -118,9 +126,9 @@ def test_encoding_after_training_uses_the_current_weights(train: IndexedExamples
 
 
 def test_large_corpus_is_compared_in_parts(
-    train: IndexedExamples, vectors: NDArray[np.float32], matrix: NDArray[np.float32]
+    base: Encoder, train: IndexedExamples, vectors: NDArray[np.float32], matrix: NDArray[np.float32]
 ) -> None:
-    encoder = fresh_encoder()
+    encoder = fresh_encoder(base)
     dev = FixedDocumentsDevSet(train, document_vectors=vectors, matrix=matrix)
     before = dev.score(encoder).means["MRR@10"]
     train_query_encoder(encoder, train, vectors, settings=replace(SETTINGS, whole_corpus=0, nearest=2), matrix=matrix)
@@ -129,14 +137,14 @@ def test_large_corpus_is_compared_in_parts(
 
 
 def test_dev_scores_over_fixed_documents_equal_those_of_the_base(
-    minilm: Encoder, train: IndexedExamples, vectors: NDArray[np.float32], matrix: NDArray[np.float32]
+    base: Encoder, train: IndexedExamples, vectors: NDArray[np.float32], matrix: NDArray[np.float32]
 ) -> None:
     fixed = FixedDocumentsDevSet(train, document_vectors=vectors)
-    ours, theirs = fixed.score(minilm), DevSet(train).score(minilm)
+    ours, theirs = fixed.score(base), DevSet(train).score(base)
     assert ours.means == theirs.means
     np.testing.assert_array_equal(ours.rankings, theirs.rankings)
-    adapted = FixedDocumentsDevSet(train, document_vectors=vectors, matrix=matrix).score(minilm)
-    expected = apply_adapter(minilm.encode_queries(train.queries), matrix) @ vectors.T
+    adapted = FixedDocumentsDevSet(train, document_vectors=vectors, matrix=matrix).score(base)
+    expected = apply_adapter(base.encode_queries(train.queries), matrix) @ vectors.T
     np.testing.assert_array_equal(adapted.rankings[:, 0], expected.argmax(axis=1))
 
 
@@ -148,10 +156,10 @@ def test_adapted_queries_are_unit_vectors() -> None:
 
 
 def test_missing_document_vectors_are_refused(
-    minilm: Encoder, train: IndexedExamples, vectors: NDArray[np.float32]
+    base: Encoder, train: IndexedExamples, vectors: NDArray[np.float32]
 ) -> None:
     with pytest.raises(ValueError, match="11 vectors of 12 documents"):
-        train_query_encoder(minilm, train, vectors[:-1])
+        train_query_encoder(base, train, vectors[:-1])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +181,7 @@ def test_bad_settings_are_refused(name: str, value: float) -> None:
 
 
 def test_loss_buffers_are_on_the_device_before_timing(
-    train: IndexedExamples, vectors: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+    base: Encoder, train: IndexedExamples, vectors: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
 
@@ -187,5 +195,5 @@ def test_loss_buffers_are_on_the_device_before_timing(
 
     monkeypatch.setattr(QueryEncoderLoss, "to", moved)
     monkeypatch.setattr("llama_index_ace_finetune.training.loop.fit.plan_steps", timed)
-    train_query_encoder(fresh_encoder(precision="float32"), train, vectors, settings=SETTINGS)
+    train_query_encoder(fresh_encoder(base, precision="float32"), train, vectors, settings=SETTINGS)
     assert order[:2] == ["moved", "timed"]
