@@ -43,7 +43,7 @@ def _clean(folder: Path) -> int:
     removed = remove_leftovers(folder)
     total = sum(one.bytes for one in removed)
     lines = [f"removed {one.path} ({one.bytes:,} bytes)" for one in removed]
-    lines.append(f"{len(removed)} removed below {folder}, {total:,} bytes in all")
+    lines.append(f"{len(removed)} removed below {folder}, {total:,} bytes in total")
     emit(
         {"removed": [{"path": str(one.path), "bytes": one.bytes} for one in removed], "bytes": total},
         lambda screen: screen.print("\n".join(lines), markup=False),

@@ -1,4 +1,4 @@
-"""Spellings of options that are read, and shown nowhere."""
+"""Old spellings of options: accepted, but not shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OLD_OPTIONS: Final[Mapping[str, str]] = {
 
 
 def renamed(args: Sequence[str], names: Collection[str]) -> list[str]:
-    """Return a verb's arguments with today's spelling of its options, `names`; what follows `--` stays."""
+    """Return a verb's arguments with today's spelling of its options, `names`; arguments after `--` stay."""
     words = list(args)
     for place in range(words.index("--") if "--" in words else len(words)):
         name, equals, value = words[place].partition("=")
@@ -45,5 +45,5 @@ def run_first(args: Sequence[str]) -> list[str]:
 
 
 def _one_less(first_rank: str) -> str:
-    """Return the number of ranks before this one; what is no number stays, to be refused."""
+    """Return the number of ranks before this one; a text that is not a number stays, and is rejected later."""
     return str(int(first_rank) - 1) if first_rank.isdecimal() else first_rank

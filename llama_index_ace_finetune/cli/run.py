@@ -140,7 +140,7 @@ def run_and_show(settings: RunSettings) -> RunResult:
         print_summary(result.report, screen)
         for name, path in paths.items():
             screen.print(f"{name:<7} {path}", markup=False)
-        screen.print(f"{seconds:.0f} s in all", markup=False)
+        screen.print(f"{seconds:.0f} s in total", markup=False)
 
     facts = {
         "folder": str(folder.path),
@@ -172,7 +172,7 @@ def _print_plan(plan: RunPlan, screen: Console) -> None:
         table.add_row(stage.stage, stage.does, _duration(stage.seconds))
     screen.print(table)
     screen.print(
-        f"{plan.base_model} on {plan.device} in {plan.precision}: about {_duration(plan.seconds)} in all, "
+        f"{plan.base_model} on {plan.device} in {plan.precision}: about {_duration(plan.seconds)} in total, "
         f"into {plan.out}; nothing was written",
         markup=False,
     )

@@ -33,8 +33,8 @@ def vectors(
     def command() -> None:
         from llama_index_ace_finetune.pipeline.vector_formats import compare_vector_formats, read_dimensions
 
-        chosen = read_dimensions(dimensions) if dimensions is not None else None
-        found = compare_vector_formats(path, chosen, training_data=training_data)
+        lengths = read_dimensions(dimensions) if dimensions is not None else None
+        found = compare_vector_formats(path, lengths, training_data=training_data)
         emit(asdict(found), lambda screen: screen.print(_table(found, screen)))
 
     execute(command, as_json=as_json)

@@ -1,4 +1,4 @@
-"""A whole run in one YAML file: read, checked, and written with a comment on every setting."""
+"""The YAML file of a run: read, validated, and written with a comment on every setting."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from llama_index_ace_finetune.utils.refusal import Refusal
 _PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
 
 
-def typed_value(value: Any, hint: Any) -> Any:
+def coerce(value: Any, hint: Any) -> Any:
     """Return `value` as the type `hint`; lists become tuples or sets, whole numbers become numbers.
 
     Args:
@@ -44,13 +44,13 @@ def typed_value(value: Any, hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         for option in inner:
             try:
-                return typed_value(value, option)
+                return coerce(value, option)
             except TypeError:
                 continue
     elif origin is Literal and value in inner:
         return value
     elif origin in (tuple, frozenset) and isinstance(value, (list, tuple, set, frozenset)):
-        return origin(typed_value(one, inner[0]) for one in value)
+        return origin(coerce(one, inner[0]) for one in value)
     elif hint is type(None) and value is None:
         return None
     elif hint in _PLAIN and not isinstance(value, bool):
@@ -60,27 +60,27 @@ def typed_value(value: Any, hint: Any) -> Any:
             return hint(value)
     elif hint is bool and isinstance(value, bool):
         return value
-    raise TypeError(wanted(hint))
+    raise TypeError(describe_type(hint))
 
 
-def wanted(hint: Any) -> str:
-    """Say in words what a setting of the type `hint` must be."""
+def describe_type(hint: Any) -> str:
+    """Return in words what a setting of the type `hint` must be."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         # The choices of several Literals are one list: "auto, linear, queries or full".
         choices = [choice for option in inner if get_origin(option) is Literal for choice in get_args(option)]
         merged = (Literal[tuple(choices)] if get_origin(option) is Literal else option for option in inner)
-        return " or ".join(dict.fromkeys(wanted(option) for option in merged))
+        return " or ".join(dict.fromkeys(describe_type(option) for option in merged))
     if origin is Literal:
         *others, last = inner
         return f"{', '.join(others)} or {last}" if others else str(last)
     if origin in (tuple, frozenset):
-        return f"a list in brackets, each of it {wanted(inner[0])}"
+        return f"a list in brackets, each of it {describe_type(inner[0])}"
     return "null" if hint is type(None) else _PLAIN[hint]
 
 
 def _number(value: int | float | str) -> float:
-    # YAML takes 5e-5, for want of a point, for a text.
+    # YAML reads 5e-5 as a text, since it has no point.
     try:
         return float(value)
     except ValueError as error:
@@ -89,7 +89,7 @@ def _number(value: int | float | str) -> float:
 
 _SECTIONS: Mapping[str, type] = {"split": SplitSettings, "mining": MiningSettings, "training": TrainingConfig}
 _NOT_IN_FILES = frozenset({"resume", "force", "command", "output_dir"})
-_SEED = "of everything random; a section may have a seed of its own."
+_SEED = "random seed of all stages; a section may set another one."
 _WIDTH = 100
 
 logger = logging.getLogger(__name__)
@@ -100,11 +100,11 @@ Lines = dict[tuple[str, ...], int]
 def run_settings(
     config: Path | None, given: Mapping[str, Any], *, resume: bool = False, force: bool = False, command: str = ""
 ) -> RunSettings:
-    """Return the settings of a run: those that were given, then those of the file, then the defaults.
+    """Return the settings of a run: given settings override those of the file, and these the defaults.
 
     Args:
-        config: a YAML file, as `config_text` writes it; paths in it count from the working folder.
-        given: settings that win over the file, nested like it; nothing is None but what is meant to be null.
+        config: a YAML file, as `config_text` writes it; paths in it are relative to the working folder.
+        given: settings that override the file, nested like it; None means null.
         resume: of `RunSettings`.
         force: likewise.
         command: likewise.
@@ -119,7 +119,7 @@ def run_settings(
     content = _checked(content, lines, where)
     if config:
         try:
-            _built(content)  # by itself first, so that a fault is laid at the right door
+            _built(content)  # without the options first, so that the error names the file
         except AceFinetuneError as error:
             raise AceFinetuneError(f"{where} cannot be used: {error}") from error
     given = _checked(given, {}, "The command")
@@ -134,7 +134,7 @@ def config_text(settings: RunSettings | None = None, *, data: str = "my_suite.js
     """Return the YAML of a run with a comment on every setting; without `settings`, of the defaults for `data`."""
     settings = settings or RunSettings(data=Path(data), out=Path(out))
     values, seeds = settings.to_dict(), set(settings.seeds().values())
-    lines = ["# A run: `ace-finetune run --config FILE`. Options on the command line win over this file.", ""]
+    lines = ["# A run: `ace-finetune run --config FILE`. Options on the command line override this file.", ""]
     lines += _entries(RunSettings, {name: value for name, value in values.items() if name not in _SECTIONS})
     if len(seeds) == 1:
         lines += _entry("seed", seeds.pop(), _SEED)
@@ -160,7 +160,7 @@ def write_config(path: str | Path, *, data: str = "my_suite.json", run: str = "m
 
 
 def _renamed(content: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return a file that names settings as version 0.1.0 did with today's names and margins, and say so once."""
+    """Return settings with the names and margins of this version; if any were of version 0.1.0, log a warning."""
     mining, training = content.get("mining"), content.get("training")
     sections = {name: section for name, section in content.items() if isinstance(section, dict)}
     old = [f"mining.{name}" for name in MINING_NAMES if name in sections.get("mining", {})]
@@ -200,14 +200,14 @@ def _read(path: Path) -> tuple[dict[str, Any], Lines]:
     content = read.value
     if not isinstance(content, dict):
         raise AceFinetuneError(
-            f"The configuration {str(path)!r} is no mapping of names to values; write one with `ace-finetune init`."
+            f"The configuration {str(path)!r} is not a YAML mapping; write one with `ace-finetune init`."
         )
     lines: Lines = {}
     for name, line in _places(read.tree):
         if name in lines:
             raise AceFinetuneError(
                 f"The configuration {str(path)!r} has {'.'.join(name)} on line {lines[name]} and on line {line}; "
-                "leave one of them."
+                "keep one of them."
             )
         lines[name] = line
     return content, lines
@@ -242,7 +242,7 @@ def _value(cls: type, name: tuple[Any, ...], value: Any, lines: Lines, where: st
         inside = f" in {name[0]}" if len(name) > 1 else ""
         raise AceFinetuneError(f"{place}: there is no setting {quoted(key)}{inside}; {_remedy(key, fields, cls)}.")
     try:
-        return typed_value(value, fields[key])
+        return coerce(value, fields[key])
     except TypeError as error:
         raise AceFinetuneError(
             f"{place}: {'.'.join(map(str, name))} is {quoted(value)}; it must be {error}."
@@ -252,9 +252,9 @@ def _value(cls: type, name: tuple[Any, ...], value: Any, lines: Lines, where: st
 def _remedy(key: str, fields: Mapping[str, Any], cls: type) -> str:
     others = [(name, other) for name, other in _SECTIONS.items() if other is not cls and key in _fields(other)]
     if others:
-        return f"it belongs into {others[0][0]}"
+        return f"move it under {others[0][0]}"
     near = get_close_matches(key, fields, n=1)
-    return f"did you mean {near[0]!r}" if near else "leave it out, or look into what `ace-finetune init` writes"
+    return f"did you mean {near[0]!r}" if near else "leave it out, or see the file that `ace-finetune init` writes"
 
 
 def _at(where: str, name: tuple[Any, ...], lines: Lines) -> str:
@@ -270,8 +270,8 @@ def _built(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _entries(cls: type, values: Mapping[str, Any]) -> list[str]:
-    told = _attributes(cls)
-    return [line for name, value in values.items() for line in _entry(name, value, told.get(name, ""))]
+    comments = _attributes(cls)
+    return [line for name, value in values.items() for line in _entry(name, value, comments.get(name, ""))]
 
 
 def _entry(name: str, value: Any, comment: str) -> list[str]:
@@ -294,16 +294,16 @@ def _as_list(found: re.Match[str]) -> str:
 
 
 def _attributes(cls: type) -> dict[str, str]:
-    """What a class's docstring says of each attribute; nothing where docstrings are stripped."""
+    """Return the docstring of each attribute of a class; nothing if docstrings are stripped."""
     _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")
-    told: dict[str, str] = {}
+    comments: dict[str, str] = {}
     name = ""
     for line in section.splitlines():
         if found := re.match(r" {4}(\w+): (.*)", line):
             name, text = found.groups()
-            told[name] = text
+            comments[name] = text
         elif name and line.startswith(" " * 8):
-            told[name] += f" {line.strip()}"
+            comments[name] += f" {line.strip()}"
         else:
             break
-    return told
+    return comments

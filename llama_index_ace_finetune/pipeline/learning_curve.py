@@ -1,4 +1,4 @@
-"""Train on growing parts of the data, and test each model on the same unseen queries."""
+"""Train on growing subsets of the data, and evaluate each model on the same unseen queries."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_sizes(text: str) -> tuple[int, ...]:
         raise AceFinetuneError(f"The sizes of the curve are {text!r}; write numbers such as 100,300,1000.") from error
     if sizes[0] < MIN_EXAMPLES:
         raise AceFinetuneError(
-            f"The curve is to start at {sizes[0]} training queries, and at least {MIN_EXAMPLES} are needed."
+            f"The curve starts at {sizes[0]} training queries, but at least {MIN_EXAMPLES} are needed."
         )
     return sizes
 
@@ -52,19 +52,19 @@ def train_curve(
     seed: int = 0,
     events: PipelineEvents | None = None,
 ) -> LearningCurve:
-    """Train a model per size with the settings of the evaluated one, which stands for all of the data itself.
+    """Train a model per size with the settings of the evaluated one, which is the point of the whole data.
 
-    Smaller parts are parts of larger ones; the dev queries are the same for all. What each training ships is tested,
-    so a part that is too small may give the base.
+    Smaller subsets are part of larger ones; all have the same dev queries. The model that ships is evaluated, so a
+    subset that is too small may give the base model.
 
     Args:
         evaluation: of the model, over the test queries.
-        data: what the model was trained on.
-        sizes: numbers of training queries; those of the whole data and above are left out.
+        data: training data of the model.
+        sizes: numbers of training queries; those of the whole data or more are skipped.
         record: of the model, for its settings.
         device: torch device.
         cache: folder for vectors.
-        seed: of the parts.
+        seed: of the subsets.
         events: receives progress.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Every choice of a run, in one frozen value."""
+"""RunSettings: all settings of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What `ace-finetune run` does with which data.
+    """Settings of a run: its data, and every choice of its stages.
 
     Attributes:
         data: queries with known answers: a file or folder in any format that `ace-finetune inspect` reads.
@@ -24,11 +24,11 @@ class RunSettings:
         min_difficulty: leave out easier training queries: easy, medium or hard.
         skip_categories: leave out training queries of these categories.
         split: settings of the split.
-        mining: where candidates come from, and which are refused.
+        mining: sources of candidates, and filters that reject some.
         training: settings of the training; its output_dir is not used.
-        resume: go on from where a run with the same data and settings was broken off; in a finished run, do again
-            what its data or settings have changed.
-        force: do everything again, and replace a run that is there.
+        resume: resume an interrupted run with the same data and settings; in a finished run, run the stages whose data
+            or settings have changed.
+        force: run all stages again, and replace a run that is there.
         command: as typed, for the report.
     """
 
@@ -47,11 +47,11 @@ class RunSettings:
     command: str = ""
 
     def seeds(self) -> dict[str, int]:
-        """Return the seed of every stage that draws at random."""
+        """Return the random seed of every stage that has one."""
         return {"split": self.split.seed, "mining": self.mining.seed, "training": self.training.seed}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a result depends on as plain JSON values, as a configuration file nests them."""
+        """Return the settings that the result depends on as JSON values, nested as in a configuration file."""
         training = self.training.to_dict()
         del training["output_dir"]
         return {

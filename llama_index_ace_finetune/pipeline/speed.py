@@ -27,15 +27,15 @@ def cost(texts: Sequence[str], encoder: Encoder) -> int:
 def measure_speed(encoder: Encoder, texts: Sequence[str], *, memories: int, seconds: float) -> Speed:
     """Embed and train on batches of `texts`, without changing the model, for at most about `seconds`.
 
-    A batch that is begun is ended, so a large model may take longer.
+    A started batch is finished, so a large model may take longer.
 
     Args:
         encoder: the base model.
         texts: a sample, in random order.
-        memories: of the corpus, which the linear adapter is compared with.
+        memories: size of the corpus that the linear adapter ranks.
         seconds: for all measurements together.
     """
-    encoder.encode_documents(texts[:2])  # what is done once is not counted
+    encoder.encode_documents(texts[:2])  # one-off work is not measured
     embedded = _per_character(lambda batch: encoder.encode_documents(batch), texts, encoder, seconds / 2)
     trained = _per_character(lambda batch: _train(encoder, batch), texts, encoder, seconds / 2)
     return Speed(embed=embedded, train=trained, linear_step=_linear_step(encoder.dimension, memories))

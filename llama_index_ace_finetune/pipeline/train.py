@@ -40,7 +40,7 @@ def train_model(
     tuner = EmbeddingFineTuner(config, cache=cache, checkpoints=checkpoints)
     counts = tuner.load_training_data(data)
     events.on_message(
-        f"training on {counts['train']} queries, choosing on {counts['dev']}, over {counts['memories']} memories"
+        f"training on {counts['train']} queries, selecting on {counts['dev']}, over {counts['memories']} memories"
     )
     tuner.initialize_model()
     with events.steps_progress("training") as progress:
@@ -58,14 +58,14 @@ def train_model(
 def describe_mode(result: ModeResult) -> str:
     """Return the result of a training mode as one line."""
     if result.selection is None:
-        return f"{result.name}: {result.steps} steps in {result.seconds:.0f} s, unchecked for want of dev queries"
+        return f"{result.name}: {result.steps} steps in {result.seconds:.0f} s, not validated (no dev queries)"
     difference = result.selection.difference
-    outcome = "better than the base" if result.ships else "not surely better than the base"
+    outcome = "better than the base" if result.ships else "not significantly better than the base"
     record = result.selection.retention
     if record and record.losses:
         *_, lost = record.losses.values()
         if lost > record.bound:
-            outcome = "kept back"
+            outcome = "rejected (forgetting)"
         outcome += f"; general queries lose {lost:+.3f} of MRR@10, {record.bound:g} is allowed"
     return (
         f"{result.name}: dev MRR@10 {difference.mean:+.3f} (95 % interval {difference.low:+.3f} to "

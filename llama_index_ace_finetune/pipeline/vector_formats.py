@@ -1,4 +1,4 @@
-"""What shorter and smaller vectors cost, on dev queries."""
+"""Accuracy of shorter and smaller vectors, on dev queries."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class VectorForm:
-    """One way of holding vectors and what it gives on dev.
+class VectorFormat:
+    """A vector format and its accuracy on dev.
 
     Attributes:
         dimension: coordinates kept, the first ones, and made unit vectors again.
-        held_as: "float32", "float16", "int8" (symmetric, a scale a row) or "binary, rescored": the signs alone, by
+        held_as: "float32", "float16", "int8" (symmetric, a scale a row) or "binary, rescored": only the signs, by
             which the 100 nearest are taken and ordered by their float32 vectors.
-        bytes: that a memory's vector takes; of a rescored one without the float32 vector, which may lie on disk.
+        bytes: that a memory's vector takes; of a rescored one without the float32 vector, which may be on disk.
         mrr: MRR@10 on dev.
     """
 
@@ -44,22 +44,24 @@ class VectorForm:
     mrr: float
 
 
-def measure_forms(queries: _Vectors, documents: _Vectors, dev: DevSet, dimensions: Sequence[int]) -> list[VectorForm]:
-    """Return every form at every dimension, in the order of `dimensions`.
+def measure_formats(
+    queries: _Vectors, documents: _Vectors, dev: DevSet, dimensions: Sequence[int]
+) -> list[VectorFormat]:
+    """Measure every vector format at every dimension, in the order of `dimensions`.
 
     Args:
         queries: unit vectors float32 [n, d] of the dev queries.
         documents: unit vectors float32 [m, d] of the memories.
-        dev: who is right.
+        dev: queries with their positives.
         dimensions: each of 1 to d.
     """
     found = []
     for dimension in dimensions:
         shorter = _shortened(queries, dimension), _shortened(documents, dimension)
-        for held_as, (rank, size) in _FORMS.items():
+        for held_as, (rank, size) in _FORMATS.items():
             values = per_query(MRR(_DEPTH), dev.without_own(rank(*shorter)), dev.examples.relevant)
             found.append(
-                VectorForm(dimension=dimension, held_as=held_as, bytes=size(dimension), mrr=float(values.mean()))
+                VectorFormat(dimension=dimension, held_as=held_as, bytes=size(dimension), mrr=float(values.mean()))
             )
     return found
 
@@ -70,7 +72,7 @@ class VectorComparison:
 
     queries: int
     memories: int
-    forms: tuple[VectorForm, ...]
+    forms: tuple[VectorFormat, ...]
 
 
 def compare_vector_formats(
@@ -98,7 +100,7 @@ def compare_vector_formats(
             f"give 1 to {full}."
         )
     queries, documents = encoder.encode_queries(dev.examples.queries), encoder.encode_documents(dev.examples.corpus)
-    forms = measure_forms(queries, documents, dev, sorted({full, *shorter}, reverse=True))
+    forms = measure_formats(queries, documents, dev, sorted({full, *shorter}, reverse=True))
     return VectorComparison(queries=len(dev.examples.queries), memories=len(dev.examples.corpus), forms=tuple(forms))
 
 
@@ -133,7 +135,7 @@ def _int8(queries: _Vectors, documents: _Vectors) -> NDArray[np.int32]:
 
 
 def _binary(queries: _Vectors, documents: _Vectors) -> NDArray[np.int32]:
-    """Order by equal signs, and the first 100 again by the vectors; ties by row."""
+    """Rank by equal signs, then re-rank the first 100 by the vectors; ties by row."""
     likely = np.sort(dense_top_k(_signs(queries), _signs(documents), RESCORED)[0], axis=1)
     scores = np.stack([documents[rows] @ query for rows, query in zip(likely, queries, strict=True)])
     return np.take_along_axis(likely, np.argsort(-scores, axis=1, kind="stable")[:, :_HITS], axis=1)
@@ -143,7 +145,7 @@ def _signs(vectors: _Vectors) -> _Vectors:
     return np.where(vectors > 0, 1, -1).astype(np.float32)
 
 
-_FORMS: Final[dict[str, tuple[Callable[[_Vectors, _Vectors], NDArray[np.int32]], Callable[[int], int]]]] = {
+_FORMATS: Final[dict[str, tuple[Callable[[_Vectors, _Vectors], NDArray[np.int32]], Callable[[int], int]]]] = {
     "float32": (_plain, lambda dimension: 4 * dimension),
     "float16": (_half, lambda dimension: 2 * dimension),
     "int8": (_int8, lambda dimension: dimension + 4),

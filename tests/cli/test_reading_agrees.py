@@ -103,7 +103,7 @@ def _invoke(verb: str, data: Path, *more: str) -> Any:
 
 
 @pytest.mark.parametrize("name", sorted(_TAKEN))
-def test_what_inspect_takes_the_dry_run_takes(tmp_path: Path, name: str) -> None:
+def test_dry_run_accepts_what_inspect_accepts(tmp_path: Path, name: str) -> None:
     data = _TAKEN[name](tmp_path)
     seen = _invoke("inspect", data)
     assert seen.exit_code == 0, seen.output
@@ -114,14 +114,14 @@ def test_what_inspect_takes_the_dry_run_takes(tmp_path: Path, name: str) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(_TAKEN))
-def test_what_inspect_takes_the_run_takes(tmp_path: Path, name: str) -> None:
+def test_run_accepts_what_inspect_accepts(tmp_path: Path, name: str) -> None:
     data = _TAKEN[name](tmp_path)
     done = _invoke("run", data, "--out", str(tmp_path / "run"), "--mode", "linear")
     assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("name", sorted(_REFUSED))
-def test_what_the_run_refuses_all_refuse(tmp_path: Path, name: str) -> None:
+def test_data_refused_by_the_run_is_refused_by_all(tmp_path: Path, name: str) -> None:
     write, part = _REFUSED[name]
     data = write(tmp_path)
     for more in (["--dry-run"], []):
@@ -164,7 +164,7 @@ def test_every_verb_that_reads_data_takes_columns(verb: str, tmp_path: Path) -> 
         assert "is it 'remedy'" in result.stderr
 
 
-def test_columns_of_a_run_stay_with_it(tmp_path: Path) -> None:
+def test_run_folder_records_columns(tmp_path: Path) -> None:
     data = _table(tmp_path / "p.csv", ",", "wonder,remedy,")
     config = tmp_path / "run.yaml"
     config.write_text(f"data: {data}\nout: {tmp_path / 'run'}\ncolumns: query=wonder,text=remedy\n")
@@ -173,7 +173,7 @@ def test_columns_of_a_run_stay_with_it(tmp_path: Path) -> None:
     assert runner.invoke(app, ["run", "--config", str(config), "--dry-run", "--columns", "query=x"]).exit_code == 2
 
 
-def test_columns_beside_memories_on_the_command_line(tmp_path: Path) -> None:
+def test_columns_and_memories_together(tmp_path: Path) -> None:
     log, texts = tmp_path / "log.csv", tmp_path / "texts.csv"
     log.write_text("typed,snippet\n" + "".join(f"{query},{n}\n" for n, (query, _) in enumerate(_PAIRS)))
     texts.write_text("snippet,words\n" + "".join(f'{n},"{answer}"\n' for n, (_, answer) in enumerate(_PAIRS)))

@@ -44,14 +44,14 @@ def stages_kept(output: str) -> list[str]:
     return [line.partition(":")[0] for line in output.splitlines() if "inputs have not changed" in line]
 
 
-def test_json_is_the_report_with_the_places_of_the_run(printed: dict[str, Any], run: Path) -> None:
+def test_json_is_the_report_with_the_paths_of_the_run(printed: dict[str, Any], run: Path) -> None:
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     places = printed.pop("run")
     assert printed == report
     assert all(Path(places[name]).exists() for name in ("model", "index", "report"))
 
 
-def test_the_run_keeps_settings_seeds_and_versions(config: Path, run: Path) -> None:
+def test_run_folder_records_settings_seeds_and_versions(config: Path, run: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["seeds"] == {"split": 0, "mining": 0, "training": 0}
     assert manifest["environment"]["packages"]["torch"]
@@ -59,7 +59,7 @@ def test_the_run_keeps_settings_seeds_and_versions(config: Path, run: Path) -> N
     assert run_settings(run / "config.yaml", {}) == run_settings(config, {})
 
 
-def test_an_unchanged_run_is_shown_and_not_made_again(config: Path, run: Path) -> None:
+def test_unchanged_run_is_shown_and_not_repeated(config: Path, run: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     done = runner.invoke(app, ["run", "--config", str(config)])
     assert done.exit_code == 0
@@ -68,7 +68,7 @@ def test_an_unchanged_run_is_shown_and_not_made_again(config: Path, run: Path) -
     assert [path.name for path in run.parent.glob(".*")] == []
 
 
-def test_what_is_required_and_not_there_exits_1(config: Path, run: Path) -> None:
+def test_require_gain_without_a_gain_exits_1(config: Path, run: Path) -> None:
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))["verdict"]
     gain = report["ship_tuned"] and report["confirmed"]
     for arguments in (["run", "--config", str(config)], ["report", str(run)]):
@@ -92,7 +92,7 @@ def test_the_same_file_and_data_give_the_same_result(run: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_changed_training_keeps_what_was_mined(config: Path, run: Path, tmp_path: Path) -> None:
+def test_changed_training_keeps_mined_negatives(config: Path, run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     arguments = ["run", "--config", str(config), "--out", str(copy), "--epochs", "2"]
     refused = runner.invoke(app, arguments)
@@ -107,7 +107,7 @@ def test_a_changed_training_keeps_what_was_mined(config: Path, run: Path, tmp_pa
     assert "epochs: 2" in (copy / "config.yaml").read_text(encoding="utf-8")
 
 
-def test_a_dry_run_plans_and_writes_nothing(suite: Path, tmp_path: Path) -> None:
+def test_dry_run_writes_nothing(suite: Path, tmp_path: Path) -> None:
     arguments = ["run", "--data", str(suite), "--out", str(tmp_path / "out"), "--dry-run"]
     done = runner.invoke(app, [*arguments, "--json"])
     assert done.exit_code == 0, done.output

@@ -12,7 +12,7 @@ from llama_index_ace_finetune.run_folder import RunFolder
 runner = CliRunner()
 
 
-def test_a_run_leaves_everything_and_nothing_else(finished_run: Path) -> None:
+def test_run_folder_holds_all_outputs_and_nothing_else(finished_run: Path) -> None:
     assert sorted(path.name for path in finished_run.iterdir()) == [
         ".ace-finetune.json",
         "config.yaml",
@@ -111,9 +111,7 @@ def test_index_builds_again(finished_run: Path, suite: Path, tmp_path: Path) -> 
     assert runner.invoke(app, [*arguments, "--replace"]).exit_code == 0
 
 
-def test_a_run_that_fails_leaves_nothing_but_what_it_can_go_on_from(
-    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_run_leaves_only_its_work_folder(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llama_index_ace_finetune.errors import TrainingError
     from llama_index_ace_finetune.pipeline.stages import train
 
@@ -132,7 +130,7 @@ def test_a_run_that_fails_leaves_nothing_but_what_it_can_go_on_from(
     assert "had other data or settings" in " ".join(refused.stderr.split())
 
 
-def test_what_serves_comes_from_the_report(finished_run: Path) -> None:
+def test_serving_is_read_from_the_report(finished_run: Path) -> None:
     report = json.loads((finished_run / "report.json").read_text(encoding="utf-8"))
     serving = RunFolder.open(finished_run).serving()
     assert (serving.vectors, list(serving.weights)) == (report["serving"]["vectors"], report["serving"]["weights"])

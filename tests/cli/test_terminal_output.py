@@ -46,7 +46,7 @@ def streams(monkeypatch: pytest.MonkeyPatch, encoding: str) -> tuple[io.BytesIO,
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "shift_jis", "latin-1", "utf-8", "utf-16"])
 @pytest.mark.parametrize("as_json", [False, True])
-def test_every_encoding_takes_every_text(as_json: bool, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_text_is_printed_in_every_encoding(as_json: bool, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def human(screen: Console) -> None:
         screen.print(TEXT, markup=False)
         table = Table("column", "…")
@@ -93,7 +93,7 @@ def test_inspect_prints_in_a_foreign_encoding(environment: dict[str, str], forei
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_closed_stream_is_no_fault(stream: str) -> None:
+def test_closed_stream_is_no_bug(stream: str) -> None:
     code = (
         "from llama_index_ace_finetune.cli.console import console\n"
         "from llama_index_ace_finetune.cli.execute import run_command\n"
@@ -137,9 +137,7 @@ WAYS = (_by_log, _by_log_of_a_library, _by_fault, _by_error, _by_file_name, _by_
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_no_way_to_the_terminal_passes_control_characters(
-    way: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_output_path_passes_control_characters(way: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     out, err = streams(monkeypatch, "utf-8")
     monkeypatch.setattr(logging.root, "handlers", [])
     run_command(lambda: way(HOSTILE))
@@ -149,7 +147,7 @@ def test_no_way_to_the_terminal_passes_control_characters(
 
 
 @pytest.mark.parametrize("way", [one for one in WAYS[:-2] if one is not _by_file_name])
-def test_no_message_passes_passwords(way: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_message_contains_passwords(way: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     out, err = streams(monkeypatch, "utf-8")
     monkeypatch.setattr(logging.root, "handlers", [])
     run_command(lambda: way("http://user:hunter2@host/?api_key=hunter2"))
@@ -165,7 +163,7 @@ def test_usage_errors_are_filtered() -> None:
         assert not set("\x1b\x07\x9b\u202e") & set(refused.output)
 
 
-def test_stores_do_not_name_passwords() -> None:
+def test_store_errors_hide_passwords() -> None:
     url = "http://user:hunter2@localhost:1/"
     with pytest.raises(StoreError) as of_store:
         MemoryStore.open(url=url, client_options={"check_compatibility": False, "timeout": 1})
@@ -180,7 +178,7 @@ def test_stores_do_not_name_passwords() -> None:
 
 
 @pytest.mark.parametrize("query", ["-bash: foo: command not found", "--limits exceeded", "-x", "-h flag ignored"])
-def test_query_that_begins_with_a_dash_is_told_how_to_be_passed(query: str) -> None:
+def test_error_for_query_with_leading_dash_explains_separator(query: str) -> None:
     refused = CliRunner().invoke(app, ["search", query, "--run", "nowhere"], env={"COLUMNS": "200"})
     assert refused.exit_code == 2
     assert "put -- before that text: " in refused.output

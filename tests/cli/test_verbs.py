@@ -1,4 +1,4 @@
-"""What holds for every verb: help, how much is said and where, exit codes."""
+"""All verbs: help, output options, exit codes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class TestHelp:
     def test_every_verb_prints_json(self, verb: str) -> None:
         assert "--json" in {option for parameter in VERBS[verb].params for option in parameter.opts}
 
-    def test_near_words_are_suggested(self) -> None:
+    def test_similar_words_are_suggested(self) -> None:
         assert "Did you mean 'evaluate'" in runner.invoke(app, ["evaluat"]).output
         misspelt = runner.invoke(app, ["run", "--data", "x", "--out", "y", "--epoch", "3"])
         assert (misspelt.exit_code, "--epochs" in misspelt.output) == (2, True)
@@ -82,20 +82,20 @@ class TestHelp:
         assert "--config" in missing.output
 
 
-class TestVoice:
+class TestOutputOptions:
     @pytest.mark.parametrize("words", [["--quiet", "inspect"], ["inspect", "--quiet"]])
-    def test_quiet_may_stand_before_or_after_the_verb(
+    def test_quiet_is_accepted_before_and_after_the_verb(
         self, words: list[str], suite: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        heard: list[bool] = []
+        quiet: list[bool] = []
 
         def inspect_data(*_: object, **__: object) -> None:
-            heard.append(current_output().quiet)
+            quiet.append(current_output().quiet)
             raise AceFinetuneError("Stopped here.")
 
         monkeypatch.setattr("llama_index_ace_finetune.pipeline.inspect.inspect", inspect_data)
         assert runner.invoke(app, [*words, "--data", str(suite)]).exit_code == 2
-        assert heard == [True]
+        assert quiet == [True]
         assert current_output().quiet is False
 
     def test_a_query_may_look_like_an_option(self, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ class TestVoice:
         assert said.out == "the result\n"
         assert said.err == "error: Something is wrong.\n"
 
-    def test_json_is_alone_on_standard_output(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_only_json_is_on_standard_output(self, capsys: pytest.CaptureFixture[str]) -> None:
         def command() -> None:
             status_console().print("on the way")
             emit({"text": "[red]Größe :smile:", "set": {2, 1}}, lambda screen: screen.print("the result"))
@@ -126,7 +126,7 @@ class TestVoice:
         assert said.err == "on the way\n"
 
     @pytest.mark.parametrize("as_json", [False, True])
-    def test_a_text_cannot_command_the_terminal(self, as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_text_cannot_control_the_terminal(self, as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
         text = "\x1b]52;c;b3duZWQ=\x1b\\ \x9b31m\x7f\r[bold]Größe[/]\n\tend"
 
         def human(screen: Console) -> None:
@@ -195,16 +195,16 @@ class TestExitCodes:
         assert ("Traceback" in said) == (status == 3)
 
     @pytest.mark.parametrize("status", [0, 1])
-    def test_of_an_answer(self, status: int) -> None:
+    def test_of_a_result(self, status: int) -> None:
         assert run_command(lambda: status) == status
 
     @pytest.mark.parametrize(
         "arguments", [["runn"], ["run", "--no-such"], ["search"], ["search", "x", "--run", "none"]]
     )
-    def test_what_a_user_can_put_right(self, arguments: list[str]) -> None:
+    def test_of_usage_errors(self, arguments: list[str]) -> None:
         assert runner.invoke(app, arguments).exit_code == 2
 
-    def test_of_an_output_that_nobody_reads(self) -> None:
+    def test_of_a_closed_output(self) -> None:
         code = (
             "from llama_index_ace_finetune.cli.console import emit\n"
             "from llama_index_ace_finetune.cli.execute import run_command\n"
@@ -217,7 +217,7 @@ class TestExitCodes:
             assert running.stderr.read() == b""
             assert running.wait() == 141
 
-    def test_a_gain_may_be_required(self) -> None:
+    def test_of_a_required_gain(self) -> None:
         from llama_index_ace_finetune.cli.summary import required_gain
 
         def status(ship_tuned: bool, confirmed: bool) -> int:
@@ -248,7 +248,7 @@ class TestTables:
         return capsys.readouterr().out
 
     @pytest.mark.parametrize("columns", [45, 60, 79])
-    def test_a_narrow_terminal_cuts_no_figure(
+    def test_narrow_terminal_cuts_no_figure(
         self, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         shown = self.shown(monkeypatch, capsys, columns)
@@ -256,7 +256,7 @@ class TestTables:
         assert "…" not in shown
         assert max(map(len, shown.splitlines()[2:])) <= columns
 
-    def test_a_table_in_a_file_is_as_wide_as_it_is(
+    def test_table_in_a_file_is_not_cut(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         row = "│ tuned + BM25, dev weights (0.5 : 0.5) │ 0.567 │ 0.678 │  0.789 │  +0.070  [+0.038, +0.103] │"

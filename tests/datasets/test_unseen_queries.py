@@ -20,7 +20,7 @@ DATASET = RetrievalDataset(
 
 
 def record(*, train: tuple[int, ...], dev: tuple[int, ...], test: tuple[int, ...]) -> dict[str, Any]:
-    """What a model's folder says that it has seen, and what its split holds out."""
+    """A record of seen queries and of the split, as a model folder has it."""
     seen = {
         part: {
             "query_hashes": [text_hash(f"query {n}") for n in numbers],
@@ -31,7 +31,7 @@ def record(*, train: tuple[int, ...], dev: tuple[int, ...], test: tuple[int, ...
     return {"seen": seen, "split": {"queries": {"test": {f"q{n}": text_hash(f"query {n}") for n in test}}}}
 
 
-def test_seen_queries_are_left_out_and_dev_is_for_choices() -> None:
+def test_seen_queries_are_left_out_and_dev_is_for_selection() -> None:
     found = unseen_queries(DATASET, record(train=(0,), dev=(1,), test=(2, 3)))
     assert (found.test, found.dev, found.warnings) == (("q2", "q3"), ("q1",), ())
 
@@ -40,11 +40,11 @@ def test_a_query_of_another_split_part_is_not_tested_on() -> None:
     assert unseen_queries(DATASET, record(train=(0,), dev=(1,), test=(3,))).test == ("q3",)
 
 
-def test_other_data_is_tested_on_where_it_was_not_seen() -> None:
-    """The split holds out queries 7 and 8, of which the data has none."""
+def test_unseen_queries_of_other_data_are_tested() -> None:
+    """Queries 7 and 8, the test queries of the split, are not in the data."""
     found = unseen_queries(DATASET, record(train=(0,), dev=(1,), test=(7, 8)))
     assert (found.test, found.dev) == (("q2", "q3"), ("q1",))
-    assert "None of these queries is one that the model's split holds out" in found.warnings[0]
+    assert "None of these queries is a test query of the model's split" in found.warnings[0]
     assert unseen_queries(DATASET, record(train=(0,), dev=(1,), test=())).warnings == ()
 
 

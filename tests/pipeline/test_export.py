@@ -47,7 +47,7 @@ def card(run: Path) -> str:
     return (run / "model" / "README.md").read_text()
 
 
-def test_the_record_the_card_and_the_json_say_the_same(whole_run: Path) -> None:
+def test_record_card_and_json_agree(whole_run: Path) -> None:
     printed = json.loads((whole_run.parent / "printed.json").read_text())
     record = json.loads((whole_run / "model" / "onnx" / "ace_finetune_export.json").read_text())
     dev = printed["dev"]
@@ -62,7 +62,7 @@ def test_the_record_the_card_and_the_json_say_the_same(whole_run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_export_is_a_second_line_and_a_repeated_one_is_not(run: Path) -> None:
+def test_second_export_adds_a_line_and_a_repeated_one_does_not(run: Path) -> None:
     before = card(run)
     assert export(run / "model", "--backend", "openvino").exit_code == 0
     assert export(run, "--backend", "onnx").exit_code == 0
@@ -71,7 +71,7 @@ def test_a_second_export_is_a_second_line_and_a_repeated_one_is_not(run: Path) -
     assert after.count("## Exports") == after.count("- `onnx/`") == after.count("- `openvino/`") == 1
 
 
-def test_too_much_loss_keeps_what_was_there(run: Path) -> None:
+def test_export_with_too_much_loss_is_not_kept(run: Path) -> None:
     files = {path: path.read_bytes() for path in (run / "model").rglob("*") if path.is_file()}
     done = export(run, "--backend", "onnx", "--int8", "--max-loss", "-2")
     assert done.exit_code == 2
@@ -103,7 +103,7 @@ def test_bad_options(run: Path, arguments: list[str], sentence: str) -> None:
 
 
 def test_a_model_without_its_run_needs_dev_queries(run: Path, tmp_path: Path) -> None:
-    model = Path(shutil.copytree(run / "model", tmp_path / "alone" / "model"))
+    model = Path(shutil.copytree(run / "model", tmp_path / "single" / "model"))
     shutil.rmtree(model / "onnx")
     done = export(model, "--backend", "onnx")
     assert done.exit_code == 2
@@ -113,7 +113,7 @@ def test_a_model_without_its_run_needs_dev_queries(run: Path, tmp_path: Path) ->
     assert (model / "onnx" / "model.onnx").is_file()
 
 
-def test_a_folder_that_no_export_wrote_is_left_alone(run: Path) -> None:
+def test_foreign_folder_is_not_replaced(run: Path) -> None:
     (run / "model" / "openvino").mkdir()
     (run / "model" / "openvino" / "mine.txt").write_text("mine")
     done = export(run, "--backend", "openvino")
@@ -123,7 +123,7 @@ def test_a_folder_that_no_export_wrote_is_left_alone(run: Path) -> None:
 
 
 class TestServing:
-    def test_the_export_serves_the_index_that_torch_made(self, run: Path) -> None:
+    def test_export_serves_an_index_made_by_torch(self, run: Path) -> None:
         retriever = FineTunedHybridRetriever.from_run(run, similarity_top_k=3)
         try:
             hits = retriever.retrieve(QUERY)
@@ -139,7 +139,7 @@ class TestServing:
         assert exported.fingerprint == torchs.fingerprint
         assert exported.get_query_embedding(QUERY) == pytest.approx(torchs.get_query_embedding(QUERY), abs=1e-4)
 
-    def test_a_damaged_export_is_told_and_torch_serves(self, run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_damaged_export_is_logged_and_torch_serves(self, run: Path, caplog: pytest.LogCaptureFixture) -> None:
         (run / "model" / "onnx" / "model.onnx").write_bytes(b"half")
         embedding = FineTunedEmbedding(str(run / "model"))
         assert embedding.encoder.backend == "torch"

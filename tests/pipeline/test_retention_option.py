@@ -1,4 +1,4 @@
-"""General queries on the command line, in a run's stages and in what a training tells."""
+"""General queries on the command line, in a run's stages and in the messages of a training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def training_file(small_dataset: RetrievalDataset, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"test_cases": []}'])
-def test_a_set_that_cannot_be_read_is_one_sentence(training_file: Path, tmp_path: Path, content: str | None) -> None:
+def test_unreadable_retention_set_is_one_sentence(training_file: Path, tmp_path: Path, content: str | None) -> None:
     general = tmp_path / "general.json"
     if content is not None:
         general.write_text(content, encoding="utf-8")
@@ -49,7 +49,7 @@ def test_a_set_that_cannot_be_read_is_one_sentence(training_file: Path, tmp_path
     assert not (tmp_path / "model").exists()
 
 
-def test_a_runs_file_takes_it_and_the_option_wins(tmp_path: Path) -> None:
+def test_option_overrides_the_file(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("{data: d, out: o, training: {retention: a.json, retention_loss: 0.02}}", encoding="utf-8")
     assert run_settings(file, {}).training == TrainingConfig(retention="a.json", retention_loss=0.02)
@@ -57,7 +57,7 @@ def test_a_runs_file_takes_it_and_the_option_wins(tmp_path: Path) -> None:
     assert "  retention: null" in config_text()
 
 
-def test_its_content_decides_whether_the_training_is_done_again(
+def test_training_is_repeated_only_if_the_content_of_the_set_changed(
     small_suite: Path, small_dataset: RetrievalDataset, tmp_path: Path
 ) -> None:
     general = tmp_path / "general.json"
@@ -77,8 +77,8 @@ def test_its_content_decides_whether_the_training_is_done_again(
     ("alpha", "losses", "line"),
     [
         (1.0, {1.0: 0.004}, "better than the base; general queries lose +0.004 of MRR@10, 0.01 is allowed"),
-        (0.0, {1.0: 0.2, 0.5: 0.05}, "kept back; general queries lose +0.050 of MRR@10, 0.01 is allowed"),
-        (0.0, {}, "not surely better than the base"),
+        (0.0, {1.0: 0.2, 0.5: 0.05}, "rejected (forgetting); general queries lose +0.050 of MRR@10, 0.01 is allowed"),
+        (0.0, {}, "not significantly better than the base"),
     ],
 )
 def test_line_of_a_mode_names_the_loss_on_general_queries(alpha: float, losses: dict[float, float], line: str) -> None:
@@ -89,17 +89,17 @@ def test_line_of_a_mode_names_the_loss_on_general_queries(alpha: float, losses: 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
-def test_a_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     def save() -> None:
         Path("/dev/full").write_text("weights", encoding="utf-8")
 
     assert run_command(save) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: The disk is full (")
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: The disk is full (")
+    assert printed.count("\n") == 1
 
 
-def test_a_full_disk_that_a_library_tells_of_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_reported_by_a_library_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     def save() -> None:
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
 

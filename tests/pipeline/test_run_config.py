@@ -16,7 +16,7 @@ from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.mining.settings import MiningSettings
-from llama_index_ace_finetune.pipeline.config_file import config_text, run_settings, typed_value, wanted
+from llama_index_ace_finetune.pipeline.config_file import coerce, config_text, describe_type, run_settings
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
 
@@ -30,7 +30,7 @@ def read(tmp_path: Path, text: str, **flags: Any) -> RunSettings:
 
 
 class TestReading:
-    def test_what_is_not_said_is_the_default(self, tmp_path: Path) -> None:
+    def test_missing_settings_are_defaults(self, tmp_path: Path) -> None:
         found = read(tmp_path, "data: d.json\nout: run\n")
         assert found == RunSettings(data=Path("d.json"), out=Path("run"))
 
@@ -50,24 +50,24 @@ class TestReading:
             learning_rate=5e-5, budget_minutes=None, interpolation=(1.0,), keep_index=True, temperature=1.0
         )
 
-    def test_one_seed_is_for_all_but_a_section_may_differ(self, tmp_path: Path) -> None:
+    def test_seed_of_a_section_overrides_the_common_seed(self, tmp_path: Path) -> None:
         found = read(tmp_path, "{data: d, out: o, seed: 7, training: {seed: 8}}")
         assert found.seeds() == {"split": 7, "mining": 7, "training": 8}
 
-    def test_flags_win_over_the_file_setting_by_setting(self, tmp_path: Path) -> None:
+    def test_options_override_single_settings_of_the_file(self, tmp_path: Path) -> None:
         text = "{data: d, out: o, num_negatives: 3, training: {epochs: 9, batch_size: 16}}"
         found = read(tmp_path, text, data=Path("other"), training={"epochs": 2})
         assert (found.data, found.out, found.num_negatives) == (Path("other"), Path("o"), 3)
         assert (found.training.epochs, found.training.batch_size) == (2, 16)
 
-    def test_an_option_may_switch_off_what_the_file_switches_on(self, tmp_path: Path) -> None:
+    def test_option_switches_off_a_setting_of_the_file(self, tmp_path: Path) -> None:
         found = read(tmp_path, "{data: d, out: o, mining: {relative_margin: 0.1}}", mining={"relative_margin": None})
         assert found.mining.relative_margin is None
 
 
-class TestRefusing:
+class TestErrors:
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "sentence"),
         [
             (
                 "data: d\nout: o\ntraining:\n  lerning_rate: 1\n",
@@ -75,7 +75,7 @@ class TestRefusing:
             ),
             ("training: {lerning_rate: 1}", "did you mean 'learning_rate'"),
             ("num_negative: 3", "line 1: there is no setting 'num_negative'; did you mean 'num_negatives'"),
-            ("data: d\nepochs: 3", "line 2: there is no setting 'epochs'; it belongs into training"),
+            ("data: d\nepochs: 3", "line 2: there is no setting 'epochs'; move it under training"),
             ("zzz: 3", "leave it out"),
             ("training: {output_dir: x}", "there is no setting 'output_dir' in training"),
             ("resume: true", "there is no setting 'resume'"),
@@ -92,15 +92,15 @@ class TestRefusing:
             ("split: {train: 0.9}", "sum to 1"),
             ("training: {epochs: 1}\nmining: {}\ntraining: {epochs: 2}", "has training on line 1 and on line 3"),
             ("data: [", "cannot be read"),
-            ("- data", "is no mapping"),
-            ("", "is no mapping"),
+            ("- data", "is not a YAML mapping"),
+            ("", "is not a YAML mapping"),
         ],
     )
-    def test_one_sentence_with_file_line_and_remedy(self, tmp_path: Path, text: str, told: str) -> None:
+    def test_one_sentence_with_file_line_and_remedy(self, tmp_path: Path, text: str, sentence: str) -> None:
         with pytest.raises(AceFinetuneError) as refusal:
             read(tmp_path, text)
         message = str(refusal.value)
-        assert told in message
+        assert sentence in message
         assert "ace-finetune.yaml" in message
         assert "\n" not in message
 
@@ -109,11 +109,11 @@ class TestRefusing:
             run_settings(tmp_path / "no.yaml", {})
 
     @pytest.mark.parametrize("name", ["data", "out"])
-    def test_what_is_needed(self, tmp_path: Path, name: str) -> None:
+    def test_missing_data_or_out(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(AceFinetuneError, match=f"does not say {name}; give it with --{name}"):
             read(tmp_path, "out: o" if name == "data" else "data: d")
 
-    def test_a_wrong_flag_is_not_laid_at_the_files_door(self, tmp_path: Path) -> None:
+    def test_error_in_an_option_does_not_name_the_file(self, tmp_path: Path) -> None:
         with pytest.raises(AceFinetuneError) as refusal:
             read(tmp_path, "{data: d, out: o}", training={"epochs": -1})
         assert "ace-finetune.yaml" not in str(refusal.value)
@@ -141,7 +141,7 @@ class TestWriting:
         assert set(held["mining"]) == {field.name for field in fields(MiningSettings)} - {"seed"}
         assert set(held["split"]) == {field.name for field in fields(SplitSettings)} - {"seed"}
 
-    def test_init_replaces_nothing_unasked(self, tmp_path: Path) -> None:
+    def test_init_replaces_nothing_without_force(self, tmp_path: Path) -> None:
         file = tmp_path / "mine.yaml"
         file.write_text("mine", encoding="utf-8")
         refused = runner.invoke(app, ["init", "--out", str(file)])
@@ -159,7 +159,7 @@ class TestWriting:
         skipped=st.frozensets(st.text("ab: #'\"-", min_size=1)),
         budget=st.none() | st.floats(0.01, 1e6),
     )
-    def test_what_is_written_reads_as_the_same(
+    def test_written_settings_are_read_back_equal(
         self,
         tmp_path_factory: pytest.TempPathFactory,
         seeds: tuple[int, int, int],
@@ -181,7 +181,7 @@ class TestWriting:
         assert run_settings(file, {}) == written
 
 
-class TestTypedValue:
+class TestCoerce:
     @pytest.mark.parametrize(
         ("value", "hint", "typed"),
         [
@@ -194,8 +194,8 @@ class TestTypedValue:
             ("b", Literal["a", "b"], "b"),
         ],
     )
-    def test_taken(self, value: Any, hint: Any, typed: Any) -> None:
-        found = typed_value(value, hint)
+    def test_accepted(self, value: Any, hint: Any, typed: Any) -> None:
+        found = coerce(value, hint)
         assert (found, type(found)) == (typed, type(typed))
 
     @pytest.mark.parametrize(
@@ -211,5 +211,5 @@ class TestTypedValue:
     )
     def test_refused(self, value: Any, hint: Any, must: str) -> None:
         with pytest.raises(TypeError, match=f"^{must}$"):
-            typed_value(value, hint)
-        assert wanted(hint) == must
+            coerce(value, hint)
+        assert describe_type(hint) == must

@@ -1,4 +1,4 @@
-"""Which stages have to be done again, after which change."""
+"""Which stages have to run again, after which change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def changed(dataset: RetrievalDataset, **changes: Any) -> set[str]:
     return {stage for stage in before if before[stage] != after[stage]}
 
 
-def test_what_each_change_reaches(small_dataset: RetrievalDataset) -> None:
+def test_stages_that_each_change_reaches(small_dataset: RetrievalDataset) -> None:
     assert changed(small_dataset) == set()
     assert changed(small_dataset, out=Path("other"), data=Path("moved"), command="typed") == set()
     assert changed(small_dataset, training=TrainingConfig(device="cpu", output_dir="x")) == set()
@@ -39,7 +39,7 @@ def test_what_each_change_reaches(small_dataset: RetrievalDataset) -> None:
     assert changed(small_dataset, skip_categories=frozenset({"x"})) == ALL
 
 
-def test_a_model_counts_by_what_lies_in_its_folder(small_dataset: RetrievalDataset, tmp_path: Path) -> None:
+def test_content_of_a_model_folder_is_part_of_the_key(small_dataset: RetrievalDataset, tmp_path: Path) -> None:
     """One that was trained again has the same name."""
     for name in ("base", "moved"):
         (tmp_path / name).mkdir()
@@ -57,7 +57,7 @@ def test_a_model_counts_by_what_lies_in_its_folder(small_dataset: RetrievalDatas
     assert all(keys("base")[stage] != before[stage] for stage in ALL)
 
 
-def test_data_count_and_not_where_they_lie(small_dataset: RetrievalDataset) -> None:
+def test_content_of_the_data_is_part_of_the_key(small_dataset: RetrievalDataset) -> None:
     first = next(iter(small_dataset.memories))
     other = dataclasses.replace(
         small_dataset, memories={**small_dataset.memories, first: Memory(first, "another text", {})}
@@ -86,7 +86,7 @@ def test_an_unchanged_run_is_kept_unless_forced(made: RunSettings, small_dataset
     assert kept(dataclasses.replace(made, force=True), small_dataset) == set()
 
 
-def test_another_run_is_changed_only_when_asked(made: RunSettings, small_dataset: RetrievalDataset) -> None:
+def test_changed_run_needs_resume_or_force(made: RunSettings, small_dataset: RetrievalDataset) -> None:
     other = dataclasses.replace(made, training=TrainingConfig(epochs=1))
     with pytest.raises(OutputExistsError, match="already holds a run, of other data or settings"):
         kept(other, small_dataset)
@@ -94,27 +94,23 @@ def test_another_run_is_changed_only_when_asked(made: RunSettings, small_dataset
     assert kept(dataclasses.replace(other, force=True), small_dataset) == set()
 
 
-def test_what_was_deleted_is_made_again(made: RunSettings, small_dataset: RetrievalDataset) -> None:
+def test_deleted_output_is_made_again(made: RunSettings, small_dataset: RetrievalDataset) -> None:
     (made.out / "report.html").rmdir()
     assert kept(dataclasses.replace(made, resume=True), small_dataset) == ALL - {"evaluate"}
 
 
-def test_a_model_that_was_deleted_takes_its_report_and_index_with_it(
-    made: RunSettings, small_dataset: RetrievalDataset
-) -> None:
+def test_deleted_model_invalidates_report_and_index(made: RunSettings, small_dataset: RetrievalDataset) -> None:
     (made.out / "model").rmdir()
     assert kept(dataclasses.replace(made, resume=True), small_dataset) == {"mine"}
 
 
-def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path, small_dataset: RetrievalDataset) -> None:
+def test_foreign_folder_is_never_replaced(tmp_path: Path, small_dataset: RetrievalDataset) -> None:
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputExistsError, match="other files"):
         kept(settings(tmp_path, force=True), small_dataset)
 
 
-def test_a_run_of_an_earlier_version_is_not_taken_for_the_same(
-    made: RunSettings, small_dataset: RetrievalDataset
-) -> None:
+def test_run_of_an_earlier_version_is_not_unchanged(made: RunSettings, small_dataset: RetrievalDataset) -> None:
     write_json(made.out / "manifest.json", {"format_version": 1})
     with pytest.raises(OutputExistsError):
         kept(made, small_dataset)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
-from llama_index_ace_finetune.pipeline.vector_formats import measure_forms
+from llama_index_ace_finetune.pipeline.vector_formats import measure_formats
 from llama_index_ace_finetune.training.data.examples import index_examples
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 
@@ -33,7 +33,7 @@ def test_by_hand() -> None:
     documents = unit([[1, 1, -1, -1], [1, 1, 1, 1], [-1, 1, 0.1, 0.1]])
     dev = dev_of(3, [1])
     assert dev.examples.corpus_ids == ("m0", "m1", "m2")
-    forms = measure_forms(unit([[1, 1, 1, 1]]), documents, dev, [4, 2])
+    forms = measure_formats(unit([[1, 1, 1, 1]]), documents, dev, [4, 2])
     assert [(form.dimension, form.held_as, form.bytes) for form in forms] == [
         (4, "float32", 16), (4, "float16", 8), (4, "int8", 8), (4, "binary, rescored", 1),
         (2, "float32", 8), (2, "float16", 4), (2, "int8", 6), (2, "binary, rescored", 1),
@@ -41,14 +41,14 @@ def test_by_hand() -> None:
     assert [form.mrr for form in forms] == [1.0] * 4 + [0.5] * 4
 
 
-def test_signs_choose_and_vectors_order() -> None:
-    # 150 memories share all signs with the query, but only 100 are looked at again: the right one is row 120.
+def test_signs_select_and_vectors_rank() -> None:
+    # 150 memories share all signs with the query, but only 100 are re-ranked: the positive is row 120.
     documents = np.ones((150, 8), np.float32) + np.float32(0.5) * np.eye(150, 8, dtype=np.float32)[:, ::-1]
     documents = unit(documents.tolist())
     query = documents[120:121] + np.float32(1e-3)
-    forms = measure_forms(query, documents, dev_of(150, [120]), [8])
+    forms = measure_formats(query, documents, dev_of(150, [120]), [8])
     assert {form.held_as: form.mrr for form in forms}["binary, rescored"] == 0.0
-    few = measure_forms(unit([[1, 2, 1, 1]]), unit([[1, 1, 1, 1], [1, 2, 1, 1]]), dev_of(2, [1]), [4])
+    few = measure_formats(unit([[1, 2, 1, 1]]), unit([[1, 1, 1, 1], [1, 2, 1, 1]]), dev_of(2, [1]), [4])
     assert {form.mrr for form in few} == {1.0}
 
 

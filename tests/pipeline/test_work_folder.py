@@ -18,7 +18,7 @@ def break_off(output: Path, inputs: dict[str, int], *, resume: bool = False) -> 
     return found
 
 
-def test_what_was_broken_off_is_kept_and_gone_on_from(tmp_path: Path) -> None:
+def test_interrupted_work_is_kept_and_resumed(tmp_path: Path) -> None:
     output = tmp_path / "run"
     assert break_off(output, {"seed": 1}) == ["work.json"]
     assert break_off(output, {"seed": 1}, resume=True) == ["half", "work.json"]
@@ -34,7 +34,7 @@ def test_a_failure_before_any_work_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_inputs_are_told_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_other_inputs_are_refused_and_nothing_is_lost(tmp_path: Path) -> None:
     break_off(tmp_path / "run", {"seed": 1})
     with (
         pytest.raises(AceFinetuneError, match="had other data or settings"),
@@ -44,7 +44,7 @@ def test_other_inputs_are_told_and_nothing_is_lost(tmp_path: Path) -> None:
     assert (tmp_path / ".run.work" / "half").is_file()
 
 
-def test_two_at_once_are_told(tmp_path: Path) -> None:
+def test_second_process_is_refused(tmp_path: Path) -> None:
     with (
         work_folder(tmp_path / "run", inputs={}, resume=False) as folder,
         pytest.raises(AceFinetuneError, match="Another process is writing"),
@@ -54,7 +54,7 @@ def test_two_at_once_are_told(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_foreign_folder_is_not_deleted(tmp_path: Path) -> None:
     (tmp_path / ".run.work").mkdir()
     (tmp_path / ".run.work" / "thesis.txt").write_text("mine", encoding="utf-8")
     with (

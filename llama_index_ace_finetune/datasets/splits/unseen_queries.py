@@ -13,7 +13,7 @@ from llama_index_ace_finetune.errors import DatasetError, LeakageError
 
 @dataclass(frozen=True, slots=True)
 class UnseenQueries:
-    """Query ids that may be tested on, those that choices may be made on, and what a reader must know."""
+    """Ids of queries for the test, ids of queries for selection on dev, and warnings for the reader."""
 
     test: tuple[str, ...]
     dev: tuple[str, ...]
@@ -21,14 +21,18 @@ class UnseenQueries:
 
 
 def unseen_queries(dataset: RetrievalDataset, record: Mapping[str, Any] | None) -> UnseenQueries:
-    """Divide a dataset's queries by what a model's record says that it has seen.
+    """Divide a dataset's queries by the record of a model: unseen ones for the test, seen dev queries for selection.
 
-    A query is seen if its text, or the text of one of its right answers, was trained on or chosen on. Of the data that
-    the model's split is of, only what it holds out is tested on; of other data, all that was not seen.
+    A query was seen if its text, or the text of one of its positives, was used for training or for selection on dev. If
+    the model's split was made of this dataset, only the test queries of the split are unseen.
+
+    Args:
+        dataset: queries, memories, judgements.
+        record: of the model (`ace_finetune.json`); None if there is none.
 
     Raises:
-        LeakageError: if a query that the model's split holds out was seen all the same.
-        DatasetError: if nothing is left to test on.
+        LeakageError: if the model has seen a test query of its split.
+        DatasetError: if no unseen query is left.
     """
     labelled = [query_id for query_id in dataset.queries if dataset.relevant(query_id)]
     if record is None:
@@ -39,31 +43,31 @@ def unseen_queries(dataset: RetrievalDataset, record: Mapping[str, Any] | None) 
     held_out = set(((record.get("split") or {}).get("queries") or {}).get("test", {}).values())
     hashes = {query_id: text_hash(dataset.queries[query_id].text) for query_id in labelled}
     others = held_out.isdisjoint(hashes.values())
-    chosen: dict[str, list[str]] = {"test": [], "dev": []}
+    found: dict[str, list[str]] = {"test": [], "dev": []}
     for query_id, query in hashes.items():
         answers = {text_hash(dataset.memories[answer].text) for answer in dataset.relevant(query_id)}
         if query in held_out and (train.holds(query, answers) or dev.holds(query, answers)):
             raise LeakageError(
                 f"{dataset.name}: the query {query_id!r} is held out for testing, but the model has seen it or one of "
-                "its right answers; split and train again."
+                "its positives; split and train again."
             )
         if train.holds(query, answers):
             continue
         if dev.holds(query, answers):
             if query in dev.queries:
-                chosen["dev"].append(query_id)
+                found["dev"].append(query_id)
         elif others or query in held_out:
-            chosen["test"].append(query_id)
-    if not chosen["test"]:
+            found["test"].append(query_id)
+    if not found["test"]:
         raise DatasetError(
             f"{dataset.name}: the model was trained on all of these queries or their answers, so none is left to test "
             "it on; evaluate on other data."
         )
     warning = (
-        "None of these queries is one that the model's split holds out; those that it has not seen word for word were "
-        "tested, of which some may be close to those that it has."
+        "None of these queries is a test query of the model's split; the model was tested on queries that it has not "
+        "seen word for word, and some may be similar to queries that it has seen."
     )
-    return UnseenQueries(tuple(chosen["test"]), tuple(chosen["dev"]), (warning,) if others and held_out else ())
+    return UnseenQueries(tuple(found["test"]), tuple(found["dev"]), (warning,) if others and held_out else ())
 
 
 class _Seen:

@@ -33,7 +33,7 @@ def _estimate(context: PlanContext) -> list[StageEstimate]:
 STAGE = Stage(
     name="evaluate",
     outputs=lambda run: (run.report, run.report.with_suffix(".html"), per_query_path(run.report)),
-    key=lambda settings, dataset, keys: keys["train"],  # it has no settings of its own
+    key=lambda settings, dataset, keys: keys["train"],  # no other settings
     run=_run,
     estimate=_estimate,
     after=("train",),

@@ -25,7 +25,7 @@ def _estimate(context: PlanContext) -> list[StageEstimate]:
 STAGE = Stage(
     name="index",
     outputs=lambda run: (run.index,),
-    key=lambda settings, dataset, keys: keys["train"],  # it has no settings of its own
+    key=lambda settings, dataset, keys: keys["train"],  # no other settings
     run=_run,
     estimate=_estimate,
     after=("train",),
