@@ -80,7 +80,7 @@ _TAKEN: dict[str, Callable[[Path], Path]] = {
 _REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "one answer for all": (
         lambda f: _json_lines(f / "p.jsonl", [{"query": q, "answer": [a, "Read the sign."]} for q, a in _PAIRS]),
-        "have the memory",
+        "have the relevan",
     ),
     "ids without texts": (
         lambda f: _json_lines(f / "p.jsonl", [{"query": q, "memory_id": f"m{n}"} for n, (q, _) in enumerate(_PAIRS)]),
@@ -89,7 +89,7 @@ _REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no usable row": (lambda f: _json_lines(f / "p.jsonl", [{"query": None, "answer": "x"}] * 3), "is null"),
     "unknown ids": (lambda f: _beir(f / "s", _QUERIES, "x1\ty1\t1\n"), "none of 1 judgement"),
     "no query": (lambda f: _table(f / "p.csv", ",", "one,two,"), "the columns are one, two"),
-    "memories only": (lambda f: _json_lines(f / "p.jsonl", [{"id": 1, "text": "Only a text."}]), "right answer"),
+    "memories only": (lambda f: _json_lines(f / "p.jsonl", [{"id": 1, "text": "Only a text."}]), "relevant memory"),
 }
 
 

@@ -55,7 +55,7 @@ def test_run_folder_records_settings_seeds_and_versions(config: Path, run: Path)
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["seeds"] == {"split": 0, "mining": 0, "training": 0}
     assert manifest["environment"]["packages"]["torch"]
-    assert (manifest["training"]["mode"], manifest["negatives"]) == ("linear", 5)
+    assert (manifest["training"]["mode"], manifest["num_negatives"]) == ("linear", 5)
     assert run_settings(run / "config.yaml", {}) == run_settings(config, {})
 
 
