@@ -13,9 +13,11 @@ import pytest
 from helpers.serving_files import QUERIES, TEXTS, write_run, write_tuned_model
 from typer.testing import CliRunner
 
+import llama_index_ace_finetune as ace
 from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
+from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 
 QUERY = QUERIES["migrations"]
@@ -90,7 +92,7 @@ def test_the_table_has_a_row_for_each_use(run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--backend", "tensorrt"], "no export for the backend 'tensorrt'; take onnx or openvino"),
+        (["--backend", "tensorrt"], "'tensorrt' is not one of"),
         (["--backend", "openvino", "--int8"], "no int8 export for openvino"),
         (["--backend", "onnx", "--training-data", "nowhere.json"], "no dev queries to measure"),
     ],
@@ -100,6 +102,11 @@ def test_bad_options(run: Path, arguments: list[str], sentence: str) -> None:
     assert done.exit_code == 2
     assert sentence in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_unknown_backend_is_refused_from_python(run: Path) -> None:
+    with pytest.raises(ModelError, match="no export for the backend 'tensorrt'; take onnx or openvino"):
+        ace.export(run, backend="tensorrt")  # type: ignore[arg-type]
 
 
 def test_a_model_without_its_run_needs_dev_queries(run: Path, tmp_path: Path) -> None:
