@@ -59,7 +59,7 @@ def static_base(
     return folder
 
 
-@pytest.mark.parametrize("mode", ["linear", "queries", "full", "auto"])
+@pytest.mark.parametrize("mode", ["linear", "queries", "full", pytest.param("auto", marks=pytest.mark.slow)])
 def test_each_mode_trains(
     static_base: Path, mode: str, training_data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
