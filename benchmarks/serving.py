@@ -155,7 +155,7 @@ def many_documents(forms: dict[str, Encoder], peer: Any, texts: list[str], round
     base = best["SentenceTransformer, float32"]
     rows = []
     for name, seconds in best.items():
-        precision = forms[name].computed_in.rpartition("-")[2] if name in forms else "float32"
+        precision = forms[name].compute_backend.rpartition("-")[2] if name in forms else "float32"
         share = f"{work / seconds / peak[precision]:.2f}" if precision in peak else "not measured"
         rows.append(
             f"| {name} | {precision} | {len(texts) / seconds:.1f} | {base / seconds:.2f} "
@@ -168,7 +168,7 @@ def many_documents(forms: dict[str, Encoder], peer: Any, texts: list[str], round
         "| | computes in | documents/s | times SentenceTransformer | Gop/s | of the matrix peak |",
         rows,
     )
-    times, precision = base / best[SHIPPED], exported.computed_in.rpartition("-")[2]
+    times, precision = base / best[SHIPPED], exported.compute_backend.rpartition("-")[2]
     share = work / best[SHIPPED] / peak[precision]
     findings.ask(f"documents by {SHIPPED} {times:.2f} x SentenceTransformer (asked {DOCUMENTS})", times >= DOCUMENTS)
     findings.ask(f"{share:.2f} of the {precision} matrix peak (asked {PEAK})", share >= PEAK)

@@ -1,4 +1,4 @@
-"""Vectors on disk, so that a text is encoded once per model."""
+"""Vector cache on disk, so that a text is encoded once per model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _SHARD = Refusal("The shard", "delete it")
 class VectorCache:
     """Vectors of one model in one role, keyed by text.
 
-    The folder is `root/fingerprint/role`, so two trainings in one model folder can not collide. Each `add` writes one
-    immutable shard (keys and vectors, renamed into place), so a killed process loses at most the shard in hand.
+    The folder is `root/fingerprint/role`, so two trainings in one model folder cannot collide. Each `add` writes one
+    immutable shard (keys and vectors, renamed into place), so a killed process loses at most the current shard.
     """
 
     def __init__(self, root: Path, *, fingerprint: str, role: str) -> None:
@@ -36,7 +36,7 @@ class VectorCache:
         return len(self._rows)
 
     def lookup(self, texts: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
-        """Return which of `texts` are held (bool [n]) and their vectors (float32 [held, d]; None if none is)."""
+        """Return which of `texts` are cached (bool [n]) and their vectors (float32 [cached, d]; None if none is)."""
         places = [self._rows.get(_key(text)) for text in texts]
         held = np.array([place is not None for place in places], bool)
         found = [place for place in places if place is not None]

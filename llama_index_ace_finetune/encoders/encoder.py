@@ -1,4 +1,4 @@
-"""Text to unit vectors, the same way in mining, training, evaluation and serving."""
+"""Encode texts as unit vectors; shared by mining, training, evaluation and serving."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from llama_index_ace_finetune.encoders.token_limit import takes_token_limit
 from llama_index_ace_finetune.errors import ModelError, first_line
 from llama_index_ace_finetune.utils.fork import fork_safe_lock, renew_after_fork
 from llama_index_ace_finetune.utils.memory import is_out_of_memory
-from llama_index_ace_finetune.utils.surrogates import whole_text
+from llama_index_ace_finetune.utils.surrogates import replace_lone_surrogates
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -38,14 +38,14 @@ Role = Literal["query", "document"]
 Progress = Callable[[int], None]
 _CHECKED_TEXTS = 8
 _PLACE = re.compile(r"^\d+\.(sub_modules\.\w+\.\d+\.)*")
-_LEAST_COSINE = 0.995
+_MIN_COSINE = 0.995
 _SAME_COSINE = 0.9999
 
 
 class Encoder:
-    """A sentence-transformers model with its prompts and its identity.
+    """A sentence-transformers model with its prompts and its fingerprint.
 
-    Safe to call from several threads: calls take turns, since fast tokenizers do not allow concurrent use.
+    Thread-safe: calls are serialised, since fast tokenizers do not allow concurrent use.
     """
 
     CHUNK = 1024
@@ -73,7 +73,7 @@ class Encoder:
         self._disagreeing: set[Role] = set()
 
     def _use_one_thread(self) -> None:
-        """Have torch use one thread in a forked child: OpenMP's threads ended with the fork, and it would wait."""
+        """Use one torch thread in a forked child: OpenMP's threads do not survive the fork, and torch would hang."""
         import torch
 
         torch.set_num_threads(1)
@@ -106,28 +106,30 @@ class Encoder:
 
     @property
     def dimension(self) -> int:
-        """Length of a vector."""
+        """Dimension of the vectors."""
         dimension = self.model.get_embedding_dimension()
         if dimension is None:
-            raise ModelError(f"The model {self.name!r} does not say how long its vectors are; use another model.")
+            raise ModelError(
+                f"The model {self.name!r} does not define the dimension of its vectors; use another model."
+            )
         return min(dimension, self.settings.truncate_dim or dimension)
 
     @property
-    def computed_in(self) -> str:
-        """Name of what computes the vectors: those of two precisions differ in their last digits."""
+    def compute_backend(self) -> str:
+        """Name of the backend and precision: vectors of different precisions differ in the last digits."""
         return self.settings.precision
 
     def vector_key(self, role: Role) -> str:
-        """Name of one role's vectors in a cache, where those of two models or precisions must not mix."""
+        """Cache key of the vectors of a role; it keeps models and precisions apart."""
         fingerprint = self.document_fingerprint if role == "document" else self.fingerprint
-        return f"{fingerprint}-{self.computed_in}"
+        return f"{fingerprint}-{self.compute_backend}"
 
     def encode_queries(self, texts: Sequence[str], **options: object) -> NDArray[np.float32]:
-        """`encode` in the role of queries."""
+        """`encode` with role "query"."""
         return self.encode(texts, role="query", **options)  # type: ignore[arg-type]
 
     def encode_documents(self, texts: Sequence[str], **options: object) -> NDArray[np.float32]:
-        """`encode` in the role of documents."""
+        """`encode` with role "document"."""
         return self.encode(texts, role="document", **options)  # type: ignore[arg-type]
 
     def encode(
@@ -141,19 +143,19 @@ class Encoder:
     ) -> NDArray[np.float32]:
         """Return unit vectors, float32 [n, dimension], in the order of `texts`.
 
-        Each distinct text is encoded once. With `cache` (a folder) vectors are kept on disk per model and role.
-        `progress` is called with the number of texts just finished. With `padded`, texts of different lengths share a
+        Each distinct text is encoded once. With `cache` (a folder) vectors are cached on disk per model and role.
+        `progress` is called with the number of newly finished texts. With `padded`, texts of different lengths share a
         batch: faster for a few short texts, but the last digits of a vector then depend on the other texts.
 
         Raises:
-            ModelError: if the model gives NaN or infinite vectors.
+            ModelError: if the model returns NaN or infinite vectors.
         """
         vectors = np.empty((len(texts), self.dimension), np.float32)
         if not len(texts):
             return vectors
         places: dict[str, list[int]] = {}
         for place, text in enumerate(texts):
-            places.setdefault(whole_text(text), []).append(place)
+            places.setdefault(replace_lone_surrogates(text), []).append(place)
         distinct = list(places)
         store = self._open_cache(cache, distinct, role) if cache else None
         missing = distinct
@@ -163,7 +165,7 @@ class Encoder:
                 known = [text for text, is_held in zip(distinct, held, strict=True) if is_held]
                 _scatter(vectors, places, known, found, progress)
                 missing = [text for text, is_held in zip(distinct, held, strict=True) if not is_held]
-        # Long texts first: chunks are of like length, and a batch that does not fit shows at once.
+        # Long texts first: chunks have similar lengths, and an out-of-memory batch shows at once.
         missing = sorted(missing, key=len, reverse=True)
         for start in range(0, len(missing), self.CHUNK):
             chunk = missing[start : start + self.CHUNK]
@@ -174,28 +176,31 @@ class Encoder:
         return vectors
 
     def _open_cache(self, root: Path, texts: list[str], role: Role) -> VectorCache:
-        """One role's vectors on disk: the base's where documents are embedded as by the base."""
+        """The vector cache of a role; that of the base if documents are embedded as by the base."""
         store = VectorCache(root, fingerprint=self.vector_key(role), role=role)
         if role == "query" or self.document_fingerprint == self.fingerprint:
             return store
-        # The model folder says so itself; a few vectors of the base tell whether it is true.
+        # This is what the model folder claims; verify it on a few cached vectors of the base.
         held, found = store.lookup(texts)
         sample = [text for text, is_held in zip(texts, held, strict=True) if is_held][:_CHECKED_TEXTS]
         if found is not None and (self._forward(sample, role) * found[: len(sample)]).sum(axis=1).min() > _SAME_COSINE:
             return store
-        return VectorCache(root, fingerprint=f"{self.fingerprint}-{self.computed_in}", role=role)
+        return VectorCache(root, fingerprint=f"{self.fingerprint}-{self.compute_backend}", role=role)
 
     def weights_changed(self) -> None:
-        """Say that the model's weights were changed in place; to be called after optimiser steps, before encoding.
+        """Mark the model's weights as changed in place; call it after optimiser steps, before encoding.
 
-        Loading a state dict is noticed by itself; fused optimisers change weights without a trace.
+        Loading a state dict is detected automatically; fused optimisers change weights without a trace.
         """
         self._packed_version = -1
 
     def packs(self, texts: Sequence[str], role: Role) -> bool:
-        """Whether texts of a role are embedded by the fast forward pass, which agrees with the model's own on some."""
+        """Whether texts of a role use the fast forward pass, which was verified against the model on a few texts."""
         with self._lock:
-            return bool(len(texts)) and self._current_packed([whole_text(text) for text in texts], role) is not None
+            return (
+                bool(len(texts))
+                and self._current_packed([replace_lone_surrogates(text) for text in texts], role) is not None
+            )
 
     def _forward(self, texts: list[str], role: Role, *, padded: bool = False) -> NDArray[np.float32]:
         with self._lock:
@@ -205,17 +210,17 @@ class Encoder:
             else:
                 vectors = np.empty((len(texts), self.dimension), np.float32)
                 for rows in [np.arange(len(texts))] if padded else self._equal_lengths(texts, role):
-                    vectors[rows] = self._own_forward([texts[row] for row in rows], role)
+                    vectors[rows] = self._model_forward([texts[row] for row in rows], role)
         result = np.asarray(vectors, dtype=np.float32)
         if not np.isfinite(result).all():
-            raise ModelError(f"The model {self.name!r} gives NaN or infinite vectors; its weights are broken.")
+            raise ModelError(f"The model {self.name!r} returns NaN or infinite vectors; train or copy it again.")
         return result
 
     def _equal_lengths(self, texts: list[str], role: Role) -> list[NDArray[np.intp]]:
-        """Row numbers of `texts` in groups of as many tokens, on the processor; else one group.
+        """Rows of `texts` grouped by number of tokens, on the CPU; else one group.
 
-        A batch without padding gives each text the same vector to the last bit, whatever else is in it. Otherwise what
-        a cache holds already would decide on close calls, such as which negatives are mined.
+        Without padding the vector of a text is bit-equal whatever else is in the batch. Otherwise the contents of the
+        cache would affect close decisions, such as which negatives are mined.
         """
         single = len(texts) == 1 or self.model.device.type != "cpu"
         mask = None if single else self._features(texts, role).get("attention_mask")
@@ -224,7 +229,7 @@ class Encoder:
         lengths = mask.sum(dim=1).numpy()
         return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
 
-    def _own_forward(self, texts: list[str], role: Role) -> NDArray[np.float32]:
+    def _model_forward(self, texts: list[str], role: Role) -> NDArray[np.float32]:
         import torch
 
         encode = self.model.encode_query if role == "query" else self.model.encode_document
@@ -246,12 +251,12 @@ class Encoder:
                     raise
                 if batch_size == 1:
                     raise ModelError(
-                        f"The memory of {self.model.device} does not hold a single text in the model {self.name!r}; "
-                        "lower max_seq_length, take a smaller model, or set device to cpu."
+                        f"Out of memory: {self.model.device} cannot encode a single text with the model {self.name!r}; "
+                        "lower max_seq_length, use a smaller model, or set device to cpu."
                     ) from error
             batch_size //= 2
             torch.cuda.empty_cache()
-            logger.warning("out of memory; embedding on with batches of %d texts", batch_size)
+            logger.warning("out of memory; continuing with batches of %d texts", batch_size)
 
     def _features(self, texts: list[str], role: Role) -> dict[str, Any]:
         return self.model.preprocess(texts, prompt=self.model.prompts.get(role) or None, task=role)
@@ -261,13 +266,13 @@ class Encoder:
         return features["input_ids"], features["attention_mask"]
 
     def _current_packed(self, texts: list[str], role: Role) -> PackedEncoder | None:
-        """The fast forward pass over the weights as they are now; None where the model's own has to be used."""
+        """The fast forward pass with the current weights; None if that of the model must be used."""
         from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
 
         settings = self.settings
         if settings.precision != "bfloat16" or settings.truncate_dim:
             return None
-        # Torch counts per tensor how often it was changed in place.
+        # Torch counts in-place changes per tensor.
         version = sum(weight._version for weight in self.model.parameters())
         if version != self._packed_version:
             self._packed, self._packed_version = {}, version
@@ -277,10 +282,10 @@ class Encoder:
             if packed and role not in self._checked:
                 self._checked.add(role)
                 sample = texts[:: max(1, len(texts) // _CHECKED_TEXTS)][:_CHECKED_TEXTS]
-                cosines = (self._own_forward(sample, role) * packed(*self._tokens(sample, role)).numpy()).sum(axis=1)
-                if cosines.min() <= _LEAST_COSINE:
+                cosines = (self._model_forward(sample, role) * packed(*self._tokens(sample, role)).numpy()).sum(axis=1)
+                if cosines.min() <= _MIN_COSINE:
                     logger.warning(
-                        "%s: the fast forward pass disagrees with the model's own and is not used", self.name
+                        "%s: the fast forward pass differs from that of the model and is not used", self.name
                     )
                     self._disagreeing.add(role)
                     packed = None
@@ -289,7 +294,7 @@ class Encoder:
 
 
 def apply_prompts(model: SentenceTransformer, prompts: Prompts) -> None:
-    """Make the prompts the model's own, under the names that `encode_query` and `encode_document` use."""
+    """Set the prompts of the model under the names that `encode_query` and `encode_document` use."""
     kept = {name: text for name, text in model.prompts.items() if name not in {"query", "document"}}
     model.prompts = {**kept, "query": prompts.query, "document": prompts.document}
 
@@ -317,7 +322,7 @@ def _load_model(folder: Path, settings: EncoderSettings) -> SentenceTransformer:
     _check_weights(model, folder)
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is not None and getattr(tokenizer, "pad_token", "") is None:
-        # Padding is masked, so any token will do.
+        # Padding is masked, so any token works.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if settings.max_seq_length is not None and takes_token_limit(model):
         model.max_seq_length = min(settings.max_seq_length, model.max_seq_length or settings.max_seq_length)
@@ -332,30 +337,30 @@ def _check_device(device: str | None) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(
-            f"The device {device!r} cannot be used here ({first_line(error)}); set device to cpu, or leave it out for "
+            f"The device {device!r} is not available ({first_line(error)}); set device to cpu, or leave it out for "
             "the best one."
         ) from error
 
 
 def _check_weights(model: SentenceTransformer, folder: Path) -> None:
-    """Refuse a file that holds other tensors than the model needs: they would be left at random values."""
+    """Refuse weights that lack the tensors of the model: these would keep random values."""
     names = tensor_names(folder)
-    # The name that model2vec gives to the only tensor of a static embedding.
+    # model2vec's name of the only tensor of a static embedding.
     names |= {"embedding.weight"} if "embeddings" in names else set()
     held = {ending for name in names for ending in _endings(name)}
     needed = [name for name, _ in model.named_parameters()]
-    # Files leave out the module's number, and a router's route.
+    # Tensor names in files lack the module number and the route of a router.
     missing = [name for name in needed if held.isdisjoint(_endings(_PLACE.sub("", name)))]
-    # A few may be tied, renamed or unused; another model's file lacks nearly all.
+    # A few may be tied, renamed or unused; in the file of another model nearly all are missing.
     if 2 * len(missing) > len(needed):
         raise ModelError(
-            f"The weights in {str(folder)!r} are not those of its config ({len(missing)} of {len(needed)} tensors are "
-            f"missing, {missing[0]!r} for one); copy or train the model again."
+            f"The weights in {str(folder)!r} do not match its config ({len(missing)} of {len(needed)} tensors are "
+            f"missing, such as {missing[0]!r}); copy or train the model again."
         )
 
 
 def _endings(name: str) -> list[str]:
-    """A tensor's name, and its endings of three parts and more: files name it with or without prefixes."""
+    """A tensor's name and its suffixes of three or more parts: files name it with or without prefixes."""
     parts = name.split(".")
     return [name, *(".".join(parts[start:]) for start in range(1, len(parts) - 2))]
 

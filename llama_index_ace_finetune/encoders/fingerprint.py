@@ -1,4 +1,4 @@
-"""A model's identity: what it computes, not where it lies."""
+"""Fingerprint of a model: a hash of its files and settings, independent of its path."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-# Marks a folder that was made from the rest of the model folder, and so is no part of its identity.
+# Marks an export, which is derived from the rest of the model folder and not part of its fingerprint.
 EXPORT_RECORD: Final = "ace_finetune_export.json"
 
-# Files that say how vectors come about. Reports, logs and our own provenance file do not.
+# Files that affect vectors; reports, logs and the provenance file do not.
 _SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model"})
 _IGNORED = frozenset({"ace_finetune.json", "trainer_state.json", "data_config.json"})
 
@@ -20,9 +20,8 @@ _IGNORED = frozenset({"ace_finetune.json", "trainer_state.json", "data_config.js
 def fingerprint_folder(folder: Path, settings: Mapping[str, Any]) -> str:
     """Return 32 hex digits over the model's files and the settings that change its vectors.
 
-    Weights, tokenizer, prompts, pooling and normalisation are all in the folder's files; what a caller overrides
-    (maximum length, prompts) comes in as `settings`. A retrained model in the same folder gets another
-    fingerprint, the same model in another folder the same one.
+    Weights, tokenizer, prompts, pooling and normalisation are in the files; overrides (maximum length, prompts) are in
+    `settings`. A retrained model in the same folder gets another fingerprint, a copy of a model the same one.
     """
     return fingerprints(folder, settings)[0]
 
@@ -30,7 +29,7 @@ def fingerprint_folder(folder: Path, settings: Mapping[str, Any]) -> str:
 def fingerprints(folder: Path, settings: Mapping[str, Any], *, code: bool = False) -> tuple[str, str]:
     """Return `fingerprint_folder` with these settings and without any, reading the files once.
 
-    With `code`, the first is also of the Python files, which a model that is trusted runs.
+    With `code`, the first also covers the Python files, which a trusted model runs.
     """
     digest = hashlib.sha256()
     _add_files(digest, folder, _SUFFIXES)
@@ -50,7 +49,7 @@ def _add_files(digest: hashlib._Hash, folder: Path, suffixes: frozenset[str]) ->
 
 
 def file_hash(file: Path) -> str:
-    """Return a file's sha256, read once as long as size, time of change and place on disk stay the same."""
+    """Return a file's sha256, cached by size, modification time and inode."""
     state = file.stat()
     return _hash(file, state.st_size, state.st_mtime_ns, state.st_ino)
 

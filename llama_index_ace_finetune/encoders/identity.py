@@ -1,4 +1,4 @@
-"""Where a model lies, which prompts it takes and what its fingerprint is, without loading it."""
+"""Folder, prompts and fingerprints of a model, without loading it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ModelIdentity:
     """A model without its weights.
 
     Attributes:
-        folder: where it lies.
-        prompts: that it is used with.
-        fingerprint: of all that changes its vectors.
-        documents: fingerprint of its document vectors: the base's where training changed the query side alone.
-        content: fingerprint of the files alone.
+        folder: local model folder.
+        prompts: the prompts in use.
+        fingerprint: of everything that affects its vectors.
+        documents: fingerprint of its document vectors: that of the base if training changed only the query encoder.
+        content: fingerprint of the files without settings.
     """
 
     folder: Path
@@ -69,14 +69,14 @@ def _identify(name: str | Path, settings: EncoderSettings) -> ModelIdentity:
 
 
 def _documents_of(folder: Path, content: str) -> str | None:
-    """What training recorded of the document vectors, if these are still the files that it saved."""
+    """The recorded fingerprint of the document vectors, if the files are those that training saved."""
     record = read_provenance(folder) or {}
     kept = record.get("document_fingerprint")
     return str(kept) if kept and record.get("fingerprint") == content else None
 
 
 def _shorter(limit: int | None, folder: Path) -> int | None:
-    """The limit if it changes anything: one that the model's own limit is below is none."""
+    """The limit if it has an effect, that is, if it is below the limit of the model."""
     if limit is None:
         return None
     own = [_own_limit(file.parent) for file in folder.rglob(_TRANSFORMER)]
@@ -84,7 +84,7 @@ def _shorter(limit: int | None, folder: Path) -> int | None:
 
 
 def _own_limit(transformer: Path) -> int | None:
-    """Tokens that a saved transformer takes: newer versions of sentence-transformers keep them with the tokenizer."""
+    """Token limit of a saved transformer; newer versions of sentence-transformers save it with the tokenizer."""
     for name, key in ((_TRANSFORMER, "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
         file = transformer / name
         content = read_model_json(file) if file.is_file() else None

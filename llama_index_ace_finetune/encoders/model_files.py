@@ -1,4 +1,4 @@
-"""Files of a model folder, looked at before any library loads them."""
+"""Check the files of a model folder before any library loads them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_FILES: Final = 10_000
 _MAX_JSON_BYTES: Final = 128 * 2**20  # tokenizers of large vocabularies reach 40 MB
 _MAX_MODULES: Final = 64
 _NO_CLASSES: Final = ("tokenizer.json", "vocab.json")
-# Every layer has tensors of its own, but for models that share them, of which none is this deep.
+# Each layer has its tensors, except in models that share them between layers, none of which is this deep.
 _SHARED_LAYERS: Final = 64
 _ENCODER_LAYERS: Final = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers")
 _LAYERS: Final = frozenset(
@@ -45,9 +45,9 @@ _ACTIVATION_KEYS: Final = ("activation_function", "activation_fn", "sbert_ce_def
 def check_model_files(folder: Path) -> None:
     """Check every file of a model folder by kind, size and header, without loading anything.
 
-    Refused are files that are none (pipes, devices, links in a circle), symbolic links out of the folder (those of
-    the hub's cache lead to its `blobs`), JSON that is damaged or nested too deeply, safetensors headers that do not
-    fit their files, and configurations that claim more layers or wider ones than the weights have.
+    Refused are files that are not regular (pipes, devices, circular links), symbolic links out of the folder (those in
+    the hub cache point to its `blobs`), JSON that is damaged or nested too deeply, safetensors headers that do not
+    match their files, and configurations with more or wider layers than the weights.
 
     Raises:
         ModelError: naming the file.
@@ -88,7 +88,7 @@ def check_module_classes(folder: Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files of the folder but hidden ones, whose links lead nowhere else."""
+    """All files of the folder except hidden ones; links must stay within it."""
     root = folder.resolve()
     allowed = [root]
     if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
@@ -105,7 +105,7 @@ def _files(folder: Path) -> Iterator[Path]:
                 )
             if path.is_symlink():
                 _check_link(path, allowed)
-            # A folder of a file's name would be read as that file.
+            # A folder with the name of a file would be read as that file.
             if not name.startswith(".") and (name in names or path.suffix in (".json", ".safetensors")):
                 yield path
 
@@ -117,7 +117,7 @@ def _check_link(path: Path, allowed: list[Path]) -> None:
 
 
 def _is_of_export(file: Path) -> bool:
-    """Whether a file is of an export, which has its own record and checksums and may be passed over."""
+    """Whether a file belongs to an export, which has its own record and checksums and can be skipped."""
     return (file.parent / EXPORT_RECORD).exists()
 
 
@@ -143,7 +143,7 @@ def _check_config(file: Path, content: Any, weights: dict[str, TensorEntry] | No
 
 
 def _check_sizes(file: Path, config: dict[str, Any], weights: dict[str, TensorEntry], *, nested: bool = False) -> None:
-    """Refuse what would build a larger model than the weights are of, which takes minutes or all memory."""
+    """Refuse configurations of a larger model than the weights, which could take minutes or all memory to build."""
     dimensions = {size for entry in weights.values() for size in entry.shape}
     largest = max(dimensions, default=0)
     held = [entry.shape[0] for name, entry in weights.items() if _POSITION_TENSOR.search(name) and entry.shape]
@@ -176,7 +176,7 @@ def _check_modules(file: Path, content: Any) -> None:
         path = module.get("path") if isinstance(module, dict) else None
         if not isinstance(path, str) or not isinstance(module.get("type"), str):
             raise MODEL_FILE.because(file, "is corrupt (a module has no path or type)")
-        if not path.isprintable():  # a lone surrogate or a NUL character, which no file has in its name
+        if not path.isprintable():  # a lone surrogate or a NUL character, which no file name contains
             raise MODEL_FILE.because(file, f"names a module that cannot be there ({quoted(path)})")
         inside = Path(os.path.realpath(file.parent / path))
         if not inside.is_relative_to(file.parent.resolve()):

@@ -1,4 +1,4 @@
-"""One error for a model that cannot be opened, whatever a library or the system raised."""
+"""Convert all errors of opening a model to ModelError."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, first_
 
 @contextmanager
 def opening(name: str | Path) -> Iterator[None]:
-    """Raise ModelError for whatever is raised over the model `name`; this package's own errors pass.
+    """Raise ModelError for any error in the block; errors of this package pass unchanged.
 
-    transformers, tokenizers, safetensors and the file system have no error in common.
+    transformers, tokenizers, safetensors and the file system have no common error class.
     """
     try:
         yield

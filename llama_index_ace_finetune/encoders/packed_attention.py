@@ -1,4 +1,4 @@
-"""Self-attention over texts laid end to end, without padding."""
+"""Self-attention over packed (concatenated) texts, without padding."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-# Scores of one product (texts x heads x length x length) that still fit the processor's cache.
+# Scores of one product (texts x heads x length x length) that fit the CPU cache.
 _CACHED_SCORES = 1 << 21
 
 
 def packed_attention(projected: Tensor, lengths: Sequence[int], *, heads: int) -> Tensor:
-    """Return softmax(Q K' / sqrt(d)) V of each text apart.
+    """Return softmax(Q K' / sqrt(d)) V for each text separately.
 
-    Neighbours of equal length are computed together, so texts in order of length are fastest. Differentiable.
+    Neighbours of equal length are computed together, so texts sorted by length are fastest. Differentiable.
 
     Args:
         projected: [tokens, 3 * width], queries (already divided by sqrt(d)), keys and values side by side.
@@ -27,7 +27,7 @@ def packed_attention(projected: Tensor, lengths: Sequence[int], *, heads: int) -
     width = projected.shape[1] // 3
     groups = list(_groups(lengths, heads=heads))
     parts = []
-    # Split at once: the gradient of each slice by itself would be as large as all.
+    # One split: separate slices would each have a gradient as large as the whole.
     for (length, texts), rows in zip(groups, torch.split(projected, [n * m for n, m in groups]), strict=True):
         split = rows.view(texts, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
         query, key, value = split.reshape(3, texts * heads, length, width // heads).unbind()
@@ -38,7 +38,7 @@ def packed_attention(projected: Tensor, lengths: Sequence[int], *, heads: int) -
 
 
 def _groups(lengths: Sequence[int], *, heads: int) -> Iterator[tuple[int, int]]:
-    """Neighbours of equal length, as many at once as fit the cache: (length, how many)."""
+    """Neighbours of equal length, in groups that fit the cache: (length, count)."""
     for length, count in _runs(lengths):
         at_once = max(1, _CACHED_SCORES // (heads * length * length))
         for first in range(0, count, at_once):
@@ -46,7 +46,7 @@ def _groups(lengths: Sequence[int], *, heads: int) -> Iterator[tuple[int, int]]:
 
 
 def _runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Group neighbours: (length, how many in a row)."""
+    """Run-length encode: (length, count)."""
     runs: list[tuple[int, int]] = []
     for length in lengths:
         if runs and runs[-1][0] == length:

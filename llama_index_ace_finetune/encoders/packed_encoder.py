@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from llama_index_ace_finetune.encoders.packed_layers import PackedLayers
-from llama_index_ace_finetune.encoders.towers import tower
+from llama_index_ace_finetune.encoders.role_modules import role_modules
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -20,26 +20,26 @@ _TOKENS = 8192
 
 
 class PackedEncoder:
-    """Sentence vectors of one model on the processor, a few times as fast as its own forward pass.
+    """Sentence vectors of a model on the CPU, several times faster than its forward pass.
 
-    Texts are laid end to end, so nothing is padded; products run in bfloat16; vectors agree with the model's own to a
-    cosine of about .9999.
+    Texts are packed without padding; products run in bfloat16; the cosine with the vectors of the model is about
+    .9999.
 
     Args:
         model: one that `supports` accepts.
-        role: of the texts, where the model embeds queries and documents differently.
-        frozen: work on a fast copy of the weights as they are now. Otherwise gradients flow to the model's weights.
+        role: of the texts, for models that embed queries and documents differently.
+        frozen: use a fast copy of the current weights. Otherwise gradients flow to the model's weights.
     """
 
     def __init__(self, model: SentenceTransformer, *, role: str = "document", frozen: bool = True) -> None:
-        transformer, pooling, *self._further = tower(model, role)
+        transformer, pooling, *self._further = role_modules(model, role)
         self._layers = PackedLayers(transformer.auto_model, frozen=frozen)
         self._first_token = pooling.pooling_mode == "cls"
 
     @staticmethod
     def supports(model: SentenceTransformer, *, role: str = "document") -> bool:
-        """Whether `model` is of an architecture that this class computes in `role`, and on the processor."""
-        modules: list[Any] = tower(model, role)
+        """Whether the architecture of `model` in `role` is supported, and the model is on the CPU."""
+        modules: list[Any] = role_modules(model, role)
         if model.device.type != "cpu" or [type(module).__name__ for module in modules[:2]] != [
             "Transformer",
             "Pooling",
@@ -70,7 +70,7 @@ class PackedEncoder:
             return vectors[torch.argsort(order)]
 
     def embed(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return unit vectors float32 [n, d] in one pass; fastest where texts are in order of length."""
+        """Return unit vectors float32 [n, d] in one pass; fastest if texts are sorted by length."""
         lengths: list[int] = attention_mask.sum(dim=1).tolist()
         states = self._layers(token_ids[attention_mask.bool()], lengths).float()
         texts = torch.split(states, lengths)
@@ -82,9 +82,9 @@ class PackedEncoder:
 
 
 def parts_by_length(attention_mask: Tensor, *, tokens: int) -> tuple[Tensor, list[Tensor]]:
-    """Return the rows of `attention_mask` [n, length] in order of length, and that order cut into parts.
+    """Return the rows of `attention_mask` [n, length] sorted by length, and that order cut into chunks.
 
-    A part holds about `tokens` tokens, and at least one text.
+    A chunk has about `tokens` tokens, and at least one text.
     """
     lengths = attention_mask.sum(dim=1)
     order = torch.argsort(lengths, stable=True)

@@ -1,4 +1,4 @@
-"""The layers of a BERT-like model over texts laid end to end."""
+"""The layers of a BERT-like model over packed texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llama_index_ace_finetune.encoders.packed_attention import packed_attention
 
-# Rows that oneDNN lays a frozen weight out for; other numbers work, a little slower.
+# Number of rows that oneDNN optimises the weight layout for; others work, slightly slower.
 _USUAL_ROWS = 4096
 
 
@@ -22,13 +22,13 @@ class PackedLayers:
     Args:
         bert: the model.
         frozen: copy the weights in a layout for fast products, with bias, activation and residual fused. Otherwise
-            gradients flow to the model's own weights, and dropout is left out.
+            gradients flow to the model's weights, without dropout.
     """
 
     def __init__(self, bert: Any, *, frozen: bool) -> None:
         embeddings = bert.embeddings
         self._heads: int = bert.config.num_attention_heads
-        # RoBERTa counts positions from after the padding token's.
+        # RoBERTa positions start after that of the padding token.
         self._first_position = 0 if type(bert).__name__ == "BertModel" else int(embeddings.padding_idx) + 1
         self._words = embeddings.word_embeddings.weight
         self._positions = embeddings.position_embeddings.weight
@@ -40,7 +40,7 @@ class PackedLayers:
         """Return the last layer's states, bfloat16 [tokens, width].
 
         Args:
-            tokens: ids [tokens] of all texts, end to end.
+            tokens: ids [tokens] of all texts, concatenated.
             lengths: tokens of each text.
         """
         positions = torch.cat([torch.arange(length) for length in lengths]) + self._first_position
@@ -54,7 +54,7 @@ class PackedLayers:
 
 @dataclass(frozen=True)
 class _Linear:
-    """x W' + b, with an activation or a sum done in the same pass where the weight is frozen and torch can."""
+    """x W' + b, with a fused activation or residual if the weight is frozen and torch supports it."""
 
     weight: Tensor
     bias: Tensor
@@ -110,7 +110,7 @@ class _Layer:
     @classmethod
     def of(cls, layer: Any, *, heads: int, frozen: bool) -> _Layer:
         attention, output = layer.attention.self, layer.attention.output
-        # The scale of the scores goes into the queries' weights.
+        # The scale of the scores is folded into the query weights.
         scale = 1 / math.sqrt(attention.query.weight.shape[0] / heads)
 
         def linear(weight: Tensor, bias: Tensor) -> _Linear:

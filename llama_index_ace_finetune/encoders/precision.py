@@ -1,4 +1,4 @@
-"""The precision that a device is made for."""
+"""Choose the precision for a device."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def choose_precision(device: str) -> Precision:
-    """Return bfloat16 where the hardware says that it computes in it, else float32.
+    """Return bfloat16 if the hardware reports native support, else float32.
 
-    Nothing is timed, so that one machine always gets the same vectors, and by them the same hard negatives.
+    Nothing is timed, so that a machine always gets the same vectors, and so the same hard negatives.
     """
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
@@ -22,7 +22,7 @@ def choose_precision(device: str) -> Precision:
 
 def _processor_has_bfloat16() -> bool:
     if platform.machine().lower() in ("x86_64", "amd64", "i386", "i686"):
-        # oneDNN also accepts bfloat16 where it only emulates it, which is slower than float32.
+        # oneDNN also accepts bfloat16 if it only emulates it, which is slower than float32.
         flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(torch.cpu, flag, bool)() for flag in flags)
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)

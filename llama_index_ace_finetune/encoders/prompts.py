@@ -1,4 +1,4 @@
-"""What a model wants in front of a query and of a document: one place for mining, training, evaluation and serving."""
+"""Query and document prompts of a model, shared by mining, training, evaluation and serving."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Texts put in front of queries and documents; empty where the model was trained without."""
+    """Prefixes of queries and documents; empty if the model was trained without."""
 
     query: str = ""
     document: str = ""
 
 
 _BGE = Prompts(query="Represent this sentence for searching relevant passages: ")
-# The published instructions of model families whose checkpoints do not all save them.
+# Published prompts of model families, whose checkpoints do not all save them.
 _FAMILIES: tuple[tuple[str, Prompts], ...] = (
     (r"(^|[/-])(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?$", Prompts("query: ", "passage: ")),
     (r"(^|/)bge-(small|base|large)-en(-v1\.5)?$", _BGE),
@@ -31,10 +31,10 @@ _DOCUMENT_NAMES = ("document", "passage", "corpus")
 
 
 def resolve_prompts(model_name: str, saved: Mapping[str, str]) -> Prompts:
-    """Return the prompts of a model: those its checkpoint saved, else those its family was published with.
+    """Return the prompts of a model: those saved in its checkpoint, else the published ones of its family.
 
     Args:
-        model_name: hub name or folder; only its last part is looked at for the family.
+        model_name: hub name or folder; only its last part identifies the family.
         saved: the `prompts` of the checkpoint's `config_sentence_transformers.json`.
     """
     document = next((saved[name] for name in _DOCUMENT_NAMES if saved.get(name)), "")

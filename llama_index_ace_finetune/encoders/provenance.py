@@ -1,4 +1,4 @@
-"""Where a model of ours comes from: `ace_finetune.json` in its folder."""
+"""The provenance record of a model trained by this package: `ace_finetune.json` in its folder."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _RECORD = Refusal("The file", "train or copy the model again", ModelError)
 
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:
-    """Return what `save_model_folder` recorded, or None for a model that was not trained here.
+    """Return the record of `save_model_folder`, or None for a model without one.
 
     Raises:
-        ModelError: if the record is there but cannot be read.
+        ModelError: if the record exists but cannot be read.
     """
     file = folder / PROVENANCE
     return _current(read_json_object(file, _RECORD)) if file.is_file() else None
 
 
 def _current(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record with the names and margins of `FORMAT_VERSION`."""
+    """Convert a record to `FORMAT_VERSION`."""
     if record.get("format_version") != 1:
         return record
     record = {**record, "format_version": FORMAT_VERSION}

@@ -1,4 +1,4 @@
-"""QueryCache: the vectors of the latest queries."""
+"""QueryCache: an LRU cache of query vectors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 
 class QueryCache:
-    """At most `size` vectors by model and text, the least recently used dropped first. Safe to share by threads.
+    """At most `size` vectors by model and text, evicting the least recently used. Thread-safe.
 
     Args:
-        size: vectors to keep; 0 keeps none.
+        size: number of vectors to keep; 0 for none.
     """
 
     def __init__(self, size: int) -> None:
@@ -25,12 +25,12 @@ class QueryCache:
         return len(self._vectors)
 
     def get(self, model: str, text: str, compute: Callable[[], list[float]]) -> list[float]:
-        """Return the vector of `text`, computed where it is not held; a list of the caller's own.
+        """Return the vector of `text` as a new list, computed if it is not cached.
 
         Args:
-            model: what the vector depends on besides the text, such as a fingerprint.
+            model: the part of the cache key besides the text, such as a fingerprint.
             text: the query.
-            compute: gives its vector.
+            compute: computes its vector.
         """
         if not self.size:
             return compute()

@@ -1,4 +1,4 @@
-"""How a model is run."""
+"""Settings of an encoder."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from llama_index_ace_finetune.errors import ModelError, quoted
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """What changes a vector, and where it is computed.
+    """Settings that affect vectors, and where they are computed.
 
     Attributes:
-        max_seq_length: tokens per text; the checkpoint's own by default.
-        query_prompt: overrides the prompt that the checkpoint or its family gives; None leaves it.
-        document_prompt: likewise for documents.
+        max_seq_length: maximum tokens per text; by default that of the checkpoint.
+        query_prompt: overrides the prompt of the checkpoint or its family; None keeps it.
+        document_prompt: the same for documents.
         truncate_dim: keep the first dimensions only (Matryoshka models); all by default.
-        precision: "float32"; "bfloat16", a few times as fast where the processor has it; "auto" takes bfloat16
-            where the device says that it computes in it. Vectors agree to a cosine of about .9999, so it does not enter
-            the fingerprint; hard negatives that were mined with one or the other differ.
-        trust_remote_code: run code that comes with a model; off unless asked for.
-        device: torch device; the best one by default. Does not enter the fingerprint.
-        batch_size: texts per forward pass. Does not enter the fingerprint.
+        precision: "float32"; "bfloat16", several times faster on hardware that supports it; "auto" uses bfloat16 if the
+            device supports it natively. Vectors agree to a cosine of about .9999, so it is not part of the fingerprint;
+            mined hard negatives differ.
+        trust_remote_code: run code in the model folder; off by default.
+        device: torch device; the best one by default. Not part of the fingerprint.
+        batch_size: texts per forward pass. Not part of the fingerprint.
     """
 
     max_seq_length: int | None = None
@@ -39,7 +39,7 @@ class EncoderSettings:
             raise ModelError(f"The precision is {quoted(self.precision)}; it must be auto, float32 or bfloat16.")
 
     def vector_settings(self) -> dict[str, object]:
-        """The settings that change the space a vector lies in."""
+        """The settings that change the vector space."""
         kept = asdict(self)
         for name in ("device", "batch_size", "precision", "trust_remote_code"):
             del kept[name]

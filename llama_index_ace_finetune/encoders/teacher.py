@@ -1,4 +1,4 @@
-"""A stronger model that scores queries with candidates anew."""
+"""Teachers: stronger models that score query-document pairs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SPECIAL_TOKENS = 3
 
 
 class Teacher(Protocol):
-    """Scores pairs of texts; a higher score is a better answer."""
+    """Scores pairs of texts; a higher score means more relevant."""
 
     def score(
         self,
@@ -33,19 +33,19 @@ class Teacher(Protocol):
         *,
         cache: Path | None = None,
     ) -> NDArray[np.float32]:
-        """Return the scores, float32 [e], of e pairs: places in `queries` and places in `documents`, int [e] each.
+        """Return the scores, float32 [e], of e pairs: indices into `queries` and into `documents`, int [e] each.
 
         Raises:
-            ModelError: if the model gives NaN or infinite scores.
+            ModelError: if the model returns NaN or infinite scores.
         """
         ...
 
 
 def load_teacher(name: str | Path, *, device: str | None = None) -> Teacher:
-    """Load a cross-encoder or an embedding model by folder or hub name; its files say which it is.
+    """Load a cross-encoder or an embedding model by folder or hub name; its files determine the kind.
 
     Raises:
-        ModelError: if it cannot be found, is incomplete, or gives more than one score a pair.
+        ModelError: if it cannot be found, is incomplete, or gives more than one score per pair.
     """
     folder = resolve_checkpoint(name)
     if is_cross_encoder(folder):
@@ -54,7 +54,7 @@ def load_teacher(name: str | Path, *, device: str | None = None) -> Teacher:
 
 
 def is_cross_encoder(folder: Path) -> bool:
-    """Whether a model folder holds a cross-encoder: it says so, or it is a bare sequence classifier."""
+    """Whether a model folder contains a cross-encoder: by its configuration, or as a plain sequence classifier."""
     saved = _read_json(folder / "config_sentence_transformers.json")
     if "model_type" in saved:
         return bool(saved["model_type"] == "CrossEncoder")
@@ -94,10 +94,9 @@ class EmbeddingTeacher:
 
 
 class CrossEncoderTeacher:
-    """A model that reads query and document together.
+    """A cross-encoder, which scores query and document jointly.
 
-    All pairs are sorted by length in tokens and cut into batches of about the same number of tokens, so that hardly
-    anything is padded.
+    All pairs are sorted by length and cut into batches of about the same number of tokens, which minimises padding.
     """
 
     def __init__(self, model: CrossEncoder, *, name: str) -> None:
@@ -120,7 +119,9 @@ class CrossEncoderTeacher:
             texts = [(queries[q], documents[d]) for q, d in zip(pairs[0][batch], pairs[1][batch], strict=True)]
             scores[batch] = self.model.predict(texts, batch_size=len(texts), show_progress_bar=False)
         if not np.isfinite(scores).all():
-            raise ModelError(f"The teacher {self.name!r} gives NaN or infinite scores; its weights are broken.")
+            raise ModelError(
+                f"The teacher {self.name!r} returns NaN or infinite scores; its weights are broken, use another model."
+            )
         return scores
 
     def _tokens(self, texts: Sequence[str], places: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -133,10 +134,10 @@ class CrossEncoderTeacher:
 
 
 def token_batches(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the places of `lengths`, int64 [e], longest first, in batches of at most `budget` padded tokens.
+    """Yield the indices of `lengths`, int64 [e], longest first, in batches of at most `budget` padded tokens.
 
-    A batch's first text is its longest, so its padded size is that length times its number of texts. A text longer
-    than the budget is a batch of its own.
+    The first text of a batch is its longest, so the padded size is that length times the number of texts. A text longer
+    than the budget is a single batch.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0
@@ -164,7 +165,7 @@ def _load_cross_encoder(folder: Path, device: str | None) -> CrossEncoder:
         ) from error
     if model.num_labels != 1:
         raise ModelError(
-            f"The teacher in {str(folder)!r} gives {model.num_labels} scores for a pair; give a re-ranker, which "
+            f"The teacher in {str(folder)!r} gives {model.num_labels} scores per pair; use a re-ranker, which "
             "gives one."
         )
     model.eval()

@@ -1,4 +1,4 @@
-"""Whether the tokens that a model reads of a text can be limited."""
+"""Whether a model has a token limit."""
 
 from __future__ import annotations
 

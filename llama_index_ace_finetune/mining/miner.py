@@ -174,7 +174,7 @@ class HardNegativeMiner:
             require_negatives(mined)
         self.report = mining_report(mined, queries=len(query_ids), wanted=count) | {
             "settings": self.settings.to_dict(),
-            "precision": encoder.computed_in,
+            "precision": encoder.compute_backend,
             "samples": mining_samples(
                 mined, queries=queries, corpus=corpus.texts, relevant=relevant, seed=self.settings.seed
             ),

@@ -203,7 +203,7 @@ def evaluate_model(
         warnings=queries.warnings,
         command=command,
     )
-    report = {**build_report(evaluation, verdict, context), "precision": base.computed_in}
+    report = {**build_report(evaluation, verdict, context), "precision": base.compute_backend}
     return EvaluationResult(evaluation, verdict, report)
 
 

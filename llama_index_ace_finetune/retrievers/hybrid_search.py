@@ -23,7 +23,7 @@ from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, SearchSettings
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.utils.fork import fork_safe_lock, renew_after_fork
-from llama_index_ace_finetune.utils.surrogates import whole_text
+from llama_index_ace_finetune.utils.surrogates import replace_lone_surrogates
 
 Sparse = Literal["in_process", "server"]
 # Few, since each computing thread delays the event loop by some milliseconds; with a server, threads only wait.
@@ -279,7 +279,7 @@ class HybridSearch:
 
 def _without_surrogates(bundle: QueryBundle) -> QueryBundle:
     """Return the bundle with lone surrogates replaced."""
-    text = whole_text(bundle.query_str)
+    text = replace_lone_surrogates(bundle.query_str)
     return bundle if text == bundle.query_str else replace(bundle, query_str=text)
 
 

@@ -188,7 +188,7 @@ class EmbeddingFineTuner:
         seconds = sum(result.seconds for result in self.results)
         metrics = {
             "mode": shipped.name if shipped else "base",
-            "precision": encoder.computed_in,
+            "precision": encoder.compute_backend,
             "epochs": round(reported.epochs, 2),
             "total_steps": reported.steps,
             "training_time_seconds": round(seconds, 2),

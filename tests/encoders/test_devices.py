@@ -17,8 +17,8 @@ TEXTS = [f"text number {number}" for number in range(20)]
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
-def test_a_device_that_is_not_here_is_named(device: str) -> None:
-    with pytest.raises(ModelError, match=f"The device '{device}' cannot be used here .*; set device to cpu"):
+def test_unavailable_device_is_refused(device: str) -> None:
+    with pytest.raises(ModelError, match=f"The device '{device}' is not available .*; set device to cpu"):
         Encoder.load(DEFAULT_BASE_MODEL, settings=EncoderSettings(device=device))
 
 
@@ -43,8 +43,8 @@ def test_smaller_batches_give_the_same_vectors(minilm: Encoder, monkeypatch: pyt
     assert tried == [64, 32, 16]
 
 
-def test_where_nothing_fits_the_settings_are_named(minilm: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_error_names_the_settings(minilm: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = short_of_memory(minilm, monkeypatch, holds=0)
-    with pytest.raises(ModelError, match=r"does not hold a single text.*lower max_seq_length"):
+    with pytest.raises(ModelError, match=r"cannot encode a single text.*lower max_seq_length"):
         minilm.encode_documents(TEXTS)
     assert tried == [64, 32, 16, 8, 4, 2, 1]

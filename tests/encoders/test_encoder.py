@@ -51,7 +51,7 @@ class Counting(Encoder):
         return super()._forward(texts, role, **options)  # type: ignore[arg-type]
 
 
-def test_vectors_equal_those_of_sentence_transformers(minilm: Encoder, plain: SentenceTransformer) -> None:
+def test_vectors_equal_sentence_transformers(minilm: Encoder, plain: SentenceTransformer) -> None:
     for ours, theirs in (
         (minilm.encode_queries(TEXTS), plain.encode_query(TEXTS, normalize_embeddings=True)),
         (minilm.encode_documents(TEXTS), plain.encode_document(TEXTS, normalize_embeddings=True)),
@@ -62,13 +62,13 @@ def test_vectors_equal_those_of_sentence_transformers(minilm: Encoder, plain: Se
         assert np.allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
 
 
-def test_order_is_that_of_the_texts_and_duplicates_are_encoded_once(minilm: Encoder) -> None:
+def test_order_is_kept_and_duplicates_are_encoded_once(minilm: Encoder) -> None:
     encoder = Counting(minilm)
     wanted = ["b", "a longer text", "b", "c", "a longer text"]
     vectors = encoder.encode(wanted, role="query")
     assert sorted(encoder.passed) == ["a longer text", "b", "c"]
-    alone = {text: minilm.encode([text], role="query")[0] for text in set(wanted)}
-    assert np.abs(vectors - np.stack([alone[text] for text in wanted])).max() < 1e-5
+    single = {text: minilm.encode([text], role="query")[0] for text in set(wanted)}
+    assert np.abs(vectors - np.stack([single[text] for text in wanted])).max() < 1e-5
 
 
 def test_no_texts_give_an_empty_matrix(minilm: Encoder) -> None:
@@ -87,7 +87,7 @@ def test_chunks_do_not_change_the_result(minilm: Encoder) -> None:
     assert len(counts) == 3
 
 
-def test_prompts_are_put_in_front(minilm: Encoder, plain: SentenceTransformer) -> None:
+def test_prompts_are_prepended(minilm: Encoder, plain: SentenceTransformer) -> None:
     model = copy.copy(minilm.model)
     model.prompts = {"clustering": "group: ", "query": "old"}
     apply_prompts(model, Prompts(query="search_query: ", document="search_document: "))
@@ -103,7 +103,7 @@ def test_prompts_are_put_in_front(minilm: Encoder, plain: SentenceTransformer) -
     assert np.abs(minilm.encode(TEXTS[:1], role="query") - encoder.encode(TEXTS[:1], role="query")).max() > 1e-3
 
 
-def test_settings_of_load_reach_the_model() -> None:
+def test_load_applies_settings() -> None:
     encoder = Encoder.load(
         DEFAULT_BASE_MODEL,
         settings=EncoderSettings(max_seq_length=16, query_prompt="ask: ", truncate_dim=64, device="cpu"),
@@ -120,13 +120,13 @@ def test_settings_of_load_reach_the_model() -> None:
     assert np.abs(encoder.encode([words], role="query") - encoder.encode([words + " more"], role="query")).max() < 1e-6
 
 
-def test_the_models_own_limit_is_not_raised(minilm: Encoder) -> None:
+def test_token_limit_of_the_model_is_not_raised(minilm: Encoder) -> None:
     assert minilm.model.max_seq_length == 256
     encoder = Encoder.load(DEFAULT_BASE_MODEL, settings=EncoderSettings(max_seq_length=100_000, device="cpu"))
     assert encoder.model.max_seq_length == 256
 
 
-def test_a_cache_spares_the_model(minilm: Encoder, tmp_path: Path) -> None:
+def test_cached_texts_are_not_encoded_again(minilm: Encoder, tmp_path: Path) -> None:
     first, second, other = Counting(minilm), Counting(minilm), Counting(minilm, fingerprint="0" * 32)
     vectors = first.encode(TEXTS[:3], role="query", cache=tmp_path)
     counts: list[int] = []
@@ -143,9 +143,7 @@ def test_a_cache_spares_the_model(minilm: Encoder, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("true", [True, False])
-def test_documents_that_are_said_to_be_the_bases_are_compared_with_them(
-    minilm: Encoder, tmp_path: Path, true: bool
-) -> None:
+def test_cached_base_vectors_are_verified_before_use(minilm: Encoder, tmp_path: Path, true: bool) -> None:
     held = minilm.encode_documents(TEXTS, cache=tmp_path)
     model = minilm.model
     if not true:
@@ -165,7 +163,7 @@ def test_documents_that_are_said_to_be_the_bases_are_compared_with_them(
     assert [folder.name.rpartition("-")[0] for folder in (tmp_path / "empty").iterdir()] == ["its own"]
 
 
-def test_threads_take_turns(minilm: Encoder, tmp_path: Path) -> None:
+def test_concurrent_calls(minilm: Encoder, tmp_path: Path) -> None:
     lists = [[f"text {place} of {number}" for place in range(6)] + ["shared text"] for number in range(4)]
     expected = [minilm.encode(texts, role="query") for texts in lists]
     with ThreadPoolExecutor(4) as pool:
@@ -174,26 +172,26 @@ def test_threads_take_turns(minilm: Encoder, tmp_path: Path) -> None:
         assert np.abs(ours - theirs).max() < 1e-5
 
 
-def test_bfloat16_stays_close_and_unit(minilm: Encoder) -> None:
+def test_bfloat16_vectors_are_close_and_normalised(minilm: Encoder) -> None:
     vectors = with_settings(minilm, precision="bfloat16").encode(TEXTS, role="document")
     assert vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-2)
     assert (vectors * minilm.encode(TEXTS, role="document")).sum(axis=1).min() > 0.99
 
 
-def test_broken_weights_are_an_error_and_no_vectors(minilm: Encoder, tmp_path: Path) -> None:
+def test_nan_weights_are_refused(minilm: Encoder, tmp_path: Path) -> None:
     model = copy.deepcopy(minilm.model)
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     encoder = Encoder(model, name="broken", fingerprint="broken", settings=EncoderSettings())
-    with pytest.raises(ModelError, match="'broken' gives NaN or infinite vectors"):
+    with pytest.raises(ModelError, match="'broken' returns NaN or infinite vectors"):
         encoder.encode(["x"], role="query", cache=tmp_path)
     assert not list(tmp_path.rglob("*.npy"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["", "true"])
-def test_a_forked_child_encodes_after_a_parent_that_used_several_threads(tmp_path: Path, parallel: str) -> None:
+def test_forked_child_of_a_multithreaded_parent_can_encode(tmp_path: Path, parallel: str) -> None:
     script = """
 import os, sys, torch
 torch.set_num_threads(2)

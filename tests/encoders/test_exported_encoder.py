@@ -58,7 +58,7 @@ def own_model(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("backend", BACKENDS)
 class TestVectors:
     @pytest.mark.parametrize("role", ["query", "document"])
-    def test_are_those_of_torch(self, model: Path, backend: Any, role: Any) -> None:
+    def test_vectors_equal_torch(self, model: Path, backend: Any, role: Any) -> None:
         expected = Encoder.load(model, settings=CPU).encode(TEXTS, role=role)
         vectors = opened(model, backend).encode(TEXTS, role=role)
         assert vectors.dtype == np.float32
@@ -66,20 +66,20 @@ class TestVectors:
         assert (vectors * expected).sum(axis=1).min() > (0.99999 if backend == "onnx" else 0.999)
         assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=2e-3)
 
-    def test_do_not_depend_on_the_batch(self, model: Path, backend: Any) -> None:
+    def test_vectors_do_not_depend_on_the_batch(self, model: Path, backend: Any) -> None:
         encoder = opened(model, backend)
-        alone = np.concatenate([encoder.encode_queries([text]) for text in TEXTS])
+        single = np.concatenate([encoder.encode_queries([text]) for text in TEXTS])
         together = encoder.encode_queries(TEXTS)
-        assert (alone * together).sum(axis=1).min() > 0.999
+        assert (single * together).sum(axis=1).min() > 0.999
 
-    def test_identity_is_that_of_the_model(self, model: Path, backend: Any) -> None:
+    def test_fingerprint_equals_that_of_the_model(self, model: Path, backend: Any) -> None:
         encoder, torchs = opened(model, backend), Encoder.load(model, settings=CPU)
         assert encoder.fingerprint == torchs.fingerprint
         assert encoder.dimension == torchs.dimension == WIDTH
         assert encoder.vector_key("query") != torchs.vector_key("query")
         assert backend in encoder.vector_key("query")
 
-    def test_settings_are_kept_to(self, model: Path, backend: Any) -> None:
+    def test_settings_are_applied(self, model: Path, backend: Any) -> None:
         settings = {"max_seq_length": 8, "truncate_dim": 16, "query_prompt": "ask: "}
         encoder = opened(model, backend, **settings)
         expected = Encoder.load(model, settings=encoder.settings).encode_queries(TEXTS)
@@ -89,14 +89,14 @@ class TestVectors:
         assert max(map(len, encoder.tokens(TEXTS, "query"))) == 8
         assert encoder.fingerprint == identify_model(model, settings=encoder.settings).fingerprint
 
-    def test_threads_get_right_vectors(self, model: Path, backend: Any) -> None:
+    def test_concurrent_calls(self, model: Path, backend: Any) -> None:
         encoder = opened(model, backend)
         expected = encoder.encode_queries(TEXTS)
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda text: encoder.encode_queries([text])[0], TEXTS * 10))
         assert (np.stack(found) * np.tile(expected, (10, 1))).sum(axis=1).min() > 0.999
 
-    def test_a_cache_on_disk_is_kept_apart_from_torchs(self, model: Path, backend: Any, tmp_path: Path) -> None:
+    def test_vector_cache_is_separate_from_torch(self, model: Path, backend: Any, tmp_path: Path) -> None:
         encoder = opened(model, backend)
         vectors = encoder.encode_documents(TEXTS, cache=tmp_path)
         (folder,) = tmp_path.iterdir()
@@ -106,11 +106,11 @@ class TestVectors:
     def test_no_texts_give_an_empty_matrix(self, model: Path, backend: Any) -> None:
         assert opened(model, backend).encode_queries([]).shape == (0, WIDTH)
 
-    def test_tokens_are_those_of_torch(self, model: Path, backend: Any) -> None:
+    def test_tokens_equal_torch(self, model: Path, backend: Any) -> None:
         encoder = opened(model, backend)
         require_same_tokens(Encoder.load(model, settings=CPU), encoder, TEXTS)
         assert max(map(len, encoder.tokens(TEXTS, "query"))) == LENGTH
-        with pytest.raises(ModelError, match="cuts texts into tokens"):
+        with pytest.raises(ModelError, match="would tokenize texts differently"):
             require_same_tokens(Encoder.load(model, settings=CPU), opened(model, backend, max_seq_length=5), TEXTS)
 
 
@@ -124,10 +124,12 @@ def with_two_models(base: Encoder, other: Path) -> SentenceTransformer:
 
 
 @pytest.mark.parametrize("backend", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("towers_of", [with_a_matrix, with_two_models])
-def test_two_towers_are_two_graphs(towers_of: Callable[..., SentenceTransformer], backend: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dual_encoder_of", [with_a_matrix, with_two_models])
+def test_dual_encoder_has_two_graphs(
+    dual_encoder_of: Callable[..., SentenceTransformer], backend: Any, tmp_path: Path
+) -> None:
     base = Encoder.load(tiny_model(tmp_path / "base"), settings=CPU)
-    towers_of(base, tmp_path / "other").save_pretrained(str(tmp_path / "towers"), create_model_card=False)
+    dual_encoder_of(base, tmp_path / "other").save_pretrained(str(tmp_path / "towers"), create_model_card=False)
     record = export(tmp_path / "towers", backend)
     assert len(set(record.graphs.values())) == 2
     exported, torchs = opened(tmp_path / "towers", backend), Encoder.load(tmp_path / "towers", settings=CPU)
@@ -145,7 +147,7 @@ def test_cls_pooling(tmp_path: Path) -> None:
     assert np.abs(opened(model, "onnx").encode_queries(TEXTS) - expected).max() < 1e-4
 
 
-def test_int8_is_near_and_small(own_model: Path) -> None:
+def test_int8_is_close_and_small(own_model: Path) -> None:
     (own_model / "onnx").rename(own_model.parent / "plain")
     assert export(own_model, "onnx", int8=True).precision == "int8"
     size = (own_model / "onnx" / "model.onnx").stat().st_size
@@ -156,7 +158,7 @@ def test_int8_is_near_and_small(own_model: Path) -> None:
     assert encoder.vector_key("query").endswith("onnx-int8")
 
 
-def test_a_processor_without_bfloat16_computes_in_float32(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_on_cpu_without_bfloat16(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class OldCore(openvino.Core):
         def get_property(self, *arguments: Any) -> Any:
             return ["FP32"] if "OPTIMIZATION_CAPABILITIES" in arguments else super().get_property(*arguments)
@@ -168,7 +170,7 @@ def test_a_processor_without_bfloat16_computes_in_float32(model: Path, monkeypat
     assert np.abs(encoder.encode_queries(TEXTS) - expected).max() < 1e-4
 
 
-def test_the_model_in_torch_is_at_hand(model: Path) -> None:
+def test_torch_model_is_available(model: Path) -> None:
     assert isinstance(opened(model, "onnx").model, SentenceTransformer)
 
 
@@ -220,60 +222,60 @@ def a_list_for_a_record(folder: Path) -> None:
 
 class TestBadInput:
     @pytest.mark.parametrize("damage", [cut_the_graph, flip_a_weight, lose_the_graph, lose_the_tokenizer])
-    def test_damaged_files(self, own_model: Path, damage: Callable[[Path], None]) -> None:
+    def test_damaged_files_are_refused(self, own_model: Path, damage: Callable[[Path], None]) -> None:
         damage(own_model / "onnx")
-        with pytest.raises(ModelError, match=r"is corrupt \(its files are not those that were written\)"):
+        with pytest.raises(ModelError, match=r"is corrupt \(its files have changed\)"):
             ExportedEncoder.open(own_model, "onnx")
 
     @pytest.mark.parametrize("damage", [cut_the_record, of_another_version, a_list_for_a_record])
-    def test_a_damaged_record(self, own_model: Path, damage: Callable[[Path], None]) -> None:
+    def test_damaged_record_is_refused(self, own_model: Path, damage: Callable[[Path], None]) -> None:
         damage(own_model / "onnx")
         with pytest.raises(ModelError, match=r"The record .* is corrupt"):
             ExportedEncoder.open(own_model, "onnx")
 
-    def test_a_graph_that_the_runtime_does_not_read(self, tmp_path: Path) -> None:
+    def test_unreadable_graph_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "model.onnx").write_bytes(b"no graph")
-        with pytest.raises(ModelError, match=r"cannot be loaded \(.*make it again with `ace-finetune export`"):
+        with pytest.raises(ModelError, match=r"cannot be loaded \(.*export again with `ace-finetune export`"):
             runtime.open_runtime("onnx", tmp_path / "model.onnx", precision="float32", threads=1)
         with pytest.raises(ModelError, match="cannot be loaded"):
             runtime.open_runtime("openvino", tmp_path / "model.xml", precision="float32", threads=1)
 
-    def test_an_export_of_other_weights(self, own_model: Path) -> None:
+    def test_export_of_other_weights_is_refused(self, own_model: Path) -> None:
         other = tiny_model(own_model.parent / "other", seed=1)
         (own_model / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
-        with pytest.raises(ModelError, match="made from other weights than the model folder holds now"):
+        with pytest.raises(ModelError, match="made from other weights than those of the model folder"):
             ExportedEncoder.open(own_model, "onnx")
 
-    def test_no_export(self, own_model: Path) -> None:
-        with pytest.raises(ModelError, match=r"no export in .*openvino.*make one with `ace-finetune export`"):
+    def test_missing_export_is_refused(self, own_model: Path) -> None:
+        with pytest.raises(ModelError, match=r"no export in .*openvino.*create one with `ace-finetune export`"):
             ExportedEncoder.open(own_model, "openvino")
 
     @pytest.mark.parametrize("backend", BACKENDS)
-    def test_a_missing_package_is_named_with_its_extra(
+    def test_missing_package_error_names_the_extra(
         self, model: Path, backend: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(runtime, "find_spec", lambda _: None)
         with pytest.raises(MissingRuntimeError, match=rf"pip install 'llama-index-ace-finetune\[{backend}\]'"):
             ExportedEncoder.open(model, backend)
 
-    def test_a_module_of_ones_own(self, tmp_path: Path) -> None:
+    def test_custom_module_is_refused(self, tmp_path: Path) -> None:
         class Doubled(nn.Module):
             def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 return {**features, "sentence_embedding": 2 * features["sentence_embedding"]}
 
         model = Encoder.load(tiny_model(tmp_path / "model"), settings=CPU).model
         model.append(Doubled())
-        with pytest.raises(ModelError, match=r"has a module that is not exported \(.*Doubled\); use it in torch"):
+        with pytest.raises(ModelError, match=r"has a module that cannot be exported \(.*Doubled\); use it in torch"):
             write_graphs(model, tmp_path, name="mine", source="", backend="onnx", int8=False)
         assert not list(tmp_path.glob("*.onnx"))
 
-    def test_a_prompt_left_out_of_pooling(self, tmp_path: Path) -> None:
+    def test_prompt_excluded_from_pooling_is_refused(self, tmp_path: Path) -> None:
         model = Encoder.load(tiny_model(tmp_path / "model"), settings=CPU).model
         model[1].include_prompt = False
-        with pytest.raises(ModelError, match="leaves its prompt out of pooling"):
+        with pytest.raises(ModelError, match="excludes its prompt from pooling"):
             write_graphs(model, tmp_path, name="mine", source="", backend="onnx", int8=False)
 
-    def test_int8_for_openvino(self, model: Path, tmp_path: Path) -> None:
+    def test_int8_for_openvino_is_refused(self, model: Path, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="no int8 export for openvino"):
             write_graphs(
                 Encoder.load(model, settings=CPU).model, tmp_path, name="mine", source="", backend="openvino", int8=True

@@ -18,7 +18,7 @@ def fingerprint(folder: Path, **settings: object) -> str:
     return identify_model(folder, settings=EncoderSettings(**settings)).fingerprint  # type: ignore[arg-type]
 
 
-def test_the_same_model_elsewhere_is_the_same(model_folder: MakeFolder, tmp_path: Path) -> None:
+def test_copy_of_a_model_has_the_same_fingerprint(model_folder: MakeFolder, tmp_path: Path) -> None:
     folder = model_folder()
     copy = Path(shutil.copytree(folder, tmp_path / "deeper" / "under" / "another-name"))
     assert fingerprint(copy) == fingerprint(folder)
@@ -27,7 +27,7 @@ def test_the_same_model_elsewhere_is_the_same(model_folder: MakeFolder, tmp_path
 
 
 @pytest.mark.parametrize("place", [-1, 150, -20])
-def test_one_changed_byte_of_the_weights_is_another_model(model_folder: MakeFolder, place: int) -> None:
+def test_one_changed_weight_byte_changes_the_fingerprint(model_folder: MakeFolder, place: int) -> None:
     folder = model_folder()
     before = fingerprint_folder(folder, {})
     file = folder / "model.safetensors"
@@ -40,7 +40,7 @@ def test_one_changed_byte_of_the_weights_is_another_model(model_folder: MakeFold
     assert fingerprint_folder(folder, {}) == before
 
 
-def test_configuration_tokenizer_and_pooling_count(model_folder: MakeFolder) -> None:
+def test_configuration_tokenizer_and_pooling_change_the_fingerprint(model_folder: MakeFolder) -> None:
     folder = model_folder()
     seen = {fingerprint(folder)}
     (folder / "config.json").write_text('{"model_type": "roberta"}', encoding="utf-8")
@@ -58,7 +58,7 @@ def test_configuration_tokenizer_and_pooling_count(model_folder: MakeFolder) -> 
 @pytest.mark.parametrize(
     "name", ["README.md", "ace_finetune.json", "trainer_state.json", ".cache/refs.json", "log.csv"]
 )
-def test_what_does_not_change_a_vector_does_not_count(model_folder: MakeFolder, name: str) -> None:
+def test_files_without_effect_on_vectors_are_ignored(model_folder: MakeFolder, name: str) -> None:
     folder = model_folder()
     before = fingerprint(folder)
     (folder / name).parent.mkdir(exist_ok=True)
@@ -75,7 +75,9 @@ def test_what_does_not_change_a_vector_does_not_count(model_folder: MakeFolder, 
         {"truncate_dim": 128},
     ],
 )
-def test_settings_that_change_a_vector_count(model_folder: MakeFolder, settings: dict[str, object]) -> None:
+def test_settings_with_effect_on_vectors_change_the_fingerprint(
+    model_folder: MakeFolder, settings: dict[str, object]
+) -> None:
     folder = model_folder()
     assert fingerprint(folder, **settings) != fingerprint(folder)
 
@@ -84,7 +86,7 @@ def test_settings_that_change_a_vector_count(model_folder: MakeFolder, settings:
     ("file", "content"),
     [("sentence_bert_config.json", {"max_seq_length": 64}), ("tokenizer_config.json", {"model_max_length": 64})],
 )
-def test_a_limit_above_the_models_own_does_not_count(model_folder: MakeFolder, file: str, content: dict) -> None:
+def test_limit_above_that_of_the_model_is_ignored(model_folder: MakeFolder, file: str, content: dict) -> None:
     folder = model_folder()
     (folder / "sentence_bert_config.json").write_text("{}")
     (folder / file).write_text(json.dumps(content))
@@ -95,12 +97,12 @@ def test_a_limit_above_the_models_own_does_not_count(model_folder: MakeFolder, f
 @pytest.mark.parametrize(
     "settings", [{"device": "cpu"}, {"batch_size": 3}, {"precision": "bfloat16"}, {"trust_remote_code": True}]
 )
-def test_where_and_how_fast_does_not_count(model_folder: MakeFolder, settings: dict[str, object]) -> None:
+def test_device_and_batch_size_are_ignored(model_folder: MakeFolder, settings: dict[str, object]) -> None:
     folder = model_folder()
     assert fingerprint(folder, **settings) == fingerprint(folder)
 
 
-def test_the_prompts_of_the_family_count(model_folder: MakeFolder) -> None:
+def test_family_prompts_change_the_fingerprint(model_folder: MakeFolder) -> None:
     plain, family = model_folder("plain"), model_folder("e5-base-v2")
     assert fingerprint_folder(plain, {}) == fingerprint_folder(family, {})
     assert fingerprint(plain) != fingerprint(family)
@@ -110,7 +112,7 @@ def test_the_prompts_of_the_family_count(model_folder: MakeFolder) -> None:
 
 
 class TestFingerprintOfTheDocuments:
-    """It is the base's where training left the document side alone."""
+    """It is that of the base if training did not change the document encoder."""
 
     @staticmethod
     def documents(folder: Path, **settings: object) -> str:
@@ -123,26 +125,26 @@ class TestFingerprintOfTheDocuments:
         (folder / "ace_finetune.json").write_text(json.dumps(record))
         return folder
 
-    def test_a_model_without_a_record_has_its_own(self, model_folder: MakeFolder) -> None:
+    def test_model_without_record_uses_its_fingerprint(self, model_folder: MakeFolder) -> None:
         folder = model_folder()
         assert self.documents(folder) == fingerprint(folder)
 
     @pytest.mark.parametrize("settings", [{}, {"query_prompt": "query: "}, {"device": "cpu", "precision": "bfloat16"}])
-    def test_it_is_the_recorded_one(self, trained: Path, settings: dict[str, object]) -> None:
+    def test_recorded_fingerprint_is_used(self, trained: Path, settings: dict[str, object]) -> None:
         assert self.documents(trained, **settings) == "of the base"
         assert fingerprint(trained, **settings) != "of the base"
 
     @pytest.mark.parametrize("settings", [{"document_prompt": "d: "}, {"truncate_dim": 4}, {"max_seq_length": 4}])
-    def test_settings_that_change_documents_make_it_another(self, trained: Path, settings: dict[str, object]) -> None:
+    def test_settings_with_effect_on_documents_change_it(self, trained: Path, settings: dict[str, object]) -> None:
         assert self.documents(trained, **settings) == fingerprint(trained, **settings)
 
-    def test_a_record_of_other_files_is_not_believed(self, trained: Path) -> None:
+    def test_record_of_other_files_is_ignored(self, trained: Path) -> None:
         config = trained / "config_sentence_transformers.json"
         config.write_text(json.dumps({"prompts": {"query": "changed"}}))
         assert self.documents(trained) == fingerprint(trained)
 
 
-def test_code_of_a_model_counts_where_it_is_run(model_folder: MakeFolder) -> None:
+def test_trusted_code_changes_the_fingerprint(model_folder: MakeFolder) -> None:
     folder = model_folder()
     (folder / "modeling.py").write_text("SCALE = 1", encoding="utf-8")
     plain, trusted = fingerprint(folder), fingerprint(folder, trust_remote_code=True)

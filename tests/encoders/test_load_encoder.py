@@ -30,7 +30,7 @@ def model(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "model"))
 
 
-def test_the_faster_export_serves(model: Path) -> None:
+def test_fastest_export_is_used(model: Path) -> None:
     assert load_encoder(model).backend == "onnx"
     shutil.rmtree(model / "onnx")
     assert load_encoder(model).backend == "openvino"
@@ -39,16 +39,16 @@ def test_the_faster_export_serves(model: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnx", "openvino"])
-def test_a_named_backend_serves(model: Path, backend: str) -> None:
+def test_named_backend_is_used(model: Path, backend: str) -> None:
     assert load_encoder(model, backend=backend).backend == backend  # type: ignore[arg-type]
 
 
-def test_another_device_means_torch(model: Path) -> None:
+def test_other_device_uses_torch(model: Path) -> None:
     assert load_encoder(model, settings=EncoderSettings(device="cpu")).backend == "onnx"
     assert load_encoder(model, settings=EncoderSettings(device="cpu:0")).backend == "torch"
 
 
-def test_a_damaged_export_is_told_and_passed_over(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_export_falls_back_to_torch_with_a_warning(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     (model / "onnx" / "model.onnx").write_bytes(b"")
     assert load_encoder(model).backend == "openvino"
     (model / "openvino" / "ace_finetune_export.json").write_text("{")
@@ -61,7 +61,7 @@ def test_a_damaged_export_is_told_and_passed_over(model: Path, caplog: pytest.Lo
         load_encoder(model, backend="onnx")
 
 
-def test_a_missing_package_is_no_warning(
+def test_missing_package_falls_back_without_warning(
     model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(runtime, "find_spec", lambda _: None)
@@ -69,7 +69,7 @@ def test_a_missing_package_is_no_warning(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_an_encoder_of_any_backend_can_be_wrapped(model: Path) -> None:
+def test_encoder_of_any_backend_can_be_wrapped(model: Path) -> None:
     for backend in ("torch", "onnx"):
         encoder = load_encoder(model, settings=EncoderSettings(device="cpu", precision="auto"), backend=backend)  # type: ignore[arg-type]
         embedding = FineTunedEmbedding.from_encoder(encoder)
@@ -79,6 +79,6 @@ def test_an_encoder_of_any_backend_can_be_wrapped(model: Path) -> None:
         assert copied.encoder.backend == backend
 
 
-def test_an_unknown_backend(model: Path) -> None:
+def test_unknown_backend_is_refused(model: Path) -> None:
     with pytest.raises(ModelError, match="The backend is 'tensorrt'; it must be auto, torch, onnx or openvino"):
         load_encoder(model, backend="tensorrt")  # type: ignore[arg-type]

@@ -157,7 +157,7 @@ def test_trusted_code_may_name_its_classes(folder: Path) -> None:
         check_module_classes(folder)
 
 
-def test_whole_models_pass(whole: Path, minilm: Encoder) -> None:
+def test_complete_models_are_accepted(whole: Path, minilm: Encoder) -> None:
     for path in (whole, resolve_checkpoint(minilm.name)):
         check_model_files(path)
         check_module_classes(path)

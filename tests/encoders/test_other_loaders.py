@@ -88,7 +88,7 @@ def card_rows(folder: Path) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
-def test_sentence_transformers_gives_the_vectors_of_both_roles(trained: tuple[str, Path]) -> None:
+def test_sentence_transformers_loads_both_roles(trained: tuple[str, Path]) -> None:
     mode, folder = trained
     queries, documents = right_vectors(folder)
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
@@ -102,7 +102,7 @@ def test_sentence_transformers_gives_the_vectors_of_both_roles(trained: tuple[st
 
 
 @pytest.mark.parametrize("loader", ["HuggingFaceEmbedding", "local"])
-def test_llama_index_gives_right_vectors_or_an_error(trained: tuple[str, Path], loader: str) -> None:
+def test_llama_index_returns_correct_vectors_or_an_error(trained: tuple[str, Path], loader: str) -> None:
     mode, folder = trained
     if loader == "local":
         embedding = resolve_embed_model(f"local:{folder}")
@@ -123,7 +123,7 @@ def test_llama_index_gives_right_vectors_or_an_error(trained: tuple[str, Path], 
     assert cells == ["right", "right"]
 
 
-def test_transformers_finds_no_model_with_two_towers(trained: tuple[str, Path]) -> None:
+def test_transformers_does_not_load_a_dual_encoder(trained: tuple[str, Path]) -> None:
     mode, folder = trained
     if mode in TWO_TOWERS:
         with pytest.raises((ValueError, OSError)):
@@ -154,7 +154,7 @@ def test_prompts_have_to_be_given_to_the_llama_index_wrapper(tmp_path: Path) -> 
     np.testing.assert_allclose(plain.encode(TEXTS, prompt_name="query"), queries, atol=1e-6)
 
 
-def test_configuration_files_are_those_that_serving_tools_read(trained: tuple[str, Path]) -> None:
+def test_configuration_files_for_serving_tools(trained: tuple[str, Path]) -> None:
     mode, folder = trained
     modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     one, several = ["Router"], ["Transformer", "Pooling", "Normalize"]
@@ -207,7 +207,7 @@ def test_every_file_of_a_model_can_be_read_by_others(trained: tuple[str, Path]) 
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
 
 
-def test_a_local_base_is_not_named_as_a_hub_model(trained: tuple[str, Path]) -> None:
+def test_local_base_is_not_named_as_hub_model(trained: tuple[str, Path]) -> None:
     _, folder = trained
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert not [line for line in card.splitlines() if line.startswith("base_model:")]
@@ -215,7 +215,7 @@ def test_a_local_base_is_not_named_as_a_hub_model(trained: tuple[str, Path]) -> 
     assert "| Base model | `base` " in card
     record = read_provenance(folder)
     assert record is not None
-    # The record itself keeps the folder: a retriever finds the model that stands in by it.
+    # The record itself keeps the folder: a retriever finds the fallback model by it.
     assert record["base_model"] == str(folder.parent / "base")
 
 
@@ -233,7 +233,7 @@ def test_a_local_base_is_not_named_as_a_hub_model(trained: tuple[str, Path]) -> 
         ("a/b/c", False),
     ],
 )
-def test_the_card_names_only_hub_models(
+def test_card_names_only_hub_models(
     trained: tuple[str, Path], name: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "models" / "local").mkdir(parents=True)

@@ -46,20 +46,20 @@ def naive_attention(projected: torch.Tensor, lengths: list[int], heads: int) -> 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.sampled_from([1, 2, 4]))
 @settings(deadline=None, max_examples=40)
-def test_attention_of_each_text_apart(lengths: list[int], heads: int) -> None:
+def test_attention_per_text(lengths: list[int], heads: int) -> None:
     projected = torch.randn(sum(lengths), 3 * 8, generator=torch.Generator().manual_seed(len(lengths)))
     found = packed_attention(projected, lengths, heads=heads)
     assert torch.allclose(found, naive_attention(projected, lengths, heads), atol=1e-5)
 
 
-def test_attention_over_many_long_texts_is_cut_into_pieces() -> None:
+def test_attention_over_many_long_texts_is_chunked() -> None:
     lengths = [600] * 8
     projected = torch.randn(sum(lengths), 3 * 8)
     found = packed_attention(projected, lengths, heads=2)
     assert torch.allclose(found, naive_attention(projected, lengths, 2), atol=1e-5)
 
 
-def test_vectors_agree_with_the_models_own(minilm: Encoder) -> None:
+def test_vectors_agree_with_the_model(minilm: Encoder) -> None:
     fast = Encoder(
         minilm.model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu", precision="bfloat16")
     )
@@ -72,16 +72,16 @@ def test_vectors_agree_with_the_models_own(minilm: Encoder) -> None:
         assert (vectors[2] == vectors[5]).all()
 
 
-def test_order_and_company_do_not_matter(minilm: Encoder) -> None:
+def test_vectors_do_not_depend_on_order_or_batch(minilm: Encoder) -> None:
     packed = PackedEncoder(minilm.model)
     features = minilm.model.preprocess(TEXTS)
     whole = packed(features["input_ids"], features["attention_mask"])
     for row, text in enumerate(TEXTS):
-        alone = minilm.model.preprocess([text])
-        assert torch.allclose(whole[row], packed(alone["input_ids"], alone["attention_mask"])[0], atol=2e-3)
+        single = minilm.model.preprocess([text])
+        assert torch.allclose(whole[row], packed(single["input_ids"], single["attention_mask"])[0], atol=2e-3)
 
 
-def test_new_weights_are_noticed(minilm: Encoder) -> None:
+def test_changed_weights_are_detected(minilm: Encoder) -> None:
     model = copy.deepcopy(minilm.model)
     fast = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu", precision="bfloat16"))
     before = fast.encode(TEXTS, role="query")
@@ -93,7 +93,7 @@ def test_new_weights_are_noticed(minilm: Encoder) -> None:
     assert (after * before).sum(axis=1).min() < 0.999
 
 
-def test_a_fused_optimiser_leaves_no_trace_so_it_is_told(minilm: Encoder) -> None:
+def test_weights_changed_after_fused_optimiser(minilm: Encoder) -> None:
     model = copy.deepcopy(minilm.model)
     fast = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu", precision="bfloat16"))
     before = fast.encode(TEXTS, role="query")
@@ -135,14 +135,14 @@ def test_other_architectures_agree(kind: str, pooling: str, tmp_path: Path) -> N
     assert (found * expected).sum(axis=1).min() > 0.999
 
 
-def test_what_it_does_not_know_is_left_to_the_model(minilm: Encoder, tmp_path: Path) -> None:
+def test_unsupported_models_use_their_forward_pass(minilm: Encoder, tmp_path: Path) -> None:
     assert not PackedEncoder.supports(tiny("bert", "max", tmp_path))
     model = copy.deepcopy(minilm.model)
     model[0].auto_model.config.hidden_act = "relu"
     assert not PackedEncoder.supports(model)
 
 
-def test_a_model_that_disagrees_is_not_packed(minilm: Encoder) -> None:
+def test_disagreeing_model_is_not_packed(minilm: Encoder) -> None:
     model = copy.deepcopy(minilm.model)
     # A change in the forward pass that the architecture's name does not show.
     model[0].auto_model.encoder.layer[0].register_forward_hook(lambda _module, _inputs, output: output * -1)
@@ -156,7 +156,7 @@ def test_a_model_that_disagrees_is_not_packed(minilm: Encoder) -> None:
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_two_towers_are_packed_role_by_role(minilm: Encoder, whole: bool) -> None:
+def test_dual_encoder_is_packed_per_role(minilm: Encoder, whole: bool) -> None:
     matrix = np.asarray(np.eye(384) + 0.05 * np.random.default_rng(0).normal(size=(384, 384)), np.float32)
     trained = copy.deepcopy(minilm.model)
     with torch.no_grad():

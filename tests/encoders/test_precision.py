@@ -42,7 +42,7 @@ def texts_of(dataset: RetrievalDataset) -> list[str]:
         ("aarch64", {}, False, "float32"),
     ],
 )
-def test_precision_follows_the_processor_and_no_clock(
+def test_precision_depends_on_hardware_not_timing(
     machine: str, flags: dict[str, bool], mkldnn: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_clock() -> float:

@@ -29,7 +29,7 @@ NOMIC = Prompts("search_query: ", "search_document: ")
         ("someone/not-e5-at-all", Prompts()),
     ],
 )
-def test_families_have_the_prompts_that_they_were_published_with(name: str, expected: Prompts) -> None:
+def test_families_have_their_published_prompts(name: str, expected: Prompts) -> None:
     assert resolve_prompts(name, {}) == expected
 
 
@@ -37,28 +37,28 @@ def test_families_have_the_prompts_that_they_were_published_with(name: str, expe
     "name",
     ["/models/e5-base-v2", "./e5-base-v2/", "C:\\models\\e5-base-v2", "models/E5-Base-v2", "tuned/my-e5-base-v2"],
 )
-def test_a_local_folder_is_known_by_its_last_part(name: str) -> None:
+def test_local_folder_is_matched_by_its_last_part(name: str) -> None:
     assert resolve_prompts(name, {}) == E5
 
 
-def test_a_family_name_further_up_the_path_says_nothing() -> None:
+def test_family_name_in_a_parent_folder_is_ignored() -> None:
     assert resolve_prompts("e5-base-v2/checkpoints/last", {}) == Prompts()
 
 
-def test_saved_prompts_win_over_the_family() -> None:
+def test_saved_prompts_take_precedence() -> None:
     saved = {"query": "ask: ", "document": "text: "}
     assert resolve_prompts("intfloat/e5-base-v2", saved) == Prompts("ask: ", "text: ")
     assert resolve_prompts("intfloat/e5-base-v2", {"query": "ask: "}) == Prompts("ask: ", "")
 
 
 @pytest.mark.parametrize("name", ["document", "passage", "corpus"])
-def test_the_names_that_checkpoints_use_for_documents(name: str) -> None:
+def test_names_of_document_prompts(name: str) -> None:
     assert resolve_prompts("any", {name: "text: "}) == Prompts("", "text: ")
 
 
-def test_empty_saved_prompts_are_what_a_library_writes_by_default() -> None:
+def test_empty_saved_prompts_are_ignored() -> None:
     assert resolve_prompts("intfloat/e5-base-v2", {"query": "", "document": ""}) == E5
 
 
-def test_other_saved_prompts_are_not_for_retrieval() -> None:
+def test_other_saved_prompts_are_ignored() -> None:
     assert resolve_prompts("any", {"clustering": "group: "}) == Prompts()

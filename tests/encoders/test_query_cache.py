@@ -17,7 +17,7 @@ class Counted:
         return cache.get(model, text, compute)
 
 
-def test_a_vector_is_computed_once_and_is_the_callers_own() -> None:
+def test_vector_is_computed_once_and_copied() -> None:
     cache, counted = QueryCache(4), Counted()
     first = counted.vector(cache, "abc")
     first[0] = 99.0
@@ -25,13 +25,13 @@ def test_a_vector_is_computed_once_and_is_the_callers_own() -> None:
     assert counted.texts == ["abc"]
 
 
-def test_another_model_has_vectors_of_its_own() -> None:
+def test_models_have_separate_vectors() -> None:
     cache, counted = QueryCache(4), Counted()
     assert counted.vector(cache, "abc") != counted.vector(cache, "abc", model="other")
     assert counted.texts == ["abc", "abc"]
 
 
-def test_the_least_recently_used_goes_first() -> None:
+def test_least_recently_used_is_evicted() -> None:
     cache, counted = QueryCache(2), Counted()
     for text in ("a", "b", "a", "c", "a", "b"):
         counted.vector(cache, text)
@@ -39,7 +39,7 @@ def test_the_least_recently_used_goes_first() -> None:
     assert len(cache) == 2
 
 
-def test_size_zero_keeps_nothing() -> None:
+def test_size_0_disables_the_cache() -> None:
     cache, counted = QueryCache(0), Counted()
     counted.vector(cache, "a")
     counted.vector(cache, "a")
@@ -47,7 +47,7 @@ def test_size_zero_keeps_nothing() -> None:
     assert len(cache) == 0
 
 
-def test_threads_get_their_own_texts_vector() -> None:
+def test_concurrent_lookups() -> None:
     cache, counted = QueryCache(5), Counted()
     texts = ["x" * (number % 11) for number in range(2000)]
     with ThreadPoolExecutor(8) as pool:

@@ -14,7 +14,7 @@ def texts_of(lengths: list[int]) -> list[list[int]]:
     return [[row + 1] * length for row, length in enumerate(lengths)]
 
 
-def test_texts_of_like_length_share_a_batch() -> None:
+def test_texts_of_similar_length_share_a_batch() -> None:
     batches = token_batches([[1], [2, 2, 2], [3, 3], [4, 4, 4]], padding_id=9, budget=6)
     assert [batch.rows.tolist() for batch in batches] == [[1, 3], [2, 0]]
     assert batches[0].token_ids.tolist() == [[2, 2, 2], [4, 4, 4]]
@@ -24,7 +24,7 @@ def test_texts_of_like_length_share_a_batch() -> None:
 
 
 @pytest.mark.parametrize(("length", "width"), [(1, 8), (8, 8), (9, 16)])
-def test_a_lone_text_is_padded_to_a_multiple_of_eight(length: int, width: int) -> None:
+def test_single_text_is_padded_to_a_multiple_of_eight(length: int, width: int) -> None:
     (batch,) = token_batches([[5] * length], padding_id=0)
     assert batch.token_ids.tolist() == [[5] * length + [0] * (width - length)]
     assert batch.attention_mask.tolist() == [[1] * length + [0] * (width - length)]
@@ -37,7 +37,7 @@ def test_no_texts_give_no_batches_and_no_padding() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(lengths=LENGTHS, budget=st.integers(1, 2000))
-def test_every_text_comes_once_whole_and_within_the_budget(lengths: list[int], budget: int) -> None:
+def test_every_text_is_in_one_batch_within_the_budget(lengths: list[int], budget: int) -> None:
     texts = texts_of(lengths)
     batches = token_batches(texts, padding_id=0, budget=budget)
     assert sorted(np.concatenate([batch.rows for batch in batches]).tolist()) == list(range(len(texts)))

@@ -55,7 +55,7 @@ def no_override() -> Iterator[None]:
     "name",
     ["", "model.safetensors", "config.json", "modules.json", "tokenizer.json", "tokenizer_config.json", "1_Pooling"],
 )
-def test_a_model_without_read_permission_falls_back(base: Path, tmp_path: Path, name: str) -> None:
+def test_model_without_read_permission_falls_back(base: Path, tmp_path: Path, name: str) -> None:
     tuned = Path(shutil.copytree(base, tmp_path / "tuned"))
     (tuned / name).chmod(0)
     try:
@@ -92,7 +92,7 @@ def _falls_back(tuned: Path, base: Path) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_any_error_of_a_library_is_a_model_error(
+def test_library_errors_become_model_errors(
     error: Exception, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned = Path(shutil.copytree(base, tmp_path / "tuned"))

@@ -17,17 +17,17 @@ def eight_processors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "cpu.max"
 
 
-def test_all_processors_of_the_process() -> None:
+def test_available_cpus() -> None:
     assert usable_threads() == 8
 
 
-def test_the_environment_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variable_takes_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert usable_threads() == 3
 
 
 @pytest.mark.parametrize("value", ["", "0", "many"])
-def test_what_is_no_number_of_threads_is_passed_over(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_environment_variable_is_ignored(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     assert usable_threads() == 8
 
@@ -36,6 +36,6 @@ def test_what_is_no_number_of_threads_is_passed_over(value: str, monkeypatch: py
     ("limit", "count"),
     [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("1600000 100000", 8), ("nonsense", 8), ("1 0", 8)],
 )
-def test_a_containers_quota_counts(limit: str, count: int, eight_processors: Path) -> None:
+def test_container_quota_limits_threads(limit: str, count: int, eight_processors: Path) -> None:
     eight_processors.write_text(limit)
     assert usable_threads() == count

@@ -16,14 +16,14 @@ def opened(root: Path, fingerprint: str = "f" * 32, role: str = "query") -> Vect
     return VectorCache(root, fingerprint=fingerprint, role=role)
 
 
-def test_an_empty_cache_holds_nothing(tmp_path: Path) -> None:
+def test_empty_cache(tmp_path: Path) -> None:
     held, vectors = opened(tmp_path / "none").lookup(TEXTS)
     assert held.tolist() == [False] * 3
     assert vectors is None
     assert not (tmp_path / "none").exists()
 
 
-def test_what_was_added_is_found_in_the_order_of_the_question(tmp_path: Path) -> None:
+def test_lookup_keeps_the_order_of_texts(tmp_path: Path) -> None:
     cache = opened(tmp_path)
     cache.add(TEXTS, VECTORS)
     for fresh in (cache, opened(tmp_path)):
@@ -34,7 +34,7 @@ def test_what_was_added_is_found_in_the_order_of_the_question(tmp_path: Path) ->
         assert len(fresh) == 3
 
 
-def test_vectors_of_several_shards_come_back_in_order(tmp_path: Path) -> None:
+def test_lookup_across_shards_keeps_the_order(tmp_path: Path) -> None:
     cache = opened(tmp_path)
     for text, vector in zip(TEXTS, VECTORS, strict=True):
         cache.add([text], vector[None])
@@ -44,7 +44,7 @@ def test_vectors_of_several_shards_come_back_in_order(tmp_path: Path) -> None:
     assert np.array_equal(vectors, VECTORS[[1, 2, 0, 1]])
 
 
-def test_fingerprints_and_roles_are_apart(tmp_path: Path) -> None:
+def test_fingerprints_and_roles_are_separate(tmp_path: Path) -> None:
     opened(tmp_path, "a" * 32).add(["one"], VECTORS[:1])
     opened(tmp_path, "b" * 32).add(["one"], VECTORS[1:2])
     opened(tmp_path, "a" * 32, "document").add(["one"], VECTORS[2:])
@@ -57,7 +57,7 @@ def test_fingerprints_and_roles_are_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["vectors", "keys"])
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"garbage", None], ids=["empty", "header", "garbage", "gone"])
-def test_a_damaged_shard_is_a_miss_and_the_others_stay(tmp_path: Path, kind: str, content: bytes | None) -> None:
+def test_damaged_shard_is_a_miss(tmp_path: Path, kind: str, content: bytes | None) -> None:
     opened(tmp_path).add(["good"], VECTORS[:1])
     folder = tmp_path / ("f" * 32) / "query"
     before = set(folder.iterdir())
@@ -72,7 +72,7 @@ def test_a_damaged_shard_is_a_miss_and_the_others_stay(tmp_path: Path, kind: str
     assert np.array_equal(vectors, VECTORS[2:])
 
 
-def test_a_truncated_shard_is_a_miss(tmp_path: Path) -> None:
+def test_truncated_shard_is_a_miss(tmp_path: Path) -> None:
     opened(tmp_path).add(TEXTS, VECTORS)
     (file,) = (tmp_path / ("f" * 32) / "query").glob("*.vectors.npy")
     file.write_bytes(file.read_bytes()[:-8])
@@ -86,7 +86,7 @@ def test_pickled_arrays_are_never_loaded(tmp_path: Path) -> None:
     assert not opened(tmp_path).lookup(TEXTS)[0].any()
 
 
-def test_threads_may_write_the_same_shard(tmp_path: Path) -> None:
+def test_concurrent_writes_of_the_same_shard(tmp_path: Path) -> None:
     caches = [opened(tmp_path) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(20):

@@ -137,10 +137,10 @@ def test_teacher_without_a_margin_is_refused() -> None:
 def test_invalid_teachers_are_refused(cross_encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         load_teacher(tmp_path / "none")
-    with pytest.raises(ModelError, match="gives 3 scores for a pair; give a re-ranker"):
+    with pytest.raises(ModelError, match="gives 3 scores per pair; use a re-ranker"):
         load_teacher(write_cross_encoder(tmp_path / "classifier", labels=3), device="cpu")
     broken = load_teacher(write_cross_encoder(tmp_path / "broken", broken=True), device="cpu")
-    with pytest.raises(ModelError, match="broken' gives NaN or infinite scores"):
+    with pytest.raises(ModelError, match="broken' returns NaN or infinite scores"):
         broken.score(QUERIES, DOCUMENTS, EVERY_PAIR)
     odd = tmp_path / "odd"
     shutil.copytree(cross_encoder, odd)

@@ -151,7 +151,7 @@ class TestServing:
         embedding = FineTunedEmbedding(str(run / "model"))
         assert embedding.encoder.backend == "torch"
         (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-        assert "the onnx export is not used, torch serves instead" in warning
+        assert "the onnx export is not used, falling back to torch" in warning
         assert "corrupt" in warning
 
     def test_queries_are_cached_unless_switched_off(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The lines about exports in a model folder's README.md."""
+"""The section on exports in a model card (README.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _START, _END = "<!-- exports -->", "<!-- end of exports -->"
 
 
 def write_card(model: Path) -> None:
-    """Say in the model's README.md which exports it holds and what they cost, in place of what it said before."""
+    """Write or replace the section on exports in README.md: which exist, and their dev accuracy."""
     card = model / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {model.name}\n"
     before, _, rest = text.partition(_START)

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class ExportedEncoder(Encoder):
-    """A model folder's export, in ONNX Runtime or OpenVINO.
+    """The export of a model folder, run by ONNX Runtime or OpenVINO.
 
-    Its fingerprint is that of the model it was made from, so it serves the same index; it was kept only because its
-    vectors rank dev queries as well. Calls from several threads run side by side.
+    It has the fingerprint of its model, so it serves the same index; an export is kept only if it ranks dev queries as
+    well. Calls from several threads run in parallel.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ExportedEncoder(Encoder):
         self.name = name
         self.fingerprint = identity.fingerprint
         self.document_fingerprint = identity.documents
-        # An export computes in the precision that dev was asked about.
+        # An export computes in the precision that was evaluated on dev.
         self.settings = dataclasses.replace(settings, precision="float32") if settings.precision == "auto" else settings
         self.backend = record.backend
         self._record = record
@@ -60,7 +60,7 @@ class ExportedEncoder(Encoder):
 
         Raises:
             MissingRuntimeError: if the backend's package is not installed.
-            ModelError: if there is no export, it is corrupt, or it was made from other weights.
+            ModelError: if the export is missing, corrupt, or made from other weights.
         """
         settings = settings or EncoderSettings()
         identity = identify_model(name, settings=settings)
@@ -75,13 +75,13 @@ class ExportedEncoder(Encoder):
         record = ExportRecord.read(folder)
         if record.source != identity.content:
             raise ModelError(
-                f"The export in {str(folder)!r} was made from other weights than the model folder holds now; "
-                f"make it again with `ace-finetune export --backend {backend}`."
+                f"The export in {str(folder)!r} was made from other weights than those of the model folder; "
+                f"export again with `ace-finetune export --backend {backend}`."
             )
         if file_hashes(folder) != record.files:
             raise ModelError(
-                f"The export in {str(folder)!r} is corrupt (its files are not those that were written); "
-                f"make it again with `ace-finetune export --backend {backend}`."
+                f"The export in {str(folder)!r} is corrupt (its files have changed); "
+                f"export again with `ace-finetune export --backend {backend}`."
             )
         return cls(identity, folder, record, name=name, settings=settings)
 
@@ -93,16 +93,16 @@ class ExportedEncoder(Encoder):
 
     @property
     def dimension(self) -> int:
-        """Length of a vector."""
+        """Dimension of the vectors."""
         return min(self._record.dimension, self.settings.truncate_dim or self._record.dimension)
 
     @property
-    def computed_in(self) -> str:
-        """Name of what computes the vectors."""
+    def compute_backend(self) -> str:
+        """Name of the backend and precision."""
         return f"{self.backend}-{self._runtimes['query'].precision}"
 
     def tokens(self, texts: list[str], role: Role) -> list[list[int]]:
-        """Return the token ids of each text with its role's prompt, cut at the maximum length."""
+        """Return the token ids of each text with the prompt of its role, truncated to the maximum length."""
         prompt = self._prompts[role]
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast([prompt + text for text in texts])]
 
@@ -115,7 +115,9 @@ class ExportedEncoder(Encoder):
             vectors = vectors[:, : self.dimension]
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         if not np.isfinite(vectors).all():
-            raise ModelError(f"The {self.backend} export of {self.name!r} gives NaN or infinite vectors; export again.")
+            raise ModelError(
+                f"The {self.backend} export of {self.name!r} returns NaN or infinite vectors; export again."
+            )
         return vectors
 
 
@@ -128,10 +130,10 @@ def _open_tokenizer(file: Path, length: int) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exceptions
         raise ModelError(
-            f"The tokenizer {str(file)!r} cannot be read ({error}); make the export again with `ace-finetune export`."
+            f"The tokenizer {str(file)!r} cannot be read ({error}); export again with `ace-finetune export`."
         ) from error
     tokenizer.no_padding()
-    # The side comes with the file; everything else about cutting is set here.
+    # The truncation side is that of the file; the rest is set here.
     side = (tokenizer.truncation or {}).get("direction", "right")
     tokenizer.enable_truncation(length, direction=str(side).lower())
     return tokenizer

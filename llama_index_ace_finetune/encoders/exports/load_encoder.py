@@ -1,4 +1,4 @@
-"""load_encoder: a model by name, in the fastest form that lies in its folder."""
+"""load_encoder: load a model with the fastest available backend."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Backend = Literal["auto", "torch", "onnx", "openvino"]
 def load_encoder(name: str | Path, *, settings: EncoderSettings | None = None, backend: Backend = "auto") -> Encoder:
     """Load a model by folder or hub name.
 
-    With "auto", an export in the model's folder is taken where there is one (of several the one that was faster where
-    they were made) and the processor is meant; one that cannot be used is logged, and torch serves.
+    With "auto" on the CPU, an export in the model folder is used if there is one (of several the one with the lowest
+    recorded latency); if it cannot be used, this is logged and torch is used.
 
     Raises:
         ModelError: if the model cannot be found or is incomplete; if a backend is named and its export is missing,
@@ -42,9 +42,9 @@ def load_encoder(name: str | Path, *, settings: EncoderSettings | None = None, b
             try:
                 return ExportedEncoder.open(name, candidate, settings=settings)
             except MissingRuntimeError as error:
-                logger.info("the %s export is left alone: %s", candidate, error)
+                logger.info("the %s export is skipped: %s", candidate, error)
             except ModelError as error:
-                logger.warning("the %s export is not used, torch serves instead: %s", candidate, error)
+                logger.warning("the %s export is not used, falling back to torch: %s", candidate, error)
     return Encoder.load(name, settings=settings)
 
 
@@ -53,6 +53,6 @@ def _fastest_first(model: Path) -> list[ExportBackend]:
         try:
             return (ExportRecord.read(model / backend).query_milliseconds or {}).get("export", float("inf"))
         except ModelError:
-            return float("inf")  # opening it says what is wrong
+            return float("inf")  # opening it reports the error
 
     return sorted(exports_of(model), key=milliseconds)

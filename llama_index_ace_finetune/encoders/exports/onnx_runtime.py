@@ -1,4 +1,4 @@
-"""ONNX Runtime on the processor."""
+"""ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _ERRORS_ONLY = 3
 
 
 class OnnxRuntime:
-    """A graph in ONNX Runtime; every batch takes all threads."""
+    """A graph in ONNX Runtime; every batch uses all threads."""
 
     def __init__(self, file: Path, *, precision: str, threads: int) -> None:
         options = SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
-        # Threads that spin between queries take the processor from whatever else serves.
+        # Threads that spin between queries take CPU time from other work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.precision = precision

@@ -1,4 +1,4 @@
-"""OpenVINO on the processor."""
+"""OpenVINO on the CPU."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MOST_STREAMS = 4
 
 
 class OpenVinoRuntime:
-    """A graph in OpenVINO, in bfloat16 where the processor multiplies in it, else in float32.
+    """A graph in OpenVINO, in bfloat16 if the CPU supports it, else in float32.
 
-    A lone batch, such as a query, has all threads to itself. Several batches run side by side in as many streams as
-    there are threads (four at most): a thread's share of a small model's products is too small to be worth dividing
-    further. The graph is compiled for these when they first come.
+    A single batch, such as a query, uses all threads. Several batches run in parallel in as many streams as there are
+    threads (four at most), since the products of a small model are too small to divide further. The graph is compiled
+    for streams at their first use.
     """
 
     def __init__(self, file: Path, *, threads: int) -> None:
@@ -40,18 +40,18 @@ class OpenVinoRuntime:
 
         self._compiled = compiled
         self._streams = min(threads, _MOST_STREAMS)
-        self._alone = compiled(1)
-        self._together: _Streams | None = self._alone if self._streams == 1 else None
+        self._single = compiled(1)
+        self._parallel: _Streams | None = self._single if self._streams == 1 else None
         self._compiling = threading.Lock()
 
     def __call__(self, batches: Sequence[TokenBatch]) -> list[NDArray[np.float32]]:
         """Run the batches, as many at a time as there are streams; see `Runtime`."""
         if len(batches) == 1:
-            return [self._alone.run(batches[0])]
+            return [self._single.run(batches[0])]
         with self._compiling:
-            if self._together is None:
-                self._together = self._compiled(self._streams)
-        return self._together.run_all(batches)
+            if self._parallel is None:
+                self._parallel = self._compiled(self._streams)
+        return self._parallel.run_all(batches)
 
 
 class _Streams:
@@ -70,7 +70,7 @@ class _Streams:
         request = self._requests.get()
         try:
             outputs = request.infer(dict(zip(INPUTS, (batch.token_ids, batch.attention_mask), strict=True)))
-            # The output lies in the request's own memory, which its next run overwrites.
+            # The output is in the memory of the request, which its next run overwrites.
             return np.array(outputs[0], np.float32)
         finally:
             self._requests.put(request)

@@ -1,4 +1,4 @@
-"""ExportRecord: what an export was made from, and what it costs on dev."""
+"""ExportRecord: source, files and dev accuracy of an export."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class DevLoss:
     """MRR@10 on dev of the model in torch and of its export.
 
     Attributes:
-        queries: how many there are.
-        memories: how many are ranked.
-        torch: the model's own.
-        export: queries and memories by the export.
-        mixed: queries by the export over memories by torch, as in an index that was made before the export.
-        loss: `torch` minus the smaller of the others; negative where the export is better.
+        queries: number of queries.
+        memories: number of ranked memories.
+        torch: MRR@10 of the model in torch.
+        export: MRR@10 with queries and memories encoded by the export.
+        mixed: MRR@10 with queries by the export and memories by torch, as in an index built before the export.
+        loss: `torch` minus the smaller of the others; negative if the export is better.
     """
 
     queries: int
@@ -41,25 +41,25 @@ class DevLoss:
 
     @property
     def loss(self) -> float:
-        """How much is lost in the worse of the two uses."""
+        """Loss in the worse of the two uses."""
         return self.torch - min(self.export, self.mixed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRecord:
-    """What lies in an export's folder.
+    """The record in the folder of an export.
 
     Attributes:
-        backend: what runs it.
+        backend: runtime of the export.
         precision: of its weights.
-        source: fingerprint of the model folder it was made from, without settings.
-        graphs: file name per role; one file serves both roles unless the model has two towers.
+        source: fingerprint of the files of the exported model, without settings.
+        graphs: file name per role; one file serves both roles unless the model is a dual encoder.
         files: sha256 of every file.
-        dimension: length of a vector.
-        max_seq_length: tokens per text at most.
-        padding_id: token to pad with.
-        dev: what it costs; None where it was not measured.
-        query_milliseconds: median of one query, by "torch" and by "export", where it was made.
+        dimension: dimension of the vectors.
+        max_seq_length: maximum tokens per text.
+        padding_id: id of the padding token.
+        dev: accuracy on dev; None if it was not measured.
+        query_milliseconds: median latency of one query, by "torch" and by "export", on the exporting machine.
     """
 
     backend: ExportBackend
@@ -83,14 +83,14 @@ class ExportRecord:
 
     @classmethod
     def read(cls, folder: Path) -> ExportRecord:
-        """Read an export's folder.
+        """Read the record in the folder of an export.
 
         Raises:
             ModelError: if there is no record, or it cannot be read.
         """
         file = folder / EXPORT_RECORD
         if not file.is_file():
-            raise ModelError(f"There is no export in {str(folder)!r}; make one with `ace-finetune export`.")
+            raise ModelError(f"There is no export in {str(folder)!r}; create one with `ace-finetune export`.")
         content = read_json_object(file, _RECORD)
         if content.pop("format_version", None) != FORMAT_VERSION:
             raise _RECORD.because(file, "is corrupt (of another version)")
@@ -99,17 +99,17 @@ class ExportRecord:
         if record.graphs.keys() != roles or not record.files.keys() >= {TOKENIZER, *record.graphs.values()}:
             raise _RECORD.because(file, "is corrupt (it names other files than it lists)")
         if not (0 < record.dimension <= _MOST and 0 < record.max_seq_length <= _MOST and record.padding_id >= 0):
-            raise _RECORD.because(file, "is corrupt (a number is out of its range)")
+            raise _RECORD.because(file, "is corrupt (a number is out of range)")
         return record
 
 
 def exports_of(model: Path) -> list[ExportBackend]:
-    """Return the backends that the model folder holds an export for."""
+    """Return the backends that the model folder has an export for."""
     return [backend for backend in EXPORT_BACKENDS if (model / backend / EXPORT_RECORD).is_file()]
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file in an export's folder but the record and hidden ones, by name."""
+    """Return the sha256 per file in the folder of an export, except the record and hidden files."""
     names = (path for path in folder.iterdir() if path.name != EXPORT_RECORD and not path.name.startswith("."))
     files = sorted(path for path in names if path.is_file())
     return {path.name: file_hash(path) for path in files}

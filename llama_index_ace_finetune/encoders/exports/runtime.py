@@ -1,4 +1,4 @@
-"""What runs an exported model."""
+"""Runtimes of exported models."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Runtime(Protocol):
     """A loaded graph from token ids to unit vectors. Safe to call from several threads."""
 
     precision: str
-    """What it computes in: "float32", "bfloat16" or "int8"."""
+    """Precision: "float32", "bfloat16" or "int8"."""
 
     def __call__(self, batches: Sequence[TokenBatch]) -> list[NDArray[np.float32]]:
         """Return unit vectors float32 [n, d] per batch, in order."""
 
 
 def require_runtime(backend: ExportBackend) -> None:
-    """Raise MissingRuntimeError, which names the extra, where the backend's package is not installed."""
+    """Raise MissingRuntimeError, which names the extra, if the package of the backend is not installed."""
     package = _PACKAGES[backend]
     if find_spec(package) is None:
         raise MissingRuntimeError(
@@ -46,10 +46,10 @@ def open_runtime(backend: ExportBackend, file: Path, *, precision: str, threads:
     """Load the graph in `file`.
 
     Args:
-        backend: what runs it.
-        file: the graph; its weights may lie beside it.
+        backend: runtime of the export.
+        file: the graph; its weights may be in a file next to it.
         precision: of the weights, "float32" or "int8".
-        threads: that it may use in all.
+        threads: total number of threads.
 
     Raises:
         MissingRuntimeError: if the backend's package is not installed.
@@ -64,8 +64,7 @@ def open_runtime(backend: ExportBackend, file: Path, *, precision: str, threads:
         from llama_index_ace_finetune.encoders.exports.openvino_runtime import OpenVinoRuntime
 
         return OpenVinoRuntime(file, threads=threads)
-    except Exception as error:  # each runtime has classes of its own
+    except Exception as error:  # each runtime has its own error classes
         raise ModelError(
-            f"The export {str(file)!r} cannot be loaded ({first_line(error)}); make it again with "
-            "`ace-finetune export`."
+            f"The export {str(file)!r} cannot be loaded ({first_line(error)}); export again with `ace-finetune export`."
         ) from error

@@ -1,4 +1,4 @@
-"""How many threads a runtime may take."""
+"""Number of threads for a runtime."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
 def usable_threads() -> int:
-    """Return OMP_NUM_THREADS where it is set, else the processors that this process may use, at least 1.
+    """Return OMP_NUM_THREADS if it is set, else the number of CPUs available to this process, at least 1.
 
-    A container's processor quota (control groups, version 2) counts, since more threads than that wait for each other.
+    The CPU quota of a container (cgroups v2) counts, since more threads than that block each other.
     """
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdigit() and int(wanted) > 0:
@@ -25,4 +25,4 @@ def _quota() -> int | None:
         quota, _, period = _CGROUP_LIMIT.read_text(encoding="ascii").partition(" ")
         return max(1, int(quota) // int(period))
     except (OSError, ValueError, ZeroDivisionError):
-        return None  # no limit, or none that is written down here
+        return None  # no limit, or not in this file

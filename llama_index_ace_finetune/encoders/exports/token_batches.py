@@ -1,4 +1,4 @@
-"""Texts as token ids, cut into batches with little padding."""
+"""Batches of token ids with little padding."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-# Enough for a product to be near the processor's peak; more only leaves its cache.
+# Enough for near-peak CPU throughput; more would exceed its cache.
 TOKENS = 1024
 INPUTS: Final = ("input_ids", "attention_mask")
-"""Names of a graph's inputs: what a `TokenBatch` holds."""
+"""Names of the inputs of a graph, the fields of a `TokenBatch`."""
 _LONE_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Texts of like length.
+    """A batch of texts of similar length.
 
     Attributes:
-        rows: which texts, int [n].
+        rows: indices of the texts, int [n].
         token_ids: int64 [n, width], padded at the end.
         attention_mask: int64 [n, width], 1 for tokens.
     """
@@ -32,14 +32,13 @@ class TokenBatch:
 
 
 def token_batches(texts: Sequence[Sequence[int]], *, padding_id: int, budget: int = TOKENS) -> list[TokenBatch]:
-    """Return batches of at most `budget` tokens with their padding (and at least one text), longest texts first.
+    """Return batches of at most `budget` tokens including padding (and at least one text), longest texts first.
 
-    A lone text is padded to a multiple of 8: a runtime prepares itself for each shape it meets, and queries come one
-    by one in any length.
+    A single text is padded to a multiple of 8: runtimes prepare for each new shape, and single queries have any length.
 
     Args:
         texts: token ids of each text, at least one each.
-        padding_id: id to fill with.
+        padding_id: id of the padding token.
         budget: tokens per batch.
     """
     lengths = np.array([len(text) for text in texts], np.int64)
@@ -58,7 +57,7 @@ def token_batches(texts: Sequence[Sequence[int]], *, padding_id: int, budget: in
 
 
 def padding_share(batches: Sequence[TokenBatch]) -> float:
-    """Return the share of all positions that hold no token, in [0, 1]."""
+    """Return the fraction of padding positions, in [0, 1]."""
     positions = sum(batch.attention_mask.size for batch in batches)
     tokens = sum(int(batch.attention_mask.sum()) for batch in batches)
     return 1 - tokens / positions if positions else 0.0

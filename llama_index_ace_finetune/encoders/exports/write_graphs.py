@@ -1,4 +1,4 @@
-"""A model's graph in a file, from token ids to unit vectors."""
+"""Export the graph of a model, from token ids to unit vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llama_index_ace_finetune.encoders.exports.exported_encoder import ExportedE
 from llama_index_ace_finetune.encoders.exports.record import TOKENIZER, ExportRecord, file_hashes
 from llama_index_ace_finetune.encoders.exports.runtime import ExportBackend, MissingRuntimeError, require_runtime
 from llama_index_ace_finetune.encoders.exports.token_batches import INPUTS
-from llama_index_ace_finetune.encoders.towers import tower
+from llama_index_ace_finetune.encoders.role_modules import role_modules
 from llama_index_ace_finetune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -33,17 +33,17 @@ _EXAMPLES = ["a short text", "a text that is somewhat longer than the other one"
 def write_graphs(
     model: SentenceTransformer, folder: Path, *, name: str, source: str, backend: ExportBackend, int8: bool
 ) -> ExportRecord:
-    """Write what `ExportedEncoder` opens, but for the record, and return the record.
+    """Write the files of an export except for the record, and return the record.
 
-    One graph serves both roles, unless the model embeds queries and documents differently.
+    One graph serves both roles, unless the model is a dual encoder.
 
     Args:
-        model: in torch.
-        folder: an empty one.
+        model: the model in torch.
+        folder: an empty folder.
         name: of the model, for errors.
-        source: fingerprint of the model folder's files.
-        backend: what will run it.
-        int8: store the weights of products in 8 bits, one scale a channel ("onnx" alone).
+        source: fingerprint of the files of the model folder.
+        backend: runtime of the export.
+        int8: quantize the weights of products to 8 bits, with one scale per channel ("onnx" only).
 
     Raises:
         MissingRuntimeError: if a package is not installed.
@@ -56,19 +56,19 @@ def write_graphs(
             "run `pip install 'llama-index-ace-finetune[onnx]'`."
         )
     if int8 and backend != "onnx":
-        raise ModelError(f"There is no int8 export for {backend}; leave --int8 out, or take --backend onnx.")
-    towers = {role: tower(model, role) for role in _ROLES}
-    for modules in towers.values():
+        raise ModelError(f"There is no int8 export for {backend}; leave --int8 out, or use --backend onnx.")
+    by_role = {role: role_modules(model, role) for role in _ROLES}
+    for modules in by_role.values():
         _check(modules, name)
-    shared = towers["query"] == towers["document"]
+    shared = by_role["query"] == by_role["document"]
     suffix = ".onnx" if backend == "onnx" else ".xml"
     graphs = {role: f"{'model' if shared else role}{suffix}" for role in _ROLES}
-    transformer: Any = towers["document"][0]
+    transformer: Any = by_role["document"][0]
     transformer.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
     features = transformer.preprocess(_EXAMPLES)
     example = tuple(features[key].to(model.device) for key in INPUTS)
     for role in _ROLES[:1] if shared else _ROLES:
-        graph = _Graph(towers[role]).eval()
+        graph = _Graph(by_role[role]).eval()
         with torch.no_grad(), _quiet():
             if backend == "onnx":
                 _write_onnx(graph, example, folder / graphs[role], int8=int8)
@@ -87,7 +87,7 @@ def write_graphs(
 
 
 def require_same_tokens(encoder: Encoder, exported: ExportedEncoder, texts: list[str]) -> None:
-    """Raise ModelError unless both cut these texts into the same tokens, in both roles."""
+    """Raise ModelError unless both tokenize these texts equally, in both roles."""
     for role in _ROLES:
         features = encoder.model.preprocess(texts, prompt=encoder.model.prompts.get(role) or None, task=role)
         rows = zip(features["input_ids"], features["attention_mask"], strict=True)
@@ -95,12 +95,12 @@ def require_same_tokens(encoder: Encoder, exported: ExportedEncoder, texts: list
         found = exported.tokens(texts, role)  # type: ignore[arg-type]
         if expected != found:
             raise ModelError(
-                f"The model {encoder.name!r} cuts texts into tokens in a way that an export does not; use it in torch."
+                f"The export of the model {encoder.name!r} would tokenize texts differently; use the model in torch."
             )
 
 
 class _Graph(nn.Module):
-    """Unit vectors from token ids; what is left of a model when its prompts and tokenizer are taken off."""
+    """A model without prompts and tokenizer: unit vectors from token ids."""
 
     def __init__(self, modules: list[nn.Module]) -> None:
         super().__init__()
@@ -118,19 +118,21 @@ def _check(modules: list[nn.Module], name: str) -> None:
         kind = type(module)
         if kind.__name__ not in _MODULES or not kind.__module__.startswith("sentence_transformers."):
             raise ModelError(
-                f"The model {name!r} has a module that is not exported ({kind.__module__}.{kind.__name__}); "
+                f"The model {name!r} has a module that cannot be exported ({kind.__module__}.{kind.__name__}); "
                 "use it in torch."
             )
     first: Any = modules[0]
     architecture = type(getattr(first, "auto_model", None))
     if not architecture.__module__.startswith("transformers."):
         raise ModelError(
-            f"The model {name!r} runs code of its own ({architecture.__name__}), which is not exported; keep to torch."
+            f"The model {name!r} runs custom code ({architecture.__name__}), which cannot be exported; use it in torch."
         )
     if not hasattr(first.tokenizer, "backend_tokenizer"):
         raise ModelError(f"The model {name!r} has no fast tokenizer, which an export needs; use it in torch.")
     if any(not getattr(module, "include_prompt", True) for module in modules):
-        raise ModelError(f"The model {name!r} leaves its prompt out of pooling, which is not exported; keep to torch.")
+        raise ModelError(
+            f"The model {name!r} excludes its prompt from pooling, which cannot be exported; use it in torch."
+        )
 
 
 def _write_onnx(graph: nn.Module, example: tuple[Tensor, ...], file: Path, *, int8: bool) -> None:
@@ -144,7 +146,7 @@ def _write_onnx(graph: nn.Module, example: tuple[Tensor, ...], file: Path, *, in
         output_names=["vectors"],
         dynamic_axes={**axes, "vectors": {0: "texts"}},
         opset_version=_OPSET,
-        dynamo=False,  # the newer exporter needs a package more
+        dynamo=False,  # the newer exporter needs another package
     )
     if int8:
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -154,7 +156,7 @@ def _write_onnx(graph: nn.Module, example: tuple[Tensor, ...], file: Path, *, in
             str(file),
             op_types_to_quantize=["MatMul", "Gemm", "Gather"],
             weight_type=QuantType.QInt8,
-            per_channel=True,  # one scale a matrix costs several times as much of the cosine
+            per_channel=True,  # with one scale per matrix the cosine drops several times as much
         )
         plain.unlink()
 
@@ -163,13 +165,13 @@ def _write_openvino(graph: nn.Module, example: tuple[Tensor, ...], file: Path) -
     import openvino
 
     converted = openvino.convert_model(graph, example_input=dict(zip(INPUTS, example, strict=True)))
-    # Half the bytes would halve the mantissa too; the precision of the products is chosen where it runs.
+    # float16 would lose mantissa bits; the precision of the products is chosen at run time.
     openvino.save_model(converted, str(file), compress_to_fp16=False)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what tracing says of branches that do not depend on the texts; dev decides on the result."""
+    """Suppress tracer warnings on branches that do not depend on the texts; dev evaluation checks the result."""
     loggers = [logging.getLogger(name) for name in ("transformers", "root", "onnxruntime")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from llama_index_ace_finetune.encoders.token_limit import takes_token_limit
-from llama_index_ace_finetune.utils.surrogates import whole_text
+from llama_index_ace_finetune.utils.surrogates import replace_lone_surrogates
 
 
 class TokenCache:
@@ -38,7 +38,7 @@ class TokenCache:
 
     def __call__(self, texts: Sequence[str], *, prompt: str | None = None, task: str | None = None) -> dict[str, Any]:
         """Return the features of `texts`: tensors [n, longest], and values common to all."""
-        texts = list(map(whole_text, texts))
+        texts = list(map(replace_lone_surrogates, texts))
         unseen = [text for text in dict.fromkeys(texts) if (task, prompt, text) not in self._tokens]
         if unseen:
             features = self._preprocess(unseen, prompt=prompt, task=task)

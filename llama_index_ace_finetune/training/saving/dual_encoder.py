@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Module, Normalize, Router
 from torch import nn
 
-from llama_index_ace_finetune.encoders.towers import tower
+from llama_index_ace_finetune.encoders.role_modules import role_modules
 from llama_index_ace_finetune.errors import ModelError
 
 
@@ -69,7 +69,7 @@ def _router(queries: list[Module], documents: list[Module]) -> Router:
 
 
 def _modules(model: SentenceTransformer, role: str) -> list[Module]:
-    return cast(list[Module], tower(model, role))
+    return cast(list[Module], role_modules(model, role))
 
 
 def _moved(model: SentenceTransformer, matrix: NDArray[np.float32]) -> list[Module]:

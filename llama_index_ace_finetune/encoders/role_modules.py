@@ -1,4 +1,4 @@
-"""What a model does with a text of one role, as a plain row of modules."""
+"""The modules of a model for one role (query or document)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-def tower(model: SentenceTransformer, role: str) -> list[nn.Module]:
-    """Return the modules that a text passes in `role`, with each `Router` replaced by its route.
+def role_modules(model: SentenceTransformer, role: str) -> list[nn.Module]:
+    """Return the modules that encode texts of `role`, with each `Router` replaced by its route.
 
-    A route that a Router does not have is its default one, as in sentence-transformers.
+    If a Router has no such route, its default route is used, as in sentence-transformers.
     """
     modules: list[nn.Module] = []
     for module in model.children():
