@@ -86,7 +86,7 @@ def slice_by_label(
 def slice_by_terciles(dimension: str, values: ArrayLike, *, unit: str = "") -> tuple[Slice, ...]:
     """Slice queries into terciles of a value; equal values are in one slice.
 
-    The terciles end at the quantiles 1/3 and 2/3, so many equal values make them unequal, or leave one empty; small
+    The terciles end at the quantiles 1/3 and 2/3; many equal values make them unequal, or leave one empty; small
     ones are merged as in `slice_by_label`.
 
     Args:

@@ -36,6 +36,13 @@ FILTERS = (
 )
 """In the order of application: a candidate is counted for the first filter that rejects it."""
 
+FILTER_LABELS = {
+    KNOWN_POSITIVE: "known positive",
+    HELD_OUT: "held-out positive",
+    CLOSER_TO_POSITIVE: "closer to a positive than the query",
+}
+"""What people read instead of the keys that 0.1.0 wrote."""
+
 
 def known_positive(rows: Rows, relevant: Rows) -> Mask:
     """Known positives: rows in the query's `relevant`, int [b, p], padded with -1."""

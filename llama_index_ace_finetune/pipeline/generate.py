@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from llama_index_ace_finetune.datasets.splits.split import SplitSettings
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.mining.filters import FILTER_LABELS
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.report import REPORT_NAME, save_mining_report
 from llama_index_ace_finetune.mining.settings import MiningSettings
@@ -96,7 +97,7 @@ def generate(
 
 def describe_mining(report: Mapping[str, Any]) -> list[str]:
     """Return lines: what a mining run kept, what its filters rejected, and a warning if that is suspicious."""
-    filtered = ", ".join(f"{count} {name}" for name, count in report["filtered"].items())
+    filtered = ", ".join(f"{count} {FILTER_LABELS.get(name, name)}" for name, count in report["filtered"].items())
     lines = [
         f"{report['kept']} hard negatives ({report['distinct']} distinct) from {report['candidates']} candidates; "
         f"left out: {filtered or 'none'}"

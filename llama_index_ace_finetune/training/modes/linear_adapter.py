@@ -99,7 +99,7 @@ class LinearAdapterFit:
 
     Attributes:
         matrix: float32 [d, d]; the new query vector is normalize(matrix @ query vector).
-        chosen: what `matrix` is; the identity where nothing was surely better.
+        chosen: what `matrix` is; the identity if nothing was significantly better.
         candidates: all that were tried, in order, the identity first.
         difference: of the best candidate to the identity in MRR@10, on all dev queries.
     """
