@@ -38,7 +38,7 @@ from llama_index_ace_finetune.encoders.packed_encoder import parts_by_length
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.training.data.batches import BatchCollator
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
-from llama_index_ace_finetune.training.losses.embed import ChunkLimits
+from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits
 from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import copy_weights

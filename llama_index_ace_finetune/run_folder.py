@@ -12,10 +12,10 @@ from typing_extensions import NotRequired, TypedDict
 
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError, quoted
-from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.old_settings import current_mining, current_training
 from llama_index_ace_finetune.utils.read_json import read_json_object
-from llama_index_ace_finetune.utils.refusal import Refusal
+from llama_index_ace_finetune.utils.validation import checked
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 2

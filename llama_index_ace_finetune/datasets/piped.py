@@ -9,9 +9,9 @@ from pathlib import Path
 
 from llama_index_ace_finetune.datasets.bounded_stream import BoundedStream
 from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.utils.file_errors import UnusableFileError
 from llama_index_ace_finetune.utils.open_file import is_descriptor
 from llama_index_ace_finetune.utils.read_json import parse_json
-from llama_index_ace_finetune.utils.refusal import UnusableFileError
 
 
 @contextlib.contextmanager

@@ -184,7 +184,7 @@ def _word_overlap(dataset: RetrievalDataset, queries: Sequence[Query]) -> float:
 
 def _bm25(dataset: RetrievalDataset, queries: Sequence[Query]) -> BM25Recall:
     from llama_index_ace_finetune.ranking.bm25 import BM25Index
-    from llama_index_ace_finetune.ranking.without_own import NO_ROW, without_own
+    from llama_index_ace_finetune.ranking.own_documents import NO_ROW, without_own
 
     if not queries:
         return BM25Recall(0, 0.0, 0.0, 0.0, 0.0)

@@ -12,9 +12,9 @@ from typing import Any
 from llama_index_ace_finetune.datasets.bounded_stream import BoundedStream
 from llama_index_ace_finetune.datasets.source_location import SourceLocation
 from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.utils.file_errors import UnusableFileError
 from llama_index_ace_finetune.utils.read_json import RepeatedKeyError
 from llama_index_ace_finetune.utils.read_json import parse_json as parse
-from llama_index_ace_finetune.utils.refusal import UnusableFileError
 
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line means that the file is of another format."""

@@ -14,9 +14,9 @@ from llama_index_ace_finetune.datasets.splits.manifest import PARTS
 from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.errors import DatasetError, quoted
 from llama_index_ace_finetune.utils.atomic import write_json
+from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.old_settings import current_metadata
 from llama_index_ace_finetune.utils.read_json import read_json_file
-from llama_index_ace_finetune.utils.refusal import Refusal
 
 FORMAT_VERSION = "3.1"
 _TRAINING_DATA = Refusal("The training data", "generate it again", DatasetError)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.utils.atomic import new_file
+from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
-from llama_index_ace_finetune.utils.refusal import Refusal
 
 _KEY_BYTES = 16
 _SHARD = Refusal("The shard", "delete it")

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from llama_index_ace_finetune.encoders.fingerprint import EXPORT_RECORD
 from llama_index_ace_finetune.errors import ModelError, quoted
+from llama_index_ace_finetune.utils.file_errors import Refusal, UnusableFileError
 from llama_index_ace_finetune.utils.open_file import open_file
 from llama_index_ace_finetune.utils.read_json import read_json_file
-from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
 from llama_index_ace_finetune.utils.safetensors_header import TensorEntry, read_safetensors_header
 
 MODEL_FILE: Final = Refusal("The model file", "copy or train the model again", ModelError)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.old_settings import current_metadata, current_training
 from llama_index_ace_finetune.utils.read_json import read_json_object
-from llama_index_ace_finetune.utils.refusal import Refusal
 
 PROVENANCE = "ace_finetune.json"
 FORMAT_VERSION = 2

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.errors import AceFinetuneError, first_line
 from llama_index_ace_finetune.mining.retriever_source import RetrieverError, RetrieverSource
 from llama_index_ace_finetune.mining.sources import UNKNOWN
-from llama_index_ace_finetune.ranking.without_own import without_own
+from llama_index_ace_finetune.ranking.own_documents import without_own
 
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever

@@ -14,7 +14,7 @@ from llama_index_ace_finetune.evaluation.stats.groups import Groups, number_grou
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System
 from llama_index_ace_finetune.ranking.aligned_legs import AlignedLegs
 from llama_index_ace_finetune.ranking.convex_fusion import Normalisation, ScoredLeg, align_convex
-from llama_index_ace_finetune.ranking.fusion import RRF_K
+from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import RRF_K
 
 EQUAL = 0.5
 _FOLDS = 5

@@ -20,8 +20,13 @@ from llama_index_ace_finetune.evaluation.metrics.qrels import Qrels
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.convex_fusion import ScoredLeg, fuse_convex
 from llama_index_ace_finetune.ranking.dense import dense_top_k
-from llama_index_ace_finetune.ranking.fusion import FUSION_DEPTH, RRF_K, fuse_rankings, reciprocal_rank_fusion
-from llama_index_ace_finetune.ranking.without_own import NO_ROW, without_own
+from llama_index_ace_finetune.ranking.own_documents import NO_ROW, without_own
+from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import (
+    FUSION_DEPTH,
+    RRF_K,
+    fuse_rankings,
+    reciprocal_rank_fusion,
+)
 
 DEPTH = FUSION_DEPTH
 SystemKind = Literal["bm25", "dense", "hybrid", "retriever", "run"]

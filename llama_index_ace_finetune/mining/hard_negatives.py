@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.mining.apply_filters import FilterResult, Rescore, apply_filters
 from llama_index_ace_finetune.mining.candidates import Candidates, Ragged, gather_candidates
-from llama_index_ace_finetune.mining.filtering import FilterResult, Rescore, apply_filters
 from llama_index_ace_finetune.mining.results import MarginBackoffStep, MinedNegatives
 from llama_index_ace_finetune.mining.sampling import Selection, query_seeds, select
 from llama_index_ace_finetune.mining.settings import MiningSettings

@@ -20,8 +20,8 @@ from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.encoders.teacher import Teacher, load_teacher
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.mining.apply_filters import Rescore
 from llama_index_ace_finetune.mining.collection_source import CollectionSource
-from llama_index_ace_finetune.mining.filtering import Rescore
 from llama_index_ace_finetune.mining.hard_negatives import mine_negatives
 from llama_index_ace_finetune.mining.report import mining_report, mining_samples, require_negatives
 from llama_index_ace_finetune.mining.results import MinedNegatives
@@ -29,7 +29,7 @@ from llama_index_ace_finetune.mining.retriever_source import RetrieverSource
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.sources import CandidateSource, DenseSource, LexicalSource, WithoutOwnDocuments
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
-from llama_index_ace_finetune.ranking.without_own import NO_ROW
+from llama_index_ace_finetune.ranking.own_documents import NO_ROW
 from llama_index_ace_finetune.stores.qdrant.live_collection import DEFAULT_COLLECTION, LiveCollection
 
 if TYPE_CHECKING:

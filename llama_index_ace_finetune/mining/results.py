@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_index_ace_finetune.mining.apply_filters import FilterResult
 from llama_index_ace_finetune.mining.candidates import NOT_FOUND, Candidates
-from llama_index_ace_finetune.mining.filtering import FilterResult
 from llama_index_ace_finetune.mining.filters import KNOWN_POSITIVE, UNKNOWN_ID
 from llama_index_ace_finetune.mining.histograms import ScoreHistograms, score_histograms
 from llama_index_ace_finetune.mining.sampling import Selection

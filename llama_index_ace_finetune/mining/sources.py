@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.dense import dense_top_k
-from llama_index_ace_finetune.ranking.without_own import without_own
+from llama_index_ace_finetune.ranking.own_documents import without_own
 
 PADDING = -1
 """Row of an entry without a hit."""

@@ -22,10 +22,10 @@ from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.utils.atomic import write_text
+from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.new_folder import require_writable
 from llama_index_ace_finetune.utils.old_settings import MINING_NAMES, current_mining, current_training
 from llama_index_ace_finetune.utils.read_yaml import read_yaml_file
-from llama_index_ace_finetune.utils.refusal import Refusal
 
 _PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
 

@@ -13,9 +13,9 @@ from typing import Final
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.pipeline.work_folder import WORK_MARK, is_work_folder
 from llama_index_ace_finetune.utils.atomic import is_temporary, remove_abandoned_file
-from llama_index_ace_finetune.utils.locked import locked
+from llama_index_ace_finetune.utils.file_lock import locked
 from llama_index_ace_finetune.utils.new_folder import tidy
-from llama_index_ace_finetune.utils.owned import is_blank, read_mark, remove_marked
+from llama_index_ace_finetune.utils.ownership import is_blank, read_mark, remove_marked
 
 _HIDDEN: Final = re.compile(r"\.(?P<name>.+?)\.(?P<what>new|old|work|work\.old|training)(?P<lock>\.lock)?", re.DOTALL)
 

@@ -13,8 +13,8 @@ from llama_index_ace_finetune.evaluation.report.html import render_html
 from llama_index_ace_finetune.evaluation.report.report import read_report
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.utils.atomic import write_text
-from llama_index_ace_finetune.utils.of_content import of_content
-from llama_index_ace_finetune.utils.refusal import Refusal
+from llama_index_ace_finetune.utils.content_errors import of_content
+from llama_index_ace_finetune.utils.file_errors import Refusal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

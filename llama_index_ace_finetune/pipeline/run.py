@@ -30,7 +30,7 @@ from llama_index_ace_finetune.run_folder import MANIFEST_VERSION, RunFolder
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.utils.atomic import write_json, write_text
 from llama_index_ace_finetune.utils.new_folder import new_folder, tidy
-from llama_index_ace_finetune.utils.owned import added_by_user
+from llama_index_ace_finetune.utils.ownership import added_by_user
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
-from llama_index_ace_finetune.training.losses.embed import embed
+from llama_index_ace_finetune.training.losses.embed_batch import embed
 from llama_index_ace_finetune.training.modes.mode import Speed
 
 _BATCH = 32

@@ -13,10 +13,10 @@ from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.utils.atomic import write_json
 from llama_index_ace_finetune.utils.disk_full import disk_full_is_an_error
-from llama_index_ace_finetune.utils.locked import locked
+from llama_index_ace_finetune.utils.file_lock import locked
 from llama_index_ace_finetune.utils.new_folder import require_writable
 from llama_index_ace_finetune.utils.open_file import read_bytes
-from llama_index_ace_finetune.utils.owned import is_blank, remove_marked
+from llama_index_ace_finetune.utils.ownership import is_blank, remove_marked
 from llama_index_ace_finetune.utils.read_json import parse_json
 
 WORK_MARK = "work.json"

@@ -16,11 +16,11 @@ from llama_index_ace_finetune.ranking.bm25_weights import BM25Settings
 from llama_index_ace_finetune.ranking.postings import Postings
 from llama_index_ace_finetune.ranking.tokenizer import TokenizerSettings
 from llama_index_ace_finetune.utils.atomic import write_json
-from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.new_folder import new_folder
 from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
 from llama_index_ace_finetune.utils.read_json import read_json_file, read_json_object
-from llama_index_ace_finetune.utils.refusal import Refusal
+from llama_index_ace_finetune.utils.validation import checked
 
 _FORMAT = "bm25-index-1"
 _INDEX, _VOCABULARY = "index.json", "vocabulary.json"

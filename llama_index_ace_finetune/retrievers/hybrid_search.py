@@ -15,7 +15,7 @@ from llama_index.core.schema import BaseNode, IndexNode, QueryBundle
 
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings
-from llama_index_ace_finetune.ranking.fusion import FusedHit, reciprocal_rank_fusion
+from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FusedHit, reciprocal_rank_fusion
 from llama_index_ace_finetune.retrievers.bm25_leg import BM25Leg, LegHit, ranked
 from llama_index_ace_finetune.retrievers.deadline import Deadline
 from llama_index_ace_finetune.retrievers.fallback import Embedded, FallbackChain, FallbackSettings, Serve

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from qdrant_client import models
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.ranking.fusion import FUSION_DEPTH, RRF_K
+from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH, RRF_K
 from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
 from llama_index_ace_finetune.stores.memory_store import BASELINE
 from llama_index_ace_finetune.stores.qdrant.filters import Filters, qdrant_filter

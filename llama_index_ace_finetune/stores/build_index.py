@@ -32,7 +32,7 @@ from llama_index_ace_finetune.stores.qdrant.payload_indexes import PayloadIndexe
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 from llama_index_ace_finetune.stores.upsert_nodes import upsert_nodes
 from llama_index_ace_finetune.utils.new_folder import new_folder
-from llama_index_ace_finetune.utils.owned import write_mark
+from llama_index_ace_finetune.utils.ownership import write_mark
 
 INDEX: Final = "index"
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.errors import AceFinetuneError, quoted
+from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.old_settings import LARGE_MARGIN, current_training
 from llama_index_ace_finetune.utils.read_yaml import read_yaml_file
-from llama_index_ace_finetune.utils.refusal import Refusal
 
 if TYPE_CHECKING:
     from typing_extensions import Self

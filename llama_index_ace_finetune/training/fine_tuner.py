@@ -31,7 +31,7 @@ from llama_index_ace_finetune.training.modes.result import ModeResult, best_resu
 from llama_index_ace_finetune.training.modes.schedule import MODES, OnModeEnd, OnModeStart, run_modes
 from llama_index_ace_finetune.training.saving.model_folder import MODEL, save_model_folder
 from llama_index_ace_finetune.utils.atomic import write_text
-from llama_index_ace_finetune.utils.locked import locked
+from llama_index_ace_finetune.utils.file_lock import locked
 from llama_index_ace_finetune.utils.new_folder import require_replaceable
 
 logger = logging.getLogger(__name__)

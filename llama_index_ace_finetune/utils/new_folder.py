@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError
 from llama_index_ace_finetune.utils.atomic import sync_folder, sync_tree, try_to_write
 from llama_index_ace_finetune.utils.disk_full import disk_full_is_an_error
-from llama_index_ace_finetune.utils.locked import locked
-from llama_index_ace_finetune.utils.owned import added_by_user, is_blank, read_mark, remove_marked, write_mark
+from llama_index_ace_finetune.utils.file_lock import locked
+from llama_index_ace_finetune.utils.ownership import added_by_user, is_blank, read_mark, remove_marked, write_mark
 
 
 @contextlib.contextmanager

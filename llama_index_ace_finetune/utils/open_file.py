@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from llama_index_ace_finetune.utils.refusal import UnusableFileError
+from llama_index_ace_finetune.utils.file_errors import UnusableFileError
 
 _KINDS: Final = (
     (stat.S_ISDIR, "is a folder"),

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from llama_index_ace_finetune.utils.file_errors import Refusal, UnusableFileError
 from llama_index_ace_finetune.utils.open_file import open_file
-from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
 
 _MAGIC: Final = b"\x93NUMPY"
 _MAX_HEADER: Final = 10_000  # NumPy's own limit

@@ -9,8 +9,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
+from llama_index_ace_finetune.utils.file_errors import Refusal, UnusableFileError
 from llama_index_ace_finetune.utils.open_file import read_bytes
-from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
 
 MAX_DEPTH: Final = 64
 MAX_DIGITS: Final = 40

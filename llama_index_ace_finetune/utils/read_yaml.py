@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import yaml
 
+from llama_index_ace_finetune.utils.file_errors import Refusal, UnusableFileError
 from llama_index_ace_finetune.utils.open_file import read_bytes
 from llama_index_ace_finetune.utils.read_json import MAX_DEPTH, MAX_DIGITS
-from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
 
 MAX_BYTES: Final = 256 * 2**10
 MAX_VALUES: Final = 50_000

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from llama_index_ace_finetune.errors import quoted
+from llama_index_ace_finetune.utils.file_errors import Refusal, UnusableFileError
 from llama_index_ace_finetune.utils.open_file import open_file
 from llama_index_ace_finetune.utils.read_json import parse_json
-from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
 
 MAX_HEADER: Final = 32 * 2**20
 """Bytes; a model with ten thousand tensors has a header of about 1 MB."""

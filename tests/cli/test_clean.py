@@ -12,7 +12,7 @@ from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.pipeline.work_folder import work_folder
 from llama_index_ace_finetune.utils.atomic import new_file
 from llama_index_ace_finetune.utils.new_folder import new_folder
-from llama_index_ace_finetune.utils.owned import write_mark
+from llama_index_ace_finetune.utils.ownership import write_mark
 
 
 def leave_litter(folder: Path) -> None:

@@ -21,7 +21,7 @@ from llama_index_ace_finetune.evaluation.metrics.trec_run import TrecRun, write_
 from llama_index_ace_finetune.evaluation.report.rank_changes import first_relevant_ranks
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
-from llama_index_ace_finetune.ranking.fusion import fuse_rankings
+from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import fuse_rankings
 
 
 @pytest.fixture(scope="module")

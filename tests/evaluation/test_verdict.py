@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from llama_index_ace_finetune.evaluation.decision.system import select_system
+from llama_index_ace_finetune.evaluation.decision.selection import select_system
 from llama_index_ace_finetune.evaluation.decision.verdict import RULE, Verdict, reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import (
     BASE,

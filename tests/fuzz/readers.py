@@ -38,8 +38,8 @@ from llama_index_ace_finetune.pipeline.config_file import config_text, run_setti
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.read_array import read_array_file
-from llama_index_ace_finetune.utils.refusal import Refusal
 
 TESTS = Path(__file__).resolve().parents[1]
 TEXTS = ["retry the upload with a growing delay", "switch the journal to write-ahead logging", "close the file first"]

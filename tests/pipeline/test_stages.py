@@ -15,7 +15,7 @@ from llama_index_ace_finetune.pipeline.stages.register import RUN, STAGES, kept_
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.utils.atomic import write_json
-from llama_index_ace_finetune.utils.owned import write_mark
+from llama_index_ace_finetune.utils.ownership import write_mark
 
 ALL = {stage.name for stage in STAGES}
 

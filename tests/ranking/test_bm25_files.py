@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError, StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings
 from llama_index_ace_finetune.ranking.tokenizer import Tokenizer, TokenizerSettings
-from llama_index_ace_finetune.utils.owned import MARK
+from llama_index_ace_finetune.utils.ownership import MARK
 
 TEXTS = ["Die Häuser sind voll", "disk full on get_user", "猫が好き", ""]
 FILES = sorted(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.ranking.aligned_legs import AlignedLegs
 from llama_index_ace_finetune.ranking.convex_fusion import Normalisation, ScoredLeg, fuse_convex, normalise_scores
-from llama_index_ace_finetune.ranking.fusion import fuse_rankings
+from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import fuse_rankings
 
 DENSE = ScoredLeg(np.array([[0, 1, 2]], np.int32), np.array([[0.9, 0.7, 0.4]]))
 LEXICAL = ScoredLeg(np.array([[2, 0, -1]], np.int32), np.array([[8.0, 4.0, np.nan]]))

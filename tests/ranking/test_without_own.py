@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llama_index_ace_finetune.ranking.without_own import without_own
+from llama_index_ace_finetune.ranking.own_documents import without_own
 
 
 def test_own_document_is_removed_and_later_hits_move_up() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.training.losses.embed import ChunkLimits, embed
+from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits, embed
 
 TEXTS = [f"memory {number} " + "and more words " * (number % 5 * 3) for number in range(11)]
 

@@ -20,11 +20,11 @@ from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, ModelError, OutputExistsError, TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.training.losses.embed import ChunkLimits, embed
+from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits, embed
 from llama_index_ace_finetune.training.saving.plot import plot_training
-from llama_index_ace_finetune.utils.locked import locked
+from llama_index_ace_finetune.utils.file_lock import locked
 from llama_index_ace_finetune.utils.new_folder import require_replaceable
-from llama_index_ace_finetune.utils.owned import write_mark
+from llama_index_ace_finetune.utils.ownership import write_mark
 
 
 def without_dev(data: TrainingData, count: int) -> TrainingData:
@@ -250,7 +250,7 @@ def test_batch_is_computed_in_smaller_chunks_if_out_of_memory(
     assert tuner.train()["total_steps"] == 2
     # The chunk size is settled before the first step; two steps are timed first, with queries and documents each.
     assert attempts == [0, 4096, 2048, *[1024] * 8]
-    monkeypatch.setattr("llama_index_ace_finetune.training.losses.embed._SMALLEST_CHUNK", 2048)
+    monkeypatch.setattr("llama_index_ace_finetune.training.losses.embed_batch._SMALLEST_CHUNK", 2048)
     with pytest.raises(TrainingError, match="not even one chunk of a batch fits on the device; lower max_seq_length"):
         ready(without_dev(training_data, 16), tmp_path / "other", base_model=one_layer).train()
     assert not (tmp_path / "other").exists()

@@ -18,13 +18,13 @@ from safetensors.numpy import save_file
 from typing_extensions import TypedDict
 
 from llama_index_ace_finetune.errors import MAX_MESSAGE, AceFinetuneError, DatasetError, quoted, shortened
-from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.file_errors import Refusal, UnusableFileError
 from llama_index_ace_finetune.utils.open_file import open_file, read_bytes
 from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
 from llama_index_ace_finetune.utils.read_json import MAX_DEPTH, parse_json, read_json_file, read_json_object
 from llama_index_ace_finetune.utils.read_yaml import read_yaml_file
-from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
 from llama_index_ace_finetune.utils.safetensors_header import read_safetensors_header
+from llama_index_ace_finetune.utils.validation import checked
 
 REFUSAL = Refusal("The list", "write it again", DatasetError)
 
@@ -323,7 +323,7 @@ def test_process_substitution_in_a_shell(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path;"
         "from llama_index_ace_finetune.utils.read_yaml import read_yaml_file as r;"
-        "from llama_index_ace_finetune.utils.refusal import Refusal;"
+        "from llama_index_ace_finetune.utils.file_errors import Refusal;"
         "print(r(Path(sys.argv[1]), Refusal('a', 'b')).value)"
     )
     done = subprocess.run(

@@ -14,7 +14,7 @@ import pytest
 from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError
 from llama_index_ace_finetune.utils import new_folder as module
 from llama_index_ace_finetune.utils.disk_full import is_disk_full
-from llama_index_ace_finetune.utils.locked import locked
+from llama_index_ace_finetune.utils.file_lock import locked
 from llama_index_ace_finetune.utils.new_folder import (
     new_folder,
     place_folder,
@@ -22,7 +22,7 @@ from llama_index_ace_finetune.utils.new_folder import (
     require_writable,
     tidy,
 )
-from llama_index_ace_finetune.utils.owned import MARK, added_by_user, read_mark, write_mark
+from llama_index_ace_finetune.utils.ownership import MARK, added_by_user, read_mark, write_mark
 
 
 def write(path: Path, *names: str, text: str = "ours", kind: str = "run", grows: tuple[str, ...] = ()) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from llama_index_ace_finetune.datasets.readers.table import Row
 from llama_index_ace_finetune.datasets.source_location import SourceLocation
 from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.utils.file_errors import UnusableFileError
 from llama_index_ace_finetune.utils.open_file import open_file
-from llama_index_ace_finetune.utils.refusal import UnusableFileError
 
 _BATCH = 4096
 _MAX_RATIO = 100

@@ -10,9 +10,9 @@ from llama_index_ace_finetune.encoders.exports.runtime import EXPORT_BACKENDS, E
 from llama_index_ace_finetune.encoders.fingerprint import EXPORT_RECORD, file_hash
 from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.utils.atomic import write_json
-from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.read_json import read_json_object
-from llama_index_ace_finetune.utils.refusal import Refusal
+from llama_index_ace_finetune.utils.validation import checked
 
 FORMAT_VERSION = 1
 TOKENIZER = "tokenizer.json"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_index_ace_finetune.evaluation.decision.system import SystemSelection, select_system
+from llama_index_ace_finetune.evaluation.decision.selection import SystemSelection, select_system
 from llama_index_ace_finetune.evaluation.evaluate import (
     BASE,
     BM25,

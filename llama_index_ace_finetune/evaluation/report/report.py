@@ -32,9 +32,9 @@ from llama_index_ace_finetune.evaluation.slices import measure_slices, slice_que
 from llama_index_ace_finetune.evaluation.systems import System
 from llama_index_ace_finetune.run_folder import MAX_REPORT_BYTES
 from llama_index_ace_finetune.utils.atomic import write_json, write_text
+from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.old_settings import current_training
 from llama_index_ace_finetune.utils.read_json import read_json_object
-from llama_index_ace_finetune.utils.refusal import Refusal
 
 SCHEMA_VERSION = 3
 _REPORT = Refusal("The report", "evaluate again")

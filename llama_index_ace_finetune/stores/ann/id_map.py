@@ -12,9 +12,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.point_ids import PointKey
+from llama_index_ace_finetune.utils.file_errors import Refusal, UnusableFileError
 from llama_index_ace_finetune.utils.open_file import open_file
 from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
-from llama_index_ace_finetune.utils.refusal import Refusal, UnusableFileError
 
 UNREADABLE: Final = Refusal("The vectors in", "delete that folder to have it rebuilt", StoreError)
 UNREADABLE_FILE: Final = Refusal("The file", "delete that folder to have it rebuilt", StoreError)

@@ -16,11 +16,11 @@ from llama_index_ace_finetune.stores.ann.binary_quantization import binary_codes
 from llama_index_ace_finetune.stores.ann.flat import exact_cosines
 from llama_index_ace_finetune.stores.ann.id_map import UNREADABLE, UNREADABLE_FILE, IdMap, is_permutation, map_array
 from llama_index_ace_finetune.stores.ann.scalar_quantization import int8_scores, score_errors
-from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.file_errors import UnusableFileError
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 from llama_index_ace_finetune.utils.open_file import open_file
 from llama_index_ace_finetune.utils.read_json import read_json_object
-from llama_index_ace_finetune.utils.refusal import UnusableFileError
+from llama_index_ace_finetune.utils.validation import checked
 
 MANIFEST: Final = "inverted_file.json"
 VECTORS: Final = "vectors.float32"

@@ -16,8 +16,8 @@ from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.qdrant.folder_points import FILE, FolderPoints
 from llama_index_ace_finetune.stores.qdrant.write_log import require_writable
 from llama_index_ace_finetune.utils.atomic import write_text
+from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.read_json import read_json_object
-from llama_index_ace_finetune.utils.refusal import Refusal
 
 META: Final = "meta.json"
 OURS: Final = "ace_finetune"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
-from llama_index_ace_finetune.ranking.without_own import NO_ROW
+from llama_index_ace_finetune.ranking.own_documents import NO_ROW
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import copy_weights
 from llama_index_ace_finetune.utils.atomic import write_json
-from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.read_json import read_json_object
-from llama_index_ace_finetune.utils.refusal import Refusal
 from llama_index_ace_finetune.utils.safetensors_header import read_safetensors_header
+from llama_index_ace_finetune.utils.validation import checked
 
 CALLBACK_STATE = "callback_state.json"
 _CHECKPOINT = Refusal("The checkpoint", "delete the checkpoints and train again", TrainingError)

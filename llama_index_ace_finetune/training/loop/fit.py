@@ -21,11 +21,11 @@ from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallbac
 from llama_index_ace_finetune.training.loop.loggers import logger_callbacks
 from llama_index_ace_finetune.training.loop.oom import retry_on_oom
 from llama_index_ace_finetune.training.loop.trainer import ContrastiveTrainer, training_arguments
-from llama_index_ace_finetune.training.losses.embed import ChunkLimits
+from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits
 from llama_index_ace_finetune.utils.atomic import write_json
-from llama_index_ace_finetune.utils.checked import checked
+from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.read_json import read_json_object
-from llama_index_ace_finetune.utils.refusal import Refusal
+from llama_index_ace_finetune.utils.validation import checked
 
 _PLAN = "plan.json"
 _SAVED_SECONDS = 60

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from llama_index_ace_finetune.errors import TrainingError
-from llama_index_ace_finetune.training.losses.embed import ChunkLimits
+from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits
 from llama_index_ace_finetune.utils.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)

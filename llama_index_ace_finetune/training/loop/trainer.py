@@ -16,7 +16,7 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, last_checkpoint
 from llama_index_ace_finetune.training.loop.divergence import DivergenceMonitor
 from llama_index_ace_finetune.training.loop.oom import retry_on_oom
-from llama_index_ace_finetune.training.losses.embed import ChunkLimits
+from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits
 
 _LOGGED_STEPS = 50
 _SHOWN_IDS = 3

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from llama_index_ace_finetune.training.config import DistillationName
 from llama_index_ace_finetune.training.data.batches import NEGATIVE, POSITIVE
 from llama_index_ace_finetune.training.losses.distillation import DISTILLATION_LOSSES
-from llama_index_ace_finetune.training.losses.embed import ChunkLimits, embed
+from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits, embed
 
 
 def masked_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: float) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.evaluation.metrics.measures import HEADLINE, MRR, per_query
 from llama_index_ace_finetune.ranking.dense import dense_top_k
-from llama_index_ace_finetune.ranking.without_own import NO_ROW, without_own
+from llama_index_ace_finetune.ranking.own_documents import NO_ROW, without_own
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
 
 _MEASURED = 128

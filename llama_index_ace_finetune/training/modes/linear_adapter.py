@@ -16,7 +16,7 @@ from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference, paired_difference
 from llama_index_ace_finetune.ranking.dense import dense_top_k
-from llama_index_ace_finetune.ranking.without_own import without_own
+from llama_index_ace_finetune.ranking.own_documents import without_own
 from llama_index_ace_finetune.training.losses.full_corpus import (
     PADDING,
     full_corpus_loss,

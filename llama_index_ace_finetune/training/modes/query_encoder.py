@@ -20,7 +20,7 @@ from llama_index_ace_finetune.training.data.token_cache import TokenCache
 from llama_index_ace_finetune.training.loop.budget import EvaluationCost
 from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback
 from llama_index_ace_finetune.training.loop.fit import OnPlan, fit
-from llama_index_ace_finetune.training.losses.embed import ChunkLimits, embed
+from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits, embed
 from llama_index_ace_finetune.training.losses.full_corpus import (
     full_corpus_loss,
     nearest_part,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llama_index_ace_finetune.errors import first_line
-from llama_index_ace_finetune.utils.refusal import Refusal
+from llama_index_ace_finetune.utils.file_errors import Refusal
 
 
 @contextlib.contextmanager

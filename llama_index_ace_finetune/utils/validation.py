@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from llama_index_ace_finetune.errors import quoted
-from llama_index_ace_finetune.utils.refusal import Refusal
+from llama_index_ace_finetune.utils.file_errors import Refusal
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.ranking.fusion import RRF_K, fuse_rankings, reciprocal_rank_fusion
+from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import RRF_K, fuse_rankings, reciprocal_rank_fusion
 
 
 def rows(legs: list[list[int]], **options: object) -> list[int]:
