@@ -248,7 +248,7 @@ def test_training_interrupted_while_it_indexes_keeps_the_old_output_and_is_not_r
     assert json.loads((model / "ace_finetune.json").read_text(encoding="utf-8"))["config"]["seed"] == 1
     assert (model / "notes.txt").read_text(encoding="utf-8") == "mine"
     with MemoryStore.open(path=index) as store:
-        assert {space.model for space in store.spaces.values()} == {str(model), str(small_model)}
+        assert {vector.model for vector in store.named_vectors.values()} == {str(model), str(small_model)}
     assert hidden(tmp_path) == []
 
 

@@ -77,6 +77,7 @@ _TAKEN: dict[str, Callable[[Path], Path]] = {
     "answers and contexts": lambda f: _json_lines(f / "p.jsonl", [{**r, "context": r["answer"] * 2} for r in _rows()]),
     "bad rows": lambda f: _json_lines(f / "p.jsonl", [*_rows(), {"query": 3}, {"answer": None}]),
 }
+_QUICK = {"table without quotes", "own documents", "fourth column", "lists of categories", "bad rows"}
 _REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "one answer for all": (
         lambda f: _json_lines(f / "p.jsonl", [{"query": q, "answer": [a, "Read the sign."]} for q, a in _PAIRS]),
@@ -102,7 +103,9 @@ def _invoke(verb: str, data: Path, *more: str) -> Any:
     return runner.invoke(app, [verb, "--data", str(data), *more])
 
 
-@pytest.mark.parametrize("name", sorted(_TAKEN))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in sorted(_TAKEN)]
+)
 def test_dry_run_accepts_what_inspect_accepts(tmp_path: Path, name: str) -> None:
     data = _TAKEN[name](tmp_path)
     seen = _invoke("inspect", data)
