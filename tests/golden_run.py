@@ -54,7 +54,8 @@ def outcome(run: Path) -> dict[str, Any]:
         },
         "metrics": {system["name"]: system["means"] for system in report["systems"]},
         "serving": report["serving"],
-        "verdict": {name: report["verdict"][name] for name in ("system", "ship_tuned", "confirmed")},
+        "system": {name: report["verdict"]["system"][name] for name in ("name", "embedding", "weights", "dev_means")},
+        "verdict": {name: report["verdict"][name] for name in ("ship_tuned", "confirmed")},
     }
 
 
