@@ -68,7 +68,7 @@ def describe_mode(result: ModeResult) -> str:
             outcome = "rejected (forgetting)"
         outcome += f"; general queries lose {lost:+.3f} of MRR@10, {record.bound:g} is allowed"
     return (
-        f"{result.name}: dev MRR@10 {difference.mean:+.3f} (95 % interval {difference.low:+.3f} to "
+        f"{result.name}: dev MRR@10 {difference.mean:+.3f} (95% interval {difference.low:+.3f} to "
         f"{difference.high:+.3f}) in {result.seconds:.0f} s, {outcome}"
     )
 

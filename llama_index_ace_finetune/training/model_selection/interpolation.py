@@ -56,7 +56,7 @@ def choose_alpha(
 
 
 RULE = (
-    "Ship the tuned weights if the 95 % bootstrap interval (resampled by positive) of the paired difference "
+    "Ship the tuned weights if the 95% bootstrap interval (resampled by positive) of the paired difference "
     "in MRR@10 to the base model on the dev queries is above zero, and the permutation test gives p <= 0.05; "
     "otherwise ship the base model."
 )
