@@ -111,8 +111,9 @@ def require_writable(path: Path) -> None:
     Raises:
         AceFinetuneError: if it cannot.
     """
-    parent = _target(path).parent
+    parent = path.parent
     try:
+        parent = _target(path).parent
         while not parent.exists() and parent != parent.parent:
             parent = parent.parent
         if not parent.is_dir():
