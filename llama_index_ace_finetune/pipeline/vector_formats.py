@@ -16,7 +16,7 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
 from llama_index_ace_finetune.pipeline.export import find_model
-from llama_index_ace_finetune.ranking.dense import dense_top_k
+from llama_index_ace_finetune.ranking.dense import dense_top_k, unit_rows
 from llama_index_ace_finetune.stores.ann.scalar_quantization import quantise
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 
@@ -117,8 +117,7 @@ def read_dimensions(given: str) -> list[int]:
 
 
 def _shortened(vectors: _Vectors, dimension: int) -> _Vectors:
-    kept = vectors[:, :dimension]
-    return np.asarray(kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12), np.float32)
+    return unit_rows(vectors[:, :dimension])
 
 
 def _plain(queries: _Vectors, documents: _Vectors) -> NDArray[np.int32]:

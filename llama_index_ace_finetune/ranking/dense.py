@@ -6,6 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the rows of `vectors`, float [n, d], scaled to length 1, as float32; a zero row stays zero."""
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
+
+
 def dense_top_k(
     queries: NDArray[np.float32],
     documents: NDArray[np.float32],

@@ -21,6 +21,7 @@ from llama_index_ace_finetune.encoders.identity import ModelIdentity, identify_m
 from llama_index_ace_finetune.encoders.opening import opening
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.ranking.dense import unit_rows
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -112,8 +113,7 @@ class ExportedEncoder(Encoder):
         for batch, rows in zip(batches, self._runtimes[role](batches), strict=True):
             vectors[batch.rows] = rows
         if self.dimension < vectors.shape[1]:
-            vectors = vectors[:, : self.dimension]
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+            vectors = unit_rows(vectors[:, : self.dimension])
         if not np.isfinite(vectors).all():
             raise ModelError(
                 f"The {self.backend} export of {self.name!r} returns NaN or infinite vectors; export again."

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.ranking.dense import unit_rows
 from llama_index_ace_finetune.stores.ann.binary_quantization import binary_codes, hamming_distances
 from llama_index_ace_finetune.stores.ann.id_map import IdMapWriter
 from llama_index_ace_finetune.stores.ann.ivf import (
@@ -170,8 +171,7 @@ class IVFBuilder:
     def _queries(self) -> NDArray[np.float32]:
         """Return queries near stored vectors, as real ones are: two parts of one vector and one part of another."""
         one, other = self._rng.choice(self._count, (2, min(_TEST_QUERIES, self._count)))
-        queries = 2 * self._rows(one) + self._rows(other)
-        return np.asarray(queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12), np.float32)
+        return unit_rows(2 * self._rows(one) + self._rows(other))
 
     def _nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """Return the rows of the k nearest vectors of each query, int64 [n, k], by exhaustive search."""

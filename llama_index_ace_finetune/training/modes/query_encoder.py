@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import TrainingError
+from llama_index_ace_finetune.ranking.dense import unit_rows
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
 from llama_index_ace_finetune.training.data.token_cache import TokenCache
@@ -261,5 +262,4 @@ def apply_adapter(queries: NDArray[np.float32], matrix: NDArray[np.float32] | No
     """Return normalize(matrix @ q) for each row q of `queries` [n, d]; without a matrix, `queries`."""
     if matrix is None:
         return queries
-    moved = queries @ matrix.T
-    return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12), np.float32)
+    return unit_rows(queries @ matrix.T)
