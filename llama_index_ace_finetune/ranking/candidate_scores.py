@@ -41,8 +41,7 @@ class CandidateScores:
 
     def candidates(self, weights: Sequence[float]) -> NDArray[np.bool_]:
         """Return which rows a leg with a weight above 0 returned, bool [n, u]."""
-        candidates: NDArray[np.bool_] = self.found[[weight > 0 for weight in weights]].any(axis=0)
-        return candidates
+        return np.asarray(self.found[[weight > 0 for weight in weights]].any(axis=0), np.bool_)
 
     def sums(self, weights: Sequence[float]) -> NDArray[np.float64]:
         """Return the weighted sums of the normalised scores, float64 [n, u], -inf for a row that is no candidate.
