@@ -266,6 +266,13 @@ class TestTables:
             module, _, attribute = name.rpartition(".")
             assert hasattr(importlib.import_module(module), attribute), name
 
+    def test_rules_are_those_of_the_code(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(str(DOCS))
+        make_rules = importlib.import_module("make_rules")
+        pages = [page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md")]
+        assert sum(page.count("<!-- rule: ") for page in pages) == len(make_rules.RULES)
+        assert [page for page in pages if make_rules.filled(page) != page] == []
+
     def test_every_verb_has_a_row(self) -> None:
         assert rows(DOCS / "reference" / "command-line.md", "verb") == set(VERBS)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,22 +49,26 @@ def _print(found: RunComparison, screen: Console) -> None:
 
 
 def _table(found: RunComparison, screen: Console) -> Table:
+    from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
+
     table = table_for(screen)
     table.add_column("run", overflow="fold")
     table.add_column("system", overflow="fold")
     measures = measures_for(screen)
     for name in measures:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("against first, 95 %", justify="right", no_wrap=True)
-    table.add_column("p", justify="right", no_wrap=True)
+    table.add_column("against first, 95%", justify="right", no_wrap=True)
+    table.add_column("p (Holm)", justify="right", no_wrap=True)
     for run in found.runs:
         difference = found.differences_to_first[_MEASURE].get(run["run"])
+        # No run was selected beforehand, so the mark follows the p-value that is adjusted for their number.
+        adjusted = difference and replace(PairedDifference.from_dict(difference), p_value=difference["p_holm"])
         table.add_row(
             escape(run["run"]),
             escape(run["system"]),
             *(f"{run['means'][name]:.3f}" for name in measures.values()),
-            interval_markup(difference) if difference else "reference",
-            f"{difference['p_holm']:.3f}" if difference else "",
+            interval_markup(adjusted) if adjusted else "reference",
+            f"{adjusted.p_value:.3f}" if adjusted else "",
         )
     return table
 

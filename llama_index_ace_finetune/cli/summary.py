@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from llama_index_ace_finetune.cli.console import is_wide, table_for
 from llama_index_ace_finetune.cli.execute import EXIT_REJECTED
+
+if TYPE_CHECKING:
+    from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 
 _MEASURES = (("R@1", "Success@1"), ("R@5", "Success@5"), ("MRR@10", "MRR@10"))
 
@@ -21,6 +24,8 @@ def measures_for(screen: Console) -> dict[str, str]:
 
 def print_summary(report: dict[str, Any], screen: Console) -> None:
     """Print the systems with their differences to the base model, then the verdict and its warnings."""
+    from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
+
     metadata = report["metadata"]
     screen.print(
         f"\n{metadata['total_queries_evaluated']} held-out queries over {metadata['corpus_size']} distinct memories"
@@ -30,14 +35,14 @@ def print_summary(report: dict[str, Any], screen: Console) -> None:
     measures = measures_for(screen)
     for name in measures:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("MRR@10 against base, 95 %", justify="right", no_wrap=True)
+    table.add_column("MRR@10 against base, 95%", justify="right", no_wrap=True)
     chosen = report["verdict"]["system"]["name"]
     for system in report["systems"]:
         difference = system["difference_to_base"].get("MRR@10")
         table.add_row(
             escape(_label(system)),
             *(f"{system['means'][name]:.3f}" for name in measures.values()),
-            interval_markup(difference) if difference else "reference",
+            interval_markup(PairedDifference.from_dict(difference)) if difference else "reference",
             style="bold" if system["name"] == chosen else "",
         )
     screen.print(table)
@@ -69,7 +74,7 @@ def _label(system: dict[str, Any]) -> str:
     return f"{system['name']} ({dense:.2g} : {lexical:.2g})"
 
 
-def interval_markup(difference: dict[str, float]) -> str:
-    """Return a difference with its interval, green or red if it excludes zero."""
-    color = "green" if difference["low"] > 0 else "red" if difference["high"] < 0 else "default"
-    return f"[{color}]{difference['mean']:+.3f}  \\[{difference['low']:+.3f}, {difference['high']:+.3f}][/]"
+def interval_markup(difference: PairedDifference) -> str:
+    """Return a difference with its interval: green if it is a significant gain, red if it is a significant loss."""
+    color = "green" if difference.is_gain else "red" if difference.is_loss else "default"
+    return f"[{color}]{difference.mean:+.3f}  \\[{difference.low:+.3f}, {difference.high:+.3f}][/]"

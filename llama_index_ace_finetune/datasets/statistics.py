@@ -104,8 +104,8 @@ class DatasetStatistics:
             f"judgements        {self.right:,} relevant, {self.wrong:,} not relevant; "
             f"{self.queries_without_answer:,} queries without a relevant memory",
             f"answers per query {self.answers_per_query_mean:.2f} on average, {self.answers_per_query_max} at most",
-            f"words per memory  mean {m.mean:.1f}, median {m.median:g}, 95 % up to {m.p95:g}",
-            f"words per query   mean {q.mean:.1f}, median {q.median:g}, 95 % up to {q.p95:g}",
+            f"words per memory  mean {m.mean:.1f}, median {m.median:g}, 95% up to {m.p95:g}",
+            f"words per query   mean {q.mean:.1f}, median {q.median:g}, 95% up to {q.p95:g}",
             f"ambiguous         {self.ambiguous_query_texts:,} query texts with different relevant memories "
             f"({self.ambiguous_queries:,} rows)",
             f"attainable        R@1 {c.recall_at_1:.3f}, R@5 {c.recall_at_5:.3f}, MRR {c.mrr:.3f} "

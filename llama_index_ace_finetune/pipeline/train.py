@@ -60,17 +60,14 @@ def describe_mode(result: ModeResult) -> str:
     if result.selection is None:
         return f"{result.name}: {result.steps} steps in {result.seconds:.0f} s, not validated (no dev queries)"
     difference = result.selection.difference
-    outcome = "better than the base" if result.ships else "not significantly better than the base"
+    outcome = "better than the base" if result.ships else f"{difference.not_a_gain}: base kept"
     record = result.selection.retention
     if record and record.losses:
         *_, lost = record.losses.values()
         if lost > record.bound:
             outcome = "rejected (forgetting)"
         outcome += f"; general queries lose {lost:+.3f} of MRR@10, {record.bound:g} is allowed"
-    return (
-        f"{result.name}: dev MRR@10 {difference.mean:+.3f} (95% interval {difference.low:+.3f} to "
-        f"{difference.high:+.3f}) in {result.seconds:.0f} s, {outcome}"
-    )
+    return f"{result.name}: dev MRR@10 {difference} in {result.seconds:.0f} s, {outcome}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,7 +54,7 @@ class TrainingConfig:
             not mark dev queries.
         hard_negatives: mined negatives per query and step; they rotate over the epochs.
         suspected_margin: in mode "full", documents of a batch are masked for a query where their cosine with it, by the
-            base model, comes within this relative margin of the positive's (0.05: exceeds 95 % of it; a
+            base model, comes within this relative margin of the positive's (0.05: exceeds 95% of it; a
             `GISTEmbedLoss` with `margin_strategy="relative"`), or where they are near-duplicates of a positive;
             0 masks what the base ranks above the positive. None masks only known positives, since a
             weak base flags mostly the mistakes that training should fix.

@@ -14,8 +14,8 @@ def test_rising_curve_suggests_more_data() -> None:
     curve = build_learning_curve({300: BASE + 0.3, 100: BASE + 0.1}, BASE, measure="MRR@10")
     assert [(point.queries, round(point.mean, 6)) for point in curve.points] == [(100, 0.1), (300, 0.3)]
     assert curve.sentence == (
-        "From 100 to 300 training queries MRR@10 changes by +0.200 (95% interval +0.200 to +0.200): it still rises, "
-        "so more data would help."
+        "From 100 to 300 training queries MRR@10 changes by +0.200 (95% interval +0.200 to +0.200, p < .001): it "
+        "still rises, so more data would help."
     )
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from scipy.stats import binom
@@ -50,6 +52,32 @@ def test_swapping_the_systems_mirrors_the_result() -> None:
     assert one.low == pytest.approx(-other.high, abs=0.01)
     assert (one.wins, one.ties, one.losses) == (other.losses, other.ties, other.wins)
     assert one.p_value == other.p_value
+
+
+# ------------------------------------------------------------------------------------------------ in words
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "p_value", "shown", "why", "mark"),
+    [
+        (0.158, 0.01, 0.3, 0.07, "p = .070", "not significant, p = .070 is above .05", ""),
+        (0.158, 0.01, 0.3, 0.0501, "p = .0501", "not significant, p = .0501 is above .05", ""),
+        (0.158, 0.01, 0.3, 0.05, "p = .050", "", "gain"),
+        (0.158, 0.01, 0.3, 0.0002, "p < .001", "", "gain"),
+        (0.158, -0.01, 0.3, 0.04, "p = .040", "not significant, the 95% interval includes 0", ""),
+        (-0.158, -0.3, -0.1, 0.01, "p = .010", "no gain", "loss"),
+        (-0.158, -0.3, -0.1, 0.2, "p = .200", "no gain", ""),
+        (0.0, 0.0, 0.0, 1.0, "p = 1.000", "no gain", ""),
+    ],
+)
+def test_difference_in_words(
+    mean: float, low: float, high: float, p_value: float, shown: str, why: str, mark: str
+) -> None:
+    one = PairedDifference(mean, low, high, p_value, 3, 1, 2)
+    assert str(one) == f"{mean:+.3f} (95% interval {low:+.3f} to {high:+.3f}, {shown})"
+    assert one.not_a_gain == why
+    assert (one.is_gain, one.is_loss) == (mark == "gain", mark == "loss")
+    assert PairedDifference.from_dict({**asdict(one), "p_holm": 1.0}) == one
 
 
 # ------------------------------------------------------------------------------------------------ edges

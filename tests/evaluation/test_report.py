@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.browser import CHROMIUM, look_at
+from rich.console import Console
 
+from llama_index_ace_finetune.cli.summary import print_summary
 from llama_index_ace_finetune.datasets.oracle import UpperBound
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
@@ -364,6 +366,27 @@ def test_content_security_policy_allows_only_styles_of_the_page(evaluation: Make
     used = {name for names in re.findall(r'<[a-z][^<>]*\sclass="([\w]+-s\d+)"', text) for name in names.split()}
     assert used
     assert all(f".{name} {{" in text for name in used)
+
+
+def test_marks_follow_one_rule_in_page_and_terminal(evaluation: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    # Three queries that all gain: the interval is above zero, p = .25.
+    report = report_of(evaluation({BASE: [2] * 3, TUNED: [1] * 3, HYBRID_EQUAL: [3] * 3}))
+    assert report["systems"][4]["difference_to_base"]["MRR@10"]["low"] > 0
+    page = render_html(report)
+    assert not re.findall(r'class="num (?:up|down)"', page)
+    assert 'class="verdict "' in page
+    clear = render_html(report_of(evaluation({BASE: [2] * 20, TUNED: [1] * 20, HYBRID_EQUAL: [3] * 20})))
+    assert re.findall(r'class="num (up|down)">([+-][\d.]+)', clear) == [("up", "+0.500"), ("down", "-0.167")]
+    # Only the p-value of the rule is in the table; the adjusted one is named as such.
+    tables = page.split("<summary>All measures</summary>")
+    difference = report["systems"][4]["difference_to_base"]["MRR@10"]
+    for key, table in (("p_value", tables[0]), ("p_holm", tables[1])):
+        assert f'<td class="num">{difference[key]:.3f}</td>' in table
+    screen = Console(width=100, force_terminal=True, color_system="standard", highlight=False)
+    for one, colours in ((report, 0), (report_of(evaluation({BASE: [2] * 20, TUNED: [1] * 20})), 1)):
+        print_summary(one, screen)
+        printed = capsys.readouterr().out
+        assert printed.split("SHIP")[0].count("\x1b[1;32m") == colours, printed
 
 
 def test_page_without_slices_and_changes(evaluation: Make) -> None:

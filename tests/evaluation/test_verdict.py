@@ -18,6 +18,7 @@ from llama_index_ace_finetune.evaluation.evaluate import (
     TUNED,
     Evaluation,
 )
+from llama_index_ace_finetune.evaluation.stats.paired import p_text
 
 Make = Callable[..., Evaluation]
 SHIPS = {"shipped": "finetuned", "rule": "by dev."}
@@ -41,9 +42,9 @@ def searched(verdict: Verdict) -> dict[str, object]:
 def test_gain_on_dev_and_test_ships(evaluation: Make) -> None:
     verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)
     assert verdict.sentence == (
-        "SHIP THE TUNED MODEL (DENSE ONLY): MRR@10 0.500 -> 1.000, +0.500 (95% interval +0.500 to +0.500) against the "
-        "base model on 20 held-out queries, and +0.500 (95% interval +0.500 to +0.500) against the best system without "
-        "training, BM25."
+        "SHIP THE TUNED MODEL (DENSE ONLY): MRR@10 0.500 -> 1.000, +0.500 (95% interval +0.500 to +0.500, p < .001) "
+        "against the base model on 20 held-out queries, and +0.500 (95% interval +0.500 to +0.500, p < .001) against "
+        "the best system without training, BM25."
     )
     assert (verdict.ship_tuned, verdict.confirmed) == (True, True)
     assert verdict.rule == f"{RULE} Weights: by dev."
@@ -55,8 +56,8 @@ def test_base_is_the_best_untuned_system(evaluation: Make) -> None:
     ranks = {BASE: BAD, TUNED: GOOD, **dict.fromkeys((BM25, HYBRID_BASE, HYBRID_BASE_WEIGHTED), [3] * 20)}
     verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)
     assert verdict.sentence == (
-        "SHIP THE TUNED MODEL (DENSE ONLY): MRR@10 0.500 -> 1.000, +0.500 (95% interval +0.500 to +0.500) against the "
-        "base model, the best system without training, on 20 held-out queries."
+        "SHIP THE TUNED MODEL (DENSE ONLY): MRR@10 0.500 -> 1.000, +0.500 (95% interval +0.500 to +0.500, p < .001) "
+        "against the base model, the best system without training, on 20 held-out queries."
     )
     assert verdict.confirmed
     assert verdict.against_base == verdict.against_untuned
@@ -82,8 +83,8 @@ def test_not_significantly_better_than_an_untuned_hybrid_ships_with_care(evaluat
     ranks = {BASE: [4] * 20, TUNED: GOOD, HYBRID_BASE: [1] * 18 + [2, 2]}
     verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)
     assert verdict.sentence.startswith(
-        "SHIP WITH CARE: the tuned model (dense only) is not significantly better than base + BM25, which needs no "
-        "training: +0.050"
+        "SHIP WITH CARE, since test does not confirm that the tuned model (dense only) is better than base + BM25, "
+        "which needs no training (not significant, the 95% interval includes 0): +0.050"
     )
     assert "It is better than the base model: MRR@10 0.250 -> 1.000" in verdict.sentence
     assert not verdict.confirmed
@@ -92,7 +93,8 @@ def test_not_significantly_better_than_an_untuned_hybrid_ships_with_care(evaluat
 def test_gain_that_is_not_significant_ships_with_care(evaluation: Make) -> None:
     verdict = reach_verdict(evaluation({BASE: BAD, TUNED: MIXED}, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)
     assert verdict.sentence.startswith(
-        "SHIP WITH CARE: the gain of the tuned model (dense only) is not significant on test, though it won on dev: MRR"
+        "SHIP WITH CARE, since test does not confirm that the tuned model (dense only) is better than the base model "
+        "(not significant, the 95% interval includes 0), though it won on dev: MRR"
     )
     assert (verdict.ship_tuned, verdict.confirmed) == (True, False)
 
@@ -148,6 +150,7 @@ def test_an_interval_above_zero_is_not_enough_with_three_queries(evaluation: Mak
     assert verdict.against_base.low > 0
     assert verdict.against_base.p_value > 0.2
     assert not verdict.confirmed
+    assert f"(not significant, {p_text(verdict.against_base.p_value)} is above .05)" in verdict.sentence.split(":")[0]
 
 
 def test_no_gain_in_training_serves_the_base_hybrid(evaluation: Make) -> None:

@@ -20,13 +20,13 @@ from llama_index_ace_finetune.evaluation.evaluate import (
     TUNED,
     Evaluation,
 )
-from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference, paired_difference
+from llama_index_ace_finetune.evaluation.stats.paired import SIGNIFICANT, PairedDifference, paired_difference
 
 RULE = (
-    "The system is selected on the dev queries only. On the test queries it is confirmed if the 95% interval "
-    f"(bootstrap by relevant document) of its paired difference in {MEASURE} is above zero and the permutation test "
-    "gives p <= .05: against the base model and, if it needs the tuned model, against the best system that does not, "
-    "including BM25 only and equal fusion. If such an interval is below zero, a simpler system is served instead."
+    "The system is selected on the dev queries only. The test queries confirm it if it is a significant gain in "
+    f"{MEASURE} against the base model and, if it needs the tuned model, against the best system that does not, "
+    f"including BM25 only and equal fusion. {SIGNIFICANT} If such an interval is below zero, a simpler system is "
+    "served instead."
 )
 
 
@@ -134,7 +134,7 @@ def _sentence(
         return f"KEEP THE BASE MODEL AS IT IS: {why}."
     means = f"{MEASURE} {evaluation.mean(BASE, MEASURE):.3f} -> {evaluation.mean(system.name, MEASURE):.3f}"
     is_best = ", the best system without training," if best == BASE else ""
-    over_base = f"{means}, {_figures(against_base)} against the base model{is_best} {count}"
+    over_base = f"{means}, {against_base} against the base model{is_best} {count}"
     instead = "" if served == system else f"; served instead: {served}"
     if not system.trained:
         if instead:
@@ -150,25 +150,23 @@ def _sentence(
         return (
             f"DO NOT SHIP: {best}, which needs no training, is better than {system}: {MEASURE} "
             f"{evaluation.mean(best, MEASURE):.3f} against {evaluation.mean(system.name, MEASURE):.3f}, difference "
-            f"{_figures(against_best)} {count}{instead}."
+            f"{against_best} {count}{instead}."
         )
     if not against_base.is_gain:
-        return f"SHIP WITH CARE: the gain of {system} is not significant on test, though it won on dev: {over_base}."
+        return (
+            f"SHIP WITH CARE, since test does not confirm that {system} is better than the base model "
+            f"({against_base.not_a_gain}), though it won on dev: {over_base}."
+        )
     if best == BASE or against_best is None:
         return f"SHIP {str(system).upper()}: {over_base}."
     if not against_best.is_gain:
         return (
-            f"SHIP WITH CARE: {system} is not significantly better than {best}, which needs no training: "
-            f"{_figures(against_best)}. It is better than the base model: {over_base}."
+            f"SHIP WITH CARE, since test does not confirm that {system} is better than {best}, which needs no training "
+            f"({against_best.not_a_gain}): {against_best}. It is better than the base model: {over_base}."
         )
     return (
-        f"SHIP {str(system).upper()}: {over_base}, and {_figures(against_best)} against the best system without "
-        f"training, {best}."
+        f"SHIP {str(system).upper()}: {over_base}, and {against_best} against the best system without training, {best}."
     )
-
-
-def _figures(difference: PairedDifference) -> str:
-    return f"{difference.mean:+.3f} (95% interval {difference.low:+.3f} to {difference.high:+.3f})"
 
 
 def _warnings(

@@ -18,6 +18,7 @@ from llama_index_ace_finetune.evaluation.report.plots import (
     weight_plot,
 )
 from llama_index_ace_finetune.evaluation.report.svg import Plot
+from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 
 _MEASURE = "MRR@10"
 _POLICY_PLACE = "<!-- policy -->"
@@ -32,7 +33,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(figure=_figure, signed=_signed, p_value=_p_value)
+    environment.filters.update(figure=_figure, signed=_signed, p_value=_p_value, mark=_mark)
     template = environment.get_template("report.html.j2")
     dimensions: dict[str, list[Any]] = {}
     for part in report["slices"]:
@@ -55,6 +56,7 @@ def _plots(report: Mapping[str, Any]) -> dict[str, Plot | None]:
     return {
         "differences": interval_plot(
             [(one["name"], one["difference_to_base"][_MEASURE]) for one in compared],
+            marks=[_mark(one["difference_to_base"][_MEASURE]) for one in compared],
             name="differences",
             what=f"Difference in {_MEASURE} to the base model",
         ),
@@ -80,6 +82,17 @@ def _figure(value: float | None) -> str:
 
 def _signed(value: float | None) -> str:
     return "" if value is None else f"{value:+.3f}"
+
+
+def _mark(difference: Mapping[str, Any]) -> str:
+    """Return the class of a difference: "up" for a significant gain, "down" for a significant loss, else none.
+
+    A difference without a p-value, as that of a slice, is not marked.
+    """
+    if "p_value" not in difference:
+        return ""
+    one = PairedDifference.from_dict(difference)
+    return "up" if one.is_gain else "down" if one.is_loss else ""
 
 
 def _p_value(value: float) -> str:

@@ -40,7 +40,7 @@ def build_learning_curve(
 ) -> LearningCurve:
     """Compare models trained on growing subsets of the data with the base, and the largest subset with the one before.
 
-    More data would help if the interval of that last difference is above zero.
+    More data would help if that last difference is a significant gain.
 
     Args:
         values: per number of training queries, per-query values float [n] of the model trained on them.
@@ -60,8 +60,7 @@ def build_learning_curve(
         return LearningCurve(tuple(points), "One training size says nothing about more data.")
     before, last = points[-2].queries, points[-1].queries
     step = paired_difference(values[last], values[before], groups=groups, seed=seed)
-    figures = f"{step.mean:+.3f} (95% interval {step.low:+.3f} to {step.high:+.3f})"
-    change = f"From {before:,} to {last:,} training queries {measure} changes by {figures}"
-    if step.low > 0:
+    change = f"From {before:,} to {last:,} training queries {measure} changes by {step}"
+    if step.is_gain:
         return LearningCurve(tuple(points), f"{change}: it still rises, so more data would help.")
-    return LearningCurve(tuple(points), f"{change}: not a significant gain, so more data of this kind may not help.")
+    return LearningCurve(tuple(points), f"{change}: {step.not_a_gain}, so more data of this kind may not help.")

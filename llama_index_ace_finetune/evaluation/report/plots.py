@@ -11,26 +11,27 @@ _ROW = 0.36  # inches
 _STYLES = ((MARK, "-", "o"), (SOFT, "--", "s"), (GOOD, ":", "^"))
 
 
-def interval_plot(rows: Sequence[tuple[str, Mapping[str, float]]], *, name: str, what: str) -> Plot | None:
+def interval_plot(
+    rows: Sequence[tuple[str, Mapping[str, float]]], *, name: str, what: str, marks: Sequence[str] = ()
+) -> Plot | None:
     """Plot a mean with its interval per row around a zero line; None if there are no rows.
 
     Args:
         rows: label, and `mean`, `low` and `high`.
         name: of the figure.
         what: the plotted quantity, for the axis label and the alternative text.
+        marks: "up", "down" or "" per row: a significant gain, a significant loss, or neither; none by default.
     """
     if not rows:
         return None
     with figure(_ROW * len(rows) + 0.9) as (made, axes):
         axes.axvline(0, color=INK, linewidth=1)
         for place, (_, one) in enumerate(rows):
-            significant = one["low"] > 0 or one["high"] < 0
-            colour = (GOOD if one["mean"] > 0 else BAD) if significant else SOFT
+            mark = marks[place] if marks else ""
+            colour = {"up": GOOD, "down": BAD}.get(mark, SOFT)
             axes.plot([one["low"], one["high"]], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
-            # Filled if the interval excludes zero, so that significance does not depend on colour only.
-            axes.plot(
-                [one["mean"]], [place], "o", markersize=8, color=colour, fillstyle="full" if significant else "none"
-            )
+            # Filled if significant, so that it does not depend on colour only.
+            axes.plot([one["mean"]], [place], "o", markersize=8, color=colour, fillstyle="full" if mark else "none")
         axes.set_yticks(range(len(rows)), [_short(label) for label, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.3g}" if abs(value) > 1e-9 else "0")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,12 @@ from llama_index_ace_finetune.evaluation.stats.permutation_test import paired_pe
 _TIE = 1e-12
 # With two or three groups an interval can be above zero by chance; the permutation test is not misled.
 _SIGNIFICANCE_LEVEL = 0.05
+
+SIGNIFICANT = (
+    "A paired difference is a significant gain if its 95% interval (bootstrap by relevant document) is above zero and "
+    "its permutation test gives p <= .05."
+)
+"""The rule of `PairedDifference.is_gain` in words, for every text that states it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +37,40 @@ class PairedDifference:
     ties: int
     losses: int
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PairedDifference:
+        """Return the difference that a report or a model record holds, as JSON values; other keys are ignored."""
+        return cls(**{one.name: values[one.name] for one in fields(cls)})
+
     @property
     def is_gain(self) -> bool:
-        """Whether the interval is above zero and the permutation test gives p <= .05."""
+        """Whether the interval is above zero and the permutation test gives p <= .05 (`SIGNIFICANT`)."""
         return self.low > 0 and self.p_value <= _SIGNIFICANCE_LEVEL
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the interval is below zero and the permutation test gives p <= .05."""
+        return self.high < 0 and self.p_value <= _SIGNIFICANCE_LEVEL
+
+    @property
+    def not_a_gain(self) -> str:
+        """Why it is not a significant gain, by `SIGNIFICANT`; empty if it is one."""
+        if self.is_gain:
+            return ""
+        if self.low > 0:
+            return f"not significant, {p_text(self.p_value)} is above .05"
+        return "no gain" if self.mean <= 0 else "not significant, the 95% interval includes 0"
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} (95% interval {self.low:+.3f} to {self.high:+.3f}, {p_text(self.p_value)})"
+
+
+def p_text(p_value: float) -> str:
+    """Return a p-value as in "p = .012"; with four digits if three would hide that it is above the level."""
+    if p_value < 0.001:
+        return "p < .001"
+    digits = 4 if _SIGNIFICANCE_LEVEL < p_value < _SIGNIFICANCE_LEVEL + 0.0005 else 3
+    return f"p = {p_value:.{digits}f}".replace("= 0.", "= .")
 
 
 def paired_difference(

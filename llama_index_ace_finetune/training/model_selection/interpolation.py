@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference, paired_difference
+from llama_index_ace_finetune.evaluation.stats.paired import SIGNIFICANT, PairedDifference, paired_difference
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.retention import Retention, RetentionRecord
 
@@ -56,9 +56,8 @@ def choose_alpha(
 
 
 RULE = (
-    "Ship the tuned weights if the 95% bootstrap interval (resampled by positive) of the paired difference "
-    "in MRR@10 to the base model on the dev queries is above zero, and the permutation test gives p <= 0.05; "
-    "otherwise ship the base model."
+    "The tuned weights ship if they are a significant gain in MRR@10 against the base model on the dev queries; "
+    f"otherwise the base model ships. {SIGNIFICANT}"
 )
 
 
