@@ -21,6 +21,7 @@ from llama_index_ace_finetune.encoders.opening import opening
 from llama_index_ace_finetune.encoders.prompts import Prompts
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.encoders.token_limit import takes_token_limit
+from llama_index_ace_finetune.encoders.token_states import TokenStates
 from llama_index_ace_finetune.errors import ModelError, first_line
 from llama_index_ace_finetune.utils.fork import fork_safe_lock, renew_after_fork
 from llama_index_ace_finetune.utils.memory import is_out_of_memory
@@ -175,6 +176,34 @@ class Encoder:
             _scatter(vectors, places, chunk, encoded, progress)
         return vectors
 
+    def encode_tokens(self, texts: Sequence[str], *, role: Role) -> TokenStates:
+        """Return the vectors of `encode` and the states of the last layer of all tokens, from one forward pass.
+
+        Nothing is cached, and the states of all texts are in memory at once.
+
+        Raises:
+            ModelError: if the model has no token states, or returns NaN or infinite ones.
+        """
+        texts = [replace_lone_surrogates(text) for text in texts]
+        if not texts:
+            return TokenStates(
+                np.empty((0, self.dimension), np.float32), np.empty((0, 0), np.float32), np.zeros(0, np.int64)
+            )
+        found = self._forward_tokens(texts, role)
+        if not (np.isfinite(found.vectors).all() and np.isfinite(found.states).all()):
+            raise ModelError(f"The model {self.name!r} returns NaN or infinite vectors; train or copy it again.")
+        return found
+
+    def _forward_tokens(self, texts: list[str], role: Role) -> TokenStates:
+        with self._lock:
+            packed = self._current_packed(texts, role)
+            if packed:
+                return packed.token_states(*self._tokens(texts, role))
+            batches = self._equal_lengths(texts, role)
+            return TokenStates.in_order(
+                [(rows, self._model_states([texts[row] for row in rows], role)) for rows in batches]
+            )
+
     def _open_cache(self, root: Path, texts: list[str], role: Role) -> VectorCache:
         """The vector cache of a role; that of the base if documents are embedded as by the base."""
         store = VectorCache(root, fingerprint=self.vector_key(role), role=role)
@@ -230,9 +259,28 @@ class Encoder:
         return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
 
     def _model_forward(self, texts: list[str], role: Role) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self._call_model(texts, role, normalize_embeddings=True, convert_to_numpy=True)
+        return vectors
+
+    def _model_states(self, texts: list[str], role: Role) -> TokenStates:
         import torch
 
-        encode = self.model.encode_query if role == "query" else self.model.encode_document
+        found: list[dict[str, Tensor]] = self._call_model(texts, role, output_value=None)
+        if not {"token_embeddings", "attention_mask"} <= found[0].keys():
+            raise ModelError(f"The model {self.name!r} has no token states; use it without late interaction.")
+        vectors = torch.stack([text["sentence_embedding"] for text in found])
+        states = [text["token_embeddings"][text["attention_mask"].bool()] for text in found]
+        return TokenStates(
+            torch.nn.functional.normalize(vectors, dim=1).float().cpu().numpy(),
+            torch.cat(states).float().cpu().numpy(),
+            np.array([len(text) for text in states], np.int64),
+        )
+
+    def _call_model(self, texts: list[str], role: Role, **output: object) -> Any:
+        """Encode in the model's precision, with smaller batches if memory runs out."""
+        import torch
+
+        encode: Any = self.model.encode_query if role == "query" else self.model.encode_document
         enabled = self.settings.precision == "bfloat16"
         batch_size = self.settings.batch_size
         while True:
@@ -241,10 +289,9 @@ class Encoder:
                     return encode(
                         texts,
                         batch_size=batch_size,
-                        normalize_embeddings=True,
                         show_progress_bar=False,
-                        convert_to_numpy=True,
                         truncate_dim=self.settings.truncate_dim,
+                        **output,
                     )
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

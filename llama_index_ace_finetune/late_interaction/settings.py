@@ -1,0 +1,35 @@
+"""Settings of stored token vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from llama_index_ace_finetune.errors import StoreError, quoted
+from llama_index_ace_finetune.late_interaction.quantization import Bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSettings:
+    """How the token vectors of memories are stored.
+
+    Attributes:
+        dimension: dimension of the vectors, if a projection is computed from the memories; None keeps that of the
+            model's token states. A trained projection has its own dimension.
+        bits: bits per coordinate, 8 or 4.
+        pooling: tokens per stored vector, 1 to 16: vectors of similar tokens of a memory are replaced by their mean.
+    """
+
+    dimension: int | None = 96
+    bits: Bits = 8
+    pooling: int = 2
+
+    def __post_init__(self) -> None:
+        if self.bits not in get_args(Bits):
+            raise StoreError(f"Token vectors are stored in {quoted(self.bits)} bits; it must be 8 or 4.")
+        if self.pooling not in range(1, 17):
+            raise StoreError(f"The token pooling is {quoted(self.pooling)}; it must be an integer from 1 to 16.")
+        if self.dimension is not None and self.dimension not in range(1, 4097):
+            raise StoreError(
+                f"The dimension of token vectors is {quoted(self.dimension)}; it must be an integer from 1 to 4096."
+            )

@@ -1,0 +1,108 @@
+"""TokenReranker: MaxSim scores of memories, from their stored token vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
+from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.late_interaction.max_sim import max_sim, max_sim_scores
+from llama_index_ace_finetune.late_interaction.projection import principal_projection
+from llama_index_ace_finetune.late_interaction.settings import TokenSettings
+from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
+from llama_index_ace_finetune.late_interaction.token_store import TokenStore
+from llama_index_ace_finetune.late_interaction.token_vectors import TokenVectors
+
+_BATCH = 1024
+_SAMPLED_TEXTS = 2048
+
+
+class TokenReranker:
+    """Scores memories for a query by late interaction (ColBERT's MaxSim).
+
+    Args:
+        encoder: encodes queries, and memories that are upserted.
+        store: the token vectors of the memories.
+
+    Raises:
+        StoreError: if the store's token vectors are of another model or projection.
+    """
+
+    def __init__(self, encoder: TokenEncoder, store: TokenStore) -> None:
+        if store.fingerprint != encoder.fingerprint:
+            raise StoreError(
+                f"The token vectors were made by another model or projection than {encoder.encoder.name!r}; build them "
+                "again with this model."
+            )
+        self.encoder = encoder
+        self.store = store
+
+    @classmethod
+    def build(
+        cls,
+        encoder: Encoder,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        *,
+        settings: TokenSettings | None = None,
+        projection: NDArray[np.float32] | None = None,
+        progress: Progress | None = None,
+    ) -> TokenReranker:
+        """Encode and store memories.
+
+        Args:
+            encoder: the model.
+            ids: ids of the memories; rows of the store's `tokens` have this order.
+            texts: their texts.
+            settings: how the token vectors are stored.
+            projection: a trained projection of the token states; by default, if `settings` has a dimension below that
+                of the model, the principal components of a sample of the texts.
+            progress: called with the number of newly encoded texts.
+        """
+        settings = settings or TokenSettings()
+        tokens = TokenEncoder(
+            encoder, choose_projection(encoder, texts, settings) if projection is None else projection
+        )
+        store = TokenStore(tokens.dimension, tokens.fingerprint, settings=settings)
+        reranker = cls(tokens, store)
+        reranker.upsert(ids, texts, progress=progress)
+        return reranker
+
+    def score(self, query: NDArray[np.float32], ids: Sequence[str]) -> NDArray[np.float64]:
+        """Return the MaxSim of a query's token vectors, float32 [q, d], and each memory, float64 [n] in [-1, 1].
+
+        A memory or a query without tokens gets -1. Scores are those of `score_rows`, to the last digit.
+
+        Raises:
+            StoreError: if a memory has no stored token vectors, or a file of the store has been damaged.
+        """
+        tokens = self.store.tokens
+        return max_sim(query, tokens, tokens.rows(ids))
+
+    def score_rows(self, queries: TokenVectors, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the scores of many queries and their candidates: rows of the store, int [n, u], padded with -1."""
+        return max_sim_scores(queries, self.store.tokens, candidates)
+
+    def upsert(self, ids: Sequence[str], texts: Sequence[str], *, progress: Progress | None = None) -> None:
+        """Encode and store memories, replacing those with the same ids."""
+        for start in range(0, len(ids), _BATCH):
+            part = slice(start, start + _BATCH)
+            self.store.upsert(ids[part], self.encoder.encode_documents(texts[part]))
+            if progress:
+                progress(len(ids[part]))
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Delete the token vectors of memories; unknown ids are ignored."""
+        self.store.delete(ids)
+
+
+def choose_projection(encoder: Encoder, texts: Sequence[str], settings: TokenSettings) -> NDArray[np.float32] | None:
+    """Return the principal components of the token states of a sample of texts; None if all dimensions are kept."""
+    if settings.dimension is None or not len(texts):
+        return None
+    sample = [texts[place] for place in np.linspace(0, len(texts) - 1, min(len(texts), _SAMPLED_TEXTS)).astype(int)]
+    tokens = TokenEncoder(encoder).encode_documents(sample)
+    return principal_projection(tokens.vectors, settings.dimension) if settings.dimension < tokens.dimension else None

@@ -1,0 +1,63 @@
+"""Re-ranking with the default model: what a served retriever calls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.late_interaction.max_sim import max_sim
+from llama_index_ace_finetune.late_interaction.settings import TokenSettings
+from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
+from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
+from llama_index_ace_finetune.late_interaction.token_store import TokenStore
+
+MEMORIES = {
+    "disk": "When the disk is full, delete the build folder and start the build again.",
+    "queue": "Restart the queue worker when jobs stay in the state waiting.",
+    "token": "An expired token is refreshed by signing in again.",
+    "empty": "",
+}
+
+
+@pytest.fixture
+def reranker(minilm: Encoder) -> TokenReranker:
+    settings = TokenSettings(dimension=32, bits=8, pooling=1)
+    return TokenReranker.build(minilm, list(MEMORIES), list(MEMORIES.values()), settings=settings)
+
+
+def test_scores_are_near_those_of_the_full_token_vectors(minilm: Encoder, reranker: TokenReranker) -> None:
+    full = TokenEncoder(minilm)
+    query = "jobs are stuck in the queue"
+    expected = max_sim(full.encode_queries([query])[0], full.encode_documents(list(MEMORIES.values())), np.arange(4))
+    found = reranker.score(reranker.encoder.encode_queries([query])[0], list(MEMORIES))
+    assert np.abs(found - expected).max() < 0.1
+    assert found.argmax() == expected.argmax() == 1
+    queries = reranker.encoder.encode_queries([query, query])
+    rows = reranker.store.tokens.rows(list(MEMORIES))
+    assert (reranker.score_rows(queries, np.stack([rows, rows[::-1]])) == np.stack([found, found[::-1]])).all()
+
+
+def test_upserts_and_deletions_are_scored_at_once(reranker: TokenReranker) -> None:
+    query = reranker.encoder.encode_queries(["how do I sign in"])[0]
+    before = reranker.score(query, ["token", "disk"])
+    reranker.upsert(["disk", "new"], [MEMORIES["token"], "Sign in with the button at the top."])
+    after = reranker.score(query, ["token", "disk", "new"])
+    assert after[0] == after[1] == before[0] > before[1]
+    reranker.delete(["disk", "unknown"])
+    assert len(reranker.store) == 4
+    with pytest.raises(StoreError, match="lack 2 of 3 memories, such as 'disk'; upsert these memories"):
+        reranker.score(query, ["new", "disk", "never"])
+
+
+def test_token_vectors_of_another_model_are_refused(reranker: TokenReranker, minilm: Encoder) -> None:
+    with pytest.raises(StoreError, match="made by another model or projection"):
+        TokenReranker(TokenEncoder(minilm), reranker.store)
+    other = TokenStore(384, TokenEncoder(minilm).fingerprint)
+    with pytest.raises(StoreError, match="have 32 dimensions, and those of the store 384"):
+        other.upsert(["x"], reranker.encoder.encode_queries(["x"]))
+    with pytest.raises(StoreError, match="2 ids for the token vectors of 1"):
+        other.upsert(["x", "y"], TokenEncoder(minilm).encode_queries(["x"]))
+    with pytest.raises(StoreError, match="occurs twice"):
+        other.upsert(["x", "x"], TokenEncoder(minilm).encode_queries(["x", "y"]))
