@@ -1,0 +1,1 @@
+"""Choosing the system to serve from values on dev; knows neither models nor reports."""

@@ -1,0 +1,109 @@
+"""Candidate: a structure with the reciprocal ranks that each of its weights gives on dev."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.evaluation.choosing.structures import Structure
+from llama_index_ace_finetune.ranking.candidate_scores import PADDING, CandidateScores
+from llama_index_ace_finetune.ranking.fusion_settings import Leg
+from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import RRF_K
+
+_DEPTH = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A structure and its values on dev.
+
+    Attributes:
+        structure: embedding, legs and grid of weights.
+        values: MRR@10 of each query with each row of the grid, float64 [w, n].
+        milliseconds: per query, encoding included, as measured; None if it was not.
+        bytes_per_memory: that its legs store.
+    """
+
+    structure: Structure
+    values: NDArray[np.float64]
+    milliseconds: float | None = None
+    bytes_per_memory: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        structure: Structure,
+        legs: Sequence[Leg],
+        table: CandidateScores,
+        relevant: Sequence[NDArray[np.int64]],
+    ) -> Candidate:
+        """Compute the values of a structure.
+
+        Args:
+            structure: its legs are among `legs`.
+            legs: of the table.
+            table: exact scores of the candidates of n queries.
+            relevant: corpus rows of the relevant documents of each query.
+        """
+        part = _only(table, [legs.index(leg) for leg in structure.legs])
+        right = np.zeros(part.rows.shape, bool)
+        for query, rows in enumerate(relevant):
+            right[query] = np.isin(part.rows[query], rows)
+        total = _RankSums(part) if structure.kind == "rrf" else part.sums
+        return cls(structure, np.stack([_reciprocal_ranks(total(weights), right) for weights in structure.grid]))
+
+
+def _only(table: CandidateScores, legs: Sequence[int]) -> CandidateScores:
+    """Return the table of some legs, with the rows that they returned only."""
+    kept = table.found[legs].any(axis=0)
+    width = int(kept.sum(axis=1).max(initial=0))
+    order = np.argsort(~kept, axis=1, kind="stable")[:, :width]
+    there = np.take_along_axis(kept, order, axis=1)
+    scores, found = (
+        np.stack([np.take_along_axis(one[leg], order, 1) for leg in legs]) for one in (table.scores, table.found)
+    )
+    highest = table.highest[legs].copy()
+    for leg in np.flatnonzero(np.isnan(highest).all(axis=1) & ~found.any(axis=(1, 2))):
+        # The highest score of a leg that retrieves nothing is that among the candidates.
+        highest[leg] = np.where(there, scores[leg], -np.inf).max(axis=1, initial=-np.inf)
+    return replace(
+        table,
+        rows=np.where(there, np.take_along_axis(table.rows, order, 1), PADDING),
+        scores=scores,
+        found=found & there,
+        highest=highest,
+        floors=tuple(table.floors[leg] for leg in legs),
+    )
+
+
+class _RankSums:
+    """The weighted sums of reciprocal ranks (RRF) of a table, as `CandidateScores.sums`."""
+
+    def __init__(self, table: CandidateScores) -> None:
+        values = np.where(table.found, table.scores, -np.inf)
+        order = np.argsort(-values, axis=2, kind="stable")
+        ranks = np.empty(order.shape)
+        np.put_along_axis(ranks, order, np.broadcast_to(np.arange(1.0, order.shape[2] + 1), order.shape), axis=2)
+        self._gains = np.where(table.found, 1 / (RRF_K + ranks), 0.0)
+        self._found = table.found.any(axis=0)
+
+    def __call__(self, weights: Sequence[float]) -> NDArray[np.float64]:
+        total = np.round(np.tensordot(np.asarray(weights), self._gains, axes=1), 12)
+        return np.where(self._found, total, -np.inf)
+
+
+def _reciprocal_ranks(sums: NDArray[np.float64], right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return 1 / rank of the first relevant row of each query, 0 beyond rank 10, float64 [n]; ties by column.
+
+    Ranks are counted, not sorted: one more than the rows with a higher sum, or an equal one in an earlier column.
+    """
+    if not sums.shape[1]:
+        return np.zeros(len(sums))
+    first = np.argmax(np.where(right, sums, -np.inf), axis=1)[:, None]
+    best = np.take_along_axis(sums, first, axis=1)
+    found = (np.take_along_axis(right, first, axis=1) & np.isfinite(best))[:, 0]
+    ranks = 1 + (sums > best).sum(axis=1) + ((sums == best) & (np.arange(sums.shape[1]) < first)).sum(axis=1)
+    return np.where(found & (ranks <= _DEPTH), 1 / ranks, 0.0)

@@ -1,0 +1,136 @@
+"""Choose the system to serve on dev, and estimate what this way of choosing gains by nested cross-validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
+from llama_index_ace_finetune.evaluation.stats.groups import Groups, number_groups
+from llama_index_ace_finetune.ranking.fusion_settings import FusionSettings
+
+ERRORS: Final = 1.0
+"""By how many standard errors a dearer system has to be better."""
+_FOLDS = 5
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The chosen system and the evidence for it.
+
+    Attributes:
+        candidate: the chosen structure.
+        row: of its grid.
+        best: the structure with the highest mean on dev, each at the weights that it would be served with.
+        means: per structure, its mean MRR@10 on dev at those weights.
+        nested: MRR@10 of each dev query by a system that was chosen without its fold, float64 [n].
+    """
+
+    candidate: Candidate
+    row: int
+    best: Candidate
+    means: Mapping[str, float]
+    nested: NDArray[np.float64]
+
+    @property
+    def settings(self) -> FusionSettings:
+        """Legs, weights and fusion method."""
+        return self.candidate.structure.settings(self.row)
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """MRR@10 of each dev query, float64 [n]."""
+        chosen: NDArray[np.float64] = self.candidate.values[self.row]
+        return chosen
+
+
+def choose(candidates: Sequence[Candidate], *, groups: Groups | None = None, seed: int = 0) -> Choice:
+    """Choose a structure and its weights by the MRR@10 of dev queries.
+
+    1. Of each structure, the weights nearest to neutral among those within one standard error of its best.
+    2. The cheapest structure within one standard error of the best; of equally cheap ones that with the highest mean.
+
+    Standard errors are those of paired differences, clustered by group. `nested` repeats both steps on four fifths of
+    the groups and measures the result on the rest, five times: the mean of a winner of many is too high, that of
+    `nested` is not.
+
+    Source: the one-standard-error rule, Breiman et al., "Classification and Regression Trees", 1984; nested
+    cross-validation, Varma and Simon, "Bias in error estimation when using cross-validation for model selection",
+    BMC Bioinformatics 2006.
+
+    Args:
+        candidates: at least one, with the same queries.
+        groups: the group of each query [n].
+        seed: random seed of the folds.
+    """
+    count = candidates[0].values.shape[1]
+    labels = number_groups(groups, count)
+    index, best, rows = _chosen(candidates, np.arange(count), labels)
+    groups_count = int(labels.max(initial=-1)) + 1
+    folds = min(_FOLDS, groups_count)
+    fold_of = (np.random.default_rng(seed).permutation(groups_count) % max(folds, 1))[labels]
+    nested = candidates[index].values[rows[index]].copy()
+    for fold in range(folds if folds > 1 else 0):
+        kept, left_out = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        taken, _, taken_rows = _chosen(candidates, kept, labels[kept])
+        nested[left_out] = candidates[taken].values[taken_rows[taken], left_out]
+    return Choice(
+        candidate=candidates[index],
+        row=rows[index],
+        best=candidates[best],
+        means={
+            one.structure.name: round(float(one.values[row].mean()), 6)
+            for one, row in zip(candidates, rows, strict=True)
+        },
+        nested=nested,
+    )
+
+
+def _chosen(
+    candidates: Sequence[Candidate], queries: NDArray[np.int64], labels: NDArray[np.int64]
+) -> tuple[int, int, list[int]]:
+    """Return the chosen candidate, the one with the highest mean, and the chosen row of each grid."""
+    clusters = _Clusters(labels)
+    rows = [_nearest_to_neutral(one, one.values[:, queries], clusters) for one in candidates]
+    values = np.stack([one.values[row, queries] for one, row in zip(candidates, rows, strict=True)])
+    means = values.mean(axis=1).round(12)
+    costs = np.array([one.structure.cost for one in candidates])
+    best = int(np.lexsort((costs, -means))[0])
+    near = clusters.within_one_error(values, best)
+    index = min(near, key=lambda place: (costs[place], -means[place], place))
+    return int(index), best, rows
+
+
+def _nearest_to_neutral(candidate: Candidate, values: NDArray[np.float64], clusters: _Clusters) -> int:
+    means, distances = values.mean(axis=1).round(12), candidate.structure.distances
+    best = int(np.lexsort((distances, -means))[0])
+    near = clusters.within_one_error(values, best)
+    return int(min(near, key=lambda row: (distances[row], -means[row], row)))
+
+
+class _Clusters:
+    """Groups of queries, to compute the standard errors of many means at once."""
+
+    def __init__(self, labels: NDArray[np.int64]) -> None:
+        self._order = np.argsort(labels, kind="stable")
+        _, self._starts = np.unique(labels[self._order], return_index=True)
+
+    def errors(self, differences: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the cluster-robust standard error of each row's mean, float64 [w], as `standard_error`."""
+        count, clusters = differences.shape[1], len(self._starts)
+        if clusters < 2:
+            return np.where(differences.any(axis=1), np.inf, 0.0)
+        centred = (differences - differences.mean(axis=1, keepdims=True))[:, self._order]
+        totals = np.add.reduceat(centred, self._starts, axis=1)
+        errors: NDArray[np.float64] = np.sqrt((totals**2).sum(axis=1) * clusters / (clusters - 1)) / count
+        return errors
+
+    def within_one_error(self, values: NDArray[np.float64], best: int) -> NDArray[np.intp]:
+        """Return the rows of `values` [w, n] whose mean is within one standard error of that of row `best`."""
+        behind = values[best] - values
+        return np.flatnonzero(behind.mean(axis=1) <= ERRORS * self.errors(behind) + _ROUNDING)
