@@ -14,6 +14,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.build_index import model_encoders, named_vectors_of
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.stores.mirror_writes import WriteMirror
 from llama_index_ace_finetune.stores.qdrant.collections import (
     create_collection,
     is_unfinished,
@@ -22,7 +23,6 @@ from llama_index_ace_finetune.stores.qdrant.collections import (
 )
 from llama_index_ace_finetune.stores.qdrant.payload_indexes import read_payload_indexes
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
-from llama_index_ace_finetune.stores.upsert_nodes import upsert_nodes
 
 _REPLACES: Final = "ace_finetune_replaces"
 
@@ -38,13 +38,14 @@ def build_version(
 ) -> MemoryStore:
     """Embed a store's memories with new models into a new collection beside it; return its store.
 
-    Searches see no change until `publish` is called with the new collection's name. Both stores share the connection,
-    which the first one closes.
+    Searches see no change until `publish` is called with the new collection's name. What is written to the store
+    meanwhile, through its client, reaches the version too; use `mirror_writes` for what is written afterwards. Both
+    stores share the connection, which the first one closes.
     """
     encoders = model_encoders(finetuned, baseline)
     named_vectors = named_vectors_of(encoders)
-    nodes = list(store.nodes())
-    sparse = SparseBM25.of(node.get_content(MetadataMode.EMBED) for node in nodes) if store.sparse else None
+    texts = (node.get_content(MetadataMode.EMBED) for node in store.nodes())
+    sparse = SparseBM25.of(texts) if store.sparse else None
     base = store.collection.rpartition(".v")[0] or store.collection
     names = (f"{base}.v{number}" for number in itertools.count(2))
     name = next(name for name in names if not store.client.collection_exists(name))
@@ -61,12 +62,25 @@ def build_version(
     )
     version = MemoryStore(store.client, name, named_vectors, store.location, sparse=sparse, owns_client=False)
     try:
-        upsert_nodes(version, nodes, encoders, cache=cache, progress=progress)
+        mirror = WriteMirror(store, version, encoders, cache=cache)
+        mirror.sync(progress=progress)
+        mirror.catch_up()
         mark_finished(store.client, name, store.location)
     except BaseException:
         store.client.delete_collection(name)
         raise
     return version
+
+
+def mirror_writes(
+    store: MemoryStore, version: MemoryStore, *, finetuned: Encoder, baseline: Encoder | None, cache: Path | None = None
+) -> WriteMirror:
+    """Return a mirror: in its `with` block, what is written to `store` is also written to `version`.
+
+    The block lasts from `build_version` until no application writes to `store` any more, or, with the versions
+    exchanged, for as long as a rollback is possible. The models are those of `version`.
+    """
+    return WriteMirror(store, version, model_encoders(finetuned, baseline), cache=cache)
 
 
 def publish(client: QdrantClient, alias: str, collection: str) -> None:

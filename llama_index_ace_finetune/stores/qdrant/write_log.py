@@ -47,6 +47,12 @@ class WriteLog:
             else:
                 self._points.update(points)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was recorded since the last `drain`."""
+        with self._lock:
+            return self._points is not None and not self._points
+
     def drain(self) -> set[PointKey] | None:
         """Return and clear the recorded points; None if everything has to be read again."""
         with self._lock:
