@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.pipeline.report import RunReport, report
     from llama_index_ace_finetune.pipeline.run import RunResult, run
     from llama_index_ace_finetune.pipeline.settings import RunSettings
+    from llama_index_ace_finetune.pipeline.synthesize import SynthesisResult, synthesize
     from llama_index_ace_finetune.pipeline.train import TrainingResult, train
     from llama_index_ace_finetune.pipeline.vector_formats import VectorComparison, compare_vector_formats
     from llama_index_ace_finetune.retrievers.finetuned_retrieval import FineTunedRetrieval
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.stores.memory_store import MemoryStore
     from llama_index_ace_finetune.stores.upsert_nodes import refresh_documents, upsert_nodes
     from llama_index_ace_finetune.stores.versions import build_version, publish, rollback
+    from llama_index_ace_finetune.synthesis.settings import CallSettings, SynthesisSettings
     from llama_index_ace_finetune.training.config import TrainingConfig
     from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
     from llama_index_ace_finetune.utils.memory import keep_freed_memory
@@ -68,6 +70,7 @@ __all__ = [
     "NDCG",
     "AceFinetuneError",
     "Audit",
+    "CallSettings",
     "EmbeddingEvaluator",
     "EmbeddingFineTuner",
     "Encoder",
@@ -101,6 +104,8 @@ __all__ = [
     "Split",
     "SplitSettings",
     "Success",
+    "SynthesisResult",
+    "SynthesisSettings",
     "TrainingConfig",
     "TrainingData",
     "TrainingDataGenerator",
@@ -139,6 +144,7 @@ __all__ = [
     "run",
     "save_mining_report",
     "split_dataset",
+    "synthesize",
     "train",
     "unseen_queries",
     "upsert_nodes",
@@ -148,6 +154,7 @@ __all__ = [
 _HOMES = {
     "AceFinetuneError": "errors",
     "Audit": "datasets.splits.audit",
+    "CallSettings": "synthesis.settings",
     "EmbeddingEvaluator": "pipeline.embedding_evaluator",
     "EmbeddingFineTuner": "training.fine_tuner",
     "Encoder": "encoders.encoder",
@@ -184,6 +191,8 @@ _HOMES = {
     "Split": "datasets.splits.manifest",
     "SplitSettings": "datasets.splits.split",
     "Success": "evaluation.metrics.measures",
+    "SynthesisResult": "pipeline.synthesize",
+    "SynthesisSettings": "synthesis.settings",
     "TrainingConfig": "training.config",
     "TrainingData": "datasets.training_data",
     "TrainingDataGenerator": "mining.training_data_generator",
@@ -221,6 +230,7 @@ _HOMES = {
     "run": "pipeline.run",
     "save_mining_report": "mining.report",
     "split_dataset": "datasets.splits.split",
+    "synthesize": "pipeline.synthesize",
     "train": "pipeline.train",
     "unseen_queries": "datasets.splits.unseen_queries",
     "upsert_nodes": "stores.upsert_nodes",

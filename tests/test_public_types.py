@@ -72,6 +72,9 @@ def run_all(suite: Path, out: Path) -> ace.RunFolder:
 
 def stage_by_stage(suite: Path, folder: Path) -> str:
     inspection: ace.Inspection = ace.inspect(suite)
+    synthetic: ace.SynthesisResult = ace.synthesize(
+        suite, "synthetic.jsonl", settings=ace.SynthesisSettings(num_queries=10), calls=ace.CallSettings(concurrency=2)
+    )
     data: ace.GenerationResult = ace.generate(suite, folder / "data.json", num_negatives=3, events=Lines())
     trained: ace.TrainingResult = ace.train(data.path, ace.TrainingConfig(mode="queries"), out=folder / "model")
     found: ace.EvaluationResult = ace.evaluate(suite, trained.model, out=folder / "report.json")

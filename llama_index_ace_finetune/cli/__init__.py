@@ -27,6 +27,7 @@ VERBS: Final = (
     "audit",
     "export",
     "vectors",
+    "synthesize",
     "generate",
     "train",
     "evaluate",
