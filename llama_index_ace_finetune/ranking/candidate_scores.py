@@ -46,8 +46,8 @@ class CandidateScores:
     def sums(self, weights: Sequence[float]) -> NDArray[np.float64]:
         """Return the weighted sums of the normalised scores, float64 [n, u], -inf for a row that is no candidate.
 
-        A score is normalised per query to (score - floor) / (highest - floor), 0 for a leg without a score above its
-        floor; the sum is divided by the sum of the weights, so that it is at most 1.
+        A score is normalised per query to (score - floor) / (highest - floor), at least 0, and 0 for a leg without a
+        score above its floor; the sum is divided by the sum of the weights, so that it is at most 1.
 
         Source: normalisation from the floor, Bruch, Gai, Ingber, "An analysis of fusion functions for hybrid
         retrieval", TOIS 2023.
@@ -105,4 +105,5 @@ class CandidateScores:
         span = np.nan_to_num(highest - floor, nan=0.0, posinf=0.0, neginf=0.0)[:, None]
         above = np.where(self.rows != PADDING, self.scores[leg] - floor, 0.0)
         scaled: NDArray[np.float64] = np.where(span > 0, above / np.where(span > 0, span, 1.0), 0.0)
-        return np.round(scaled, _DECIMALS)
+        # BM25's variant okapi can score a match below 0.
+        return np.asarray(np.round(np.maximum(scaled, 0.0), _DECIMALS), np.float64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,19 @@ from numpy.typing import NDArray
 def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the rows of `vectors`, float [n, d], scaled to length 1, as float32; a zero row stays zero."""
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+DIGITS: Final = 6
+"""Decimals of an exact cosine: the precision of float32 vectors."""
+
+
+def exact_cosines(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosines of unit vectors [n, d] with a unit query [d], float64 [n], rounded to `DIGITS`.
+
+    They are computed in double precision: the last bits of a float32 product depend on the row and on the number of
+    queries in a batch, and would order equal vectors arbitrarily.
+    """
+    return np.round(vectors.astype(np.float64) @ query.astype(np.float64), DIGITS)
 
 
 def dense_top_k(

@@ -1,4 +1,4 @@
-"""Inverted index: the postings (term counts per document) of BM25."""
+"""Inverted index: the postings, which are term counts per document."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ class Postings:
 
     Term t is in the rows `rows[starts[t]:starts[t + 1]]`, with the counts `counts[starts[t]:starts[t + 1]]`.
 
-    starts: int64 [n_terms + 1]. rows, counts: int32 [n_postings]. lengths: int32 [n_rows], the number of terms of
-    each row with repeats, 0 if it was removed. present: bool [n_rows], False if it was removed.
+    starts: int64 [n_terms + 1]. rows: int32 [n_postings]. counts: int32 or uint16 [n_postings]. lengths: int32
+    [n_rows], the number of terms of each row with repeats, 0 if it was removed. present: bool [n_rows], False if it was
+    removed.
     """
 
     starts: NDArray[np.int64]
     rows: NDArray[np.int32]
-    counts: NDArray[np.int32]
+    counts: NDArray[np.int32] | NDArray[np.uint16]
     lengths: NDArray[np.int32]
     present: NDArray[np.bool_]
 
@@ -57,7 +58,7 @@ class Postings:
         old = np.arange(len(self.rows)) + np.repeat(other.starts[:-1], np.diff(grown))
         new = np.arange(len(other.rows)) + np.repeat(grown[1:], np.diff(other.starts))
         rows = np.empty(len(old) + len(new), np.int32)
-        counts = np.empty_like(rows)
+        counts = np.empty(len(rows), self.counts.dtype)
         rows[old], rows[new] = self.rows, other.rows + np.int32(self.n_rows)
         counts[old], counts[new] = self.counts, other.counts
         return Postings(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.stores.ann.flat import DIGITS
+from llama_index_ace_finetune.ranking.dense import DIGITS
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, node_id_of
 from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant
 from llama_index_ace_finetune.stores.qdrant.document_frequencies import DocumentFrequencies

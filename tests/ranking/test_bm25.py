@@ -353,3 +353,29 @@ def test_search_while_another_thread_adds_and_removes() -> None:
         thread.join()
     assert failures == []
     assert len(found(index, "disk", 500)) == 110
+
+
+@pytest.mark.parametrize("variant", ["plus", "okapi", "l"])
+def test_score_of_rows_equals_scores_of_the_search(variant: str) -> None:
+    texts = ["red apple pie", "apple apple tree", "", "green tree", "a pie of trees and apples", "apple apple tree"]
+    index = BM25Index.build(texts * 4, settings=BM25Settings(variant=variant))
+    index.remove([3, 7])
+    rows = np.random.default_rng(0).permutation(index.n_rows)
+    for query in ("apple tree apple", "green", "unknown"):
+        np.testing.assert_array_equal(index.score(query, rows), index.scores(query)[rows])
+        found, scores = index.search(query, 10)
+        np.testing.assert_array_equal(index.score(query, found).astype(np.float32), scores)
+
+
+def test_unshifted_score_is_zero_without_a_match() -> None:
+    index = BM25Index.build(["red apple", "green tree", "red tree"])
+    values = index.score("red", [0, 1, 2], shifted=False)
+    assert values[1] == 0
+    assert values[0] == values[2] > 0
+    assert index.score("red", [1])[0] == pytest.approx(math.log(4 / 2))  # the idf, times a delta of 1
+
+
+@pytest.mark.parametrize("rows", [[3], [-1], [0.5]])
+def test_score_refuses_rows_that_do_not_exist(rows: list[float]) -> None:
+    with pytest.raises(AceFinetuneError):
+        BM25Index.build(["a", "b", "c"]).score("a", rows)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_index_ace_finetune.ranking.dense import exact_cosines
 from llama_index_ace_finetune.ranking.top_k import top_k
 from llama_index_ace_finetune.stores.point_ids import PointKey
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
@@ -45,7 +46,6 @@ class RowFilterCache:
         return self._cache[key][1]
 
 
-DIGITS = 6
 _QUERIES_AT_ONCE = 16
 _NOISE = np.float32(2e-6)
 _TINY = np.float32(1e-30)
@@ -149,7 +149,7 @@ class FlatIndex:
                     if kept is not None:
                         row_scores = _keep_rows(row_scores, kept)
                 found = _candidates(row_scores, k)
-                cosines = exact_cosines(matrix[found], query)
+                cosines = exact_cosines(matrix[found], query).tolist()
                 in_matrix = found if selected is None else selected[found]
                 best = zip((rows.ids[row] for row in in_matrix), cosines, strict=True)
                 hits.append(sorted(best, key=lambda hit: (-hit[1], hit[0]))[:k])
@@ -178,13 +178,3 @@ def _candidates(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """Return the k best rows above -inf, and those that tie with the last of them."""
     rows = top_k(scores, k, -np.inf)  # type: ignore[arg-type]
     return np.flatnonzero(scores >= scores[rows[-1]] - _NOISE) if len(rows) == k else rows
-
-
-def exact_cosines(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> list[float]:
-    """Return cosines computed in double precision, rounded to the precision of float32 vectors.
-
-    The last bits of a float32 product depend on the row and on the number of queries in a batch, and would order equal
-    vectors arbitrarily.
-    """
-    exact = vectors.astype(np.float64) @ query.astype(np.float64)
-    return [round(float(cosine), DIGITS) for cosine in exact]

@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_index_ace_finetune.ranking.dense import exact_cosines
 from llama_index_ace_finetune.stores.ann.binary_quantization import binary_codes, hamming_distances
-from llama_index_ace_finetune.stores.ann.flat import exact_cosines
 from llama_index_ace_finetune.stores.ann.id_map import UNREADABLE, UNREADABLE_FILE, IdMap, is_permutation, map_array
 from llama_index_ace_finetune.stores.ann.scalar_quantization import int8_scores, score_errors
 from llama_index_ace_finetune.utils.file_errors import UnusableFileError
@@ -174,7 +174,7 @@ class IVFIndex:
             last = np.partition(scores - errors, len(scores) - k)[len(scores) - k]
             positions = positions[scores + errors >= last]
         rows = np.sort(self._rows[positions])  # in the file's order
-        best = zip(self.id_map.node_ids(rows), exact_cosines(self.vectors(rows), query), strict=True)
+        best = zip(self.id_map.node_ids(rows), exact_cosines(self.vectors(rows), query).tolist(), strict=True)
         return sorted(best, key=lambda hit: (-hit[1], hit[0]))[:k]
 
 
