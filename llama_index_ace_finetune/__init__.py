@@ -50,10 +50,14 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.pipeline.synthesize import SynthesisResult, synthesize
     from llama_index_ace_finetune.pipeline.train import TrainingResult, train
     from llama_index_ace_finetune.pipeline.vector_formats import VectorComparison, compare_vector_formats
+    from llama_index_ace_finetune.production.log_settings import LogSettings
+    from llama_index_ace_finetune.production.query_log import QueryLog
+    from llama_index_ace_finetune.production.records import FeedbackRecord, LoggedHit, RetrievalRecord
     from llama_index_ace_finetune.retrievers.finetuned_retrieval import FineTunedRetrieval
     from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
     from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
     from llama_index_ace_finetune.retrievers.retriever_options import RetrieverOptions, SearchOptions
+    from llama_index_ace_finetune.retrievers.search_event import SearchEvent
     from llama_index_ace_finetune.run_folder import RunFolder
     from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
     from llama_index_ace_finetune.stores.memory_store import MemoryStore
@@ -78,6 +82,7 @@ __all__ = [
     "Evaluation",
     "EvaluationResult",
     "ExportRecord",
+    "FeedbackRecord",
     "FineTunedEmbedding",
     "FineTunedHybridRetriever",
     "FineTunedRetrieval",
@@ -85,13 +90,17 @@ __all__ = [
     "HardNegativeMiner",
     "IndexResult",
     "Inspection",
+    "LogSettings",
+    "LoggedHit",
     "Memory",
     "MemoryStore",
     "MiningSettings",
     "PipelineEvents",
     "Query",
+    "QueryLog",
     "Recall",
     "RetrievalDataset",
+    "RetrievalRecord",
     "RetrievedMemory",
     "RetrieverOptions",
     "RunComparison",
@@ -100,6 +109,7 @@ __all__ = [
     "RunReport",
     "RunResult",
     "RunSettings",
+    "SearchEvent",
     "SearchOptions",
     "Split",
     "SplitSettings",
@@ -162,6 +172,7 @@ _HOMES = {
     "Evaluation": "evaluation.evaluate",
     "EvaluationResult": "pipeline.evaluate",
     "ExportRecord": "encoders.exports.record",
+    "FeedbackRecord": "production.records",
     "FineTunedEmbedding": "embeddings.finetuned_embedding",
     "FineTunedHybridRetriever": "retrievers.hybrid_retriever",
     "FineTunedRetrieval": "retrievers.finetuned_retrieval",
@@ -169,6 +180,8 @@ _HOMES = {
     "HardNegativeMiner": "mining.miner",
     "IndexResult": "pipeline.index",
     "Inspection": "pipeline.inspect",
+    "LogSettings": "production.log_settings",
+    "LoggedHit": "production.records",
     "MAP": "evaluation.metrics.measures",
     "MRR": "evaluation.metrics.measures",
     "Memory": "datasets.types",
@@ -177,8 +190,10 @@ _HOMES = {
     "NDCG": "evaluation.metrics.measures",
     "PipelineEvents": "pipeline.events",
     "Query": "datasets.types",
+    "QueryLog": "production.query_log",
     "Recall": "evaluation.metrics.measures",
     "RetrievalDataset": "datasets.types",
+    "RetrievalRecord": "production.records",
     "RetrievedMemory": "retrievers.retrieved_memory",
     "RetrieverOptions": "retrievers.retriever_options",
     "RunComparison": "pipeline.compare",
@@ -187,6 +202,7 @@ _HOMES = {
     "RunReport": "pipeline.report",
     "RunResult": "pipeline.run",
     "RunSettings": "pipeline.settings",
+    "SearchEvent": "retrievers.search_event",
     "SearchOptions": "retrievers.retriever_options",
     "Split": "datasets.splits.manifest",
     "SplitSettings": "datasets.splits.split",

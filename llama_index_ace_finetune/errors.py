@@ -42,6 +42,10 @@ class StoreError(AceFinetuneError):
     """A memory store cannot be opened, or holds vectors of another model."""
 
 
+class LogError(AceFinetuneError):
+    """A query log cannot be opened, is of another version, or does not hold the query that feedback names."""
+
+
 class OutputExistsError(AceFinetuneError):
     """An output path already holds something that would be overwritten."""
 

@@ -55,6 +55,18 @@ def serve(folder: Path) -> list[str]:
     return [*served_by, str(len(found)), str(len(store)), str(len(embedding.get_query_embedding("one")))]
 
 
+def log_queries(folder: Path) -> list[ace.RetrievalRecord]:
+    with ace.QueryLog.open(folder / "queries.db", ace.LogSettings(sample=0.5)) as log:
+        retriever = ace.FineTunedHybridRetriever.from_run(folder, query_log=log)
+        hits = retriever.retrieve("one")
+        if isinstance(hits[0], ace.RetrievedMemory) and hits[0].query_id is not None:
+            retriever.feedback(hits[0].query_id, hits[0].node.node_id, True, reason="it helped")
+        given: list[ace.FeedbackRecord] = list(log.feedback_records(since=0.0))
+        first: ace.LoggedHit = next(log.records()).hits[0]
+        print(len(given), first.dense_rank, ace.SearchEvent.class_name())
+        return list(log.records(run=str(folder)))
+
+
 class Lines(ace.PipelineEvents):
     def on_message(self, text: str) -> None:
         print(text)

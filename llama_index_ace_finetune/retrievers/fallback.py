@@ -154,6 +154,11 @@ class FallbackChain:
         """What serves as long as no available model fails."""
         return next((link.served for link in self._links if link.model is not None), "baseline")
 
+    def fingerprint(self, served: str | None) -> str | None:
+        """Fingerprint of the vectors that are searched if `served` serves; None if BM25 does."""
+        name = next((link.name for link in self._links if link.served == served), None)
+        return self._store.named_vectors[name].fingerprint if name in self._store.named_vectors else None
+
     def embed(self, bundles: Sequence[QueryBundle], deadline: Deadline | None = None) -> Embedded | None:
         """Return the query vectors of the first model that works; None if none does.
 

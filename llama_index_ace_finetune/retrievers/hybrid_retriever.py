@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,20 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
-from llama_index_ace_finetune.errors import AceFinetuneError, StoreError
+from llama_index_ace_finetune.errors import AceFinetuneError, LogError, StoreError
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
 from llama_index_ace_finetune.retrievers.load_models import load_models, load_serving_models
+from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.retriever_options import (
     CheckedOptions,
     RetrieverOptions,
     SearchOptions,
     search_settings,
 )
+from llama_index_ace_finetune.retrievers.search_event import SearchEvent
 from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
 from llama_index_ace_finetune.run_folder import RunFolder, Serving
 from llama_index_ace_finetune.stores.adopt import adopt
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
+dispatcher = get_dispatcher(__name__)
 
 
 class FineTunedHybridRetriever(BaseRetriever):
@@ -54,6 +59,9 @@ class FineTunedHybridRetriever(BaseRetriever):
     vectors of the same collection are searched instead (and BM25 only, if the baseline fails too), which is logged,
     counted in `served` and `fallbacks`, and sent as a `FallbackEvent`. If the store fails, an exception is always
     raised.
+
+    Each search is sent as a `SearchEvent`; with a `query_log` it is also logged, and results carry the `query_id` that
+    `feedback` takes.
 
     A vector in a `QueryBundle` is ignored, since it is unknown which model made it; the dense leg embeds
     `custom_embedding_strs`, BM25 uses the query text.
@@ -89,6 +97,10 @@ class FineTunedHybridRetriever(BaseRetriever):
             bm25=checked.bm25,
             serve=checked.serve,
         )
+        self._query_log = checked.query_log
+        if self._query_log is not None:
+            self._query_log.attach()
+        self._run: str | None = None
         super().__init__(
             callback_manager=checked.callback_manager,
             object_map=checked.object_map,
@@ -143,7 +155,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             fallback=checked.fallback.fallback,
         )
         options = {**options, "serve": serve}
-        return cls._with_store(MemoryStore.open(path=folder.index), tuned, baseline, options)
+        return cls._with_store(MemoryStore.open(path=folder.index), tuned, baseline, options, run=folder)
 
     @classmethod
     def from_nodes(
@@ -186,7 +198,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             collection_options=collection_options,
             payload_indexes=payload_indexes,
         )
-        return cls._with_store(store, embed_model, baseline_model, options)
+        return cls._with_store(store, embed_model, baseline_model, options, run=RunFolder.of_model(model))
 
     @classmethod
     def from_collection(
@@ -216,7 +228,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         )
         if payload_indexes:
             store.create_payload_indexes(payload_indexes)
-        return cls._with_store(store, *models, options)
+        return cls._with_store(store, *models, options, run=RunFolder.of_model(model))
 
     @classmethod
     def from_vector_store(
@@ -248,7 +260,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
         encoders = model_encoders(embed_model.encoder, baseline_model.encoder if baseline_model else None)
         store = adopt(client, vector_store.collection_name, encoders, payload_indexes=payload_indexes)
-        return cls._with_store(store, embed_model, baseline_model, options)
+        return cls._with_store(store, embed_model, baseline_model, options, run=RunFolder.of_model(model))
 
     @classmethod
     def _with_store(
@@ -257,10 +269,14 @@ class FineTunedHybridRetriever(BaseRetriever):
         embed_model: BaseEmbedding | None,
         baseline_model: BaseEmbedding | None,
         options: RetrieverOptions,
+        *,
+        run: RunFolder | None,
     ) -> FineTunedHybridRetriever:
         """Create a retriever; close the store if that raises."""
         try:
-            return cls(store, embed_model=embed_model, baseline_model=baseline_model, **options)
+            retriever = cls(store, embed_model=embed_model, baseline_model=baseline_model, **options)
+            retriever._run = None if run is None else str(run.path.resolve())
+            return retriever
         except BaseException:
             store.close()
             raise
@@ -287,16 +303,34 @@ class FineTunedHybridRetriever(BaseRetriever):
         self, queries: Sequence[str | QueryBundle], **changes: Unpack[SearchOptions]
     ) -> list[list[NodeWithScore]]:
         """Return the results of each query; they are embedded and searched in one batch, which is faster."""
-        found = self._search.run_many([_bundle(query) for query in queries], self.as_retriever(**changes)._settings)
-        return [[*results] for results in found]
+        bundles, settings = [_bundle(query) for query in queries], self.as_retriever(**changes)._settings
+        start = time.perf_counter()
+        return self._served(bundles, self._search.run_many(bundles, settings), settings, start)
 
     async def aretrieve_batch(
         self, queries: Sequence[str | QueryBundle], **changes: Unpack[SearchOptions]
     ) -> list[list[NodeWithScore]]:
         """`retrieve_batch` off the event loop."""
-        settings = self.as_retriever(**changes)._settings
-        found = await self._search.arun_many([_bundle(query) for query in queries], settings)
-        return [[*results] for results in found]
+        bundles, settings = [_bundle(query) for query in queries], self.as_retriever(**changes)._settings
+        start = time.perf_counter()
+        return self._served(bundles, await self._search.arun_many(bundles, settings), settings, start)
+
+    def feedback(self, query_id: str, node_id: str, value: float, reason: str | None = None) -> None:
+        """Record in the query log whether a memory is relevant to a served query.
+
+        Args:
+            query_id: of a result of that query.
+            node_id: of the memory.
+            value: from -1 (not relevant) to 1 (relevant), not 0; True and False are 1 and -1.
+            reason: free text.
+
+        Raises:
+            AceFinetuneError: for a value out of range, a query that the log does not have, or a retriever without a
+                log.
+        """
+        if self._query_log is None:
+            raise LogError("The retriever has no query log; give it one as `query_log=QueryLog.open(path)`.")
+        self._query_log.feedback(query_id, node_id, value, reason=reason)
 
     def refresh(self) -> None:
         """Rebuild the BM25 index from the store; call it after another process wrote to the server."""
@@ -312,10 +346,44 @@ class FineTunedHybridRetriever(BaseRetriever):
         self._search.close()
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return [*self._search.run(query_bundle, self._settings)]
+        start = time.perf_counter()
+        found = self._search.run(query_bundle, self._settings)
+        return self._served([query_bundle], [found], self._settings, start)[0]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return [*await self._search.arun(query_bundle, self._settings)]
+        start = time.perf_counter()
+        found = await self._search.arun(query_bundle, self._settings)
+        return self._served([query_bundle], [found], self._settings, start)[0]
+
+    def _served(
+        self,
+        bundles: Sequence[QueryBundle],
+        found: Sequence[list[RetrievedMemory]],
+        settings: SearchSettings,
+        start: float,
+    ) -> list[list[NodeWithScore]]:
+        """Send the event of each search that began at `start`, and return the results."""
+        seconds, log = time.perf_counter() - start, self._query_log
+        for bundle, results in zip(bundles, found, strict=True):
+            query_id = None if log is None else log.new_query_id()
+            for result in results:
+                result.query_id = query_id
+            served_by = results[0].served_by if results else None
+            event = SearchEvent(
+                query_id=query_id,
+                log_id=None if log is None else log.log_id,
+                query=bundle.query_str,
+                results=[*results],
+                seconds=seconds,
+                mode=settings.mode,
+                served_by=served_by,
+                fingerprint=self._search.chain.fingerprint(served_by),
+                run=self._run,
+                weights=settings.weights if served_by is None else settings.leg_weights(served_by),
+                rrf_k=settings.rrf_k,
+            )
+            dispatcher.event(event)
+        return [[*results] for results in found]
 
 
 def _bundle(query: str | QueryBundle) -> QueryBundle:

@@ -30,6 +30,7 @@ class RetrievedMemory(NodeWithScore):
     dense_rank: int | None = Field(default=None, description="Rank in the dense leg, from 1.")
     sparse_score: float | None = Field(default=None, description="BM25 score, if that leg found it.")
     sparse_rank: int | None = Field(default=None, description="Rank in the BM25 leg, from 1.")
+    query_id: str | None = Field(default=None, description="Id of the query in the query log, for feedback.")
 
     @classmethod
     def class_name(cls) -> str:
@@ -37,6 +38,6 @@ class RetrievedMemory(NodeWithScore):
         return "RetrievedMemory"
 
     def origin(self) -> dict[str, Any]:
-        """Return every field except the node and its score."""
-        own = [name for name in type(self).model_fields if name not in NodeWithScore.model_fields]
+        """Return every field except the node, its score, and the id in a query log."""
+        own = [name for name in type(self).model_fields if name not in (*NodeWithScore.model_fields, "query_id")]
         return {name: getattr(self, name) for name in own}

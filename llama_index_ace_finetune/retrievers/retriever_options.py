@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import IndexNode
@@ -14,6 +14,7 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings
 from llama_index_ace_finetune.retrievers.fallback import Fallback, FallbackSettings, Serve, require_serve
 from llama_index_ace_finetune.retrievers.hybrid_search import Sparse, require_sparse
+from llama_index_ace_finetune.retrievers.search_event import SearchLog
 from llama_index_ace_finetune.retrievers.search_settings import Mode, SearchSettings
 from llama_index_ace_finetune.stores.qdrant.filters import Filters
 
@@ -63,6 +64,7 @@ class RetrieverOptions(SearchOptions, total=False):
         breaker_pause: seconds of the cool-down, 30 by default.
         serve: "finetuned" (the default), or "base" to search the "baseline" vectors because the base model was chosen;
             that is not a fallback, and results say "base". `from_run` sets it by the run's verdict.
+        query_log: a `QueryLog` that records each search and takes feedback; none by default.
         callback_manager: of LlamaIndex.
         object_map: objects of `IndexNode`s by their `index_id`; found retrievers and query engines are queried.
         objects: `IndexNode`s that hold their object, instead of `object_map`.
@@ -76,6 +78,7 @@ class RetrieverOptions(SearchOptions, total=False):
     breaker_failures: int
     breaker_pause: float
     serve: Serve
+    query_log: SearchLog | None
     callback_manager: CallbackManager | None
     object_map: dict[str, Any] | None
     objects: list[IndexNode] | None
@@ -96,6 +99,7 @@ class CheckedOptions:
     sparse: Sparse = "in_process"
     bm25: BM25Settings | None = None
     serve: Serve = "finetuned"
+    query_log: SearchLog | None = None
     callback_manager: CallbackManager | None = None
     object_map: dict[str, Any] | None = None
     objects: list[IndexNode] | None = None
@@ -126,6 +130,7 @@ class CheckedOptions:
             sparse=sparse,
             bm25=bm25,
             serve=serve,
+            query_log=_search_log(options.get("query_log")),
             callback_manager=options.get("callback_manager"),
             object_map=options.get("object_map"),
             objects=options.get("objects"),
@@ -145,6 +150,12 @@ def search_settings(options: Mapping[str, Any], base: SearchSettings | None = No
         return replace(base or SearchSettings(), **given)
     except TypeError as error:
         raise AceFinetuneError(f"A search option has a wrong type ({error}); see SearchOptions.") from error
+
+
+def _search_log(log: Any) -> SearchLog | None:
+    if log is not None and not callable(getattr(log, "new_query_id", None)):
+        raise AceFinetuneError(f"The retriever option query_log is {log!r:.80}; give QueryLog.open(path).")
+    return cast("SearchLog | None", log)
 
 
 def _require_known(options: Mapping[str, Any], names: frozenset[str], what: str) -> None:
