@@ -383,9 +383,10 @@ def test_marks_follow_one_rule_in_page_and_terminal(evaluation: Make, capsys: py
     for key, table in (("p_value", tables[0]), ("p_holm", tables[1])):
         assert f'<td class="num">{difference[key]:.3f}</td>' in table
     screen = Console(width=100, force_terminal=True, color_system="standard", highlight=False)
-    for one, colours in ((report, 0), (report_of(evaluation({BASE: [2] * 20, TUNED: [1] * 20})), 1)):
+    for one, colours in ((report, 0), (report_of(evaluation({BASE: [2] * 20, TUNED: [1] * 20})), 2)):
         print_summary(one, screen)
         printed = capsys.readouterr().out
+        # The row and the verdict.
         assert printed.split("SHIP")[0].count("\x1b[1;32m") == colours, printed
 
 
