@@ -82,9 +82,10 @@ def status_console() -> Console:
 def make_console(*, stderr: bool, quiet: bool = False) -> Console:
     """Return a console on standard output or standard error."""
     stream = unfiltered(sys.stderr if stderr else sys.stdout)
-    # A file has no width, so a table in it may be as wide as it needs.
-    width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDE
-    return _Console(file=stream, quiet=quiet, width=width, highlight=False, emoji=False, soft_wrap=True)
+    # A file has no width: a table in it may be as wide as it needs, and a sentence stays on one line.
+    terminal = stream.isatty()
+    width = None if terminal or "COLUMNS" in os.environ else _WIDE
+    return _Console(file=stream, quiet=quiet, width=width, highlight=False, emoji=False, soft_wrap=not terminal)
 
 
 def table_for(screen: Console) -> Table:

@@ -171,7 +171,16 @@ def evaluate_model(
     others = [Encoder.load(name, settings=settings) for name in also]
     total = (2 + len(others)) * (len(test) + len(queries.dev) + len(dataset.answers))
     events = events or PipelineEvents()
-    with events.texts_progress("evaluating", total) as progress:
+    with events.texts_progress("encoding", total) as advance:
+        encoded = 0
+
+        def progress(count: int) -> None:
+            nonlocal encoded
+            advance(count)
+            encoded += count
+            if encoded >= total:
+                events.on_phase("evaluating")
+
         evaluation = evaluate_systems(
             dataset,
             test=test,
@@ -183,7 +192,7 @@ def evaluate_model(
             cache=cache,
             progress=progress,
         )
-    verdict = reach_verdict(evaluation, (record or {}).get("selection"))
+        verdict = reach_verdict(evaluation, (record or {}).get("selection"))
     learning_curve = None
     if curve:
         data = TrainingData.load(model.resolve().parent / "training_data.json")

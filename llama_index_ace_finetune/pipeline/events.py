@@ -29,6 +29,9 @@ class PipelineEvents:
         """Receive a line that a user must see."""
         logger.warning("%s", text)
 
+    def on_phase(self, label: str) -> None:
+        """Receive the name of the phase that begins within a progress, such as "full: evaluating"."""
+
     def texts_progress(self, label: str, total: int | None) -> AbstractContextManager[TextsProgress]:
         """Return a context for encoding `total` texts (None: unknown); it gives a function to call with counts."""
         return nullcontext(lambda count: None)

@@ -50,6 +50,7 @@ def train_model(
             on_mode_start=lambda name, plan: events.on_message(
                 f"{name}: {plan.steps} steps, about {plan.seconds:.0f} s"
             ),
+            on_phase=events.on_phase,
         )
     events.on_message("ships the base" if tuner.shipped is None else f"ships {tuner.shipped.name}")
     return metrics

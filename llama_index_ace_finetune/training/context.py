@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ class TrainingContext:
         cache: folder for vectors; none by default.
         checkpoints: folder for the checkpoints of the modes; none by default.
         general: the queries of `config.retention`; None if it is not set.
+        on_phase: called with the name of each phase that begins: a mode, or its evaluation.
     """
 
     encoder: Encoder
@@ -37,10 +39,15 @@ class TrainingContext:
     cache: Path | None = None
     checkpoints: Path | None = None
     general: DevSet | None = None
+    on_phase: Callable[[str], object] = lambda name: None
 
     def checkpoints_of(self, mode: str) -> Path | None:
         """Return the folder for the checkpoints of one mode."""
         return self.checkpoints / mode if self.checkpoints else None
+
+    def evaluation_phase(self, mode: str) -> Callable[[bool], object]:
+        """Return a function that names the phase when an evaluation of the mode begins (True) or ends (False)."""
+        return lambda begins: self.on_phase(f"{mode}: evaluating" if begins else mode)
 
     @cached_property
     def document_vectors(self) -> NDArray[np.float32]:

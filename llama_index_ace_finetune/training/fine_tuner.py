@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,7 @@ class EmbeddingFineTuner:
         progress: StepProgress | None = None,
         on_mode_end: OnModeEnd | None = None,
         on_mode_start: OnModeStart | None = None,
+        on_phase: Callable[[str], object] | None = None,
     ) -> dict[str, Any]:
         """Train, choose what ships on dev, and save it to `config.output_dir`.
 
@@ -138,6 +139,7 @@ class EmbeddingFineTuner:
             progress: called after each optimiser step.
             on_mode_end: called with the result of each mode.
             on_mode_start: called with the name and the planned steps of a mode before its first step.
+            on_phase: called with the name of each phase that begins: a mode, or its evaluation.
 
         Returns:
             mode (the selected mode, or "base"), precision, epochs, total_steps, training_time_seconds,
@@ -157,7 +159,12 @@ class EmbeddingFineTuner:
         require_replaceable(output, kind=MODEL)
         with locked(output.with_name(f".{output.name}.training.lock"), output=output):
             return self._train_and_save(
-                encoder, examples, progress=progress, on_mode_end=on_mode_end, on_mode_start=on_mode_start
+                encoder,
+                examples,
+                progress=progress,
+                on_mode_end=on_mode_end,
+                on_mode_start=on_mode_start,
+                on_phase=on_phase or (lambda name: None),
             )
 
     def _train_and_save(
@@ -168,13 +175,14 @@ class EmbeddingFineTuner:
         progress: StepProgress | None,
         on_mode_end: OnModeEnd | None,
         on_mode_start: OnModeStart | None,
+        on_phase: Callable[[str], object],
     ) -> dict[str, Any]:
         if self._checkpoints:
             self._require_own_checkpoints(self._checkpoints, encoder, examples)
         if self._dev is None:
             logger.warning("there are no dev queries: the result of the training ships without validation")
         context = TrainingContext(
-            encoder, examples, self._dev, self.config, self._cache, self._checkpoints, self._general
+            encoder, examples, self._dev, self.config, self._cache, self._checkpoints, self._general, on_phase
         )
         self.results = run_modes(context, progress=progress, on_mode_end=on_mode_end, on_mode_start=on_mode_start)
         shipped, last = self.shipped, self.results[-1]

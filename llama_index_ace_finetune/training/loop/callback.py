@@ -56,6 +56,7 @@ class DevEvaluationCallback(TrainerCallback):
         eval_steps: evaluate every N steps; None evaluates after each epoch.
         patience: stop after N evaluations in a row without a new best; None never stops early.
         progress: called after each optimiser step with its number, the total, and the latest metrics.
+        on_evaluation: called with True when an evaluation begins, and with False when it ends.
         before_evaluation: called before each evaluation, to copy weights into `encoder` if another model is trained.
     """
 
@@ -68,6 +69,7 @@ class DevEvaluationCallback(TrainerCallback):
         eval_steps: int | None,
         patience: int | None,
         progress: StepProgress | None = None,
+        on_evaluation: Callable[[bool], object] | None = None,
         before_evaluation: Callable[[], object] | None = None,
     ) -> None:
         self.history: list[dict[str, float]] = []
@@ -78,6 +80,7 @@ class DevEvaluationCallback(TrainerCallback):
         self._eval_steps = eval_steps
         self._patience = patience
         self._progress = progress
+        self._on_evaluation = on_evaluation or (lambda begins: None)
         self._before_evaluation = before_evaluation
         self._best = -math.inf
         self._without_gain = 0
@@ -182,12 +185,14 @@ class DevEvaluationCallback(TrainerCallback):
         if self._dev is None:
             self.best_weights = copy_weights(self._encoder)
             return
+        self._on_evaluation(True)
         model = self._encoder.model
         training = model.training
         model.eval()
         self._encoder.weights_changed()
         scores = self._dev.score(self._encoder)
         model.train(training)
+        self._on_evaluation(False)
         self._latest["dev_mrr"] = float(scores.mrr.mean())
         self.history.append({"step": state.global_step, "epoch": state.epoch or 0.0, **scores.means})
         if scores.mrr.mean() > self._best:

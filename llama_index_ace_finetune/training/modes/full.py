@@ -65,6 +65,7 @@ def train_full(
         eval_steps=config.eval_steps,
         patience=config.patience,
         progress=progress,
+        on_evaluation=context.evaluation_phase("full"),
         # Dev evaluates merged weights, and merged weights ship.
         before_evaluation=lambda: (
             model.load_state_dict(merged_weights(trained.model)) if trained is not encoder else None
@@ -93,6 +94,7 @@ def train_full(
         selection: Selection | None = None
         shipped, dev_mrr = callback.best_weights or base_weights, 0.0
         if dev and pool_scores and callback.best_weights and callback.best_scores:
+            context.on_phase("full: evaluating")
             selection = select_weights(
                 encoder,
                 base=base_weights,
@@ -105,9 +107,7 @@ def train_full(
                 retention=retention,
             )
             shipped = copy_weights(encoder)
-            dev_mrr = float(context.base_scores.mrr.mean()) + (
-                selection.difference.mean if selection.ships_tuned else 0
-            )
+            dev_mrr = float(context.base_scores.mrr.mean()) + selection.difference.mean
     finally:
         model.load_state_dict(base_weights)
 

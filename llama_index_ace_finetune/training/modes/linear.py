@@ -66,7 +66,7 @@ def train_linear(
     return ModeResult(
         name="linear",
         selection=selection,
-        dev_mrr=float(scores.mrr.mean()),
+        dev_mrr=float(context.base_scores.mrr.mean()) + difference.mean,
         steps=max(candidate.steps for candidate in fit.candidates),
         epochs=0.0,
         seconds=time.perf_counter() - start,

@@ -58,7 +58,13 @@ def train_queries(
         retention = dataclasses.replace(retention, queries=general)
     begun = dev.rank(apply_adapter(context.dev_query_vectors, matrix), context.document_vectors)
     callback = DevEvaluationCallback(
-        query_encoder, dev, base_scores=begun, eval_steps=None, patience=config.patience, progress=progress
+        query_encoder,
+        dev,
+        base_scores=begun,
+        eval_steps=None,
+        patience=config.patience,
+        progress=progress,
+        on_evaluation=context.evaluation_phase("queries"),
     )
     steps, epochs = train_query_encoder(
         query_encoder,
@@ -75,6 +81,7 @@ def train_queries(
     )
     assert callback.best_weights is not None
     assert callback.best_scores is not None
+    context.on_phase("queries: evaluating")
     selection = select_weights(
         query_encoder,
         base=base_weights,
@@ -88,7 +95,7 @@ def train_queries(
     return ModeResult(
         name="queries",
         selection=selection,
-        dev_mrr=float(context.base_scores.mrr.mean()) + (selection.difference.mean if selection.ships_tuned else 0),
+        dev_mrr=float(context.base_scores.mrr.mean()) + selection.difference.mean,
         steps=steps,
         epochs=epochs,
         seconds=time.perf_counter() - start,

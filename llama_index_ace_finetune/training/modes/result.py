@@ -20,7 +20,7 @@ class ModeResult:
     Attributes:
         name: of the mode.
         selection: the candidates on dev and whether one beat the base; None without dev queries.
-        dev_mrr: MRR@10 on dev of what it would ship, over the whole corpus.
+        dev_mrr: MRR@10 on dev of its best candidate, over the whole corpus, also if that is not better than the base.
         steps: optimiser steps.
         epochs: passes over the training queries.
         seconds: of training and dev evaluations.

@@ -71,6 +71,7 @@ def run_modes(
                 logger.warning("no time is left of %g minutes for mode %r", config.budget_minutes, mode.name)
                 continue
             minutes = max(minutes, 1e-6) * (1.0 if mode is modes[-1] else mode.budget_share)
+        context.on_phase(mode.name)
         result = mode.train(
             context,
             previous=results,
