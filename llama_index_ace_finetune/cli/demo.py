@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from llama_index_ace_finetune.cli.console import status_console
 from llama_index_ace_finetune.cli.execute import execute, typed_command
 from llama_index_ace_finetune.cli.options import AsJson
 from llama_index_ace_finetune.cli.run import run_and_show
+from llama_index_ace_finetune.cli.summary import print_next_steps
 from llama_index_ace_finetune.cli.verb import Verb
 
 
@@ -24,8 +24,8 @@ def demo(
         from llama_index_ace_finetune.pipeline.demo import demo_suite
         from llama_index_ace_finetune.pipeline.settings import RunSettings
 
-        run_and_show(RunSettings(data=demo_suite(), out=out, command=typed_command()))
-        status_console().print(f'\ntry     ace-finetune search {out} "users logged out every hour"', markup=False)
+        result = run_and_show(RunSettings(data=demo_suite(), out=out, command=typed_command()))
+        print_next_steps(result.report, out)
 
     execute(command, as_json=as_json)
 

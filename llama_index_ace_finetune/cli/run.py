@@ -44,7 +44,7 @@ from llama_index_ace_finetune.cli.options import (
     TeacherModel,
     TrainingMode,
 )
-from llama_index_ace_finetune.cli.summary import print_summary, required_gain
+from llama_index_ace_finetune.cli.summary import print_next_steps, print_summary, required_gain
 from llama_index_ace_finetune.cli.verb import Verb
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def run(
         if dry_run:
             return _show_plan(settings)
         result = run_and_show(settings)
+        print_next_steps(result.report, settings.out)
         return required_gain(result.report) if require_gain else 0
 
     execute(command, as_json=as_json)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from llama_index_ace_finetune.cli.console import is_wide, table_for
+from llama_index_ace_finetune.cli.console import console, is_wide, status_console, table_for
 from llama_index_ace_finetune.cli.execute import EXIT_REJECTED
 
 if TYPE_CHECKING:
@@ -61,10 +61,29 @@ def print_report(report: dict[str, Any], page: Path, screen: Console) -> None:
     screen.print(f"report  {page}", markup=False)
 
 
+def print_next_steps(report: dict[str, Any], run: Path) -> None:
+    """Print what to do after a run; --quiet leaves it out."""
+    from llama_index_ace_finetune.evaluation.report.next_steps import next_steps
+
+    screen = status_console()
+    for number, step in enumerate(next_steps(report, str(run))):
+        screen.print(f"{'next' if number == 0 else '':<7} {step.purpose}", markup=False)
+        if step.command:
+            screen.print(f"{'':<9} {step.command}", markup=False)
+
+
 def required_gain(report: dict[str, Any]) -> int:
-    """Return the exit code for --require-gain: 0 if the tuned model is served and test confirms its gain, else 1."""
-    verdict = report["verdict"]
-    return 0 if verdict["ship_tuned"] and verdict["confirmed"] else EXIT_REJECTED
+    """Return the exit code for --require-gain, and print why it is 1.
+
+    It is 0 if the tuned model is served and test confirms its gain.
+    """
+    from llama_index_ace_finetune.evaluation.report.next_steps import why_not_confirmed
+
+    why = why_not_confirmed(report)
+    if not why:
+        return 0
+    console(stderr=True).print(f"--require-gain: exit {EXIT_REJECTED}, since {why}", markup=False)
+    return EXIT_REJECTED
 
 
 def _label(system: dict[str, Any]) -> str:

@@ -72,8 +72,23 @@ def test_require_gain_without_a_gain_exits_1(config: Path, run: Path) -> None:
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))["verdict"]
     gain = report["ship_tuned"] and report["confirmed"]
     for arguments in (["run", "--config", str(config)], ["report", str(run)]):
-        assert runner.invoke(app, [*arguments, "--require-gain"]).exit_code == (0 if gain else 1)
+        done = runner.invoke(app, [*arguments, "--require-gain"])
+        assert done.exit_code == (0 if gain else 1)
+        # It says why it exits 1, on standard error.
+        assert [line.startswith("--require-gain: exit 1, since ") for line in done.stderr.splitlines()] == [True] * (
+            not gain
+        )
         assert runner.invoke(app, arguments).exit_code == 0
+
+
+def test_run_ends_with_the_next_steps(config: Path, run: Path) -> None:
+    shown = runner.invoke(app, ["run", "--config", str(config)]).stdout
+    end = shown.partition(" s in total\n")[2]
+    assert "next    " in end
+    assert f"ace-finetune search {run} " in end
+    assert "FineTunedHybridRetriever.from_run(" in end
+    quiet = runner.invoke(app, ["--quiet", "run", "--config", str(config)]).stdout
+    assert quiet.endswith(" s in total\n")
 
 
 def test_the_same_file_and_data_give_the_same_result(run: Path, tmp_path: Path) -> None:
