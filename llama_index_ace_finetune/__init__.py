@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.pipeline.settings import RunSettings
     from llama_index_ace_finetune.pipeline.synthesize import SynthesisResult, synthesize
     from llama_index_ace_finetune.pipeline.train import TrainingResult, train
+    from llama_index_ace_finetune.pipeline.tune import TuningResult, tune
     from llama_index_ace_finetune.pipeline.vector_formats import VectorComparison, compare_vector_formats
     from llama_index_ace_finetune.production.log_settings import LogSettings
     from llama_index_ace_finetune.production.query_log import QueryLog
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.synthesis.settings import CallSettings, SynthesisSettings
     from llama_index_ace_finetune.training.config import TrainingConfig
     from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+    from llama_index_ace_finetune.tuning.search_space import SearchSpace
     from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
 __all__ = [
@@ -111,6 +113,7 @@ __all__ = [
     "RunSettings",
     "SearchEvent",
     "SearchOptions",
+    "SearchSpace",
     "Split",
     "SplitSettings",
     "Success",
@@ -120,6 +123,7 @@ __all__ = [
     "TrainingData",
     "TrainingDataGenerator",
     "TrainingResult",
+    "TuningResult",
     "UnseenQueries",
     "VectorComparison",
     "Verdict",
@@ -156,6 +160,7 @@ __all__ = [
     "split_dataset",
     "synthesize",
     "train",
+    "tune",
     "unseen_queries",
     "upsert_nodes",
     "write_config",
@@ -204,6 +209,7 @@ _HOMES = {
     "RunSettings": "pipeline.settings",
     "SearchEvent": "retrievers.search_event",
     "SearchOptions": "retrievers.retriever_options",
+    "SearchSpace": "tuning.search_space",
     "Split": "datasets.splits.manifest",
     "SplitSettings": "datasets.splits.split",
     "Success": "evaluation.metrics.measures",
@@ -213,6 +219,7 @@ _HOMES = {
     "TrainingData": "datasets.training_data",
     "TrainingDataGenerator": "mining.training_data_generator",
     "TrainingResult": "pipeline.train",
+    "TuningResult": "pipeline.tune",
     "UnseenQueries": "datasets.splits.unseen_queries",
     "VectorComparison": "pipeline.vector_formats",
     "Verdict": "evaluation.decision.verdict",
@@ -248,6 +255,7 @@ _HOMES = {
     "split_dataset": "datasets.splits.split",
     "synthesize": "pipeline.synthesize",
     "train": "pipeline.train",
+    "tune": "pipeline.tune",
     "unseen_queries": "datasets.splits.unseen_queries",
     "upsert_nodes": "stores.upsert_nodes",
     "write_config": "pipeline.config_file",

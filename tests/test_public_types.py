@@ -84,6 +84,7 @@ def run_all(suite: Path, out: Path) -> ace.RunFolder:
 
 def stage_by_stage(suite: Path, folder: Path) -> str:
     inspection: ace.Inspection = ace.inspect(suite)
+    tuned: ace.TuningResult = ace.tune(suite, "tuning", trials=3, space=ace.SearchSpace(batch_size=(32, 64)))
     synthetic: ace.SynthesisResult = ace.synthesize(
         suite, "synthetic.jsonl", settings=ace.SynthesisSettings(num_queries=10), calls=ace.CallSettings(concurrency=2)
     )

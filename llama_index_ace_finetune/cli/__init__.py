@@ -29,6 +29,7 @@ VERBS: Final = (
     "vectors",
     "synthesize",
     "generate",
+    "tune",
     "train",
     "evaluate",
     "index",

@@ -21,6 +21,7 @@ _EXTRAS = {
     "onnx": "exports to ONNX Runtime, 8-bit weights too",
     "openvino": "exports to OpenVINO, the fastest on Intel processors",
     "llm": "synthetic queries by an OpenAI-compatible language model",
+    "tune": "hyperparameter search with Optuna",
     "lora": "training of larger base models by low-rank adapters",
 }
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")

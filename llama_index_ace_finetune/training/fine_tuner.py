@@ -23,7 +23,7 @@ from llama_index_ace_finetune.training.context import TrainingContext
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
 from llama_index_ace_finetune.training.loop.callback import StepProgress
 from llama_index_ace_finetune.training.loop.loggers import require_loggers
-from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
+from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 from llama_index_ace_finetune.training.model_selection.retention import read_retention
 from llama_index_ace_finetune.training.modes.lora import require_peft
@@ -218,6 +218,11 @@ class EmbeddingFineTuner:
         """The dev candidates of the mode that ships (of the last one, if none does); None without dev queries."""
         result = self.shipped or (self.results[-1] if self.results else None)
         return result.selection if result else None
+
+    def score_dev(self) -> DevScores | None:
+        """Return the values of each dev query with what ships; None without dev queries."""
+        encoder, _ = self._ready()
+        return self._dev.score(encoder) if self._dev else None
 
     def evaluate(self) -> dict[str, float]:
         """Return dev metrics of what ships, and the mean cosine of positives (`avg_positive_similarity`)."""

@@ -55,7 +55,7 @@ def test_json_has_versions_hardware_and_extras(endpoint: str) -> None:
     assert found["gpu"]["device"] in ("cpu", "cuda", "mps")
     assert found["hub"] == {**found["hub"], "address": endpoint, "reachable": True, "why": None}
     assert found["base_model"]["folder"]
-    assert set(found["extras"]) == {"demo", "lora", "onnx", "openvino"}
+    assert set(found["extras"]) >= {"demo", "llm", "lora", "onnx", "openvino", "tune"}
     assert found["problems"] == []
 
 
