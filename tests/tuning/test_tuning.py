@@ -21,7 +21,7 @@ SPACE = SearchSpace(batch_size=(8, 16), hard_negatives=(0, 1), learning_rate=(1e
 
 
 class TestChoice:
-    GROUPS = [str(n) for n in range(4)]
+    GROUPS = ("a", "b", "c", "d")
 
     def test_gain_above_one_standard_error(self) -> None:
         values = np.array([[0.0, 0.5, 0.0, 0.5], [0.2, 0.5, 0.2, 0.5], [1.0, 0.5, 1.0, 1.0]])
