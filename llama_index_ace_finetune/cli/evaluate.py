@@ -17,6 +17,7 @@ from llama_index_ace_finetune.cli.options import (
     Memories,
     Precision,
     RequireGain,
+    Title,
 )
 from llama_index_ace_finetune.cli.summary import print_report, required_gain
 from llama_index_ace_finetune.cli.verb import Verb
@@ -48,6 +49,7 @@ def evaluate(
     device: Device = None,
     precision: Precision = None,
     require_gain: RequireGain = False,
+    title: Title = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare models, BM25 and hybrids on queries they have not seen."""
@@ -72,6 +74,7 @@ def evaluate(
             device=device,
             precision=precision or "auto",
             command=typed_command(),
+            title=title or "",
             events=ConsoleEvents(),
         ).report
         emit(report, lambda screen: print_report(report, out.with_suffix(".html"), screen))

@@ -101,6 +101,7 @@ Dense = Annotated[
     typer.Option("--dense/--no-dense", help="Candidates from the embedding model.", rich_help_panel=_MINING),
 ]
 Bm25 = Annotated[bool | None, typer.Option("--bm25/--no-bm25", help="Candidates from BM25.", rich_help_panel=_MINING)]
+Title = Annotated[str | None, typer.Option(metavar="<text>", help="Title of the report.")]
 DevData = Annotated[
     Path | None, typer.Option("--training-data", help="File with the dev queries; by default the run's own.")
 ]

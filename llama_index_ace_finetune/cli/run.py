@@ -42,6 +42,7 @@ from llama_index_ace_finetune.cli.options import (
     Seed,
     SkipCategories,
     TeacherModel,
+    Title,
     TrainingMode,
 )
 from llama_index_ace_finetune.cli.summary import print_next_steps, print_summary, required_gain
@@ -94,6 +95,7 @@ def run(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Run all stages again, and replace a run.")] = False,
     require_gain: RequireGain = False,
+    title: Title = None,
     as_json: AsJson = False,
     range_max: RangeMax = None,
     range_min: RangeMin = None,
@@ -186,7 +188,7 @@ def _duration(seconds: float) -> str:
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    names = ("data", "out", "memories", "columns", "num_negatives", "min_difficulty", "skip_categories")
+    names = ("data", "out", "memories", "columns", "num_negatives", "min_difficulty", "skip_categories", "title")
     top = {name: options[name] for name in names if options[name] not in (None, [], ())}
     seed = {"seed": options["seed"]} if options["seed"] is not None else {}
     return {**top, "split": seed, "mining": mining_flags(options), "training": training_flags(options)}

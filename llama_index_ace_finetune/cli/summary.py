@@ -24,6 +24,7 @@ def measures_for(screen: Console) -> dict[str, str]:
 
 def print_summary(report: dict[str, Any], screen: Console) -> None:
     """Print the systems with their differences to the base model, then the verdict and its warnings."""
+    from llama_index_ace_finetune.evaluation.report.plain_sentence import plain_sentence
     from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 
     metadata = report["metadata"]
@@ -47,6 +48,7 @@ def print_summary(report: dict[str, Any], screen: Console) -> None:
         )
     screen.print(table)
     verdict = report["verdict"]
+    screen.print(plain_sentence(report), markup=False)
     color = "green" if verdict["confirmed"] else "yellow"
     screen.print(f"[bold {color}]{escape(verdict['sentence'])}[/]")
     for warning in verdict["warnings"]:

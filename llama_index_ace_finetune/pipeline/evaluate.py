@@ -27,6 +27,7 @@ from llama_index_ace_finetune.evaluation.report.report import ReportContext, bui
 from llama_index_ace_finetune.evaluation.report.run_files import check_run_files, write_run_files
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.learning_curve import train_curve
+from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.utils.atomic import require_regular
 from llama_index_ace_finetune.utils.new_folder import require_writable
 
@@ -56,6 +57,7 @@ def evaluate(
     device: str | None = None,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     command: str = "",
+    title: str = "",
     events: PipelineEvents | None = None,
 ) -> EvaluationResult:
     """Compare BM25, base model, tuned model, hybrids and further systems on queries that the model has not seen.
@@ -75,6 +77,7 @@ def evaluate(
         device: torch device.
         precision: of the vectors; see `EncoderSettings`.
         command: named in the report as the way to reproduce it.
+        title: of the report; by default the name of the data.
         events: receives progress.
 
     Raises:
@@ -98,6 +101,7 @@ def evaluate(
         device=device,
         precision=precision,
         command=command,
+        title=title,
         events=events,
     )
     if output is not None:
@@ -138,6 +142,8 @@ def evaluate_model(
     cache: Path | None = None,
     tuned: Encoder | None = None,
     command: str = "",
+    title: str = "",
+    run: str = "",
     seed: int = 0,
     events: PipelineEvents | None = None,
 ) -> EvaluationResult:
@@ -156,6 +162,8 @@ def evaluate_model(
         cache: folder for vectors.
         tuned: the model, if it is loaded already.
         command: named in the report as the way to reproduce it.
+        title: of the report; by default the name of the data.
+        run: name of the run folder, for the next steps in the report; that of the model by default.
         seed: of the sample.
         events: receives progress.
     """
@@ -200,7 +208,7 @@ def evaluate_model(
             evaluation, data, curve, record=record or {}, device=device, cache=cache, seed=seed, events=events
         )
     context = ReportContext(
-        title=f"{dataset.name}: does fine-tuning help?",
+        title=title or f"{dataset.name}: does fine-tuning help?",
         base_model=str(base_name),
         tuned_model=str(model),
         split=_split_facts((record or {}).get("split") or {}),
@@ -211,9 +219,15 @@ def evaluate_model(
         seen_answers=_seen_answers(dataset, record),
         warnings=queries.warnings,
         command=command,
+        run=run or _run_name(model),
     )
     report = {**build_report(evaluation, verdict, context), "precision": base.compute_backend}
     return EvaluationResult(evaluation, verdict, report)
+
+
+def _run_name(model: Path) -> str:
+    run = RunFolder.of_model(model)
+    return run.path.name if run else ""
 
 
 def _only(dataset: RetrievalDataset, query_ids: Sequence[str]) -> RetrievalDataset:

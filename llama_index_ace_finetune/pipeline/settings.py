@@ -23,6 +23,7 @@ class RunSettings:
         num_negatives: hard negatives mined per query.
         min_difficulty: leave out easier training queries: easy, medium or hard.
         skip_categories: leave out training queries of these categories.
+        title: of the report; empty for the name of the data.
         split: settings of the split.
         mining: sources of candidates, and filters that reject some.
         training: settings of the training; its output_dir is not used.
@@ -39,6 +40,7 @@ class RunSettings:
     num_negatives: int = 5
     min_difficulty: Literal["easy", "medium", "hard"] | None = None
     skip_categories: frozenset[str] = frozenset()
+    title: str = ""
     split: SplitSettings = field(default_factory=SplitSettings)
     mining: MiningSettings = field(default_factory=MiningSettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -62,6 +64,7 @@ class RunSettings:
             "num_negatives": self.num_negatives,
             "min_difficulty": self.min_difficulty,
             "skip_categories": sorted(self.skip_categories),
+            "title": self.title,
             "split": dict(vars(self.split)),
             "mining": self.mining.to_dict(),
             "training": training,

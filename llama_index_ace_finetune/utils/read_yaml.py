@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,10 @@ MAX_VALUES: Final = 50_000
 """Values in a file; every use of an alias counts."""
 
 _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+# PyYAML does not wrap conversion errors: `!!int ""` is an IndexError, `!!timestamp x` an AttributeError.
+_CONVERSIONS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +46,21 @@ def read_yaml_file(path: Path, refusal: Refusal) -> YamlContent:
             return _content(content.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             raise UnusableFileError("cannot be read (it is not UTF-8)") from error
-        # PyYAML does not wrap conversion errors: `!!int ""` is an IndexError, `!!timestamp x` an AttributeError.
-        except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        except (yaml.YAMLError, *_CONVERSIONS) as error:
             raise UnusableFileError(f"cannot be read ({' '.join(str(error).split())})") from error
     except UnusableFileError as error:
         raise refusal.because(path, error) from error
+
+
+def read_front_matter(path: Path) -> dict[str, Any]:
+    """Return the YAML front matter of a Markdown file; empty if there is none, or none that can be read."""
+    try:
+        text = read_bytes(path, limit=MAX_BYTES).decode("utf-8-sig")
+        found = re.match(r"---\s*\n(.*?)\n---\s*(?:\n|$)", text, re.DOTALL)
+        value = _content(found[1]).value if found else None
+    except (UnusableFileError, OSError, yaml.YAMLError, *_CONVERSIONS):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _content(text: str) -> YamlContent:

@@ -105,6 +105,17 @@ def test_report_on_the_command_line(write: Write, monkeypatch: pytest.MonkeyPatc
     refused = runner.invoke(app, ["report", str(path), "--open"])
     assert refused.exit_code == 2
     assert "No browser could be started" in refused.output
+    for suffix in ("csv", "tex"):
+        table = path.with_name(f"table.{suffix}")
+        assert (
+            runner.invoke(app, ["report", str(path), "--title", "Ours & <theirs>", "--table", str(table)]).exit_code
+            == 0
+        )
+        assert "tuned" in table.read_text(encoding="utf-8")
+    # The title is kept, and escaped in the page.
+    assert runner.invoke(app, ["report", str(path)]).exit_code == 0
+    assert "<bdi>Ours &amp; &lt;theirs&gt;</bdi>" in page.read_text(encoding="utf-8")
+    assert runner.invoke(app, ["report", str(path), "--table", "table.doc"]).exit_code == 2
     for damage in ("verdict", "systems"):
         kept = {name: value for name, value in printed.items() if name != damage}
         path.write_text(json.dumps(kept), encoding="utf-8")

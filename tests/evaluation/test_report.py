@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable
@@ -19,10 +21,14 @@ from llama_index_ace_finetune.datasets.oracle import UpperBound
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import BASE, HYBRID_EQUAL, TUNED, Evaluation
-from llama_index_ace_finetune.evaluation.report.html import render_html
+from llama_index_ace_finetune.evaluation.report import html
+from llama_index_ace_finetune.evaluation.report.html import _unbroken, render_html
 from llama_index_ace_finetune.evaluation.report.learning_curve import CurvePoint, LearningCurve
 from llama_index_ace_finetune.evaluation.report.per_query import PerQuery, per_query_path, write_per_query
+from llama_index_ace_finetune.evaluation.report.plain_sentence import plain_sentence
 from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, read_report, write_report
+from llama_index_ace_finetune.evaluation.report.systems_table import systems_csv, systems_latex
+from llama_index_ace_finetune.evaluation.stats.paired import SIGNIFICANT
 
 Make = Callable[..., Evaluation]
 VOID = {"meta", "br"}
@@ -213,7 +219,9 @@ def test_report_files_are_json_and_a_self_contained_page(
     assert all(one.startswith("#") for pair in targets for one in pair if one)
     assert "://" not in text
     assert "4 held-out queries with 4 relevant documents, ranked over all 30 distinct documents" in page.text
-    assert "Ten largest losses" in page.text
+    assert "The 10 of" not in page.text
+    assert "All 2 queries that gained in MRR@10 from base to tuned" in page.text
+    assert "All 1 query that lost in MRR@10 from base to tuned" in page.text
     assert sorted(path.name for path in json_path.parent.iterdir()) == [
         "report.html",
         "report.json",
@@ -232,7 +240,7 @@ def test_plots_have_alternative_text_and_unique_ids(evaluation: Make) -> None:
     curve = LearningCurve(tuple(CurvePoint(n, n / 1000, 0.0, 0.2) for n in (10, 100)), "It rises.")
     text = render_html(report_of(made, training={"history": history}, learning_curve=curve))
     plots = re.findall(r"<svg[^>]*>", text)
-    assert len(plots) == 6
+    assert len(plots) == 12  # each for screens and for phones
     assert all('role="img"' in one and re.search(r'aria-label="[^"]{40,}"', one) for one in plots)
     assert "MRR@10 on dev went from 0.500 to 0.600 and the loss from 2.000 to 1.000" in text
     assert "10 queries +0.010; 100 queries +0.100" in text
@@ -368,15 +376,113 @@ def test_content_security_policy_allows_only_styles_of_the_page(evaluation: Make
     assert all(f".{name} {{" in text for name in used)
 
 
+def test_counts_of_gains_and_losses_are_true(evaluation: Make) -> None:
+    text = Page(render_html(report_of(evaluation({BASE: [2] * 25, TUNED: [1] * 13 + [3] * 11 + [2]})))).text
+    assert "The 10 of 13 queries that gained" in text
+    assert "The 10 of 11 queries that lost" in text
+
+
+@pytest.mark.parametrize(
+    ("tuned", "shipped", "sentence"),
+    [
+        (
+            [1] * 3 + [3],
+            "finetuned",
+            "A relevant document comes first for 3 of 4 queries; before, with the base model: 1.",
+        ),
+        (
+            [1] * 3 + [3],
+            "base",
+            "The base model is served as it is: a relevant document comes first for 1 of 4 queries.",
+        ),
+    ],
+)
+def test_plain_sentence_by_hand(evaluation: Make, tuned: list[int], shipped: str, sentence: str) -> None:
+    made = evaluation({BASE: [1, 2, 2, 2], TUNED: tuned})
+    verdict = reach_verdict(made, {"shipped": shipped})
+    report = build_report(made, verdict, ReportContext(title="demo", base_model="base", tuned_model="model"))
+    assert plain_sentence(report) == sentence
+    assert sentence in " ".join(Page(render_html(report)).text.split())
+
+
+def test_page_shows_what_is_served_if_test_rejects_the_selection(evaluation: Make) -> None:
+    report = report_of(evaluation({BASE: [1] * 20, TUNED: [2] * 20}))
+    assert (report["verdict"]["system"]["name"], report["serving"]["system"]) == ("tuned", "base")
+    page = render_html(report)
+    rows = re.findall(r"<tr[^>]*><th scope=\"row\"><bdi>([^<]*)</bdi>.*?</th>", page, re.DOTALL)
+    assert "base" in rows
+    assert re.search(r'<tr class="chosen"><th scope="row"><bdi>base</bdi> <span class="badge">serve this', page)
+    assert re.search(r"<bdi>tuned</bdi>[^\n]*selected on dev, rejected on test", page)
+    assert "<dt>Serve</dt><dd>base</dd>" in page
+    assert '<dt>Confirmed on test</dt><dd class="down">no</dd>' in page
+
+
+def test_no_line_breaks_inside_arrows_intervals_and_p_values(evaluation: Make) -> None:
+    page = render_html(report_of(evaluation({BASE: [2] * 20, TUNED: [1] * 20})))
+    sentence = re.findall(r'<p class="sentence">(.*)</p>', page)[0]
+    for whole in ("0.500 -&gt; 1.000,", "+0.500 to +0.500", "p &lt; .001"):
+        assert f'<span class="num">{whole}</span>' in sentence
+    assert re.search(r"\.num \{ white-space: nowrap; \}", page)
+    hostile = _unbroken("<b>1 -> 2</b> p = .5 <script>")
+    assert "<b>" not in hostile
+    assert "<script>" not in hostile
+
+
+def test_terms_of_the_table_are_in_the_glossary(report: dict[str, Any]) -> None:
+    page = render_html(report)
+    linked = set(re.findall(r'href="#(term-[\w-]+)"', page))
+    assert {"term-mrr", "term-p", "term-success", "term-ndcg"} <= linked
+    assert linked <= set(re.findall(r'id="(term-[\w-]+)"', page))
+    assert SIGNIFICANT.replace("<=", "&lt;=") in re.sub(r"</?span[^>]*>", "", page)
+
+
+def test_table_as_csv_and_latex(evaluation: Make) -> None:
+    made = evaluation({BASE: [2] * 20, TUNED: [1] * 20, "=cmd|x_1&y": [3] * 20})
+    report = report_of(made)
+    header, *rows = csv.reader(io.StringIO(systems_csv(report)))
+    table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert len(table) == len(report["systems"])
+    assert float(table["tuned"]["MRR@10"]) == 1.0
+    assert (float(table["tuned"]["difference"]), int(table["tuned"]["wins"])) == (0.5, 20)
+    assert table["base"]["difference"] == ""
+    assert "'=cmd|x_1&y" in table
+    latex = systems_latex(report)
+    assert latex.count(r" \\") == len(report["systems"]) + 1
+    assert r"=cmd|x\_1\&y" in latex
+    assert r"\textbf{tuned} & 1.000" in latex
+    assert "$+0.500$ [$+0.500$, $+0.500$] & $<$ .001" in latex
+    page = Page(render_html(report)).text
+    assert systems_csv(report).strip() in page
+    assert latex.strip() in page
+
+
+def test_colours_are_readable_in_light_and_dark() -> None:
+    """Contrast of text colours by WCAG 2.2 (1.4.3): at least 4.5 on the page and on panels."""
+    css = (Path(html.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    schemes = [dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{[^}]*\}", css)]
+    assert len(schemes) == 2
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for colours in schemes:
+        for ink in ("ink", "soft", "good", "bad", "mark"):
+            for paper in ("paper", "panel"):
+                low, high = sorted(luminance(colours[name]) for name in (ink, paper))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, paper)
+
+
 def test_marks_follow_one_rule_in_page_and_terminal(evaluation: Make, capsys: pytest.CaptureFixture[str]) -> None:
     # Three queries that all gain: the interval is above zero, p = .25.
     report = report_of(evaluation({BASE: [2] * 3, TUNED: [1] * 3, HYBRID_EQUAL: [3] * 3}))
     assert report["systems"][4]["difference_to_base"]["MRR@10"]["low"] > 0
     page = render_html(report)
-    assert not re.findall(r'class="num (?:up|down)"', page)
+    assert not re.findall(r'class="interval num (?:up|down)"', page)
     assert 'class="verdict "' in page
     clear = render_html(report_of(evaluation({BASE: [2] * 20, TUNED: [1] * 20, HYBRID_EQUAL: [3] * 20})))
-    assert re.findall(r'class="num (up|down)">([+-][\d.]+)', clear) == [("up", "+0.500"), ("down", "-0.167")]
+    assert re.findall(r'class="interval num (up|down)">([+-][\d.]+)', clear) == [("up", "+0.500"), ("down", "-0.167")]
     # Only the p-value of the rule is in the table; the adjusted one is named as such.
     tables = page.split("<summary>All measures</summary>")
     difference = report["systems"][4]["difference_to_base"]["MRR@10"]

@@ -25,7 +25,9 @@ _LOOK = """
 <script>
 window.addEventListener("load", async () => {
   const width = document.documentElement.clientWidth;
-  const outside = [...document.querySelectorAll("body *")].filter(one => !one.closest(".scroll, .skip")
+  // What an svg draws beyond its view box is clipped, so of its parts only texts count.
+  const outside = [...document.querySelectorAll("body *")].filter(one => !one.closest(".scroll, .skip, pre")
+    && (!one.closest("svg") || ["svg", "text"].includes(one.tagName))
     && one.getBoundingClientRect().right > width + 1).map(one => one.tagName + " " + one.textContent.slice(0, 60));
   const result = {width, scrollWidth: document.documentElement.scrollWidth, outside, violations: null,
     text: document.body.innerText.length, dark: getComputedStyle(document.body).backgroundColor};

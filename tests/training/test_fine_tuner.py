@@ -139,6 +139,9 @@ def test_model_card_is_complete_and_quotes_no_data(trained: Trained, training_da
     assert "5 steps" in card
     assert "{{" not in card
     assert "{%" not in card
+    # As the card of the base model says.
+    assert 'language: ["en"]\nlicense: "apache-2.0"\n' in card
+    assert 'model = SentenceTransformer("path/to/this/folder")' in card
     for text in [*(one.query for one in training_data.examples), *training_data.memories.values()]:
         assert text not in card
         assert text not in record

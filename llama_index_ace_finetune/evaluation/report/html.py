@@ -9,7 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
+from llama_index_ace_finetune.evaluation.report.glossary import GLOSSARY
+from llama_index_ace_finetune.evaluation.report.next_steps import next_steps, why_not_confirmed
+from llama_index_ace_finetune.evaluation.report.plain_sentence import plain_sentence
 from llama_index_ace_finetune.evaluation.report.plots import (
     interval_plot,
     learning_plot,
@@ -17,7 +21,8 @@ from llama_index_ace_finetune.evaluation.report.plots import (
     training_plot,
     weight_plot,
 )
-from llama_index_ace_finetune.evaluation.report.svg import Plot
+from llama_index_ace_finetune.evaluation.report.svg import NARROW, WIDE, Plot
+from llama_index_ace_finetune.evaluation.report.systems_table import systems_csv, systems_latex
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 
 _MEASURE = "MRR@10"
@@ -33,12 +38,25 @@ def render_html(report: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(figure=_figure, signed=_signed, p_value=_p_value, mark=_mark)
+    environment.filters.update(figure=_figure, signed=_signed, p_value=_p_value, mark=_mark, unbroken=_unbroken)
     template = environment.get_template("report.html.j2")
     dimensions: dict[str, list[Any]] = {}
     for part in report["slices"]:
         dimensions.setdefault(part["dimension"], []).append(part)
-    page = template.render(report=report, plots=_plots(report), dimensions=dimensions, measure=_MEASURE)
+    page = template.render(
+        report=report,
+        plots=_plots(report, WIDE),
+        narrow_plots=_plots(report, NARROW),
+        dimensions=dimensions,
+        measure=_MEASURE,
+        served=report["serving"]["system"],
+        plain=plain_sentence(report),
+        not_confirmed=why_not_confirmed(report),
+        steps=next_steps(report, report["metadata"].get("run") or "RUN"),
+        glossary=GLOSSARY,
+        csv=systems_csv(report),
+        latex=systems_latex(report),
+    )
     return page.replace(_POLICY_PLACE, f'<meta http-equiv="Content-Security-Policy" content="{_policy(page)}">', 1)
 
 
@@ -50,7 +68,8 @@ def _policy(page: str) -> str:
     return f"default-src 'none'; style-src {allowed}; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def _plots(report: Mapping[str, Any]) -> dict[str, Plot | None]:
+def _plots(report: Mapping[str, Any], width: float) -> dict[str, Plot | None]:
+    """Return the plots for a width in inches: one set for screens and paper, one for phones."""
     compared = [one for one in report["systems"] if one["difference_to_base"]]
     slices = report["slices"]
     return {
@@ -59,16 +78,18 @@ def _plots(report: Mapping[str, Any]) -> dict[str, Plot | None]:
             marks=[_mark(one["difference_to_base"][_MEASURE]) for one in compared],
             name="differences",
             what=f"Difference in {_MEASURE} to the base model",
+            width=width,
         ),
-        "movement": rank_change_plot(report["movement"]),
+        "movement": rank_change_plot(report["movement"], width=width),
         "slices": interval_plot(
             [(f"{one['dimension']}: {one['name']}", one["means"]["difference"]) for one in slices],
             name="slices",
             what=f"Difference in {_MEASURE}, {report['movement']['after']} against {report['movement']['before']}",
+            width=width,
         ),
-        "weights": weight_plot(report["fusion"]),
-        "training": training_plot(_history(report)),
-        "learning": learning_plot((report["learning_curve"] or {}).get("points") or ()),
+        "weights": weight_plot(report["fusion"], width=width),
+        "training": training_plot(_history(report), width=width),
+        "learning": learning_plot((report["learning_curve"] or {}).get("points") or (), width=width),
     }
 
 
@@ -93,6 +114,12 @@ def _mark(difference: Mapping[str, Any]) -> str:
         return ""
     one = PairedDifference.from_dict(difference)
     return "up" if one.is_gain else "down" if one.is_loss else ""
+
+
+def _unbroken(text: str) -> Markup:
+    """Return a text, escaped, in which no line breaks inside "a -> b", "a +- b", "3 of 4", an interval or a p-value."""
+    whole = r"\S+ (?:-&gt;|\+-) \S+|\S+ to [+-][\d.]+\d|p (?:&lt;|=|&lt;=) [\d.]*\d|[\d,]+ of [\d,]+"
+    return Markup(re.sub(whole, r'<span class="num">\g<0></span>', str(escape(text))))
 
 
 def _p_value(value: float) -> str:

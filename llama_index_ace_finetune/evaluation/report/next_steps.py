@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 
 _QUERY = "your query"
+_PLAIN = re.compile(r"[^\W\d_]+([ ,'?-]+[^\W\d_]+)*\??")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,8 @@ def why_not_confirmed(report: Mapping[str, Any]) -> str:
 
 
 def _example(report: Mapping[str, Any]) -> str:
-    """A test query that gained, if it can be typed in one short line."""
-    for row in report["changes"]["gains"]:
-        query = str(row["query"])
-        if len(query) <= 60 and query.isprintable():
-            return shlex.quote(query) if set(query) & set('"$`\\!') else f'"{query}"'
-    return f'"{_QUERY}"'
+    """A test query that gained and can be typed in one short line; one in plain words if there is one."""
+    gained = [str(row["query"]) for row in report["changes"]["gains"]]
+    short = [query for query in gained if len(query) <= 60 and query.isprintable()]
+    query = next((one for one in short if _PLAIN.fullmatch(one)), short[0] if short else _QUERY)
+    return shlex.quote(query) if set(query) & set('"$`\\!') else f'"{query}"'

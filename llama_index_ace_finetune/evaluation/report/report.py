@@ -56,6 +56,7 @@ class ReportContext:
         seen_answers: ids of documents that the model was trained on; None if unknown.
         warnings: further notes for the reader.
         command: the command that reproduces the report.
+        run: name of the run folder, for the commands of the next steps; empty if there is none.
     """
 
     title: str
@@ -69,6 +70,7 @@ class ReportContext:
     seen_answers: Collection[str] | None = None
     warnings: tuple[str, ...] = ()
     command: str = ""
+    run: str = ""
 
 
 def build_report(evaluation: Evaluation, verdict: Verdict, context: ReportContext) -> dict[str, Any]:
@@ -96,6 +98,7 @@ def build_report(evaluation: Evaluation, verdict: Verdict, context: ReportContex
             "measures": "recall@k means Success@k: a relevant document among the first k; mrr is MRR@10",
             "ties": "ties are ranked by document id",
             "command": context.command,
+            "run": context.run,
         },
         **summaries,
         "improvement": {

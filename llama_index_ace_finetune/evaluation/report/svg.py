@@ -37,7 +37,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": INK,
     "legend.frameon": False,
 }
-_WIDTH = 9.0  # inches
+WIDE, NARROW = 9.0, 4.4  # inches: screens and paper, phones
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class Plot:
 
 
 @contextmanager
-def figure(height: float) -> Iterator[tuple[Figure, Axes]]:
-    """Yield a figure of the report's width with one set of axes; `height` is in inches."""
+def figure(height: float, width: float = WIDE) -> Iterator[tuple[Figure, Axes]]:
+    """Yield a figure with one set of axes; height and width are in inches."""
     # Without pyplot: no display is needed and no figure stays open.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -58,12 +58,14 @@ def figure(height: float) -> Iterator[tuple[Figure, Axes]]:
     with rc_context(_STYLE), warnings.catch_warnings():
         # Text is rendered with the reader's fonts, so glyphs that matplotlib's font lacks do not matter.
         warnings.filterwarnings("ignore", message="Glyph")
-        made = Figure(figsize=(_WIDTH, height), layout="constrained")
+        made = Figure(figsize=(width, height), layout="constrained")
         yield made, made.subplots()
 
 
 def to_svg(made: Figure, *, name: str, alt: str) -> Plot:
     """Return the figure as SVG; `name` prefixes its ids, so that they are unique on the page. Call within `figure`."""
+    narrow = made.get_figwidth() < WIDE
+    name = f"{name}-narrow" if narrow else name
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
@@ -81,7 +83,7 @@ def to_svg(made: Figure, *, name: str, alt: str) -> Plot:
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     text = _styles_as_classes(text, name)
-    head = f'<svg role="img" aria-label="{escape(alt)}" '
+    head = f'<svg class="{"narrow" if narrow else "wide"}" role="img" aria-label="{escape(alt)}" '
     return Plot(Markup(text.replace("<svg ", head, 1)), alt)
 
 

@@ -6,6 +6,7 @@ from llama_index_ace_finetune.evaluation.report.per_query import per_query_path
 from llama_index_ace_finetune.evaluation.report.report import write_report
 from llama_index_ace_finetune.pipeline.evaluate import evaluate_model
 from llama_index_ace_finetune.pipeline.stages.stage import PlanContext, Stage, StageContext, StageEstimate
+from llama_index_ace_finetune.training.saving.card_results import write_test_results
 
 
 def _run(context: StageContext) -> None:
@@ -18,9 +19,12 @@ def _run(context: StageContext) -> None:
         cache=context.cache,
         tuned=context.tuned,
         command=context.settings.command,
+        title=context.settings.title,
+        run=context.settings.out.name,
         events=context.events,
     )
     result.report["finetuned"]["model"] = "model"
+    write_test_results(context.folder.model, result.report, dataset=context.dataset.name)
     write_report(result.report, context.folder.report, evaluation=result.evaluation)
 
 
