@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,9 @@ def train(
             cache=work / "vectors",
             events=events,
         )
+        logs = work / "model-logs"
+        if logs.is_dir():  # of a logger that writes files
+            shutil.copytree(logs, model.with_name(f"{model.name}-logs"), dirs_exist_ok=True)
         if made != model:
             place_folder(made, model, kind=MODEL)
         place_index(work / "index", index)

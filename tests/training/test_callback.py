@@ -94,9 +94,12 @@ def test_resume_after_early_stopping_raises(minilm: Encoder, tmp_path: Path) -> 
 def test_progress_reports_step_total_and_latest_figures(minilm: Encoder) -> None:
     reported: list[tuple[int, int, dict[str, float]]] = []
     callback = dev_callback(minilm, 0.25, eval_steps=2, progress=lambda *row: reported.append(row))
+    logged: list[dict[str, float]] = []
+    callback.log = logged.append
     callback.on_log(*arguments_at(1), logs={"loss": 2.0})
     callback.on_step_end(*arguments_at(1))
     callback.on_step_end(*arguments_at(2))
+    assert logged == [{"eval_dev_MRR@10": 0.25}]
     assert reported == [(1, 9, {"loss": 2.0}), (2, 9, {"loss": 2.0, "dev_mrr": 0.25})]
     minilm.model.eval()
 

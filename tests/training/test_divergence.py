@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import SentenceTransformerTrainer
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.errors import TrainingError
@@ -17,6 +19,7 @@ from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.loop import fit
 from llama_index_ace_finetune.training.loop.callback import last_checkpoint
 from llama_index_ace_finetune.training.loop.divergence import DivergenceMonitor
+from llama_index_ace_finetune.training.loop.loggers import logger_callbacks
 
 QUICK: dict[str, Any] = {
     "mode": "full",
@@ -193,6 +196,22 @@ def test_unavailable_logger_is_refused_before_training(name: str, message: str) 
     assert "\n" not in str(refusal.value)
 
 
+def test_wandb_project_is_the_package_s_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Logger(TrainerCallback):
+        def __init__(self) -> None:
+            seen.append(os.environ["WANDB_PROJECT"])
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Logger)
+    for given in (None, "mine"):
+        monkeypatch.delenv("WANDB_PROJECT", raising=False)
+        if given:
+            monkeypatch.setenv("WANDB_PROJECT", given)
+        logger_callbacks(TrainingConfig(report_to=("wandb",)))
+    assert seen == ["llama-index-ace-finetune", "mine"]
+
+
 def test_tensorboard_logs_are_written_next_to_the_model(
     training_data: TrainingData, one_layer: str, tmp_path: Path
 ) -> None:
@@ -200,3 +219,9 @@ def test_tensorboard_logs_are_written_next_to_the_model(
     os.environ.pop("TENSORBOARD_LOGGING_DIR", None)
     tuner(training_data, tmp_path / "model", one_layer, epochs=1, report_to=("tensorboard",)).train()
     assert len(list((tmp_path / "model-logs").glob("events.out.tfevents.*"))) == 1
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "model-logs"))
+    events.Reload()
+    assert {"train/loss", "eval/dev_MRR@10", "eval/dev_Success@1"} <= set(events.Tags()["scalars"])
+    assert 0 < events.Scalars("eval/dev_MRR@10")[-1].value <= 1

@@ -73,6 +73,7 @@ class DevEvaluationCallback(TrainerCallback):
         before_evaluation: Callable[[], object] | None = None,
     ) -> None:
         self.history: list[dict[str, float]] = []
+        self.log: Callable[[dict[str, float]], object] = lambda measures: None  # `fit` sets that of the trainer
         self.best_weights: dict[str, Tensor] | None = None
         self.best_scores: DevScores | None = None
         self._encoder = encoder
@@ -195,6 +196,8 @@ class DevEvaluationCallback(TrainerCallback):
         self._on_evaluation(False)
         self._latest["dev_mrr"] = float(scores.mrr.mean())
         self.history.append({"step": state.global_step, "epoch": state.epoch or 0.0, **scores.means})
+        # Loggers file a name that begins with "eval_" under "eval/".
+        self.log({f"eval_dev_{name}": value for name, value in scores.means.items()})
         if scores.mrr.mean() > self._best:
             self._best = float(scores.mrr.mean())
             self._without_gain = 0

@@ -116,6 +116,8 @@ def fit(
             callbacks=[_SetEpoch(batches), *callbacks, *logger_callbacks(config)],
         )
         trainer.remove_callback(PrinterCallback)
+        for callback in callbacks:
+            callback.log = trainer.log
         last = last_checkpoint(checkpoints)
         if last:
             for callback in callbacks:

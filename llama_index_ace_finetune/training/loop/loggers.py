@@ -11,6 +11,8 @@ from transformers.integrations import integration_utils as known
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
 
+WANDB_PROJECT = "llama-index-ace-finetune"
+
 
 def require_loggers(config: TrainingConfig) -> None:
     """Raise TrainingError where a logger of `config.report_to` is unknown or not installed."""
@@ -30,9 +32,12 @@ def require_loggers(config: TrainingConfig) -> None:
 def logger_callbacks(config: TrainingConfig) -> list[TrainerCallback]:
     """Return the callbacks of `config.report_to`.
 
+    Weights & Biases files the run under the project "llama-index-ace-finetune", unless WANDB_PROJECT is set.
     TensorBoard files go to `OUTPUT_DIR-logs` beside the model, unless TENSORBOARD_LOGGING_DIR is set: the trainer's
     working folder is deleted at the end.
     """
+    if "wandb" in config.report_to:
+        os.environ.setdefault("WANDB_PROJECT", WANDB_PROJECT)
     callbacks = [known.INTEGRATION_TO_CALLBACK[name]() for name in config.report_to]
     for callback in callbacks:
         if isinstance(callback, known.TensorBoardCallback) and not os.environ.get("TENSORBOARD_LOGGING_DIR"):
