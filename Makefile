@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint docs clean
+.PHONY: demo test test-all lint docs wheel clean
 
 demo: $(STAMP)
 	rm -rf demo-run
@@ -28,6 +28,10 @@ lint: $(STAMP)
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# For another environment: pip install "dist/NAME.whl[demo]"
+wheel: $(STAMP)
+	$(BIN)/python -m build --wheel
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -36,4 +40,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) demo-run site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo-run site dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
 """Fine-tune an embedding model, evaluate it on held-out queries, and search with it.
 
-    pip install "llama-index-ace-finetune[demo]"
+    pip install ".[demo]"
     python examples/quickstart.py
 
 Takes a minute or two on two cores. It trains on only a fifth of the queries; `ace-finetune demo` uses all of them.

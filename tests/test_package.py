@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +98,32 @@ def test_every_verb_is_a_file_and_every_command_is_a_verb() -> None:
 
     assert list(get_command(cli.app).commands) == list(cli.VERBS)  # type: ignore[attr-defined]
     assert all((PACKAGE / "cli" / f"{verb}.py").is_file() for verb in cli.VERBS)
+
+
+def test_no_file_names_an_address_until_a_release_sets_it(tmp_path: Path) -> None:
+    project = PACKAGE.parent
+    files = ["pyproject.toml", "CITATION.cff", "README.md", "mkdocs.yml", "Makefile", "CONTRIBUTING.md"]
+    pages = [*(project / name for name in files), *(project / "docs").rglob("*.md"), *EXAMPLES.glob("*")]
+    for page in pages:
+        if page.is_file():
+            assert "llama-index-ace-finetune/llama-index-ace-finetune" not in page.read_text(encoding="utf-8"), page
+    for name in files[:2]:
+        shutil.copy(project / name, tmp_path / name)
+    script = [sys.executable, str(project / ".github" / "set_repository.py")]
+    for url in ("http://github.com/some/fork", "https://github.com/some", "https://github.com/some/fork; rm x"):
+        assert subprocess.run([*script, url, str(tmp_path)], capture_output=True, check=False).returncode == 1
+    subprocess.run([*script, "https://github.com/some/fork.git", str(tmp_path)], check=True)
+    settings = (tmp_path / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'Issues = "https://github.com/some/fork/issues"' in settings
+    assert settings.count("fancy-pypi-readme.substitutions]]") == 2
+    assert "repository-code: https://github.com/some/fork\n" in (tmp_path / "CITATION.cff").read_text(encoding="utf-8")
+    again = subprocess.run([*script, "https://github.com/some/fork", str(tmp_path)], capture_output=True, check=False)
+    assert again.returncode == 1
+
+
+def test_installation_is_from_a_checkout_or_a_wheel() -> None:
+    """Before a release, no page says that a package index has the package by itself."""
+    project = PACKAGE.parent
+    for page in [project / "README.md", *(project / "docs").rglob("*.md"), *EXAMPLES.glob("*.py")]:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"pip install \"?llama-index-ace-finetune(?!\[(lora|onnx|openvino))", text), page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,7 +20,13 @@ VERSION = llama_index_ace_finetune.__version__
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", str(folder), str(PROJECT))
+    # As a release does it, in a copy: with the address of a repository.
+    project = folder.parent / "project"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "demo-run", "site", "runs", "dist", "build")
+    shutil.copytree(PROJECT, project, ignore=ignored)
+    shutil.copytree(PROJECT / ".github", project / ".github")
+    run(sys.executable, str(project / ".github" / "set_repository.py"), "https://github.com/some/fork")
+    run(sys.executable, "-m", "build", "--outdir", str(folder), str(project))
     assert {path.suffix for path in folder.iterdir()} == {".whl", ".gz"}
     return next(folder.glob("*.whl"))
 
@@ -50,7 +57,11 @@ def test_pypi_description_links_to_the_repository(wheel: Path) -> None:
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert len(links) > 20
     assert all(link.startswith(("https://", "#")) for link in links)
-    assert "![The demo's last lines: a table of systems and the verdict](https://raw.githubusercontent.com/" in text
+    assert (
+        "![The demo's last lines: a table of systems and the verdict](https://raw.githubusercontent.com/some/fork/main/"
+        in text
+    )
+    assert "Project-URL: Issues, https://github.com/some/fork/issues" in text
 
 
 @pytest.mark.slow
