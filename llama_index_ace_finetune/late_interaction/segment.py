@@ -17,7 +17,7 @@ def _unchanged() -> None:
     """Arrays in memory cannot shrink."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segment:
     """Token vectors of n memories.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +35,8 @@ class TokenReranker:
     def __init__(self, encoder: TokenEncoder, store: TokenStore) -> None:
         if store.fingerprint != encoder.fingerprint:
             raise StoreError(
-                f"The token vectors were made by another model or projection than {encoder.encoder.name!r}; build them "
-                "again with this model."
+                f"The token vectors in {str(store.folder or 'memory')!r} were made by another model or projection than "
+                f"that of {encoder.encoder.name!r}; build them again with this model."
             )
         self.encoder = encoder
         self.store = store
@@ -49,6 +50,7 @@ class TokenReranker:
         *,
         settings: TokenSettings | None = None,
         projection: NDArray[np.float32] | None = None,
+        folder: str | Path | None = None,
         progress: Progress | None = None,
     ) -> TokenReranker:
         """Encode and store memories.
@@ -60,16 +62,31 @@ class TokenReranker:
             settings: how the token vectors are stored.
             projection: a trained projection of the token states; by default, if `settings` has a dimension below that
                 of the model, the principal components of a sample of the texts.
+            folder: write the token vectors there, replacing those in it; by default they are kept in memory.
             progress: called with the number of newly encoded texts.
+
+        Raises:
+            StoreError: if an id occurs twice.
+            OutputExistsError: if the folder holds something else.
         """
         settings = settings or TokenSettings()
         tokens = TokenEncoder(
             encoder, choose_projection(encoder, texts, settings) if projection is None else projection
         )
-        store = TokenStore(tokens.dimension, tokens.fingerprint, settings=settings)
+        store = TokenStore(tokens.dimension, tokens.fingerprint, settings=settings, projection=tokens.projection)
         reranker = cls(tokens, store)
         reranker.upsert(ids, texts, progress=progress)
-        return reranker
+        return cls(tokens, store.save(folder)) if folder else reranker
+
+    @classmethod
+    def open(cls, folder: str | Path, encoder: Encoder) -> TokenReranker:
+        """Open the token vectors in a folder, and encode queries as they were encoded.
+
+        Raises:
+            StoreError: if the folder is missing, damaged, or of another model than `encoder`.
+        """
+        store = TokenStore.open(folder)
+        return cls(TokenEncoder(encoder, store.projection), store)
 
     def score(self, query: NDArray[np.float32], ids: Sequence[str]) -> NDArray[np.float64]:
         """Return the MaxSim of a query's token vectors, float32 [q, d], and each memory, float64 [n] in [-1, 1].

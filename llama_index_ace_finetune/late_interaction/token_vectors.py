@@ -12,7 +12,7 @@ from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.utils.ragged import offsets_of, ragged_rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenVectors:
     """Unit vectors of the tokens of n texts.
 
