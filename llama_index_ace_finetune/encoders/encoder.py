@@ -176,6 +176,13 @@ class Encoder:
             _scatter(vectors, places, chunk, encoded, progress)
         return vectors
 
+    @property
+    def has_token_states(self) -> bool:
+        """Whether `encode_tokens` works: the model is a transformer in both roles."""
+        from llama_index_ace_finetune.encoders.role_modules import role_modules
+
+        return all(type(role_modules(self.model, role)[0]).__name__ == "Transformer" for role in ("query", "document"))
+
     def encode_tokens(self, texts: Sequence[str], *, role: Role) -> TokenStates:
         """Return the vectors of `encode` and the states of the last layer of all tokens, from one forward pass.
 

@@ -280,3 +280,28 @@ class TestBadInput:
             write_graphs(
                 Encoder.load(model, settings=CPU).model, tmp_path, name="mine", source="", backend="openvino", int8=True
             )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_token_states_of_an_export(model: Path, backend: Any, role: Any) -> None:
+    exported, encoder = opened(model, backend), Encoder.load(model, settings=CPU)
+    found, expected = exported.encode_tokens(TEXTS, role=role), encoder.encode_tokens(TEXTS, role=role)
+    assert found.lengths.tolist() == expected.lengths.tolist()
+    assert np.abs(found.vectors - exported.encode(TEXTS, role=role)).max() < 1e-6
+    norms = np.linalg.norm(found.states, axis=1) * np.linalg.norm(expected.states, axis=1)
+    assert ((found.states * expected.states).sum(axis=1) / norms).min() > 0.999
+    assert exported.has_token_states
+    assert exported.encode_tokens(TEXTS[:1], role=role).states.shape == (expected.lengths[0], WIDTH)
+
+
+def test_an_export_of_an_earlier_version_has_no_token_states(own_model: Path) -> None:
+    file = own_model / "onnx" / EXPORT_RECORD
+    record = json.loads(file.read_text())
+    del record["token_states"]
+    file.write_text(json.dumps(record))
+    exported = opened(own_model, "onnx")
+    assert exported.encode(TEXTS, role="query").shape == (len(TEXTS), WIDTH)
+    assert not exported.has_token_states
+    with pytest.raises(ModelError, match="gives no token states, since an earlier version wrote it; export again"):
+        exported.encode_tokens(TEXTS, role="query")

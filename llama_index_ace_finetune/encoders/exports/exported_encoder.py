@@ -16,10 +16,11 @@ from llama_index_ace_finetune.encoders.encoder import Encoder, Role
 from llama_index_ace_finetune.encoders.exports.record import TOKENIZER, ExportRecord, file_hashes
 from llama_index_ace_finetune.encoders.exports.runtime import ExportBackend, Runtime, open_runtime
 from llama_index_ace_finetune.encoders.exports.threads import usable_threads
-from llama_index_ace_finetune.encoders.exports.token_batches import token_batches
+from llama_index_ace_finetune.encoders.exports.token_batches import TokenBatch, token_batches
 from llama_index_ace_finetune.encoders.identity import ModelIdentity, identify_model
 from llama_index_ace_finetune.encoders.opening import opening
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.encoders.token_states import TokenStates
 from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.ranking.dense import unit_rows
 
@@ -108,17 +109,41 @@ class ExportedEncoder(Encoder):
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast([prompt + text for text in texts])]
 
     def _forward(self, texts: list[str], role: Role, *, padded: bool = False) -> NDArray[np.float32]:
-        batches = token_batches(self.tokens(texts, role), padding_id=self._record.padding_id)
+        batches = self._batches(texts, role)
         vectors = np.empty((len(texts), self._record.dimension), np.float32)
         for batch, rows in zip(batches, self._runtimes[role](batches), strict=True):
             vectors[batch.rows] = rows
-        if self.dimension < vectors.shape[1]:
-            vectors = unit_rows(vectors[:, : self.dimension])
+        vectors = self._truncated(vectors)
         if not np.isfinite(vectors).all():
             raise ModelError(
                 f"The {self.backend} export of {self.name!r} returns NaN or infinite vectors; export again."
             )
         return vectors
+
+    @property
+    def has_token_states(self) -> bool:
+        """Whether `encode_tokens` works: exports of earlier versions give no token states."""
+        return self._record.token_states
+
+    def _forward_tokens(self, texts: list[str], role: Role) -> TokenStates:
+        if not self.has_token_states:
+            raise ModelError(
+                f"The {self.backend} export of {self.name!r} gives no token states, since an earlier version wrote it; "
+                f"export again with `ace-finetune export --backend {self.backend}`."
+            )
+        batches = self._batches(texts, role)
+        parts = []
+        for batch, (vectors, states) in zip(batches, self._runtimes[role].with_token_states(batches), strict=True):
+            lengths = batch.attention_mask.sum(axis=1)
+            tokens = states[batch.attention_mask.astype(bool)]
+            parts.append((batch.rows, TokenStates(self._truncated(vectors), tokens, lengths)))
+        return TokenStates.in_order(parts)
+
+    def _batches(self, texts: list[str], role: Role) -> list[TokenBatch]:
+        return token_batches(self.tokens(texts, role), padding_id=self._record.padding_id)
+
+    def _truncated(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        return unit_rows(vectors[:, : self.dimension]) if self.dimension < vectors.shape[1] else vectors
 
 
 def _shorter(wanted: int | None, own: int) -> int:

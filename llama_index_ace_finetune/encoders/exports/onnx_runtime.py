@@ -26,14 +26,18 @@ class OnnxRuntime:
         # Threads that spin between queries take CPU time from other work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self._outputs = [output.name for output in self._session.get_outputs()]
         self.precision = precision
 
     def __call__(self, batches: Sequence[TokenBatch]) -> list[NDArray[np.float32]]:
         """Run the batches one after the other; see `Runtime`."""
-        return [
-            cast(
-                "NDArray[np.float32]",
-                self._session.run(None, dict(zip(INPUTS, (batch.token_ids, batch.attention_mask), strict=True)))[0],
-            )
-            for batch in batches
-        ]
+        return [self._run(batch, self._outputs[:1])[0] for batch in batches]
+
+    def with_token_states(self, batches: Sequence[TokenBatch]) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Run the batches one after the other; see `Runtime`."""
+        found = (self._run(batch, self._outputs) for batch in batches)
+        return [(vectors, states) for vectors, states in found]
+
+    def _run(self, batch: TokenBatch, outputs: list[str]) -> list[NDArray[np.float32]]:
+        inputs = dict(zip(INPUTS, (batch.token_ids, batch.attention_mask), strict=True))
+        return cast("list[NDArray[np.float32]]", self._session.run(outputs, inputs))

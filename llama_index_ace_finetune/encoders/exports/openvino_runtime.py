@@ -46,12 +46,20 @@ class OpenVinoRuntime:
 
     def __call__(self, batches: Sequence[TokenBatch]) -> list[NDArray[np.float32]]:
         """Run the batches, as many at a time as there are streams; see `Runtime`."""
+        return [vectors for (vectors,) in self._run(batches, 1)]
+
+    def with_token_states(self, batches: Sequence[TokenBatch]) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Run the batches, as many at a time as there are streams; see `Runtime`."""
+        return [(vectors, states) for vectors, states in self._run(batches, 2)]
+
+    def _run(self, batches: Sequence[TokenBatch], outputs: int) -> list[list[NDArray[np.float32]]]:
+        """Return the first outputs of each batch."""
         if len(batches) == 1:
-            return [self._single.run(batches[0])]
+            return [self._single.run(batches[0], outputs)]
         with self._compiling:
             if self._parallel is None:
                 self._parallel = self._compiled(self._streams)
-        return self._parallel.run_all(batches)
+        return self._parallel.run_all(batches, outputs)
 
 
 class _Streams:
@@ -63,14 +71,14 @@ class _Streams:
             self._requests.put(compiled.create_infer_request())
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="openvino") if count > 1 else None
 
-    def run_all(self, batches: Sequence[TokenBatch]) -> list[NDArray[np.float32]]:
-        return list((self._pool.map if self._pool else map)(self.run, batches))
+    def run_all(self, batches: Sequence[TokenBatch], outputs: int) -> list[list[NDArray[np.float32]]]:
+        return list((self._pool.map if self._pool else map)(self.run, batches, [outputs] * len(batches)))
 
-    def run(self, batch: TokenBatch) -> NDArray[np.float32]:
+    def run(self, batch: TokenBatch, outputs: int) -> list[NDArray[np.float32]]:
         request = self._requests.get()
         try:
-            outputs = request.infer(dict(zip(INPUTS, (batch.token_ids, batch.attention_mask), strict=True)))
-            # The output is in the memory of the request, which its next run overwrites.
-            return np.array(outputs[0], np.float32)
+            found = request.infer(dict(zip(INPUTS, (batch.token_ids, batch.attention_mask), strict=True)))
+            # The outputs are in the memory of the request, which its next run overwrites.
+            return [np.array(found[number], np.float32) for number in range(outputs)]
         finally:
             self._requests.put(request)

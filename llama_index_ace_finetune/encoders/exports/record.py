@@ -58,6 +58,7 @@ class ExportRecord:
         dimension: dimension of the vectors.
         max_seq_length: maximum tokens per text.
         padding_id: id of the padding token.
+        token_states: whether the graphs also give the states of all tokens; exports of version 0.1.0 do not.
         dev: accuracy on dev; None if it was not measured.
         query_milliseconds: median latency of one query, by "torch" and by "export", on the exporting machine.
     """
@@ -70,6 +71,7 @@ class ExportRecord:
     dimension: int
     max_seq_length: int
     padding_id: int
+    token_states: bool = False
     dev: DevLoss | None = None
     query_milliseconds: dict[str, float] | None = None
 

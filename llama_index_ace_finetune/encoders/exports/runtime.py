@@ -23,13 +23,16 @@ class MissingRuntimeError(ModelError):
 
 
 class Runtime(Protocol):
-    """A loaded graph from token ids to unit vectors. Safe to call from several threads."""
+    """A loaded graph from token ids to unit vectors, and possibly token states. Safe to call from several threads."""
 
     precision: str
     """Precision: "float32", "bfloat16" or "int8"."""
 
     def __call__(self, batches: Sequence[TokenBatch]) -> list[NDArray[np.float32]]:
         """Return unit vectors float32 [n, d] per batch, in order."""
+
+    def with_token_states(self, batches: Sequence[TokenBatch]) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Return unit vectors and token states, float32 [n, width, d], per batch; of graphs that have both."""
 
 
 def require_runtime(backend: ExportBackend) -> None:

@@ -1,4 +1,4 @@
-"""Export the graph of a model, from token ids to unit vectors."""
+"""Export the graph of a model, from token ids to unit vectors and token states."""
 
 from __future__ import annotations
 
@@ -83,6 +83,7 @@ def write_graphs(
         dimension=model.get_embedding_dimension() or 0,
         max_seq_length=int(transformer.max_seq_length),
         padding_id=int(transformer.tokenizer.pad_token_id),
+        token_states=True,
     )
 
 
@@ -100,17 +101,18 @@ def require_same_tokens(encoder: Encoder, exported: ExportedEncoder, texts: list
 
 
 class _Graph(nn.Module):
-    """A model without prompts and tokenizer: unit vectors from token ids."""
+    """A model without prompts and tokenizer: from token ids, unit vectors and the states of all tokens."""
 
     def __init__(self, modules: list[nn.Module]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(modules)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         features = dict(zip(INPUTS, (input_ids, attention_mask), strict=True))
         for part in self.parts:
             features = part(features)
-        return nn.functional.normalize(features["sentence_embedding"].float(), dim=1)
+        vectors = nn.functional.normalize(features["sentence_embedding"].float(), dim=1)
+        return vectors, features["token_embeddings"].float()
 
 
 def _check(modules: list[nn.Module], name: str) -> None:
@@ -143,8 +145,8 @@ def _write_onnx(graph: nn.Module, example: tuple[Tensor, ...], file: Path, *, in
         example,
         str(plain),
         input_names=list(INPUTS),
-        output_names=["vectors"],
-        dynamic_axes={**axes, "vectors": {0: "texts"}},
+        output_names=["vectors", "token_states"],
+        dynamic_axes={**axes, "vectors": {0: "texts"}, "token_states": axes[INPUTS[0]]},
         opset_version=_OPSET,
         dynamo=False,  # the newer exporter needs another package
     )

@@ -1,0 +1,223 @@
+"""Re-ranking with token vectors (MaxSim): accuracy and bytes by dimension, bits and token pooling; latency.
+
+    python benchmarks/late_interaction.py --data FOLDER [--check] [--out FILE]
+
+FOLDER holds retrieval sets in BEIR layout (and `ace`, a test suite). The model is the untrained base, so that no run is
+needed. Candidates are the first 100 of its vectors and the first 100 of BM25. `--check` takes two sets and the stored
+form that is the default. Exits 1 if a figure misses its target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import library_first  # noqa: F401
+import numpy as np
+from findings import Findings
+from machine import machine
+from sets import load
+from tuning import BASE
+
+from llama_index_ace_finetune.datasets.splits.split import split_dataset
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.late_interaction.max_sim import max_sim, max_sim_scores
+from llama_index_ace_finetune.late_interaction.projection import principal_projection
+from llama_index_ace_finetune.late_interaction.settings import TokenSettings
+from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
+from llama_index_ace_finetune.late_interaction.token_pooling import pool_tokens
+from llama_index_ace_finetune.late_interaction.token_store import TokenStore
+from llama_index_ace_finetune.late_interaction.token_vectors import TokenVectors
+from llama_index_ace_finetune.ranking.bm25 import BM25Index
+from llama_index_ace_finetune.ranking.dense import dense_top_k, unit_rows
+from llama_index_ace_finetune.utils.memory import keep_freed_memory
+
+SETS = ("medquad", "scifact", "nl2bash", "msvc_errors", "locomo", "cosqa", "ace")
+CHECKED = ("msvc_errors", "ace")
+DIMENSIONS, BITS, POOLINGS = (384, 128, 96, 64, 48), (8, 4), (1, 2, 3)
+QUERIES, DEPTH, CUTOFF = 300, 100, 10
+MAX_LOSS, MAX_BYTES, MAX_MS = 0.005, 4096, 6.0
+MEMORIES, WORDS, TOKENS_PER_WORD, QUERY_TOKENS = 10_000, 100, 1.35, 20
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A set's test queries and their candidates, with token vectors of all dimensions.
+
+    candidates: rows of `memories`, int [n, 200], padded with -1; relevant: bool of the same shape; found: whether a
+    query has no relevant memory among its candidates counts as 0.
+    """
+
+    queries: TokenVectors
+    memories: TokenVectors
+    candidates: np.ndarray
+    relevant: np.ndarray
+    words: float
+    without: dict[str, float]
+
+    def mrr(self, scores: np.ndarray) -> float:
+        """MRR@10 of the candidates ordered by score; ties by row."""
+        scores = np.where(self.candidates >= 0, scores, -2)
+        order = np.lexsort((self.candidates, -scores), axis=1)[:, :CUTOFF]
+        hits = np.take_along_axis(self.relevant, order, axis=1)
+        return float(np.mean(np.where(hits.any(axis=1), 1 / (1 + hits.argmax(axis=1)), 0)))
+
+
+def prepare(folder: Path, name: str, encoder: Encoder) -> Candidates:
+    dataset = load(folder, name)
+    test = list(split_dataset(dataset).test)
+    test = [test[place] for place in np.linspace(0, len(test) - 1, min(len(test), QUERIES)).astype(int)]
+    ids = list(dataset.answers)
+    texts = [dataset.answers[identifier].text for identifier in ids]
+    row_of = {identifier: row for row, identifier in enumerate(ids)}
+    asked = [dataset.queries[query].text for query in test]
+    tokens = TokenEncoder(encoder)
+    query_vectors, queries = tokens.encode_both(asked, role="query")
+    dense, _ = dense_top_k(query_vectors, encoder.encode_documents(texts), DEPTH)
+    bm25 = BM25Index.build(texts)
+    found = [bm25.search(query, DEPTH)[0] for query in asked]
+    candidates = np.full((len(test), 2 * DEPTH), -1, np.int64)
+    relevant = np.zeros_like(candidates, bool)
+    firsts: dict[str, list[float]] = {"dense": [], "BM25": []}
+    for row, query in enumerate(test):
+        union = np.union1d(dense[row], found[row])
+        candidates[row, : len(union)] = union
+        wanted = [row_of[identifier] for identifier in dataset.relevant(query) if identifier in row_of]
+        relevant[row, : len(union)] = np.isin(union, wanted)
+        for leg, ranking in (("dense", dense[row]), ("BM25", found[row])):
+            hits = np.flatnonzero(np.isin(ranking[:CUTOFF], wanted))
+            firsts[leg].append(1 / (1 + hits[0]) if len(hits) else 0.0)
+    used = np.unique(candidates[candidates >= 0])
+    place = np.full(len(texts), -1)
+    place[used] = np.arange(len(used))
+    memories = tokens.encode_documents([texts[row] for row in used])
+    words = float(np.mean([len(texts[row].split()) for row in used]))
+    candidates = np.where(candidates >= 0, place[candidates], -1)
+    return Candidates(queries, memories, candidates, relevant, words, {k: float(np.mean(v)) for k, v in firsts.items()})
+
+
+def project(tokens: TokenVectors, projection: np.ndarray | None) -> TokenVectors:
+    return tokens if projection is None else TokenVectors(unit_rows(tokens.vectors @ projection), tokens.offsets)
+
+
+def stored(tokens: TokenVectors, bits: int, pooling: int) -> TokenStore:
+    store = TokenStore(tokens.dimension, "", settings=TokenSettings(bits=bits, pooling=pooling))
+    store.upsert([str(row) for row in range(len(tokens))], tokens)
+    return store
+
+
+Form = tuple[int, int, int]
+
+
+def measure(found: Candidates, forms: list[Form]) -> tuple[float, dict[Form, tuple[float, float, float]]]:
+    """Return MRR@10 with full token vectors, and per form MRR@10, bytes per memory, and bytes at 100 words."""
+    full = found.mrr(max_sim_scores(found.queries, found.memories, found.candidates))
+    results = {}
+    for dimension, at_dimension in itertools.groupby(forms, key=lambda form: form[0]):
+        width = found.memories.dimension
+        sample = found.memories.vectors[:: max(1, len(found.memories.vectors) // 100_000)]
+        projection = principal_projection(sample, dimension) if dimension < width else None
+        queries, memories = project(found.queries, projection), project(found.memories, projection)
+        pooled = {}
+        for form in at_dimension:
+            _, bits, pooling = form
+            if pooling not in pooled:
+                pooled[pooling] = pool_tokens(memories, pooling)
+            store = stored(pooled[pooling], bits, 1)
+            mrr = found.mrr(max_sim_scores(queries, store.tokens, found.candidates))
+            size = store.bytes_per_memory
+            results[form] = (mrr, size, (size - 8) * WORDS / found.words + 8)
+    return full, results
+
+
+def accuracy(folder: Path, names: tuple[str, ...], forms: list[Form], findings: Findings) -> None:
+    encoder = Encoder.load(BASE, settings=EncoderSettings(device="cpu", precision="auto"))
+    rows, losses, sizes = [], {form: [] for form in forms}, {form: [] for form in forms}
+    for name in names:
+        start = time.perf_counter()
+        found = prepare(folder, name, encoder)
+        full, results = measure(found, forms)
+        legs = " | ".join(f"{found.without[leg]:.3f}" for leg in ("dense", "BM25"))
+        rows.append(f"| {name} | {len(found.queries)} | {found.words:.0f} | {legs} | {full:.3f} |")
+        for form, (mrr, _, size) in results.items():
+            losses[form].append(full - mrr)
+            sizes[form].append(size)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    header = "| set | queries | words per memory | base MRR@10 | BM25 MRR@10 | re-ranked by full token vectors |"
+    findings.section("Re-ranking the first 100 of the base model and of BM25, without training", header, rows)
+    rows = [
+        f"| {d} | {b} | {p} | {np.mean(sizes[d, b, p]):,.0f} | {np.mean(losses[d, b, p]):+.4f} "
+        f"| {max(losses[d, b, p]):+.4f} ({names[int(np.argmax(losses[d, b, p]))]}) |"
+        for d, b, p in forms
+    ]
+    header = "| dimension | bits | pooling | bytes per memory of 100 words | mean loss of MRR@10 | largest loss |"
+    findings.section(f"Loss against full token vectors, mean of {len(names)} sets", header, rows)
+    default = default_form()
+    size, loss = float(np.mean(sizes[default])), float(np.mean(losses[default]))
+    findings.ask(f"default, bytes per memory of 100 words {size:,.0f} (asked {MAX_BYTES:,})", size <= MAX_BYTES)
+    findings.ask(f"default, mean loss of MRR@10 {loss:.4f} (asked {MAX_LOSS})", loss < MAX_LOSS)
+
+
+def default_form() -> Form:
+    default = TokenSettings()
+    return default.dimension or 384, default.bits, default.pooling
+
+
+def latency(findings: Findings) -> None:
+    dimension, bits, pooling = default_form()
+    length = int(WORDS * TOKENS_PER_WORD) // pooling
+    rng = np.random.default_rng(0)
+
+    def made_up(texts: int, tokens: int) -> TokenVectors:
+        vectors = rng.standard_normal((texts * tokens, dimension), dtype=np.float32)
+        return TokenVectors(unit_rows(vectors), np.arange(texts + 1, dtype=np.int64) * tokens)
+
+    queries = made_up(1000, QUERY_TOKENS)
+    with tempfile.TemporaryDirectory() as folder:
+        store = stored(made_up(MEMORIES, length), bits, 1).save(Path(folder) / "tokens")
+        ids = store.tokens.ids
+        times = []
+        for query in range(300):
+            chosen = [ids[row] for row in rng.choice(MEMORIES, DEPTH, replace=False)]
+            start = time.perf_counter()
+            tokens = store.tokens
+            max_sim(queries[query], tokens, tokens.rows(chosen))
+            times.append(1000 * (time.perf_counter() - start))
+        start = time.perf_counter()
+        max_sim_scores(queries, store.tokens, rng.integers(0, MEMORIES, (1000, 300)))
+        batch = time.perf_counter() - start
+    p50, p95 = statistics.median(times), float(np.percentile(times, 95))
+    header = (
+        "| memories | stored vectors per memory | re-ranked | p50, ms | p95, ms | 1,000 queries x 300 candidates, s |"
+    )
+    row = f"| {MEMORIES:,} | {length} | {DEPTH} | {p50:.2f} | {p95:.2f} | {batch:.1f} |"
+    findings.section("Latency of re-ranking, without encoding", header, [row])
+    findings.ask(f"re-ranking {DEPTH} of {MEMORIES:,}, p50 {p50:.2f} ms (asked {MAX_MS})", p50 < MAX_MS)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the sets")
+    parser.add_argument("--check", action="store_true", help=f"{' and '.join(CHECKED)} only, in the default form")
+    parser.add_argument("--sets", nargs="*", default=SETS, help="names of sets")
+    parser.add_argument("--out", type=Path, help="write the tables as markdown")
+    options = parser.parse_args()
+    keep_freed_memory()
+    findings = Findings()
+    latency(findings)
+    forms = [default_form()] if options.check else list(itertools.product(DIMENSIONS, BITS, POOLINGS))
+    accuracy(options.data, CHECKED if options.check else tuple(options.sets), forms, findings)
+    threads = f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', '-')}"
+    return findings.close("Late interaction", f"{machine('numpy', 'scipy', 'torch')}; {threads}", options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
