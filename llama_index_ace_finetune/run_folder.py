@@ -12,6 +12,8 @@ from typing_extensions import NotRequired, TypedDict
 
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError, quoted
+from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, FusionSettings
+from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH
 from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.old_settings import current_mining, current_training
 from llama_index_ace_finetune.utils.read_json import read_json_object
@@ -26,15 +28,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The system selected on dev: vectors of the tuned or the base model, and the weights of the legs.
+    """The system selected on dev: vectors of the tuned or the base model, the legs, and how they are fused.
 
-    The weights are of the dense and the BM25 leg under RRF; a leg with weight 0 is not needed. `baseline_weights` are
-    used if retrieval falls back to the base model; None if they are the same.
+    Attributes:
+        vectors: of the tuned or the base model.
+        weights: of the dense and the BM25 leg under RRF; a leg with weight 0 is not needed.
+        baseline_weights: used if retrieval falls back to the base model; None if they are the same.
+        fusion: legs, weights and fusion method of the system; None for RRF with `weights`.
+        baseline_fusion: used if retrieval falls back to the base model; None for RRF with `baseline_weights`.
     """
 
     vectors: Literal["model", "base"] = "model"
     weights: tuple[float, float] = (1.0, 1.0)
     baseline_weights: tuple[float, float] | None = None
+    fusion: FusionSettings | None = None
+    baseline_fusion: FusionSettings | None = None
+
+    @property
+    def has_late_interaction(self) -> bool:
+        """Whether the system needs the token vectors of the memories."""
+        return self.fusion is not None and "late" in self.fusion.weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +177,13 @@ class RunFolder:
 
     def _serving(self, file: Path) -> Serving:
         chosen = checked(self._read(file), _Report, file, _RUN_FILE)["serving"]
-        serving = Serving(chosen["vectors"], chosen["weights"], chosen.get("baseline_weights"))
+        serving = Serving(
+            chosen["vectors"],
+            chosen["weights"],
+            chosen.get("baseline_weights"),
+            _fusion(chosen.get("fusion"), file, "fusion"),
+            _fusion(chosen.get("baseline_fusion"), file, "baseline_fusion"),
+        )
         for pair in (serving.weights, serving.baseline_weights):
             if pair and not all(0 <= weight < math.inf for weight in pair):
                 raise _RUN_FILE.because(file, f"is corrupt (serving.weights: {quoted(pair)})")
@@ -179,6 +198,11 @@ def index_beside(model: Path) -> Path:
     """Return where the index of a model folder is: `index` in a run folder, else `<model>_index` beside it."""
     folder = model.resolve()
     return folder.parent / ("index" if folder.name == "model" else f"{folder.name}_index")
+
+
+def token_folder(index: Path) -> Path:
+    """Return where the token vectors of an index are."""
+    return index / "tokens"
 
 
 def _is_file(file: Path) -> bool:
@@ -204,10 +228,31 @@ def _current(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
+def _fusion(chosen: _Fusion | None, file: Path, name: str) -> FusionSettings | None:
+    if chosen is None:
+        return None
+    try:
+        return FusionSettings(
+            kind=chosen["kind"],
+            weights={leg: weight for leg, weight in chosen["weights"].items() if weight != 0},  # type: ignore[misc]
+            depth=chosen.get("depth", FUSION_DEPTH),
+        )
+    except AceFinetuneError as error:
+        raise _RUN_FILE.because(file, f"is corrupt (serving.{name}: {str(error).rstrip('.')})") from error
+
+
+class _Fusion(TypedDict):
+    kind: FusionKind
+    weights: dict[str, float]
+    depth: NotRequired[int]
+
+
 class _Chosen(TypedDict):
     vectors: Literal["model", "base"]
     weights: tuple[float, float]
     baseline_weights: NotRequired[tuple[float, float] | None]
+    fusion: NotRequired[_Fusion | None]
+    baseline_fusion: NotRequired[_Fusion | None]
 
 
 class _Report(TypedDict):

@@ -17,6 +17,13 @@ from llama_index_ace_finetune.cli.verb import Verb
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
 
+_LEGS = {
+    "bm25": "BM25",
+    "bm25_unstemmed": "BM25 unstemmed",
+    "char_ngrams": "character n-grams",
+    "late": "late interaction",
+}
+
 
 def search(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
@@ -55,7 +62,7 @@ def _plain(rank: int, hit: NodeWithScore) -> dict[str, Any]:
         "metadata": hit.node.metadata,
     }
     if isinstance(hit, RetrievedMemory):
-        legs = ("served_by", "dense_score", "dense_rank", "sparse_score", "sparse_rank")
+        legs = ("served_by", "dense_score", "dense_rank", "sparse_score", "sparse_rank", "leg_scores", "leg_ranks")
         found.update({name: getattr(hit, name) for name in legs})
     return found
 
@@ -70,8 +77,10 @@ def _print(hits: Sequence[NodeWithScore], screen: Console) -> None:
     for rank, hit in enumerate(hits, start=1):
         screen.print(f"{rank}. [{hit.score or 0:.3f}] {hit.node.get_content(MetadataMode.NONE)}", markup=False)
         if isinstance(hit, RetrievedMemory):
-            legs = [("dense", hit.dense_score, hit.dense_rank), ("BM25", hit.sparse_score, hit.sparse_rank)]
-            found = ", ".join(f"{name} {score:.3f} (rank {place})" for name, score, place in legs if score is not None)
+            ranks = {leg: f" (rank {rank})" for leg, rank in hit.leg_ranks.items()}
+            found = ", ".join(
+                f"{_LEGS.get(leg, leg)} {score:.3f}{ranks.get(leg, '')}" for leg, score in hit.leg_scores.items()
+            )
             screen.print(f"   {hit.node.node_id}  {found}, served by {hit.served_by}", markup=False)
 
 

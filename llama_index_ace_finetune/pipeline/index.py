@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,8 @@ from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
-from llama_index_ace_finetune.run_folder import index_beside
+from llama_index_ace_finetune.retrievers.open_tokens import build_tokens
+from llama_index_ace_finetune.run_folder import RunFolder, Serving, index_beside, token_folder
 from llama_index_ace_finetune.stores.build_index import INDEX, build_index, index_grows, memory_nodes, new_index_folder
 from llama_index_ace_finetune.utils.new_folder import place_folder, require_replaceable, tidy
 
@@ -66,7 +67,17 @@ def index(
     tuned = Encoder.load(model, settings=settings)
     base_name = (read_provenance(model) or {}).get("base_model") or DEFAULT_BASE_MODEL
     base = Encoder.load(base_name, settings=settings)
-    count = write_index(dataset.memories.values(), tuned=tuned, base=base, path=path, replace=replace, events=events)
+    run = RunFolder.of_model(model)
+    count = write_index(
+        dataset.memories.values(),
+        tuned=tuned,
+        base=base,
+        path=path,
+        serving=run.serving() if run else None,
+        corpus=[memory.text for memory in dataset.answers.values()],
+        replace=replace,
+        events=events,
+    )
     return IndexResult(path=path, memories=count)
 
 
@@ -76,6 +87,8 @@ def write_index(
     tuned: Encoder,
     base: Encoder,
     path: Path,
+    serving: Serving | None = None,
+    corpus: Sequence[str] | None = None,
     replace: bool = False,
     cache: Path | None = None,
     events: PipelineEvents | None = None,
@@ -83,7 +96,8 @@ def write_index(
     """Embed memories with both models into an embedded store in `path`; return how many there are.
 
     It is built in a temporary folder and moved into place. With `replace`, an index of ours is replaced, and files that
-    a user added to it are kept.
+    a user added to it are kept. If `serving` uses late interaction, the token vectors of the model that serves are
+    written too; `corpus` are the texts that the evaluation computed their projection from (`build_tokens`).
 
     Raises:
         OutputExistsError: if `path` is not empty and `replace` is off.
@@ -93,9 +107,16 @@ def write_index(
     if not nodes:
         raise DatasetError("There are no memories to index; give data that holds some.")
     check_index_output(path, replace=replace)
-    bar = (events or PipelineEvents()).texts_progress("indexing", 2 * len(nodes))
+    late = serving is not None and serving.has_late_interaction
+    bar = (events or PipelineEvents()).texts_progress("indexing", (3 if late else 2) * len(nodes))
     with new_index_folder(path) as aside, bar as progress:
-        build_index(nodes, finetuned=tuned, baseline=base, path=aside, cache=cache, progress=progress).close()
+        store = build_index(nodes, finetuned=tuned, baseline=base, path=aside, cache=cache, progress=progress)
+        try:
+            if serving is not None and late:
+                model = base if serving.vectors == "base" else tuned
+                build_tokens(store, model, folder=token_folder(aside), corpus=corpus, progress=progress)
+        finally:
+            store.close()
     return len(nodes)
 
 

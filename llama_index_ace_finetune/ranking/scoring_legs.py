@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from llama_index_ace_finetune.ranking.dense import dense_top_k, exact_cosines
 from llama_index_ace_finetune.ranking.own_documents import without_own
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH
+
+# Rounding may order ties at the last hit arbitrarily, so a few more are ranked.
+_EXTRA: Final = 16
 
 
 class ScoringLeg(Protocol):
@@ -49,8 +52,11 @@ class DenseLeg:
     retrieves: ClassVar[bool] = True
 
     def rankings(self, depth: int) -> NDArray[np.int32]:
-        """See `ScoringLeg`."""
-        return dense_top_k(self.queries, self.documents, depth)[0]
+        """See `ScoringLeg`; cosines that are equal up to rounding tie, as in serving."""
+        found = dense_top_k(self.queries, self.documents, depth + _EXTRA)[0]
+        for query, rows in enumerate(found):
+            found[query] = rows[np.lexsort((rows, -self.scores(query, rows.astype(np.int64))))]
+        return found[:, :depth]
 
     def scores(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """See `ScoringLeg`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -26,9 +26,9 @@ from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 
 class FallbackEvent(BaseEvent):
-    """A model could not be used, and the next one in the fallback chain was tried.
+    """A model could not be used, and the next one in the fallback chain was tried; or a leg was skipped.
 
-    failed: the model's vectors, "finetuned" or "baseline".
+    failed: the model's vectors, "finetuned" or "baseline"; or the leg, "late" or "base".
     reason: "missing", "mismatch", "error", "timeout", or "paused" during its cool-down after failures.
     detail: the error's message.
     """
@@ -98,11 +98,21 @@ class _Link:
 
 
 class Embedded(NamedTuple):
-    """Query vectors, float32 [n, dimension], to search the named vector `name`; `served` goes into the results."""
+    """Query vectors, float32 [n, dimension], to search the named vector `name`; `served` goes into the results.
+
+    tokens: the token vectors of each query, float32 [tokens, d]; None if they were not requested or cannot be computed.
+    """
 
     name: VectorName
     served: ServedBy
     vectors: NDArray[np.float32]
+    tokens: list[NDArray[np.float32]] | None = None
+
+
+EncodeTokens = Callable[
+    [BaseEmbedding, Sequence[QueryBundle]], "tuple[NDArray[np.float32], list[NDArray[np.float32]]] | None"
+]
+"""Returns the vectors and the token vectors of queries by one forward pass; None if the model has no token vectors."""
 
 
 class FallbackChain:
@@ -159,31 +169,50 @@ class FallbackChain:
         name = next((link.name for link in self._links if link.served == served), None)
         return self._store.named_vectors[name].fingerprint if name in self._store.named_vectors else None
 
-    def embed(self, bundles: Sequence[QueryBundle], deadline: Deadline | None = None) -> Embedded | None:
+    def embed(
+        self,
+        bundles: Sequence[QueryBundle],
+        deadline: Deadline | None = None,
+        *,
+        encode_tokens: EncodeTokens | None = None,
+    ) -> Embedded | None:
         """Return the query vectors of the first model that works; None if none does.
+
+        With `encode_tokens`, the model's token vectors are returned too.
 
         Raises:
             ModelError, StoreError: if the model fails and the fallback is "off".
         """
         deadline = deadline or Deadline(self.settings.timeout)
         for link in self._links:
-            vectors = self._try(link, bundles, deadline)
-            if vectors is not None:
-                return Embedded(link.name, link.served, vectors)
+            found = self._try(link, bundles, deadline, encode_tokens)
+            if found is not None:
+                return Embedded(link.name, link.served, *found)
         return None
 
-    def _try(self, link: _Link, bundles: Sequence[QueryBundle], deadline: Deadline) -> NDArray[np.float32] | None:
+    def embed_baseline(self, bundles: Sequence[QueryBundle], deadline: Deadline) -> NDArray[np.float32] | None:
+        """Return the query vectors of the baseline; None, and a fallback is reported, if it cannot be used."""
+        for link in self._links:
+            if link.name == BASELINE:
+                found = self._try(link, bundles, deadline, None)
+                return None if found is None else found[0]
+        self.report(BASELINE, "missing", "the fallback is off, so the baseline is not loaded", quiet=True)
+        return None
+
+    def _try(
+        self, link: _Link, bundles: Sequence[QueryBundle], deadline: Deadline, encode_tokens: EncodeTokens | None
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]] | None] | None:
         model = link.model
         if model is None:
-            self._report(link, *link.unavailable, quiet=True)
+            self.report(link.name, *link.unavailable, quiet=True)
             return None
         off = self.settings.fallback == "off"
         if not off and not link.breaker.allows():
-            self._report(link, "paused", "it is skipped for a cool-down after failures", quiet=True)
+            self.report(link.name, "paused", "it is skipped for a cool-down after failures", quiet=True)
             return None
         try:
-            embedded = deadline.call(lambda: _embed(model, bundles), fraction=1.0 if off else _TIME_FRACTION)
-            vectors = np.asarray(embedded, np.float32)
+            fraction = 1.0 if off else _TIME_FRACTION
+            vectors, tokens = deadline.call(lambda: _embed(model, bundles, encode_tokens), fraction=fraction)
             self._require_fitting(link.name, vectors)
         except Exception as error:
             timed_out = isinstance(error, (TimeoutError, FutureTimeoutError))
@@ -193,10 +222,10 @@ class FallbackChain:
                     raise ModelError(f"The model {model.model_name!r} did not answer: {error}; try again.") from error
                 raise
             reason = "timeout" if timed_out else "mismatch" if isinstance(error, StoreError) else "error"
-            self._report(link, reason, str(error) or type(error).__name__)
+            self.report(link.name, reason, str(error) or type(error).__name__)
             return None
         link.breaker.succeeded()
-        return vectors
+        return vectors, tokens
 
     def _link(
         self, name: VectorName, served: ServedBy, model: BaseEmbedding | None, *, required: bool = False
@@ -226,17 +255,23 @@ class FallbackChain:
         if not np.isfinite(vectors).all():
             raise ModelError(f"The {name} model returns NaN or infinite vectors; its weights are broken.")
 
-    def _report(self, link: _Link, reason: str, detail: str, *, quiet: bool = False) -> None:
+    def report(self, failed: str, reason: str, detail: str, *, quiet: bool = False) -> None:
+        """Count, log (at a low level if `quiet`) and send the failure of a model or a leg."""
         with self._lock:
-            self.fallbacks[link.name, reason] += 1
+            self.fallbacks[failed, reason] += 1
         # A missing model was logged at construction, and a cool-down with the failure that started it.
-        logger.log(
-            logging.DEBUG if quiet else logging.WARNING, "the %s leg failed and is skipped: %s", link.name, detail
-        )
-        dispatcher.event(FallbackEvent(failed=link.name, reason=reason, detail=detail))
+        logger.log(logging.DEBUG if quiet else logging.WARNING, "the %s leg failed and is skipped: %s", failed, detail)
+        dispatcher.event(FallbackEvent(failed=failed, reason=reason, detail=detail))
 
 
-def _embed(model: BaseEmbedding, bundles: Sequence[QueryBundle]) -> object:
+def _embed(
+    model: BaseEmbedding, bundles: Sequence[QueryBundle], encode_tokens: EncodeTokens | None
+) -> tuple[NDArray[np.float32], list[NDArray[np.float32]] | None]:
+    both = encode_tokens(model, bundles) if encode_tokens is not None else None
+    return both if both is not None else (np.asarray(_vectors(model, bundles), np.float32), None)
+
+
+def _vectors(model: BaseEmbedding, bundles: Sequence[QueryBundle]) -> object:
     # A vector in the caller's bundle is ignored: which model made it is unknown.
     texts = [bundle.embedding_strs for bundle in bundles]
     if isinstance(model, FineTunedEmbedding) and len(bundles) > 1 and all(len(strings) == 1 for strings in texts):

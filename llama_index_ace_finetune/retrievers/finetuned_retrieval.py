@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -15,8 +16,9 @@ from llama_index_ace_finetune.errors import ModelError, StoreError
 from llama_index_ace_finetune.retrievers.fallback import Fallback, FallbackSettings
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
 from llama_index_ace_finetune.retrievers.load_models import load_serving_models
+from llama_index_ace_finetune.retrievers.open_tokens import open_tokens
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
-from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
+from llama_index_ace_finetune.retrievers.retriever_options import search_settings, serving_options
 from llama_index_ace_finetune.run_folder import RunFolder, Serving, index_beside
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
@@ -66,8 +68,11 @@ class FineTunedRetrieval:
         store = _open_store(folder, qdrant_url, collection_name, tuned, baseline)
         try:
             settings = FallbackSettings(fallback=fallback)
+            reranker = None
+            if qdrant_url is None and serving.has_late_interaction:
+                reranker = open_tokens(index_beside(folder), baseline if serve == "base" else tuned)
             self._search = HybridSearch(
-                store, embed_model=tuned, baseline_model=baseline, fallback=settings, serve=serve
+                store, embed_model=tuned, baseline_model=baseline, reranker=reranker, fallback=settings, serve=serve
             )
         except Exception:
             store.close()
@@ -82,8 +87,8 @@ class FineTunedRetrieval:
             query: what to look for.
             limit: results at most.
             threshold: lowest cosine of a dense hit; in a hybrid search it applies before fusion, to the dense leg.
-            use_hybrid: fuse the dense ranking with BM25's, with the weights that the run's dev queries chose; the score
-                is the fused one, in [0, 1].
+            use_hybrid: fuse the dense ranking with BM25's and those of other legs, as the run's dev queries chose; the
+                score is the fused one, in [0, 1].
         """
         return self.batch_search([query], limit=limit, threshold=threshold, use_hybrid=use_hybrid)[0]
 
@@ -91,13 +96,8 @@ class FineTunedRetrieval:
         self, queries: Sequence[str], limit: int = 10, threshold: float = 0.3, use_hybrid: bool = False
     ) -> list[list[dict[str, Any]]]:
         """Return `search` of each query, in order; they are embedded together."""
-        settings = SearchSettings(
-            top_k=limit,
-            threshold=threshold,
-            mode="hybrid" if use_hybrid else "dense",
-            weights=self._serving.weights,
-            baseline_weights=self._serving.baseline_weights,
-        )
+        chosen = search_settings(serving_options(self._serving))
+        settings = replace(chosen, top_k=limit, threshold=threshold, mode="hybrid" if use_hybrid else "dense")
         found = self._search.run_many([QueryBundle(query) for query in queries], settings)
         return [[_result(hit) for hit in hits] for hits in found]
 

@@ -1,4 +1,4 @@
-"""FineTunedHybridRetriever: dense and BM25 retrieval, fused by RRF, with a logged fallback to the baseline."""
+"""FineTunedHybridRetriever: retrieval by several legs, fused, with a logged fallback to the baseline."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.errors import AceFinetuneError, LogError, StoreError
+from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
 from llama_index_ace_finetune.retrievers.load_models import load_models, load_serving_models
+from llama_index_ace_finetune.retrievers.open_tokens import build_tokens, open_tokens, uses_late_interaction
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.retriever_options import (
     CheckedOptions,
     RetrieverOptions,
     SearchOptions,
     search_settings,
+    serving_options,
 )
 from llama_index_ace_finetune.retrievers.search_event import SearchEvent
 from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
-from llama_index_ace_finetune.run_folder import RunFolder, Serving
+from llama_index_ace_finetune.run_folder import RunFolder, Serving, token_folder
 from llama_index_ace_finetune.stores.adopt import adopt
 from llama_index_ace_finetune.stores.build_index import build_index, model_encoders
 from llama_index_ace_finetune.stores.memory_store import DEFAULT_COLLECTION, MemoryStore
@@ -48,17 +51,18 @@ dispatcher = get_dispatcher(__name__)
 
 
 class FineTunedHybridRetriever(BaseRetriever):
-    """Retrieve memories by a fine-tuned embedding model and BM25, fused by reciprocal rank fusion.
+    """Retrieve memories by a fine-tuned embedding model and BM25, fused by ranks or scores.
 
-    The dense and the BM25 retriever are called the legs of the search. Each result's score is the fused score scaled to
-    [0, 1] (1 = first in every leg); in mode "dense" it is the cosine, in mode "sparse" the BM25 score. Results are
-    `RetrievedMemory` objects with what served them ("finetuned", "base", "baseline" or "lexical", see `ServedBy`) and
-    each leg's score and rank; their nodes are unchanged.
+    The retrievers that are fused (dense, BM25 and others, see `leg_weights`) are called the legs of the search. Each
+    result's score is the fused score in [0, 1] (1 = best in every leg); in mode "dense" it is the cosine, in mode
+    "sparse" the BM25 score. Results are `RetrievedMemory` objects with what served them ("finetuned", "base",
+    "baseline" or "lexical", see `ServedBy`) and each leg's score and rank; their nodes are unchanged.
 
     An empty list means no hits. If the model fails, an exception is raised; with `fallback="baseline"`, the baseline's
     vectors of the same collection are searched instead (and BM25 only, if the baseline fails too), which is logged,
-    counted in `served` and `fallbacks`, and sent as a `FallbackEvent`. If the store fails, an exception is always
-    raised.
+    counted in `served` and `fallbacks`, and sent as a `FallbackEvent`. If late interaction or the base model beside the
+    tuned one fails, that leg is skipped, which is reported in the same way and in each result's `skipped_legs`. If the
+    store fails, an exception is always raised.
 
     Each search is sent as a `SearchEvent`; with a `query_log` it is also logged, and results carry the `query_id` that
     `feedback` takes.
@@ -70,6 +74,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         store: an open memory store.
         embed_model: the model of the store's "finetuned" vectors; None if it could not be loaded.
         baseline_model: the model of its "baseline" vectors.
+        reranker: the token vectors of the memories by the model that serves, for the leg "late".
         options: any of `RetrieverOptions`.
 
     Raises:
@@ -84,6 +89,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         *,
         embed_model: BaseEmbedding | None,
         baseline_model: BaseEmbedding | None = None,
+        reranker: TokenReranker | None = None,
         **options: Unpack[RetrieverOptions],
     ) -> None:
         checked = CheckedOptions.of(options)
@@ -92,6 +98,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             store,
             embed_model=embed_model,
             baseline_model=baseline_model,
+            reranker=reranker,
             fallback=checked.fallback,
             sparse=checked.sparse,
             bm25=checked.bm25,
@@ -139,7 +146,7 @@ class FineTunedHybridRetriever(BaseRetriever):
 
     @classmethod
     def from_run(cls, run: str | Path, **options: Unpack[RetrieverOptions]) -> FineTunedHybridRetriever:
-        """Open a run of `ace-finetune run`: its index, its models, and the fusion weights chosen on dev.
+        """Open a run of `ace-finetune run`: its index, its models, and the legs and fusion chosen on dev.
 
         If the verdict chose the base model, that serves, and results say "base". If the tuned model cannot be loaded,
         the baseline serves and a warning is logged; with `fallback="off"`, a model that cannot be loaded is an error.
@@ -155,7 +162,8 @@ class FineTunedHybridRetriever(BaseRetriever):
             fallback=checked.fallback.fallback,
         )
         options = {**options, "serve": serve}
-        return cls._with_store(MemoryStore.open(path=folder.index), tuned, baseline, options, run=folder)
+        reranker = open_tokens(folder.index, baseline if serve == "base" else tuned, options)
+        return cls._with_store(MemoryStore.open(path=folder.index), tuned, baseline, options, reranker, run=folder)
 
     @classmethod
     def from_nodes(
@@ -198,7 +206,12 @@ class FineTunedHybridRetriever(BaseRetriever):
             collection_options=collection_options,
             payload_indexes=payload_indexes,
         )
-        return cls._with_store(store, embed_model, baseline_model, options, run=RunFolder.of_model(model))
+        reranker = None
+        if uses_late_interaction(options):
+            reranker = build_tokens(
+                store, embed_model.encoder, folder=None if path is None else token_folder(Path(path))
+            )
+        return cls._with_store(store, embed_model, baseline_model, options, reranker, run=RunFolder.of_model(model))
 
     @classmethod
     def from_collection(
@@ -228,7 +241,8 @@ class FineTunedHybridRetriever(BaseRetriever):
         )
         if payload_indexes:
             store.create_payload_indexes(payload_indexes)
-        return cls._with_store(store, *models, options, run=RunFolder.of_model(model))
+        reranker = None if path is None else open_tokens(Path(path), models[0], options)
+        return cls._with_store(store, *models, options, reranker, run=RunFolder.of_model(model))
 
     @classmethod
     def from_vector_store(
@@ -269,12 +283,13 @@ class FineTunedHybridRetriever(BaseRetriever):
         embed_model: BaseEmbedding | None,
         baseline_model: BaseEmbedding | None,
         options: RetrieverOptions,
+        reranker: TokenReranker | None = None,
         *,
         run: RunFolder | None,
     ) -> FineTunedHybridRetriever:
         """Create a retriever; close the store if that raises."""
         try:
-            retriever = cls(store, embed_model=embed_model, baseline_model=baseline_model, **options)
+            retriever = cls(store, embed_model=embed_model, baseline_model=baseline_model, reranker=reranker, **options)
             retriever._run = None if run is None else str(run.path.resolve())
             return retriever
         except BaseException:
@@ -332,9 +347,23 @@ class FineTunedHybridRetriever(BaseRetriever):
             raise LogError("The retriever has no query log; give it one as `query_log=QueryLog.open(path)`.")
         self._query_log.feedback(query_id, node_id, value, reason=reason)
 
+    def build_token_vectors(self) -> int:
+        """Encode the memories that have no token vectors yet, however many; return their number.
+
+        A search encodes at most 256 new memories for late interaction, and skips that leg if there are more.
+
+        Raises:
+            AceFinetuneError: without a `reranker`.
+        """
+        if self._search.late is None:
+            raise AceFinetuneError(
+                "The retriever has no token vectors; give it a `reranker`, or build the index again."
+            )
+        return self._search.late.fill()
+
     def refresh(self) -> None:
-        """Rebuild the BM25 index from the store; call it after another process wrote to the server."""
-        self._search.lexical.refresh()
+        """Rebuild the lexical indexes from the store; call it after another process wrote to the server."""
+        self._search.refresh()
 
     def reread(self) -> None:
         """Deprecated: use `refresh`."""
@@ -379,7 +408,7 @@ class FineTunedHybridRetriever(BaseRetriever):
                 served_by=served_by,
                 fingerprint=self._search.chain.fingerprint(served_by),
                 run=self._run,
-                weights=settings.weights if served_by is None else settings.leg_weights(served_by),
+                weights=settings.pair(served_by),
                 rrf_k=settings.rrf_k,
             )
             dispatcher.event(event)
@@ -391,9 +420,9 @@ def _bundle(query: str | QueryBundle) -> QueryBundle:
 
 
 def _with_run_weights(model: str | Path, options: RetrieverOptions) -> RetrieverOptions:
-    """Return `options` with the weights chosen on dev, if `model` belongs to a run and no weights are given."""
+    """Return `options` with the legs and weights of a run, if `model` belongs to one and no weights are given."""
     run = RunFolder.of_model(model)
-    if run is None or "weights" in options:
+    if run is None or "weights" in options or "leg_weights" in options:
         return options
     serving = run.serving()
     if serving.vectors == "base":
@@ -407,10 +436,13 @@ def _with_run_weights(model: str | Path, options: RetrieverOptions) -> Retriever
 
 
 def _with_weights(serving: Serving, options: RetrieverOptions) -> RetrieverOptions:
-    """Return `options` with the weights of a run, if none are given."""
-    if "weights" in options:
+    """Return `options` with the legs, weights and fusion of a run, if none are given."""
+    if "weights" in options or "leg_weights" in options:
         return options
-    return {"baseline_weights": serving.baseline_weights, **options, "weights": serving.weights}
+    chosen = serving_options(serving)
+    if "fusion" in options and options["fusion"] != chosen.get("fusion", "rrf"):
+        chosen = {"weights": serving.weights, "baseline_weights": serving.baseline_weights}
+    return {**chosen, **options}
 
 
 def _require_bm25_vectors(client: QdrantClient, collection: str) -> None:

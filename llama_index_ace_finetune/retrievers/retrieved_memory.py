@@ -1,4 +1,4 @@
-"""RetrievedMemory: a result with the scores and ranks of both legs, and what served it."""
+"""RetrievedMemory: a result with its scores and ranks in the legs, and what served it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ ServedBy = Literal["finetuned", "base", "baseline", "lexical"]
 - finetuned: a model with tuned weights.
 - base: the base model as intended: the verdict chose it, or the training kept it.
 - baseline: the base model as a fallback, because the model to serve is missing or failed.
-- lexical: BM25 only, as requested (mode "sparse", or a weight of 0 for the dense leg), or because no model could serve.
+- lexical: lexical legs only, as requested (mode "sparse", or no weight for a leg with a model), or because no model
+  could serve.
 """
 
 
@@ -24,12 +25,25 @@ class RetrievedMemory(NodeWithScore):
     """
 
     served_by: ServedBy = Field(description="What served the search; see `ServedBy`.")
-    rrf_score: float = Field(description="Sum over legs of weight / (k + rank).")
-    scaled_score: float = Field(description="The same divided by the largest possible, in [0, 1].")
-    dense_score: float | None = Field(default=None, description="Cosine, if the dense leg found it.")
-    dense_rank: int | None = Field(default=None, description="Rank in the dense leg, from 1.")
-    sparse_score: float | None = Field(default=None, description="BM25 score, if that leg found it.")
-    sparse_rank: int | None = Field(default=None, description="Rank in the BM25 leg, from 1.")
+    rrf_score: float | None = Field(
+        default=None, description="Sum over legs of weight / (k + rank); None with another fusion."
+    )
+    scaled_score: float = Field(description="The fused score in [0, 1].")
+    dense_score: float | None = Field(
+        default=None, description="Cosine; with fusion by rank, only if the dense leg found it."
+    )
+    dense_rank: int | None = Field(default=None, description="Rank in the dense leg, from 1, if it found it.")
+    sparse_score: float | None = Field(
+        default=None, description="BM25 score; with fusion by rank, only if that leg found it."
+    )
+    sparse_rank: int | None = Field(default=None, description="Rank in the BM25 leg, from 1, if it found it.")
+    leg_scores: dict[str, float] = Field(default_factory=dict, description="The score in each leg, by the leg's name.")
+    leg_ranks: dict[str, int] = Field(
+        default_factory=dict, description="The rank in each leg that found it, from 1, by the leg's name."
+    )
+    skipped_legs: list[str] = Field(
+        default_factory=list, description="Legs that could not serve this search; the others kept their weights."
+    )
     query_id: str | None = Field(default=None, description="Id of the query in the query log, for feedback.")
 
     @classmethod

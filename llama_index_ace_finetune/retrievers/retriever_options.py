@@ -12,10 +12,13 @@ from llama_index.core.schema import IndexNode
 
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings
+from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, Leg
+from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH
 from llama_index_ace_finetune.retrievers.fallback import Fallback, FallbackSettings, Serve, require_serve
 from llama_index_ace_finetune.retrievers.hybrid_search import Sparse, require_sparse
 from llama_index_ace_finetune.retrievers.search_event import SearchLog
 from llama_index_ace_finetune.retrievers.search_settings import Mode, SearchSettings
+from llama_index_ace_finetune.run_folder import Serving
 from llama_index_ace_finetune.stores.qdrant.filters import Filters
 
 
@@ -24,15 +27,24 @@ class SearchOptions(TypedDict, total=False):
 
     Attributes:
         similarity_top_k: number of results; 10 by default.
-        dense_top_k: hits taken from the dense leg; in mode "hybrid" 100 by default, as when the weights were chosen.
-        sparse_top_k: hits taken from BM25; in mode "hybrid" 100 by default.
+        dense_top_k: hits taken from a leg with vectors; in mode "hybrid" 100 by default, as when the weights were
+            chosen.
+        sparse_top_k: hits taken from a lexical leg (BM25, character n-grams); in mode "hybrid" 100 by default.
         rrf_k: constant of RRF; 60 by default.
+        fusion: "rrf" (the default) fuses ranks, "convex" the normalised scores; for the model folder of a run, the
+            method that was chosen on dev.
         weights: of the dense and the BM25 leg, equal by default; for the model folder of a run, the weights that were
             chosen on dev.
+        leg_weights: the weight of each leg, by name, instead of `weights`: "dense", "base" (the base model's vectors
+            beside the tuned ones), "bm25", "bm25_unstemmed", "char_ngrams" and, with fusion "convex", "late" (late
+            interaction). Legs that are not named are not used.
+        baseline_fusion: the fusion if the baseline serves; None takes `fusion`.
         baseline_weights: the weights if the baseline serves; None takes `weights`.
-        threshold: minimum cosine of a dense hit, applied to the dense leg before fusion; none by default.
+        baseline_leg_weights: the weights of the legs if the baseline serves, instead of `baseline_weights`.
+        threshold: minimum cosine of a dense hit, applied to the dense leg before fusion; none by default. A memory
+            below it that another leg finds stays.
         mode: "hybrid" (the default), "dense" or "sparse".
-        filters: metadata filters, applied by Qdrant's rules to both legs.
+        filters: metadata filters, applied by Qdrant's rules to all legs.
         node_ids: only these nodes.
         doc_ids: only nodes of these source documents.
     """
@@ -41,8 +53,12 @@ class SearchOptions(TypedDict, total=False):
     dense_top_k: int | None
     sparse_top_k: int | None
     rrf_k: int
+    fusion: FusionKind
     weights: tuple[float, float]
+    leg_weights: Mapping[Leg, float] | None
+    baseline_fusion: FusionKind | None
     baseline_weights: tuple[float, float] | None
+    baseline_leg_weights: Mapping[Leg, float] | None
     threshold: float | None
     mode: Mode
     filters: Filters | None
@@ -57,7 +73,7 @@ class RetrieverOptions(SearchOptions, total=False):
         sparse: where BM25 is computed: "in_process" (the default), or "server" for a store with BM25 vectors.
         bm25: parameters of the in-process BM25.
         fallback: "baseline" (the default) or "off".
-        timeout: seconds for a query: embedding, both legs, and fetching the results; none by default. If a model takes
+        timeout: seconds for a query: embedding, all legs, and fetching the results; none by default. If a model takes
             more than half of the remaining time, the next one is tried; a server that does not answer in time is a
             StoreError.
         breaker_failures: failures in a row, 3 by default, after which a model is skipped for a cool-down.
@@ -146,8 +162,9 @@ def search_settings(options: Mapping[str, Any], base: SearchSettings | None = No
     """
     _require_known(options, _SEARCH_OPTIONS, "search")
     given = {("top_k" if name == "similarity_top_k" else name): value for name, value in options.items()}
+    base = base or SearchSettings()
     try:
-        return replace(base or SearchSettings(), **given)
+        return replace(base, **{**_replaced(given, base), **given})
     except TypeError as error:
         raise AceFinetuneError(f"A search option has a wrong type ({error}); see SearchOptions.") from error
 
@@ -156,6 +173,34 @@ def _search_log(log: Any) -> SearchLog | None:
     if log is not None and not callable(getattr(log, "new_query_id", None)):
         raise AceFinetuneError(f"The retriever option query_log is {log!r:.80}; give QueryLog.open(path).")
     return cast("SearchLog | None", log)
+
+
+def serving_options(serving: Serving) -> SearchOptions:
+    """Return the legs, weights and fusion that a run chose."""
+    options: SearchOptions = {"weights": serving.weights, "baseline_weights": serving.baseline_weights}
+    fusion, baseline = serving.fusion, serving.baseline_fusion
+    if fusion is not None:
+        options |= {"fusion": fusion.kind, "leg_weights": fusion.weights}
+        if fusion.depth != FUSION_DEPTH:
+            options |= {"dense_top_k": fusion.depth, "sparse_top_k": fusion.depth}
+    if baseline is not None:
+        options |= {"baseline_fusion": baseline.kind, "baseline_leg_weights": baseline.weights}
+    elif fusion is not None and serving.baseline_weights is not None:
+        options["baseline_fusion"] = "rrf"
+    return options
+
+
+def _replaced(given: Mapping[str, Any], base: SearchSettings) -> dict[str, Any]:
+    """Return the earlier weights that the given ones replace: a pair replaces a mapping, whose fusion goes with it."""
+    replaced: dict[str, Any] = {}
+    for prefix, by_leg in (("", base.leg_weights), ("baseline_", base.baseline_leg_weights)):
+        if by_leg is None:
+            continue
+        if f"{prefix}weights" in given:
+            replaced |= {f"{prefix}leg_weights": None, f"{prefix}fusion": "rrf"}
+        elif f"{prefix}fusion" in given and given[f"{prefix}fusion"] != getattr(base, f"{prefix}fusion"):
+            replaced[f"{prefix}leg_weights"] = None
+    return replaced
 
 
 def _require_known(options: Mapping[str, Any], names: frozenset[str], what: str) -> None:

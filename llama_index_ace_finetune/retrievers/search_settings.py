@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from qdrant_client import models
 
 from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, FusionSettings, Leg
+from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH, RRF_K
 from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
 from llama_index_ace_finetune.stores.memory_store import BASELINE
@@ -17,6 +19,22 @@ from llama_index_ace_finetune.stores.qdrant.filters import Filters, qdrant_filte
 
 Mode = Literal["hybrid", "dense", "sparse"]
 LEXICAL: Final = "lexical"
+
+
+@dataclass(frozen=True)
+class LegWeights:
+    """The legs of a search with their weights, and how they are fused."""
+
+    kind: FusionKind
+    weights: Mapping[Leg, float]
+
+    @property
+    def lexical(self) -> LegWeights:
+        """The legs that need no model; BM25 only if there is none."""
+        kept: dict[Leg, float] = {
+            leg: weight for leg, weight in self.weights.items() if leg in LEXICAL_LEGS and weight > 0
+        }
+        return LegWeights(self.kind, kept or {"bm25": 1.0})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +45,12 @@ class SearchSettings:
     dense_top_k: int | None = None
     sparse_top_k: int | None = None
     rrf_k: int = RRF_K
+    fusion: FusionKind = "rrf"
     weights: tuple[float, float] = (1.0, 1.0)
+    leg_weights: Mapping[Leg, float] | None = None
+    baseline_fusion: FusionKind | None = None
     baseline_weights: tuple[float, float] | None = None
+    baseline_leg_weights: Mapping[Leg, float] | None = None
     threshold: float | None = None
     mode: Mode = "hybrid"
     filters: Filters | None = None
@@ -42,6 +64,8 @@ class SearchSettings:
         for pair in (self.weights, self.baseline_weights):
             if pair is not None and not (len(pair) == 2 and all(0 <= w < math.inf for w in pair) and any(pair)):
                 raise AceFinetuneError(f"The leg weights are {pair!r}; give two numbers of 0 or more, one above 0.")
+        _require_fusion(self.fusion, self.leg_weights)
+        _require_fusion(self.baseline_fusion or self.fusion, self.baseline_leg_weights)
         if self.rrf_k < 0:
             raise AceFinetuneError(f"The constant rrf_k is {self.rrf_k}; it must be 0 or more.")
         if self.top_k < 1:
@@ -59,10 +83,60 @@ class SearchSettings:
         """Return the number of hits to take from a leg."""
         return max(configured or (FUSION_DEPTH if self.mode == "hybrid" else 0), self.top_k)
 
-    def leg_weights(self, served_by: ServedBy) -> tuple[float, float]:
-        """Return the weights (dense, BM25) by what served; a leg that did not run gets 0, so scores still reach 1."""
-        if self.mode == "sparse" or served_by == LEXICAL:
-            return (0.0, 1.0)
+    def legs(self, served_by: ServedBy) -> LegWeights:
+        """Return the legs and weights by what serves; without a model, those of the lexical legs."""
+        if self.mode == "dense" and served_by != LEXICAL:
+            return LegWeights("rrf", {"dense": 1.0, "bm25": 0.0})
+        if self.mode == "sparse":
+            return LegWeights("rrf", {"dense": 0.0, "bm25": 1.0})
+        own = _legs(self.fusion, self.weights, self.leg_weights)
+        if served_by == BASELINE:
+            kind = self.baseline_fusion or self.fusion
+            if self.baseline_leg_weights is not None or self.baseline_weights is not None:
+                return _legs(kind, self.baseline_weights or self.weights, self.baseline_leg_weights)
+            # "base" would be the same vectors as "dense".
+            return _legs(kind, self.weights, _without_base(self.leg_weights))
+        return own.lexical if served_by == LEXICAL else own
+
+    def pair(self, served_by: ServedBy | None) -> tuple[float, float]:
+        """Return the weights of the dense leg and BM25; None stands for the model to serve."""
+        weights = self.legs(served_by or "finetuned").weights
+        return weights.get("dense", 0.0), weights.get("bm25", 0.0)
+
+    @property
+    def lexical_legs(self) -> list[Leg]:
+        """The lexical legs that a search may need before it is known which model serves."""
         if self.mode == "dense":
-            return (1.0, 0.0)
-        return (served_by == BASELINE and self.baseline_weights) or self.weights
+            return []
+        every = [self.legs("finetuned"), self.legs("baseline")]
+        found = dict.fromkeys(leg for one in every for leg in one.weights if leg in LEXICAL_LEGS)
+        return list(found)
+
+
+def _legs(kind: FusionKind, pair: tuple[float, float], by_leg: Mapping[Leg, float] | None) -> LegWeights:
+    if by_leg is not None:
+        return LegWeights(kind, {leg: weight for leg, weight in by_leg.items() if weight > 0})
+    return LegWeights(kind, {"dense": pair[0], "bm25": pair[1]})
+
+
+def _without_base(by_leg: Mapping[Leg, float] | None) -> Mapping[Leg, float] | None:
+    if by_leg is None or "base" not in by_leg:
+        return by_leg
+    kept: dict[Leg, float] = {leg: weight for leg, weight in by_leg.items() if leg != "base"}
+    return {**kept, "dense": kept.get("dense", 0.0) + by_leg["base"]}
+
+
+def _require_fusion(kind: FusionKind, by_leg: Mapping[Leg, float] | None) -> None:
+    """Raise AceFinetuneError for an unknown fusion or leg, or weights that are no numbers of 0 or more."""
+    if by_leg is None:
+        FusionSettings(kind=kind)
+        return
+    given: Any = by_leg
+    if not isinstance(given, Mapping):
+        raise AceFinetuneError(f"The leg weights are {given!r:.80}; give a mapping of legs to numbers.")
+    for leg, weight in given.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise AceFinetuneError(f"The weight of the leg {leg!r:.80} is {weight!r:.80}; give a number of 0 or more.")
+    FusionSettings(kind=kind, weights={leg: weight for leg, weight in by_leg.items() if weight > 0})
+    if by_leg.get("sparse"):
+        raise AceFinetuneError("The leg 'sparse' needs a sparse encoder, which a retriever cannot search with yet.")

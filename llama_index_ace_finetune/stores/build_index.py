@@ -128,8 +128,8 @@ def build_index(
 
 
 def index_grows(collection: str = DEFAULT_COLLECTION) -> list[str]:
-    """Return the folders of an embedded store in which Qdrant stores a collection, for `new_folder`."""
-    return [f"collection/{collection}"]
+    """Return the folders of an index to which serving adds files, for `new_folder`."""
+    return [f"collection/{collection}", "tokens"]
 
 
 @contextmanager

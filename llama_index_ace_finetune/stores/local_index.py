@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ from llama_index_ace_finetune.stores.ann.flat import FlatIndex
 from llama_index_ace_finetune.stores.ann.ivf import IVFIndex
 from llama_index_ace_finetune.stores.ann.ivf_builder import IVFBuilder
 from llama_index_ace_finetune.stores.ann.updatable_ivf import Batch, UpdatableIVF
-from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of
+from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_keys
 from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant
 from llama_index_ace_finetune.stores.qdrant.points import read_points
 from llama_index_ace_finetune.stores.qdrant.write_log import subscribe
@@ -67,6 +67,11 @@ class LocalVectorIndex:
         """Return, per row of `queries` [n, dimension], node ids and cosines of the k nearest; ties by node id."""
         self._sync()
         return self._index.search(queries, k, allowed=allowed)
+
+    def cosines(self, query: NDArray[np.float32], node_ids: Sequence[str]) -> NDArray[np.float64]:
+        """Return the cosine of a query [dimension] and each node, float64 [n]; NaN for a node without a vector."""
+        self._sync()
+        return self._index.cosines(query, [point_keys(node_id) for node_id in node_ids])
 
     def _sync(self) -> None:
         with self._reading:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -238,6 +239,39 @@ class MemoryStore:
         requests = [self._server_search.dense(name, vector.tolist(), k, query_filter) for vector in vectors]
         return [round_cosines(hits) for hits in self._run(requests)]
 
+    def cosines(self, name: str, vectors: NDArray[np.float32], node_ids: Sequence[Sequence[str]]) -> list[Hits]:
+        """Return the cosines of each row of `vectors` [n, dimension] with some memories by the vector `name`.
+
+        Memories without that vector are left out. A server that stores quantised vectors gives approximate cosines.
+
+        Args:
+            name: of the vectors.
+            vectors: one query per row.
+            node_ids: the memories of each query.
+        """
+        self._require_dimension(name, vectors.shape[1])
+        self._require_open()
+        if self.embedded:
+            cosines = self._local_index(name).cosines
+            return [
+                [hit for hit in zip(ids, self._call(cosines, vector, ids).tolist(), strict=True) if hit[1] == hit[1]]
+                for vector, ids in zip(vectors, node_ids, strict=True)
+            ]
+        found = self._run([
+            self._server_search.dense(name, vector.tolist(), len(ids), _these(ids))
+            for vector, ids in zip(vectors, node_ids, strict=True)
+        ])  # fmt: skip
+        return [round_cosines(hits) for hits in found]
+
+    def sparse_scores(self, query: str, node_ids: Sequence[str]) -> Hits:
+        """Return the scores of some memories by the collection's BM25 vectors; those without a match are left out.
+
+        The constant that the variant `plus` adds to every document is left out too.
+        """
+        self._require_open()
+        request = self._server_search.sparse(query, len(node_ids), _these(node_ids))
+        return self._run([replace(request, shift=0.0)])[0] if request else []
+
     def search_sparse(self, query: str, k: int, *, query_filter: models.Filter | None = None) -> Hits:
         """Return node ids and scores of the k best memories by the collection's BM25 vectors."""
         self._require_open()
@@ -273,8 +307,8 @@ class MemoryStore:
         """Return those of the node ids whose points match a filter."""
         if not node_ids:
             return set()
-        these = models.HasIdCondition(has_id=[key for node_id in node_ids for key in point_keys(node_id)])
-        points = self._points(query_filter=models.Filter(must=[these, query_filter]), with_payload=[NODE_ID_FIELD])
+        both = models.Filter(must=[_these(node_ids), query_filter])
+        points = self._points(query_filter=both, with_payload=[NODE_ID_FIELD])
         return {node_id_of(point) for point in points}
 
     # --------------------------------------------------------------------------------------------------- reading
@@ -371,6 +405,12 @@ class MemoryStore:
 
     def _call(self, function: Callable[..., _Result], *arguments: Any, **options: Any) -> _Result:
         return call_qdrant(self.location, function, *arguments, **options)
+
+
+def _these(node_ids: Sequence[str]) -> models.Filter:
+    """Return the filter that only these memories match."""
+    keys: list[Any] = [key for node_id in node_ids for key in point_keys(node_id)]
+    return models.Filter(must=[models.HasIdCondition(has_id=keys)])
 
 
 def _require_index(folder: Path) -> None:

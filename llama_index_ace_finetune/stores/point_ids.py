@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import lru_cache
 from typing import Any, Final
 
 from llama_index_ace_finetune.errors import StoreError
@@ -37,10 +38,11 @@ def point_id(node_id: str) -> str:
         raise StoreError(f"The node id {node_id!r:.80} has a lone surrogate; give the node another id.") from error
 
 
-def point_keys(node_id: str) -> list[PointKey]:
+@lru_cache(maxsize=1 << 16)
+def point_keys(node_id: str) -> tuple[PointKey, ...]:
     """Return the possible point ids of a node: ours, and its own if it is a number, as other tools write it."""
     number = node_id.isascii() and node_id.isdecimal() and int(node_id) < 2**64
-    return [point_id(node_id), *([int(node_id)] if number and str(int(node_id)) == node_id else [])]
+    return (point_id(node_id), *([int(node_id)] if number and str(int(node_id)) == node_id else []))
 
 
 def node_id_of(point: Any) -> str:

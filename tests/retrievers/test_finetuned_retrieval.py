@@ -93,8 +93,8 @@ class TestSearch:
             found = retrieval.batch_search(queries, limit=2, threshold=0.1, use_hybrid=use_hybrid)
             # Vectors of a batch may differ in the last bits from those of single texts.
             for one, other in zip(found, expected, strict=True):
-                assert [{**hit, "score": 0, "dense_score": 0} for hit in one] == [
-                    {**hit, "score": 0, "dense_score": 0} for hit in other
+                assert [{**hit, "score": 0, "dense_score": 0, "leg_scores": 0} for hit in one] == [
+                    {**hit, "score": 0, "dense_score": 0, "leg_scores": 0} for hit in other
                 ]
                 assert [hit["score"] for hit in one] == pytest.approx([hit["score"] for hit in other], abs=1e-5)
         assert retrieval.batch_search([]) == []

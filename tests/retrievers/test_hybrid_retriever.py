@@ -201,6 +201,7 @@ class TestResultFields:
         for hit in make_retriever().retrieve(QUERIES["cache"]):
             assert set(how(hit)) == {
                 "served_by", "rrf_score", "scaled_score", "dense_score", "sparse_score", "dense_rank", "sparse_rank",
+                "leg_scores", "leg_ranks", "skipped_legs",
             }  # fmt: skip
             assert how(hit)["served_by"] == "finetuned"
 

@@ -10,7 +10,7 @@ from qdrant_client import models
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings
-from llama_index_ace_finetune.retrievers.bm25_leg import BM25Leg
+from llama_index_ace_finetune.retrievers.legs.lexical_leg import LexicalLeg
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED
 from llama_index_ace_finetune.stores.point_ids import point_id
 from llama_index_ace_finetune.stores.qdrant.filters import qdrant_filter
@@ -151,7 +151,7 @@ class TestFilters:
         assert expected is None or ids == set(expected)
         for _ in range(2):  # the second time from the cache
             assert {name for name, _ in store.search(FINETUNED, QUERY, 9, query_filter=query_filter)} == ids
-            every = BM25Leg(store).search("red apples green pears paint nothing", 9, query_filter=query_filter)
+            every = LexicalLeg(store).search("red apples green pears paint nothing", 9, query_filter=query_filter)
             assert {name for name, _ in every} == ids
 
     def test_filter_by_node_and_by_document(self, make_store: MakeStore) -> None:
@@ -169,7 +169,7 @@ class TestFilters:
     def test_filter_is_evaluated_again_after_a_write(self, make_store: MakeStore) -> None:
         store = make_store()
         store.upsert(NODES, vectors(5))
-        leg, query_filter = BM25Leg(store), qdrant_filter(one("kind", "fruit"))
+        leg, query_filter = LexicalLeg(store), qdrant_filter(one("kind", "fruit"))
         assert [name for name, _ in leg.search("apples", 5, query_filter=query_filter)] == ["a", "b"]
         store.client.set_payload(store.collection, {"kind": "secret"}, points=[point_id("a")])
         left = {name for name, _ in store.search(FINETUNED, QUERY, 9, query_filter=query_filter)}
@@ -180,7 +180,7 @@ class TestFilters:
         store = make_store()
         many = [node(f"n{number:03}", "apple", good=int(number >= 195)) for number in range(200)]
         store.upsert(many, vectors(200))
-        hits = BM25Leg(store).search("apple", 5, query_filter=qdrant_filter(one("good", 1)))
+        hits = LexicalLeg(store).search("apple", 5, query_filter=qdrant_filter(one("good", 1)))
         assert [name for name, _ in hits] == [f"n{number}" for number in range(195, 200)]
 
     @pytest.mark.parametrize(

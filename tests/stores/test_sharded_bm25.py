@@ -11,7 +11,7 @@ from helpers.small_stores import NAMED_VECTORS, node, vectors
 from qdrant_client import models
 
 from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings
-from llama_index_ace_finetune.retrievers.bm25_leg import BM25Leg
+from llama_index_ace_finetune.retrievers.legs.lexical_leg import LexicalLeg
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.point_ids import point_id
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import BM25, SparseBM25
@@ -99,7 +99,7 @@ def test_idf_follows_other_writers_after_refresh(stores: Stores) -> None:
     store.search_sparse(QUERIES[0], 5)
     with MemoryStore.open(url=stores.url, collection=store.collection) as other:
         other.delete([f"n{row:03}" for row in range(30)])
-    BM25Leg(store).refresh()
+    LexicalLeg(store).refresh()
     assert_same(store, {f"n{row:03}": text for row, text in enumerate(corpus) if row >= 30}, settings)
 
 

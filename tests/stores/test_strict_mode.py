@@ -15,8 +15,8 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import StoreError
-from llama_index_ace_finetune.retrievers.bm25_leg import BM25Leg
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
+from llama_index_ace_finetune.retrievers.legs.lexical_leg import LexicalLeg
 from llama_index_ace_finetune.stores.build_index import build_index
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
 from llama_index_ace_finetune.stores.qdrant.filters import qdrant_filter
@@ -60,7 +60,7 @@ def test_documents_are_found_and_deleted(place: dict[str, Any]) -> None:
         for key in ("doc_id", "ref_doc_id", "document_id"):
             assert [name for name, _ in store.search(FINETUNED, QUERY, 9, query_filter=one(key, "doc 2"))] == ["b"]
         query_filter = qdrant_filter(doc_ids=["doc 1"])
-        assert [name for name, _ in BM25Leg(store).search("red", 9, query_filter=query_filter)] == ["a"]
+        assert [name for name, _ in LexicalLeg(store).search("red", 9, query_filter=query_filter)] == ["a"]
         assert store.delete_documents(["doc 2"]) == ["b"]
         theirs = QdrantVectorStore(client=store.client, collection_name=store.collection)
         theirs.delete("doc 1")

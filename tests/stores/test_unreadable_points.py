@@ -24,8 +24,8 @@ from llama_index.core.schema import (
 )
 from qdrant_client import models
 
-from llama_index_ace_finetune.retrievers.bm25_leg import BM25Leg
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
+from llama_index_ace_finetune.retrievers.legs.lexical_leg import LexicalLeg
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
 
 RED = {"text": "red", "id_": "x"}
@@ -89,7 +89,7 @@ def test_other_nodes_are_read_and_found(make_store: MakeStore) -> None:
     assert set(read) == {one.node_id for one in OTHER_NODES}
     for one in OTHER_NODES:
         assert read[one.node_id].get_content(MetadataMode.EMBED) == one.get_content(MetadataMode.EMBED)
-    hits = {name for name, _ in BM25Leg(store).search("red apples", 9)}
+    hits = {name for name, _ in LexicalLeg(store).search("red apples", 9)}
     assert hits == {"document", "node", "image document", "index"}
     assert len(store.search(FINETUNED, vectors(1)[FINETUNED][0].tolist(), 99)) == len(OTHER_NODES)
     assert store.unreadable == 0
@@ -110,6 +110,6 @@ def test_points_with_ids_of_another_tool_are_found(make_store: MakeStore) -> Non
         payload = {"_node_content": node(f"memory {place}", "red apples").to_json(), "_node_type": "TextNode"}
         row = {name: values[place] for name, values in rows.items()}
         store.client.upsert(store.collection, [models.PointStruct(id=point, vector=row, payload=payload)])
-    for hits in (store.search(FINETUNED, rows[FINETUNED][0], 5), BM25Leg(store).search("apples", 5)):
+    for hits in (store.search(FINETUNED, rows[FINETUNED][0], 5), LexicalLeg(store).search("apples", 5)):
         nodes = store.get([name for name, _ in hits])
         assert {found.node_id for found in nodes.values()} == {"memory 0", "memory 1"}

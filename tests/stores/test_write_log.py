@@ -11,7 +11,7 @@ from llama_index.core.schema import TextNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient, models
 
-from llama_index_ace_finetune.retrievers.bm25_leg import BM25Leg
+from llama_index_ace_finetune.retrievers.legs.lexical_leg import LexicalLeg
 from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
 from llama_index_ace_finetune.stores.point_ids import point_id
 from llama_index_ace_finetune.stores.qdrant.write_log import subscribe
@@ -29,7 +29,7 @@ def store():
 
 def test_llama_index_writes_are_found_by_both_legs(store: MemoryStore) -> None:
     theirs = QdrantVectorStore(client=store.client, collection_name=store.collection, dense_vector_name=FINETUNED)
-    leg = BM25Leg(store)
+    leg = LexicalLeg(store)
     assert leg.search("quince", 5) == []
     store.search(FINETUNED, AXIS[0].tolist(), 3)
     name = str(uuid.uuid4())
@@ -43,7 +43,7 @@ def test_llama_index_writes_are_found_by_both_legs(store: MemoryStore) -> None:
 
 
 def test_bm25_leg_follows_upserts_and_deletes(store: MemoryStore) -> None:
-    leg = BM25Leg(store)
+    leg = LexicalLeg(store)
     assert [name for name, _ in leg.search("apple", 5)] == ["a"]
     index = leg._index
     store.upsert([node("a", "plum"), node("c", "apple apple"), node("0", "apple apple")], vectors(3))

@@ -12,21 +12,23 @@ def _run(context: StageContext) -> None:
         tuned=context.tuned,
         base=context.base,
         path=context.folder.index,
+        serving=context.folder.serving(),
+        corpus=[memory.text for memory in context.dataset.answers.values()],
         cache=context.cache,
         events=context.events,
     )
 
 
 def _estimate(context: PlanContext) -> list[StageEstimate]:
-    # Mining and evaluation have embedded all memories before.
+    # Mining and evaluation have embedded all memories before; late interaction is in the estimate of the evaluation.
     return [StageEstimate("index", f"{len(context.dataset.memories)} memories, embedded by then", 0.0)]
 
 
 STAGE = Stage(
     name="index",
     outputs=lambda run: (run.index,),
-    key=lambda settings, dataset, keys: keys["train"],  # no other settings
+    key=lambda settings, dataset, keys: keys["evaluate"],  # which decides what is served
     run=_run,
     estimate=_estimate,
-    after=("train",),
+    after=("train", "evaluate"),
 )

@@ -155,6 +155,20 @@ class FlatIndex:
                 hits.append(sorted(best, key=lambda hit: (-hit[1], hit[0]))[:k])
         return hits
 
+    def cosines(self, query: NDArray[np.float32], keys: Sequence[Sequence[PointKey]]) -> NDArray[np.float64]:
+        """Return the cosine of a query [dimension] and each point, float64 [n], as `search` does; NaN without one.
+
+        keys: the possible point ids of each point.
+        """
+        with self._lock:
+            rows, row_of = self._rows, self._row_of
+            wanted = np.array([next((row_of[key] for key in each if key in row_of), -1) for each in keys], np.int64)
+        found = np.flatnonzero(wanted >= 0)
+        cosines = np.full(len(keys), np.nan)
+        query = query / np.maximum(np.linalg.norm(query), _TINY)
+        cosines[found] = exact_cosines(rows.vectors[wanted[found]], query)
+        return cosines
+
     def _empty(self) -> _Rows:
         return _Rows(np.empty((0, self._dimension), np.float32), 0, [], [], np.zeros(0, np.bool_))
 

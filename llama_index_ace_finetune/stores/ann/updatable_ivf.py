@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_index_ace_finetune.ranking.dense import exact_cosines
 from llama_index_ace_finetune.stores.ann.flat import FlatIndex, RowFilterCache
 from llama_index_ace_finetune.stores.ann.ivf import IVFIndex
 from llama_index_ace_finetune.stores.point_ids import PointKey
@@ -96,6 +97,20 @@ class UpdatableIVF:
             found.update(delta_hits)
             hits.append(sorted(found.items(), key=lambda hit: (-hit[1], hit[0]))[:k])
         return hits
+
+    def cosines(self, query: NDArray[np.float32], keys: Sequence[Sequence[PointKey]]) -> NDArray[np.float64]:
+        """Return the cosine of a query [dimension] and each point, float64 [n]; NaN for a point that is not here.
+
+        keys: the possible point ids of each point.
+        """
+        cosines = self._delta.cosines(query, keys)
+        query = query / np.maximum(np.linalg.norm(query), np.float32(1e-30))
+        for number in range(max(map(len, keys), default=0)):
+            places = [place for place in np.flatnonzero(np.isnan(cosines)).tolist() if number < len(keys[place])]
+            rows = self._ivf.id_map.rows(keys[place][number] for place in places)
+            there = (rows >= 0) & ~self._deleted[rows]
+            cosines[np.array(places, np.int64)[there]] = exact_cosines(self._ivf.vectors(rows[there]), query)
+        return cosines
 
     def _mark_deleted(self, rows: NDArray[np.int64]) -> None:
         rows = rows[rows >= 0]

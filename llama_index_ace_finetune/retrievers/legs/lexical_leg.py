@@ -1,15 +1,19 @@
-"""BM25Leg: the lexical leg of a hybrid search, in this process; a leg is one of the two retrievers that are fused."""
+"""LexicalLeg: a leg that needs only the texts (BM25, character n-grams), in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from llama_index.core.schema import BaseNode, MetadataMode
+from numpy.typing import NDArray
 from qdrant_client import models
 
-from llama_index_ace_finetune.ranking.bm25 import BM25Index, BM25Settings
-from llama_index_ace_finetune.ranking.tokenizer import Tokenizer
+from llama_index_ace_finetune.ranking.bm25 import BM25Settings
+from llama_index_ace_finetune.ranking.fusion_settings import Leg
+from llama_index_ace_finetune.ranking.lexical_indexes import build_lexical_index
+from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
 from llama_index_ace_finetune.stores.ann.flat import RowFilterCache
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.point_ids import PointKey
@@ -18,36 +22,25 @@ from llama_index_ace_finetune.utils.fork import fork_safe_lock
 _OVERFETCH = 4
 
 
-@dataclass(frozen=True, slots=True)
-class LegHit:
-    """A hit of a leg: node id, the leg's score, and the rank in the leg, from 1."""
+class LexicalLeg:
+    """An index of the EMBED texts of a store; it is built at the first search and updated after writes.
 
-    node_id: str
-    score: float
-    rank: int
+    Only memories that share a term with the query are hits. Writes by other processes are found after `refresh`.
 
-
-def ranked(hits: Sequence[tuple[str, float]]) -> list[LegHit]:
-    """Return hits, given best first, with their ranks."""
-    return [LegHit(node_id=node_id, score=score, rank=rank) for rank, (node_id, score) in enumerate(hits, start=1)]
-
-
-class BM25Leg:
-    """BM25 over the EMBED texts of a store; it is built at the first search and updated after writes.
-
-    Only memories that share a word with the query are hits. Writes by other processes are found after `refresh`.
+    Args:
+        store: of the memories.
+        leg: "bm25", "bm25_unstemmed" or "char_ngrams".
+        settings: parameters of the BM25 legs.
     """
 
-    def __init__(
-        self, store: MemoryStore, *, settings: BM25Settings | None = None, tokenizer: Tokenizer | None = None
-    ) -> None:
-        self._store = store
-        self._settings, self._tokenizer = settings, tokenizer
+    def __init__(self, store: MemoryStore, leg: Leg = "bm25", *, settings: BM25Settings | None = None) -> None:
+        self._store, self._leg, self._settings = store, leg, settings
         self._log = store.subscribe()
         self._lock = fork_safe_lock()
-        self._index: BM25Index | None = None
+        self._index: PostingsIndex[Any] | None = None
         self._node_ids: list[str] = []
         self._row_of: dict[PointKey, int] = {}
+        self._row_of_id: dict[str, int] = {}
         self._version = 0
         self._row_filters = RowFilterCache()
 
@@ -76,13 +69,27 @@ class BM25Leg:
                 return accepted[:k]
             depth *= _OVERFETCH
 
-    def _hits(self, index: BM25Index, query: str, k: int, rows: object = None) -> list[tuple[str, float]]:
+    def scores(self, query: str, node_ids: Sequence[str]) -> NDArray[np.float64]:
+        """Return the exact scores of some memories, float64 [n], 0 for one that does not match.
+
+        The constant that BM25's variant `plus` adds to every document is left out.
+        """
+        index = self._synced_index()
+        with self._lock:
+            index = self._index or index  # the one that the rows are of
+            rows = np.array([self._row_of_id.get(node_id, -1) for node_id in node_ids], np.int64)
+        scores = np.zeros(len(rows))
+        there = rows >= 0  # another memory cannot be read, so it is not in the index
+        scores[there] = index.score(query, rows[there], shifted=False)
+        return scores
+
+    def _hits(self, index: PostingsIndex[Any], query: str, k: int, rows: object = None) -> list[tuple[str, float]]:
         # With ties, since rows are in the order of writing and ties at the k-th hit are broken by id.
         found, scores = index.search(query, k, allowed=rows, ties=True)  # type: ignore[arg-type]
         hits = [(self._node_ids[row], float(score)) for row, score in zip(found, scores, strict=True)]
         return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]
 
-    def _synced_index(self) -> BM25Index:
+    def _synced_index(self) -> PostingsIndex[Any]:
         with self._lock:
             changed = self._log.drain()
             try:
@@ -95,25 +102,27 @@ class BM25Leg:
                 self._log.record(None)  # the drained points were not read
                 raise
 
-    def _rebuild(self) -> BM25Index:
-        # Sorted by id, so that BM25's ties, broken by row, are broken by id.
+    def _rebuild(self) -> PostingsIndex[Any]:
+        # Sorted by id, so that ties, broken by row, are broken by id.
         points = sorted(self._store.points_as_nodes(), key=lambda point: point[1])
         self._node_ids = [node_id for _, node_id, _ in points]
         self._row_of = {point: row for row, (point, _, _) in enumerate(points)}
+        self._row_of_id = {node_id: row for row, node_id in enumerate(self._node_ids)}
         self._version += 1
-        self._index = BM25Index.build(
-            [_text(node) for _, _, node in points], settings=self._settings, tokenizer=self._tokenizer
-        )
+        self._index = build_lexical_index(self._leg, [_text(node) for _, _, node in points], bm25=self._settings)
         return self._index
 
-    def _update(self, index: BM25Index, changed: list[PointKey]) -> None:
+    def _update(self, index: PostingsIndex[Any], changed: list[PointKey]) -> None:
         present = list(self._store.points_as_nodes(changed))
-        index.remove(row for row in (self._row_of.pop(point, None) for point in changed) if row is not None)
+        removed = [row for row in (self._row_of.pop(point, None) for point in changed) if row is not None]
+        index.remove(removed)
+        for row in removed:
+            self._row_of_id.pop(self._node_ids[row], None)
         # The node ids first: another thread may find a row as soon as it is added.
         self._node_ids.extend(node_id for _, node_id, _ in present)
         rows = index.add(_text(node) for _, _, node in present)
-        for (point, _, _), row in zip(present, rows, strict=True):
-            self._row_of[point] = int(row)
+        for (point, node_id, _), row in zip(present, rows, strict=True):
+            self._row_of[point] = self._row_of_id[node_id] = int(row)
         self._version += 1
 
 

@@ -1,0 +1,184 @@
+"""ModelLegs: the legs of a hybrid search that need a model (dense, base, late interaction)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import numpy as np
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.schema import QueryBundle
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.ranking.fusion_settings import Leg
+from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS
+from llama_index_ace_finetune.retrievers.circuit_breaker import CircuitBreaker
+from llama_index_ace_finetune.retrievers.deadline import Deadline
+from llama_index_ace_finetune.retrievers.fallback import Embedded, FallbackChain
+from llama_index_ace_finetune.retrievers.legs.leg_hit import LegHit, ranked
+from llama_index_ace_finetune.retrievers.legs.token_leg import TokenLeg
+from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
+from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, LegWeights, SearchSettings
+from llama_index_ace_finetune.retrievers.search_threads import SearchThreads
+from llama_index_ace_finetune.stores.memory_store import BASELINE, MemoryStore
+
+Hits = dict[Leg, list[list[LegHit]]]
+"""Hits of each leg, for each query."""
+# Fraction of the remaining seconds that late interaction may take.
+_LATE_FRACTION: Final = 0.5
+_LOWEST_COSINE: Final = -1.0
+
+
+@dataclass
+class ModelHits:
+    """What the legs with a model found for some queries.
+
+    Attributes:
+        served_by: the model.
+        hits: of "dense" and "base".
+        vectors: of each of these legs, the name of the stored vectors, and the query vectors by position.
+        tokens: token vectors of the queries, by position.
+        skipped: legs that could not be used.
+        deadline: of the queries.
+    """
+
+    served_by: ServedBy
+    hits: Hits = field(default_factory=dict)
+    vectors: dict[Leg, tuple[str, dict[int, NDArray[np.float32]]]] = field(default_factory=dict)
+    tokens: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    deadline: Deadline | None = None
+
+
+class ModelLegs:
+    """Embeds queries by the fallback chain, and finds and scores memories by their vectors and token vectors.
+
+    A leg other than the dense one that fails is skipped: it is reported, and the other legs keep their weights.
+    """
+
+    def __init__(self, store: MemoryStore, chain: FallbackChain, late: TokenLeg | None, threads: SearchThreads) -> None:
+        self._store, self._chain, self._late, self._threads = store, chain, late, threads
+        self._breaker = CircuitBreaker(failures=chain.settings.failures, cooldown=chain.settings.cooldown)
+
+    def embed(self, bundles: Sequence[QueryBundle], settings: SearchSettings, deadline: Deadline) -> Embedded | None:
+        """Return the query vectors, and the token vectors if late interaction needs them; None if no model works."""
+        # A query that waited for other queries says nothing about the model.
+        if deadline.is_nearly_over:
+            raise self._threads.timeout_error(deadline)
+        wanted = "late" in settings.legs(self._chain.intended).weights
+        return self._chain.embed(bundles, deadline, encode_tokens=self._encode_tokens if wanted else None)
+
+    def search(
+        self,
+        bundles: Sequence[QueryBundle],
+        settings: SearchSettings,
+        deadline: Deadline | None,
+        *,
+        embedded: Embedded | None = None,
+    ) -> ModelHits:
+        """Return the hits of the legs with a model; `embedded` if the queries are embedded already."""
+        if settings.mode == "sparse" or not needs_model(settings.legs(self._chain.intended)):
+            return ModelHits(LEXICAL)
+        deadline = deadline or self._threads.deadline()
+        places = [place for place, bundle in enumerate(bundles) if bundle.query_str.strip()]
+        if not places:
+            return ModelHits(self._chain.primary)
+        queries = [bundles[place] for place in places]
+        embedded = embedded or self.embed(queries, settings, deadline)
+        if embedded is None:
+            if settings.mode == "dense":
+                raise ModelError("Neither the tuned model nor the baseline can serve; see the log for the reasons.")
+            return ModelHits(LEXICAL)
+        found = self._query_vectors(embedded, queries, places, settings, deadline)
+        depth, query_filter = settings.depth(settings.dense_top_k), settings.query_filter()
+        for leg, (name, vectors) in found.vectors.items():
+            rows = np.stack(list(vectors.values()))
+            search = partial(self._store.search_batch, name, rows, depth, query_filter=query_filter)
+            found.hits[leg] = [[] for _ in bundles]
+            for place, nearest in zip(places, self._threads.call(deadline, search), strict=True):
+                found.hits[leg][place] = over_threshold(nearest, settings) if leg == "dense" else ranked(nearest)
+        return found
+
+    def cosines(self, leg: Leg, place: int, found: ModelHits, ids: Sequence[str]) -> NDArray[np.float64]:
+        """Return the cosine of the query at a place with some memories, float64 [n], -1 for one without a vector."""
+        name, vectors = found.vectors[leg]
+        search = partial(self._store.cosines, name, vectors[place][None], [ids])
+        (hits,) = self._threads.call(found.deadline, search)
+        known = dict(hits)
+        return np.array([known.get(node_id, _LOWEST_COSINE) for node_id in ids])
+
+    def late_scores(self, place: int, found: ModelHits, ids: Sequence[str]) -> NDArray[np.float64] | None:
+        """Return the MaxSim of the query at a place with some memories, float64 [n]; None if the leg is skipped."""
+        late, deadline = self._late, found.deadline or self._threads.deadline()
+        if late is None:
+            self._chain.report("late", "missing", "there are no token vectors of the memories", quiet=True)
+            return None
+        if place not in found.tokens:  # reported, unless another model serves
+            if found.served_by != self._chain.intended:
+                self._chain.report("late", "missing", f"there are no token vectors of the {found.served_by} model")
+            return None
+        try:
+            scores = deadline.call(lambda: late.scores(found.tokens[place], ids), fraction=_LATE_FRACTION)
+        except Exception as error:  # of any library, or of the file system
+            self._late_failed(error)
+            return None
+        self._breaker.succeeded()
+        return scores
+
+    def _query_vectors(
+        self,
+        embedded: Embedded,
+        bundles: Sequence[QueryBundle],
+        places: Sequence[int],
+        settings: SearchSettings,
+        deadline: Deadline,
+    ) -> ModelHits:
+        legs = settings.legs(embedded.served).weights
+        found = ModelHits(embedded.served, deadline=deadline)
+        if "dense" in legs:
+            found.vectors["dense"] = embedded.name, dict(zip(places, embedded.vectors, strict=True))
+        if "base" in legs:
+            vectors = self._chain.embed_baseline(bundles, deadline)
+            if vectors is None:
+                found.skipped.append("base")
+            else:
+                found.vectors["base"] = BASELINE, dict(zip(places, vectors, strict=True))
+        if embedded.tokens is not None:
+            found.tokens = dict(zip(places, embedded.tokens, strict=True))
+        return found
+
+    def _encode_tokens(
+        self, model: BaseEmbedding, bundles: Sequence[QueryBundle]
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]] | None:
+        if self._late is None:
+            return None
+        if not self._breaker.allows():
+            self._chain.report("late", "paused", "it is skipped for a cool-down after failures", quiet=True)
+            return None
+        try:
+            found = self._late.encode(model, bundles)
+        except Exception as error:  # of any library; the vectors alone may still work
+            self._late_failed(error)
+            return None
+        if found is None:
+            self._chain.report("late", "mismatch", "the token vectors are of another model", quiet=True)
+        return found
+
+    def _late_failed(self, error: Exception) -> None:
+        self._breaker.failed()
+        reason = "timeout" if isinstance(error, TimeoutError) else "error"
+        self._chain.report("late", reason, str(error) or type(error).__name__)
+
+
+def needs_model(legs: LegWeights, *, weighted: bool = False) -> bool:
+    """Whether a leg needs a model; with `weighted`, one with a weight above 0."""
+    return any(leg not in LEXICAL_LEGS and (weight > 0 or not weighted) for leg, weight in legs.weights.items())
+
+
+def over_threshold(hits: Sequence[tuple[str, float]], settings: SearchSettings) -> list[LegHit]:
+    """Return the dense hits with the lowest cosine that is wanted, or a higher one."""
+    floor = settings.threshold if settings.threshold is not None else float("-inf")
+    return ranked([hit for hit in hits if hit[1] >= floor])

@@ -1,0 +1,71 @@
+"""Open or build the token vectors of a store's memories; ones that cannot be opened are logged, and not used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from llama_index.core.schema import MetadataMode
+
+from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
+from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.late_interaction.settings import TokenSettings
+from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker, choose_projection
+from llama_index_ace_finetune.retrievers.legs.token_leg import text_key
+from llama_index_ace_finetune.retrievers.retriever_options import RetrieverOptions
+from llama_index_ace_finetune.run_folder import token_folder
+from llama_index_ace_finetune.stores.memory_store import MemoryStore
+
+logger = logging.getLogger(__name__)
+
+
+def uses_late_interaction(options: RetrieverOptions) -> bool:
+    """Whether the options give late interaction a weight."""
+    return bool((options.get("leg_weights") or {}).get("late"))
+
+
+def open_tokens(
+    index: Path, model: FineTunedEmbedding | None, options: RetrieverOptions | None = None
+) -> TokenReranker | None:
+    """Return the token vectors of an index by its model; None, with a warning, if they cannot be used.
+
+    With `options`, None if these do not use late interaction.
+    """
+    if model is None or (options is not None and not uses_late_interaction(options)):
+        return None
+    try:
+        return TokenReranker.open(token_folder(index), model.encoder)
+    except AceFinetuneError as error:
+        logger.warning("late interaction is skipped: %s", error)
+        return None
+
+
+def build_tokens(
+    store: MemoryStore,
+    encoder: Encoder,
+    *,
+    folder: Path | None = None,
+    corpus: Sequence[str] | None = None,
+    settings: TokenSettings | None = None,
+    progress: Progress | None = None,
+) -> TokenReranker:
+    """Encode the memories of a store for late interaction.
+
+    Args:
+        store: of the memories.
+        encoder: the model that serves.
+        folder: for the token vectors; in memory by default.
+        corpus: the texts of which a sample decides the projection; those of the store by default. An evaluation that
+            had the same ones gives the same scores.
+        settings: how token vectors are stored.
+        progress: called with the number of texts just encoded.
+    """
+    settings = settings or TokenSettings()
+    texts = {text_key(text): text for text in (node.get_content(MetadataMode.EMBED) for node in store.nodes())}
+    projection = choose_projection(encoder, list(texts.values()) if corpus is None else corpus, settings)
+    return TokenReranker.build(
+        encoder, list(texts), list(texts.values()), settings=settings, projection=projection, folder=folder,
+        progress=progress,
+    )  # fmt: skip
