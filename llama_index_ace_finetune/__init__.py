@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator, generate_training_data
     from llama_index_ace_finetune.pipeline.audit import audit
     from llama_index_ace_finetune.pipeline.compare import RunComparison, compare
+    from llama_index_ace_finetune.pipeline.compare_live import compare_live
     from llama_index_ace_finetune.pipeline.config_file import write_config
     from llama_index_ace_finetune.pipeline.demo import demo_suite
     from llama_index_ace_finetune.pipeline.doctor import check_environment
@@ -51,9 +52,14 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.pipeline.train import TrainingResult, train
     from llama_index_ace_finetune.pipeline.tune import TuningResult, tune
     from llama_index_ace_finetune.pipeline.vector_formats import VectorComparison, compare_vector_formats
+    from llama_index_ace_finetune.pipeline.watch import Watch, watch
+    from llama_index_ace_finetune.production.interleaved_retriever import InterleavedRetriever
+    from llama_index_ace_finetune.production.live_comparison import LiveComparison
     from llama_index_ace_finetune.production.log_settings import LogSettings
     from llama_index_ace_finetune.production.query_log import QueryLog
     from llama_index_ace_finetune.production.records import FeedbackRecord, LoggedHit, RetrievalRecord
+    from llama_index_ace_finetune.production.shadow_retriever import ShadowRetriever
+    from llama_index_ace_finetune.production.user_split import UserSplit
     from llama_index_ace_finetune.retrievers.finetuned_retrieval import FineTunedRetrieval
     from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
     from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
@@ -63,7 +69,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
     from llama_index_ace_finetune.stores.memory_store import MemoryStore
     from llama_index_ace_finetune.stores.upsert_nodes import refresh_documents, upsert_nodes
-    from llama_index_ace_finetune.stores.versions import build_version, publish, rollback
+    from llama_index_ace_finetune.stores.versions import build_version, mirror_writes, publish, rollback
     from llama_index_ace_finetune.synthesis.settings import CallSettings, SynthesisSettings
     from llama_index_ace_finetune.training.config import TrainingConfig
     from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
@@ -92,6 +98,8 @@ __all__ = [
     "HardNegativeMiner",
     "IndexResult",
     "Inspection",
+    "InterleavedRetriever",
+    "LiveComparison",
     "LogSettings",
     "LoggedHit",
     "Memory",
@@ -114,6 +122,7 @@ __all__ = [
     "SearchEvent",
     "SearchOptions",
     "SearchSpace",
+    "ShadowRetriever",
     "Split",
     "SplitSettings",
     "Success",
@@ -125,8 +134,10 @@ __all__ = [
     "TrainingResult",
     "TuningResult",
     "UnseenQueries",
+    "UserSplit",
     "VectorComparison",
     "Verdict",
+    "Watch",
     "__version__",
     "aevaluate_retriever",
     "audit",
@@ -134,6 +145,7 @@ __all__ = [
     "build_version",
     "check_environment",
     "compare",
+    "compare_live",
     "compare_vector_formats",
     "demo_suite",
     "evaluate",
@@ -146,6 +158,7 @@ __all__ = [
     "inspect",
     "keep_freed_memory",
     "memory_nodes",
+    "mirror_writes",
     "parse_measure",
     "plan",
     "publish",
@@ -163,6 +176,7 @@ __all__ = [
     "tune",
     "unseen_queries",
     "upsert_nodes",
+    "watch",
     "write_config",
 ]
 
@@ -185,6 +199,8 @@ _HOMES = {
     "HardNegativeMiner": "mining.miner",
     "IndexResult": "pipeline.index",
     "Inspection": "pipeline.inspect",
+    "InterleavedRetriever": "production.interleaved_retriever",
+    "LiveComparison": "production.live_comparison",
     "LogSettings": "production.log_settings",
     "LoggedHit": "production.records",
     "MAP": "evaluation.metrics.measures",
@@ -210,6 +226,7 @@ _HOMES = {
     "SearchEvent": "retrievers.search_event",
     "SearchOptions": "retrievers.retriever_options",
     "SearchSpace": "tuning.search_space",
+    "ShadowRetriever": "production.shadow_retriever",
     "Split": "datasets.splits.manifest",
     "SplitSettings": "datasets.splits.split",
     "Success": "evaluation.metrics.measures",
@@ -221,14 +238,17 @@ _HOMES = {
     "TrainingResult": "pipeline.train",
     "TuningResult": "pipeline.tune",
     "UnseenQueries": "datasets.splits.unseen_queries",
+    "UserSplit": "production.user_split",
     "VectorComparison": "pipeline.vector_formats",
     "Verdict": "evaluation.decision.verdict",
+    "Watch": "pipeline.watch",
     "aevaluate_retriever": "evaluation.evaluate_retriever",
     "audit": "pipeline.audit",
     "build_index": "stores.build_index",
     "build_version": "stores.versions",
     "check_environment": "pipeline.doctor",
     "compare": "pipeline.compare",
+    "compare_live": "pipeline.compare_live",
     "compare_vector_formats": "pipeline.vector_formats",
     "demo_suite": "pipeline.demo",
     "evaluate": "pipeline.evaluate",
@@ -241,6 +261,7 @@ _HOMES = {
     "inspect": "pipeline.inspect",
     "keep_freed_memory": "utils.memory",
     "memory_nodes": "stores.build_index",
+    "mirror_writes": "stores.versions",
     "parse_measure": "evaluation.metrics.measures",
     "plan": "pipeline.plan",
     "publish": "stores.versions",
@@ -258,6 +279,7 @@ _HOMES = {
     "tune": "pipeline.tune",
     "unseen_queries": "datasets.splits.unseen_queries",
     "upsert_nodes": "stores.upsert_nodes",
+    "watch": "pipeline.watch",
     "write_config": "pipeline.config_file",
 }
 

@@ -97,7 +97,7 @@ def test_every_verb_is_a_file_and_every_command_is_a_verb() -> None:
     from llama_index_ace_finetune import cli
 
     assert list(get_command(cli.app).commands) == list(cli.VERBS)  # type: ignore[attr-defined]
-    assert all((PACKAGE / "cli" / f"{verb}.py").is_file() for verb in cli.VERBS)
+    assert all((PACKAGE / "cli" / f"{verb.replace('-', '_')}.py").is_file() for verb in cli.VERBS)
 
 
 def test_no_file_names_an_address_until_a_release_sets_it(tmp_path: Path) -> None:

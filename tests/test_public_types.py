@@ -67,6 +67,17 @@ def log_queries(folder: Path) -> list[ace.RetrievalRecord]:
         return list(log.records(run=str(folder)))
 
 
+def compare_systems(folder: Path, a: ace.FineTunedHybridRetriever, b: ace.FineTunedHybridRetriever) -> bool:
+    with ace.QueryLog.open(folder / "queries.db") as log:
+        hits: list[NodeWithScore] = ace.InterleavedRetriever(a, b, seed=1, query_log=log).retrieve("one")
+        ace.UserSplit(a, b, fraction=0.1, query_log=log).for_user("anna").retrieve("one")
+        ace.ShadowRetriever(a, b, query_log=log, limit=1).wait()
+    found: ace.LiveComparison = ace.compare_live(folder / "queries.db", name="comparison")
+    seen: ace.Watch = ace.watch(folder / "queries.db", run=folder, reference="log")
+    print(len(hits), found.sentence, found.credit.low, seen.sentence)
+    return found.may_stop or seen.due
+
+
 class Lines(ace.PipelineEvents):
     def on_message(self, text: str) -> None:
         print(text)
@@ -127,7 +138,7 @@ def keep_an_index(suite: Path, folder: Path, model: ace.Encoder) -> None:
     nodes = ace.memory_nodes(ace.read_dataset(suite).memories.values())
     with ace.build_index(nodes, finetuned=model, baseline=None, path=folder) as store:
         ace.upsert_nodes(store, nodes, {"finetuned": model})
-    ace.refresh_documents, ace.build_version, ace.publish, ace.rollback
+    ace.refresh_documents, ace.build_version, ace.mirror_writes, ace.publish, ace.rollback
 
 
 async def measure(suite: Path, retriever: ace.FineTunedHybridRetriever) -> float:

@@ -24,6 +24,8 @@ VERBS: Final = (
     "report",
     "search",
     "compare",
+    "compare-live",
+    "watch",
     "audit",
     "export",
     "vectors",
@@ -34,7 +36,7 @@ VERBS: Final = (
     "evaluate",
     "index",
 )
-"""Names of the verbs, in the order of use; each is a file of this folder with a `VERB`."""
+"""Names of the verbs, in the order of use; each is a file of this folder with a `VERB`, with "_" for "-"."""
 
 app = typer.Typer(
     name="ace-finetune",
@@ -49,7 +51,7 @@ app = typer.Typer(
 app.callback(invoke_without_command=True)(set_output)
 
 for _name in VERBS:
-    _verb: Verb = import_module(f"{__name__}.{_name}").VERB
+    _verb: Verb = import_module(f"{__name__}.{_name.replace('-', '_')}").VERB
     app.command(name=_name, cls=VerbCommand, epilog=_verb.epilogue)(_verb.command)
 
 

@@ -45,6 +45,7 @@ class RetrievedMemory(NodeWithScore):
         default_factory=list, description="Legs that could not serve this search; the others kept their weights."
     )
     query_id: str | None = Field(default=None, description="Id of the query in the query log, for feedback.")
+    team: str | None = Field(default=None, description="Opaque id of the system that contributed it, in a comparison.")
 
     @classmethod
     def class_name(cls) -> str:
@@ -52,6 +53,7 @@ class RetrievedMemory(NodeWithScore):
         return "RetrievedMemory"
 
     def origin(self) -> dict[str, Any]:
-        """Return every field except the node, its score, and the id in a query log."""
-        own = [name for name in type(self).model_fields if name not in (*NodeWithScore.model_fields, "query_id")]
+        """Return every field except the node, its score, the id in a query log and the team of a comparison."""
+        left_out = (*NodeWithScore.model_fields, "query_id", "team")
+        own = [name for name in type(self).model_fields if name not in left_out]
         return {name: getattr(self, name) for name in own}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,3 +64,23 @@ def build_learning_curve(
     if step.is_gain:
         return LearningCurve(tuple(points), f"{change}: it still rises, so more data would help.")
     return LearningCurve(tuple(points), f"{change}: {step.not_a_gain}, so more data of this kind may not help.")
+
+
+def expected_gain(points: Sequence[Mapping[str, float]], more: int) -> float | None:
+    """Return what `more` training queries may add to the measure, by the slope of the curve per doubling.
+
+    The slope is that of a least-squares line through the means over the binary logarithm of the number of queries.
+
+    Args:
+        points: `queries` and `mean` of each training size.
+        more: number of further queries.
+
+    Returns:
+        None with fewer than two sizes.
+    """
+    if len({point["queries"] for point in points}) < 2:
+        return None
+    sizes = np.log2([point["queries"] for point in points])
+    slope = float(np.polyfit(sizes, [point["mean"] for point in points], 1)[0])
+    largest = max(point["queries"] for point in points)
+    return slope * float(np.log2((largest + more) / largest))
