@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llama_index_ace_finetune.datasets.read_dataset import read_dataset
     from llama_index_ace_finetune.datasets.splits.audit import Audit
     from llama_index_ace_finetune.datasets.splits.manifest import Split
     from llama_index_ace_finetune.datasets.splits.split import SplitSettings, split_dataset
@@ -68,6 +67,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.run_folder import RunFolder
     from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
     from llama_index_ace_finetune.stores.memory_store import MemoryStore
+    from llama_index_ace_finetune.stores.read_dataset import read_dataset
     from llama_index_ace_finetune.stores.upsert_nodes import refresh_documents, upsert_nodes
     from llama_index_ace_finetune.stores.versions import build_version, mirror_writes, publish, rollback
     from llama_index_ace_finetune.synthesis.settings import CallSettings, SynthesisSettings
@@ -266,7 +266,7 @@ _HOMES = {
     "plan": "pipeline.plan",
     "publish": "stores.versions",
     "reach_verdict": "evaluation.decision.verdict",
-    "read_dataset": "datasets.read_dataset",
+    "read_dataset": "stores.read_dataset",
     "refresh_documents": "stores.upsert_nodes",
     "remove_leftovers": "pipeline.leftovers",
     "report": "pipeline.report",

@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Write training data with hard negatives from a test suite.",
     )
     parser.add_argument("--test-suite", default=DEFAULT_SUITE, help="test suite, or any dataset this package reads")
-    parser.add_argument("--memories", help="further memories: an inventory file")
+    parser.add_argument("--memories", help="further memories: a file, or the folder or address of a Qdrant collection")
     parser.add_argument("--output", default=DEFAULT_OUTPUT, help="file to write")
     parser.add_argument("--negatives", type=int, default=5, help="hard negatives per example (default 5)")
     parser.add_argument("--min-difficulty", choices=DIFFICULTIES, help="leave out easier queries")

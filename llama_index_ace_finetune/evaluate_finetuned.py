@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Compare a tuned model with its base on held-out queries.",
     )
     parser.add_argument("--test-suite", default=DEFAULT_SUITE, help="test suite, or any dataset this package reads")
-    parser.add_argument("--memories", help="further memories: an inventory file")
+    parser.add_argument("--memories", help="further memories: a file, or the folder or address of a Qdrant collection")
     parser.add_argument("--finetuned-model", default=DEFAULT_MODEL, help="folder of the tuned model")
     parser.add_argument("--output", default=DEFAULT_OUTPUT, help="JSON file to write; an HTML page goes beside it")
     parser.add_argument("--max-queries", type=int, help="evaluate on a random sample of N queries")

@@ -10,7 +10,13 @@ import typer
 from llama_index_ace_finetune.training.config import ModeName
 
 Data = Annotated[Path, typer.Option("--data", help="Queries with known answers: a file or folder.")]
-Memories = Annotated[Path | None, typer.Option(help="Further memories: an inventory file.")]
+Memories = Annotated[
+    str | None,
+    typer.Option(
+        metavar="<path or url>",
+        help="Further memories: a file, the folder of a persisted LlamaIndex index, or a Qdrant collection.",
+    ),
+]
 Columns = Annotated[
     str | None,
     typer.Option(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from llama_index_ace_finetune.datasets.id_texts import are_ids, share_words
 from llama_index_ace_finetune.datasets.ledger import LedgerBuilder
 from llama_index_ace_finetune.datasets.own_documents import own_documents
 from llama_index_ace_finetune.datasets.source_location import AnyLocation, JsonLocation, SourceLocation
@@ -37,8 +38,9 @@ class DatasetBuilder:
 
     Rules noted while rows come in, K being memory or query: `mojibake_repaired_K`, `lone_surrogate_replaced`,
     `empty_K_dropped`, `over_long_K`, `repeated_K_id` (same text), `repeated_judgement`, `conflicting_grade` (the higher
-    is kept), `judgement_of_empty_text_dropped`, `memory_text_overridden` (the first source wins), `row_left_out`. Rules
-    noted by `build`: `judgement_of_unknown_id_left_out`, `own_document_left_out`, `equal_memory_text`,
+    is kept), `judgement_of_empty_text_dropped`, `memory_text_overridden` (the first source wins),
+    `memory_text_of_node_used` and `memory_joined_to_node` (nodes win), `row_left_out`. Rules noted by `build`:
+    `judgement_of_unknown_id_left_out`, `own_document_left_out`, `equal_memory_text`,
     `ambiguous_query_text`, `query_without_positive`.
     """
 
@@ -48,6 +50,7 @@ class DatasetBuilder:
         self.memories: dict[str, Memory] = {}
         self.queries: dict[str, Query] = {}
         self.judgements: dict[str, dict[str, float]] = {}
+        self.node_contents: dict[str, str] = {}
         self._empty: dict[Kind, set[str]] = {"memory": set(), "query": set()}
         self._waiting: list[tuple[str, str, float, AnyLocation]] = []
         self.left_out = 0
@@ -125,15 +128,43 @@ class DatasetBuilder:
     def add_memories_of(self, other: DatasetBuilder, location: AnyLocation) -> None:
         """Add the memories of a second source; an id that is already known keeps its first text.
 
+        If the second source is LlamaIndex nodes, their texts are what is served, so they are used instead; and a
+        memory of another id whose text is the content of one node, without metadata, becomes that node.
+
         Raises DatasetError if the second source has none.
         """
         if not other.memories:
             raise other.first_error or DatasetError(f"{location}: it has no memory with a text; give another.")
         self.ledger.absorb(other.ledger, "memories")
+        self._use_nodes(other.node_contents, other.memories, location)
         for memory in other.memories.values():
             held = self.memories.setdefault(memory.id, memory)
-            if held is not memory and normalise(held.text) != normalise(memory.text):
+            if held is memory or normalise(held.text) == normalise(memory.text):
+                continue
+            if memory.id in other.node_contents:
+                self.memories[memory.id] = replace(held, text=memory.text)
+                self.ledger.note("memory_text_of_node_used", location, memory.id)
+            else:
                 self.ledger.note("memory_text_overridden", location, memory.id)
+
+    def _use_nodes(self, contents: Mapping[str, str], texts: Mapping[str, Memory], location: AnyLocation) -> None:
+        """Replace memories that are the content of exactly one node by that node's id."""
+        nodes: dict[str, list[str]] = {}
+        for identifier, content in contents.items():
+            nodes.setdefault(normalise(content), []).append(identifier)
+        found: dict[str, str] = {}
+        for memory in self.memories.values():
+            same = nodes.get(normalise(memory.text), [])
+            if memory.id not in contents and len(same) == 1:
+                found[memory.id] = same[0]
+        for identifier, node_id in found.items():
+            self.ledger.note("memory_joined_to_node", location, f"{identifier} is the node {node_id}")
+            memory = self.memories.pop(identifier)
+            self.memories.setdefault(node_id, replace(memory, id=node_id, text=texts[node_id].text))
+        for grades in self.judgements.values():
+            for identifier in [identifier for identifier in grades if identifier in found]:
+                grade = grades.pop(identifier)
+                grades[found[identifier]] = max(grade, grades.get(found[identifier], grade))
 
     def build(self, source: object) -> RetrievalDataset:
         """Return the dataset.
@@ -146,6 +177,7 @@ class DatasetBuilder:
         self._judge_waiting(source)
         if not self.memories:
             raise DatasetError(f"{source}: it has no memory with a text; give data with at least one.")
+        self._require_texts(source)
         dataset = self._without_own_documents(RetrievalDataset(self.name, self.memories, self.queries, self.judgements))
         for identifier, answer in dataset.answer_ids.items():
             if identifier != answer:
@@ -176,7 +208,28 @@ class DatasetBuilder:
             first = self.ledger.first("judgement_of_unknown_id_left_out")
             raise DatasetError(
                 f"{source}: none of {unknown} judgement(s) names a query and a memory that exist (the first, "
-                f"{location}: {first}); give the texts of these ids, such as with --memories."
+                f"{location}: {first}{self._read_as_ids()}); give the texts of these ids, such as with --memories."
+            )
+
+    def _read_as_ids(self) -> str:
+        note = self.ledger.first("text_column_holds_ids")
+        return f"; the column {note}" if note else ""
+
+    def _require_texts(self, source: object) -> None:
+        """Raise DatasetError if the memories' texts are ids, which share no word with any query."""
+        texts = [memory.text for memory in self.memories.values()]
+        if not self.judgements or not are_ids(texts):
+            return
+        pairs = (
+            (self.queries[query_id].text, self.memories[memory_id].text)
+            for query_id, grades in self.judgements.items()
+            for memory_id, grade in grades.items()
+            if grade > 0
+        )
+        if not share_words(pairs):
+            raise DatasetError(
+                f"{source}: the texts of the memories are ids (such as {texts[0]!r:.60}) and share no word with any "
+                "query; give the column of the texts with --columns text=NAME, or the texts with --memories."
             )
 
     def _without_own_documents(self, dataset: RetrievalDataset) -> RetrievalDataset:

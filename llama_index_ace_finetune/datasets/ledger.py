@@ -16,6 +16,8 @@ _SHOWN_RULES = frozenset(
         "id_stands_for_several_texts",
         "judgement_of_unknown_id_left_out",
         "large_grades",
+        "memory_joined_to_node",
+        "memory_text_of_node_used",
         "own_document_left_out",
         "qrels_columns_found",
         "quotes_kept",
@@ -23,6 +25,7 @@ _SHOWN_RULES = frozenset(
         "score_threshold",
         "scores_read_as_similarities",
         "text_column_chosen",
+        "text_column_holds_ids",
     }
 )
 """Rules whose first entries are printed: a choice between two interpretations, or rows that are not used."""

@@ -21,7 +21,7 @@ from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
 
 Source: TypeAlias = Any
-"""A path, a sequence of LlamaIndex nodes, or a `datasets.Dataset`."""
+"""A path, a sequence of LlamaIndex nodes or of `Memory`, or a `datasets.Dataset`."""
 
 
 def read_dataset(
@@ -32,7 +32,7 @@ def read_dataset(
     queries: Mapping[str, RelevantIds] | None = None,
     columns: str | Mapping[str, str] | None = None,
 ) -> RetrievalDataset:
-    """Read a dataset of any known format; `dataset.ledger.format` names the format that was recognised.
+    """Read a dataset of any known format, as the public `read_dataset` (`stores/read_dataset.py`) documents it.
 
     `source` is a path (an ACE suite, inventory, playbook or skillbook, a folder of them, a BEIR folder, an
     EmbeddingQAFinetuneDataset, pairs or a list of memories as CSV, TSV, JSON Lines, JSON or Parquet; text files may be

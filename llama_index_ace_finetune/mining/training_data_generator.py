@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.datasets.labels import labels_of
-from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.splits.split import Split, SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample, modified_at
 from llama_index_ace_finetune.datasets.types import DIFFICULTIES, Memory, Query, RetrievalDataset
@@ -18,6 +17,7 @@ from llama_index_ace_finetune.encoders.encoder import Progress
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.report import mining_counts
+from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
 from llama_index_ace_finetune.utils.atomic import require_regular
 from llama_index_ace_finetune.utils.new_folder import require_writable
 
@@ -28,11 +28,11 @@ class TrainingDataGenerator:
     """Write training data for the train and dev queries of a test suite; its test queries are held out.
 
     Args:
-        test_suite_path: the suite, or any dataset that `read_dataset` reads.
+        test_suite_path: the suite: a path that `read_dataset` takes, or a dataset.
         output_path: path of `training_data.json`; an existing file is replaced.
         miner: mines the negatives.
         max_examples: at most N examples, sampled at random from those that match the filters.
-        memories: file with memories to add to those of the suite; by default those of the Qdrant collection that the
+        memories: further memories, as `read_dataset` takes them; by default those of the Qdrant collection that the
             miner uses, if any.
         columns: column names of a table, as for `read_dataset`.
         split_settings: fractions and seed of the split.
@@ -40,16 +40,16 @@ class TrainingDataGenerator:
 
     def __init__(
         self,
-        test_suite_path: str | Path,
+        test_suite_path: Data,
         output_path: str | Path,
         miner: HardNegativeMiner,
         max_examples: int | None = None,
         *,
-        memories: str | Path | None = None,
+        memories: Memories | None = None,
         columns: str | None = None,
         split_settings: SplitSettings | None = None,
     ) -> None:
-        self.test_suite_path = Path(test_suite_path)
+        self.test_suite_path = test_suite_path
         self.output_path = Path(output_path)
         self.miner = miner
         self.max_examples = max_examples
@@ -90,13 +90,16 @@ class TrainingDataGenerator:
             min_difficulty=min_difficulty,
             skip_categories=frozenset(skip_categories or ()),
             max_examples=self.max_examples,
-            source=str(self.test_suite_path),
+            source=dataset.name if isinstance(self.test_suite_path, RetrievalDataset) else str(self.test_suite_path),
             # The output of an earlier run in the data folder is not part of the data.
-            generated_at=modified_at(self.test_suite_path, self.memories, without=self.output_path),
+            generated_at=modified_at(*self._paths(), without=self.output_path),
             progress=progress,
         )
         data.save(self.output_path)
         return len(data.examples)
+
+    def _paths(self) -> list[str | Path]:
+        return [path for path in (self.test_suite_path, self.memories) if isinstance(path, (str, Path))]
 
     generate_training_data = generate_and_save
 

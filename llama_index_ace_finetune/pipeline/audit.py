@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.splits.audit import Audit, audit_split
 from llama_index_ace_finetune.datasets.splits.split import Split
 from llama_index_ace_finetune.datasets.training_data import TrainingData
-from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
 
 
 def audit(
     path: str | Path,
-    data: str | Path | RetrievalDataset | None = None,
-    memories: str | Path | None = None,
+    data: Data | None = None,
+    memories: Memories | None = None,
     *,
     columns: str | None = None,
 ) -> Audit:
@@ -36,14 +35,15 @@ def audit(
     if path.is_dir():
         run = RunFolder.open(path)
         manifest = run.read_manifest()
-        columns = columns or (None if data else manifest.get("columns"))
-        data = data or Path(manifest["data"])
-        memories = memories or (Path(manifest["memories"]) if manifest.get("memories") else None)
+        if data is None:
+            columns = columns or manifest.get("columns")
+            memories = memories or manifest.get("memories")
+            data = manifest.get("data")
         split = Split.load(run.split)
         examples = TrainingData.load(run.training_data).examples_of("train")
     else:
         split = Split.load(path)
     if data is None:
         raise DatasetError(f"An audit of {str(path)!r} needs the data it divides; give it with --data.")
-    dataset = data if isinstance(data, RetrievalDataset) else read_dataset(data, memories, columns=columns)
+    dataset = read_dataset(data, memories, columns=columns)
     return audit_split(dataset, split, examples)

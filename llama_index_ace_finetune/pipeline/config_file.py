@@ -192,6 +192,8 @@ def _fields(cls: type) -> dict[str, Any]:
     """Names and types of the settings that a file may hold."""
     hints = get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls) if field.name not in _NOT_IN_FILES]
+    # In Python, data and memories may be objects too.
+    hints |= {"data": Path, "memories": str | None} if cls is RunSettings else {}
     return {name: hints[name] for name in names} | ({"seed": int} if cls is RunSettings else {})
 
 

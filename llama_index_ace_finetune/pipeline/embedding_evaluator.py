@@ -6,25 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.pipeline.evaluate import check_report_output, evaluate
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
+from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
 
 
 class EmbeddingEvaluator:
     """Compare a tuned model with its base model on the queries of a suite that it has not seen.
 
     Args:
-        test_suite_path: the suite, or any dataset that `read_dataset` takes.
+        test_suite_path: the suite: a path that `read_dataset` takes, or a dataset.
         memories: further memories, so that the corpus is the one searched in production.
         columns: names of the columns of a table, as `read_dataset` takes them.
     """
 
-    def __init__(
-        self, test_suite_path: str | Path, *, memories: str | Path | None = None, columns: str | None = None
-    ) -> None:
-        self.test_suite_path = Path(test_suite_path)
+    def __init__(self, test_suite_path: Data, *, memories: Memories | None = None, columns: str | None = None) -> None:
+        self.test_suite_path = test_suite_path
         self.memories = memories
         self.columns = columns
         self.dataset: RetrievalDataset | None = None

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llama_index_ace_finetune.datasets.oracle import upper_bound
-from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.splits.unseen_queries import unseen_queries
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
@@ -28,6 +27,7 @@ from llama_index_ace_finetune.evaluation.report.run_files import check_run_files
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.learning_curve import train_curve
 from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
 from llama_index_ace_finetune.utils.atomic import require_regular
 from llama_index_ace_finetune.utils.new_folder import require_writable
 
@@ -42,10 +42,10 @@ class EvaluationResult:
 
 
 def evaluate(
-    data: str | Path | RetrievalDataset,
+    data: Data,
     model: str | Path,
     *,
-    memories: str | Path | None = None,
+    memories: Memories | None = None,
     columns: str | None = None,
     out: str | Path | None = None,
     run_files: str | Path | None = None,
@@ -87,7 +87,7 @@ def evaluate(
         OutputExistsError: if `out` is a folder.
     """
     output = None if out is None else check_report_output(Path(out))
-    dataset = data if isinstance(data, RetrievalDataset) else read_dataset(data, memories, columns=columns)
+    dataset = read_dataset(data, memories, columns=columns)
     if run_files is not None:
         check_run_files(Path(run_files), (*dataset.queries, *dataset.answers))
     result = evaluate_model(

@@ -16,6 +16,7 @@ from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.stores.qdrant.live_collection import DEFAULT_COLLECTION
+from llama_index_ace_finetune.stores.read_dataset import Data, Memories
 from llama_index_ace_finetune.utils.new_folder import require_writable
 
 
@@ -29,10 +30,10 @@ class GenerationResult:
 
 
 def generate(
-    data: str | Path,
+    data: Data,
     out: str | Path,
     *,
-    memories: str | Path | None = None,
+    memories: Memories | None = None,
     columns: str | None = None,
     base_model: str = DEFAULT_BASE_MODEL,
     num_negatives: int = 5,
@@ -52,9 +53,9 @@ def generate(
     """Split a dataset, mine hard negatives for its train and dev queries, and write `training_data.json`.
 
     Args:
-        data: queries with known answers, in any format that `read_dataset` takes.
+        data: queries with known answers: a dataset, or a path of any format that `read_dataset` takes.
         out: file to write; a file that is there is replaced.
-        memories: further memories: an inventory file.
+        memories: further memories: a path, the address of a Qdrant collection, memories or LlamaIndex nodes.
         columns: names of the columns of a table, as `read_dataset` takes them.
         base_model: embedding model to mine with, by folder or hub name.
         num_negatives: hard negatives per query.

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-from llama_index_ace_finetune.datasets.types import Memory, RetrievalDataset
+from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_provenance
@@ -18,6 +17,7 @@ from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.retrievers.open_tokens import build_tokens
 from llama_index_ace_finetune.run_folder import RunFolder, Serving, index_beside, token_folder
 from llama_index_ace_finetune.stores.build_index import INDEX, build_index, index_grows, memory_nodes, new_index_folder
+from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
 from llama_index_ace_finetune.utils.new_folder import place_folder, require_replaceable, tidy
 
 
@@ -30,11 +30,11 @@ class IndexResult:
 
 
 def index(
-    data: str | Path | RetrievalDataset,
+    data: Data,
     model: str | Path,
     out: str | Path | None = None,
     *,
-    memories: str | Path | None = None,
+    memories: Memories | None = None,
     columns: str | None = None,
     replace: bool = False,
     device: str | None = None,
@@ -47,7 +47,7 @@ def index(
         data: a dataset, or a file or folder in any format that `read_dataset` takes.
         model: folder of the tuned model.
         out: folder of the index; beside the model by default.
-        memories: further memories: an inventory file.
+        memories: further memories: a path, the address of a Qdrant collection, memories or LlamaIndex nodes.
         columns: names of the columns of a table, as `read_dataset` takes them.
         replace: replace an index that is there; files that a user added to it are kept.
         device: torch device.
@@ -62,7 +62,7 @@ def index(
     model = Path(model)
     path = Path(out) if out is not None else index_beside(model)
     check_index_output(path, replace=replace)
-    dataset = data if isinstance(data, RetrievalDataset) else read_dataset(data, memories, columns=columns)
+    dataset = read_dataset(data, memories, columns=columns)
     settings = EncoderSettings(device=device, precision=precision)
     tuned = Encoder.load(model, settings=settings)
     base_name = (read_provenance(model) or {}).get("base_model") or DEFAULT_BASE_MODEL

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.splits.split import split_dataset
 from llama_index_ace_finetune.datasets.statistics import DatasetStatistics, inspect_dataset
-from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,20 +18,18 @@ class Inspection:
     rejection: str | None
 
 
-def inspect(
-    data: str | Path | RetrievalDataset, memories: str | Path | None = None, *, columns: str | None = None
-) -> Inspection:
+def inspect(data: Data, memories: Memories | None = None, *, columns: str | None = None) -> Inspection:
     """Return the statistics of a dataset: sizes, duplicates, ambiguity, what BM25 finds.
 
     Args:
         data: a dataset, or a file or folder in any format that `read_dataset` takes.
-        memories: further memories: an inventory file.
+        memories: further memories: a path, the address of a Qdrant collection, memories or LlamaIndex nodes.
         columns: names of the columns of a table, as `read_dataset` takes them.
 
     Raises:
         DatasetError: if the data cannot be read.
     """
-    dataset = data if isinstance(data, RetrievalDataset) else read_dataset(data, memories, columns=columns)
+    dataset = read_dataset(data, memories, columns=columns)
     statistics = inspect_dataset(dataset)
     try:
         split_dataset(dataset)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.splits.split import Split, split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -16,6 +15,7 @@ from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.speed import cost, measure_speed
 from llama_index_ace_finetune.pipeline.stages.register import STAGES, kept_stages, stage_keys
 from llama_index_ace_finetune.pipeline.stages.stage import PlanContext
+from llama_index_ace_finetune.stores.read_dataset import read_dataset
 from llama_index_ace_finetune.training.modes.mode import TrainingSizes
 
 _MEASURED_SECONDS = 6.0

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune import __version__
-from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.splits.split import SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -27,6 +26,7 @@ from llama_index_ace_finetune.pipeline.stages.register import RUN, STAGES, kept_
 from llama_index_ace_finetune.pipeline.stages.stage import StageContext
 from llama_index_ace_finetune.pipeline.work_folder import tidy_work, work_folder
 from llama_index_ace_finetune.run_folder import MANIFEST_VERSION, RunFolder
+from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.utils.atomic import write_json, write_text
 from llama_index_ace_finetune.utils.new_folder import new_folder, tidy
@@ -58,9 +58,9 @@ class RunResult:
 def run(
     settings: RunSettings | None = None,
     *,
-    data: str | Path | None = None,
+    data: Data | None = None,
     out: str | Path | None = None,
-    memories: str | Path | None = None,
+    memories: Memories | None = None,
     columns: str | None = None,
     split: SplitSettings | None = None,
     mining: MiningSettings | None = None,
@@ -76,9 +76,9 @@ def run(
 
     Args:
         settings: all settings at once; or give `data` and `out`, and what should not be the default.
-        data: queries with known answers, in any format that `read_dataset` takes.
+        data: queries with known answers: a dataset, or a path of any format that `read_dataset` takes.
         out: run folder.
-        memories: further memories: an inventory file.
+        memories: further memories: a path, the address of a Qdrant collection, memories or LlamaIndex nodes.
         columns: names of the columns of a table, as `read_dataset` takes them.
         split: fractions and seed of the split.
         mining: sources of candidates, and filters.
@@ -95,9 +95,9 @@ def run(
         if data is None or out is None:
             raise AceFinetuneError("A run needs data and out; give both, or RunSettings.")
         settings = RunSettings(
-            data=Path(data),
+            data=data if isinstance(data, RetrievalDataset) else Path(data),
             out=Path(out),
-            memories=None if memories is None else Path(memories),
+            memories=memories,
             columns=columns,
             split=split or SplitSettings(),
             mining=mining or MiningSettings(),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.utils.redact import without_passwords
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +19,11 @@ class RunSettings:
     """Settings of a run: its data, and every choice of its stages.
 
     Attributes:
-        data: queries with known answers: a file or folder in any format that `ace-finetune inspect` reads.
+        data: queries with known answers: a file or folder in any format that `ace-finetune inspect` reads, or, in
+            Python, a dataset.
         out: run folder.
-        memories: memories beyond those of the data: an inventory file.
+        memories: memories beyond those of the data: a file, the folder of a persisted LlamaIndex index, or the folder
+            or address of a Qdrant collection; in Python also memories or nodes.
         columns: names of the columns of a table, such as query=question,text=context.
         num_negatives: hard negatives mined per query.
         min_difficulty: leave out easier training queries: easy, medium or hard.
@@ -33,9 +38,9 @@ class RunSettings:
         command: as typed, for the report.
     """
 
-    data: Path
+    data: Path | RetrievalDataset
     out: Path
-    memories: Path | None = None
+    memories: str | Path | Sequence[Any] | None = None
     columns: str | None = None
     num_negatives: int = 5
     min_difficulty: Literal["easy", "medium", "hard"] | None = None
@@ -52,14 +57,24 @@ class RunSettings:
         """Return the random seed of every stage that has one."""
         return {"split": self.split.seed, "mining": self.mining.seed, "training": self.training.seed}
 
+    @property
+    def data_name(self) -> str:
+        """The path of the data; the name of a dataset that is not a file."""
+        return self.data.name if isinstance(self.data, RetrievalDataset) else str(self.data)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files and folders that are read."""
+        return tuple(Path(path) for path in (self.data, self.memories) if isinstance(path, (str, Path)))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that the result depends on as JSON values, nested as in a configuration file."""
         training = self.training.to_dict()
         del training["output_dir"]
         return {
-            "data": str(self.data),
+            "data": str(self.data) if isinstance(self.data, Path) else None,
             "out": str(self.out),
-            "memories": str(self.memories) if self.memories else None,
+            "memories": without_passwords(str(self.memories)) if isinstance(self.memories, (str, Path)) else None,
             "columns": self.columns,
             "num_negatives": self.num_negatives,
             "min_difficulty": self.min_difficulty,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.splits.split import Split, SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
@@ -16,6 +15,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
+from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
 from llama_index_ace_finetune.synthesis.filter_queries import REASONS
 from llama_index_ace_finetune.synthesis.prompt import PromptTemplate
 from llama_index_ace_finetune.synthesis.settings import CallSettings, SynthesisSettings
@@ -43,10 +43,10 @@ class SynthesisResult:
 
 
 def synthesize(
-    data: str | Path | RetrievalDataset,
+    data: Data,
     out: str | Path,
     *,
-    memories: str | Path | None = None,
+    memories: Memories | None = None,
     columns: str | None = None,
     llm: LLM | None = None,
     base_model: str | None = DEFAULT_BASE_MODEL,
@@ -89,7 +89,7 @@ def synthesize(
     prompt = PromptTemplate.load(Path(template)) if template is not None else None
     if not dry_run:
         require_writable(path)
-    dataset = data if isinstance(data, RetrievalDataset) else read_dataset(data, memories, columns=columns)
+    dataset = read_dataset(data, memories, columns=columns)
     encoder = (
         Encoder.load(base_model, settings=EncoderSettings(device=device, precision=precision)) if base_model else None
     )

@@ -9,6 +9,25 @@ from typing import Any
 
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 
+DOCSTORE = {
+    "docstore/metadata": {},
+    "docstore/data": {
+        "note-1": {
+            "__data__": {
+                "id_": "note-1",
+                "metadata": {"team": "it"},
+                "text": "Retry the upload with a growing delay",
+                "text_template": "{metadata_str}\n\n{content}",
+                "metadata_template": "{key}: {value}",
+                "metadata_seperator": "\n",
+                "class_name": "TextNode",
+            },
+            "__type__": "1",
+        },
+        "whole": {"__data__": {"id_": "whole", "text": "A whole page", "class_name": "Document"}, "__type__": "4"},
+    },
+}
+
 
 def suite() -> dict[str, Any]:
     """Two memories with three queries, one of them asked of both."""

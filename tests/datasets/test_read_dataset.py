@@ -300,7 +300,7 @@ def test_error_lists_the_formats_of_a_json_file(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         read_dataset(files.write_json(tmp_path / "x.json", {"some": "thing"}))
     listed = [reader.name for reader in READERS if reader.signature in str(caught.value)]
-    assert listed == ["ace_suite", "qa_dataset", "ace_playbook", "ace_inventory", "memories"]
+    assert listed == ["ace_suite", "qa_dataset", "ace_playbook", "ace_inventory", "llama_docstore", "memories"]
 
 
 def test_reading_needs_no_heavy_import(tmp_path: Path) -> None:

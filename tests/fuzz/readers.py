@@ -277,6 +277,7 @@ DATA_READERS: dict[str, Reader] = {
     "playbook": _data("a.json", FILES.BULLETS),
     "QA dataset": _data("a.json", FILES.QA),
     "memories, JSON": _data("a.json", [{"uuid": str(number), "value": text} for number, text in enumerate(TEXTS)]),
+    "docstore": _data("docstore.json", FILES.DOCSTORE),
     "pairs, JSON": _data("a.json", FILES.PAIRS),
     "pairs, JSON Lines": _data("a.jsonl", _lines(FILES.PAIRS)),
     "pairs, gzip": _data("a.jsonl.gz", gzip.compress(_lines(FILES.PAIRS).encode(), mtime=0)),

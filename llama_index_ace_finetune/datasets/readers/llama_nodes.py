@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
 from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
-from llama_index_ace_finetune.datasets.source_location import SourceLocation
+from llama_index_ace_finetune.datasets.source_location import AnyLocation, SourceLocation
+from llama_index_ace_finetune.datasets.types import NO_METADATA
 from llama_index_ace_finetune.errors import DatasetError
+
+if TYPE_CHECKING:
+    from llama_index.core.schema import BaseNode
 
 
 def _can_read(source: Sequence[Any], options: ReadOptions) -> bool:
@@ -21,17 +25,26 @@ def read(nodes: Sequence[Any], builder: DatasetBuilder, options: ReadOptions) ->
 
     Raises DatasetError for an element that is not a node.
     """
-    from llama_index.core.schema import BaseNode, MetadataMode
+    from llama_index.core.schema import BaseNode
 
     for index, element in enumerate(nodes):
         location = SourceLocation("nodes", 0, f"[{index}]")
         node = _node(element)
         if not isinstance(node, BaseNode):
             raise DatasetError(f"{location}: expected a LlamaIndex node, found {type(node).__name__}; give nodes only.")
-        metadata = dict(node.metadata)
-        if node.ref_doc_id is not None:
-            metadata.setdefault("ref_doc_id", node.ref_doc_id)
-        builder.add_memory(node.node_id, node.get_content(metadata_mode=MetadataMode.EMBED), location, metadata)
+        add_node(node, builder, location)
+
+
+def add_node(
+    node: BaseNode, builder: DatasetBuilder, location: AnyLocation, metadata: Mapping[str, Any] = NO_METADATA
+) -> None:
+    """Add a node with its metadata, `ref_doc_id`, and further metadata; raises DatasetError as `add_memory` does."""
+    from llama_index.core.schema import MetadataMode
+
+    document = {} if node.ref_doc_id is None else {"ref_doc_id": node.ref_doc_id}
+    text = node.get_content(metadata_mode=MetadataMode.EMBED)
+    identifier = builder.add_memory(node.node_id, text, location, {**metadata, **document, **node.metadata})
+    builder.node_contents[identifier] = node.get_content(metadata_mode=MetadataMode.NONE)
 
 
 def _node(element: Any) -> Any:

@@ -11,12 +11,14 @@ from llama_index_ace_finetune.datasets.readers import pairs
 from llama_index_ace_finetune.datasets.readers.column_choice import EXAMPLE, ColumnChoice, listed
 from llama_index_ace_finetune.datasets.readers.inactive import is_inactive
 from llama_index_ace_finetune.datasets.readers.json_document import JsonDocument
+from llama_index_ace_finetune.datasets.readers.llama_nodes import add_node
 from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
 from llama_index_ace_finetune.datasets.readers.table import Table
 from llama_index_ace_finetune.datasets.source_location import AnyLocation, JsonLocation
 from llama_index_ace_finetune.datasets.text import id_from_text, normalise
 from llama_index_ace_finetune.datasets.text_files import json_type
 from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.utils.node_payload import node_in_payload
 
 _IDS = ("id", "_id", "memory_id", "uuid", "key", *names.MEMORY_ID, *names.DOCUMENT_ID, "point_id", "hash")
 _TEXTS = ("lesson", "memory", *names.TEXT, *names.PASSAGE, *names.ANSWER, "value", "data", "embedding_text")
@@ -122,6 +124,10 @@ def _read_row(
 ) -> None:
     if not isinstance(row, Mapping):
         raise DatasetError(f"{location}: the memory is {json_type(row)}; it must be an object.")
+    node = node_in_payload(row.get("payload") if "payload" in row else row, point_id=row.get("id"))
+    if node is not None:
+        add_node(node, builder, location)
+        return
     id_column = _column("answer_id", _IDS, choice, [column for column in row if column not in documents])
     payload, text_location = row, location
     if "payload" in row:

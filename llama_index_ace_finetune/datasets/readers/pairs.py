@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_index_ace_finetune.datasets.builder import DatasetBuilder
+from llama_index_ace_finetune.datasets.id_texts import are_ids, share_words
 from llama_index_ace_finetune.datasets.readers import column_names as names
 from llama_index_ace_finetune.datasets.readers.column_choice import EXAMPLE, ColumnChoice, listed
+from llama_index_ace_finetune.datasets.readers.column_guess import id_column, nearest_column, wordy_column
 from llama_index_ace_finetune.datasets.readers.passages import Passage, passages
 from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
 from llama_index_ace_finetune.datasets.readers.relevance import Relevance, as_number
@@ -21,6 +23,8 @@ from llama_index_ace_finetune.errors import DatasetError
 
 _TEXTS = (*names.POSITIVE, *names.PASSAGE, *names.ANSWER, *names.TEXT)
 _NO_COLUMN = ""
+_SAMPLE = 200
+"""Rows from which the kind of a column is guessed for an error."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ def read(table: Table, builder: DatasetBuilder, options: ReadOptions) -> None:
     held, where, choice = table.rows, table.location, options.columns
     if not held:
         return
-    columns = find_columns(table.columns, where, choice)
+    columns = find_columns(table.columns, where, choice, rows=[row for _, row in held[:_SAMPLE]])
+    columns = _without_id_texts(columns, held, builder, where)
     columns = _without_document_ids(columns, held, builder, named=bool(choice.answer_id))
     if columns.others:
         used = f"{columns.text!r:.80} is used as the memory, {', '.join(columns.others)[:80]} as metadata"
@@ -99,12 +104,20 @@ def read(table: Table, builder: DatasetBuilder, options: ReadOptions) -> None:
             _read_row(row, columns, relevance, location, builder)
 
 
-def find_columns(present: Collection[str], where: object, choice: ColumnChoice) -> PairColumns:
-    """Return the role of each column; raises DatasetError if there is no query, or no text and no id."""
+def find_columns(
+    present: Collection[str], where: object, choice: ColumnChoice, *, rows: Sequence[Mapping[str, Any]] = ()
+) -> PairColumns:
+    """Return the role of each column; raises DatasetError if there is no query, or no text and no id.
+
+    The error guesses the missing column from its name and from the first `rows`.
+    """
     query = choice.column("query", present, where) or names.first_of(names.QUERY, present)
     if query is None:
+        guess = nearest_column(names.QUERY, present) or wordy_column(present, rows)
+        example = EXAMPLE.replace("query=NAME", f"query={guess}") if guess else EXAMPLE
         raise DatasetError(
-            f"{where}: there is no query column; {listed(present, 'query')}; rename one to 'query', or pass {EXAMPLE}."
+            f"{where}: there is no query column; {listed(present, guess or 'query')}; rename one to 'query', or pass "
+            f"{example}."
         )
     rest = [column for column in present if column != query]
     # Sentence pairs are numbered from 0 or from 1; the third of three is a negative.
@@ -119,9 +132,12 @@ def find_columns(present: Collection[str], where: object, choice: ColumnChoice) 
         text, others = found[0], tuple(found[1:])
     memory_id = _chosen("answer_id", (*names.MEMORY_ID, *names.DOCUMENT_ID), choice, free, where)
     if text is None and memory_id is None:
+        guess = nearest_column((*_TEXTS, *names.MEMORY_ID), free) or wordy_column(free, rows)
+        ids = None if guess else id_column(free, rows)
+        named = f"{'answer_id' if ids else 'text'}={ids or guess or 'NAME'}"
         raise DatasetError(
-            f"{where}: there is no positive column; {listed(free, choice.text or 'text')}; rename one to "
-            f"'positive', 'passage' or 'answer', or pass {EXAMPLE}."
+            f"{where}: there is no positive column; {listed(free, choice.text or ids or guess or 'text')}; rename one "
+            f"to 'positive', 'passage', 'answer' or 'memory_id', or pass {EXAMPLE.replace('text=NAME', named)}."
         )
     return PairColumns(
         query=query,
@@ -140,6 +156,22 @@ def _chosen(
     if getattr(choice, key) is not None:
         return choice.column(key, present, where)
     return names.first_of(usual, present)
+
+
+def _without_id_texts(columns: PairColumns, rows: Sequence[Row], builder: DatasetBuilder, where: object) -> PairColumns:
+    """Use a column of texts as the ids of memories if it holds ids: a model must not be trained on those."""
+    if not columns.text:
+        return columns
+    held = [(row.get(columns.query), row.get(columns.text)) for _, row in rows]
+    if not are_ids(text for _, text in held):
+        return columns
+    if share_words((str(query), str(text)) for query, text in held):
+        return columns
+    example = next(str(text) for _, text in held if text is not None)
+    builder.ledger.note(
+        "text_column_holds_ids", where, f"{columns.text!r:.80} holds ids such as {example!r:.60}, and is read so"
+    )
+    return replace(columns, text=_NO_COLUMN, memory_id=columns.memory_id or columns.text)
 
 
 def _without_document_ids(

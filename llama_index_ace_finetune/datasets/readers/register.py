@@ -14,6 +14,8 @@ FORMATS: Final = (
     "ace_inventory",
     "beir",
     "llama_nodes",
+    "llama_docstore",
+    "memory_objects",
     "memories",
     "pairs",
 )

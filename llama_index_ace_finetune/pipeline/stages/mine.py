@@ -50,8 +50,8 @@ def _run(context: StageContext) -> None:
             num_negatives=settings.num_negatives,
             min_difficulty=settings.min_difficulty,
             skip_categories=settings.skip_categories,
-            source=str(settings.data),
-            generated_at=modified_at(settings.data, settings.memories),
+            source=settings.data_name,
+            generated_at=modified_at(*settings.paths),
             progress=progress,
         )
     for line in describe_mining(miner.report):

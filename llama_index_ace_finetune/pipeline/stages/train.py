@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.pipeline.model_contents import by_content
@@ -20,6 +19,7 @@ from llama_index_ace_finetune.pipeline.stages.stage import (
     digest,
 )
 from llama_index_ace_finetune.pipeline.train import train_model
+from llama_index_ace_finetune.stores.read_dataset import read_dataset
 from llama_index_ace_finetune.training.modes.schedule import estimate_modes
 
 

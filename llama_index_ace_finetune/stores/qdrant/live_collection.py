@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llama_index_ace_finetune.datasets.types import MEMORY_ID_FIELDS, Memory
+from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.errors import StoreError, first_line
 from llama_index_ace_finetune.stores.qdrant.connection import qdrant_key
-from llama_index_ace_finetune.utils.node_payload import node_in_payload
+from llama_index_ace_finetune.stores.qdrant.point_memory import memory_of_point
 from llama_index_ace_finetune.utils.redact import without_passwords
 
 if TYPE_CHECKING:
@@ -15,14 +15,13 @@ if TYPE_CHECKING:
 
 DEFAULT_COLLECTION = "ace_memories_hybrid"
 DEFAULT_EMBEDDING_MODEL = "text-embedding-qwen3-embedding-8b"
-_TEXT_FIELDS = ("content", "lesson", "text")
 _DENSE_NAMES = ("dense", "text-dense", "finetuned", "baseline")
 _SECONDS = 30.0
 _TEXT_LIMIT = 8000
 
 
 class LiveCollection:
-    """Reads a collection whose points hold LlamaIndex nodes, or a text in `content`, `lesson` or `text`.
+    """Reads a collection whose points hold LlamaIndex nodes, or texts (see `memory_of_point`).
 
     With an `embedding_url` (an OpenAI-compatible `/v1/embeddings` endpoint) it also searches the collection, as the
     existing retrieval does. The server's API key is read from the environment variable QDRANT_API_KEY.
@@ -61,7 +60,7 @@ class LiveCollection:
             except Exception as error:
                 raise self._unreachable(error) from error
             for point in points:
-                memory = _memory(point)
+                memory = memory_of_point(point)
                 if memory is not None and memory.text.strip():
                     found.append(memory)
             if offset is None:
@@ -88,7 +87,7 @@ class LiveCollection:
             ).points
         except Exception as error:
             raise self._unreachable(error) from error
-        memories = ((_memory(point), float(point.score)) for point in points)
+        memories = ((memory_of_point(point), float(point.score)) for point in points)
         return [(memory.text if memory else None, score) for memory, score in memories]
 
     def close(self) -> None:
@@ -116,18 +115,3 @@ class LiveCollection:
             f"The collection {self.collection!r} at {without_passwords(self.url)!r} cannot be read "
             f"({first_line(error)}); check the address, the collection's name and that the server is running."
         )
-
-
-def _memory(point: Any) -> Memory | None:
-    """Return the memory of a point, with the text that LlamaIndex embeds if it holds a node; None without a text."""
-    from llama_index.core.schema import MetadataMode
-
-    payload = point.payload or {}
-    node = node_in_payload(payload, point_id=point.id)
-    if node is not None:
-        document = {"ref_doc_id": node.ref_doc_id} if node.ref_doc_id else {}
-        embedded = node.get_content(MetadataMode.EMBED)
-        return Memory(node.node_id, embedded, {"source_id": point.id, **document, **node.metadata})
-    text = next((payload[name] for name in _TEXT_FIELDS if isinstance(payload.get(name), str)), None)
-    name = next((payload[name] for name in MEMORY_ID_FIELDS if payload.get(name) is not None), point.id)
-    return None if text is None else Memory(str(name), text, {"source_id": point.id, **payload})
