@@ -42,8 +42,12 @@ def compare(
 def _print(found: RunComparison, screen: Console) -> None:
     screen.print(f"{found.queries} shared test queries")
     screen.print(_table(found, screen))
-    spread = found.spread[_MEASURE]
-    screen.print(f"{_MEASURE} over {spread['seeds']} runs: mean {spread['mean']:.3f}, s.d. {spread['deviation']:.3f}")
+    if spread := found.spread.get(_MEASURE):
+        varied = "; ".join(f"{stage} {', '.join(map(str, seeds))}" for stage, seeds in found.varied.items())
+        note = f" (seeds of {varied})" if varied else ""
+        screen.print(
+            f"{_MEASURE} over {spread['seeds']} runs{note}: mean {spread['mean']:.3f}, s.d. {spread['deviation']:.3f}"
+        )
     for warning in found.warnings:
         screen.print(f"[yellow]note:[/] {escape(warning)}")
 

@@ -34,6 +34,7 @@ from llama_index_ace_finetune.cli.options import (
     SamplingStrategyName,
     Seed,
     SkipCategories,
+    SplitSeed,
     TeacherModel,
 )
 from llama_index_ace_finetune.cli.verb import Verb
@@ -61,6 +62,7 @@ def generate(
     device: Device = None,
     precision: Precision = None,
     seed: Seed = None,
+    split_seed: SplitSeed = None,
     as_json: AsJson = False,
     range_max: RangeMax = None,
     range_min: RangeMin = None,
@@ -101,7 +103,7 @@ def generate(
             qdrant_url=qdrant_url,
             collection=collection,
             embedding_url=embedding_url,
-            split=SplitSettings(seed=seed or 0),
+            split=SplitSettings(seed=split_seed or 0),
             mining=MiningSettings(**settings),
             mining_report=mining_report,
             device=device,

@@ -58,6 +58,9 @@ Retention = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
 Seed = Annotated[int | None, typer.Option(help="Random seed (default 0).")]
+SplitSeed = Annotated[
+    int | None, typer.Option(help="Random seed of the split, apart from that of mining and training (default 0).")
+]
 
 NumNegatives = Annotated[int | None, typer.Option(help="Hard negatives mined per query (default 5).")]
 MinDifficulty = Annotated[Literal["easy", "medium", "hard"] | None, typer.Option(help="Leave out easier queries.")]

@@ -41,6 +41,7 @@ from llama_index_ace_finetune.cli.options import (
     SamplingStrategyName,
     Seed,
     SkipCategories,
+    SplitSeed,
     TeacherModel,
     Title,
     TrainingMode,
@@ -87,6 +88,7 @@ def run(
     device: Device = None,
     precision: Precision = None,
     seed: Seed = None,
+    split_seed: SplitSeed = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan with a time estimate; write nothing.")
     ] = False,
@@ -190,7 +192,7 @@ def _duration(seconds: float) -> str:
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     names = ("data", "out", "memories", "columns", "num_negatives", "min_difficulty", "skip_categories", "title")
     top = {name: options[name] for name in names if options[name] not in (None, [], ())}
-    seed = {"seed": options["seed"]} if options["seed"] is not None else {}
+    seed = {"seed": options["split_seed"]} if options["split_seed"] is not None else {}
     return {**top, "split": seed, "mining": mining_flags(options), "training": training_flags(options)}
 
 

@@ -10,7 +10,16 @@ from rich.console import Console
 
 from llama_index_ace_finetune.cli.console import emit
 from llama_index_ace_finetune.cli.execute import execute
-from llama_index_ace_finetune.cli.options import AsJson, BaseModel, Columns, Device, Memories, Precision, Seed
+from llama_index_ace_finetune.cli.options import (
+    AsJson,
+    BaseModel,
+    Columns,
+    Device,
+    Memories,
+    Precision,
+    Seed,
+    SplitSeed,
+)
 from llama_index_ace_finetune.cli.verb import Verb
 
 if TYPE_CHECKING:
@@ -57,6 +66,7 @@ def synthesize(
     device: Device = None,
     precision: Precision = None,
     seed: Seed = None,
+    split_seed: SplitSeed = None,
     as_json: AsJson = False,
 ) -> None:
     """Write synthetic queries for memories, by a language model or from their own words.
@@ -86,7 +96,7 @@ def synthesize(
                 concurrency=concurrency, timeout=llm_timeout, requests_per_minute=requests_per_minute
             ),
             template=template,
-            split=SplitSettings(seed=seed or 0),
+            split=SplitSettings(seed=split_seed or 0),
             dry_run=dry_run,
             device=device,
             precision=precision or "auto",

@@ -208,8 +208,17 @@ class DatasetBuilder:
             first = self.ledger.first("judgement_of_unknown_id_left_out")
             raise DatasetError(
                 f"{source}: none of {unknown} judgement(s) names a query and a memory that exist (the first, "
-                f"{location}: {first}{self._read_as_ids()}); give the texts of these ids, such as with --memories."
+                f"{location}: {first}{self._read_as_ids()}); give the texts of these ids, such as with "
+                f"--memories{self._nearby()}."
             )
+
+    def named_memories(self) -> set[str]:
+        """Return the ids of memories that judgements name without a text so far."""
+        return {memory_id for _, memory_id, _, _ in self._waiting}
+
+    def _nearby(self) -> str:
+        file = self.ledger.first_location("memories_not_used")
+        return f" {file}" if file else ""
 
     def _read_as_ids(self) -> str:
         note = self.ledger.first("text_column_holds_ids")

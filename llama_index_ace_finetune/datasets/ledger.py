@@ -16,6 +16,7 @@ _SHOWN_RULES = frozenset(
         "id_stands_for_several_texts",
         "judgement_of_unknown_id_left_out",
         "large_grades",
+        "memories_not_used",
         "memory_joined_to_node",
         "memory_text_of_node_used",
         "own_document_left_out",
@@ -88,6 +89,10 @@ class LedgerBuilder:
     def first(self, rule: str) -> str:
         """Return the detail of the first entry of a rule, "" if there is none."""
         return next((entry.detail for entry in self._entries if entry.rule == rule), "")
+
+    def first_location(self, rule: str) -> str:
+        """Return the location of the first entry of a rule, "" if there is none."""
+        return next((entry.where for entry in self._entries if entry.rule == rule), "")
 
     def absorb(self, other: LedgerBuilder, prefix: str) -> None:
         """Add the entries of another builder, with rules named `prefix/rule`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,7 +19,10 @@ from llama_index_ace_finetune.datasets.readers.reader import Reader, ReadOptions
 from llama_index_ace_finetune.datasets.readers.register import FORMATS, READERS
 from llama_index_ace_finetune.datasets.source_location import SourceLocation
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.datasets.unused_memories import unused_memories
 from llama_index_ace_finetune.errors import DatasetError
+
+logger = logging.getLogger(__name__)
 
 Source: TypeAlias = Any
 """A path, a sequence of LlamaIndex nodes or of `Memory`, or a `datasets.Dataset`."""
@@ -49,18 +53,37 @@ def read_dataset(
     if format is not None and format not in FORMATS:
         raise DatasetError(f"There is no format {format!r}; choose one of {', '.join(FORMATS)}.")
     choice = ColumnChoice.of(columns)
-    name = name_of(source)
+    name, given, used = name_of(source), source, memories
     if isinstance(source, (str, Path)) and format in (None, "ace_suite") and not choice.names:
         source, inventory = find_ace_files(Path(source))
-        memories = inventory if memories is None else memories
+        used = inventory if memories is None else memories
     builder = _read(source, ReadOptions(format, choice))
     builder.name = name
-    if memories is not None:
+    if used is not None:
         options = ReadOptions(columns=choice, memories_only=True)
-        builder.add_memories_of(_read(memories, options), SourceLocation(name_of(memories)))
+        builder.add_memories_of(_read(used, options), SourceLocation(name_of(used)))
     if queries is not None:
         read_query_mapping(queries, builder)
+    if memories is None and isinstance(given, (str, Path)):
+        _report_unused(builder, Path(given), [source, used])
     return builder.build(source if isinstance(source, (str, Path)) else name)
+
+
+def _report_unused(builder: DatasetBuilder, source: Path, used: Sequence[Source]) -> None:
+    """Log and note the files of memories beside the data; a folder that is read as a whole has none."""
+    if not (builder.queries and source.exists()) or (source.is_dir() and source in used):
+        return
+    files = unused_memories(
+        source,
+        lambda path: _read(path, ReadOptions()),
+        held=builder.memories,
+        named=builder.named_memories(),
+        used=[Path(path) for path in used if isinstance(path, (str, Path))],
+    )
+    for unused in files:
+        builder.ledger.note("memories_not_used", unused.path, f"{unused.count} memories")
+        if builder.judgements:  # otherwise the error of `build` names it
+            logger.warning("%s", unused)
 
 
 def _read(source: Source, options: ReadOptions) -> DatasetBuilder:

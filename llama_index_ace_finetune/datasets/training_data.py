@@ -93,6 +93,10 @@ class TrainingData:
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all."""
+        write_json(path, self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the file as JSON values."""
         rows = []
         for example in self.examples:
             row: dict[str, Any] = {
@@ -119,14 +123,13 @@ class TrainingData:
             "generated_at": self.metadata.get("generated_at"),
             "format_version": FORMAT_VERSION,
         }
-        document = {
+        return {
             "metadata": metadata,
             "examples": rows,
             "memories": dict(self.memories),
             "memory_metadata": {identifier: dict(value) for identifier, value in self.memory_metadata.items()},
             "split": self.split,
         }
-        write_json(path, document)
 
     @classmethod
     def load(cls, path: Path) -> TrainingData:

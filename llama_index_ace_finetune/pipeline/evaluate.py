@@ -15,7 +15,7 @@ from llama_index_ace_finetune.datasets.splits.unseen_queries import unseen_queri
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
-from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
@@ -87,6 +87,8 @@ def evaluate(
         OutputExistsError: if `out` is a folder.
     """
     output = None if out is None else check_report_output(Path(out))
+    for name in (model, *([base_model] if base_model else []), *also):
+        resolve_checkpoint(name)
     dataset = read_dataset(data, memories, columns=columns)
     if run_files is not None:
         check_run_files(Path(run_files), (*dataset.queries, *dataset.answers))

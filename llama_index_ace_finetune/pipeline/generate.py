@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llama_index_ace_finetune.datasets.splits.split import SplitSettings
-from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.mining.filters import FILTER_LABELS
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.report import REPORT_NAME, save_mining_report
@@ -76,6 +76,7 @@ def generate(
         AceFinetuneError: for data that cannot be read or split, settings out of range, or an output that cannot be
             written.
     """
+    resolve_checkpoint(base_model)
     miner = HardNegativeMiner(
         qdrant_url, collection, embedding_url, model=base_model, settings=mining, device=device, precision=precision
     )

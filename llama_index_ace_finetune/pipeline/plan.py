@@ -9,7 +9,7 @@ from llama_index_ace_finetune.datasets.splits.split import Split, split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.mining.training_data_generator import choose_queries
+from llama_index_ace_finetune.pipeline.check_run import check_run, require_models
 from llama_index_ace_finetune.pipeline.describe_data import describe_data
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.speed import cost, measure_speed
@@ -66,12 +66,11 @@ def plan(settings: RunSettings) -> RunPlan:
     Raises:
         AceFinetuneError: whatever `run` would reject before its first stage.
     """
+    require_models(settings)
     dataset = read_dataset(settings.data, settings.memories, columns=settings.columns)
     kept = kept_stages(settings, stage_keys(settings, dataset))
     split = split_dataset(dataset, settings=settings.split)
-    choose_queries(
-        dataset, split, min_difficulty=settings.min_difficulty, skip_categories=settings.skip_categories
-    )  # raises what the run would raise
+    check_run(settings, dataset, split)
     encoding = EncoderSettings(device=settings.training.device, precision=settings.training.precision)
     encoder = Encoder.load(settings.training.base_model, settings=encoding)
     stages = plan_stages(settings, dataset, split, encoder, kept=kept)

@@ -18,6 +18,7 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.report.environment import describe_environment
 from llama_index_ace_finetune.evaluation.report.report import read_report
 from llama_index_ace_finetune.mining.settings import MiningSettings
+from llama_index_ace_finetune.pipeline.check_run import check_run, require_models
 from llama_index_ace_finetune.pipeline.config_file import config_text
 from llama_index_ace_finetune.pipeline.describe_data import describe_data
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
@@ -115,6 +116,7 @@ def run(
 def _run(settings: RunSettings, events: PipelineEvents) -> RunResult:
     start = time.perf_counter()
     tidy(settings.out)
+    require_models(settings)
     dataset = read_dataset(settings.data, settings.memories, columns=settings.columns)
     keys = stage_keys(settings, dataset)
     kept = kept_stages(settings, keys)
@@ -145,6 +147,7 @@ def _run_stages(
     split = split_dataset(dataset, settings=settings.split)
     for line in describe_data(dataset, split):
         events.on_message(line)
+    check_run(settings, dataset, split)
     encoding = EncoderSettings(device=settings.training.device, precision=settings.training.precision)
     base = Encoder.load(settings.training.base_model, settings=encoding)
     with new_folder(settings.out, kind=RUN) as aside:

@@ -82,7 +82,7 @@ class TrainingResult:
 
 
 def train(
-    training_data: str | Path,
+    training_data: str | Path | TrainingData,
     config: TrainingConfig | None = None,
     *,
     out: str | Path | None = None,
@@ -96,7 +96,7 @@ def train(
     model is the base model.
 
     Args:
-        training_data: file that `generate` wrote.
+        training_data: file that `generate` wrote, or its content.
         config: settings of the training.
         out: folder of the model; the output_dir of `config` by default.
         max_examples: train and evaluate on a random sample of N examples.
@@ -107,10 +107,11 @@ def train(
         AceFinetuneError: for training data that cannot be read, an output that cannot be replaced, or a training that
             fails.
     """
-    path, config = Path(training_data), config or TrainingConfig()
+    config = config or TrainingConfig()
     if out is not None:
         config = replace(config, output_dir=str(out))
-    data = TrainingData.load(path)
+    data = training_data if isinstance(training_data, TrainingData) else TrainingData.load(Path(training_data))
+    content = json.dumps(data.to_dict()) if data is training_data else Path(str(training_data)).read_text("utf-8")
     if max_examples is not None:
         data = data.sample(max_examples, seed=config.seed)
     model, index = Path(config.output_dir), index_beside(Path(config.output_dir))
@@ -118,7 +119,7 @@ def train(
     require_replaceable(model, kind=MODEL)
     check_index_output(index, replace=True)
     settings_used = by_content(config.to_dict())
-    inputs = {"data": text_hash(path.read_text("utf-8")), "max_examples": max_examples, "config": settings_used}
+    inputs = {"data": text_hash(content), "max_examples": max_examples, "config": settings_used}
     with work_folder(model, inputs=inputs, resume=resume, events=events) as work:
         made, metrics = _trained(data, config, work, events or PipelineEvents())
         settings = EncoderSettings(device=config.device, precision=config.precision)

@@ -87,11 +87,7 @@ class EmbeddingFineTuner:
         data = source if isinstance(source, TrainingData) else TrainingData.load(Path(source))
         require_held_out(data)
         train, dev = divide_examples(data, train_split=self.config.train_split, seed=self.config.seed)
-        if len(train) < MIN_EXAMPLES:
-            raise TrainingError(
-                f"There are {len(train)} training examples, and at least {MIN_EXAMPLES} are needed; "
-                "add queries, or filter fewer of them."
-            )
+        require_examples(len(train))
         examples = index_examples(data, train)
         if len({int(row) for rows in examples.relevant for row in rows}) == 1 and not any(map(len, examples.negatives)):
             raise TrainingError(
@@ -344,3 +340,12 @@ def _dev_by_component(
     )
     settings = SplitSettings(train=train_split, dev=1 - train_split, test=0.0, seed=seed)
     return set(split_dataset(dataset, settings=settings).dev)
+
+
+def require_examples(count: int) -> None:
+    """Raise TrainingError if there are fewer than `MIN_EXAMPLES` training queries."""
+    if count < MIN_EXAMPLES:
+        raise TrainingError(
+            f"There are {count} training examples, and at least {MIN_EXAMPLES} are needed; add queries, or filter "
+            "fewer of them."
+        )

@@ -40,7 +40,8 @@ def hub() -> Iterator[str]:
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch, hub: str) -> str:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(switch, raising=False)
     return hub
 
 
@@ -70,7 +71,7 @@ def test_missing_requirement_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(*_: object, **__: object) -> None:
         raise ModelError("It is not here.")
 
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(doctor, "resolve_checkpoint", nowhere)
     monkeypatch.setitem(doctor._EXTRAS, "demo", "weights")
     done = runner.invoke(app, ["doctor"])

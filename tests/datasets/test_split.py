@@ -27,7 +27,7 @@ from llama_index_ace_finetune.datasets.splits.split import (
     split_dataset,
 )
 from llama_index_ace_finetune.datasets.text import normalise, text_hash
-from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.datasets.types import Memory, RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
 
 
@@ -360,3 +360,9 @@ def test_ace_split_is_near_its_fractions(shared_data: Path) -> None:
     assert audit_split(dataset, split).passed
     folds = k_folds(dataset, k=4)
     assert Counter(i for fold in folds for i in fold.test) == Counter(list(dataset.queries))
+
+
+def test_memories_without_queries_say_that_queries_are_missing() -> None:
+    memories = {name: Memory(name, f"text of {name}") for name in ("a", "b", "c")}
+    with pytest.raises(DatasetError, match=r"there are 3 memories and no queries; give the queries .* synthesize"):
+        split_dataset(RetrievalDataset("playbook", memories, {}, {}))

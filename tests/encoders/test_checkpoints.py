@@ -129,6 +129,19 @@ def test_unknown_architecture_is_refused(model_folder: MakeFolder) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_offline_error_names_the_switch_and_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models--acme--small" / "snapshots" / "1").mkdir(parents=True)
+    (tmp_path / "models--acme--small" / "snapshots" / "1" / "modules.json").write_text("[]")
+    (tmp_path / "models--acme--dataset").mkdir()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError) as caught:
+        resolve_checkpoint("nobody/unknown-model")
+    message = str(caught.value)
+    assert "HF_HUB_OFFLINE is set, so nothing is downloaded; unset HF_HUB_OFFLINE" in message
+    assert message.endswith(f"one that is here: acme/small, {DEFAULT_BASE_MODEL}.")
+
+
 def test_offline_default_model_is_found_and_unknown_model_is_refused_quickly(tmp_path: Path) -> None:
     script = """
 import json, sys, time

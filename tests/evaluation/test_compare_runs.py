@@ -46,6 +46,35 @@ def test_differences_and_spread_by_hand(write: Write) -> None:
     assert found["warnings"] == []
 
 
+def test_different_systems_bases_or_test_sets_are_not_averaged(write: Write) -> None:
+    one, two = write("one", [2] * 20), write("two", [1] * 20)
+    assert compare_runs({"one": one, "two": two})["spread"]
+    base = json.loads(two.read_text(encoding="utf-8"))
+    base["baseline"]["model"] = "another-base"
+    two.write_text(json.dumps(base), encoding="utf-8")
+    base["serving"]["system"] = HYBRID_EQUAL
+    three = write("three", [1] * 19)
+    found = compare_runs({"one": one, "two": two, "three": three})
+    assert found["spread"] == {}
+    (*_, warning) = found["warnings"]
+    assert warning == (
+        "No mean over the runs is given, since they differ (base models: base-model, another-base, base-model; "
+        "test sets: 20 queries, 20 queries, 19 queries)."
+    )
+    two.write_text(json.dumps({**base, "baseline": {**base["baseline"], "model": "base-model"}}), encoding="utf-8")
+    found = compare_runs({"one": one, "two": two})
+    assert (found["spread"], len(found["warnings"])) == ({}, 1)
+    assert found["warnings"][0].endswith("compare one system of all runs with --system NAME.")
+    assert compare_runs({"one": one, "two": two}, system=TUNED)["spread"]
+
+
+def test_seeds_that_vary_are_named(write: Write) -> None:
+    paths = {"one": write("one", [2] * 5), "two": write("two", [1] * 5)}
+    seeds = {"one": {"split": 0, "mining": 1, "training": 1}, "two": {"split": 0, "mining": 2, "training": 2}}
+    assert compare_runs(paths, seeds=seeds)["varied"] == {"mining": [1, 2], "training": [1, 2]}
+    assert compare_runs(paths, seeds={"one": seeds["one"]})["varied"] == {}
+
+
 def test_only_shared_queries_are_compared(write: Write) -> None:
     texts = [f"query {number}" for number in range(4)]
     one = write("one", [1, 2, 4, 5], texts)

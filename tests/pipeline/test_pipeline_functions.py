@@ -89,6 +89,47 @@ def test_plan_names_every_stage_and_writes_nothing(suite: Path, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_plan_fails_where_the_run_would(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = json.loads(suite.read_text(encoding="utf-8"))["test_cases"]
+    few = [{**case, "generated_queries": case["generated_queries"][:1]} for case in cases[:10]]
+    data = tmp_path / "few.json"
+    data.write_text(json.dumps({"test_cases": few}), encoding="utf-8")
+    settings = ace.RunSettings(data=data, out=tmp_path / "run")
+    for function in (ace.plan, ace.run):
+        with pytest.raises(ace.AceFinetuneError, match="There are 6 training examples, and at least 8 are needed"):
+            function(settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["few.json"]
+
+
+def test_models_are_looked_for_before_the_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    nothing = tmp_path / "nothing.json"
+    training = ace.TrainingConfig(base_model="nobody/unknown-model")
+    settings = ace.RunSettings(data=nothing, out=tmp_path / "run", training=training)
+    for call in (
+        lambda: ace.plan(settings),
+        lambda: ace.run(settings),
+        lambda: ace.generate(nothing, tmp_path / "t.json", base_model="nobody/unknown-model"),
+    ):
+        with pytest.raises(ace.AceFinetuneError, match="HF_HUB_OFFLINE is set"):
+            call()
+
+
+def test_every_function_takes_a_dataset(suite: Path, tmp_path: Path, finished_run: Path) -> None:
+    dataset = ace.read_dataset(suite)
+    settings = ace.RunSettings(data=dataset, out=tmp_path / "run")
+    assert ace.plan(settings).memories == len(dataset.memories)
+    assert settings.to_dict()["data"] is None
+    assert ace.inspect(dataset).rejection is None
+    assert ace.audit(finished_run, dataset).passed
+    with ace.HardNegativeMiner() as miner:
+        generator = ace.TrainingDataGenerator(dataset, tmp_path / "training_data.json", miner, 20)
+        assert generator.generate_and_save(negatives_per_example=1) == 20
+    assert ace.TrainingData.load(tmp_path / "training_data.json").metadata["source"] == dataset.name
+    with pytest.raises(ace.AceFinetuneError, match="this is a dataset already"):
+        ace.inspect(dataset, suite)
+
+
 def test_messages_are_logged_by_default(caplog: pytest.LogCaptureFixture) -> None:
     events = ace.PipelineEvents()
     with caplog.at_level("INFO", "llama_index_ace_finetune"):

@@ -126,6 +126,12 @@ def _components(
     ordered = sorted(dataset.queries)
     ids = [i for i in ordered if dataset.relevant(i)]
     if not ids:
+        if not ordered:
+            raise DatasetError(
+                f"{dataset.name}: there are {len(dataset.memories)} memories and no queries; give the queries that "
+                "users ask, with the ids of their memories, as --data and this as --memories, or write synthetic ones "
+                "with `ace-finetune synthesize`."
+            )
         raise DatasetError(f"{dataset.name}: no query has a relevant memory; give judgements above 0.")
     without_answer = tuple(i for i in ordered if not dataset.relevant(i))
     numbers = query_components(dataset, ids, threshold=settings.near_duplicate, group_field=settings.group_field)

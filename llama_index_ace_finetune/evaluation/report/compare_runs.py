@@ -17,12 +17,18 @@ from llama_index_ace_finetune.evaluation.stats.comparison import compare_measure
 from llama_index_ace_finetune.evaluation.stats.seed_variance import SeedVariance
 
 
-def compare_runs(reports: Mapping[str, Path], *, system: str | None = None) -> dict[str, Any]:
+def compare_runs(
+    reports: Mapping[str, Path],
+    *,
+    system: str | None = None,
+    seeds: Mapping[str, Mapping[str, int]] | None = None,
+) -> dict[str, Any]:
     """Compare the served system of each run, query by query, with that of the first run; return JSON values.
 
     Args:
         reports: per name of a run, its report.json, with the per-query values in the same folder.
         system: the system to compare in every run; by default the one that each run selected on dev.
+        seeds: per run, the random seed of each stage.
 
     Raises:
         AceFinetuneError: for fewer than two runs, runs that share no query, or a run without that system.
@@ -45,6 +51,7 @@ def compare_runs(reports: Mapping[str, Path], *, system: str | None = None) -> d
     for name, chosen in zip(reports, rows, strict=True):
         own = values[name].values[served[name]]
         measured[name] = {measure: own[measure][chosen] for measure in values[first].values[served[first]]}
+    differing = _differing(read, served, values)
     groups = [values[first].groups[row] for row in rows[0]]
     comparisons = compare_measures(measured, base=first, groups=groups)
     return {
@@ -59,10 +66,45 @@ def compare_runs(reports: Mapping[str, Path], *, system: str | None = None) -> d
         },
         "spread": {
             measure: asdict(SeedVariance.of([float(measured[name][measure].mean()) for name in reports]))
-            for measure in comparisons
+            for measure in (() if differing else comparisons)
         },
-        "warnings": _warnings(read, values, len(rows[0])),
+        "varied": _varied(seeds or {}, list(reports)),
+        "warnings": [*_warnings(read, values, len(rows[0])), *_not_averaged(differing)],
     }
+
+
+def _differing(
+    read: Mapping[str, Mapping[str, Any]], served: Mapping[str, str], values: Mapping[str, PerQuery]
+) -> dict[str, list[str]]:
+    """Return what has to be equal for a mean over the runs and is not, with the value of each run."""
+    described = {
+        "systems": list(served.values()),
+        "base models": [str(report["baseline"]["model"]) for report in read.values()],
+        "test sets": [f"{len(one.query_ids)} queries" for one in values.values()],
+    }
+    sets = {tuple(sorted(zip(one.query_ids, one.hashes, strict=True))) for one in values.values()}
+    return {
+        name: given
+        for name, given in described.items()
+        if len(set(given)) > 1 or (name == "test sets" and len(sets) > 1)
+    }
+
+
+def _not_averaged(differing: Mapping[str, list[str]]) -> list[str]:
+    if not differing:
+        return []
+    listed = "; ".join(f"{name}: {', '.join(given)}" for name, given in differing.items())
+    hint = "; compare one system of all runs with --system NAME" if set(differing) == {"systems"} else ""
+    return [f"No mean over the runs is given, since they differ ({listed}){hint}."]
+
+
+def _varied(seeds: Mapping[str, Mapping[str, int]], runs: Sequence[str]) -> dict[str, list[int]]:
+    """Return the seeds in which the runs differ, by what they are of; nothing if a run does not record them."""
+    if any(not seeds.get(run) for run in runs):
+        return {}
+    stages = seeds[runs[0]]
+    found = {stage: [seeds[run].get(stage, 0) for run in runs] for stage in stages}
+    return {stage: given for stage, given in found.items() if len(set(given)) > 1}
 
 
 def _shared_rows(values: Sequence[PerQuery]) -> list[NDArray[np.int64]]:

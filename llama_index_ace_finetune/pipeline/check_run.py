@@ -1,0 +1,36 @@
+"""What would make a run fail later, checked before anything is read or embedded."""
+
+from __future__ import annotations
+
+from llama_index_ace_finetune.datasets.splits.split import Split
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
+from llama_index_ace_finetune.mining.training_data_generator import choose_queries
+from llama_index_ace_finetune.pipeline.settings import RunSettings
+from llama_index_ace_finetune.training.fine_tuner import require_examples
+from llama_index_ace_finetune.training.loop.loggers import require_loggers
+from llama_index_ace_finetune.training.modes.lora import require_peft
+
+
+def require_models(settings: RunSettings) -> None:
+    """Find or download the models that a run needs, before its data are read; raises ModelError."""
+    training = settings.training
+    for name in (training.base_model, training.teacher, settings.mining.teacher):
+        if name:
+            resolve_checkpoint(name)
+
+
+def check_run(settings: RunSettings, dataset: RetrievalDataset, split: Split) -> None:
+    """Raise what mining or training with these settings would raise.
+
+    Raises:
+        DatasetError: if no training query matches the filters.
+        TrainingError: if too few do, or a package that the settings need is missing.
+    """
+    chosen = choose_queries(
+        dataset, split, min_difficulty=settings.min_difficulty, skip_categories=settings.skip_categories
+    )
+    require_examples(sum(part == "train" for part in chosen.values()))
+    require_loggers(settings.training)
+    if settings.training.lora_rank is not None:
+        require_peft()
