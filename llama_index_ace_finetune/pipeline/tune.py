@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.splits.split import SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData, modified_at
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
@@ -20,6 +19,7 @@ from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.model_contents import by_content
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.stages.stage import dataset_content, digest
+from llama_index_ace_finetune.stores.read_dataset import read_dataset
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.tuning.choose_trial import choose_trial
 from llama_index_ace_finetune.tuning.plot_study import plot_study
@@ -171,8 +171,8 @@ def _training_data(settings: RunSettings, folder: Path, events: PipelineEvents) 
             texts = len(split.train) + len(split.dev) + len(dataset.answers)
             with miner, events.texts_progress("mining", texts) as progress:
                 data = generate_training_data(
-                    dataset, split, miner, num_negatives=settings.num_negatives, source=str(settings.data),
-                    generated_at=modified_at(settings.data, settings.memories), progress=progress,
+                    dataset, split, miner, num_negatives=settings.num_negatives, source=settings.data_name,
+                    generated_at=modified_at(*settings.paths), progress=progress,
                 )  # fmt: skip
             data.save(file)
             write_text(key, inputs)
