@@ -77,17 +77,17 @@ class PackedEncoder:
             _, parts = parts_by_length(attention_mask, tokens=_TOKENS)
             found = []
             for rows in parts:
-                vectors, states, lengths = self._embed(token_ids[rows], attention_mask[rows])
+                vectors, states, lengths = self.embed_with_states(token_ids[rows], attention_mask[rows])
                 part = TokenStates(vectors.numpy(), states.numpy(), np.array(lengths, np.int64))
                 found.append((rows.numpy(), part))
             return TokenStates.in_order(found)
 
     def embed(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return unit vectors float32 [n, d] in one pass; fastest if texts are sorted by length."""
-        return self._embed(token_ids, attention_mask)[0]
+        return self.embed_with_states(token_ids, attention_mask)[0]
 
-    def _embed(self, token_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-        """Unit vectors, the states of all tokens, float32 [t, width], and the tokens of each text."""
+    def embed_with_states(self, token_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """Return `embed`, the states of all tokens, float32 [t, width], and the tokens of each text."""
         lengths: list[int] = attention_mask.sum(dim=1).tolist()
         states = self._layers(token_ids[attention_mask.bool()], lengths).float()
         texts = torch.split(states, lengths)

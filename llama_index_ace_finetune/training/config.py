@@ -27,7 +27,7 @@ ModeName = Literal["linear", "queries", "full"]
 DistillationName = Literal["kl", "margin_mse"]
 """Distillation losses; each is a function in `training/losses/distillation.py`."""
 
-_WHOLE_OR_NONE = frozenset({"eval_steps", "patience", "lora_rank", "max_seq_length"})
+_WHOLE_OR_NONE = frozenset({"eval_steps", "patience", "lora_rank", "max_seq_length", "late_interaction_dimensions"})
 _WHOLE = ("epochs", "batch_size", "warmup_steps", "hard_negatives", "seed", *sorted(_WHOLE_OR_NONE))
 
 _TEXTS = ("base_model", "output_dir", "teacher", "retention", "device")
@@ -61,6 +61,12 @@ class TrainingConfig:
         temperature: divisor of the cosines in the softmax.
         symmetric: also compute the loss from documents to queries.
         dimensions: Matryoshka prefix lengths to train besides the full vector, such as (256, 128).
+        late_interaction_weight: in mode "full", weight of a second loss, over the MaxSim of the token vectors of the
+            same forward pass, for re-ranking by late interaction; the loss of the single vectors has weight 1. 0 trains
+            single vectors only.
+        late_interaction_temperature: divisor of MaxSim, a mean of cosines, in its softmax.
+        late_interaction_dimensions: length of the token vectors, by a projection that is trained along, from the
+            principal components of the base's token vectors; None leaves them as long as the model's token states.
         teacher: a cross-encoder or a larger embedding model, by folder or hub name, whose scores are distilled.
         distillation: how: "kl" (listwise) or "margin_mse".
         eval_steps: evaluate on dev every N steps; None evaluates after each epoch.
@@ -98,6 +104,9 @@ class TrainingConfig:
     temperature: float = 0.05
     symmetric: bool = False
     dimensions: tuple[int, ...] = ()
+    late_interaction_weight: float = 0.0
+    late_interaction_temperature: float = 0.05
+    late_interaction_dimensions: int | None = None
     teacher: str | None = None
     distillation: DistillationName = "kl"
     eval_steps: int | None = None
@@ -137,8 +146,13 @@ class TrainingConfig:
         )
         for name in ("epochs", "batch_size"):
             self._require(getattr(self, name) > 0, name, "greater than 0")
-        for name in ("learning_rate", "temperature"):
+        for name in ("learning_rate", "temperature", "late_interaction_temperature"):
             self._require(0 < getattr(self, name) < math.inf, name, "greater than 0, and finite")
+        weight, length = self.late_interaction_weight, self.late_interaction_dimensions
+        self._require(0 <= weight < math.inf, "late_interaction_weight", "0 or more, and finite")
+        self._require(length is None or length > 0, "late_interaction_dimensions", "greater than 0")
+        trained = length is None or weight > 0
+        self._require(trained, "late_interaction_dimensions", "left out unless late_interaction_weight is above 0")
         self._require(self.budget_minutes is None or self.budget_minutes > 0, "budget_minutes", "greater than 0")
         self._require(0 < self.train_split < 1, "train_split", "between 0 and 1")
         self._require(self.warmup_steps >= 0, "warmup_steps", "0 or more")

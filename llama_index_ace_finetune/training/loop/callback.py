@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import TypedDict
 
@@ -27,6 +27,7 @@ from llama_index_ace_finetune.utils.validation import checked
 CALLBACK_STATE = "callback_state.json"
 _CHECKPOINT = Refusal("The checkpoint", "delete the checkpoints and train again", TrainingError)
 _WEIGHTS = "best.safetensors"
+_PROJECTION = "projection.safetensors"
 
 StepProgress = Callable[[int, int, dict[str, float]], None]
 
@@ -58,6 +59,7 @@ class DevEvaluationCallback(TrainerCallback):
         progress: called after each optimiser step with its number, the total, and the latest metrics.
         on_evaluation: called with True when an evaluation begins, and with False when it ends.
         before_evaluation: called before each evaluation, to copy weights into `encoder` if another model is trained.
+        projection: of token vectors, trained along with the model; it is kept with the best weights and in checkpoints.
     """
 
     def __init__(
@@ -71,11 +73,13 @@ class DevEvaluationCallback(TrainerCallback):
         progress: StepProgress | None = None,
         on_evaluation: Callable[[bool], object] | None = None,
         before_evaluation: Callable[[], object] | None = None,
+        projection: nn.Parameter | None = None,
     ) -> None:
         self.history: list[dict[str, float]] = []
         self.log: Callable[[dict[str, float]], object] = lambda measures: None  # `fit` sets that of the trainer
         self.best_weights: dict[str, Tensor] | None = None
         self.best_scores: DevScores | None = None
+        self.best_projection: Tensor | None = None
         self._encoder = encoder
         self._dev = dev
         self._eval_steps = eval_steps
@@ -83,6 +87,7 @@ class DevEvaluationCallback(TrainerCallback):
         self._progress = progress
         self._on_evaluation = on_evaluation or (lambda begins: None)
         self._before_evaluation = before_evaluation
+        self._projection = projection
         self._best = -math.inf
         self._without_gain = 0
         self._evaluated_at = -1
@@ -152,6 +157,9 @@ class DevEvaluationCallback(TrainerCallback):
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         if self.best_weights is not None:
             save_file(self.best_weights, folder / _WEIGHTS)
+        if self._projection is not None:
+            best = {} if self.best_projection is None else {"best": self.best_projection}
+            save_file({"current": self._projection.detach().cpu(), **best}, folder / _PROJECTION)
         scores = self.best_scores
         seen = {
             "history": self.history,
@@ -173,6 +181,11 @@ class DevEvaluationCallback(TrainerCallback):
         if (checkpoint / _WEIGHTS).is_file():
             read_safetensors_header(checkpoint / _WEIGHTS, _CHECKPOINT)
             self.best_weights = load_file(checkpoint / _WEIGHTS)
+        if self._projection is not None:
+            read_safetensors_header(checkpoint / _PROJECTION, _CHECKPOINT)
+            kept = load_file(checkpoint / _PROJECTION)
+            self._projection.data.copy_(kept["current"])
+            self.best_projection = kept.get("best")
         if seen["mrr"] is not None and seen["best"] is not None and seen["means"] is not None:
             self._best = seen["best"]
             self.best_scores = DevScores(mrr=np.array(seen["mrr"], np.float64), means=seen["means"])
@@ -184,7 +197,7 @@ class DevEvaluationCallback(TrainerCallback):
         if self._before_evaluation:
             self._before_evaluation()
         if self._dev is None:
-            self.best_weights = copy_weights(self._encoder)
+            self._keep_weights()
             return
         self._on_evaluation(True)
         model = self._encoder.model
@@ -201,11 +214,17 @@ class DevEvaluationCallback(TrainerCallback):
         if scores.mrr.mean() > self._best:
             self._best = float(scores.mrr.mean())
             self._without_gain = 0
-            self.best_weights, self.best_scores = copy_weights(self._encoder), scores
+            self.best_scores = scores
+            self._keep_weights()
             return
         self._without_gain += 1
         if self._out_of_patience:
             control.should_training_stop = True
+
+    def _keep_weights(self) -> None:
+        self.best_weights = copy_weights(self._encoder)
+        if self._projection is not None:
+            self.best_projection = self._projection.detach().cpu().clone()
 
     @property
     def _out_of_patience(self) -> bool:

@@ -202,7 +202,7 @@ def _step_seconds(loss: nn.Module, collator: Collator, numbers: list[int], *, bf
             loss(blocks, batch["label"].to(device)).backward()
         return time.perf_counter() - start
 
-    taken += retry_on_oom(step, memory=cast(ChunkLimits, loss.memory), model=model)
-    model.zero_grad(set_to_none=True)
+    taken += retry_on_oom(step, memory=cast(ChunkLimits, loss.memory), model=loss)
+    loss.zero_grad(set_to_none=True)
     torch.set_rng_state(state)
     return taken

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 def retry_on_oom(step: Callable[[], Result], *, memory: ChunkLimits, model: nn.Module) -> Result:
-    """Return `step()`; while it does not fit, `memory` is shrunk and the gradients of `model` are reset.
+    """Return `step()`; while it does not fit, `memory` is shrunk and the gradients of `model`, or a loss, are reset.
 
     Raises:
         TrainingError: if a single chunk of the batch does not fit.

@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from torch import Tensor, nn
@@ -59,7 +59,10 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
             TrainingError: if the loss is NaN or infinite or diverges, or a single text does not fit.
         """
         step = super().training_step
-        loss = retry_on_oom(lambda: step(model, inputs, *arguments, **options), memory=self._memory, model=self.model)
+        # The loss holds the model, and may have weights of its own.
+        loss = retry_on_oom(
+            lambda: step(model, inputs, *arguments, **options), memory=self._memory, model=cast(nn.Module, self.loss)
+        )
         self._examples = inputs["example"].tolist()
         value = float(loss)
         if not math.isfinite(value):

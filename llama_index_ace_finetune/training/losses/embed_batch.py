@@ -1,4 +1,4 @@
-"""Sentence embeddings with gradients, for batches of any size."""
+"""Sentence embeddings and token states with gradients, for batches of any size."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ class ChunkLimits:
         return self.chunk_tokens >= _SMALLEST_CHUNK
 
 
+@dataclass(frozen=True)
+class BatchTokens:
+    """The last layer's token states of n texts.
+
+    Attributes:
+        states: float tensor [tokens, width], one text after the other, shortest first.
+        lengths: int64 tensor [n], tokens of each text, ascending.
+        order: int64 tensor [n]; the i-th text here is text order[i] of the batch.
+    """
+
+    states: Tensor
+    lengths: Tensor
+    order: Tensor
+
+
 def embed(model: nn.Module, features: Features, *, packed: bool, memory: ChunkLimits | None = None) -> Tensor:
     """Return unit sentence embeddings float32 [n, d], computed in chunks of texts of similar length.
 
@@ -53,39 +68,66 @@ def embed(model: nn.Module, features: Features, *, packed: bool, memory: ChunkLi
         packed: compute in bfloat16 without padding or dropout; `PackedEncoder.supports(model)` must hold.
         memory: how much of the batch is in memory at once.
     """
-    memory = memory or ChunkLimits()
-    mask = features.get("attention_mask")
-    if mask is None:
+    if "attention_mask" not in features:
         return nn.functional.normalize(model(dict(features))["sentence_embedding"].float())
-    part_of = _packed_part(model, features) if packed else _padded_part(model, features)
+    order, _, parts = _in_parts(model, features, packed=packed, memory=memory or ChunkLimits(), with_states=False)
+    return torch.cat([vectors for vectors, *_ in parts])[torch.argsort(order)]
+
+
+def embed_with_states(
+    model: nn.Module, features: Features, *, packed: bool, memory: ChunkLimits | None = None
+) -> tuple[Tensor, BatchTokens]:
+    """Return `embed`, and the token states of the same forward pass.
+
+    The states of the whole batch are in memory, those of the layers below them only as in `embed`.
+
+    Args:
+        model: maps features to "sentence_embedding" and "token_embeddings".
+        features: see `embed`.
+        packed: see `embed`.
+        memory: see `embed`.
+    """
+    order, lengths, parts = _in_parts(model, features, packed=packed, memory=memory or ChunkLimits(), with_states=True)
+    vectors, states = (torch.cat(kind) for kind in zip(*parts, strict=True))
+    return vectors[torch.argsort(order)], BatchTokens(states, lengths[order], order)
+
+
+def _in_parts(
+    model: nn.Module, features: Features, *, packed: bool, memory: ChunkLimits, with_states: bool
+) -> tuple[Tensor, Tensor, list[tuple[Tensor, ...]]]:
+    """Return the order of texts by length, the lengths, and the vectors (and states) of each chunk in that order."""
+    mask = features["attention_mask"]
+    part_of = (_packed_part if packed else _padded_part)(model, features, with_states=with_states)
     order, parts = parts_by_length(mask, tokens=memory.chunk_tokens)
     if int(mask.sum()) > memory.max_cached_tokens:
-        vectors = [checkpoint(part_of, rows, use_reentrant=False) for rows in parts]
-    else:
-        vectors = [part_of(rows) for rows in parts]
-    return torch.cat(vectors)[torch.argsort(order)]
+        return order, mask.sum(dim=1), [checkpoint(part_of, rows, use_reentrant=False) for rows in parts]
+    return order, mask.sum(dim=1), [part_of(rows) for rows in parts]
 
 
-def _packed_part(model: nn.Module, features: Features) -> Callable[[Tensor], Tensor]:
+def _packed_part(model: nn.Module, features: Features, *, with_states: bool) -> Callable[[Tensor], tuple[Tensor, ...]]:
     encoder = PackedEncoder(model, frozen=False)  # type: ignore[arg-type]
     ids, mask = features["input_ids"], features["attention_mask"]
 
-    def embed_rows(rows: Tensor) -> Tensor:
+    def embed_rows(rows: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(ids.device.type, enabled=False):
-            return encoder.embed(ids[rows], mask[rows])
+            vectors, states, _ = encoder.embed_with_states(ids[rows], mask[rows])
+            return (vectors, states) if with_states else (vectors,)
 
     return embed_rows
 
 
-def _padded_part(model: nn.Module, features: Features) -> Callable[[Tensor], Tensor]:
+def _padded_part(model: nn.Module, features: Features, *, with_states: bool) -> Callable[[Tensor], tuple[Tensor, ...]]:
     mask = features["attention_mask"]
 
-    def embed_rows(rows: Tensor) -> Tensor:
+    def embed_rows(rows: Tensor) -> tuple[Tensor, ...]:
         columns = torch.nonzero(mask[rows].any(dim=0)).squeeze(1)
         part = {
             name: value[rows][:, columns] if isinstance(value, Tensor) and value.shape == mask.shape else value
             for name, value in features.items()
         }
-        return nn.functional.normalize(model(part)["sentence_embedding"].float())
+        real = part["attention_mask"].bool()  # modules after the transformer may replace the mask
+        found = model(part)
+        vectors = nn.functional.normalize(found["sentence_embedding"].float())
+        return (vectors, found["token_embeddings"][real]) if with_states else (vectors,)
 
     return embed_rows

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from llama_index_ace_finetune.training.config import DistillationName
 from llama_index_ace_finetune.training.data.batches import NEGATIVE, POSITIVE
 from llama_index_ace_finetune.training.losses.distillation import DISTILLATION_LOSSES
-from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits, embed
+from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits, embed, embed_with_states
+from llama_index_ace_finetune.training.losses.late_interaction import LateInteraction
 
 
 def masked_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
@@ -63,6 +64,7 @@ class MaskedRankingLoss(nn.Module):
         dimensions: prefix lengths of the vectors to train too, with equal weight (Matryoshka
             representation learning, Kusupati et al. 2022, arXiv:2205.13147).
         distillation: loss added, with equal weight, if the labels hold teacher scores.
+        late_interaction: a second loss, over the token states of the same forward pass; None for none.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class MaskedRankingLoss(nn.Module):
         symmetric: bool = False,
         dimensions: Sequence[int] = (),
         distillation: DistillationName = "kl",
+        late_interaction: LateInteraction | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -83,6 +86,7 @@ class MaskedRankingLoss(nn.Module):
         self.dimensions = tuple(dimensions)
         self._distill = DISTILLATION_LOSSES[distillation]
         self._rank = symmetric_ranking_loss if symmetric else masked_ranking_loss
+        self.late_interaction = late_interaction
 
     def forward(self, features: list[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """Embed both blocks and compare every query with every document.
@@ -91,7 +95,19 @@ class MaskedRankingLoss(nn.Module):
         and its scores.
         """
         targets, teacher = (labels[0].to(torch.int8), labels[1]) if labels.dim() == 3 else (labels, None)
-        queries, documents = (embed(self.model, block, packed=self.packed, memory=self.memory) for block in features)
+        late = self.late_interaction
+        if late is None:
+            blocks = (embed(self.model, block, packed=self.packed, memory=self.memory) for block in features)
+            return self._of_vectors(*blocks, targets=targets, teacher=teacher)
+        (queries, query_tokens), (documents, document_tokens) = (
+            embed_with_states(self.model, block, packed=self.packed, memory=self.memory) for block in features
+        )
+        similarities = late.similarities(query_tokens, document_tokens)
+        return self._of_vectors(queries, documents, targets=targets, teacher=teacher) + late.weight * self._rank(
+            similarities, targets, temperature=late.temperature
+        )
+
+    def _of_vectors(self, queries: Tensor, documents: Tensor, *, targets: Tensor, teacher: Tensor | None) -> Tensor:
         similarities = [queries @ documents.T]
         for length in self.dimensions:
             short = (nn.functional.normalize(vectors[:, :length]) for vectors in (queries, documents))
