@@ -13,6 +13,7 @@ _TRAINING = {
     "budget": "budget_minutes",
     "batch_size": "batch_size",
     "learning_rate": "learning_rate",
+    "late_interaction_weight": "late_interaction_weight",
     "retention": "retention",
     "device": "device",
     "precision": "precision",

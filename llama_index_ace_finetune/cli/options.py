@@ -53,6 +53,13 @@ Epochs = Annotated[int | None, typer.Option(help="Epochs (mode full only).")]
 Budget = Annotated[float | None, typer.Option(help="Maximum training time in minutes (default 10).")]
 BatchSize = Annotated[int | None, typer.Option(help="Queries per step (mode full only).")]
 LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate (mode full only).")]
+LateInteractionWeight = Annotated[
+    float | None,
+    typer.Option(
+        help="Weight of a second loss, over the MaxSim of token vectors, for re-ranking; 0, the default, trains single "
+        "vectors only (mode full only)."
+    ),
+]
 Retention = Annotated[
     str | None, typer.Option(help="General queries, a file or folder, whose MRR@10 may fall by .01 at most.")
 ]

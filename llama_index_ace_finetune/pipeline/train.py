@@ -69,6 +69,10 @@ def describe_mode(result: ModeResult) -> str:
         if lost > record.bound:
             outcome = "rejected (forgetting)"
         outcome += f"; general queries lose {lost:+.3f} of MRR@10, {record.bound:g} is allowed"
+    late = result.selection.late_interaction
+    if late and result.ships:
+        verb = "improves" if late.is_better else "does not improve"
+        outcome += f"; re-ranking by MaxSim {verb}, from {late.base:.3f} to {late.shipped:.3f}"
     return f"{result.name}: dev MRR@10 {difference} in {result.seconds:.0f} s, {outcome}"
 
 

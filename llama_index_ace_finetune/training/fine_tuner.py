@@ -17,6 +17,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, ModelError, TrainingError
+from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.mining.settings import margin_warnings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
@@ -26,6 +27,7 @@ from llama_index_ace_finetune.training.loop.loggers import require_loggers
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 from llama_index_ace_finetune.training.model_selection.retention import read_retention
+from llama_index_ace_finetune.training.modes.late_interaction import require_token_states
 from llama_index_ace_finetune.training.modes.lora import require_peft
 from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
 from llama_index_ace_finetune.training.modes.schedule import MODES, OnModeEnd, OnModeStart, run_modes
@@ -119,6 +121,7 @@ class EmbeddingFineTuner:
                     f"The training setting dimensions holds {length}, and vectors of {encoder.name!r} have "
                     f"{encoder.dimension} dimensions in all; leave it out."
                 )
+        require_token_states(TokenEncoder(encoder), self.config)
         self.encoder = encoder
 
     def train(
@@ -248,6 +251,7 @@ class EmbeddingFineTuner:
             dev=self._dev.examples if self._dev else None,
             # Without a training nothing is known of the weights: a caller may have changed them.
             keeps_documents=bool(self.results) and (self.shipped is None or self.shipped.name in _KEEP_INDEX),
+            token_projection=self.shipped.token_projection if self.shipped else None,
         )
         identity = identify_model(folder, settings=encoder.settings)
         self.encoder = Encoder(

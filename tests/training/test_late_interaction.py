@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from quick_training import QUICK
 from sentence_transformers import SentenceTransformer
 from test_masked_ranking import TEXTS, double_loop
 from torch import Tensor, nn
+from transformers import TrainerControl, TrainerState
 
+from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
+from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.errors import ModelError, TrainingError
+from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
+from llama_index_ace_finetune.late_interaction.trained_projection import (
+    TOKEN_PROJECTION,
+    read_trained_projection,
+    write_trained_projection,
+)
+from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.context import TrainingContext
+from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+from llama_index_ace_finetune.training.loop import fit
+from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback
 from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits
 from llama_index_ace_finetune.training.losses.late_interaction import LateInteraction
 from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss
+from llama_index_ace_finetune.training.model_selection.reranked_dev_set import MAX_SIM
+from llama_index_ace_finetune.training.modes.late_interaction import late_interaction_of, require_token_states
 
 CPU = EncoderSettings(device="cpu")
 QUERIES, DOCUMENTS = TEXTS[:3], TEXTS[3:8]
@@ -76,8 +99,6 @@ def test_symmetric_loss_covers_both(model: SentenceTransformer) -> None:
 def test_one_forward_pass_per_text(model: SentenceTransformer, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = []
     if packed:
-        from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
-
         whole = PackedEncoder.embed_with_states
         monkeypatch.setattr(
             PackedEncoder,
@@ -107,3 +128,170 @@ def test_packed_gradients_are_those_of_the_model_in_bfloat16(model: SentenceTran
     )
     assert float(packed_loss) == pytest.approx(float(loss), rel=0.02)
     assert nn.functional.cosine_similarity(gradients, packed, dim=0) > 0.98
+
+
+# ------------------------------------------------------------------------------------------------ a training
+
+JOINT: dict[str, Any] = {
+    **QUICK,
+    "epochs": 2,
+    "learning_rate": 1e-3,
+    "late_interaction_weight": 0.5,
+    "late_interaction_dimensions": 16,
+}
+
+
+def tuner_of(data: TrainingData, output: Path, base_model: str, **options: Any) -> EmbeddingFineTuner:
+    config = TrainingConfig(output_dir=str(output), base_model=base_model, **{**JOINT, **options})
+    tuner = EmbeddingFineTuner(config, checkpoints=output.with_name("checkpoints"))
+    tuner.load_training_data(data)
+    tuner.initialize_model()
+    return tuner
+
+
+@pytest.mark.slow
+def test_interrupted_training_resumes_with_its_projection(
+    training_data: TrainingData, one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "_SAVED_SECONDS", 0.001)  # after every step
+    # What ships, whatever dev says.
+    monkeypatch.setattr("llama_index_ace_finetune.training.fine_tuner.best_result", lambda results: results[-1])
+    data = dataclasses.replace(training_data, examples=training_data.examples[24:])
+    for name in ("whole", "interrupted"):
+        (tmp_path / name).mkdir()
+    whole = tuner_of(data, tmp_path / "whole" / "model", one_layer)
+    whole.train()
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, *_: object) -> None:
+        if step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tuner_of(data, tmp_path / "interrupted" / "model", one_layer).train(progress=kill)
+    steps: list[int] = []
+    resumed = tuner_of(data, tmp_path / "interrupted" / "model", one_layer)
+    resumed.train(progress=lambda step, *_: steps.append(step))
+    assert steps == [3, 4]
+    losses = [[row["loss"] for row in tuner.history if "loss" in row] for tuner in (whole, resumed)]
+    assert losses[0] == losses[1]
+    projections = [read_trained_projection(tmp_path / name / "model") for name in ("whole", "interrupted")]
+    assert projections[0] is not None
+    assert projections[0].shape == (384, 16)
+    assert np.array_equal(projections[0], projections[1])  # type: ignore[arg-type]
+    weights = [
+        Encoder.load(tmp_path / name / "model", settings=CPU).model.state_dict() for name in ("whole", "interrupted")
+    ]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
+def test_saved_folder_holds_the_projection_and_the_record(
+    training_data: TrainingData, one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What ships, whatever dev says.
+    monkeypatch.setattr("llama_index_ace_finetune.training.fine_tuner.best_result", lambda results: results[-1])
+    data = dataclasses.replace(training_data, examples=training_data.examples[32:])
+    folder = tmp_path / "model"
+    config = TrainingConfig(output_dir=str(folder), base_model=one_layer, **{**JOINT, "epochs": 1})
+
+    def train(config: TrainingConfig) -> EmbeddingFineTuner:
+        tuner = EmbeddingFineTuner(config)
+        tuner.load_training_data(data)
+        tuner.initialize_model()
+        tuner.train()
+        return tuner
+
+    tuner = train(config)
+    projection = read_trained_projection(folder)
+    assert projection is not None
+    assert projection.shape == (384, 16)
+    assert np.array_equal(projection, tuner.results[-1].token_projection)  # type: ignore[arg-type]
+    provenance = read_provenance(folder)
+    assert provenance is not None
+    assert provenance["config"]["late_interaction_weight"] == 0.5
+    record = provenance["selection"]["late_interaction"]
+    assert set(record["max_sim_mrr@10"]) == {"base", "shipped"}
+    assert "within one standard error" in record["rule"]
+    assert MAX_SIM in provenance["selection"]["dev_candidates"]["0.0"]
+    assert provenance["metrics"]["rungs"][-1]["late_interaction"] == record
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "with weight 0.5; token vectors of 16 dimensions (`token_projection.npy`); MRR@10 on dev" in card
+    assert record["rule"] in card
+
+    # A later training without late interaction replaces it.
+    train(dataclasses.replace(config, late_interaction_weight=0, late_interaction_dimensions=None))
+    assert read_trained_projection(folder) is None
+    assert "Late interaction" not in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_projection_starts_from_principal_components_and_is_interpolated(
+    training_data: TrainingData, one_layer: str, tmp_path: Path
+) -> None:
+    tuner = tuner_of(training_data, tmp_path / "model", one_layer)
+    assert tuner.encoder is not None
+    assert tuner._train is not None
+    context = TrainingContext(tuner.encoder, tuner._train, None, tuner.config)
+    late = late_interaction_of(context)
+    assert late is not None
+    first = late.matrix()
+    assert first is not None
+    assert np.allclose(first.T @ first, np.eye(16), atol=1e-5)
+    late.interpolate(first, torch.zeros(384, 16), 0.25)
+    assert np.allclose(late.matrix(), 0.75 * first)  # type: ignore[arg-type]
+    assert late_interaction_of(dataclasses.replace(context, config=TrainingConfig())) is None
+
+
+def test_damaged_checkpoint_of_a_projection_is_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint-1"
+    checkpoint.mkdir()
+    projection = nn.Parameter(torch.ones(4, 2))
+    arguments = SimpleNamespace(output_dir=str(tmp_path))
+
+    def callback(projection: nn.Parameter) -> DevEvaluationCallback:
+        return DevEvaluationCallback(
+            None,
+            None,
+            base_scores=None,
+            eval_steps=None,
+            patience=None,
+            projection=projection,  # type: ignore[arg-type]
+        )
+
+    callback(projection).on_save(arguments, TrainerState(global_step=1), TrainerControl())  # type: ignore[arg-type]
+    restored = nn.Parameter(torch.zeros(4, 2))
+    callback(restored).restore(checkpoint)
+    assert torch.equal(restored, projection)
+    with pytest.raises(TrainingError, match="is of another projection; delete the checkpoints and train again"):
+        callback(nn.Parameter(torch.zeros(4, 3))).restore(checkpoint)
+
+
+def test_base_model_that_cannot_is_refused(one_layer: str, training_data: TrainingData, tmp_path: Path) -> None:
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    with pytest.raises(TrainingError, match=r"dimensions is 384, and the token states of .* have 384 .*; leave it out"):
+        tuner_of(training_data, tmp_path / "model", one_layer, late_interaction_dimensions=384)
+    words = Tokenizer(WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    static = SentenceTransformer(modules=[StaticEmbedding(words, embedding_dim=4)], device="cpu")
+    encoder = TokenEncoder(Encoder(static, name="static", fingerprint="static", settings=CPU))
+    with pytest.raises(ModelError, match="has no token states") as caught:
+        require_token_states(encoder, TrainingConfig(late_interaction_weight=1))
+    assert "\n" not in str(caught.value)
+    require_token_states(encoder, TrainingConfig())
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00", np.full((2, 2), np.nan), np.ones(3), np.ones((2, 0))])
+def test_damaged_projection_file_is_refused(tmp_path: Path, content: bytes | np.ndarray) -> None:
+    file = tmp_path / TOKEN_PROJECTION
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        np.save(file, content.astype(np.float32))
+    with pytest.raises(ModelError, match="train or copy the model again") as caught:
+        read_trained_projection(tmp_path)
+    assert str(file) in str(caught.value)
+    write_trained_projection(tmp_path, np.eye(3, 2, dtype=np.float32))
+    assert np.array_equal(read_trained_projection(tmp_path), np.eye(3, 2))  # type: ignore[arg-type]

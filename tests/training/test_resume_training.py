@@ -24,10 +24,11 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 
 fit._SAVED_SECONDS = 0.01  # after every step
-data, output, checkpoints, mode = sys.argv[1:]
+data, output, checkpoints, mode, weight = sys.argv[1:]
 tuner = EmbeddingFineTuner(
     TrainingConfig(output_dir=output, mode=mode, epochs=3, batch_size=8, hard_negatives=1, budget_minutes=None,
-                   learning_rate=1e-4, interpolation=(1.0,), max_seq_length=32, device="cpu", precision="float32"),
+                   learning_rate=1e-4, interpolation=(1.0,), max_seq_length=32, device="cpu", precision="float32",
+                   late_interaction_weight=float(weight)),
     checkpoints=Path(checkpoints),
 )
 tuner.load_training_data(data)
@@ -38,8 +39,10 @@ print("rows", len(tuner.history))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "killed_at"), [("full", 8), ("queries", 2)])
-def test_killed_training_is_resumed(training_data: TrainingData, tmp_path: Path, mode: str, killed_at: int) -> None:
+@pytest.mark.parametrize(("mode", "killed_at", "weight"), [("full", 8, 0), ("queries", 2, 0), ("full", 8, 0.5)])
+def test_killed_training_is_resumed(
+    training_data: TrainingData, tmp_path: Path, mode: str, killed_at: int, weight: float
+) -> None:
     training_data.save(tmp_path / "data.json")
 
     def command(name: str) -> list[str]:
@@ -49,6 +52,7 @@ def test_killed_training_is_resumed(training_data: TrainingData, tmp_path: Path,
             SCRIPT,
             *(str(tmp_path / part) for part in ("data.json", name, f"{name}.work")),
             mode,
+            str(weight),
         ]
 
     whole = subprocess.run(command("whole"), capture_output=True, text=True, check=True)

@@ -39,6 +39,13 @@ from llama_index_ace_finetune.training.config import TrainingConfig
         ("retention_loss", -0.1),
         ("retention_loss", math.nan),
         ("lora_rank", 0),
+        ("late_interaction_weight", -0.1),
+        ("late_interaction_weight", math.nan),
+        ("late_interaction_weight", math.inf),
+        ("late_interaction_temperature", 0.0),
+        ("late_interaction_dimensions", 0),
+        ("late_interaction_dimensions", 96),  # without a weight
+        ("late_interaction_dimensions", 9.5),
         ("lora_alpha", 0.0),
         ("lora_dropout", 1.0),
         ("learning_rate", math.inf),
@@ -69,6 +76,7 @@ def test_invalid_setting_error_names_setting_value_and_rule(name: str, value: ob
         {"budget_minutes": None},
         {"suspected_margin": -0.2, "retention_loss": 0.0},
         {"lora_rank": 8, "lora_alpha": 4.5, "lora_dropout": 0.0},
+        {"late_interaction_weight": 0.5, "late_interaction_dimensions": 96},
     ],
 )
 def test_boundary_values_are_accepted(settings: dict[str, object]) -> None:
@@ -98,7 +106,14 @@ def test_saved_config_loads_unchanged(tmp_path: Path) -> None:
 
 
 def test_loads_json_and_yaml(tmp_path: Path) -> None:
-    config = TrainingConfig(epochs=7, dimensions=(128,), report_to=("tensorboard",), budget_minutes=None)
+    config = TrainingConfig(
+        epochs=7,
+        dimensions=(128,),
+        report_to=("tensorboard",),
+        budget_minutes=None,
+        late_interaction_weight=0.5,
+        late_interaction_dimensions=96,
+    )
     config.save(tmp_path / "config.json")
     assert TrainingConfig.load(tmp_path / "config.json") == config
     (tmp_path / "config.yaml").write_text("epochs: 7\ndimensions: [128]\nlearning_rate: 2e-5\n", encoding="utf-8")

@@ -182,7 +182,9 @@ class DevEvaluationCallback(TrainerCallback):
             read_safetensors_header(checkpoint / _WEIGHTS, _CHECKPOINT)
             self.best_weights = load_file(checkpoint / _WEIGHTS)
         if self._projection is not None:
-            read_safetensors_header(checkpoint / _PROJECTION, _CHECKPOINT)
+            tensors = read_safetensors_header(checkpoint / _PROJECTION, _CHECKPOINT)
+            if "current" not in tensors or {one.shape for one in tensors.values()} != {self._projection.shape}:
+                raise _CHECKPOINT.because(checkpoint / _PROJECTION, "is of another projection")
             kept = load_file(checkpoint / _PROJECTION)
             self._projection.data.copy_(kept["current"])
             self.best_projection = kept.get("best")

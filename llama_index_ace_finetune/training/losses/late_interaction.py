@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llama_index_ace_finetune.training.losses.embed_batch import BatchTokens
@@ -26,6 +28,17 @@ class LateInteraction(nn.Module):
         self.weight = weight
         self.temperature = temperature
         self.projection = None if projection is None else nn.Parameter(projection.clone())
+
+    def matrix(self) -> NDArray[np.float32] | None:
+        """Return a copy of the projection."""
+        return None if self.projection is None else self.projection.detach().cpu().numpy().copy()
+
+    def interpolate(self, base: NDArray[np.float32] | None, tuned: Tensor | None, alpha: float) -> None:
+        """Set the projection to (1 - alpha) * base + alpha * tuned, as the weights of the model are."""
+        if self.projection is None or base is None or tuned is None:
+            return
+        with torch.no_grad():
+            self.projection.copy_(torch.lerp(torch.from_numpy(base), tuned, alpha))
 
     def similarities(self, queries: BatchTokens, documents: BatchTokens) -> Tensor:
         """Return the MaxSim of each query and each document, float32 [queries, documents], in batch order."""

@@ -35,11 +35,15 @@ POOL_QUERIES = 200
 
 @dataclass(frozen=True)
 class DevScores:
-    """One model on dev: per-query MRR@10 float [n], headline means by name, and rankings int32 [n, depth]."""
+    """One model on dev: per-query MRR@10 float [n], headline means by name, and rankings int32 [n, depth].
+
+    `max_sim` is the per-query MRR@10 float [n] after re-ranking by MaxSim; None if that was not evaluated.
+    """
 
     mrr: NDArray[np.float64]
     means: dict[str, float] = field(default_factory=dict)
     rankings: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 0), np.int32))
+    max_sim: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

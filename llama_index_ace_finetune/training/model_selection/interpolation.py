@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,11 @@ from torch import Tensor
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.evaluation.stats.paired import SIGNIFICANT, PairedDifference, paired_difference
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
+from llama_index_ace_finetune.training.model_selection.late_interaction import (
+    LateInteractionRecord,
+    late_interaction_record,
+    rank_candidates,
+)
 from llama_index_ace_finetune.training.model_selection.retention import Retention, RetentionRecord
 
 
@@ -24,6 +29,7 @@ def choose_alpha(
     on_dev: Callable[[float], DevScores],
     lost: Callable[[float], float],
     bound: float,
+    descending: bool = True,
 ) -> tuple[float, PairedDifference, dict[float, float]]:
     """Return the alpha that ships (0 is the base), its dev difference to the base, and the retention losses by alpha.
 
@@ -38,6 +44,7 @@ def choose_alpha(
         on_dev: dev scores of an alpha.
         lost: fall of MRR@10 on the retention set for an alpha.
         bound: the largest allowed fall.
+        descending: `ranked` is in the order of dev MRR@10, so none is a gain after one that is not.
     """
     first: PairedDifference | None = None
     losses: dict[float, float] = {}
@@ -47,7 +54,9 @@ def choose_alpha(
         difference = paired_difference(on_dev(alpha).mrr, base_scores.mrr, groups=groups)
         first = first or difference
         if not difference.is_gain:
-            break  # the remaining ones are lower
+            if descending:
+                break
+            continue
         losses[alpha] = lost(alpha)
         if losses[alpha] <= bound:
             return alpha, difference, losses
@@ -71,6 +80,8 @@ class Selection:
         candidates: headline metrics per alpha, 0 included.
         ranked_memories: number of memories the candidates were ranked over; the difference is over all memories.
         retention: result on the retention set; None without one.
+        late_interaction: result of re-ranking by MaxSim; None if that was not trained.
+        scores: of what ships on all of dev; None if unknown.
     """
 
     alpha: float
@@ -78,6 +89,8 @@ class Selection:
     candidates: Mapping[float, Mapping[str, float]]
     ranked_memories: int = 0
     retention: RetentionRecord | None = None
+    late_interaction: LateInteractionRecord | None = None
+    scores: DevScores | None = field(default=None, compare=False, repr=False)
 
     @property
     def ships_tuned(self) -> bool:
@@ -86,7 +99,9 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        kept = {"retention": self.retention.to_dict()} if self.retention else {}
+        kept: dict[str, Any] = {"retention": self.retention.to_dict()} if self.retention else {}
+        if self.late_interaction:
+            kept["late_interaction"] = self.late_interaction.to_dict()
         return {
             "rule": f"{RULE} {self.retention.rule}" if self.retention else RULE,
             "shipped": "finetuned" if self.ships_tuned else "base",
@@ -109,8 +124,11 @@ def select_weights(
     pool: DevSet | None = None,
     known: Mapping[float, DevScores] | None = None,
     retention: Retention | None = None,
+    on_load: Callable[[float], None] | None = None,
 ) -> Selection:
     """Evaluate interpolations of base and tuned weights on dev, load the best into `encoder.model`, and return it.
+
+    With MaxSim scores of a `RerankedDevSet`, candidates are ranked by the rule of `model_selection.late_interaction`.
 
     Source: weight-space interpolation, WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903).
 
@@ -124,38 +142,48 @@ def select_weights(
         pool: a smaller set on which alpha is chosen; whether it ships is decided on all of `dev`.
         known: scores by alpha on `pool` (on `dev` without one) that are already known.
         retention: general queries whose MRR@10 may fall by at most a bound.
+        on_load: called with an alpha when its weights are loaded, to load what belongs to them.
     """
+
+    def loaded(alpha: float) -> Encoder:
+        load_interpolated(encoder, base=base, tuned=tuned, alpha=alpha)
+        if on_load:
+            on_load(alpha)
+        return encoder
+
     compared = pool if pool is not None and pool is not dev else dev
     at_hand = {0.0: base_scores} if compared is dev else {}
     at_hand.update(known or {})
     scores: dict[float, DevScores] = {}
     for alpha in sorted({*alphas, 0.0}):
-        if alpha not in at_hand:
-            load_interpolated(encoder, base=base, tuned=tuned, alpha=alpha)
-        scores[alpha] = at_hand[alpha] if alpha in at_hand else compared.score(encoder)
+        scores[alpha] = at_hand[alpha] if alpha in at_hand else compared.score(loaded(alpha))
+    decisive = {0.0: base_scores}
 
-    def loaded(alpha: float) -> Encoder:
-        load_interpolated(encoder, base=base, tuned=tuned, alpha=alpha)
-        return encoder
+    def on_dev(alpha: float) -> DevScores:
+        decisive[alpha] = scores[alpha] if compared is dev else dev.score(loaded(alpha))
+        return decisive[alpha]
 
     def lost(alpha: float) -> float:
         return retention.loss(retention.queries.score(loaded(alpha))) if retention else 0.0
 
     alpha, difference, losses = choose_alpha(
-        sorted((alpha for alpha in scores if alpha > 0), key=lambda alpha: (-scores[alpha].mrr.mean(), alpha)),
+        rank_candidates({alpha: one for alpha, one in scores.items() if alpha > 0}, groups=compared.groups),
         base_scores=base_scores,
         groups=dev.groups,
-        on_dev=lambda alpha: scores[alpha] if compared is dev else dev.score(loaded(alpha)),
+        on_dev=on_dev,
         lost=lost,
         bound=retention.bound if retention else math.inf,
+        descending=base_scores.max_sim is None,
     )
-    load_interpolated(encoder, base=base, tuned=tuned, alpha=alpha)
+    loaded(alpha)
     return Selection(
         alpha=alpha,
         difference=difference,
         candidates={alpha: scores[alpha].means for alpha in sorted(scores)},
         ranked_memories=len(compared.examples.corpus),
         retention=retention.record(losses) if retention else None,
+        late_interaction=late_interaction_record(base_scores, decisive[alpha]),
+        scores=decisive[alpha],
     )
 
 

@@ -17,11 +17,15 @@ from llama_index_ace_finetune.training.data.teacher_scores import teacher_scores
 from llama_index_ace_finetune.training.data.token_cache import TokenCache
 from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPlan
 from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, StepProgress
-from llama_index_ace_finetune.training.loop.evaluation_cost import measure_evaluation_cost
 from llama_index_ace_finetune.training.loop.fit import OnPlan, fit
 from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss
 from llama_index_ace_finetune.training.model_selection.dev_set import DEPTH, POOL_QUERIES
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection, copy_weights, select_weights
+from llama_index_ace_finetune.training.modes.late_interaction import (
+    SelectionSets,
+    is_preferred,
+    late_interaction_of,
+)
 from llama_index_ace_finetune.training.modes.lora import merged_weights, with_adapters
 from llama_index_ace_finetune.training.modes.mode import Mode, ModeEstimate, Speed, TrainingSizes
 from llama_index_ace_finetune.training.modes.result import ModeResult
@@ -39,7 +43,7 @@ def train_full(
 
     Args:
         context: without dev queries nothing can be selected, and the last weights ship without validation.
-        previous: not used; the base is trained.
+        previous: the base is trained; with late interaction, the result is compared with theirs.
         minutes: of training and dev evaluations, at most; None trains all epochs.
         progress: called after each step.
         on_plan: called with the planned steps before the first.
@@ -47,13 +51,13 @@ def train_full(
     start = time.perf_counter()
     encoder, config, dev = context.encoder, context.config, context.dev
     model, base_weights, retention = encoder.model, copy_weights(encoder), context.retention
-    pool = pool_scores = evaluation_cost = None
+    late = late_interaction_of(context)
+    base_projection = late.matrix() if late else None
+    pool = pool_scores = sets = None
     if dev:
         pool, queries, documents = dev.pooled(context.base_scores.rankings, seed=config.seed)
         pool_scores = pool.rank(context.dev_query_vectors[queries], context.document_vectors[documents])
-        evaluation_cost = measure_evaluation_cost(
-            encoder, pool=pool, dev=dev, alphas=config.interpolation, retention=retention
-        )
+        sets = SelectionSets.of(context, pool=pool, pool_scores=pool_scores, late=late)
     trained = encoder
     if config.lora_rank is not None:
         adapted = with_adapters(model, config)
@@ -70,6 +74,7 @@ def train_full(
         before_evaluation=lambda: (
             model.load_state_dict(merged_weights(trained.model)) if trained is not encoder else None
         ),
+        projection=late.projection if late else None,
     )
     try:
         steps, epochs = fit(
@@ -81,30 +86,36 @@ def train_full(
                 symmetric=config.symmetric,
                 dimensions=config.dimensions,
                 distillation=config.distillation,
+                late_interaction=late,
             ),
             collator=_collators(context),
             query_ids=context.examples.query_ids,
             config=config,
             minutes=minutes and max(minutes - (time.perf_counter() - start) / 60, minutes / 2),
             callbacks=[callback],
-            evaluation_cost=evaluation_cost,
+            evaluation_cost=sets.evaluation_cost(context, pool) if sets and pool else None,
             on_plan=on_plan,
             checkpoints=context.checkpoints_of("full"),
         )
         selection: Selection | None = None
         shipped, dev_mrr = callback.best_weights or base_weights, 0.0
-        if dev and pool_scores and callback.best_weights and callback.best_scores:
+        if late:
+            late.interpolate(base_projection, callback.best_projection, 1.0)
+        if sets and callback.best_weights and callback.best_scores:
             context.on_phase("full: evaluating")
             selection = select_weights(
                 encoder,
                 base=base_weights,
                 tuned=callback.best_weights,
-                base_scores=context.base_scores,
-                dev=dev,
+                base_scores=sets.base_scores,
+                dev=sets.dev,
                 alphas=config.interpolation,
-                pool=pool,
-                known={0.0: pool_scores, 1.0: callback.best_scores},
+                pool=sets.pool,
+                known=sets.known(callback.best_scores),
                 retention=retention,
+                on_load=lambda alpha: (
+                    late.interpolate(base_projection, callback.best_projection, alpha) if late else None
+                ),
             )
             shipped = copy_weights(encoder)
             dev_mrr = float(context.base_scores.mrr.mean()) + selection.difference.mean
@@ -124,6 +135,8 @@ def train_full(
         seconds=time.perf_counter() - start,
         history=callback.history,
         build=build,
+        token_projection=late.matrix() if late else None,
+        preferred=is_preferred(selection, previous, dev),
     )
 
 

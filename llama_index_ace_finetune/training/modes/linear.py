@@ -62,6 +62,7 @@ def train_linear(
         candidates={0.0: context.base_scores.means} | ({alpha: scores.means} if alpha else {}),
         ranked_memories=len(context.examples.corpus),
         retention=retention.record(losses) if retention else None,
+        scores=scores,
     )
     return ModeResult(
         name="linear",

@@ -27,6 +27,9 @@ class ModeResult:
         history: one row per logged step or dev evaluation.
         build: turns the base model, with the base's weights, into the model that it would ship.
         query_adapter: the matrix that a later mode starts from, float32 [d, d]; None for none.
+        token_projection: of the token states that late interaction uses, float32 [width, d]; None for none.
+        preferred: it ships even if another mode is better by single vectors, but not by more than one standard error,
+            since its token vectors re-rank better.
     """
 
     name: str
@@ -38,6 +41,8 @@ class ModeResult:
     history: Sequence[Mapping[str, float]]
     build: Callable[[SentenceTransformer], SentenceTransformer]
     query_adapter: NDArray[np.float32] | None = None
+    token_projection: NDArray[np.float32] | None = None
+    preferred: bool = False
 
     @property
     def ships(self) -> bool:
@@ -47,12 +52,14 @@ class ModeResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         record = self.selection.retention if self.selection else None
+        late = self.selection.late_interaction if self.selection else None
         return {
             "rung": self.name,
             "beats_base": self.ships,
             "dev_mrr@10": round(self.dev_mrr, 6),
             "dev_difference_mrr@10": asdict(self.selection.difference) if self.selection else None,
             **({"retention": record.to_dict()} if record else {}),
+            **({"late_interaction": late.to_dict()} if late else {}),
             "steps": self.steps,
             "epochs": round(self.epochs, 2),
             "seconds": round(self.seconds, 2),
@@ -60,6 +67,9 @@ class ModeResult:
 
 
 def best_result(results: Sequence[ModeResult]) -> ModeResult | None:
-    """Return the result that ships: the best on dev of those that beat the base, the cheaper of equal ones."""
+    """Return the result that ships: a preferred one, or the best on dev, of those that beat the base.
+
+    Of equal ones it is the cheaper.
+    """
     ahead = [result for result in results if result.ships]
-    return max(ahead, key=lambda result: result.dev_mrr, default=None)
+    return max(ahead, key=lambda result: (result.preferred, result.dev_mrr), default=None)

@@ -44,6 +44,8 @@ def model_card(provenance: dict[str, Any], folder: Path) -> str:
         "languages": languages,
         "refused": _refused(provenance["selection"]),
         "base_is_on_hub": is_hub_name(provenance["base_model"]),
+        "late_interaction_weight": config.get("late_interaction_weight"),
+        "token_dimensions": config.get("late_interaction_dimensions"),
         "two_towers": not (folder / "config.json").is_file() and (folder / "router_config.json").is_file(),
     }
     return environment.get_template("model_card.md.j2").render(**{**provenance, **fields})

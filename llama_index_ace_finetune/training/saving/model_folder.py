@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.encoders.provenance import FORMAT_VERSION, PROVENANCE
+from llama_index_ace_finetune.late_interaction.trained_projection import write_trained_projection
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
@@ -37,10 +41,12 @@ def save_model_folder(
     train: IndexedExamples,
     dev: IndexedExamples | None,
     keeps_documents: bool,
+    token_projection: NDArray[np.float32] | None = None,
 ) -> Path:
     """Write the model with its card and provenance to `path`, whole or not at all, and return `path`.
 
-    `keeps_documents` says that documents are embedded as the base model does it.
+    `keeps_documents` says that documents are embedded as the base model does it. `token_projection`, float32
+    [width, d], is that of the token states, if one was trained.
 
     A model folder of ours is replaced, since retraining into the same place is usual; files that a user added to it
     are kept, and any other folder is refused.
@@ -67,6 +73,8 @@ def save_model_folder(
     with new_folder(path, kind=MODEL) as folder:
         encoder.model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
         use_serving_layout(folder)
+        if token_projection is not None:
+            write_trained_projection(folder, token_projection)
         provenance["fingerprint"] = fingerprint_folder(folder, {})
         write_json(folder / PROVENANCE, provenance)
         plot_training(history, folder / CURVE)
