@@ -33,25 +33,25 @@ BATCH, NEGATIVES, QUERY_WORDS, WORDS = 64, 2, 10, 100
 # Each is one token of the base model, and about a fifth of the words of an English text are two, so a text of 100 words
 # has 120 of them.
 TOKENS_PER_WORD = 1.2
-VOCABULARY = (
-    "the of and to in is that for it as with on by this are from or have an not system error file data work time people "
-    "service request server code key disk memory user number water state world year case point company place group "
-    "problem part hand power result change question level order house book side head line end city name power law study"
-).split()
+VOCABULARY = """
+the of and to in is that for it as with on by this are from or have an not system error file data work time people
+service request server code key disk memory user number water state world year case point company place group problem
+part hand power result change question level order house book side head line end city name power law study
+"""
 COST = 0.10
 PROJECTION = 96
 
 
 def made_up_texts(count: int, *, seed: int) -> IndexedExamples:
     """Queries of 10 words; documents of 60 to 140 words, one positive and two negatives for each query."""
-    rng = np.random.default_rng(seed)
+    rng, words = np.random.default_rng(seed), VOCABULARY.split()
     documents = [
-        " ".join(rng.choice(VOCABULARY, int(TOKENS_PER_WORD * rng.integers(60, 141))))
+        " ".join(rng.choice(words, int(TOKENS_PER_WORD * rng.integers(60, 141))))
         for _ in range(count * (1 + NEGATIVES))
     ]
     return IndexedExamples(
         query_ids=tuple(map(str, range(count))),
-        queries=tuple(" ".join(rng.choice(VOCABULARY, int(TOKENS_PER_WORD * QUERY_WORDS))) for _ in range(count)),
+        queries=tuple(" ".join(rng.choice(words, int(TOKENS_PER_WORD * QUERY_WORDS))) for _ in range(count)),
         corpus_ids=tuple(map(str, range(len(documents)))),
         corpus=tuple(documents),
         relevant=tuple(np.array([row]) for row in range(count)),
