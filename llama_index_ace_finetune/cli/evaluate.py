@@ -11,11 +11,13 @@ from llama_index_ace_finetune.cli.console import emit
 from llama_index_ace_finetune.cli.execute import execute, typed_command
 from llama_index_ace_finetune.cli.options import (
     AsJson,
+    BytesPerMemory,
     Columns,
     Data,
     Device,
     Memories,
     Precision,
+    QueryMs,
     RequireGain,
     Title,
 )
@@ -46,6 +48,8 @@ def evaluate(
     run_files: Annotated[
         Path | None, typer.Option(metavar="<folder>", help="Write TREC run files and qrels into this folder.")
     ] = None,
+    query_ms: QueryMs = None,
+    bytes_per_memory: BytesPerMemory = None,
     device: Device = None,
     precision: Precision = None,
     require_gain: RequireGain = False,
@@ -71,6 +75,8 @@ def evaluate(
             also=also or (),
             runs=trec or (),
             curve=read_sizes(curve) if curve else (),
+            query_ms=query_ms,
+            bytes_per_memory=bytes_per_memory,
             device=device,
             precision=precision or "auto",
             command=typed_command(),

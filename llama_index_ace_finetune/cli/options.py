@@ -64,6 +64,12 @@ Retention = Annotated[
     str | None, typer.Option(help="General queries, a file or folder, whose MRR@10 may fall by .01 at most.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
+QueryMs = Annotated[
+    float | None, typer.Option(metavar="<ms>", help="Maximum time per query of the system to serve, in milliseconds.")
+]
+BytesPerMemory = Annotated[
+    float | None, typer.Option(metavar="<bytes>", help="Maximum storage per memory of the system to serve.")
+]
 Seed = Annotated[int | None, typer.Option(help="Random seed (default 0).")]
 SplitSeed = Annotated[
     int | None, typer.Option(help="Random seed of the split, apart from that of mining and training (default 0).")

@@ -19,6 +19,7 @@ from llama_index_ace_finetune.cli.options import (
     BatchSize,
     Bm25,
     Budget,
+    BytesPerMemory,
     Columns,
     Dense,
     Device,
@@ -33,6 +34,7 @@ from llama_index_ace_finetune.cli.options import (
     NoRelativeMargin,
     NumNegatives,
     Precision,
+    QueryMs,
     RangeMax,
     RangeMin,
     RelativeMargin,
@@ -87,6 +89,8 @@ def run(
     learning_rate: LearningRate = None,
     late_interaction_weight: LateInteractionWeight = None,
     retention: Retention = None,
+    query_ms: QueryMs = None,
+    bytes_per_memory: BytesPerMemory = None,
     device: Device = None,
     precision: Precision = None,
     seed: Seed = None,
@@ -192,7 +196,10 @@ def _duration(seconds: float) -> str:
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    names = ("data", "out", "memories", "columns", "num_negatives", "min_difficulty", "skip_categories", "title")
+    names = (
+        *("data", "out", "memories", "columns", "num_negatives", "min_difficulty", "skip_categories", "title"),
+        *("query_ms", "bytes_per_memory"),
+    )
     top = {name: options[name] for name in names if options[name] not in (None, [], ())}
     seed = {"seed": options["split_seed"]} if options["split_seed"] is not None else {}
     return {**top, "split": seed, "mining": mining_flags(options), "training": training_flags(options)}

@@ -13,10 +13,15 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
+from llama_index_ace_finetune.evaluation.choosing.choose import Choice
+from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
+from llama_index_ace_finetune.evaluation.choosing.structures import Embedding
 from llama_index_ace_finetune.evaluation.external_systems import retriever_system, run_system
-from llama_index_ace_finetune.evaluation.fusion_weights import FusionChoice, tune_convex_fusion, tune_fusion
+from llama_index_ace_finetune.evaluation.fusion_weights import FusionChoice, fusion_choice
 from llama_index_ace_finetune.evaluation.metrics.latency import SystemLatency
 from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES, MRR, measure_rankings
+from llama_index_ace_finetune.evaluation.servable_systems import ServableSystems, SystemComparison
 from llama_index_ace_finetune.evaluation.stats.comparison import Comparison, compare_measures
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 from llama_index_ace_finetune.evaluation.systems import (
@@ -24,12 +29,10 @@ from llama_index_ace_finetune.evaluation.systems import (
     EvaluationSet,
     System,
     bm25_system,
-    convex_system,
     dense_system,
     hybrid_system,
     time_systems,
 )
-from llama_index_ace_finetune.ranking.bm25 import BM25Index
 
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever
@@ -37,8 +40,7 @@ if TYPE_CHECKING:
 BM25, BASE, TUNED = "BM25", "base", "tuned"
 HYBRID_BASE, HYBRID_BASE_WEIGHTED = "base + BM25", "base + BM25, dev weights"
 HYBRID_EQUAL, HYBRID_TUNED, HYBRID_CONVEX = "tuned + BM25", "tuned + BM25, dev weights", "tuned + BM25, convex"
-TRAINED = frozenset({TUNED, HYBRID_EQUAL, HYBRID_TUNED, HYBRID_CONVEX})
-"""The systems that need the tuned model."""
+HYBRID_BASE_CONVEX = "base + BM25, convex"
 MEASURE = str(MRR(10))
 """The measure by which systems and weights are selected."""
 
@@ -55,6 +57,11 @@ class Evaluation:
         fusion: RRF weights of the tuned model and BM25, selected on dev.
         base_fusion: RRF weights of the base model and BM25.
         convex_fusion: weights of the tuned model and BM25 in a convex combination of scores.
+        choice: the system selected on dev.
+        untuned_choice: likewise, of the systems that do not need the tuned model.
+        fallback_choice: likewise, of those that a retriever can serve if the tuned model fails.
+        candidates: every structure that can be served, with its values on dev.
+        notes: why a leg or a system was left out.
         dev_values: per system that ranked the dev queries, MRR@10 of each query, float [dev].
         dev_groups: the group of each dev query; a bootstrap resamples whole groups.
         latency: of each timed system.
@@ -68,6 +75,11 @@ class Evaluation:
     fusion: FusionChoice
     base_fusion: FusionChoice
     convex_fusion: FusionChoice
+    choice: Choice
+    untuned_choice: Choice
+    fallback_choice: Choice
+    candidates: Sequence[Candidate] = ()
+    notes: Sequence[str] = ()
     dev_values: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     dev_groups: Sequence[str] = ()
     latency: Mapping[str, SystemLatency] = field(default_factory=dict)
@@ -98,16 +110,20 @@ def evaluate_systems(
     runs: Sequence[Path] = (),
     cache: Path | None = None,
     timed_queries: int = 100,
+    late_interaction: bool = True,
+    limits: ServingLimits | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Compare BM25, base, tuned, their hybrids and further systems on `test`; fusion weights are selected on `dev`.
+    """Compare BM25, base, tuned, their hybrids and further systems on `test`; the one to serve is selected on `dev`.
 
-    Each model encodes the corpus and the queries once. Ties are ranked by document id.
+    Every system that can be served is compared on dev (`structures`); the selected one and a few others are measured
+    on test. Each model encodes the corpus and the queries once, and the corpus once more for late interaction. Ties are
+    ranked by document id.
 
     Args:
         dataset: corpus and qrels.
         test: query ids that were used neither for training nor for any selection.
-        dev: query ids to select the fusion weights on; with fewer than 40 the weights stay equal.
+        dev: query ids to select the system and its weights on; with fewer than 40 the weights stay neutral.
         base: the untuned model.
         tuned: the model that ships; the base itself if tuning did not help.
         also: further untuned models, such as a larger one, which may be the cheaper solution.
@@ -115,6 +131,8 @@ def evaluate_systems(
         runs: TREC run files with the dataset's ids.
         cache: folder of the vector cache, so that a text is encoded once per model.
         timed_queries: how many test queries to time, one by one; 0 for none.
+        late_interaction: whether late interaction can be served.
+        limits: of the system to serve.
         progress: called with the number of newly encoded texts.
 
     Raises:
@@ -127,26 +145,18 @@ def evaluate_systems(
     both = EvaluationSet.of(dataset, [*test, *dev])
     on_test, on_dev = slice(0, len(test)), slice(len(test), None)
 
-    index = BM25Index.build(both.corpus)
     encoders = {BASE: base, TUNED: tuned, **{model.name: model for model in also}}
     encoded = {name: EncodedSet.of(both, model, cache=cache, progress=progress) for name, model in encoders.items()}
-    lexical = bm25_system(both, index=index)
-    dense = {name: dense_system(both, vectors, name=name) for name, vectors in encoded.items()}
-    lexical_dev, base_dev, tuned_dev = (one.rows(on_dev) for one in (lexical, dense[BASE], dense[TUNED]))
-    fusion = tune_fusion(tuned_dev, lexical_dev, dev_data)
-    base_fusion = tune_fusion(base_dev, lexical_dev, dev_data)
-    convex = tune_convex_fusion(tuned_dev.leg, lexical_dev.leg, dev_data)
-    ours = [
-        lexical,
-        dense[BASE],
-        hybrid_system(dense[BASE], lexical, name=HYBRID_BASE),
-        hybrid_system(dense[BASE], lexical, name=HYBRID_BASE_WEIGHTED, weights=base_fusion.weights),
-        dense[TUNED],
-        hybrid_system(dense[TUNED], lexical, name=HYBRID_EQUAL),
-        hybrid_system(dense[TUNED], lexical, name=HYBRID_TUNED, weights=fusion.weights),
-        convex_system(dense[TUNED], lexical, name=HYBRID_CONVEX, weights=convex.weights),
-        *(dense[model.name] for model in also),
-    ]
+    models: dict[Embedding, Encoder] = {"base": base}
+    if tuned.fingerprint != base.fingerprint:
+        models["tuned"] = tuned
+    servable = ServableSystems.of(both, models, encoded, late_interaction=late_interaction, progress=progress)
+    index = servable.bm25
+    latency = time_systems(data.queries[:timed_queries], index, encoders, encoded)
+    found = servable.compare(on_dev, latency=latency, timed_queries=timed_queries, limits=limits)
+    dense = {name: dense_system(both, vectors, name=name, trained=name == TUNED) for name, vectors in encoded.items()}
+    ours = _our_systems(servable, found, bm25_system(both, index=index), dense)
+    ours += [dense[model.name] for model in also]
     others = [
         *(retriever_system(dataset, data, retriever, name=name) for name, retriever in (retrievers or {}).items()),
         *(run_system(dataset, data, path) for path in runs),
@@ -166,14 +176,40 @@ def evaluate_systems(
         systems=systems,
         values=values,
         comparisons=compare_measures(values, base=BASE, groups=data.groups),
-        fusion=fusion,
-        base_fusion=base_fusion,
-        convex_fusion=convex,
+        fusion=fusion_choice(*found.with_bm25(TUNED, "rrf")),
+        base_fusion=fusion_choice(*found.with_bm25(BASE, "rrf")),
+        convex_fusion=fusion_choice(*found.with_bm25(TUNED, "convex")),
+        choice=found.choice,
+        untuned_choice=found.untuned_choice,
+        fallback_choice=found.fallback_choice,
+        candidates=found.candidates,
+        notes=found.notes,
         dev_values=dev_values,
         dev_groups=dev_data.groups,
-        latency=time_systems(data.queries[:timed_queries], index, encoders, encoded),
+        latency=latency,
         metadata={query_id: dict(dataset.queries[query_id].metadata) for query_id in test},
     )
+
+
+def _our_systems(
+    servable: ServableSystems, found: SystemComparison, lexical: System, dense: Mapping[str, System]
+) -> list[System]:
+    """Return BM25, and per model dense only, the hybrids with BM25, and the selected system."""
+    systems = [lexical]
+    for name, choice in ((BASE, found.untuned_choice), (TUNED, found.choice)):
+        weights = fusion_choice(*found.with_bm25(name, "rrf")).weights
+        convex, row = found.with_bm25(name, "convex")
+        systems += [
+            dense[name],
+            hybrid_system(dense[name], lexical, name=f"{name} + BM25"),
+            hybrid_system(dense[name], lexical, name=f"{name} + BM25, dev weights", weights=weights),
+            servable.system(convex.structure, row, name=f"{name} + BM25, convex", trained=name == TUNED),
+        ]
+        structure = choice.candidate.structure
+        selected = structure.system_name(choice.row)
+        if selected not in {system.name for system in systems}:
+            systems.append(servable.system(structure, choice.row, name=selected, trained=structure.trained))
+    return systems
 
 
 def _require_unique_names(systems: Sequence[System]) -> None:

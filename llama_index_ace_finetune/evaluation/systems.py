@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
-from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.metrics.latency import Latency, SystemLatency
 from llama_index_ace_finetune.evaluation.metrics.mean_cosine import MeanCosine
 from llama_index_ace_finetune.evaluation.metrics.qrels import Qrels
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
-from llama_index_ace_finetune.ranking.convex_fusion import ScoredLeg, fuse_convex
 from llama_index_ace_finetune.ranking.dense import dense_top_k
+from llama_index_ace_finetune.ranking.fusion_settings import FusionSettings
 from llama_index_ace_finetune.ranking.own_documents import NO_ROW, without_own
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import (
     FUSION_DEPTH,
@@ -102,7 +101,9 @@ class System:
         scores: of the hits, float [n, depth], or None if the system has no scores; ignored at padding.
         model: name of the embedding model.
         fusion: fusion method of a hybrid.
-        weights: weights of the dense and the BM25 leg of a hybrid.
+        weights: weights of the dense and the BM25 leg of a hybrid of these two.
+        trained: whether it needs the tuned model.
+        settings: legs, weights and fusion method of a hybrid that is fused by score.
         cosine: mean cosine of each query with its relevant documents, float64 [n], NaN without one; dense systems only.
     """
 
@@ -114,6 +115,8 @@ class System:
     fusion: FusionKind = ""
     weights: tuple[float, float] | None = None
     cosine: NDArray[np.float64] | None = None
+    trained: bool = False
+    settings: FusionSettings | None = None
 
     def rows(self, chosen: slice) -> System:
         """Return the system on a slice of its queries."""
@@ -123,13 +126,6 @@ class System:
             scores=None if self.scores is None else self.scores[chosen],
             cosine=None if self.cosine is None else self.cosine[chosen],
         )
-
-    @property
-    def leg(self) -> ScoredLeg:
-        """The system as a leg of a convex combination; a cosine is at least -1, a BM25 score has no lower bound."""
-        if self.scores is None:
-            raise AceFinetuneError(f"The system {self.name!r} has no scores; fuse it by rank (RRF).")
-        return ScoredLeg(self.rankings, self.scores, floor=-1.0 if self.kind == "dense" else None)
 
 
 def bm25_system(data: EvaluationSet, *, index: BM25Index | None = None, depth: int = DEPTH) -> System:
@@ -160,7 +156,9 @@ class EncodedSet:
         )
 
 
-def dense_system(data: EvaluationSet, encoded: EncodedSet, *, name: str, depth: int = DEPTH) -> System:
+def dense_system(
+    data: EvaluationSet, encoded: EncodedSet, *, name: str, depth: int = DEPTH, trained: bool = False
+) -> System:
     """Rank by cosine similarity; one model embeds the queries and the corpus."""
     found, values = dense_top_k(encoded.queries, encoded.corpus, depth + _one_more(data))
     rankings, scores = without_own(found, data.own, limit=depth, scores=values)
@@ -171,19 +169,22 @@ def dense_system(data: EvaluationSet, encoded: EncodedSet, *, name: str, depth: 
         scores=scores,
         model=encoded.model,
         cosine=_mean_cosines(encoded.queries, encoded.corpus, data),
+        trained=trained,
     )
 
 
 def hybrid_system(dense: System, lexical: System, *, name: str, weights: tuple[float, float] = (1.0, 1.0)) -> System:
     """Fuse a dense and a lexical ranking by RRF (k = 60) with weights (dense, lexical)."""
     rankings = fuse_rankings([dense.rankings, lexical.rankings], weights=weights, k=RRF_K, limit=DEPTH)
-    return System(name=name, kind="hybrid", rankings=rankings, model=dense.model, fusion="rrf", weights=weights)
-
-
-def convex_system(dense: System, lexical: System, *, name: str, weights: tuple[float, float]) -> System:
-    """Fuse a dense and a lexical ranking by the weighted sum of their normalised scores (`fuse_convex`)."""
-    rankings = fuse_convex([dense.leg, lexical.leg], weights=weights, limit=DEPTH)
-    return System(name=name, kind="hybrid", rankings=rankings, model=dense.model, fusion="convex", weights=weights)
+    return System(
+        name=name,
+        kind="hybrid",
+        rankings=rankings,
+        model=dense.model,
+        fusion="rrf",
+        weights=weights,
+        trained=dense.trained,
+    )
 
 
 def _one_more(data: EvaluationSet) -> int:

@@ -20,6 +20,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
+from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.evaluation.decision.verdict import Verdict, reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
 from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, write_report
@@ -54,6 +55,8 @@ def evaluate(
     also: Sequence[str] = (),
     runs: Sequence[Path] = (),
     curve: Sequence[int] = (),
+    query_ms: float | None = None,
+    bytes_per_memory: float | None = None,
     device: str | None = None,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     command: str = "",
@@ -74,6 +77,8 @@ def evaluate(
         also: further untuned models to compare with, by folder or hub name.
         runs: TREC run files to compare with.
         curve: also train on subsets of N queries of the run's training data, for a learning curve.
+        query_ms: milliseconds per query, encoding included, that the system to serve may take.
+        bytes_per_memory: bytes per memory that the system to serve may store.
         device: torch device.
         precision: of the vectors; see `EncoderSettings`.
         command: named in the report as the way to reproduce it.
@@ -87,6 +92,7 @@ def evaluate(
         OutputExistsError: if `out` is a folder.
     """
     output = None if out is None else check_report_output(Path(out))
+    limits = ServingLimits(query_ms=query_ms, bytes_per_memory=bytes_per_memory)
     for name in (model, *([base_model] if base_model else []), *also):
         resolve_checkpoint(name)
     dataset = read_dataset(data, memories, columns=columns)
@@ -100,6 +106,7 @@ def evaluate(
         also=also,
         runs=runs,
         curve=curve,
+        limits=limits,
         device=device,
         precision=precision,
         command=command,
@@ -139,6 +146,7 @@ def evaluate_model(
     also: Sequence[str] = (),
     runs: Sequence[Path] = (),
     curve: Sequence[int] = (),
+    limits: ServingLimits | None = None,
     device: str | None = None,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     cache: Path | None = None,
@@ -159,6 +167,7 @@ def evaluate_model(
         also: further untuned models to compare with, by folder or name.
         runs: TREC run files to compare with.
         curve: also train on subsets of N queries of the run's training data, for a learning curve.
+        limits: of the system to serve.
         device: torch device.
         precision: of the vectors; see `EncoderSettings`. The report names the one that was used.
         cache: folder for vectors.
@@ -179,7 +188,8 @@ def evaluate_model(
     base_name = base_model or (record or {}).get("base_model") or DEFAULT_BASE_MODEL
     base = Encoder.load(base_name, settings=settings)
     others = [Encoder.load(name, settings=settings) for name in also]
-    total = (2 + len(others)) * (len(test) + len(queries.dev) + len(dataset.answers))
+    # Texts for vectors, and the corpus for token vectors.
+    total = (2 + len(others)) * (len(test) + len(queries.dev) + len(dataset.answers)) + 2 * len(dataset.answers)
     events = events or PipelineEvents()
     with events.texts_progress("encoding", total) as advance:
         encoded = 0
@@ -200,6 +210,7 @@ def evaluate_model(
             also=others,
             runs=runs,
             cache=cache,
+            limits=limits,
             progress=progress,
         )
         verdict = reach_verdict(evaluation, (record or {}).get("selection"))

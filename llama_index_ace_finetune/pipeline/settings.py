@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.utils.redact import without_passwords
@@ -31,6 +32,8 @@ class RunSettings:
         title: of the report; empty for the name of the data.
         split: settings of the split.
         mining: sources of candidates, and filters that reject some.
+        query_ms: milliseconds per query, encoding included, that the served system may take.
+        bytes_per_memory: bytes per memory that the served system may store.
         training: settings of the training; its output_dir is not used.
         resume: resume an interrupted run with the same data and settings; in a finished run, run the stages whose data
             or settings have changed.
@@ -45,6 +48,8 @@ class RunSettings:
     num_negatives: int = 5
     min_difficulty: Literal["easy", "medium", "hard"] | None = None
     skip_categories: frozenset[str] = frozenset()
+    query_ms: float | None = None
+    bytes_per_memory: float | None = None
     title: str = ""
     split: SplitSettings = field(default_factory=SplitSettings)
     mining: MiningSettings = field(default_factory=MiningSettings)
@@ -52,6 +57,14 @@ class RunSettings:
     resume: bool = False
     force: bool = False
     command: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise AceFinetuneError for a limit that is not above 0."""
+        self.limits()
+
+    def limits(self) -> ServingLimits:
+        """Return the limits of the served system."""
+        return ServingLimits(query_ms=self.query_ms, bytes_per_memory=self.bytes_per_memory)
 
     def seeds(self) -> dict[str, int]:
         """Return the random seed of every stage that has one."""
@@ -79,6 +92,8 @@ class RunSettings:
             "num_negatives": self.num_negatives,
             "min_difficulty": self.min_difficulty,
             "skip_categories": sorted(self.skip_categories),
+            "query_ms": self.query_ms,
+            "bytes_per_memory": self.bytes_per_memory,
             "title": self.title,
             "split": dict(vars(self.split)),
             "mining": self.mining.to_dict(),

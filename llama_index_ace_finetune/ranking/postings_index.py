@@ -57,6 +57,13 @@ class PostingsIndex(ABC, Generic[_State]):
         """Number of rows, including removed ones."""
         return self._current_state().postings.n_rows
 
+    @property
+    def bytes_per_row(self) -> float:
+        """Bytes of the postings and what is computed from them, per row; 0 without rows."""
+        state = self._current_state()
+        arrays = [*vars(state.postings).values(), *(one for name, one in vars(state).items() if name != "postings")]
+        return sum(one.nbytes for one in arrays if isinstance(one, np.ndarray)) / max(state.postings.n_rows, 1)
+
     # ----------------------------------------------------------------------------------------- of each subclass
 
     @abstractmethod

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.evaluation.fusion_weights import standard_error
 from llama_index_ace_finetune.evaluation.stats.groups import number_groups
+from llama_index_ace_finetune.evaluation.stats.standard_error import standard_error
 
 
 @dataclass(frozen=True)

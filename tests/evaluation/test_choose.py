@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
-from llama_index_ace_finetune.evaluation.choosing.choose import choose
+from llama_index_ace_finetune.evaluation.choosing.choose import _Clusters, choose
 from llama_index_ace_finetune.evaluation.choosing.structures import Structure
-from llama_index_ace_finetune.evaluation.fusion_weights import standard_error
 from llama_index_ace_finetune.evaluation.stats.groups import number_groups
+from llama_index_ace_finetune.evaluation.stats.standard_error import standard_error
 
 DENSE = Structure("base", "convex", ("dense",), ((1.0,),), (1.0,))
 TUNED = Structure("tuned", "convex", ("dense",), ((1.0,),), (1.0,))
@@ -50,12 +50,16 @@ def test_better_system_of_equal_cost_is_chosen() -> None:
         assert choose(pair).candidate.structure == TUNED
 
 
-def test_weights_nearest_to_neutral_within_one_standard_error() -> None:
-    rows = [0.5] * 10, [0.5] * 10, [1.0] * 8 + [0.5] * 2, [1.0] * 9 + [0.5]
+def test_weights_nearest_to_neutral_within_half_a_standard_error() -> None:
+    # The last row has the highest mean, by .0125 +- .0284 over the third.
+    third, last = [1.0] * 18 + [0.5, 0.75], [1.0] * 17 + [0.5, 1.0, 1.0]
+    rows = [0.5] * 20, [0.5] * 20, third, last
     chosen = choose([candidate(HYBRID, *rows)])
-    # The last row is the best by .05 +- .05.
+    assert np.mean(last) - np.mean(third) == pytest.approx(0.0125)
     assert chosen.settings.weights == {"dense": 0.6, "bm25": 0.4}
-    assert chosen.values.mean() == pytest.approx(0.9)
+    # By .025 +- .025 it is more than half a standard error.
+    better = [1.0] * 18 + [1.0, 0.75]
+    assert choose([candidate(HYBRID, *rows[:3], better)]).settings.weights == {"dense": 0.5, "bm25": 0.5}
 
 
 def test_nested_estimate_measures_on_queries_that_were_not_chosen_on() -> None:
@@ -80,6 +84,16 @@ def test_nested_estimate_of_noise_is_unbiased() -> None:
     error = np.std(gains, ddof=1) / np.sqrt(len(gains))
     assert abs(np.mean(gains)) < 3 * error
     assert np.mean(naive) > 10 * error  # the mean of the winner is far too high
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_errors_of_many_means_are_those_of_each(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels = number_groups(generator.integers(0, 9, 40), 40)
+    differences = generator.normal(0, 1, (3, 40))
+    expected = [standard_error(one, labels) for one in differences]
+    assert _Clusters(labels).errors(differences) == pytest.approx(expected)
 
 
 def test_few_groups() -> None:
@@ -123,4 +137,4 @@ def test_useless_leg_does_not_change_the_choice(seed: int) -> None:
     worse = choose([dense, late, candidate(useless, list(shuffled))])
     if worse.candidate.structure != before.candidate.structure:
         gain = shuffled - before.values
-        assert gain.mean() > standard_error(gain, number_groups(None, 80))
+        assert gain.mean() > gain.std(ddof=1) / np.sqrt(80)

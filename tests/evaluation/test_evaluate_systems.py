@@ -65,10 +65,13 @@ def test_every_system_ranks_every_test_query(
         "base",
         "base + BM25",
         "base + BM25, dev weights",
+        "base + BM25, convex",
+        compared.untuned_choice.candidate.structure.name,
         "tuned",
         "tuned + BM25",
         "tuned + BM25, dev weights",
         "tuned + BM25, convex",
+        compared.choice.candidate.structure.name,
     ]
     assert compared.data.query_ids == parts[0]
     for system in compared.systems:
@@ -126,8 +129,9 @@ def test_same_model_twice_has_no_difference(
     with warnings.catch_warnings():
         # A mean of no dev query would warn.
         warnings.simplefilter("error")
-        assert reach_verdict(result, None).system.reason == "0 dev queries are too few to select weights on"
-    assert sum(counted) == 2 * (len(parts[0]) + len(small_dataset.answers))
+        assert reach_verdict(result, None).system.reason == "0 dev queries are too few to select a system on"
+    # Vectors of both, and tokens of the corpus by the one model.
+    assert sum(counted) == 2 * len(parts[0]) + 3 * len(small_dataset.answers)
 
 
 def test_measures_match_the_rankings(compared: Evaluation) -> None:
@@ -178,6 +182,7 @@ def test_further_systems_are_in_the_same_evaluation(
         runs=[path],
         cache=cache,
         timed_queries=0,
+        late_interaction=False,
     )
     assert [system.name for system in result.systems[-3:]] == ["worse", "keywords", "saved"]
     assert result.mean("saved", "MRR@10") == pytest.approx(0.5 * (len(test) - 1) / len(test))
@@ -186,10 +191,14 @@ def test_further_systems_are_in_the_same_evaluation(
     assert result.mean("keywords", "MRR@10") == pytest.approx(1 / 3)
     assert result.latency == {}
     with pytest.raises(AceFinetuneError, match="Two systems have the name 'worse'"):
-        evaluate_systems(small_dataset, test=test, dev=(), base=minilm, tuned=minilm, also=[worse, worse], cache=cache)
+        evaluate_systems(
+            small_dataset, test=test, dev=(), base=minilm, tuned=minilm, also=[worse, worse], late_interaction=False
+        )
     write_run(path, TrecRun("strange", {test[0]: [("nowhere", 1.0)]}))
     with pytest.raises(DatasetError, match="document 'nowhere' is not in"):
-        evaluate_systems(small_dataset, test=test, dev=(), base=minilm, tuned=minilm, runs=[path], cache=cache)
+        evaluate_systems(
+            small_dataset, test=test, dev=(), base=minilm, tuned=minilm, runs=[path], late_interaction=False
+        )
 
 
 class ByText(BaseRetriever):

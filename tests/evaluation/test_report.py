@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from llama_index_ace_finetune.cli.summary import print_summary
 from llama_index_ace_finetune.datasets.oracle import UpperBound
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
-from llama_index_ace_finetune.evaluation.evaluate import BASE, HYBRID_EQUAL, TUNED, Evaluation
+from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, HYBRID_EQUAL, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.report import html
+from llama_index_ace_finetune.evaluation.report.choice import frontier
 from llama_index_ace_finetune.evaluation.report.html import _unbroken, render_html
 from llama_index_ace_finetune.evaluation.report.learning_curve import CurvePoint, LearningCurve
 from llama_index_ace_finetune.evaluation.report.per_query import PerQuery, per_query_path, write_per_query
@@ -134,7 +136,7 @@ def test_systems_verdict_and_environment(report: dict[str, Any]) -> None:
     names = [system["name"] for system in report["systems"]]
     assert names == ["BM25", "base", *HYBRIDS_OF_BASE, "tuned", *HYBRIDS_OF_TUNED]
     assert report["systems"][1]["difference_to_base"] == {}
-    difference = report["systems"][4]["difference_to_base"]["MRR@10"]
+    difference = report["systems"][5]["difference_to_base"]["MRR@10"]
     assert set(difference) == {"mean", "low", "high", "p_value", "wins", "ties", "losses", "p_holm", "effect_size"}
     assert (difference["wins"], difference["ties"], difference["losses"]) == (2, 1, 1)
     assert difference["p_value"] <= difference["p_holm"]
@@ -149,11 +151,13 @@ def test_systems_verdict_and_environment(report: dict[str, Any]) -> None:
         "vectors": "model",
         "weights": [1.0, 0.0],
         "baseline_weights": [1.0, 0.0],
+        "fusion": None,
+        "baseline_fusion": None,
     }
     assert report["environment"]["packages"]["numpy"]
 
 
-HYBRIDS_OF_BASE = ["base + BM25", "base + BM25, dev weights"]
+HYBRIDS_OF_BASE = ("base + BM25", "base + BM25, dev weights", "base + BM25, convex")
 HYBRIDS_OF_TUNED = ["tuned + BM25", "tuned + BM25, dev weights", "tuned + BM25, convex"]
 
 
@@ -477,15 +481,15 @@ def test_colours_are_readable_in_light_and_dark() -> None:
 def test_marks_follow_one_rule_in_page_and_terminal(evaluation: Make, capsys: pytest.CaptureFixture[str]) -> None:
     # Three queries that all gain: the interval is above zero, p = .25.
     report = report_of(evaluation({BASE: [2] * 3, TUNED: [1] * 3, HYBRID_EQUAL: [3] * 3}))
-    assert report["systems"][4]["difference_to_base"]["MRR@10"]["low"] > 0
+    assert report["systems"][5]["difference_to_base"]["MRR@10"]["low"] > 0
     page = render_html(report)
     assert not re.findall(r'class="interval num (?:up|down)"', page)
     assert 'class="verdict "' in page
-    clear = render_html(report_of(evaluation({BASE: [2] * 20, TUNED: [1] * 20, HYBRID_EQUAL: [3] * 20})))
-    assert re.findall(r'class="interval num (up|down)">([+-][\d.]+)', clear) == [("up", "+0.500"), ("down", "-0.167")]
+    clear = render_html(report_of(evaluation({BASE: [2] * 20, TUNED: [1] * 20, BM25: [3] * 20})))
+    assert re.findall(r'class="interval num (up|down)">([+-][\d.]+)', clear) == [("down", "-0.167"), ("up", "+0.500")]
     # Only the p-value of the rule is in the table; the adjusted one is named as such.
     tables = page.split("<summary>All measures</summary>")
-    difference = report["systems"][4]["difference_to_base"]["MRR@10"]
+    difference = report["systems"][5]["difference_to_base"]["MRR@10"]
     for key, table in (("p_value", tables[0]), ("p_holm", tables[1])):
         assert f'<td class="num">{difference[key]:.3f}</td>' in table
     screen = Console(width=100, force_terminal=True, color_system="standard", highlight=False)
@@ -506,7 +510,7 @@ def test_page_without_slices_and_changes(evaluation: Make) -> None:
 
 def test_one_query(evaluation: Make) -> None:
     report = report_of(evaluation({BASE: [2], TUNED: [1]}))
-    difference = report["systems"][4]["difference_to_base"]["MRR@10"]
+    difference = report["systems"][5]["difference_to_base"]["MRR@10"]
     assert (difference["low"], difference["high"], difference["p_value"]) == (0.5, 0.5, 1.0)
     assert difference["effect_size"] is None
     assert not report["verdict"]["confirmed"]
@@ -544,3 +548,41 @@ def test_browser_check_finds_faults(tmp_path: Path) -> None:
     assert seen.outside
     if seen.violations is not None:
         assert {"image-alt", "html-has-lang", "color-contrast"} <= {one["id"] for one in seen.violations}
+
+
+def test_choice_of_the_served_system(evaluation: Make) -> None:
+    dev = {BASE: [2] * 40, TUNED: [1] * 40, HYBRID_EQUAL: [3] * 40, BM25: [4] * 40}
+    made = evaluation({BASE: [2] * 20, TUNED: [1] * 20}, dev=dev)
+    costs = {"BM25": (0.5, 300.0), "base": (8.0, 1536.0), "tuned": (9.0, 1536.0)}
+    priced = [
+        replace(one, milliseconds=costs[one.structure.name][0], bytes_per_memory=costs[one.structure.name][1])
+        if one.structure.name in costs
+        else one
+        for one in made.candidates
+    ]
+    report = report_of(replace(made, candidates=priced))
+    choice = report["choice"]
+    assert choice["system"] == "tuned"
+    assert choice["settings"] == {"kind": "convex", "weights": {"dense": 1.0}}
+    assert choice["contributions"] == {"tuning": 0.5}
+    assert choice["nested"] == pytest.approx({"mean": 1.0, "low": 1.0, "high": 1.0})
+    assert choice["nested_gain"] == pytest.approx({"mean": 0.5, "low": 0.5, "high": 0.5})
+    assert [one["name"] for one in frontier(choice["candidates"], "milliseconds")] == ["BM25", "base", "tuned"]
+    assert [one["name"] for one in frontier(choice["candidates"], "bytes_per_memory")] == ["BM25", "tuned"]
+    page = Page(render_html(report))
+    assert page.open == []
+    assert "Each part adds to MRR@10 on dev: tuning +0.500." in page.text
+    assert "this way of selecting has MRR@10 1.000 [1.000, 1.000], +0.500 [+0.500, +0.500] against" in page.text
+    # A report of the version before has no such part.
+    old = {name: value for name, value in report.items() if name != "choice"}
+    assert "The weights of the dense leg and BM25 are selected on the dev queries only." in Page(render_html(old)).text
+
+
+def test_hybrids_that_are_not_served_are_in_all_measures_only(evaluation: Make) -> None:
+    report = report_of(evaluation({BASE: [2] * 20, TUNED: [1] * 20}, dev={BASE: [2] * 40, TUNED: [1] * 40}))
+    main, folded = render_html(report).split("<summary>All measures</summary>", 1)
+    for name in ("BM25", "base", "tuned"):
+        assert f"<bdi>{name}</bdi>" in main
+    for name in (*HYBRIDS_OF_BASE, *HYBRIDS_OF_TUNED):
+        assert f"<bdi>{name}</bdi>" not in main
+        assert f"<bdi>{name}</bdi>" in folded

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -11,6 +10,7 @@ from llama_index_ace_finetune.evaluation.evaluate import (
     BASE,
     BM25,
     HYBRID_BASE,
+    HYBRID_BASE_CONVEX,
     HYBRID_BASE_WEIGHTED,
     HYBRID_CONVEX,
     HYBRID_EQUAL,
@@ -31,12 +31,13 @@ def dev(**mean_ranks: int) -> Mapping[str, list[int]]:
     """40 dev queries; `tuned=1` puts the relevant document of the tuned model first."""
     names = {"tuned": TUNED, "base": BASE, "bm25": BM25, "hybrid_base": HYBRID_BASE, "hybrid": HYBRID_TUNED}
     names |= {"equal": HYBRID_EQUAL, "convex": HYBRID_CONVEX, "base_weighted": HYBRID_BASE_WEIGHTED}
+    names |= {"base_convex": HYBRID_BASE_CONVEX}
     return {BASE: [2] * 40, **{names[key]: [rank] * 40 for key, rank in mean_ranks.items()}}
 
 
 def searched(verdict: Verdict) -> dict[str, object]:
-    """The serving settings without those of the fallback."""
-    return {name: value for name, value in verdict.serving.items() if name != "baseline_weights"}
+    """The serving settings without those of the fallback and of score fusion."""
+    return {name: verdict.serving[name] for name in ("system", "vectors", "weights")}
 
 
 def test_gain_on_dev_and_test_ships(evaluation: Make) -> None:
@@ -44,7 +45,7 @@ def test_gain_on_dev_and_test_ships(evaluation: Make) -> None:
     assert verdict.sentence == (
         "SHIP THE TUNED MODEL (DENSE ONLY): MRR@10 0.500 -> 1.000, +0.500 (95% interval +0.500 to +0.500, p < .001) "
         "against the base model on 20 held-out queries, and +0.500 (95% interval +0.500 to +0.500, p < .001) against "
-        "the best system without training, BM25."
+        "the best system without training, BM25. Each part adds to MRR@10 on dev: tuning +0.500."
     )
     assert (verdict.ship_tuned, verdict.confirmed) == (True, True)
     assert verdict.rule == f"{RULE} Weights: by dev."
@@ -57,7 +58,8 @@ def test_base_is_the_best_untuned_system(evaluation: Make) -> None:
     verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)
     assert verdict.sentence == (
         "SHIP THE TUNED MODEL (DENSE ONLY): MRR@10 0.500 -> 1.000, +0.500 (95% interval +0.500 to +0.500, p < .001) "
-        "against the base model, the best system without training, on 20 held-out queries."
+        "against the base model, the best system without training, on 20 held-out queries. Each part adds to MRR@10 on "
+        "dev: tuning +0.500."
     )
     assert verdict.confirmed
     assert verdict.against_base == verdict.against_untuned
@@ -108,24 +110,32 @@ def test_loss_on_test_does_not_ship(evaluation: Make) -> None:
 
 
 def test_base_as_fallback_has_its_dev_weights(evaluation: Make) -> None:
-    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=1, bm25=3), **DENSE_ONLY), SHIPS)
+    verdict = reach_verdict(evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=1, hybrid_base=1)), SHIPS)
     assert (verdict.serving["weights"], verdict.serving["baseline_weights"]) == ([1.0, 0.0], [0.5, 0.5])
     # If the base is served anyway, there is one pair of weights: here test rejected the fused base, too.
     ranks = {BASE: GOOD, TUNED: BAD, HYBRID_BASE: [3] * 20}
     verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1, bm25=3), **DENSE_ONLY), SHIPS)
     assert (verdict.serving["weights"], verdict.serving["baseline_weights"]) == ([1.0, 0.0], [1.0, 0.0])
+    # Weights of systems that are fused by score, and what serves as such.
+    ranks = {BASE: BAD, TUNED: BAD, HYBRID_CONVEX: GOOD}
+    verdict = reach_verdict(evaluation(ranks, dev=dev(convex=1, base_convex=2, hybrid=3, tuned=3)), SHIPS)
+    assert verdict.sentence.startswith("SHIP THE TUNED MODEL WITH BM25 (CONVEX): MRR@10 0.500 -> 1.000")
+    assert verdict.sentence.endswith("Each part adds to MRR@10 on dev: tuning +0.500 and BM25 +0.667.")
+    scored = {"kind": "convex", "weights": {"dense": 0.8, "bm25": 0.2}, "depth": 100}
+    assert (verdict.serving["fusion"], verdict.serving["baseline_fusion"]) == (scored, None)
+    assert searched(verdict) == {"system": HYBRID_CONVEX, "vectors": "model", "weights": [0.5, 0.5]}
 
 
 def test_system_that_is_worse_on_test_is_not_served(evaluation: Make) -> None:
     # Of the untuned systems dev prefers the fused base, and test does not reject it.
-    made = evaluation({BASE: GOOD, TUNED: BAD}, dev=dev(tuned=1, bm25=3), **DENSE_ONLY)
+    made = evaluation({BASE: GOOD, TUNED: BAD}, dev=dev(tuned=1, hybrid_base=1))
     verdict = reach_verdict(made, SHIPS)
     assert verdict.sentence.endswith("; served instead: the base model with BM25 (equal weights).")
     assert searched(verdict) == {"system": HYBRID_BASE, "vectors": "base", "weights": [0.5, 0.5]}
     assert verdict.system.name == TUNED
     # If it is no better than the system it would replace, the base is served without BM25.
     ranks = {BASE: GOOD, TUNED: BAD, HYBRID_BASE: [3] * 20}
-    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1, bm25=3), **DENSE_ONLY), SHIPS)
+    verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1, hybrid_base=1)), SHIPS)
     assert searched(verdict) == {"system": BASE, "vectors": "base", "weights": [1.0, 0.0]}
 
 
@@ -169,7 +179,9 @@ def test_base_without_changes(evaluation: Make) -> None:
     verdict = reach_verdict(
         evaluation({BASE: GOOD}, dev={**dev(), BASE: [1] * 40, BM25: [2] * 40}, base_weights=(1.0, 0.0)), KEEPS
     )
-    assert verdict.sentence == ("KEEP THE BASE MODEL AS IT IS: neither tuning nor BM25 beat it on the dev queries.")
+    assert verdict.sentence == (
+        "KEEP THE BASE MODEL AS IT IS: neither tuning nor another leg beat it on the dev queries."
+    )
     assert verdict.against_base is None
     assert (verdict.ship_tuned, verdict.confirmed) == (False, False)
 
@@ -194,25 +206,29 @@ def test_the_base_hybrid_over_tuned_weights_searches_the_base(evaluation: Make) 
 def test_selection_needs_forty_dev_queries(evaluation: Make) -> None:
     few = {BASE: [2] * 39, BM25: [1] * 39}
     chosen = select_system(evaluation({BASE: BAD}, dev=few), tuned=True)
-    assert (chosen.name, chosen.weights, dict(chosen.dev_means)) == (TUNED, (1.0, 0.0), {TUNED: 0.5, HYBRID_EQUAL: 0.5})
+    means = {TUNED: 0.5, HYBRID_CONVEX: 0.5}
+    assert (chosen.name, chosen.weights, dict(chosen.dev_means)) == (TUNED, (1.0, 0.0), means)
     assert chosen.reason == (
-        "39 dev queries are too few to select weights on; BM25 at equal weight changes MRR@10 there by +0.000 +- 0.000"
+        "39 dev queries are too few to select a system on; MRR@10 there: tuned 0.500, tuned + BM25, convex 0.500; "
+        "BM25 is added if it gains more than one standard error"
     )
     kept = select_system(evaluation({BASE: BAD}, dev=few), tuned=False)
     assert (kept.name, kept.embedding, kept.weights) == (BASE, "base", (1.0, 0.0))
     enough = select_system(evaluation({BASE: BAD}, dev={BASE: [2] * 40, BM25: [1] * 40}), tuned=True)
     assert enough.name == BM25
-    assert enough.dev_means == {BM25: 1.0, HYBRID_BASE: 0.5, HYBRID_EQUAL: 0.5}
+    assert enough.dev_means[BM25] == 1.0
+    assert enough.reason == "highest MRR@10 1.000 on 40 dev queries of 7 systems"
 
 
-@pytest.mark.parametrize(("tuned", "dense_only", "fused"), [(True, TUNED, HYBRID_EQUAL), (False, BASE, HYBRID_BASE)])
+@pytest.mark.parametrize(
+    ("tuned", "dense_only", "fused"), [(True, TUNED, HYBRID_CONVEX), (False, BASE, HYBRID_BASE_CONVEX)]
+)
 def test_with_few_dev_queries_bm25_needs_a_gain_above_one_standard_error(
     evaluation: Make, tuned: bool, dense_only: str, fused: str
 ) -> None:
     def chosen(dense_ranks: list[int], fused_ranks: list[int], groups: list[str] | None = None) -> str:
         ranks = {BASE: dense_ranks, dense_only: dense_ranks, fused: fused_ranks}
-        made = evaluation({BASE: BAD}, dev=ranks)
-        return select_system(dataclasses.replace(made, dev_groups=groups or ()), tuned=tuned).name
+        return select_system(evaluation({BASE: BAD}, dev=ranks, dev_groups=groups), tuned=tuned).name
 
     # One query of 10 gains .5: .05 +- .05.
     assert chosen([2] * 10, [1] + [2] * 9) == dense_only
@@ -232,7 +248,7 @@ def test_without_dev_queries_the_model_serves_as_before(evaluation: Make) -> Non
     assert searched(verdict) == {"system": TUNED, "vectors": "model", "weights": [1.0, 0.0]}
     assert verdict.sentence.startswith("SHIP THE TUNED MODEL (DENSE ONLY): MRR@10 0.500 -> 1.000")
     kept = reach_verdict(evaluation({BASE: BAD, HYBRID_BASE: GOOD}), KEEPS)
-    assert kept.sentence == "KEEP THE BASE MODEL AS IT IS: 0 dev queries are too few to select weights on."
+    assert kept.sentence == "KEEP THE BASE MODEL AS IT IS: 0 dev queries are too few to select a system on."
     assert searched(kept) == {"system": BASE, "vectors": "model", "weights": [1.0, 0.0]}
     assert kept.warnings == (
         "base + BM25, which needs no training, has a higher MRR@10 on test than the system selected on dev "
@@ -252,9 +268,9 @@ def test_warning_if_the_hybrid_is_better_on_test(evaluation: Make) -> None:
     ("weights", "name"),
     [((0.5, 0.5), HYBRID_EQUAL), ((0.7, 0.3), HYBRID_TUNED), ((1.0, 0.0), TUNED), ((0.0, 1.0), BM25)],
 )
-def test_dropped_leg_selects_the_other_leg(evaluation: Make, weights: tuple[float, float], name: str) -> None:
+def test_system_ahead_on_dev_is_selected(evaluation: Make, weights: tuple[float, float], name: str) -> None:
     ahead = {BASE: [3] * 40, name: [1] * 40}
-    chosen = select_system(evaluation({BASE: BAD}, dev=ahead, weights=weights), tuned=True)
+    chosen = select_system(evaluation({BASE: BAD}, dev=ahead), tuned=True)
     assert (chosen.name, chosen.weights) == (name, weights)
 
 
@@ -283,14 +299,6 @@ def test_warnings(evaluation: Make) -> None:
     assert verdict.warnings == (
         "BM25, which needs no training, has a higher MRR@10 on test than the system selected on dev "
         "(0.500 against 0.333).",
-        "Without BM25 the tuned model has a higher MRR@10 on test than its hybrid (1.000 against 0.333).",
+        "Dense only, the tuned model has a higher MRR@10 on test than its hybrid (1.000 against 0.333).",
         "Equal weights would cost 0.133 of MRR@10: do not fuse this model with BM25 by unweighted RRF.",
     )
-    convex = reach_verdict(
-        evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=2, convex=1), **DENSE_ONLY), KEEPS | SHIPS
-    )
-    assert not any("convex" in warning for warning in convex.warnings)  # BM25 was selected: no tuned model is needed
-    convex = reach_verdict(
-        evaluation({BASE: [3] * 20, TUNED: GOOD}, dev={**dev(tuned=2, convex=1), BASE: [3] * 40}, **DENSE_ONLY), SHIPS
-    )
-    assert any("convex combination of scores the tuned model has" in warning for warning in convex.warnings)

@@ -1,33 +1,15 @@
-"""Select the system to serve on dev: embedding model, legs and fusion weights."""
+"""The system that was selected on dev, in the words of a verdict and the settings of a retriever."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
-from llama_index_ace_finetune.evaluation.evaluate import (
-    BASE,
-    BM25,
-    HYBRID_BASE,
-    HYBRID_BASE_WEIGHTED,
-    HYBRID_EQUAL,
-    HYBRID_TUNED,
-    MEASURE,
-    TRAINED,
-    TUNED,
-    Evaluation,
-)
-from llama_index_ace_finetune.evaluation.fusion_weights import (
-    EQUAL,
-    MIN_QUERIES,
-    ROUNDING,
-    FusionChoice,
-    standard_error,
-)
-from llama_index_ace_finetune.evaluation.stats.groups import number_groups
-
-Embedding = Literal["tuned", "base", "none"]
+from llama_index_ace_finetune.evaluation.choosing.choose import MIN_QUERIES, Choice
+from llama_index_ace_finetune.evaluation.choosing.structures import LEG_NAMES, Embedding
+from llama_index_ace_finetune.evaluation.evaluate import MEASURE, Evaluation
+from llama_index_ace_finetune.ranking.fusion_settings import FusionSettings
 
 
 @dataclass(frozen=True)
@@ -36,8 +18,10 @@ class SystemSelection:
 
     Attributes:
         name: of the system in the evaluation.
-        embedding: the model of the dense leg; "none" for BM25 only.
-        weights: RRF weights of the dense and the BM25 leg.
+        embedding: the model of the dense leg; "none" for lexical legs only.
+        weights: RRF weights of the dense and the BM25 leg; of a system that is fused by score, those that a retriever
+            without score fusion would use.
+        fusion: legs, weights and fusion method.
         reason: why it was selected.
         dev_means: MRR@10 on dev of the candidates; empty without dev queries.
     """
@@ -45,76 +29,88 @@ class SystemSelection:
     name: str
     embedding: Embedding
     weights: tuple[float, float]
+    fusion: FusionSettings
     reason: str
     dev_means: Mapping[str, float]
 
     @property
     def trained(self) -> bool:
         """Whether the system needs the tuned model."""
-        return self.name in TRAINED
+        return self.embedding == "tuned"
+
+    @property
+    def serves_by_rank(self) -> bool:
+        """Whether RRF of the dense leg and BM25, of which one may have weight 0, gives the same ranking."""
+        legs = set(self.fusion.weights)
+        return legs <= {"dense", "bm25"} and (self.fusion.kind == "rrf" or len(legs) == 1)
 
     def __str__(self) -> str:
+        legs = [leg for leg in self.fusion.weights if leg != "dense"]
+        others = [LEG_NAMES[leg] for leg in legs]
         if self.embedding == "none":
-            return "BM25 only"
-        dense, lexical = self.weights
-        if not lexical:
+            return f"{_listed(others)} only"
+        if not legs:
             return f"the {self.embedding} model (dense only)"
+        if self.fusion.kind == "convex":
+            return f"the {self.embedding} model with {_listed(others)} (convex)"
+        dense, lexical = self.weights
         weights = "equal weights" if dense == lexical else f"weights {dense:g} : {lexical:g}"
-        return f"the {self.embedding} model with BM25 ({weights})"
+        return f"the {self.embedding} model with {_listed(others)} ({weights})"
 
 
 def select_system(evaluation: Evaluation, *, tuned: bool) -> SystemSelection:
-    """Select on dev the system to serve.
+    """Return the system to serve, which `choose` selected on dev among all that can be served.
 
-    The candidates are the tuned model and the base model, each fused with BM25 by the weights of `tune_fusion` (which
-    may drop a leg), and BM25 only. The one with the highest mean MRR@10 on dev is selected, on a tie the simpler one.
-
-    With fewer than 40 dev queries the model that training selected is used without BM25; BM25 is added, at equal
-    weight, only if that gains more than one standard error on these queries.
+    With fewer than 40 dev queries it is the model that training selected, with late interaction if that can be served;
+    BM25 is added only if that gains more than one standard error on these queries.
 
     Args:
         evaluation: of all systems.
-        tuned: whether training selected tuned weights; if not, the tuned model is the base model.
+        tuned: whether training selected tuned weights; if not, only systems without the tuned model are candidates.
     """
-    untuned = _tuned_hybrid("base", evaluation.base_fusion)
-    candidates = [("none", BM25, (0.0, 1.0)), untuned]
-    if tuned:
-        candidates.append(_tuned_hybrid("tuned", evaluation.fusion))
-    count = len(evaluation.dev_values.get(BASE, ()))
-    if count < MIN_QUERIES:
-        return _select_on_few_queries(evaluation, "tuned" if tuned else "base", count)
-    means = {name: round(float(evaluation.dev_values[name].mean()), 6) for _, name, _ in candidates}
-    embedding, name, weights = max(candidates, key=lambda one: means[one[1]])
-    others = ", ".join(f"{other} {mean:.3f}" for other, mean in means.items() if other != name)
-    reason = f"highest {MEASURE} on {count} dev queries: {name} {means[name]:.3f}" + (f" ({others})" if others else "")
-    return SystemSelection(name, embedding, weights, reason, means)
+    return selection_of(evaluation, evaluation.choice if tuned else evaluation.untuned_choice)
 
 
-def _select_on_few_queries(evaluation: Evaluation, embedding: Literal["tuned", "base"], count: int) -> SystemSelection:
-    # Equal weights help on some datasets and hurt on others. On samples of 20 queries from three datasets, requiring
-    # one standard error gave the same mean as requiring a positive difference, with a third of the losses.
-    dense_only, fused = (TUNED, HYBRID_EQUAL) if embedding == "tuned" else (BASE, HYBRID_BASE)
-    few = f"{count} dev queries are too few to select weights on"
-    if not count:
-        return SystemSelection(dense_only, embedding, (1.0, 0.0), few, {})
-    values = evaluation.dev_values
-    means = {name: round(float(values[name].mean()), 6) for name in (dense_only, fused)}
-    gains = values[fused] - values[dense_only]
-    gain, error = float(gains.mean()), standard_error(gains, number_groups(evaluation.dev_groups or None, count))
-    reason = f"{few}; BM25 at equal weight changes {MEASURE} there by {gain:+.3f} +- {error:.3f}"
-    if gain > error + ROUNDING:
-        return SystemSelection(fused, embedding, (EQUAL, EQUAL), reason, means)
-    return SystemSelection(dense_only, embedding, (1.0, 0.0), reason, means)
-
-
-def _tuned_hybrid(
-    embedding: Literal["tuned", "base"], fusion: FusionChoice
-) -> tuple[Embedding, str, tuple[float, float]]:
-    dense, _ = fusion.weights
-    dense_only, equal, weighted = (
-        (TUNED, HYBRID_EQUAL, HYBRID_TUNED) if embedding == "tuned" else (BASE, HYBRID_BASE, HYBRID_BASE_WEIGHTED)
+def selection_of(evaluation: Evaluation, choice: Choice) -> SystemSelection:
+    """Return a choice as the selection of a system."""
+    structure, count = choice.candidate.structure, choice.candidate.values.shape[1]
+    if structure.embedding == "none":
+        weights = (0.0, 1.0)
+    elif structure.legs == ("dense",):
+        weights = (1.0, 0.0)
+    elif structure.kind == "rrf":
+        weights = (structure.grid[choice.row][0], structure.grid[choice.row][1])
+    else:
+        weights = (evaluation.fusion if structure.trained else evaluation.base_fusion).weights
+    return SystemSelection(
+        name=structure.system_name(choice.row),
+        embedding=structure.embedding,
+        weights=weights,
+        fusion=choice.settings,
+        reason=_reason(choice, count),
+        dev_means=choice.means,
     )
-    if dense == 0:
-        return ("none", BM25, (0.0, 1.0))
-    name = dense_only if dense == 1 else equal if dense == EQUAL else weighted
-    return (embedding, name, fusion.weights)
+
+
+def serving_settings(settings: FusionSettings) -> dict[str, Any]:
+    """Return fusion settings as the JSON values of a serving record."""
+    return {"kind": settings.kind, "weights": dict(settings.weights), "depth": settings.depth}
+
+
+def _reason(choice: Choice, count: int) -> str:
+    name = choice.candidate.structure.name
+    if count < MIN_QUERIES:
+        few = f"{count} dev queries are too few to select a system on"
+        if not count:
+            return few
+        means = ", ".join(f"{other} {mean:.3f}" for other, mean in choice.means.items())
+        return f"{few}; {MEASURE} there: {means}; BM25 is added if it gains more than one standard error"
+    best = choice.best.structure.name
+    mean = f"{MEASURE} {choice.means[name]:.3f} on {count} dev queries"
+    if name == best:
+        return f"highest {mean} of {len(choice.means)} systems"
+    return f"{mean}, the cheapest of {len(choice.means)} within one standard error of {best} ({choice.means[best]:.3f})"
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

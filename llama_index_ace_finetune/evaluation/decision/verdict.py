@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from llama_index_ace_finetune.evaluation.decision.selection import SystemSelection, select_system
+from llama_index_ace_finetune.evaluation.choosing.choose import MIN_QUERIES
+from llama_index_ace_finetune.evaluation.choosing.contributions import contributions
+from llama_index_ace_finetune.evaluation.decision.selection import (
+    SystemSelection,
+    select_system,
+    selection_of,
+    serving_settings,
+)
 from llama_index_ace_finetune.evaluation.evaluate import (
     BASE,
     BM25,
-    HYBRID_CONVEX,
     HYBRID_EQUAL,
     HYBRID_TUNED,
     MEASURE,
-    TRAINED,
     TUNED,
     Evaluation,
 )
 from llama_index_ace_finetune.evaluation.stats.paired import SIGNIFICANT, PairedDifference, paired_difference
+from llama_index_ace_finetune.ranking.fusion_settings import FusionSettings
 
 RULE = (
     "The system is selected on the dev queries only. The test queries confirm it if it is a significant gain in "
@@ -46,6 +50,7 @@ class Verdict:
         serving: settings for a retriever: the vectors to search ("model" or "base") and the fusion weights, those of
             `system` unless test rejects it; and the weights for the base model as the fallback.
         warnings: further notes for the user.
+        contributions: what tuning and each leg of `system` add to MRR@10 on dev (`contributions`).
     """
 
     system: SystemSelection
@@ -58,38 +63,66 @@ class Verdict:
     against_untuned: PairedDifference | None
     serving: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    contributions: Mapping[str, float] = field(default_factory=dict)
 
 
 def reach_verdict(evaluation: Evaluation, selection: Mapping[str, Any] | None) -> Verdict:
     """Return the verdict; `selection` is the record, in the model folder, of how its weights were selected on dev."""
     tuned = selection is None or selection.get("shipped") == "finetuned"
     system = select_system(evaluation, tuned=tuned)
-    untuned = [one.name for one in evaluation.systems if one.name not in TRAINED]
+    untuned = [one.name for one in evaluation.systems if not one.trained]
     best = max(untuned, key=lambda name: evaluation.mean(name, MEASURE))
     against_base = _difference_to(evaluation, system.name, BASE)
     against_best = _difference_to(evaluation, system.name, best)
     compared = [against_base] + ([against_best] if system.trained else [])
     confirmed = all(one is not None and one.is_gain for one in compared)
     served = _system_to_serve(evaluation, system, compared)
+    parts = _contributions(evaluation, tuned)
     choice = selection.get("rule", "") if selection else "No dev selection is recorded with this model."
     return Verdict(
         system=system,
         ship_tuned=system.trained,
         confirmed=confirmed,
-        sentence=_sentence(evaluation, system, served, tuned, best, against_base, against_best),
+        sentence=_sentence(evaluation, system, served, tuned, best, against_base, against_best)
+        + _parts(parts if served == system else {}),
         rule=f"{RULE} Weights: {choice}" if choice else RULE,
         best_untuned=best,
         against_base=against_base,
         against_untuned=against_best,
-        serving={
-            "system": served.name,
-            # If training kept the base, the model folder contains it.
-            "vectors": "base" if tuned and served.embedding == "base" else "model",
-            "weights": list(served.weights),
-            "baseline_weights": list((select_system(evaluation, tuned=False) if served.trained else served).weights),
-        },
-        warnings=tuple(_warnings(evaluation, system, best, against_best)),
+        serving=_serving(evaluation, served, tuned),
+        warnings=(*_warnings(evaluation, system, best, against_best), *evaluation.notes),
+        contributions=parts,
     )
+
+
+def _serving(evaluation: Evaluation, served: SystemSelection, tuned: bool) -> dict[str, Any]:
+    """Return the serving record; "fusion" and "baseline_fusion" are null if RRF by the weights gives the same."""
+    base = selection_of(evaluation, evaluation.fallback_choice) if served.trained else served
+    fusion, baseline = (None if one.serves_by_rank else serving_settings(one.fusion) for one in (served, base))
+    return {
+        "system": served.name,
+        # If training kept the base, the model folder contains it.
+        "vectors": "base" if tuned and served.embedding == "base" else "model",
+        "weights": list(served.weights),
+        "baseline_weights": list(base.weights),
+        "fusion": fusion,
+        "baseline_fusion": baseline,
+    }
+
+
+def _contributions(evaluation: Evaluation, tuned: bool) -> dict[str, float]:
+    choice = evaluation.choice if tuned else evaluation.untuned_choice
+    if len(choice.values) < MIN_QUERIES:
+        return {}
+    return contributions(evaluation.candidates, choice)
+
+
+def _parts(parts: Mapping[str, float]) -> str:
+    if not parts:
+        return ""
+    named = [f"{name} {gain:+.3f}" for name, gain in parts.items()]
+    listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+    return f" Each part adds to {MEASURE} on dev: {listed}."
 
 
 def _difference_to(evaluation: Evaluation, name: str, other: str) -> PairedDifference | None:
@@ -112,7 +145,14 @@ def _system_to_serve(
         return system
     instead = (
         select_system(evaluation, tuned=False),
-        SystemSelection(BASE, "base", (1.0, 0.0), "test rejected the others", {}),
+        SystemSelection(
+            BASE,
+            "base",
+            (1.0, 0.0),
+            FusionSettings(kind="convex", weights={"dense": 1.0}),
+            "test rejected the others",
+            {},
+        ),
     )
     ahead = (one for one in instead if evaluation.mean(one.name, MEASURE) > evaluation.mean(system.name, MEASURE))
     return next(ahead, system)
@@ -129,8 +169,8 @@ def _sentence(
 ) -> str:
     count = f"on {len(evaluation.data.queries)} held-out queries"
     if against_base is None:
-        losers = "neither tuning nor BM25" if not tuned else "neither the tuned model nor BM25"
-        why = f"{losers} beat it on the dev queries" if system.dev_means else system.reason
+        losers = "neither tuning nor another leg" if not tuned else "neither the tuned model nor another leg"
+        why = f"{losers} beat it on the dev queries" if len(evaluation.choice.values) else system.reason
         return f"KEEP THE BASE MODEL AS IT IS: {why}."
     means = f"{MEASURE} {evaluation.mean(BASE, MEASURE):.3f} -> {evaluation.mean(system.name, MEASURE):.3f}"
     is_best = ", the best system without training," if best == BASE else ""
@@ -142,7 +182,11 @@ def _sentence(
         why = (
             "tuning did not beat the base model on the dev queries" if not tuned else "it is better than tuning on dev"
         )
-        head = "USE BM25 ONLY" if system.name == BM25 else f"KEEP THE BASE MODEL, SERVED AS {str(system).upper()}"
+        head = (
+            f"USE {str(system).upper()}"
+            if system.embedding == "none"
+            else f"KEEP THE BASE MODEL, SERVED AS {str(system).upper()}"
+        )
         return f"{head}: {why}; {over_base}."
     if against_base.high < 0:
         return f"DO NOT SHIP: {system} won on dev but is worse on test: {over_base}{instead}."
@@ -189,7 +233,7 @@ def _warnings(
         )
     if system.trained and system.name != TUNED and mean(TUNED) > served:
         warnings.append(
-            f"Without BM25 the tuned model has a higher {MEASURE} on test than its hybrid "
+            f"Dense only, the tuned model has a higher {MEASURE} on test than its hybrid "
             f"({mean(TUNED):.3f} against {served:.3f})."
         )
     if system.name == TUNED and mean(HYBRID_EQUAL) > served:
@@ -201,12 +245,6 @@ def _warnings(
         warnings.append(
             f"Equal weights would cost {served - mean(HYBRID_EQUAL):.3f} of {MEASURE}: do not fuse this model with "
             "BM25 by unweighted RRF."
-        )
-    convex, chosen = (evaluation.dev_values.get(name, np.zeros(0)) for name in (HYBRID_CONVEX, system.name))
-    if system.trained and len(convex) and convex.mean() > chosen.mean() + 0.01:
-        warnings.append(
-            f"Fused by a convex combination of scores the tuned model has {MEASURE} {mean(HYBRID_CONVEX):.3f} on test "
-            f"(dev {convex.mean():.3f} against {chosen.mean():.3f}); the retriever of this package fuses by rank."
         )
     note = evaluation.comparisons[MEASURE].note
     return [*warnings, note] if note else warnings

@@ -15,6 +15,7 @@ from llama_index_ace_finetune.evaluation.report.glossary import GLOSSARY
 from llama_index_ace_finetune.evaluation.report.next_steps import next_steps, why_not_confirmed
 from llama_index_ace_finetune.evaluation.report.plain_sentence import plain_sentence
 from llama_index_ace_finetune.evaluation.report.plots import (
+    frontier_plot,
     interval_plot,
     learning_plot,
     rank_change_plot,
@@ -56,8 +57,16 @@ def render_html(report: Mapping[str, Any]) -> str:
         glossary=GLOSSARY,
         csv=systems_csv(report),
         latex=systems_latex(report),
+        main_systems=_main_systems(report),
     )
     return page.replace(_POLICY_PLACE, f'<meta http-equiv="Content-Security-Policy" content="{_policy(page)}">', 1)
+
+
+def _main_systems(report: Mapping[str, Any]) -> list[Any]:
+    """Return the systems of the main table: all but hybrids that are neither selected, nor served, nor the best."""
+    verdict = report["verdict"]
+    named = {verdict["system"]["name"], verdict["best_untuned"], report["serving"]["system"]}
+    return [one for one in report["systems"] if one["kind"] != "hybrid" or one["name"] in named]
 
 
 def _policy(page: str) -> str:
@@ -88,6 +97,8 @@ def _plots(report: Mapping[str, Any], width: float) -> dict[str, Plot | None]:
             width=width,
         ),
         "weights": weight_plot(report["fusion"], width=width),
+        "speed": frontier_plot(report.get("choice"), cost="milliseconds", what="milliseconds per query", width=width),
+        "storage": frontier_plot(report.get("choice"), cost="bytes_per_memory", what="bytes per memory", width=width),
         "training": training_plot(_history(report), width=width),
         "learning": learning_plot((report["learning_curve"] or {}).get("points") or (), width=width),
     }

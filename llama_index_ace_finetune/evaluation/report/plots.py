@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llama_index_ace_finetune.evaluation.report.choice import frontier
 from llama_index_ace_finetune.evaluation.report.svg import (
     BAD,
     GOOD,
@@ -108,6 +109,36 @@ def weight_plot(fusion: Mapping[str, Mapping[str, Any]], *, width: float = WIDE)
         axes.legend()
         words = "; ".join(f"{labels[name]}: {choice['reason']}" for name, choice in curves.items())
         return to_svg(made, name="weights", alt=f"MRR@10 on dev by the weight of the dense leg. {words}.")
+
+
+def frontier_plot(choice: Mapping[str, Any] | None, *, cost: str, what: str, width: float = WIDE) -> Plot | None:
+    """Plot dev MRR@10 of the systems that can be served by what they cost; None if fewer than two have that cost.
+
+    Args:
+        choice: the choice of a report.
+        cost: key of the cost.
+        what: the cost, for the axis label and the alternative text.
+        width: of the figure in inches.
+    """
+    known = [one for one in (choice or {}).get("candidates", ()) if one[cost] is not None]
+    if len(known) < 2 or not choice:
+        return None
+    best = frontier(known, cost)
+    with figure(3.4, width=width) as (made, axes):
+        axes.plot([one[cost] for one in known], [one["mrr"] for one in known], "o", color=SOFT, fillstyle="none")
+        axes.plot([one[cost] for one in best], [one["mrr"] for one in best], "-o", color=MARK, drawstyle="steps-post")
+        for one in known:
+            if one["name"] == choice["system"]:
+                axes.plot(
+                    [one[cost]], [one["mrr"]], "o", markersize=13, color=GOOD, fillstyle="none", markeredgewidth=2
+                )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xlabel(f"{what}; the line is the best for its cost, the ring is the selected system")
+        axes.set_ylabel("MRR@10 on dev")
+        axes.grid(alpha=0.6)
+        words = "; ".join(f"{one['name']} {one['mrr']:.3f} at {one[cost]:.3g}" for one in best)
+        return to_svg(made, name=cost, alt=f"MRR@10 on dev by {what}. The best for their cost: {words}.")
 
 
 def training_plot(history: Sequence[Mapping[str, Any]], *, width: float = WIDE) -> Plot | None:

@@ -15,10 +15,12 @@ from llama_index_ace_finetune.datasets.labels import labels_of
 from llama_index_ace_finetune.datasets.oracle import UpperBound
 from llama_index_ace_finetune.datasets.types import DIFFICULTIES
 from llama_index_ace_finetune.errors import AceFinetuneError, quoted
+from llama_index_ace_finetune.evaluation.choosing.choose import Choice
 from llama_index_ace_finetune.evaluation.decision.verdict import Verdict
-from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, MEASURE, TRAINED, TUNED, Evaluation
+from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, MEASURE, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.fusion_weights import FusionChoice
 from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES
+from llama_index_ace_finetune.evaluation.report.choice import describe_choice
 from llama_index_ace_finetune.evaluation.report.environment import describe_environment
 from llama_index_ace_finetune.evaluation.report.html import render_html
 from llama_index_ace_finetune.evaluation.report.learning_curve import LearningCurve
@@ -118,6 +120,7 @@ def build_report(evaluation: Evaluation, verdict: Verdict, context: ReportContex
             "warnings": [*verdict.warnings, *context.warnings],
         },
         "serving": dict(verdict.serving),
+        "choice": describe_choice(evaluation, _choice_of(evaluation, verdict)),
         "slices": _slices(evaluation, shown, context.seen_answers),
         "ceiling": asdict(context.ceiling) if context.ceiling else None,
         "movement": {"before": BASE, "after": shown, **rank_change_matrix(ranks[BASE], ranks[shown])},
@@ -172,6 +175,13 @@ def _current(report: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
+def _choice_of(evaluation: Evaluation, verdict: Verdict) -> Choice:
+    """The choice that the verdict is about: of all systems, or, if training kept the base, of the untuned ones."""
+    choice = evaluation.choice
+    chosen = choice.candidate.structure.system_name(choice.row) == verdict.system.name
+    return choice if chosen else evaluation.untuned_choice
+
+
 def _system(evaluation: Evaluation, system: System) -> dict[str, Any]:
     name = system.name
     latency = evaluation.latency.get(name)
@@ -189,7 +199,8 @@ def _system(evaluation: Evaluation, system: System) -> dict[str, Any]:
         "model": system.model,
         "fusion": system.fusion or None,
         "weights": list(system.weights) if system.weights else None,
-        "trained": name in TRAINED,
+        "legs": dict(system.settings.weights) if system.settings else None,
+        "trained": system.trained,
         "means": {measure: round(evaluation.mean(name, measure), 6) for measure in evaluation.values[name]},
         "difference_to_base": differences,
         "mean_cosine": _mean_cosine(system),
@@ -205,7 +216,6 @@ def _fusion(choice: FusionChoice) -> dict[str, Any]:
     return {
         "weights": list(choice.weights),
         "reason": choice.reason,
-        "dropped": choice.dropped,
         "dev_curve": {str(weight): value for weight, value in choice.curve.items()},
     }
 

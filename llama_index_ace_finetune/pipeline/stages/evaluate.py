@@ -5,7 +5,7 @@ from __future__ import annotations
 from llama_index_ace_finetune.evaluation.report.per_query import per_query_path
 from llama_index_ace_finetune.evaluation.report.report import write_report
 from llama_index_ace_finetune.pipeline.evaluate import evaluate_model
-from llama_index_ace_finetune.pipeline.stages.stage import PlanContext, Stage, StageContext, StageEstimate
+from llama_index_ace_finetune.pipeline.stages.stage import PlanContext, Stage, StageContext, StageEstimate, digest
 from llama_index_ace_finetune.training.saving.card_results import write_test_results
 
 
@@ -18,6 +18,7 @@ def _run(context: StageContext) -> None:
         precision=training.precision,
         cache=context.cache,
         tuned=context.tuned,
+        limits=context.settings.limits(),
         command=context.settings.command,
         title=context.settings.title,
         run=context.settings.out.name,
@@ -29,7 +30,9 @@ def _run(context: StageContext) -> None:
 
 
 def _estimate(context: PlanContext) -> list[StageEstimate]:
-    seconds = (2 * context.test + context.sizes.dev + context.sizes.corpus) * context.speed.embed
+    # Vectors of the tuned model; then tokens of the corpus and of the queries by both models.
+    texts = 2 * context.test + context.sizes.dev + context.sizes.corpus
+    seconds = (texts + 2 * (context.sizes.dev + context.sizes.corpus)) * context.speed.embed
     description = f"{len(context.split.test)} queries over {len(context.dataset.answers)} memories"
     return [StageEstimate("evaluate", description, seconds)]
 
@@ -37,7 +40,9 @@ def _estimate(context: PlanContext) -> list[StageEstimate]:
 STAGE = Stage(
     name="evaluate",
     outputs=lambda run: (run.report, run.report.with_suffix(".html"), per_query_path(run.report)),
-    key=lambda settings, dataset, keys: keys["train"],  # no other settings
+    key=lambda settings, dataset, keys: digest(
+        {"train": keys["train"], "query_ms": settings.query_ms, "bytes_per_memory": settings.bytes_per_memory}
+    ),
     run=_run,
     estimate=_estimate,
     after=("train",),

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llama_index_ace_finetune.evaluation.fusion_weights import standard_error
 from llama_index_ace_finetune.evaluation.stats.groups import number_groups
+from llama_index_ace_finetune.evaluation.stats.standard_error import standard_error
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores
 from llama_index_ace_finetune.training.model_selection.reranked_dev_set import CANDIDATES
 

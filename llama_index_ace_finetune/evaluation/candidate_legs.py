@@ -1,0 +1,109 @@
+"""CandidateLegs: all legs that can be served with one embedding model, over the queries of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.evaluation.metrics.latency import Latency
+from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSet
+from llama_index_ace_finetune.late_interaction.max_sim import max_sim
+from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
+from llama_index_ace_finetune.late_interaction.token_vectors import TokenVectors
+from llama_index_ace_finetune.ranking.candidate_scores import CandidateScores
+from llama_index_ace_finetune.ranking.dense import dense_top_k
+from llama_index_ace_finetune.ranking.fusion_settings import Leg
+from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
+from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH
+from llama_index_ace_finetune.ranking.scoring_legs import DenseLeg, LexicalLeg, ScoringLeg, candidate_scores
+
+
+@dataclass(frozen=True, eq=False)
+class LateLeg:
+    """MaxSim of the queries' token vectors and the stored ones, whose rows are those of the corpus."""
+
+    queries: TokenVectors
+    reranker: TokenReranker
+    floor: ClassVar[float] = -1.0
+    retrieves: ClassVar[bool] = False
+
+    def rankings(self, depth: int) -> NDArray[np.int32]:
+        """Late interaction retrieves nothing."""
+        return np.full((len(self.queries), 0), -1, np.int32)
+
+    def scores(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """See `ScoringLeg`."""
+        return max_sim(self.queries[query], self.reranker.store.tokens, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateLegs:
+    """The legs that can be served with one embedding model.
+
+    Attributes:
+        data: all queries, and the corpus.
+        lexical: an index of the corpus per lexical leg.
+        dense: vectors of the served model.
+        base: vectors of the base model beside a tuned one; None if the base is served.
+        reranker: token vectors of the corpus, by row, of the served model; None without late interaction.
+    """
+
+    data: EvaluationSet
+    lexical: Mapping[Leg, PostingsIndex[Any]]
+    dense: EncodedSet
+    base: EncodedSet | None = None
+    reranker: TokenReranker | None = None
+
+    @property
+    def available(self) -> tuple[Leg, ...]:
+        """All legs."""
+        base: tuple[Leg, ...] = ("base",) if self.base else ()
+        late: tuple[Leg, ...] = ("late",) if self.reranker else ()
+        return ("dense", *base, *self.lexical, *late)
+
+    def table(self, legs: Sequence[Leg], queries: slice) -> CandidateScores:
+        """Return the union of the legs' hits with all their scores, without each query's own document."""
+        own = None if self.data.own is None else self.data.own[queries]
+        return candidate_scores([self._leg(leg, queries) for leg in legs], own=own)
+
+    def _leg(self, leg: Leg, queries: slice) -> ScoringLeg:
+        if leg == "dense":
+            return DenseLeg(self.dense.queries[queries], self.dense.corpus)
+        if leg == "base" and self.base:
+            return DenseLeg(self.base.queries[queries], self.base.corpus)
+        if leg == "late" and self.reranker:
+            return LateLeg(self.reranker.encoder.encode_queries(self.data.queries[queries]), self.reranker)
+        if leg in self.lexical:
+            return LexicalLeg(self.lexical[leg], self.data.queries[queries])
+        raise AceFinetuneError(f"The leg {leg!r} was not evaluated; the legs are {', '.join(self.available)}.")
+
+    def milliseconds(self, queries: int) -> dict[Leg, float]:
+        """Return the median time of each leg per query, without encoding, over the first `queries`; empty for none."""
+        numbers = range(min(queries, len(self.data.queries)))
+        found = {leg: Latency.of(self._one_query(leg, len(numbers)), numbers) for leg in self.available}
+        return {leg: one.p50_ms for leg, one in found.items() if one}
+
+    def _one_query(self, leg: Leg, count: int) -> Any:
+        made = self._leg(leg, slice(0, count))
+        if isinstance(made, DenseLeg):
+            return lambda query: dense_top_k(made.queries[query : query + 1], made.documents, FUSION_DEPTH)
+        if isinstance(made, LexicalLeg):
+            return lambda query: made.index.search(made.queries[query], FUSION_DEPTH)
+        # The candidates of late interaction are about the hits of two legs.
+        hits = dense_top_k(self.dense.queries[:count], self.dense.corpus, 2 * FUSION_DEPTH)[0].astype(np.int64)
+        return lambda query: made.scores(query, hits[query])
+
+    def bytes_per_memory(self) -> dict[Leg, float]:
+        """Return what each leg stores per memory, in bytes."""
+        stored: dict[Leg, float] = {leg: index.bytes_per_row for leg, index in self.lexical.items()}
+        stored["dense"] = float(self.dense.corpus.itemsize * self.dense.corpus.shape[1])
+        if self.base:
+            stored["base"] = float(self.base.corpus.itemsize * self.base.corpus.shape[1])
+        if self.reranker:
+            stored["late"] = self.reranker.store.bytes_per_memory
+        return stored

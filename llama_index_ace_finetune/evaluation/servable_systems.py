@@ -1,0 +1,207 @@
+"""ServableSystems: the systems that a retriever can serve, compared on dev and ranked on test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
+from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.evaluation.candidate_legs import CandidateLegs
+from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
+from llama_index_ace_finetune.evaluation.choosing.choose import MIN_QUERIES, Choice, choose, choose_on_few
+from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
+from llama_index_ace_finetune.evaluation.choosing.structures import Embedding, Structure, structures
+from llama_index_ace_finetune.evaluation.metrics.latency import SystemLatency
+from llama_index_ace_finetune.evaluation.systems import DEPTH, EncodedSet, EvaluationSet, System
+from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
+from llama_index_ace_finetune.ranking.bm25 import BM25Index
+from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, Leg
+from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS, build_lexical_index
+from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
+
+_MAX_CHARACTERS = 200_000_000  # of a corpus: about 50 million tokens, and 2.5 GB of token vectors
+
+
+@dataclass(frozen=True, eq=False)
+class SystemComparison:
+    """The systems that can be served, compared on dev.
+
+    Attributes:
+        candidates: all of them.
+        choice: the selected one.
+        untuned_choice: the selected one of those that do not need the tuned model.
+        fallback_choice: the selected one of those that serve if the tuned model fails: the base model, without late
+            interaction, whose token vectors are those of one model only.
+        notes: why a leg or a system was left out.
+    """
+
+    candidates: Sequence[Candidate]
+    choice: Choice
+    untuned_choice: Choice
+    fallback_choice: Choice
+    notes: tuple[str, ...] = ()
+
+    def with_bm25(self, embedding: str, kind: FusionKind) -> tuple[Candidate, int]:
+        """Return the hybrid of a model and BM25, and the row of its selected weights; that of the base if it is kept.
+
+        If a limit excludes it, the weights are neutral.
+        """
+        found = [
+            one for one in self.candidates if (one.structure.legs, one.structure.kind) == (("dense", "bm25"), kind)
+        ]
+        candidate = next((one for one in found if one.structure.embedding == embedding), found[0])
+        choice = self.choice if candidate.structure.trained else self.untuned_choice
+        return candidate, choice.rows.get(candidate.structure.name, candidate.structure.neutral_row)
+
+
+@dataclass(frozen=True, eq=False)
+class ServableSystems:
+    """The legs of every embedding model that can be served.
+
+    Attributes:
+        data: all queries, and the corpus.
+        lexical: an index of the corpus per lexical leg.
+        legs: per embedding model; without "tuned" if training kept the base.
+        notes: why a leg was left out.
+    """
+
+    data: EvaluationSet
+    lexical: Mapping[Leg, PostingsIndex[Any]]
+    legs: Mapping[Embedding, CandidateLegs]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bm25(self) -> BM25Index:
+        """The index of the leg "bm25"."""
+        index = self.lexical["bm25"]
+        assert isinstance(index, BM25Index)
+        return index
+
+    @classmethod
+    def of(
+        cls,
+        data: EvaluationSet,
+        encoders: Mapping[Embedding, Encoder],
+        encoded: Mapping[str, EncodedSet],
+        *,
+        late_interaction: bool = True,
+        progress: Progress | None = None,
+    ) -> ServableSystems:
+        """Index the corpus for every leg.
+
+        Args:
+            data: all queries, and the corpus.
+            encoders: "base", and "tuned" if it is another model.
+            encoded: their vectors of `data`.
+            late_interaction: whether to encode the tokens of the corpus.
+            progress: called with the number of texts whose tokens were encoded.
+        """
+        lexical = {leg: build_lexical_index(leg, data.corpus) for leg in LEXICAL_LEGS}
+        notes: list[str] = []
+        rerankers: dict[Embedding, TokenReranker] = {}
+        size = sum(map(len, data.corpus))
+        if late_interaction and size > _MAX_CHARACTERS:
+            notes.append(f"Late interaction was left out: {size:,} characters of memories exceed {_MAX_CHARACTERS:,}.")
+        elif late_interaction:
+            try:
+                for name, encoder in encoders.items():
+                    rerankers[name] = TokenReranker.build(encoder, data.corpus_ids, data.corpus, progress=progress)
+            except ModelError as error:
+                notes.append(f"Late interaction was left out: {error}")
+                rerankers = {}
+        legs = {
+            name: CandidateLegs(
+                data=data,
+                lexical=lexical,
+                dense=encoded[name],
+                base=encoded["base"] if name == "tuned" else None,
+                reranker=rerankers.get(name),
+            )
+            for name in encoders
+        }
+        return cls(data, lexical, legs, tuple(notes))
+
+    def compare(
+        self,
+        dev: slice,
+        *,
+        latency: Mapping[str, SystemLatency],
+        timed_queries: int = 0,
+        limits: ServingLimits | None = None,
+        seed: int = 0,
+    ) -> SystemComparison:
+        """Compare every structure on the dev queries, and select the one to serve.
+
+        Args:
+            dev: the dev queries in `data`.
+            latency: of the embedding models, to add the time of encoding.
+            timed_queries: how many queries each leg is timed on.
+            limits: of the system to serve.
+            seed: of the folds.
+        """
+        limits = limits or ServingLimits()
+        candidates = [one for name in self.legs for one in self._candidates(name, dev, latency, timed_queries)]
+        groups = self.data.groups[dev]
+        notes = list(self.notes)
+
+        def chosen(those: Sequence[Candidate]) -> Choice:
+            within, note = limits.apply(those)
+            notes.extend([note] if note else [])
+            if len(groups) < MIN_QUERIES:
+                return choose_on_few(within, groups=groups)
+            return choose(within, groups=groups, seed=seed)
+
+        untuned = [one for one in candidates if not one.structure.trained]
+        fallback = [one for one in untuned if one.structure.embedding == "base" and "late" not in one.structure.legs]
+        choice, untuned_choice = chosen(candidates), chosen(untuned)
+        return SystemComparison(candidates, choice, untuned_choice, chosen(fallback), tuple(dict.fromkeys(notes)))
+
+    def _candidates(
+        self, embedding: Embedding, dev: slice, latency: Mapping[str, SystemLatency], timed_queries: int
+    ) -> list[Candidate]:
+        legs = self.legs[embedding]
+        made = structures(legs.available, embeddings=(embedding,))
+        if embedding == "tuned":
+            made = tuple(one for one in made if one.embedding == "tuned")
+        times, stored = legs.milliseconds(timed_queries), legs.bytes_per_memory()
+        models: dict[Leg, str] = {"dense": embedding, "base": "base"}
+        encode = {leg: one.encode.p50_ms for leg, name in models.items() if (one := latency.get(name)) and one.encode}
+        relevant = self.data.relevant[dev]
+        table = legs.table(legs.available, dev) if relevant else None
+        found = []
+        for structure in made:
+            if table is None:
+                candidate = Candidate(structure, np.zeros((len(structure.grid), 0)))
+            else:
+                candidate = Candidate.of(structure, legs.available, table, relevant)
+            found.append(
+                replace(
+                    candidate,
+                    milliseconds=sum(times[leg] + encode.get(leg, 0.0) for leg in structure.legs) if times else None,
+                    bytes_per_memory=sum(stored[leg] for leg in structure.legs),
+                )
+            )
+        return found
+
+    def system(self, structure: Structure, row: int, *, name: str, trained: bool) -> System:
+        """Rank all queries by a structure with the weights of a row of its grid, fused by score."""
+        legs = self.legs[structure.embedding if structure.embedding in self.legs else "base"]
+        table = legs.table(structure.legs, slice(None))
+        rankings, scores = table.fuse(structure.grid[row], limit=DEPTH)
+        settings = structure.settings(row)
+        pair = set(structure.legs) == {"dense", "bm25"}
+        return System(
+            name=name,
+            kind="hybrid",
+            rankings=rankings,
+            scores=scores,
+            model="" if structure.embedding == "none" else legs.dense.model,
+            fusion="convex",
+            weights=(settings.weights["dense"], settings.weights["bm25"]) if pair else None,
+            trained=trained,
+            settings=settings,
+        )

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
+from llama_index_ace_finetune.evaluation.choosing.choose import choose
+from llama_index_ace_finetune.evaluation.choosing.contributions import contributions
+from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
+from llama_index_ace_finetune.evaluation.choosing.structures import Structure
+from llama_index_ace_finetune.evaluation.servable_systems import ServableSystems
+from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSet
+
+TEXTS = (
+    "How to restart the mail server after a failed update",
+    "Restarting mail: run the restart command of the mail server",
+    "The printer on the third floor is out of toner",
+    "Ask the office for toner, paper and a new printer",
+    "A password expires after ninety days",
+    "Reset an expired password with the self-service page",
+    "The build fails if getUserName is not found",
+    "get_user_name was renamed in version two",
+)
+
+
+@pytest.fixture(scope="module")
+def servable(minilm: Encoder) -> ServableSystems:
+    """Every second memory is a question about the one before, so each query is itself a document."""
+    dataset = RetrievalDataset(
+        name="own",
+        memories={f"m{row}": Memory(f"m{row}", text) for row, text in enumerate(TEXTS)},
+        queries={f"m{row}": Query(f"m{row}", TEXTS[row]) for row in range(1, 8, 2)},
+        judgements={f"m{row}": {f"m{row - 1}": 1.0} for row in range(1, 8, 2)},
+    )
+    data = replace(EvaluationSet.of(dataset, list(dataset.queries)), own=np.array([1, 3, 5, 7]))
+    encoded = {"base": EncodedSet.of(data, minilm)}
+    return ServableSystems.of(data, {"base": minilm}, encoded)
+
+
+def test_own_document_is_left_out_of_every_leg(servable: ServableSystems) -> None:
+    legs = servable.legs["base"]
+    assert legs.available == ("dense", "bm25", "bm25_unstemmed", "char_ngrams", "late")
+    table = legs.table(legs.available, slice(None))
+    assert servable.data.own is not None
+    for query, own in enumerate(servable.data.own):
+        assert own not in table.rows[query]
+    # The best remaining document of each leg is 1 after normalisation, not the query itself.
+    for leg in range(4):
+        alone = [float(leg == other) for other in range(5)]
+        assert table.sums(alone).max(axis=1) == pytest.approx(1.0)
+
+
+def test_selected_system_ranks_test_as_it_was_measured_on_dev(servable: ServableSystems) -> None:
+    found = servable.compare(slice(None), latency={}, timed_queries=4)
+    assert found.notes == ()
+    for candidate in found.candidates:
+        structure = candidate.structure
+        assert candidate.milliseconds is not None
+        assert candidate.milliseconds > 0
+        assert candidate.bytes_per_memory is not None
+        if structure.kind == "convex" and "late" in structure.legs:
+            row = structure.neutral_row
+            system = servable.system(structure, row, name="x", trained=False)
+            firsts = [
+                list(ranked).index(rows[0])
+                for ranked, rows in zip(system.rankings, servable.data.relevant, strict=True)
+            ]
+            assert candidate.values[row] == pytest.approx([1 / (1 + first) for first in firsts])
+    stored = servable.legs["base"].bytes_per_memory()
+    assert stored["dense"] == 4 * 384
+    assert all(stored[leg] > 0 for leg in servable.legs["base"].available)
+    late = next(one for one in found.candidates if one.structure.legs == ("dense", "late"))
+    assert late.bytes_per_memory == stored["dense"] + stored["late"]
+    # With four queries the default is served: late interaction over the hits of the model.
+    assert found.choice.candidate.structure.legs[:1] == ("dense",)
+    assert "late" in found.choice.settings.weights
+    assert "late" not in found.fallback_choice.settings.weights
+
+
+def test_without_late_interaction_it_is_no_candidate(servable: ServableSystems, minilm: Encoder) -> None:
+    encoded = {"base": servable.legs["base"].dense}
+    made = ServableSystems.of(servable.data, {"base": minilm}, encoded, late_interaction=False)
+    assert "late" not in made.legs["base"].available
+    found = made.compare(slice(0, 0), latency={})
+    assert found.choice.candidate.structure.name == "base"
+    assert found.choice.values.shape == (0,)
+    with pytest.raises(AceFinetuneError, match="The leg 'late' was not evaluated"):
+        made.legs["base"].table(["dense", "late"], slice(None))
+
+
+DENSE = Structure("base", "convex", ("dense",), ((1.0,),), (1.0,))
+TUNED = Structure("tuned", "convex", ("dense",), ((1.0,),), (1.0,))
+LATE = Structure("tuned", "convex", ("dense", "late"), ((0.5, 0.5),), (0.5, 0.5))
+
+
+def priced(structure: Structure, value: float, milliseconds: float | None, stored: float) -> Candidate:
+    return Candidate(structure, np.full((1, 50), value), milliseconds, stored)
+
+
+def test_limits_bound_the_candidates() -> None:
+    made = [priced(DENSE, 0.4, 5.0, 1500), priced(TUNED, 0.5, 6.0, 1500), priced(LATE, 0.6, 12.0, 5000)]
+    assert ServingLimits().apply(made) == (made, "")
+    assert ServingLimits(query_ms=6).apply(made) == (made[:2], "")
+    assert ServingLimits(bytes_per_memory=4000, query_ms=100).apply(made) == (made[:2], "")
+    kept, note = ServingLimits(query_ms=1, bytes_per_memory=9000).apply(made)
+    assert kept == made[:1]
+    assert note == (
+        "No system is within 1 ms per query and 9000 bytes per memory; the nearest is served, base, with 5.0 ms per "
+        "query and 1500 bytes per memory. Raise the limits, or use a smaller base model."
+    )
+    # A time that was not measured is within every limit.
+    assert ServingLimits(query_ms=1).apply([priced(DENSE, 0.4, None, 1)])[1] == ""
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_invalid_limits_are_refused(value: float) -> None:
+    with pytest.raises(AceFinetuneError, match=r"The limit query-ms is .*; set it to a number above 0"):
+        ServingLimits(query_ms=value)
+    with pytest.raises(AceFinetuneError, match="The limit bytes-per-memory is"):
+        ServingLimits(bytes_per_memory=value)
+
+
+def test_contributions_are_those_without_a_part() -> None:
+    made = [priced(DENSE, 0.4, 5.0, 1500), priced(TUNED, 0.5, 6.0, 1500), priced(LATE, 0.6, 12.0, 5000)]
+    # The system with late interaction of the base was not compared, so what tuning adds is unknown.
+    assert contributions(made, choose(made)) == pytest.approx({"late interaction": 0.1})
+    assert contributions(made[:2], choose(made[:2])) == pytest.approx({"tuning": 0.1})
+    assert contributions(made[:1], choose(made[:1])) == {}
