@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.pipeline.compare import RunComparison, compare
     from llama_index_ace_finetune.pipeline.compare_live import compare_live
     from llama_index_ace_finetune.pipeline.config_file import write_config
+    from llama_index_ace_finetune.pipeline.dashboard import Dashboard, dashboard
     from llama_index_ace_finetune.pipeline.demo import demo_suite
     from llama_index_ace_finetune.pipeline.doctor import check_environment
     from llama_index_ace_finetune.pipeline.embedding_evaluator import EmbeddingEvaluator
@@ -83,6 +84,7 @@ __all__ = [
     "AceFinetuneError",
     "Audit",
     "CallSettings",
+    "Dashboard",
     "EmbeddingEvaluator",
     "EmbeddingFineTuner",
     "Encoder",
@@ -147,6 +149,7 @@ __all__ = [
     "compare",
     "compare_live",
     "compare_vector_formats",
+    "dashboard",
     "demo_suite",
     "evaluate",
     "evaluate_retriever",
@@ -184,6 +187,7 @@ _HOMES = {
     "AceFinetuneError": "errors",
     "Audit": "datasets.splits.audit",
     "CallSettings": "synthesis.settings",
+    "Dashboard": "pipeline.dashboard",
     "EmbeddingEvaluator": "pipeline.embedding_evaluator",
     "EmbeddingFineTuner": "training.fine_tuner",
     "Encoder": "encoders.encoder",
@@ -250,6 +254,7 @@ _HOMES = {
     "compare": "pipeline.compare",
     "compare_live": "pipeline.compare_live",
     "compare_vector_formats": "pipeline.vector_formats",
+    "dashboard": "pipeline.dashboard",
     "demo_suite": "pipeline.demo",
     "evaluate": "pipeline.evaluate",
     "evaluate_retriever": "evaluation.evaluate_retriever",

@@ -279,7 +279,7 @@ class TestTables:
     def test_every_option_is_listed_with_its_verbs(self) -> None:
         text = section(DOCS / "reference" / "command-line.md", "## Options")
         documented: dict[str, set[str]] = {}
-        for names, verbs in re.findall(r"^\| (`--[^|]+) \| ([a-z, ]+) \|", text, re.MULTILINE):
+        for names, verbs in re.findall(r"^\| (`--[^|]+) \| ([a-z, -]+) \|", text, re.MULTILINE):
             for name in re.findall(r"`(--[\w-]+)`", names):
                 documented[name] = set(verbs.split(", "))
         for option in set().union(*map(options_of, VERBS)):

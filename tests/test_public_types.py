@@ -74,7 +74,8 @@ def compare_systems(folder: Path, a: ace.FineTunedHybridRetriever, b: ace.FineTu
         ace.ShadowRetriever(a, b, query_log=log, limit=1).wait()
     found: ace.LiveComparison = ace.compare_live(folder / "queries.db", name="comparison")
     seen: ace.Watch = ace.watch(folder / "queries.db", run=folder, reference="log")
-    print(len(hits), found.sentence, found.credit.low, seen.sentence)
+    page: ace.Dashboard = ace.dashboard(folder / "queries.db", folder, folder / "page.html")
+    print(page.usage.queries, len(hits), found.sentence, found.credit.low, seen.sentence)
     return found.may_stop or seen.due
 
 

@@ -26,6 +26,7 @@ VERBS: Final = (
     "compare",
     "compare-live",
     "watch",
+    "dashboard",
     "audit",
     "export",
     "vectors",

@@ -11,7 +11,7 @@ from llama_index_ace_finetune.production.live_comparison import LiveComparison
 _COLOURS = "--ink: #1b1b1b; --soft: #5b5b5b; --line: #c8c8c8; --mark: #2563a8; --good: #1a7a3a; --bad: #b03030"
 
 
-def credit_plot(found: LiveComparison) -> Plot | None:
+def credit_plot(found: LiveComparison, *, name: str = "credit") -> Plot | None:
     """Plot the mean credit and its always-valid interval over the queries; None for fewer than two queries."""
     if len(found.series) < 2:
         return None
@@ -27,7 +27,7 @@ def credit_plot(found: LiveComparison) -> Plot | None:
         axes.set_xlabel("queries, in the order of their feedback")
         axes.set_ylabel("credit: above 0, B is better")
         axes.grid(axis="y", color=LINE, alpha=0.6)
-        return to_svg(made, name="credit", alt=f"Mean credit with its interval over the queries. {found.sentence}")
+        return to_svg(made, name=name, alt=f"Mean credit with its interval over the queries. {found.sentence}")
 
 
 def volume_plot(days: Sequence[tuple[str, int]]) -> Plot | None:

@@ -59,7 +59,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         latex=systems_latex(report),
         main_systems=_main_systems(report),
     )
-    return page.replace(_POLICY_PLACE, f'<meta http-equiv="Content-Security-Policy" content="{_policy(page)}">', 1)
+    return with_policy(page)
 
 
 def _main_systems(report: Mapping[str, Any]) -> list[Any]:
@@ -69,12 +69,16 @@ def _main_systems(report: Mapping[str, Any]) -> list[Any]:
     return [one for one in report["systems"] if one["kind"] != "hybrid" or one["name"] in named]
 
 
-def _policy(page: str) -> str:
-    """Allow the page's style elements, by their hashes, and nothing else: no scripts, no requests."""
+def with_policy(page: str) -> str:
+    """Return the page with a policy that allows its style elements, by their hashes, and nothing else.
+
+    There are no scripts and no requests. The policy replaces the comment `<!-- policy -->`.
+    """
     styles = re.findall(r"<style[^>]*>(.*?)</style>", page, re.DOTALL)
     hashes = sorted({base64.b64encode(hashlib.sha256(style.encode()).digest()).decode() for style in styles})
     allowed = " ".join(f"'sha256-{one}'" for one in hashes)
-    return f"default-src 'none'; style-src {allowed}; img-src data:; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src {allowed}; img-src data:; base-uri 'none'; form-action 'none'"
+    return page.replace(_POLICY_PLACE, f'<meta http-equiv="Content-Security-Policy" content="{policy}">', 1)
 
 
 def _plots(report: Mapping[str, Any], width: float) -> dict[str, Plot | None]:
