@@ -14,7 +14,7 @@ from rich.table import Table
 
 from llama_index_ace_finetune.cli.console import emit
 from llama_index_ace_finetune.cli.execute import EXIT_REJECTED, execute
-from llama_index_ace_finetune.cli.options import AsJson
+from llama_index_ace_finetune.cli.options import AsJson, BaseModel
 from llama_index_ace_finetune.cli.verb import Verb
 
 
@@ -23,16 +23,18 @@ def doctor(
     clean: Annotated[
         bool, typer.Option("--clean", help="Remove what killed commands left; --resume can then not resume them.")
     ] = False,
+    base_model: BaseModel = None,
     as_json: AsJson = False,
 ) -> None:
     """Show versions, hardware and backends, and what is missing."""
-    execute(lambda: _clean(folder) if clean else _check(), as_json=as_json)
+    execute(lambda: _clean(folder) if clean else _check(base_model), as_json=as_json)
 
 
-def _check() -> int:
+def _check(base_model: str | None) -> int:
+    from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
     from llama_index_ace_finetune.pipeline.doctor import check_environment
 
-    found = check_environment()
+    found = check_environment(base_model or DEFAULT_BASE_MODEL)
     emit(found, lambda screen: _print(found, screen))
     return EXIT_REJECTED if found["problems"] else 0
 
@@ -83,6 +85,8 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "GPU", ", ".join(gpu["names"]) or ("Apple" if gpu["device"] == "mps" else "none")
     yield "hub", f"{hub['address']} {'reachable' if hub['reachable'] else 'not reachable: ' + str(hub['why'])}"
     yield "base model", f"{base['name']}: {base['folder'] or 'not here, comes from the hub'}"
+    if base["folder"]:
+        yield "prompts", ", ".join(f"{role} {base[f'{role}_prompt'] or 'none'!r}" for role in ("query", "document"))
     for name, extra in found["extras"].items():
         yield f"extra {name}", "installed" if extra["installed"] else f"not installed ({extra['gives']})"
 

@@ -7,6 +7,8 @@ from typing import Any
 
 _TRAINING = {
     "base_model": "base_model",
+    "query_prompt": "query_prompt",
+    "document_prompt": "document_prompt",
     "mode": "mode",
     "keep_index": "keep_index",
     "epochs": "epochs",

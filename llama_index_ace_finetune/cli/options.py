@@ -36,6 +36,10 @@ Precision = Annotated[
     typer.Option(help="auto, the default, uses bfloat16 if the device supports it."),
 ]
 BaseModel = Annotated[str | None, typer.Option(help="Hub name or folder (default all-MiniLM-L6-v2).")]
+QueryPrompt = Annotated[
+    str | None, typer.Option(help="Text in front of every query (default: that of the base model or its family).")
+]
+DocumentPrompt = Annotated[str | None, typer.Option(help="The same for memories.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and all else on standard error.")]
 RequireGain = Annotated[
     bool, typer.Option("--require-gain", help="Exit 1 unless test confirms a gain of the tuned model.")

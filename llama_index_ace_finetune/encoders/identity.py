@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
 from llama_index_ace_finetune.encoders.fingerprint import fingerprints
 from llama_index_ace_finetune.encoders.model_files import read_model_json
 from llama_index_ace_finetune.encoders.opening import opening
-from llama_index_ace_finetune.encoders.prompts import Prompts, resolve_prompts
-from llama_index_ace_finetune.encoders.provenance import read_provenance
+from llama_index_ace_finetune.encoders.prompts import Prompts, family_prompts, published_name, resolve_prompts
+from llama_index_ace_finetune.encoders.provenance import PROVENANCE, read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.errors import ModelError, quoted
 
+logger = logging.getLogger(__name__)
 _TRANSFORMER = "sentence_bert_config.json"
 
 
@@ -48,7 +51,7 @@ def identify_model(name: str | Path, *, settings: EncoderSettings | None = None)
 
 def _identify(name: str | Path, settings: EncoderSettings) -> ModelIdentity:
     folder = resolve_checkpoint(name)
-    prompts = resolve_prompts(str(name), _saved_prompts(folder))
+    prompts = _prompts_of(str(name), folder, warn=settings.query_prompt is None and settings.document_prompt is None)
     if settings.query_prompt is not None or settings.document_prompt is not None:
         prompts = Prompts(
             query=prompts.query if settings.query_prompt is None else settings.query_prompt,
@@ -66,6 +69,31 @@ def _identify(name: str | Path, settings: EncoderSettings) -> ModelIdentity:
     if {**settings.vector_settings(), "max_seq_length": identity["max_seq_length"]} == as_saved:
         documents = _documents_of(folder, content)
     return ModelIdentity(folder, prompts, fingerprint, documents or fingerprint, content)
+
+
+def _prompts_of(name: str, folder: Path, *, warn: bool) -> Prompts:
+    """Return the prompts of a model: saved ones, those of its family by name, else of the published model it is."""
+    saved = _saved_prompts(folder)
+    if (folder / PROVENANCE).is_file():  # saved by this package, with the prompts it was trained with
+        return resolve_prompts(folder.name, saved)
+    prompts = resolve_prompts(name, saved)
+    if prompts != Prompts() or family_prompts(name) is not None:
+        return prompts
+    published = published_name(folder)
+    if published is not None:
+        return resolve_prompts(published, saved)
+    if warn:
+        _warn_once(name)
+    return prompts
+
+
+@lru_cache(maxsize=64)
+def _warn_once(name: str) -> None:
+    logger.warning(
+        "no prompts are known for the model %s; if it was trained with prompts, give them with --query-prompt and "
+        "--document-prompt",
+        quoted(name, 200),
+    )
 
 
 def _documents_of(folder: Path, content: str) -> str | None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from llama_index_ace_finetune.encoders.model_files import read_model_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,18 +18,33 @@ class Prompts:
     document: str = ""
 
 
+_INSTRUCT = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 _BGE = Prompts(query="Represent this sentence for searching relevant passages: ")
 # Published prompts of model families, whose checkpoints do not all save them.
 _FAMILIES: tuple[tuple[str, Prompts], ...] = (
     (r"(^|[/-])(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?$", Prompts("query: ", "passage: ")),
     (r"(^|/)bge-(small|base|large)-en(-v1\.5)?$", _BGE),
     (r"(^|/)bge-(small|base|large)-zh(-v1\.5)?$", Prompts(query="为这个句子生成表示以用于检索相关文章：")),
-    (r"(^|/)nomic-embed-text-v[\d.]+$", Prompts("search_query: ", "search_document: ")),
+    (r"(^|/)multilingual-e5-large-instruct$", Prompts(query=f"{_INSTRUCT} ")),
+    (r"(^|/)e5-mistral-7b-instruct$", Prompts(query=f"{_INSTRUCT} ")),
+    (r"(^|/)gte-qwen2-[\d.]+b-instruct$", Prompts(query=f"{_INSTRUCT} ")),
+    (r"(^|/)qwen3-embedding-[\d.]+b$", Prompts(query=_INSTRUCT)),
+    (r"(^|/)embeddinggemma-300m$", Prompts("task: search result | query: ", "title: none | text: ")),
+    (r"(^|/)nomic-embed-text-v[\d.]+(-moe)?$", Prompts("search_query: ", "search_document: ")),
+    (r"(^|/)modernbert-embed-(base|large)$", Prompts("search_query: ", "search_document: ")),
     (r"(^|/)mxbai-embed-(large|xsmall)-v1$", _BGE),
     (r"(^|/)snowflake-arctic-embed-(xs|s|m|l|m-long)$", _BGE),
     (r"(^|/)snowflake-arctic-embed-(m-v1\.5)$", _BGE),
     (r"(^|/)snowflake-arctic-embed-[ml]-v2\.0$", Prompts(query="query: ")),
 )
+# Families that were trained without prompts.
+_WITHOUT = re.compile(
+    r"(^|/)(all-(minilm|mpnet|distilroberta)|multi-qa-|paraphrase-|msmarco-|gte-(tiny|small|base|large|multilingual|"
+    r"modernbert)|bge-m3|static-|potion-|granite-embedding|jina-embeddings-v2)[\w.-]*$"
+)
+# Model types, in config.json, that one family of embedding models has.
+_ARCHITECTURES = {"nomic_bert": "nomic-embed-text-v1.5", "gemma3_text": "embeddinggemma-300m"}
+_MAX_CARD = 2**20
 _DOCUMENT_NAMES = ("document", "passage", "corpus")
 
 
@@ -40,5 +58,36 @@ def resolve_prompts(model_name: str, saved: Mapping[str, str]) -> Prompts:
     document = next((saved[name] for name in _DOCUMENT_NAMES if saved.get(name)), "")
     if saved.get("query") or document:
         return Prompts(query=saved.get("query", ""), document=document)
+    return family_prompts(model_name) or Prompts()
+
+
+def family_prompts(model_name: str) -> Prompts | None:
+    """Return the published prompts of the family that a name belongs to; None for an unknown family."""
     name = model_name.rstrip("/\\").replace("\\", "/").lower()
-    return next((prompts for pattern, prompts in _FAMILIES if re.search(pattern, name)), Prompts())
+    found = next((prompts for pattern, prompts in _FAMILIES if re.search(pattern, name)), None)
+    return Prompts() if found is None and _WITHOUT.search(name) else found
+
+
+def published_name(folder: Path) -> str | None:
+    """Return the name under which the model in a folder was published; None if nothing in the folder says it.
+
+    It is read from the folder's place in a hub cache, `_name_or_path` in config.json, the title or the `model-index`
+    of the model card, and the model type in config.json, and has to be of a known family.
+    """
+    names = [part.removeprefix("models--").replace("--", "/") for part in folder.parts if part.startswith("models--")]
+    config = read_model_json(folder / "config.json") if (folder / "config.json").is_file() else None
+    if isinstance(config, dict):
+        names.append(str(config.get("_name_or_path") or ""))
+    names += _names_in_card(folder / "README.md")
+    if isinstance(config, dict):
+        names.append(_ARCHITECTURES.get(str(config.get("model_type")), ""))
+    return next((name for name in names if name and family_prompts(name) is not None), None)
+
+
+def _names_in_card(card: Path) -> list[str]:
+    if not card.is_file():
+        return []
+    with card.open(encoding="utf-8", errors="replace") as stream:
+        text = stream.read(_MAX_CARD)
+    titles = re.findall(r"^#\s+([\w./-]+)\s*$", text, re.MULTILINE)
+    return [*re.findall(r"^model-index:\s*\n-\s*name:\s*([\w./-]+)", text, re.MULTILINE), *titles]

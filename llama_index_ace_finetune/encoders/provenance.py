@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.old_settings import current_metadata, current_training
@@ -23,6 +25,14 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
     """
     file = folder / PROVENANCE
     return _current(read_json_object(file, _RECORD)) if file.is_file() else None
+
+
+def settings_of_base(record: dict[str, Any] | None, base_model: object, settings: EncoderSettings) -> EncoderSettings:
+    """Return the settings with the prompts that a training set for this base model; unchanged for any other model."""
+    config = (record or {}).get("config") or {}
+    if not record or str(record.get("base_model")) != str(base_model):
+        return settings
+    return replace(settings, query_prompt=config.get("query_prompt"), document_prompt=config.get("document_prompt"))
 
 
 def _current(record: dict[str, Any]) -> dict[str, Any]:

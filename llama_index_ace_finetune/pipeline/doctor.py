@@ -12,6 +12,7 @@ from typing import Any
 
 from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, offline_switch, resolve_checkpoint
+from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.errors import ModelError, first_line
 from llama_index_ace_finetune.utils.redact import without_passwords
 
@@ -28,8 +29,8 @@ _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 _SECONDS = 3.0
 
 
-def check_environment() -> dict[str, Any]:
-    """Return versions, processor, memory, GPU, hub, base model and extras as plain values.
+def check_environment(base_model: str = DEFAULT_BASE_MODEL) -> dict[str, Any]:
+    """Return versions, processor, memory, GPU, hub, base model with its prompts, and extras as plain values.
 
     `problems` are sentences about what is missing, each with its remedy; `advice` is about what could be better.
     """
@@ -49,7 +50,7 @@ def check_environment() -> dict[str, Any]:
                 f"{name} is {have} and must be {state['wanted']}; run `pip install '{name}{state['wanted']}'`."
             )
     found |= {"processor": _processor(), "memory": _memory(), "gpu": _gpu(), "hub": _hub()}
-    found["base_model"] = _base_model()
+    found["base_model"] = _base_model(base_model)
     found["extras"] = {extra: _extra(extra) for extra in _EXTRAS}
     _advise(found)
     return found
@@ -175,11 +176,14 @@ def _unreachable(address: str) -> str | None:
     return outcome[0]
 
 
-def _base_model() -> dict[str, Any]:
+def _base_model(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": name, "folder": None, "query_prompt": None, "document_prompt": None}
     try:
-        return {"name": DEFAULT_BASE_MODEL, "folder": str(resolve_checkpoint(DEFAULT_BASE_MODEL, allow_download=False))}
+        found["folder"] = str(resolve_checkpoint(name, allow_download=False))
+        prompts = identify_model(name).prompts
     except ModelError:
-        return {"name": DEFAULT_BASE_MODEL, "folder": None}
+        return found
+    return {**found, "query_prompt": prompts.query, "document_prompt": prompts.document}
 
 
 def _advise(found: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.encoders.provenance import read_provenance
+from llama_index_ace_finetune.encoders.provenance import read_provenance, settings_of_base
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
@@ -186,7 +186,7 @@ def evaluate_model(
     if max_queries is not None and len(test) > max_queries:
         test = sorted(random.Random(seed).sample(test, max_queries))
     base_name = base_model or (record or {}).get("base_model") or DEFAULT_BASE_MODEL
-    base = Encoder.load(base_name, settings=settings)
+    base = Encoder.load(base_name, settings=settings_of_base(record, base_name, settings))
     others = [Encoder.load(name, settings=settings) for name in also]
     # Texts for vectors, and the corpus for token vectors.
     total = (2 + len(others)) * (len(test) + len(queries.dev) + len(dataset.answers)) + 2 * len(dataset.answers)

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from llama_index_ace_finetune.datasets.splits.split import SplitSettings
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.mining.filters import FILTER_LABELS
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.report import REPORT_NAME, save_mining_report
@@ -47,6 +49,8 @@ def generate(
     mining: MiningSettings | None = None,
     mining_report: str | Path | None = None,
     device: str | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     events: PipelineEvents | None = None,
 ) -> GenerationResult:
@@ -69,6 +73,8 @@ def generate(
         mining: sources of candidates, and filters.
         mining_report: folder for the full report of the mining.
         device: torch device.
+        query_prompt: text in front of every query; by default that of the model or its family.
+        document_prompt: the same for documents.
         precision: of the vectors; see `EncoderSettings`.
         events: receives progress.
 
@@ -77,8 +83,18 @@ def generate(
             written.
     """
     resolve_checkpoint(base_model)
+    encoding = EncoderSettings(
+        device=device, precision=precision, query_prompt=query_prompt, document_prompt=document_prompt
+    )
     miner = HardNegativeMiner(
-        qdrant_url, collection, embedding_url, model=base_model, settings=mining, device=device, precision=precision
+        qdrant_url,
+        collection,
+        embedding_url,
+        model=base_model,
+        settings=mining,
+        device=device,
+        precision=precision,
+        encoder=None if query_prompt is document_prompt is None else Encoder.load(base_model, settings=encoding),
     )
     generator = TrainingDataGenerator(
         data, out, miner, max_examples, memories=memories, columns=columns, split_settings=split

@@ -10,7 +10,7 @@ from typing import Literal
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.encoders.provenance import read_provenance
+from llama_index_ace_finetune.encoders.provenance import read_provenance, settings_of_base
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
@@ -65,8 +65,9 @@ def index(
     dataset = read_dataset(data, memories, columns=columns)
     settings = EncoderSettings(device=device, precision=precision)
     tuned = Encoder.load(model, settings=settings)
-    base_name = (read_provenance(model) or {}).get("base_model") or DEFAULT_BASE_MODEL
-    base = Encoder.load(base_name, settings=settings)
+    record = read_provenance(model)
+    base_name = (record or {}).get("base_model") or DEFAULT_BASE_MODEL
+    base = Encoder.load(base_name, settings=settings_of_base(record, base_name, settings))
     run = RunFolder.of_model(model)
     count = write_index(
         dataset.memories.values(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llama_index_ace_finetune.datasets.splits.split import Split, split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.check_run import check_run, require_models
 from llama_index_ace_finetune.pipeline.describe_data import describe_data
 from llama_index_ace_finetune.pipeline.settings import RunSettings
@@ -71,7 +71,7 @@ def plan(settings: RunSettings) -> RunPlan:
     kept = kept_stages(settings, stage_keys(settings, dataset))
     split = split_dataset(dataset, settings=settings.split)
     check_run(settings, dataset, split)
-    encoding = EncoderSettings(device=settings.training.device, precision=settings.training.precision)
+    encoding = base_encoding(settings.training)
     encoder = Encoder.load(settings.training.base_model, settings=encoding)
     stages = plan_stages(settings, dataset, split, encoder, kept=kept)
     return RunPlan(

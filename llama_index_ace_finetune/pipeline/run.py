@@ -13,11 +13,11 @@ from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.datasets.splits.split import SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.report.environment import describe_environment
 from llama_index_ace_finetune.evaluation.report.report import read_report
 from llama_index_ace_finetune.mining.settings import MiningSettings
+from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.check_run import check_run, require_models
 from llama_index_ace_finetune.pipeline.config_file import config_text
 from llama_index_ace_finetune.pipeline.describe_data import describe_data
@@ -148,7 +148,7 @@ def _run_stages(
     for line in describe_data(dataset, split):
         events.on_message(line)
     check_run(settings, dataset, split)
-    encoding = EncoderSettings(device=settings.training.device, precision=settings.training.precision)
+    encoding = base_encoding(settings.training)
     base = Encoder.load(settings.training.base_model, settings=encoding)
     with new_folder(settings.out, kind=RUN) as aside:
         folder = RunFolder(aside)

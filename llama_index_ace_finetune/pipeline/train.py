@@ -14,6 +14,7 @@ from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.index import check_index_output, place_index, write_index
 from llama_index_ace_finetune.pipeline.model_contents import by_content
@@ -132,7 +133,7 @@ def train(
         write_index(
             [Memory(i, text, data.memory_metadata.get(i, {})) for i, text in data.memories.items()],
             tuned=tuned,
-            base=Encoder.load(config.base_model, settings=settings),
+            base=Encoder.load(config.base_model, settings=base_encoding(config)),
             path=work / "index",
             replace=True,
             cache=work / "vectors",

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
+from llama_index_ace_finetune.encoders.provenance import read_provenance, settings_of_base
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError, first_line
 from llama_index_ace_finetune.retrievers.fallback import Serve
 
@@ -35,7 +37,7 @@ def load_models(
     if fallback == "off" or baseline is None:
         return tuned, None
     try:
-        return tuned, FineTunedEmbedding(str(baseline))
+        return tuned, _baseline(model, baseline)
     except Exception as error:
         logger.warning("the baseline model cannot be found, BM25 is the only fallback: %s", error)
         return tuned, None
@@ -56,7 +58,7 @@ def load_serving_models(
         try:
             if baseline is None:
                 raise ModelError(f"The run of {str(model)!r} does not name its base model; give it as `baseline`.")
-            base = FineTunedEmbedding(str(baseline))
+            base = _baseline(model, baseline)
             _ = base.encoder
         except Exception as error:
             if fallback == "off":
@@ -68,6 +70,16 @@ def load_serving_models(
             return None, base, "base"
         baseline = None
     return *load_models(model, baseline, fallback=fallback), "finetuned"
+
+
+def _baseline(model: str | Path, baseline: str | Path) -> FineTunedEmbedding:
+    """Return the baseline, with the prompts that the model was trained with if it is the model's own base."""
+    try:
+        record = read_provenance(Path(model))
+    except ModelError:
+        record = None  # loading the model raises the error
+    own = settings_of_base(record, baseline, EncoderSettings())
+    return FineTunedEmbedding(str(baseline), query_prompt=own.query_prompt, text_prompt=own.document_prompt)
 
 
 def _cannot_be_loaded(model: str | Path, error: Exception) -> ModelError:

@@ -30,7 +30,7 @@ DistillationName = Literal["kl", "margin_mse"]
 _WHOLE_OR_NONE = frozenset({"eval_steps", "patience", "lora_rank", "max_seq_length", "late_interaction_dimensions"})
 _WHOLE = ("epochs", "batch_size", "warmup_steps", "hard_negatives", "seed", *sorted(_WHOLE_OR_NONE))
 
-_TEXTS = ("base_model", "output_dir", "teacher", "retention", "device")
+_TEXTS = ("base_model", "output_dir", "teacher", "retention", "device", "query_prompt", "document_prompt")
 _SWITCHES = ("keep_index", "symmetric")
 
 
@@ -84,6 +84,8 @@ class TrainingConfig:
             serving use whole texts, up to the model's limit.
         precision: of all vectors: "float32", "bfloat16", or "auto" for bfloat16 where the device computes in it.
         device: "cpu", "cuda", "mps"; None, or "auto", takes the best one.
+        query_prompt: text in front of every query; None takes that of the base model or its family, "" none.
+        document_prompt: the same for documents.
         seed: random seed.
         report_to: in mode "full", loggers of the transformers trainer, ("tensorboard",) or ("wandb",) for example;
             TensorBoard's files go to a folder beside the model, OUTPUT_DIR-logs.
@@ -120,6 +122,8 @@ class TrainingConfig:
     max_seq_length: int | None = 256
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
     seed: int = 0
     report_to: tuple[str, ...] = ()
 

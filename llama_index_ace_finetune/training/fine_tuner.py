@@ -112,7 +112,12 @@ class EmbeddingFineTuner:
         require_loggers(self.config)
         if self.config.lora_rank is not None:
             require_peft()
-        settings = EncoderSettings(device=self.config.device, precision=self.config.precision)
+        settings = EncoderSettings(
+            device=self.config.device,
+            precision=self.config.precision,
+            query_prompt=self.config.query_prompt,
+            document_prompt=self.config.document_prompt,
+        )
         encoder = Encoder.load(self.config.base_model, settings=settings)
         _require_single_encoder(encoder)
         for length in self.config.dimensions:

@@ -29,7 +29,12 @@ def _key(settings: RunSettings, dataset: RetrievalDataset, keys: Mapping[str, st
     values["mining"] = by_content(values["mining"])
     chosen = {name: values[name] for name in ("num_negatives", "min_difficulty", "skip_categories", "split", "mining")}
     base_model = by_content({"base_model": settings.training.base_model})["base_model"]
-    return digest([__version__, dataset_content(dataset), chosen, base_model, settings.training.precision])
+    return digest([__version__, dataset_content(dataset), chosen, base_model, *_encoding(settings)])
+
+
+def _encoding(settings: RunSettings) -> tuple[str | None, ...]:
+    training = settings.training
+    return training.precision, training.query_prompt, training.document_prompt
 
 
 def _run(context: StageContext) -> None:
