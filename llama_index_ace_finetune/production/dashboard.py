@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from llama_index_ace_finetune.evaluation.report.html import with_policy
+from llama_index_ace_finetune.evaluation.report.svg import NARROW, WIDE
 from llama_index_ace_finetune.production.live_comparison import LiveComparison
 from llama_index_ace_finetune.production.plots import credit_plot, volume_plot
 from llama_index_ace_finetune.production.usage import Usage
@@ -33,10 +34,13 @@ def render_dashboard(
     environment = Environment(
         loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    widths = (WIDE, NARROW)
     compared = [
-        (found, credit_plot(found, name=f"credit{number}")) for number, found in enumerate(reversed(comparisons))
+        (found, [credit_plot(found, name=f"credit{number}", width=width) for width in widths])
+        for number, found in enumerate(reversed(comparisons))
     ]
+    volume = [volume_plot(usage.days, width=width) for width in widths]
     page = environment.get_template("dashboard.html.j2").render(
-        title=title, usage=usage, compared=compared, watched=watched, date=date, volume=volume_plot(usage.days)
+        title=title, usage=usage, compared=compared, watched=watched, date=date, volume=volume
     )
     return with_policy(replace_lone_surrogates(page))

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llama_index_ace_finetune.evaluation.report.svg import GOOD, INK, LINE, MARK, Plot, figure, to_svg
+from llama_index_ace_finetune.evaluation.report.svg import GOOD, INK, LINE, MARK, WIDE, Plot, figure, to_svg
 from llama_index_ace_finetune.production.live_comparison import LiveComparison
 
 # Colours of the page's variables in a file of its own, which has no page.
 _COLOURS = "--ink: #1b1b1b; --soft: #5b5b5b; --line: #c8c8c8; --mark: #2563a8; --good: #1a7a3a; --bad: #b03030"
 
 
-def credit_plot(found: LiveComparison, *, name: str = "credit") -> Plot | None:
+def credit_plot(found: LiveComparison, *, name: str = "credit", width: float = WIDE) -> Plot | None:
     """Plot the mean credit and its always-valid interval over the queries; None for fewer than two queries."""
     if len(found.series) < 2:
         return None
     intervals = [interval for _, interval in found.series]
     queries = [one.queries for one in intervals]
-    with figure(3.0) as (made, axes):
+    with figure(3.0, width) as (made, axes):
         axes.axhline(0, color=INK, linewidth=1)
         axes.fill_between(
             queries, [one.low for one in intervals], [one.high for one in intervals],
@@ -30,13 +30,13 @@ def credit_plot(found: LiveComparison, *, name: str = "credit") -> Plot | None:
         return to_svg(made, name=name, alt=f"Mean credit with its interval over the queries. {found.sentence}")
 
 
-def volume_plot(days: Sequence[tuple[str, int]]) -> Plot | None:
+def volume_plot(days: Sequence[tuple[str, int]], *, width: float = WIDE) -> Plot | None:
     """Plot the number of queries per day; None for fewer than two days."""
     if len(days) < 2:
         return None
-    with figure(2.2) as (made, axes):
+    with figure(2.2, width) as (made, axes):
         axes.bar(range(len(days)), [count for _, count in days], color=MARK)
-        step = max(1, len(days) // 8)
+        step = -(-len(days) // (8 if width == WIDE else 3))
         axes.set_xticks(range(0, len(days), step), [day for day, _ in days[::step]])
         axes.set_ylabel("queries per day")
         axes.grid(axis="y", color=LINE, alpha=0.6)

@@ -55,7 +55,7 @@ def test_sentence_slices_and_plot(log: Path, tmp_path: Path) -> None:
     assert "you may stop and publish B." in " ".join(result.stdout.split())
     assert "\x1b[31m" not in result.stdout
     drawing = plot.read_text(encoding="utf-8")
-    assert re.match(r'<\?xml[^>]*>\n<svg role="img" [^>]*xmlns="http://www.w3.org/2000/svg"', drawing)
+    assert re.match(r'<\?xml[^>]*>\n<svg class="wide" role="img" [^>]*xmlns="http://www.w3.org/2000/svg"', drawing)
     assert "<script" not in drawing
     values = json.loads(runner.invoke(app, ["compare-live", str(log), "--name", HOSTILE, "--json"]).stdout)
     assert values["winner"] == "b"

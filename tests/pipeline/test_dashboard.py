@@ -80,7 +80,7 @@ def test_sections_and_figures(log: QueryLog) -> None:
     page = page_of(log)
     for shown in ("B is better than A: +1.000", "12 / 30 / 100 ms", "Served by a fallback", "1.0%", "0.800"):
         assert shown in page
-    assert page.count("<svg") == 2  # the credit and the volume
+    assert page.count("<svg") == 4  # the credit and the volume, for screens and for phones
     ids = re.findall(r'\sid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
 
