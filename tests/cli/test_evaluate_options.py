@@ -45,6 +45,7 @@ def test_invalid_options_are_refused(finished_run: Path, suite: Path, tmp_path: 
         (["--also", str(tmp_path / "gone")], "gone"),
         (["--run-files", str(finished_run / "model")], "did not write"),
         (["--trec", str(tmp_path / "gone.txt")], "gone.txt"),
+        (["--query-ms", "0"], "The limit query-ms is 0"),
     ):
         result = runner.invoke(app, [*arguments, *option])
         assert result.exit_code == 2, result.output

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llama_index_ace_finetune.datasets.types import Memory, RetrievalDataset
-from llama_index_ace_finetune.errors import OutputExistsError
+from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.stages.register import RUN, STAGES, kept_stages, stage_keys
 from llama_index_ace_finetune.run_folder import RunFolder
@@ -96,7 +96,8 @@ def test_changed_run_needs_resume_or_force(made: RunSettings, small_dataset: Ret
 
 def test_deleted_output_is_made_again(made: RunSettings, small_dataset: RetrievalDataset) -> None:
     (made.out / "report.html").rmdir()
-    assert kept(dataclasses.replace(made, resume=True), small_dataset) == ALL - {"evaluate"}
+    # What serves depends on the report, and the index on what serves.
+    assert kept(dataclasses.replace(made, resume=True), small_dataset) == ALL - {"evaluate", "index"}
 
 
 def test_deleted_model_invalidates_report_and_index(made: RunSettings, small_dataset: RetrievalDataset) -> None:
@@ -114,3 +115,11 @@ def test_run_of_an_earlier_version_is_not_unchanged(made: RunSettings, small_dat
     write_json(made.out / "manifest.json", {"format_version": 1})
     with pytest.raises(OutputExistsError):
         kept(made, small_dataset)
+
+
+def test_limits_of_the_served_system_invalidate_report_and_index(
+    made: RunSettings, small_dataset: RetrievalDataset
+) -> None:
+    assert kept(dataclasses.replace(made, query_ms=5.0, resume=True), small_dataset) == ALL - {"evaluate", "index"}
+    with pytest.raises(AceFinetuneError, match="The limit bytes-per-memory is 0"):
+        dataclasses.replace(made, bytes_per_memory=0)
