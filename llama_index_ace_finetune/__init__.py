@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.pipeline.events import PipelineEvents
     from llama_index_ace_finetune.pipeline.export import export
     from llama_index_ace_finetune.pipeline.generate import GenerationResult, generate
+    from llama_index_ace_finetune.pipeline.harvest import HarvestResult, harvest
     from llama_index_ace_finetune.pipeline.index import IndexResult, index
     from llama_index_ace_finetune.pipeline.inspect import Inspection, inspect
     from llama_index_ace_finetune.pipeline.leftovers import remove_leftovers
@@ -53,12 +54,17 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.pipeline.tune import TuningResult, tune
     from llama_index_ace_finetune.pipeline.vector_formats import VectorComparison, compare_vector_formats
     from llama_index_ace_finetune.pipeline.watch import Watch, watch
+    from llama_index_ace_finetune.production.export_log import export_log
+    from llama_index_ace_finetune.production.import_feedback import import_feedback
     from llama_index_ace_finetune.production.interleaved_retriever import InterleavedRetriever
+    from llama_index_ace_finetune.production.judgements import HarvestSettings
     from llama_index_ace_finetune.production.live_comparison import LiveComparison
     from llama_index_ace_finetune.production.log_settings import LogSettings
+    from llama_index_ace_finetune.production.mask_personal_data import mask_personal_data
     from llama_index_ace_finetune.production.query_log import QueryLog
     from llama_index_ace_finetune.production.records import FeedbackRecord, LoggedHit, RetrievalRecord
     from llama_index_ace_finetune.production.shadow_retriever import ShadowRetriever
+    from llama_index_ace_finetune.production.tracing import trace_searches
     from llama_index_ace_finetune.production.user_split import UserSplit
     from llama_index_ace_finetune.retrievers.finetuned_retrieval import FineTunedRetrieval
     from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
@@ -98,6 +104,8 @@ __all__ = [
     "FineTunedRetrieval",
     "GenerationResult",
     "HardNegativeMiner",
+    "HarvestResult",
+    "HarvestSettings",
     "IndexResult",
     "Inspection",
     "InterleavedRetriever",
@@ -155,11 +163,15 @@ __all__ = [
     "evaluate_retriever",
     "evaluate_systems",
     "export",
+    "export_log",
     "generate",
     "generate_training_data",
+    "harvest",
+    "import_feedback",
     "index",
     "inspect",
     "keep_freed_memory",
+    "mask_personal_data",
     "memory_nodes",
     "mirror_writes",
     "parse_measure",
@@ -175,6 +187,7 @@ __all__ = [
     "save_mining_report",
     "split_dataset",
     "synthesize",
+    "trace_searches",
     "train",
     "tune",
     "unseen_queries",
@@ -201,6 +214,8 @@ _HOMES = {
     "FineTunedRetrieval": "retrievers.finetuned_retrieval",
     "GenerationResult": "pipeline.generate",
     "HardNegativeMiner": "mining.miner",
+    "HarvestResult": "pipeline.harvest",
+    "HarvestSettings": "production.judgements",
     "IndexResult": "pipeline.index",
     "Inspection": "pipeline.inspect",
     "InterleavedRetriever": "production.interleaved_retriever",
@@ -260,11 +275,15 @@ _HOMES = {
     "evaluate_retriever": "evaluation.evaluate_retriever",
     "evaluate_systems": "evaluation.evaluate",
     "export": "pipeline.export",
+    "export_log": "production.export_log",
     "generate": "pipeline.generate",
     "generate_training_data": "mining.training_data_generator",
+    "harvest": "pipeline.harvest",
+    "import_feedback": "production.import_feedback",
     "index": "pipeline.index",
     "inspect": "pipeline.inspect",
     "keep_freed_memory": "utils.memory",
+    "mask_personal_data": "production.mask_personal_data",
     "memory_nodes": "stores.build_index",
     "mirror_writes": "stores.versions",
     "parse_measure": "evaluation.metrics.measures",
@@ -280,6 +299,7 @@ _HOMES = {
     "save_mining_report": "mining.report",
     "split_dataset": "datasets.splits.split",
     "synthesize": "pipeline.synthesize",
+    "trace_searches": "production.tracing",
     "train": "pipeline.train",
     "tune": "pipeline.tune",
     "unseen_queries": "datasets.splits.unseen_queries",

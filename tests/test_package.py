@@ -126,4 +126,4 @@ def test_installation_is_from_a_checkout_or_a_wheel() -> None:
     project = PACKAGE.parent
     for page in [project / "README.md", *(project / "docs").rglob("*.md"), *EXAMPLES.glob("*.py")]:
         text = page.read_text(encoding="utf-8")
-        assert not re.search(r"pip install \"?llama-index-ace-finetune(?!\[(lora|onnx|openvino))", text), page
+        assert not re.search(r"pip install \"?llama-index-ace-finetune(?!\[(lora|onnx|openvino|tracing))", text), page

@@ -79,6 +79,16 @@ def compare_systems(folder: Path, a: ace.FineTunedHybridRetriever, b: ace.FineTu
     return found.may_stop or seen.due
 
 
+def learn(log: Path, run: Path) -> Path:
+    print(ace.trace_searches(texts=False))
+    settings = ace.HarvestSettings(min_uses=3)
+    with ace.QueryLog.open(log, ace.LogSettings(redact=ace.mask_personal_data)) as opened:
+        print(ace.import_feedback(opened, "judged.csv").counts["imported"])
+        print(ace.export_log(opened, "log.jsonl", ubi=True))
+    result: ace.HarvestResult = ace.harvest(log, "data.jsonl", run=run, settings=settings)
+    return result.memories
+
+
 class Lines(ace.PipelineEvents):
     def on_message(self, text: str) -> None:
         print(text)

@@ -36,6 +36,9 @@ VERBS: Final = (
     "train",
     "evaluate",
     "index",
+    "log",
+    "feedback",
+    "harvest",
 )
 """Names of the verbs, in the order of use; each is a file of this folder with a `VERB`, with "_" for "-"."""
 

@@ -130,6 +130,7 @@ class DatasetBuilder:
 
         If the second source is LlamaIndex nodes, their texts are what is served, so they are used instead; and a
         memory of another id whose text is the content of one node, without metadata, becomes that node.
+        A memory without metadata, as in a row of pairs, takes that of the second source.
 
         Raises DatasetError if the second source has none.
         """
@@ -139,9 +140,12 @@ class DatasetBuilder:
         self._use_nodes(other.node_contents, other.memories, location)
         for memory in other.memories.values():
             held = self.memories.setdefault(memory.id, memory)
-            if held is memory or normalise(held.text) == normalise(memory.text):
+            if held is memory:
                 continue
-            if memory.id in other.node_contents:
+            if normalise(held.text) == normalise(memory.text):
+                if not held.metadata:
+                    self.memories[memory.id] = replace(held, metadata=memory.metadata)
+            elif memory.id in other.node_contents:
                 self.memories[memory.id] = replace(held, text=memory.text)
                 self.ledger.note("memory_text_of_node_used", location, memory.id)
             else:

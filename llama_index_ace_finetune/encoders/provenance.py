@@ -35,6 +35,12 @@ def settings_of_base(record: dict[str, Any] | None, base_model: object, settings
     return replace(settings, query_prompt=config.get("query_prompt"), document_prompt=config.get("document_prompt"))
 
 
+def read_base_provenance(model: str | Path) -> dict[str, Any] | None:
+    """Return the record of a model that a training starts from; None for one that this package did not train."""
+    folder = Path(model).expanduser()
+    return read_provenance(folder) if folder.is_dir() else None
+
+
 def _current(record: dict[str, Any]) -> dict[str, Any]:
     """Convert a record to `FORMAT_VERSION`."""
     if record.get("format_version") != 1:

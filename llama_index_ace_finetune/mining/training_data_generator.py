@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.datasets.labels import labels_of
+from llama_index_ace_finetune.datasets.splits.earlier import EarlierSplit
 from llama_index_ace_finetune.datasets.splits.split import Split, SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample, modified_at
 from llama_index_ace_finetune.datasets.types import DIFFICULTIES, Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Progress
+from llama_index_ace_finetune.encoders.provenance import read_base_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.report import mining_counts
@@ -81,7 +83,8 @@ class TrainingDataGenerator:
         if self.miner.collection is not None and self.memories is None:
             dataset = _with_collection(dataset, self.miner.collection.memories())
         self.miner.use(dataset)
-        split = split_dataset(dataset, settings=self.split_settings)
+        earlier = EarlierSplit.of_record(read_base_provenance(self.miner.model))
+        split = split_dataset(dataset, settings=self.split_settings, earlier=earlier)
         data = generate_training_data(
             dataset,
             split,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from llama_index_ace_finetune.datasets.splits.earlier import EarlierSplit
 from llama_index_ace_finetune.datasets.splits.split import Split, split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.provenance import read_base_provenance
 from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.check_run import check_run, require_models
 from llama_index_ace_finetune.pipeline.describe_data import describe_data
@@ -69,7 +71,8 @@ def plan(settings: RunSettings) -> RunPlan:
     require_models(settings)
     dataset = read_dataset(settings.data, settings.memories, columns=settings.columns)
     kept = kept_stages(settings, stage_keys(settings, dataset))
-    split = split_dataset(dataset, settings=settings.split)
+    earlier = EarlierSplit.of_record(read_base_provenance(settings.training.base_model))
+    split = split_dataset(dataset, settings=settings.split, earlier=earlier)
     check_run(settings, dataset, split)
     encoding = base_encoding(settings.training)
     encoder = Encoder.load(settings.training.base_model, settings=encoding)

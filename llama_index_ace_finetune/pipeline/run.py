@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune import __version__
+from llama_index_ace_finetune.datasets.splits.earlier import EarlierSplit
 from llama_index_ace_finetune.datasets.splits.split import SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.provenance import read_base_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.report.environment import describe_environment
 from llama_index_ace_finetune.evaluation.report.report import read_report
@@ -144,7 +146,8 @@ def _run_stages(
     start: float,
     events: PipelineEvents,
 ) -> None:
-    split = split_dataset(dataset, settings=settings.split)
+    earlier = EarlierSplit.of_record(read_base_provenance(settings.training.base_model))
+    split = split_dataset(dataset, settings=settings.split, earlier=earlier)
     for line in describe_data(dataset, split):
         events.on_message(line)
     check_run(settings, dataset, split)

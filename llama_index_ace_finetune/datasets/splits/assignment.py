@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 _ROUNDING = 1e-6
@@ -24,7 +24,12 @@ class Component:
 
 
 def assign(
-    components: Sequence[Component], fractions: Sequence[float], *, seed: int, fixed: Mapping[int, int]
+    components: Sequence[Component],
+    fractions: Sequence[float],
+    *,
+    seed: int,
+    fixed: Mapping[int, int],
+    immovable: Collection[int] = (),
 ) -> list[int]:
     """Return the part of each component.
 
@@ -49,7 +54,8 @@ def assign(
         if chosen[number] < 0:
             chosen[number] = _best(components[number], parts, open_parts)
             parts[chosen[number]].add(components[number])
-    _fill_empty(chosen, components, sorted(open_parts, key=lambda i: -fractions[i]), order)
+    movable = [number for number in order if number not in immovable]
+    _fill_empty(chosen, components, sorted(open_parts, key=lambda i: -fractions[i]), movable)
     return chosen
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from llama_index_ace_finetune.datasets.labels import labels_of
 from llama_index_ace_finetune.datasets.splits.assignment import Component, assign
 from llama_index_ace_finetune.datasets.splits.components import group_values, query_components
+from llama_index_ace_finetune.datasets.splits.earlier import MIXED, EarlierSplit, earlier_parts
 from llama_index_ace_finetune.datasets.splits.manifest import PARTS, Split
 from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
@@ -21,17 +22,30 @@ _MIN_TIED = 3
 """The connections of a smaller component are not explained."""
 
 
-def split_dataset(dataset: RetrievalDataset, *, settings: SplitSettings | None = None) -> Split:
+def split_dataset(
+    dataset: RetrievalDataset, *, settings: SplitSettings | None = None, earlier: EarlierSplit | None = None
+) -> Split:
     """Split the queries that have a relevant answer into train, dev and test.
 
     No component (see `components.query_components`) is ever divided. One that is larger than the test fraction goes to
-    train, and the notes say so. The result depends on ids, texts, judgements and the seed, not on their order.
+    train, and the notes say so. A component with queries of an earlier training, by `earlier` or by the metadata field
+    `earlier_split`, stays in its part: what was trained on is never tested on, and test queries are never trained on;
+    those that are connected with training queries by now are in no part. The result depends on ids, texts, judgements
+    and the seed, not on their order.
     Raises DatasetError if a part with a fraction above 0 would be empty.
     """
     settings = settings or SplitSettings()
     components, without_answer = _components(dataset, settings)
-    parts, notes = _divide(components, settings)
+    components, kept, kept_notes = _keep_earlier(components, earlier_parts(dataset, earlier))
+    parts, notes = _divide(components, settings, kept)
+    notes = [*kept_notes, *notes]
     empty = [name for name in PARTS if getattr(settings, name) > 0 and not parts[name]]
+    if empty and kept:
+        raise DatasetError(
+            f"{dataset.name}: an earlier training used or held out the memories of all queries but those of "
+            f"{len(components) - len(kept)} independent group(s), which leaves {' and '.join(empty)} empty; give "
+            "queries about other memories, or set the fraction of that part to 0."
+        )
     if empty:
         raise DatasetError(
             f"{dataset.name}: the queries form {len(components)} independent group(s), which leaves "
@@ -176,8 +190,41 @@ def _advice(dataset: RetrievalDataset, components: Sequence[Component], settings
     )
 
 
-def _divide(components: Sequence[Component], settings: SplitSettings) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the query ids per part and notes for the manifest."""
+def _keep_earlier(
+    components: Sequence[Component], earlier: Mapping[str, str]
+) -> tuple[list[Component], dict[int, int], list[str]]:
+    """Return the components, the part of each with queries of an earlier split, and notes.
+
+    Queries of its test part that are in a component with others of its queries are taken out.
+    """
+    kept: dict[int, int] = {}
+    left: list[Component] = []
+    for component in components:
+        parts = {earlier[query_id] for query_id in component.query_ids if query_id in earlier}
+        if parts and parts != {"test"}:
+            ids = tuple(q for q in component.query_ids if earlier.get(q) not in ("test", MIXED))
+            component = Component(ids, component.categories if len(ids) == component.size else {})
+        if not component.size:
+            continue
+        if parts:
+            kept[len(left)] = PARTS.index("train" if parts - {"dev", "test"} else min(parts))
+        left.append(component)
+    notes = []
+    if kept:
+        notes.append(f"{len(kept)} of {len(components)} components stay in their parts of an earlier training.")
+    removed = sum(c.size for c in components) - sum(c.size for c in left)
+    if removed:
+        notes.append(
+            f"{removed} queries of an earlier test part are connected with queries of its other parts, and left out."
+        )
+    return left, kept, notes
+
+
+def _divide(
+    components: Sequence[Component], settings: SplitSettings, kept: Mapping[int, int] | None = None
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the query ids per part and notes for the manifest; `kept` are the parts of components that have one."""
+    kept = kept or {}
     total = sum(c.size for c in components)
     largest_held_out = (settings.test or settings.dev) * total
     # A part needs one component, however large: without this, three components could never be split.
@@ -185,7 +232,8 @@ def _divide(components: Sequence[Component], settings: SplitSettings) -> tuple[d
     if settings.train == 0:
         oversized = {}
     fractions = [getattr(settings, name) for name in PARTS]
-    chosen = assign(components, fractions, seed=settings.seed, fixed=oversized)
+    oversized = {number: part for number, part in oversized.items() if number not in kept}
+    chosen = assign(components, fractions, seed=settings.seed, fixed={**oversized, **kept}, immovable=kept)
     parts: dict[str, list[str]] = {name: [] for name in PARTS}
     for component, part in zip(components, chosen, strict=True):
         parts[PARTS[part]].extend(component.query_ids)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_index_ace_finetune.datasets.splits.earlier import EarlierSplit
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
-from llama_index_ace_finetune.encoders.provenance import FORMAT_VERSION, PROVENANCE
+from llama_index_ace_finetune.encoders.provenance import FORMAT_VERSION, PROVENANCE, read_base_provenance
 from llama_index_ace_finetune.late_interaction.trained_projection import write_trained_projection
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
@@ -55,6 +56,9 @@ def save_model_folder(
         OutputExistsError: if `path` holds something that is not a model of ours.
     """
     require_replaceable(path, kind=MODEL)
+    # Weights that training started from have seen other queries, and were tested on others.
+    base_record = read_base_provenance(config.base_model) or {}
+    earlier = base_record.get("seen") or {}
     provenance = {
         "format_version": FORMAT_VERSION,
         "base_model": config.base_model,
@@ -67,7 +71,8 @@ def save_model_folder(
         "data": {**_named(data.metadata), "total_examples": len(data.examples), "memories": len(data.memories)},
         "split": data.split,
         # What the model has seen, so that an evaluation can leave it out.
-        "seen": {"train": _seen(train), "dev": _seen(dev)},
+        "seen": {"train": _seen(train, earlier.get("train")), "dev": _seen(dev, earlier.get("dev"))},
+        "held_out": _held_out(data.split, base_record),
         "history": [dict(row) for row in history],
     }
     with new_folder(path, kind=MODEL) as folder:
@@ -96,11 +101,19 @@ def _without_paths(config: TrainingConfig) -> dict[str, Any]:
     return {**settings, "retention": Path(config.retention).name} if config.retention else settings
 
 
-def _seen(examples: IndexedExamples | None) -> dict[str, list[str]]:
-    if examples is None:
-        return {"query_hashes": [], "answer_hashes": []}
-    answers = {int(row) for rows in examples.relevant for row in rows}
+def _seen(examples: IndexedExamples | None, earlier: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
+    queries, answers = (set((earlier or {}).get(name) or ()) for name in ("query_hashes", "answer_hashes"))
+    if examples is not None:
+        queries |= {text_hash(text) for text in examples.queries}
+        answers |= {text_hash(examples.corpus[row]) for row in {int(row) for rows in examples.relevant for row in rows}}
+    return {"query_hashes": sorted(queries), "answer_hashes": sorted(answers)}
+
+
+def _held_out(split: Mapping[str, Any] | None, base_record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the hashes of the test queries and their positives, of this training and of those before it."""
+    parts = EarlierSplit.of_record({**base_record, "seen": {}})
+    now = EarlierSplit.of_manifest(split or {})
     return {
-        "query_hashes": sorted({text_hash(text) for text in examples.queries}),
-        "answer_hashes": sorted({text_hash(examples.corpus[row]) for row in answers}),
+        name: sorted(getattr(now, kind)["test"] | (getattr(parts, kind)["test"] if parts else frozenset()))
+        for name, kind in (("query_hashes", "queries"), ("answer_hashes", "answers"))
     }
