@@ -23,6 +23,7 @@ from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, Leg
 from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS, build_lexical_index
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
 
+_MAX_DEV = 2000  # queries to compare on: more take minutes and hundreds of megabytes, and change the choice little
 _MAX_CHARACTERS = 200_000_000  # of a corpus: about 50 million tokens, and 2.5 GB of token vectors
 
 
@@ -107,12 +108,11 @@ class ServableSystems:
         if late_interaction and size > _MAX_CHARACTERS:
             notes.append(f"Late interaction was left out: {size:,} characters of memories exceed {_MAX_CHARACTERS:,}.")
         elif late_interaction:
-            try:
-                for name, encoder in encoders.items():
+            for name, encoder in encoders.items():
+                try:
                     rerankers[name] = TokenReranker.build(encoder, data.corpus_ids, data.corpus, progress=progress)
-            except ModelError as error:
-                notes.append(f"Late interaction was left out: {error}")
-                rerankers = {}
+                except ModelError as error:
+                    notes.append(f"Late interaction of the {name} model was left out: {error}")
         legs = {
             name: CandidateLegs(
                 data=data,
@@ -137,13 +137,15 @@ class ServableSystems:
         """Compare every structure on the dev queries, and select the one to serve.
 
         Args:
-            dev: the dev queries in `data`.
+            dev: the dev queries in `data`, one after the other; at most the first 2,000 are used.
             latency: of the embedding models, to add the time of encoding.
             timed_queries: how many queries each leg is timed on.
             limits: of the system to serve.
             seed: of the folds.
         """
         limits = limits or ServingLimits()
+        first, last, _ = dev.indices(len(self.data.queries))
+        dev = slice(first, min(last, first + _MAX_DEV))
         candidates = [one for name in self.legs for one in self._candidates(name, dev, latency, timed_queries)]
         groups = self.data.groups[dev]
         notes = list(self.notes)

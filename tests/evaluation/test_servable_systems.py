@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
-from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.encoders.encoder import Encoder, Role
+from llama_index_ace_finetune.encoders.token_states import TokenStates
+from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
+from llama_index_ace_finetune.evaluation import servable_systems
 from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
 from llama_index_ace_finetune.evaluation.choosing.choose import choose
 from llama_index_ace_finetune.evaluation.choosing.contributions import contributions
@@ -91,6 +94,37 @@ def test_without_late_interaction_it_is_no_candidate(servable: ServableSystems, 
     assert found.choice.values.shape == (0,)
     with pytest.raises(AceFinetuneError, match="The leg 'late' was not evaluated"):
         made.legs["base"].table(["dense", "late"], slice(None))
+
+
+class NoTokens(Encoder):
+    """A model without token states, such as one of static vectors."""
+
+    def encode_tokens(self, texts: Sequence[str], *, role: Role) -> TokenStates:
+        raise ModelError("The model 'x' has no token states; use it without late interaction.")
+
+
+def test_model_without_token_states_has_no_late_interaction(servable: ServableSystems, minilm: Encoder) -> None:
+    other = NoTokens(minilm.model, name="x", fingerprint="x", settings=minilm.settings)
+    encoded = {"base": servable.legs["base"].dense, "tuned": servable.legs["base"].dense}
+    made = ServableSystems.of(servable.data, {"base": minilm, "tuned": other}, encoded)
+    assert "late" in made.legs["base"].available
+    assert "late" not in made.legs["tuned"].available
+    assert made.legs["tuned"].available[:2] == ("dense", "base")
+    assert made.notes == (
+        "Late interaction of the tuned model was left out: The model 'x' has no token states; use it without late "
+        "interaction.",
+    )
+
+
+def test_at_most_two_thousand_dev_queries_are_compared_on(
+    servable: ServableSystems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servable_systems, "_MAX_DEV", 3)
+    found = servable.compare(slice(1, None), latency={})
+    assert {one.values.shape[1] for one in found.candidates} == {3}
+    monkeypatch.setattr(servable_systems, "_MAX_DEV", 2)
+    found = servable.compare(slice(1, None), latency={})
+    assert {one.values.shape[1] for one in found.candidates} == {2}
 
 
 DENSE = Structure("base", "convex", ("dense",), ((1.0,),), (1.0,))

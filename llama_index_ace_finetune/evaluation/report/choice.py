@@ -25,11 +25,12 @@ def describe_choice(evaluation: Evaluation, choice: Choice) -> dict[str, Any] | 
     """
     if not len(choice.values):
         return None
-    groups = number_groups(evaluation.dev_groups or None, len(choice.values))
+    count = len(choice.values)  # of the dev queries that were compared on
+    groups = number_groups(evaluation.dev_groups[:count] or None, count)
     compared = [one for one in evaluation.candidates if one.structure.name in choice.means]
     base = next((one.values[0] for one in evaluation.candidates if one.structure.name == BASE), None)
     return {
-        "queries": len(choice.values),
+        "queries": count,
         "system": choice.candidate.structure.name,
         "settings": {"kind": choice.settings.kind, "weights": dict(choice.settings.weights)},
         "nested": _interval(choice.nested, groups),
