@@ -1,4 +1,4 @@
-"""Token vectors as 8-bit or 4-bit integers with one scale per token."""
+"""Token vectors as integers of 8, 4 or 2 bits with one scale per token."""
 
 from __future__ import annotations
 
@@ -7,42 +7,66 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Bits = Literal[4, 8]
-LEVELS: Final[dict[int, int]] = {4: 7, 8: 127}
+Bits = Literal[2, 4, 8]
+LEVELS: Final[dict[int, int]] = {2: 3, 4: 7, 8: 127}
 """Largest integer code per number of bits; codes are symmetric."""
 
 
 def quantise_tokens(vectors: NDArray[np.float32], bits: Bits) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
     """Return the codes, uint8 [t, bytes], and scales, float16 [t], of unit vectors, float32 [t, d].
 
-    A code is round(v * LEVELS / max|v|) of its token. The scale is 1 / |code|, so that decoded tokens are unit vectors
-    again. Codes of 4 bits are packed in pairs: coordinate i in the lower and coordinate i + (d + 1) // 2 in the upper
-    half of byte i, as code + 8.
+    With 8 and 4 bits a code is round(v * LEVELS / max|v|) of its token. With 2 bits it is -3, -1, 1 or 3, by the
+    steps -s, 0 and s, where s is the root mean square of the token's coordinates: nearly the best steps for
+    coordinates that are normally distributed (Max 1960, Quantizing for minimum distortion), as after a random rotation.
+    The scale is 1 / |code|, so that decoded tokens are unit vectors again.
+
+    Codes of fewer than 8 bits are packed: with n codes per byte, the byte i has the coordinates i, i + bytes, ...,
+    i + (n - 1) * bytes, the first in its lowest bits.
     """
-    largest = np.abs(vectors).max(axis=1, initial=0)[:, None]
-    codes = np.rint(vectors * (LEVELS[bits] / np.where(largest > 0, largest, 1)))
+    codes = _codes(vectors, bits)
     norms = np.linalg.norm(codes, axis=1)
-    scales = np.divide(1, norms, out=np.zeros(len(norms), norms.dtype), where=norms > 0).astype(np.float16)
+    present = (norms > 0) & vectors.any(axis=1)
+    scales = np.divide(1, norms, out=np.zeros(len(norms), norms.dtype), where=present).astype(np.float16)
     if bits == 8:
         return codes.astype(np.int8).view(np.uint8), scales
-    half = packed_bytes(vectors.shape[1], bits)
-    shifted = np.full((len(codes), 2 * half), 8, np.uint8)
-    shifted[:, : codes.shape[1]] = codes + 8
-    return np.asarray(shifted[:, :half] | (shifted[:, half:] << 4), np.uint8), scales
+    step, offset = _spacing(bits)
+    width = packed_bytes(vectors.shape[1], bits)
+    numbers = np.zeros((len(codes), 8 // bits, width), np.uint8)
+    numbers.reshape(len(codes), -1)[:, : codes.shape[1]] = (codes + offset) / step
+    packed = np.zeros((len(codes), width), np.uint8)
+    for place in range(8 // bits):
+        packed |= numbers[:, place] << np.uint8(bits * place)
+    return packed, scales
 
 
 def decode_tokens(packed: NDArray[np.uint8], dimension: int, bits: Bits) -> NDArray[np.float32]:
     """Return the integer codes as float32 [t, dimension], without their scales."""
     if bits == 8:
         return packed.view(np.int8).astype(np.float32)
-    half = packed.shape[1]
-    codes = np.empty((len(packed), 2 * half), np.float32)
-    codes[:, :half] = packed & 15
-    codes[:, half:] = packed >> 4
-    codes -= 8
+    step, offset = _spacing(bits)
+    width = packed.shape[1]
+    codes = np.empty((len(packed), 8 // bits * width), np.float32)
+    for place in range(8 // bits):
+        codes[:, place * width : (place + 1) * width] = (packed >> np.uint8(bits * place)) & np.uint8(2**bits - 1)
+    codes *= step
+    codes -= offset
     return codes if codes.shape[1] == dimension else np.ascontiguousarray(codes[:, :dimension])
 
 
 def packed_bytes(dimension: int, bits: Bits) -> int:
     """Bytes of the codes of one token."""
-    return dimension if bits == 8 else -(-dimension // 2)
+    return -(-dimension * bits // 8)
+
+
+def _codes(vectors: NDArray[np.float32], bits: Bits) -> NDArray[np.float32]:
+    if bits == 2:
+        steps = np.sqrt(np.mean(np.square(vectors), axis=1, keepdims=True))
+        inner = np.abs(vectors) < steps
+        return np.asarray(np.where(vectors < 0, -1, 1) * np.where(inner, 1, 3), np.float32)
+    largest = np.abs(vectors).max(axis=1, initial=0)[:, None]
+    return np.asarray(np.rint(vectors * (LEVELS[bits] / np.where(largest > 0, largest, 1))), np.float32)
+
+
+def _spacing(bits: Bits) -> tuple[int, int]:
+    """Distance of successive codes, and what is added to a code so that they start at 0."""
+    return (2, 3) if bits == 2 else (1, 8)

@@ -14,9 +14,9 @@ class TokenSettings:
     """How the token vectors of memories are stored.
 
     Attributes:
-        dimension: dimension of the vectors, if a projection is computed from the memories; None keeps that of the
-            model's token states. A trained projection has its own dimension.
-        bits: bits per coordinate, 8 or 4.
+        dimension: dimension of the vectors, if a projection is computed from the memories (at most that of the model's
+            token states); None takes the states as they are. A trained projection has its own dimension.
+        bits: bits per coordinate, 8, 4 or 2.
         pooling: tokens per stored vector, 1 to 16: vectors of similar tokens of a memory are replaced by their mean.
     """
 
@@ -26,7 +26,7 @@ class TokenSettings:
 
     def __post_init__(self) -> None:
         if self.bits not in get_args(Bits):
-            raise StoreError(f"Token vectors are stored in {quoted(self.bits)} bits; it must be 8 or 4.")
+            raise StoreError(f"Token vectors are stored in {quoted(self.bits)} bits; it must be 8, 4 or 2.")
         if self.pooling not in range(1, 17):
             raise StoreError(f"The token pooling is {quoted(self.pooling)}; it must be an integer from 1 to 16.")
         if self.dimension is not None and self.dimension not in range(1, 4097):

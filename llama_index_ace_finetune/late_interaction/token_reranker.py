@@ -60,8 +60,8 @@ class TokenReranker:
             ids: ids of the memories; rows of the store's `tokens` have this order.
             texts: their texts.
             settings: how the token vectors are stored.
-            projection: a trained projection of the token states; by default, if `settings` has a dimension below that
-                of the model, the principal components of a sample of the texts.
+            projection: a trained projection of the token states; by default, if `settings` has a dimension, the
+                principal components of a sample of the texts.
             folder: write the token vectors there, replacing those in it; by default they are kept in memory.
             progress: called with the number of newly encoded texts.
 
@@ -122,4 +122,4 @@ def choose_projection(encoder: Encoder, texts: Sequence[str], settings: TokenSet
         return None
     sample = [texts[place] for place in np.linspace(0, len(texts) - 1, min(len(texts), _SAMPLED_TEXTS)).astype(int)]
     tokens = TokenEncoder(encoder).encode_documents(sample)
-    return principal_projection(tokens.vectors, settings.dimension) if settings.dimension < tokens.dimension else None
+    return principal_projection(tokens.vectors, min(settings.dimension, tokens.dimension))

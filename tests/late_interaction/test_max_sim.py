@@ -58,7 +58,7 @@ def test_equals_a_double_loop(document_lengths: list[int], query_lengths: list[i
     assert np.abs(quantised - found).max() < 0.01
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, 4, 2])
 def test_a_score_does_not_depend_on_the_other_candidates(bits: Bits) -> None:
     """Products of integer codes are exact, so that one served query gets the scores of the evaluation."""
     documents, queries = tokens_of([7, 3, 0, 11, 7] * 40, dimension=96), tokens_of([9, 1, 30], dimension=96, seed=2)
@@ -71,15 +71,17 @@ def test_a_score_does_not_depend_on_the_other_candidates(bits: Bits) -> None:
             assert (max_sim(queries[query], tokens, rows) == everything[query, rows]).all()
 
 
-@pytest.mark.parametrize(("bits", "error"), [(8, 0.004), (4, 0.08)])
-def test_decoded_tokens_are_close_to_the_original(bits: Bits, error: float) -> None:
+@pytest.mark.parametrize(("bits", "cosine"), [(8, 0.999), (4, 0.99), (2, 0.9)])
+def test_decoded_tokens_are_close_to_the_original(bits: Bits, cosine: float) -> None:
     vectors = tokens_of([50], dimension=33).vectors
     codes, scales = quantise_tokens(vectors, bits)
     decoded = decode_tokens(codes, 33, bits)
     assert np.abs(decoded).max() == LEVELS[bits]
     assert (decoded == np.rint(decoded)).all()
-    assert codes.shape == (50, 33 if bits == 8 else 17)
-    assert np.abs(decoded * scales[:, None].astype(np.float32) - vectors).max() < error
+    assert codes.shape == (50, {8: 33, 4: 17, 2: 9}[bits])
+    restored = decoded * scales[:, None].astype(np.float32)
+    assert np.allclose(np.linalg.norm(restored, axis=1), 1, atol=1e-3)
+    assert (restored * vectors).sum(axis=1).min() > cosine
     zero_codes, zero_scales = quantise_tokens(np.zeros((1, 33), np.float32), bits)
     assert not (decode_tokens(zero_codes, 33, bits) * zero_scales.astype(np.float32)).any()
 
@@ -89,6 +91,13 @@ def test_4_bit_codes_by_hand() -> None:
     # 7 * (.75, -1, 0) = 5.25, -7, 0; lower halves are coordinates 0 and 1, the upper half of byte 0 is coordinate 2
     assert codes.tolist() == [[(5 + 8) | (0 + 8) << 4, (-7 + 8) | 8 << 4]]
     assert scales[0] == np.float16(1 / np.sqrt(5**2 + 7**2))
+
+
+def test_2_bit_codes_by_hand() -> None:
+    codes, scales = quantise_tokens(np.array([[0.1, -0.2, 0.9, -0.4, 0.0]], np.float32), 2)
+    # the root mean square is .45: codes 1, -1, 3, -1, 1, stored as 2, 1, 3, 1, 2 in the order 0, 2, 4 | 1, 3
+    assert codes.tolist() == [[2 | 3 << 2 | 2 << 4, 1 | 1 << 2]]
+    assert scales[0] == np.float16(1 / np.sqrt(13))
 
 
 def test_vectors_that_are_not_finite_are_refused() -> None:

@@ -249,7 +249,7 @@ def test_a_killed_writer_leaves_a_state_that_it_wrote(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: TokenSettings(bits=6), "in 6 bits; it must be 8 or 4"),  # type: ignore[arg-type]
+        (lambda: TokenSettings(bits=6), "in 6 bits; it must be 8, 4 or 2"),  # type: ignore[arg-type]
         (lambda: TokenSettings(pooling=0), "from 1 to 16"),
         (lambda: TokenSettings(dimension=0), "from 1 to 4096"),
     ],
