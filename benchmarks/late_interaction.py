@@ -44,7 +44,7 @@ from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
 SETS = ("msvc_errors", "ace", "medquad", "nl2bash", "locomo", "cosqa", "scifact")
 CHECKED = ("msvc_errors", "ace")
-DIMENSIONS, BITS, POOLINGS = (384, 128, 96, 64, 48), (8, 4), (1, 2, 3)
+DIMENSIONS, BITS, POOLINGS = (384, 256, 128, 96), (8, 4, 2), (1, 2, 3)
 QUERIES, DEPTH, CUTOFF = 150, 100, 10
 MAX_LOSS, MAX_BYTES, MAX_MS = 0.005, 4096, 6.0
 MEMORIES, WORDS, TOKENS_PER_WORD, QUERY_TOKENS = 10_000, 100, 1.35, 20
@@ -107,8 +107,8 @@ def prepare(folder: Path, name: str, encoder: Encoder) -> Candidates:
     return Candidates(queries, memories.select(used), candidates, relevant, words, legs)
 
 
-def project(tokens: TokenVectors, projection: np.ndarray | None) -> TokenVectors:
-    return tokens if projection is None else TokenVectors(unit_rows(tokens.vectors @ projection), tokens.offsets)
+def project(tokens: TokenVectors, projection: np.ndarray) -> TokenVectors:
+    return TokenVectors(unit_rows(tokens.vectors @ projection), tokens.offsets)
 
 
 def stored(tokens: TokenVectors, bits: int, pooling: int) -> TokenStore:
@@ -126,9 +126,8 @@ def measure(folder: Path, name: str, forms: list[Form]) -> dict[str, Any]:
     full = found.mrr(max_sim_scores(found.queries, found.memories, found.candidates))
     results = {}
     for dimension, at_dimension in itertools.groupby(forms, key=lambda form: form[0]):
-        width = found.memories.dimension
         sample = found.memories.vectors[:: max(1, len(found.memories.vectors) // 100_000)]
-        projection = principal_projection(sample, dimension) if dimension < width else None
+        projection = principal_projection(sample, dimension)
         queries, memories = project(found.queries, projection), project(found.memories, projection)
         pooled: dict[int, TokenVectors] = {}
         for _, bits, pooling in at_dimension:
@@ -136,7 +135,9 @@ def measure(folder: Path, name: str, forms: list[Form]) -> dict[str, Any]:
                 pooled[pooling] = pool_tokens(memories, pooling)
             store = stored(pooled[pooling], bits, 1)
             mrr = found.mrr(max_sim_scores(queries, store.tokens, found.candidates))
-            size = (store.bytes_per_memory - 8) * WORDS / found.words + 8
+            # The two special tokens do not grow with the words.
+            tokens = (memories.lengths.mean() - 2) * WORDS / found.words + 2
+            size = (store.bytes_per_memory - 8) * tokens / memories.lengths.mean() + 8
             results[str((dimension, bits, pooling))] = (mrr, size)
     return {"queries": len(found.queries), "words": found.words, **found.legs, "full": full, "forms": results}
 
@@ -169,7 +170,8 @@ def accuracy(folder: Path, names: tuple[str, ...], forms: list[Form], findings: 
 
 def default_form() -> Form:
     default = TokenSettings()
-    return default.dimension or 384, default.bits, default.pooling
+    dimension = default.dimension or 384
+    return dimension, default.bits_at(dimension), default.pooling
 
 
 def latency(findings: Findings) -> None:
@@ -216,7 +218,7 @@ def main() -> int:
     findings = Findings()
     latency(findings)
     # Clustering takes most of the time, so that other dimensions are measured without it.
-    forms = [form for form in itertools.product(DIMENSIONS, BITS, POOLINGS) if form[0] in (96, 64) or form[2] == 1]
+    forms = [form for form in itertools.product(DIMENSIONS, BITS, POOLINGS) if form[0] == 256 or form[2] == 1]
     forms = [default_form()] if options.check else forms
     accuracy(options.data, CHECKED if options.check else tuple(options.sets), forms, findings, Kept(options.kept))
     threads = f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', '-')}"

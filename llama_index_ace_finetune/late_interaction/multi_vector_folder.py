@@ -92,7 +92,7 @@ def _multi_vector_model(encoder: TokenEncoder) -> MultiVectorEncoder:
 
     model = encoder.encoder.model
     transformers: list[Any] = [role_modules(model, role)[0] for role in ("query", "document")]
-    if transformers[0] is not transformers[1] or type(transformers[0]).__name__ != "Transformer":
+    if type(transformers[0]).__name__ != "Transformer" or not _are_equal(*transformers):
         raise ModelError(
             f"The model {encoder.encoder.name!r} does not have one transformer for queries and documents, which a "
             "multi-vector folder needs; save the base model, or one that was trained in the mode full."
@@ -116,6 +116,14 @@ def _multi_vector_model(encoder: TokenEncoder) -> MultiVectorEncoder:
         modules=modules, device=str(model.device), prompts=prompts, similarity_fn_name="meanmaxsim"
     )
     return built
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two transformers have the same weights: a model with a query adapter may be loaded with two copies."""
+    if one is other:
+        return True
+    weights, others = one.state_dict(), other.state_dict()
+    return weights.keys() == others.keys() and all(weights[name].equal(others[name]) for name in weights)
 
 
 def _check(modules: list[Any], name: str) -> None:

@@ -8,6 +8,8 @@ from typing import get_args
 from llama_index_ace_finetune.errors import StoreError, quoted
 from llama_index_ace_finetune.late_interaction.quantization import Bits
 
+_MANY_DIMENSIONS = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSettings:
@@ -16,16 +18,16 @@ class TokenSettings:
     Attributes:
         dimension: dimension of the vectors, if a projection is computed from the memories (at most that of the model's
             token states); None takes the states as they are. A trained projection has its own dimension.
-        bits: bits per coordinate, 8, 4 or 2.
+        bits: bits per coordinate, 8, 4 or 2; by default 2 for vectors projected to 256 dimensions or more, else 4.
         pooling: tokens per stored vector, 1 to 16: vectors of similar tokens of a memory are replaced by their mean.
     """
 
-    dimension: int | None = 96
-    bits: Bits = 8
-    pooling: int = 2
+    dimension: int | None = 256
+    bits: Bits | None = None
+    pooling: int = 1
 
     def __post_init__(self) -> None:
-        if self.bits not in get_args(Bits):
+        if self.bits is not None and self.bits not in get_args(Bits):
             raise StoreError(f"Token vectors are stored in {quoted(self.bits)} bits; it must be 8, 4 or 2.")
         if self.pooling not in range(1, 17):
             raise StoreError(f"The token pooling is {quoted(self.pooling)}; it must be an integer from 1 to 16.")
@@ -33,3 +35,9 @@ class TokenSettings:
             raise StoreError(
                 f"The dimension of token vectors is {quoted(self.dimension)}; it must be an integer from 1 to 4096."
             )
+
+    def bits_at(self, dimension: int) -> Bits:
+        """Return the bits per coordinate of vectors of this dimension."""
+        # The error of a dot product of 2-bit codes shrinks with the root of the dimension; states that are not rotated
+        # have single large coordinates.
+        return self.bits or (2 if self.dimension is not None and dimension >= _MANY_DIMENSIONS else 4)

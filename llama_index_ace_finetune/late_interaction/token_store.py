@@ -60,10 +60,9 @@ class TokenStore:
         self.folder: Path | None = None
         self.projection = projection
         self._lock = fork_safe_lock()
-        self._meta = StoreMeta(
-            fingerprint=fingerprint, dimension=dimension, bits=settings.bits, pooling=settings.pooling
-        )
-        self._tokens = StoredTokens(dimension, settings.bits)
+        bits = settings.bits_at(dimension)
+        self._meta = StoreMeta(fingerprint=fingerprint, dimension=dimension, bits=bits, pooling=settings.pooling)
+        self._tokens = StoredTokens(dimension, bits)
 
     @classmethod
     def open(cls, folder: str | Path, *, fingerprint: str | None = None) -> TokenStore:

@@ -97,8 +97,11 @@ def test_a_dual_encoder_has_no_such_folder(encoder: Encoder, tmp_path: Path) -> 
 
     from llama_index_ace_finetune.training.saving.dual_encoder import dual_encoder
 
-    model = dual_encoder(copy.deepcopy(encoder.model), encoder.model)
-    dual = Encoder(model, name="dual", fingerprint="f", settings=CPU)
+    trained = copy.deepcopy(encoder.model)
+    same = Encoder(dual_encoder(trained, encoder.model), name="same", fingerprint="f", settings=CPU)
+    assert save_multi_vector(TokenEncoder(same), tmp_path / "same").is_dir()
+    next(trained.parameters()).data += 1
+    dual = Encoder(dual_encoder(trained, encoder.model), name="dual", fingerprint="f", settings=CPU)
     with pytest.raises(ModelError, match="does not have one transformer for queries and documents"):
         save_multi_vector(TokenEncoder(dual), tmp_path / "model")
     assert not (tmp_path / "model").exists()

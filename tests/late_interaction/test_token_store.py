@@ -246,6 +246,12 @@ def test_a_killed_writer_leaves_a_state_that_it_wrote(tmp_path: Path) -> None:
         assert files == {segment.name for segment in store.tokens.segments}
 
 
+def test_default_bits_follow_the_dimension() -> None:
+    assert [TokenStore(dimension, "model").settings.bits for dimension in (96, 255, 256, 384)] == [4, 4, 2, 2]
+    assert TokenStore(96, "model", settings=TokenSettings(bits=8)).settings.bits == 8
+    assert TokenStore(384, "model", settings=TokenSettings(dimension=None)).settings.bits == 4
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
