@@ -160,7 +160,7 @@ class ModelLegs:
             return None
         try:
             found = self._late.encode(model, bundles)
-        except Exception as error:  # of any library; the vectors alone may still work
+        except Exception as error:  # of any library; vectors without tokens may still work
             self._late_failed(error)
             return None
         if found is None:
