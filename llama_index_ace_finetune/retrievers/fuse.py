@@ -79,12 +79,12 @@ def fuse_by_score(
         np.arange(len(ids))[None], table, found, highest, tuple(_FLOORS.get(leg, 0.0) for leg in legs)
     )
     rows, sums = candidates.fuse([weights[leg] for leg in legs], limit=len(ids))
-    ranks = _ranks(hits)
+    ranks, by_leg = _ranks(hits), {leg: scores[leg].tolist() for leg in legs}
     return [
         FusedMemory(
-            ids[row], float(total), None, {leg: float(scores[leg][row]) for leg in legs}, ranks.get(ids[row], {})
+            ids[row], total, None, {leg: values[row] for leg, values in by_leg.items()}, ranks.get(ids[row], {})
         )
-        for row, total in zip(rows[0], sums[0], strict=True)
+        for row, total in zip(rows[0].tolist(), sums[0].tolist(), strict=True)
         if row >= 0
     ]
 
