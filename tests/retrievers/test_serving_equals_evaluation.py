@@ -1,0 +1,98 @@
+"""A retriever over a run gives the ids, order and scores that the evaluation of the run ranked."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from helpers.serving_files import BASE
+
+from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.evaluation.choosing.structures import Structure
+from llama_index_ace_finetune.evaluation.servable_systems import ServableSystems
+from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSet
+from llama_index_ace_finetune.pipeline.index import write_index
+from llama_index_ace_finetune.ranking.fusion_settings import Leg
+from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
+from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.utils.atomic import write_json
+
+pytestmark = pytest.mark.slow  # it encodes the tokens of a corpus several times
+SYSTEMS: list[Mapping[Leg, float]] = [
+    {"dense": 1.0},
+    {"dense": 0.7, "bm25": 0.3},
+    {"dense": 0.3, "late": 0.7},
+    {"dense": 0.3, "base": 0.1, "bm25": 0.1, "bm25_unstemmed": 0.1, "char_ngrams": 0.1, "late": 0.3},
+    {"bm25": 0.5, "bm25_unstemmed": 0.5},
+]
+
+
+def _dataset(folder: Path) -> RetrievalDataset:
+    """150 memories of random words and 25 queries."""
+    draw = random.Random(7)
+    words = ["cached", "caching", "deploy", "deployment", "server", "keys", "rotate", "backup", "queue", "retry", "E12"]
+    rows = [
+        {
+            "query": " ".join(draw.choices(words, k=4)) + f" {place}" if place < 25 else "",
+            "positive": f"memory{place} " + " ".join(draw.choices(words, k=draw.randint(4, 25))),
+        }
+        for place in range(150)
+    ]
+    pairs, rest = rows[:25], rows[25:]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs), "utf-8")
+    inventory = folder / "inventory.jsonl"
+    inventory.write_text(
+        "".join(json.dumps({"id": f"m{place}", "text": row["positive"]}) + "\n" for place, row in enumerate(rest)),
+        "utf-8",
+    )
+    return read_dataset(folder / "pairs.jsonl", inventory)
+
+
+@pytest.fixture(scope="module")
+def served(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, ServableSystems]:
+    """A run folder of the dataset, and the legs of its evaluation."""
+    dataset = _dataset(tmp_path_factory.mktemp("data"))
+    assert len(dataset.answers) == len(dataset.memories) == 150
+    run = RunFolder(tmp_path_factory.mktemp("served"))
+    (run.path / "model").symlink_to(finished_run / "model")
+    write_json(run.manifest, {"format_version": 2, "base_model": BASE})
+    _record(run, SYSTEMS[3])
+    tuned, base = Encoder.load(run.model), Encoder.load(BASE)
+    corpus = [memory.text for memory in dataset.answers.values()]
+    write_index(dataset.memories.values(), tuned=tuned, base=base, path=run.index, serving=run.serving(), corpus=corpus)
+    data = EvaluationSet.of(dataset, sorted(dataset.queries))
+    encoders = {"base": base, "tuned": tuned}
+    encoded = {name: EncodedSet.of(data, encoder) for name, encoder in encoders.items()}
+    return run, ServableSystems.of(data, encoders, encoded)
+
+
+def _record(run: RunFolder, weights: Mapping[Leg, float]) -> None:
+    fusion = {"kind": "convex", "weights": dict(weights), "depth": 100}
+    write_json(run.report, {"serving": {"vectors": "model", "weights": [0.5, 0.5], "fusion": fusion}})
+
+
+@pytest.mark.parametrize("weights", SYSTEMS, ids=lambda weights: "+".join(weights))
+def test_retriever_ranks_what_the_evaluation_ranked(
+    served: tuple[RunFolder, ServableSystems], weights: Mapping[Leg, float]
+) -> None:
+    run, systems = served
+    structure = Structure("tuned", "convex", tuple(weights), (tuple(weights.values()),), tuple(weights.values()))
+    system = systems.system(structure, 0, name="served", trained=True)
+    _record(run, weights)
+    retriever = FineTunedHybridRetriever.from_run(run.path, similarity_top_k=20)
+    data = systems.data
+    try:
+        for query, rows, scores in zip(data.queries, system.rankings, system.scores, strict=True):
+            expected = {data.corpus_ids[row]: score for row, score in zip(rows, scores, strict=True) if row >= 0}
+            hits = retriever.retrieve(query)
+            assert len(hits) == min(20, len(expected)) > 0
+            assert hits[0].skipped_legs == []
+            assert [hit.node.node_id for hit in hits] == list(expected)[:20]
+            assert [hit.score for hit in hits] == pytest.approx(list(expected.values())[:20], abs=2e-6)
+    finally:
+        retriever.close()
