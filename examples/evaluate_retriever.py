@@ -41,6 +41,9 @@ def main() -> None:
     if options.run:
         retriever = FineTunedHybridRetriever.from_run(options.run, similarity_top_k=10)
     else:
+        # Nothing was selected on dev queries here: with equal weights BM25 may lower the figures, as it does on this
+        # playbook. A run selects whether and how much BM25 counts.
+        print("no run folder given: the base model with BM25 at equal weights, which a run may find to be worse")
         retriever = FineTunedHybridRetriever.from_nodes(nodes, model=BASE, baseline=None, similarity_top_k=10)
     asyncio.run(compare({"vector index": plain, "hybrid": retriever}, dataset, options.queries))
     retriever.close()

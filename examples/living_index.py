@@ -1,14 +1,16 @@
 """Keep an index in step with changing memories and models: refresh, delete, filter, switch and roll back.
 
-    python examples/living_index.py [MODEL]
+    python examples/living_index.py [RUN]
 
-MODEL is the folder of a tuned model; without it the base model with a prompt serves as the new version.
+RUN is a folder that `ace-finetune demo` or `run` made; without it the base model with a prompt serves as the new
+version.
 """
 
 from __future__ import annotations
 
 import argparse
 import textwrap
+from pathlib import Path
 
 from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
@@ -17,6 +19,7 @@ from llama_index_ace_finetune import (
     FineTunedEmbedding,
     FineTunedHybridRetriever,
     MemoryStore,
+    RunFolder,
     build_index,
     build_version,
     publish,
@@ -37,10 +40,13 @@ def note(name: str, text: str, *, document: str, team: str) -> TextNode:
 def main() -> None:
     """Build, refresh, filter, delete, then serve a new model and go back."""
     parser = argparse.ArgumentParser(description="Keep an index in step with memories and models.")
-    parser.add_argument("model", nargs="?", help="folder of a tuned model")
+    parser.add_argument("run", type=Path, nargs="?", help="folder that `ace-finetune demo` or `run` made")
     options = parser.parse_args()
     base = FineTunedEmbedding(BASE)
-    new = FineTunedEmbedding(options.model) if options.model else FineTunedEmbedding(BASE, text_prompt="note: ")
+    if options.run:
+        new = FineTunedEmbedding(RunFolder.open(options.run).model)
+    else:
+        new = FineTunedEmbedding(BASE, text_prompt="note: ")
 
     notes = [
         note("backup", "Nightly backups go to the cold bucket.", document="runbook", team="platform"),

@@ -10,12 +10,16 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from helpers.browser import CHROMIUM, dump
 from helpers.doc_commands import (
     PACKAGE,
     VERBS,
@@ -212,6 +216,84 @@ def trained(demo_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation as a site."""
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    return folder
+
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome")
+
+
+@pytest.mark.slow
+@needs_browser
+def test_search_finds_pages_from_disk(site: Path) -> None:
+    results = re.findall(
+        r'<a href="([^"]*)" class="md-search-result__link"', dump(f"{site.as_uri()}/index.html?q=retention")
+    )
+    assert any("training-modes.html" in address for address in results), results
+
+
+@pytest.mark.slow
+@needs_browser
+def test_search_finds_pages_over_http(site: Path) -> None:
+    found, done = [], threading.Event()
+    # Virtual time does not wait for a worker that is loaded over HTTP: the page loads until it has reported results.
+    probe = """<img src="/wait" alt=""><script>setInterval(() => {
+      const links = [...document.querySelectorAll(".md-search-result__link")].map(one => one.href);
+      if (links.length) fetch("/found?" + encodeURIComponent(links.join(" ")));
+    }, 200)</script></body>"""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.startswith("/found?"):
+                found.append(self.path)
+                done.set()
+            if self.path.startswith("/index.html"):
+                body = (site / "index.html").read_text(encoding="utf-8").replace("</body>", probe).encode()
+            elif self.path == "/wait" or self.path.startswith("/found?"):
+                done.wait(30)
+                body = b""
+            else:
+                super().do_GET()
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        dump(f"http://127.0.0.1:{server.server_port}/index.html?q=retention", virtual_time=False)
+        server.shutdown()
+    assert any("training-modes.html" in address for address in found), found
+
+
+def test_every_public_class_has_a_table_of_parameters(site: Path) -> None:
+    page = (site / "reference" / "public.html").read_text(encoding="utf-8")
+    parts = re.split(rf'<h3 id="{PACKAGE}\.(\w+)"', page)
+    without = [
+        name
+        for name, body in zip(parts[1::2], parts[2::2], strict=True)
+        if name[0].isupper() and not re.search(r"doc-section-title[^>]*>(Parameters|Attributes):", body)
+    ]
+    assert without == ["PipelineEvents"]  # it has none
+    settings = re.sub(r"<[^>]+>|\s+", " ", page.split(f'id="{PACKAGE}.SplitSettings"')[1][:20_000])
+    row = r"train +float +fraction of the queries to train on\. +0\.6"
+    assert re.search(row, re.sub(r" +", " ", settings))
+
+
 class TestLinks:
     @pytest.mark.parametrize("page", [*PAGES, PROJECT / "SECURITY.md", PROJECT / "CHANGELOG.md"], ids=page_name)
     def test_links_resolve(self, page: Path) -> None:
@@ -229,18 +311,8 @@ class TestLinks:
         listed = set(re.findall(r"(\S+\.md)$", (PROJECT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
         assert listed == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
 
-    def test_site_builds_without_warnings_and_external_resources(self, tmp_path: Path) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        )
-        assert done.returncode == 0, done.stderr
-        assert "WARNING" not in done.stderr
-        pages = list((tmp_path / "site").rglob("*.html"))
+    def test_site_builds_without_warnings_and_external_resources(self, site: Path) -> None:
+        pages = list(site.rglob("*.html"))
         assert len(pages) >= len(list(DOCS.rglob("*.md")))
         loaded = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"(https?:[^\"]*)\"")
         assert [found for page in pages for found in loaded.findall(page.read_text(encoding="utf-8"))] == []

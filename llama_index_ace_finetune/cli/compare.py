@@ -28,7 +28,7 @@ def compare(
     system: Annotated[str | None, typer.Option(help="System to compare (default: the one selected on dev).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs query by query; with several seeds, show the deviation."""
+    """Compare runs query by query; with several seeds, report the standard deviation."""
 
     def command() -> None:
         from llama_index_ace_finetune.pipeline.compare import compare as compare_runs

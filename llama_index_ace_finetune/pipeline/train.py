@@ -50,7 +50,7 @@ def train_model(
             progress=progress,
             on_mode_end=lambda result: events.on_message(describe_mode(result)),
             on_mode_start=lambda name, plan: events.on_message(
-                f"{name}: {plan.steps} steps, about {plan.seconds:.0f} s"
+                f"{name}: {steps_text(plan.steps)}, about {plan.seconds:.0f} s"
             ),
             on_phase=events.on_phase,
         )
@@ -58,10 +58,15 @@ def train_model(
     return metrics
 
 
+def steps_text(count: int) -> str:
+    """Return "1 step" or "N steps"."""
+    return "1 step" if count == 1 else f"{count} steps"
+
+
 def describe_mode(result: ModeResult) -> str:
     """Return the result of a training mode as one line."""
     if result.selection is None:
-        return f"{result.name}: {result.steps} steps in {result.seconds:.0f} s, not validated (no dev queries)"
+        return f"{result.name}: {steps_text(result.steps)} in {result.seconds:.0f} s, not validated (no dev queries)"
     difference = result.selection.difference
     outcome = "better than the base" if result.ships else f"{difference.not_a_gain}: base kept"
     record = result.selection.retention

@@ -30,6 +30,8 @@ window.addEventListener("load", async () => {
     && (!one.closest("svg") || ["svg", "text"].includes(one.tagName))
     && one.getBoundingClientRect().right > width + 1).map(one => one.tagName + " " + one.textContent.slice(0, 60));
   const result = {width, scrollWidth: document.documentElement.scrollWidth, outside, violations: null,
+    scrolling: [...document.querySelectorAll(".scroll")].filter(one => one.scrollWidth > one.clientWidth + 1)
+      .map(one => one.getAttribute("aria-label")),
     text: document.body.innerText.length, dark: getComputedStyle(document.body).backgroundColor};
   if (window.axe) {
     const found = await axe.run({resultTypes: ["violations"]});
@@ -49,13 +51,19 @@ _FRAME = """<!DOCTYPE html><html lang="en"><title>frame</title>
 
 @dataclass(frozen=True)
 class Seen:
-    """Findings on a page: console errors, sizes in pixels, axe-core's violations (None without axe-core)."""
+    """Findings on a page.
+
+    Console errors, sizes in pixels, axe-core's violations (None without axe-core), labels of the regions that have to
+    be scrolled sideways, the background colour.
+    """
 
     errors: list[str]
     width: int
     scroll_width: int
     outside: list[str]
     violations: list[dict[str, Any]] | None
+    scrolling: list[str]
+    background: str
     picture: bytes
 
 
@@ -94,8 +102,27 @@ def look_at(page: Path, *, width: int, height: int = 900, dark: bool = False) ->
             scroll_width=result["scrollWidth"],
             outside=result["outside"],
             violations=result["violations"],
+            scrolling=result["scrolling"],
+            background=result["dark"],
             picture=shot.read_bytes(),
         )
+
+
+def dump(address: str, *, virtual_time: bool = True) -> str:
+    """Return the DOM of a page after its scripts have run; without virtual time, when it has loaded."""
+    assert CHROMIUM
+    with tempfile.TemporaryDirectory() as profile:
+        budget = ["--virtual-time-budget=15000"] if virtual_time else []
+        options = [f"--user-data-dir={profile}", *budget, "--dump-dom"]
+        return _run([CHROMIUM, *_FLAGS, *options, address]).stdout
+
+
+def print_to_pdf(page: Path, pdf: Path) -> None:
+    """Print a page with its print style."""
+    assert CHROMIUM
+    with tempfile.TemporaryDirectory() as profile:
+        options = [f"--user-data-dir={profile}", "--no-pdf-header-footer", f"--print-to-pdf={pdf}"]
+        _run([CHROMIUM, *_FLAGS, *options, page.as_uri()])
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ def rank_biased_overlap(first: Sequence[Hashable], second: Sequence[Hashable], *
 
     The overlap at each depth has the weight (1 - p) p^(depth - 1), and the last one is assumed to continue (Webber,
     Moffat and Zobel, "A similarity measure for indefinite rankings", ACM TOIS 28(4), 2010, equation 32, for rankings of
-    unequal length as well). With p = .9 the first 10 ranks have 86 % of the weight. Two empty rankings are equal; an
+    unequal length as well). With p = .9 the first 10 ranks have 86% of the weight. Two empty rankings are equal; an
     empty one has nothing in common with another.
 
     Args:

@@ -56,7 +56,7 @@ def interval_plot(
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.3g}" if abs(value) > 1e-9 else "0")
         axes.grid(axis="x", alpha=0.6)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(what)
+        axes.set_xlabel(_wrapped(what, width))
         words = "; ".join(
             f"{label} {one['mean']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})" for label, one in rows
         )
@@ -81,7 +81,7 @@ def rank_change_plot(movement: Mapping[str, Any], *, width: float = WIDE) -> Plo
         axes.set_xlim(-0.5, len(buckets) - 0.5)
         axes.set_ylim(len(buckets) - 0.5, -0.5)
         axes.tick_params(length=0)
-        axes.set_xlabel(f"rank of the relevant document by {_short(movement['after'])}")
+        axes.set_xlabel(_wrapped(f"rank of the relevant document by {_short(movement['after'])}", width))
         axes.set_ylabel(f"by {_short(movement['before'])}")
         alt = (
             f"Rank of the first relevant document by {movement['before']} against {movement['after']}: {rising} "
@@ -103,7 +103,7 @@ def weight_plot(fusion: Mapping[str, Mapping[str, Any]], *, width: float = WIDE)
             axes.plot(weights, values, line, marker=marker, markersize=4, color=colour, label=labels[name])
             taken = choice["weights"][0]
             axes.plot([taken], [values[weights.index(taken)]], marker, markersize=11, color=colour, fillstyle="none")
-        axes.set_xlabel("weight of the dense leg; the ring marks the selected weight")
+        axes.set_xlabel(_wrapped("weight of the dense leg; the ring marks the selected weight", width))
         axes.set_ylabel("MRR@10 on dev")
         axes.grid(alpha=0.6)
         axes.legend()
@@ -192,6 +192,11 @@ def _lines(label: str, width: float) -> str:
     """A label, shortened; in a narrow figure in two lines."""
     short = _short(label)
     return short if width == WIDE else "\n".join(textwrap.wrap(short, max(6, -(-len(short) // 2) + 3))[:2])
+
+
+def _wrapped(label: str, width: float) -> str:
+    """The label of an axis, in several lines in a narrow figure."""
+    return label if width == WIDE else "\n".join(textwrap.wrap(label, 36))
 
 
 def _short(label: str) -> str:
