@@ -1,6 +1,6 @@
 """Trace searches with OpenInference's instrumentation, as Phoenix and Langfuse read it; the spans are printed.
 
-    pip install "llama-index-ace-finetune[demo,tracing]"
+    pip install ".[demo,tracing]"
     python examples/trace_openinference.py
 
 For Phoenix, replace the console exporter by `OTLPSpanExporter("http://localhost:6006/v1/traces")`.
