@@ -158,6 +158,18 @@ class TestIntegrations:
         assert printed.count("    [") == 6
         assert "receives every notification twice" in printed
 
+    @pytest.mark.slow
+    def test_nodes_to_retriever(self, tmp_path: Path) -> None:
+        printed = run_example("nodes_to_retriever.py", "--memories", 24, "--out", "made", cwd=tmp_path)
+        assert "24 nodes, 120 queries" in printed
+        assert re.search(r"^selected on dev: (base|linear)$", printed, re.MULTILINE)
+        assert re.search(r"^(SHIP|KEEP|DO NOT SHIP|USE)\b.*: ", printed, re.MULTILINE)
+        hits = re.findall(r"^  \[[01]\.\d{3}\] (note-\d+) \S", printed, re.MULTILINE)
+        trained = json.loads((tmp_path / "made" / "training_data.json").read_text(encoding="utf-8"))
+        assert len(hits) == 3
+        assert set(hits) <= set(trained["memories"])
+        assert all(text.startswith("category: ") for text in trained["memories"].values())  # as LlamaIndex embeds it
+
     def test_living_index(self, tmp_path: Path) -> None:
         printed = run_example("living_index.py", cwd=tmp_path)
         parts = dict(part.split("\n", 1) for part in printed.strip().split("\n\n") if "\n" in part)

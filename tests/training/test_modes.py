@@ -133,7 +133,7 @@ def test_base_weights_are_restored(training_data: TrainingData, one_layer: str, 
     assert scores == [pytest.approx(float(dev.score(base).mrr.mean()), abs=1e-4)] * 3
 
 
-@pytest.mark.parametrize(("mode", "ran"), [("auto", ["linear"]), ("queries", ["linear"]), ("full", ["full"])])
+@pytest.mark.parametrize(("mode", "ran"), [("auto", ["linear"]), ("queries", ["linear"])])
 def test_modes_without_remaining_budget_are_skipped(
     training_data: TrainingData,
     one_layer: str,
@@ -144,9 +144,18 @@ def test_modes_without_remaining_budget_are_skipped(
 ) -> None:
     metrics = ready(training_data, tmp_path / "model", one_layer, mode=mode, budget_minutes=1e-6).train()
     assert [row["rung"] for row in metrics["rungs"]] == ran
-    assert ("for mode 'queries'" in caplog.text) == (mode != "full")
-    if mode == "full":
-        assert metrics["total_steps"] == 1
+    assert "for mode 'queries'" in caplog.text
+
+
+def test_mode_for_which_only_one_step_fits_is_not_started(
+    training_data: TrainingData, one_layer: str, tmp_path: Path
+) -> None:
+    tuner = ready(
+        training_data, tmp_path / "model", one_layer, mode="full", epochs=9, batch_size=4, budget_minutes=1e-6
+    )
+    with pytest.raises(TrainingError, match=r"The budget is too short for mode 'full': one step .* raise budget_min"):
+        tuner.train()
+    assert not (tmp_path / "model").exists()
 
 
 def test_without_dev_queries_only_full_is_trained(

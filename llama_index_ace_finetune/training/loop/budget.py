@@ -14,6 +14,14 @@ class EvaluationCost:
     after: float = 0.0
 
 
+class DoesNotFitError(Exception):
+    """Several steps were asked for, and the budget allows at most one; `seconds` is what that step would take."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"one step with its dev evaluations takes about {seconds:.0f} s")
+        self.seconds = seconds
+
+
 @dataclass(frozen=True, slots=True)
 class StepPlan:
     """Planned optimiser steps, and the seconds that they take with all dev evaluations."""

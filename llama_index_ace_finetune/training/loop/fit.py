@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import ModelError, TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPlan
+from llama_index_ace_finetune.training.loop.budget import DoesNotFitError, EvaluationCost, StepPlan
 from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, StoppedEarly, last_checkpoint
 from llama_index_ace_finetune.training.loop.loggers import logger_callbacks
 from llama_index_ace_finetune.training.loop.oom import retry_on_oom
@@ -165,18 +165,21 @@ def plan_steps(
     """Return the steps of `config.epochs`, or as many as fit into `minutes`; see `StepPlan.within`.
 
     The time of a step is measured on a batch spread over the examples, forward and backward, without changing the
-    model.
+    model. Raises DoesNotFitError if only one step fits: that is no training.
     """
     an_epoch = -(-count // config.batch_size)
     numbers = list(range(0, count, max(1, count // config.batch_size)))[: config.batch_size]
     seconds = min(_step_seconds(loss, collator, numbers, bfloat16=bfloat16) for _ in range(2))
-    return StepPlan.within(
+    plan = StepPlan.within(
         None if minutes is None else minutes * 60,
         steps=an_epoch * config.epochs,
         step_seconds=seconds,
         evaluate_every=config.eval_steps or an_epoch,
         evaluation_cost=evaluation_cost or EvaluationCost(),
     )
+    if plan.steps == 1 < an_epoch * config.epochs:
+        raise DoesNotFitError(plan.seconds)
+    return plan
 
 
 def _step_seconds(loss: nn.Module, collator: Collator, numbers: list[int], *, bfloat16: bool) -> float:

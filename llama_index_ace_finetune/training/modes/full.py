@@ -181,6 +181,8 @@ def _estimate(config: TrainingConfig, sizes: TrainingSizes, speed: Speed, second
         evaluate_every=batches,
         evaluation_cost=EvaluationCost(each=evaluation, after=interpolations * evaluation + decision),
     )
+    if plan.steps == 1 < config.epochs * batches:
+        return ModeEstimate("not started: the budget allows only one step", 0.0)
     return ModeEstimate(f"up to {config.epochs} epochs of {batches} steps, queries and documents", plan.seconds)
 
 

@@ -116,6 +116,8 @@ def _estimate(config: TrainingConfig, sizes: TrainingSizes, speed: Speed, second
         evaluate_every=batches,
         evaluation_cost=EvaluationCost(each=evaluation, after=interpolations * evaluation),
     )
+    if plan.steps == 1 < settings.epochs * batches:
+        return ModeEstimate("not started: the budget allows only one step", 0.0)
     return ModeEstimate(f"up to {settings.epochs} epochs, queries only", plan.seconds)
 
 

@@ -11,7 +11,7 @@ from typing import get_args
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.config import ModeName, TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
-from llama_index_ace_finetune.training.loop.budget import StepPlan
+from llama_index_ace_finetune.training.loop.budget import DoesNotFitError, StepPlan
 from llama_index_ace_finetune.training.loop.callback import StepProgress
 from llama_index_ace_finetune.training.modes.mode import Mode, ModeEstimate, Speed, TrainingSizes
 from llama_index_ace_finetune.training.modes.result import ModeResult
@@ -48,7 +48,7 @@ def run_modes(
     """Run the modes that `context.config` asks for and return the result of each, cheapest first.
 
     The budget covers all of them, with the embedding of the corpus and the dev evaluations; a mode for which nothing
-    is left is skipped with a warning, but never the first.
+    is left, or not more than one step, is not started, with a warning.
 
     Args:
         context: base model, examples, settings.
@@ -57,8 +57,8 @@ def run_modes(
         on_mode_start: called with the name and the planned steps of a mode before its first step.
 
     Raises:
-        TrainingError: if there are no dev queries, and the index has to stay, a retention set is given, or the mode
-            ships only what dev confirms.
+        TrainingError: if the first mode does not fit into the budget; or if there are no dev queries, and the index has
+            to stay, a retention set is given, or the mode ships only what dev confirms.
     """
     config, start = context.config, time.perf_counter()
     modes = _without_dev(context) if context.dev is None else modes_of(config)
@@ -72,17 +72,42 @@ def run_modes(
                 continue
             minutes = max(minutes, 1e-6) * (1.0 if mode is modes[-1] else mode.budget_share)
         context.on_phase(mode.name)
-        result = mode.train(
-            context,
-            previous=results,
-            minutes=minutes,
-            progress=progress,
-            on_plan=lambda plan, name=mode.name: on_mode_start(name, plan) if on_mode_start else None,  # type: ignore[misc]
-        )
+        try:
+            result = mode.train(
+                context,
+                previous=results,
+                minutes=minutes,
+                progress=progress,
+                on_plan=_on_plan(mode.name, minutes, on_mode_start),
+            )
+        except DoesNotFitError as error:
+            left = 60 * (minutes or 0.0)
+            if results:
+                logger.warning("mode %r is not started: %s, and %.0f s of the budget are left", mode.name, error, left)
+                continue
+            raise TrainingError(
+                f"The budget is too short for mode {mode.name!r}: {error}, and {left:.0f} s are left; raise "
+                "budget_minutes."
+            ) from error
         results.append(result)
         if on_mode_end:
             on_mode_end(result)
     return results
+
+
+def _on_plan(name: str, minutes: float | None, on_mode_start: OnModeStart | None) -> Callable[[StepPlan], None]:
+    """Return what is called with the plan of a mode: it passes the plan on, and warns if it exceeds the budget."""
+
+    def planned(plan: StepPlan) -> None:
+        if minutes is not None and plan.seconds > 60 * minutes + 1:
+            logger.warning(
+                "mode %r is planned to take %.0f s with its dev evaluations, more than its %.0f s of the budget",
+                name, plan.seconds, 60 * minutes,
+            )  # fmt: skip
+        if on_mode_start:
+            on_mode_start(name, plan)
+
+    return planned
 
 
 def estimate_modes(config: TrainingConfig, sizes: TrainingSizes, speed: Speed) -> list[tuple[str, ModeEstimate]]:
