@@ -78,6 +78,14 @@ def test_judge_file_does_not_say_whose_results_they_are(log: Path, tmp_path: Pat
     assert {row["value"] for row in rows} == {""}
     assert {row["node_id"]: row["text"] for row in rows} == {"x": "'=1+1", "y": "text of y", "v": "", "w": ""}
     assert {row["query"] for row in rows} == {"'=HYPERLINK(1)"}
+    judged = [{**row, "value": 1 if row["node_id"] == "v" else ""} for row in rows]
+    with out.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(judged)
+    assert runner.invoke(app, ["feedback", str(log), str(out), "--source", "judge"]).exit_code == 0
+    values = json.loads(runner.invoke(app, ["compare-live", str(log), "--name", "before", "--json"]).stdout)
+    assert values["wins"] == {"a": 0, "b": 1}
     lines = tmp_path / "judge.jsonl"
     runner.invoke(app, ["compare-live", str(log), "--name", "before", "--judge", str(lines)])
     assert [json.loads(line)["query_id"] for line in lines.read_text().splitlines()] == ["s1"] * 4 + ["s0"] * 2

@@ -50,7 +50,7 @@ def test_grid_of_bets_is_narrower_than_ville() -> None:
     ville = pytest.importorskip("ville", reason="the package ville is not installed")
     values = credit_streams(np.random.default_rng(3), 1, 1500, 0.1)[0]
     ours = confidence_sequence(values, bounds=CREDIT)
-    theirs = ville.BettingCS(bounds=CREDIT).fit(values)
+    theirs = ville.BettingCS(bounds=CREDIT, grid=2001).fit(values)
     assert ours.high[-1] - ours.low[-1] < 0.85 * (theirs.upper_[-1] - theirs.lower_[-1])
     assert theirs.lower_[-1] < ours.mean[-1] < theirs.upper_[-1]
 
