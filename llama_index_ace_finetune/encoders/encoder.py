@@ -51,6 +51,8 @@ class Encoder:
 
     CHUNK = 1024
     backend: Literal["torch", "onnx", "openvino"] = "torch"
+    folder: Path | None = None
+    """Of the model, if it was loaded from one."""
 
     def __init__(
         self,
@@ -60,9 +62,11 @@ class Encoder:
         fingerprint: str,
         settings: EncoderSettings,
         document_fingerprint: str | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.model = model
         self.name = name
+        self.folder = folder
         self.fingerprint = fingerprint
         self.document_fingerprint = document_fingerprint or fingerprint
         self.settings = settings
@@ -103,6 +107,7 @@ class Encoder:
             fingerprint=identity.fingerprint,
             settings=settings,
             document_fingerprint=identity.documents,
+            folder=identity.folder,
         )
 
     @property

@@ -16,6 +16,7 @@ from llama_index_ace_finetune.late_interaction.settings import TokenSettings
 from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.late_interaction.token_store import TokenStore
 from llama_index_ace_finetune.late_interaction.token_vectors import TokenVectors
+from llama_index_ace_finetune.late_interaction.trained_projection import read_trained_projection
 
 _BATCH = 1024
 _SAMPLED_TEXTS = 2048
@@ -60,19 +61,22 @@ class TokenReranker:
             ids: ids of the memories; rows of the store's `tokens` have this order.
             texts: their texts.
             settings: how the token vectors are stored.
-            projection: a trained projection of the token states; by default, if `settings` has a dimension, the
-                principal components of a sample of the texts.
+            projection: of the token states; by default the one that was trained with the model, or else, if `settings`
+                has a dimension, the principal components of a sample of the texts.
             folder: write the token vectors there, replacing those in it; by default they are kept in memory.
             progress: called with the number of newly encoded texts.
 
         Raises:
             StoreError: if an id occurs twice.
             OutputExistsError: if the folder holds something else.
+            ModelError: if the trained projection in the model's folder cannot be used.
         """
         settings = settings or TokenSettings()
-        tokens = TokenEncoder(
-            encoder, choose_projection(encoder, texts, settings) if projection is None else projection
-        )
+        if projection is None and encoder.folder:
+            projection = read_trained_projection(encoder.folder)
+        if projection is None:
+            projection = choose_projection(encoder, texts, settings)
+        tokens = TokenEncoder(encoder, projection)
         store = TokenStore(tokens.dimension, tokens.fingerprint, settings=settings, projection=tokens.projection)
         reranker = cls(tokens, store)
         reranker.upsert(ids, texts, progress=progress)

@@ -265,6 +265,7 @@ class EmbeddingFineTuner:
             fingerprint=identity.fingerprint,
             settings=encoder.settings,
             document_fingerprint=identity.documents,
+            folder=folder,
         )
         return folder
 

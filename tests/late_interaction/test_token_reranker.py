@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from llama_index_ace_finetune.late_interaction.settings import TokenSettings
 from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.late_interaction.token_store import TokenStore
+from llama_index_ace_finetune.late_interaction.trained_projection import write_trained_projection
 
 MEMORIES = {
     "disk": "When the disk is full, delete the build folder and start the build again.",
@@ -42,6 +45,17 @@ def test_scores_are_near_those_of_the_full_token_vectors(minilm: Encoder) -> Non
     queries = reranker.encoder.encode_queries([query, query])
     rows = reranker.store.tokens.rows(list(MEMORIES))
     assert (reranker.score_rows(queries, np.stack([rows, rows[::-1]])) == np.stack([found, found[::-1]])).all()
+
+
+def test_trained_projection_of_the_model_folder_is_used(minilm: Encoder, tmp_path: Path) -> None:
+    assert minilm.folder is not None
+    assert built(minilm, 32).store.dimension == 32
+    projection = np.linalg.qr(np.random.default_rng(0).standard_normal((384, 20)))[0].astype(np.float32)
+    write_trained_projection(tmp_path, projection)
+    tuned = Encoder(minilm.model, name="tuned", fingerprint="tuned", settings=minilm.settings, folder=tmp_path)
+    reranker = built(tuned, 32)
+    assert reranker.store.dimension == 20
+    assert np.array_equal(reranker.encoder.projection, projection)  # type: ignore[arg-type]
 
 
 def test_upserts_and_deletions_are_scored_at_once(reranker: TokenReranker) -> None:
