@@ -25,6 +25,7 @@ from llama_index_ace_finetune.late_interaction.token_reranker import TokenRerank
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
 from llama_index_ace_finetune.retrievers.load_models import load_models, load_serving_models
 from llama_index_ace_finetune.retrievers.open_tokens import build_tokens, open_tokens, uses_late_interaction
+from llama_index_ace_finetune.retrievers.other_texts import warn_of_other_texts
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.retriever_options import (
     CheckedOptions,
@@ -274,7 +275,9 @@ class FineTunedHybridRetriever(BaseRetriever):
         baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
         encoders = model_encoders(embed_model.encoder, baseline_model.encoder if baseline_model else None)
         store = adopt(client, vector_store.collection_name, encoders, payload_indexes=payload_indexes)
-        return cls._with_store(store, embed_model, baseline_model, options, run=RunFolder.of_model(model))
+        run = RunFolder.of_model(model)
+        warn_of_other_texts(client, store.collection, run)
+        return cls._with_store(store, embed_model, baseline_model, options, run=run)
 
     @classmethod
     def _with_store(
