@@ -242,8 +242,11 @@ class FineTunedHybridRetriever(BaseRetriever):
         )
         if payload_indexes:
             store.create_payload_indexes(payload_indexes)
-        reranker = None if path is None else open_tokens(Path(path), models[0], options)
-        return cls._with_store(store, *models, options, reranker, run=RunFolder.of_model(model))
+        run = RunFolder.of_model(model)
+        # Token vectors are stored by text, so those of a run's index serve a server's collection of its memories too.
+        index = Path(path) if path is not None else None if run is None else run.index
+        reranker = None if index is None else open_tokens(index, models[0], options)
+        return cls._with_store(store, *models, options, reranker, run=run)
 
     @classmethod
     def from_vector_store(

@@ -165,6 +165,7 @@ class TestSkipped:
         late = make_retriever(reranker=some, **OPTIONS)
         self.expect(late, "error")
         assert late.build_token_vectors() == len(TEXTS)
+        assert "a" in some.store  # it may belong to another collection
         assert late.search(QUERIES["cache"])[0].skipped_legs == []
 
     def test_nan_states(self, late: FineTunedHybridRetriever, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ class TokenLeg:
             self._memories.clear()
             self._key_of.clear()
             self._texts.clear()
-        self._forget(changed or ())
+        unused = self._forget(changed or ())
         texts = {}
         points = self._store.points_as_nodes(None if changed is None else list(changed))
         for point, node_id, node in points:
@@ -137,17 +137,19 @@ class TokenLeg:
                 f"{len(texts)} of {len(self._memories)} memories in {self._store.location} have no token vectors; "
                 "build the index again, or call the retriever's `build_token_vectors`."
             )
-        stored = self.reranker.store.tokens.ids if changed is None else self._unused
-        unused = [key for key in stored if not self._texts[key]]
+        # Others are kept: a folder may serve another collection too.
+        unused = [key for key in unused if not self._texts[key]]
         self.reranker.upsert(list(texts), list(texts.values()))
         self.reranker.delete(unused)
         return len(texts)
 
-    def _forget(self, points: Iterable[PointKey]) -> None:
-        self._unused: set[str] = set()
+    def _forget(self, points: Iterable[PointKey]) -> list[str]:
+        """Forget the memories of some points; return the keys of their texts."""
+        keys = []
         for point in points:
             node_id, key = self._memories.pop(point, ("", ""))
             if key:
                 self._key_of.pop(node_id, None)
                 self._texts[key] -= 1
-                self._unused.add(key)
+                keys.append(key)
+        return keys
