@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 from helpers.small_stores import node
-from helpers.words_embedding import tuned_and_base, words_retriever
+from helpers.words_embedding import DIMENSION, tuned_and_base, words_retriever
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 
 from llama_index_ace_finetune.errors import AceFinetuneError
@@ -16,6 +16,9 @@ from llama_index_ace_finetune.ranking.fusion_settings import Leg
 from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS, build_lexical_index
 from llama_index_ace_finetune.ranking.scoring_legs import DenseLeg, LexicalLeg, ScoringLeg, candidate_scores
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
+from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
+from llama_index_ace_finetune.stores.qdrant.collections import NamedVector
+from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 
 _RNG = np.random.default_rng(5)
 _WORDS = [
@@ -80,6 +83,26 @@ def test_serving_equals_evaluation(weights: Mapping[Leg, float], sparse: str) ->
         assert_equal(served(retriever.retrieve(query)), one)
         assert_equal(served(batch), one)
     assert served(asyncio.run(retriever.aretrieve(QUERIES[0]))) == served(retriever.retrieve(QUERIES[0]))
+
+
+@pytest.mark.parametrize("sparse", ["in_process", "server"])
+def test_a_server_gives_the_same(qdrant_url: str, sparse: str) -> None:
+    models, texts = dict(zip((FINETUNED, BASELINE), tuned_and_base(), strict=True)), [one.text for one in nodes()]
+    named_vectors = {name: NamedVector(DIMENSION, model.fingerprint) for name, model in models.items()}
+    collection = f"fusion-{sparse}"
+    with MemoryStore.create(named_vectors, url=qdrant_url, collection=collection, sparse=SparseBM25.of(texts)) as store:
+        vectors = {name: np.array([model.vector(t) for t in texts], np.float32) for name, model in models.items()}
+        store.upsert(nodes(), vectors)
+        retriever = FineTunedHybridRetriever(
+            store, embed_model=models[FINETUNED], baseline_model=models[BASELINE], sparse=sparse, fusion="convex",
+            similarity_top_k=20, leg_weights=ALL_LEGS,
+        )  # fmt: skip
+        pair: Mapping[Leg, float] = {"dense": 0.6, "bm25": 0.4}
+        queries = [query for query in QUERIES if query != "nothing known"][:6]  # all memories tie
+        for query, every, two in zip(queries, evaluated(ALL_LEGS, queries), evaluated(pair, queries), strict=True):
+            assert_equal(served(retriever.retrieve(query)), every)
+            assert_equal(served(retriever.search(query, leg_weights=pair)), two)
+        store.client.delete_collection(collection)
 
 
 def test_candidates_of_few_hits_have_exact_scores() -> None:
