@@ -14,6 +14,9 @@ from llama_index_ace_finetune.datasets.text import normalise
 MEMORY_ID_FIELDS: Final = ("memory_id", "bullet_id", "original_id")
 """Metadata or payload fields in which other systems keep the id of a memory, in order of preference."""
 
+SYNTHETIC: Final = "synthetic"
+"""Metadata key of a query that no user asked; its value names what made it."""
+
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index_ace_finetune.datasets.splits.split import Split, SplitSettings, split_dataset
-from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.datasets.types import SYNTHETIC, RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
@@ -19,7 +19,7 @@ from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_da
 from llama_index_ace_finetune.synthesis.filter_queries import REASONS
 from llama_index_ace_finetune.synthesis.prompt import PromptTemplate
 from llama_index_ace_finetune.synthesis.settings import CallSettings, SynthesisSettings
-from llama_index_ace_finetune.synthesis.synthesize import SYNTHETIC, Synthesis, SynthesisPlan, Synthesizer
+from llama_index_ace_finetune.synthesis.synthesize import Synthesis, SynthesisPlan, Synthesizer
 from llama_index_ace_finetune.utils.atomic import new_file, write_json
 from llama_index_ace_finetune.utils.new_folder import require_writable
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.splits.split import Split
-from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
+from llama_index_ace_finetune.datasets.types import SYNTHETIC, Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.dense import dense_top_k
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from llama_index_ace_finetune.encoders.encoder import Encoder
 
-SYNTHETIC: Final = "synthetic"
-"""Metadata key of a synthetic query; its value names what made it."""
 OFFLINE: Final = "offline"
 _CHARS_PER_TOKEN: Final = 4
 _TOKENS_PER_QUERY: Final = 20

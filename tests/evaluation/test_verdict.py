@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -302,3 +303,12 @@ def test_warnings(evaluation: Make) -> None:
         "Dense only, the tuned model has a higher MRR@10 on test than its hybrid (1.000 against 0.333).",
         "Equal weights would cost 0.133 of MRR@10: do not fuse this model with BM25 by unweighted RRF.",
     )
+
+
+def test_synthetic_queries_are_named_first(evaluation: Make) -> None:
+    made = evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=1), **DENSE_ONLY)
+    synthetic = {str(row): {"synthetic": "offline"} for row in range(20)}
+    verdict = reach_verdict(replace(made, metadata=synthetic), SHIPS)
+    assert verdict.sentence.startswith("MEASURED ON SYNTHETIC QUERIES ONLY: SHIP THE TUNED MODEL")
+    with_a_user = {**synthetic, "0": {}}
+    assert reach_verdict(replace(made, metadata=with_a_user), SHIPS).sentence.startswith("SHIP THE TUNED MODEL")

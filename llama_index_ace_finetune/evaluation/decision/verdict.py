@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llama_index_ace_finetune.datasets.types import SYNTHETIC
 from llama_index_ace_finetune.evaluation.choosing.choose import MIN_QUERIES
 from llama_index_ace_finetune.evaluation.choosing.contributions import contributions
 from llama_index_ace_finetune.evaluation.decision.selection import (
@@ -83,7 +84,8 @@ def reach_verdict(evaluation: Evaluation, selection: Mapping[str, Any] | None) -
         system=system,
         ship_tuned=system.trained,
         confirmed=confirmed,
-        sentence=_sentence(evaluation, system, served, tuned, best, against_base, against_best)
+        sentence=_on_synthetic_queries(evaluation)
+        + _sentence(evaluation, system, served, tuned, best, against_base, against_best)
         + _parts(parts if served == system else {}),
         rule=f"{RULE} Weights: {choice}" if choice else RULE,
         best_untuned=best,
@@ -115,6 +117,12 @@ def _contributions(evaluation: Evaluation, tuned: bool) -> dict[str, float]:
     if len(choice.values) < MIN_QUERIES:
         return {}
     return contributions(evaluation.candidates, choice)
+
+
+def _on_synthetic_queries(evaluation: Evaluation) -> str:
+    """Return the first words of a verdict that rests on no query of a user."""
+    asked = [metadata for metadata in evaluation.metadata.values() if SYNTHETIC not in metadata]
+    return "" if asked or not evaluation.metadata else "MEASURED ON SYNTHETIC QUERIES ONLY: "
 
 
 def _parts(parts: Mapping[str, float]) -> str:
