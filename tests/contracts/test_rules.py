@@ -203,7 +203,8 @@ class TestRule5Async:
             return call
 
         search.chain.embed = after_meeting(search.chain.embed)  # type: ignore[method-assign]
-        search.lexical.search = after_meeting(search.lexical.search)  # type: ignore[method-assign]
+        bm25 = search.lexical["bm25"]
+        bm25.search = after_meeting(bm25.search)  # type: ignore[method-assign]
         hits = await retriever.aretrieve(QUERIES["backup"])
         assert (hits[0].node.node_id, hits[0].dense_rank, hits[0].sparse_rank) == ("backup", 1, 1)
 
