@@ -1,6 +1,6 @@
 """Trace searches with OpenTelemetry, by LlamaIndex's own integration; the spans are printed.
 
-pip install "llama-index-ace-finetune[demo,tracing]"
+pip install ".[demo,tracing]"
 python examples/trace_otel.py
 """
 

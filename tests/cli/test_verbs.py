@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from llama_index_ace_finetune.cli.console import console, current_output, emit, 
 from llama_index_ace_finetune.cli.execute import run_command
 from llama_index_ace_finetune.cli.summary import print_summary
 from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 
 runner = CliRunner()
 VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -220,10 +222,17 @@ class TestExitCodes:
     def test_of_a_required_gain(self) -> None:
         from llama_index_ace_finetune.cli.summary import required_gain
 
-        def status(ship_tuned: bool, confirmed: bool) -> int:
-            return required_gain({"verdict": {"ship_tuned": ship_tuned, "confirmed": confirmed}})
+        gain = asdict(PairedDifference(mean=0.07, low=0.04, high=0.1, p_value=0.001, wins=9, ties=3, losses=1))
+        by_chance = {**gain, "p_value": 0.2}
 
-        assert [status(True, True), status(True, False), status(False, True), status(False, False)] == [0, 1, 1, 1]
+        def status(ship_tuned: bool, against_base: dict[str, float], against_untuned: dict[str, float] | None) -> int:
+            differences = {"against_base": against_base, "against_untuned": against_untuned}
+            system = {"name": "BM25", "description": "BM25"}
+            verdict = {"ship_tuned": ship_tuned, "system": system, "best_untuned": "BM25", **differences}
+            return required_gain({"verdict": verdict})
+
+        assert (status(True, gain, gain), status(True, gain, None)) == (0, 0)
+        assert (status(True, by_chance, gain), status(True, gain, by_chance), status(False, gain, gain)) == (1, 1, 1)
 
 
 class TestTables:
@@ -233,7 +242,7 @@ class TestTables:
             monkeypatch.delenv("COLUMNS", raising=False)
         else:
             monkeypatch.setenv("COLUMNS", str(columns))
-        gain = {"mean": 0.07, "low": 0.038, "high": 0.103}
+        gain = asdict(PairedDifference(mean=0.07, low=0.038, high=0.103, p_value=0.001, wins=9, ties=3, losses=1))
         rows = [("BM25", None, gain), ("base", None, None), ("tuned + BM25, dev weights", (0.5, 0.5), gain)]
         means = {"Success@1": 0.567, "Success@5": 0.678, "MRR@10": 0.789}
         report = {
@@ -241,6 +250,7 @@ class TestTables:
             "systems": [
                 {"name": n, "weights": w, "means": means, "difference_to_base": {"MRR@10": d}} for n, w, d in rows
             ],
+            "serving": {"system": "base"},
             "verdict": {"system": {"name": "base"}, "confirmed": True, "sentence": "KEEP.", "warnings": []},
             "learning_curve": None,
         }
@@ -254,12 +264,14 @@ class TestTables:
         shown = self.shown(monkeypatch, capsys, columns)
         assert (shown.count("0.789"), shown.count("+0.070  [+0.038, +0.103]")) == (3, 2)
         assert "…" not in shown
-        assert max(map(len, shown.splitlines()[2:])) <= columns
+        table, sentence, _ = shown.partition("The base model is served")
+        assert sentence
+        assert max(map(len, table.splitlines()[2:])) <= columns
 
     def test_table_in_a_file_is_not_cut(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        row = "│ tuned + BM25, dev weights (0.5 : 0.5) │ 0.567 │ 0.678 │  0.789 │  +0.070  [+0.038, +0.103] │"
+        row = "│ tuned + BM25, dev weights (0.5 : 0.5) │ 0.567 │ 0.678 │  0.789 │ +0.070  [+0.038, +0.103] │"
         assert row in self.shown(monkeypatch, capsys, None)
         assert row not in self.shown(monkeypatch, capsys, 80)
 
