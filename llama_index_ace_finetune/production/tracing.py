@@ -23,7 +23,7 @@ class TracingHandler(BaseEventHandler):
 
     By OpenTelemetry's conventions for generative AI (`gen_ai.retrieval.documents`: ids and scores), by OpenInference's
     for retrievers (`retrieval.documents.N.document.id`), and `ace_finetune.*`: what served, fingerprint, run, fusion,
-    ranks and scores of the legs, team, query id in the query log.
+    weights, ranks and scores of the legs, team, query id in the query log.
     """
 
     _texts: bool = PrivateAttr(default=False)
@@ -95,11 +95,12 @@ def search_attributes(event: SearchEvent, *, texts: bool = False) -> dict[str, A
 
 
 def _own_attributes(event: SearchEvent) -> dict[str, Any]:
-    names = ("served_by", "fingerprint", "run", "mode", "team", "query_id", "rrf_k")
+    names = ("served_by", "fingerprint", "run", "mode", "team", "query_id", "fusion", "rrf_k")
     values: dict[str, Any] = {f"{_PREFIX}.{name}": getattr(event, name) for name in names}
     if event.weights is not None:
-        values[f"{_PREFIX}.fusion"] = "rrf"
         values[f"{_PREFIX}.weights"] = list(event.weights)
+    if event.leg_weights is not None:
+        values[f"{_PREFIX}.leg_weights"] = json.dumps(event.leg_weights)
     for name in ("dense_rank", "sparse_rank"):  # 0: the leg did not find it
         if any(hasattr(hit, name) for hit in event.results):
             values[f"{_PREFIX}.{name}s"] = [getattr(hit, name, None) or 0 for hit in event.results]

@@ -404,6 +404,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             for result in results:
                 result.query_id = query_id
             served_by = results[0].served_by if results else None
+            legs = settings.legs(served_by or "finetuned")
             event = SearchEvent(
                 query_id=query_id,
                 log_id=None if log is None else log.log_id,
@@ -415,7 +416,9 @@ class FineTunedHybridRetriever(BaseRetriever):
                 fingerprint=self._search.chain.fingerprint(served_by),
                 run=self._run,
                 weights=settings.pair(served_by),
-                rrf_k=settings.rrf_k,
+                fusion=legs.kind,
+                leg_weights=dict(legs.weights),
+                rrf_k=settings.rrf_k if legs.kind == "rrf" else None,
             )
             dispatcher.event(event)
         return [[*results] for results in found]

@@ -8,6 +8,8 @@ from llama_index.core.bridge.pydantic import Field
 from llama_index.core.instrumentation.events.base import BaseEvent  # type: ignore[attr-defined]
 from llama_index.core.schema import NodeWithScore
 
+from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, Leg
+
 
 class SearchEvent(BaseEvent):
     """A search that was answered.
@@ -22,7 +24,9 @@ class SearchEvent(BaseEvent):
     fingerprint: of the model whose vectors were searched; None if BM25 served.
     run: folder of the run that is served; None for other models.
     weights: of the dense and the BM25 leg.
-    rrf_k: constant of RRF.
+    fusion: "rrf" or "convex"; None for retrievers of other packages.
+    leg_weights: of every leg that is fused, by its name.
+    rrf_k: constant of RRF; None with another fusion.
     team: opaque id of the system that served, in a comparison of two.
     user: opaque id of the user.
     extra: further JSON values for the log.
@@ -38,6 +42,8 @@ class SearchEvent(BaseEvent):
     fingerprint: str | None = None
     run: str | None = None
     weights: tuple[float, float] | None = None
+    fusion: FusionKind | None = None
+    leg_weights: dict[Leg, float] | None = None
     rrf_k: int | None = None
     team: str | None = None
     user: str | None = None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.small_stores import node
@@ -34,7 +35,8 @@ def test_attributes_of_a_search() -> None:
     [best, *_] = found = words_retriever([node(*item) for item in TEXTS.items()]).retrieve("big uploads")
     event = SearchEvent(
         query_id="q1", log_id=None, query="big uploads", results=found, seconds=0.1, mode="hybrid",
-        served_by="finetuned", fingerprint="words", weights=(1.0, 0.5), rrf_k=60, team="t",
+        served_by="finetuned", fingerprint="words", weights=(1.0, 0.5),
+        fusion="rrf", leg_weights={"dense": 1.0, "bm25": 0.5}, rrf_k=60, team="t",
     )  # fmt: skip
     values = search_attributes(event)
     assert json.loads(values["gen_ai.retrieval.documents"])[0] == {"id": "uploads", "score": best.score}
@@ -43,7 +45,9 @@ def test_attributes_of_a_search() -> None:
     own = {name.removeprefix("ace_finetune."): value for name, value in values.items() if name.startswith("ace_")}
     assert own == {
         "served_by": "finetuned", "fingerprint": "words", "mode": "hybrid", "team": "t", "query_id": "q1", "rrf_k": 60,
-        "fusion": "rrf", "weights": [1.0, 0.5], "dense_ranks": [1, 2], "sparse_ranks": [1, 0],
+        "fusion": "rrf",
+        "weights": [1.0, 0.5], "leg_weights": '{"dense": 1.0, "bm25": 0.5}',
+        "dense_ranks": [1, 2], "sparse_ranks": [1, 0],
     }  # fmt: skip
     assert not any("big uploads" in str(value) for value in values.values())
     texts = search_attributes(event, texts=True)
@@ -66,6 +70,35 @@ def test_attributes_are_on_the_current_span(handler: TracingHandler, log: QueryL
     assert span.attributes["ace_finetune.served_by"] == "finetuned"
     assert span.attributes["ace_finetune.query_id"] == best.query_id
     assert span.attributes["openinference.span.kind"] == "RETRIEVER"
+
+
+@pytest.mark.parametrize(
+    ("options", "fusion", "weights", "rrf_k"),
+    [
+        ({}, "rrf", {"dense": 1.0, "bm25": 1.0}, 60),
+        (
+            {"fusion": "convex", "leg_weights": {"dense": 0.7, "bm25": 0.2, "char_ngrams": 0.1}},
+            "convex", {"dense": 0.7, "bm25": 0.2, "char_ngrams": 0.1}, None,
+        ),
+    ],
+)  # fmt: skip
+def test_served_fusion_is_in_the_event(
+    handler: TracingHandler,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    fusion: str,
+    weights: dict[str, float],
+    rrf_k: int | None,
+) -> None:
+    events: list[SearchEvent] = []
+    monkeypatch.setattr(TracingHandler, "handle", lambda _, event, **__: events.append(event))
+    words_retriever([node(*item) for item in TEXTS.items()], **options).retrieve("big uploads")
+    [event] = [one for one in events if isinstance(one, SearchEvent)]
+    assert (event.fusion, event.leg_weights, event.rrf_k) == (fusion, weights, rrf_k)
+    values = search_attributes(event)
+    assert values["ace_finetune.fusion"] == fusion
+    assert json.loads(values["ace_finetune.leg_weights"]) == weights
+    assert values.get("ace_finetune.rrf_k") == rrf_k
 
 
 def test_without_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
