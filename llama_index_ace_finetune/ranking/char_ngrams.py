@@ -51,7 +51,7 @@ class CharNgramIndex(PostingsIndex[_NgramState]):
     those of scikit-learn's `TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)`, up to a tf of
     65,535.
 
-    It takes 6 bytes per distinct n-gram of each document: about 4 KB for 100 words.
+    It takes 6 bytes per distinct n-gram of each document: 4 to 7 KB for 100 words.
     """
 
     def __init__(self, words: _Words, state: _NgramState) -> None:
