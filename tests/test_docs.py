@@ -346,6 +346,14 @@ class TestTables:
         assert sum(page.count("<!-- rule: ") for page in pages) == len(make_rules.RULES)
         assert [page for page in pages if make_rules.filled(page) != page] == []
 
+    def test_layers_are_those_of_the_import_contract(self) -> None:
+        contract = (PROJECT / "pyproject.toml").read_text(encoding="utf-8").split("\nlayers = [", 1)[1].split("]", 1)[0]
+        layers = [set(layer.split(" : ")) for layer in re.findall(r'"([^"]+)"', contract)]
+        text = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+        table = text.split("| package | contents |", 1)[1].split("\n\n", 1)[0]
+        cells = re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE)
+        assert [set(re.findall(r"`(\w+)`", cell)) for cell in cells] == layers
+
     def test_every_verb_has_a_row(self) -> None:
         assert rows(DOCS / "reference" / "command-line.md", "verb") == set(VERBS)
 
