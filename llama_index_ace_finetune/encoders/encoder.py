@@ -28,7 +28,7 @@ from llama_index_ace_finetune.utils.memory import is_out_of_memory
 from llama_index_ace_finetune.utils.surrogates import replace_lone_surrogates
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import SentenceTransformer, SparseEncoder
     from torch import Tensor
 
     from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
@@ -378,7 +378,7 @@ def _load_model(folder: Path, settings: EncoderSettings) -> SentenceTransformer:
         raise ModelError(
             f"The model in {str(folder)!r} cannot be loaded ({first_line(error)}); copy or train the model again."
         ) from error
-    _check_weights(model, folder)
+    check_weights(model, folder)
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is not None and getattr(tokenizer, "pad_token", "") is None:
         # Padding is masked, so any token works.
@@ -401,7 +401,7 @@ def _check_device(device: str | None) -> None:
         ) from error
 
 
-def _check_weights(model: SentenceTransformer, folder: Path) -> None:
+def check_weights(model: SentenceTransformer | SparseEncoder, folder: Path) -> None:
     """Refuse weights that lack the tensors of the model: these would keep random values."""
     names = tensor_names(folder)
     # model2vec's name of the only tensor of a static embedding.

@@ -15,14 +15,14 @@ class Postings:
 
     Term t is in the rows `rows[starts[t]:starts[t + 1]]`, with the counts `counts[starts[t]:starts[t + 1]]`.
 
-    starts: int64 [n_terms + 1]. rows: int32 [n_postings]. counts: int32 or uint16 [n_postings]. lengths: int32
-    [n_rows], the number of terms of each row with repeats, 0 if it was removed. present: bool [n_rows], False if it was
-    removed.
+    starts: int64 [n_terms + 1]. rows: int32 [n_postings]. counts: int32 or uint16 [n_postings]; weights
+    float32 in place of counts for sparse vectors. lengths: int32 [n_rows], the number of terms of each row with
+    repeats, 0 if it was removed. present: bool [n_rows], False if it was removed.
     """
 
     starts: NDArray[np.int64]
     rows: NDArray[np.int32]
-    counts: NDArray[np.int32] | NDArray[np.uint16]
+    counts: NDArray[np.int32] | NDArray[np.uint16] | NDArray[np.float32]
     lengths: NDArray[np.int32]
     present: NDArray[np.bool_]
 

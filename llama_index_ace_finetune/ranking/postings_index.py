@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,8 +15,8 @@ from llama_index_ace_finetune.ranking.postings import Postings
 from llama_index_ace_finetune.ranking.top_k import top_k
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
-Encoded = tuple[NDArray[np.int32], NDArray[np.int64]]
-"""Concatenated word or term numbers of several texts, and the offset of each text."""
+Encoded = tuple[NDArray[Any], NDArray[np.int64]]
+"""Concatenated words, terms or entries of several texts, and the offset of each text."""
 _NO_HITS = (np.zeros(0, np.int32), np.zeros(0, np.float32))
 
 
