@@ -47,7 +47,7 @@ class CandidateLegs:
 
     Attributes:
         data: all queries, and the corpus.
-        lexical: an index of the corpus per lexical leg.
+        lexical: an index of the stored texts per lexical leg.
         dense: vectors of the served model.
         base: vectors of the base model beside a tuned one; None if the base is served.
         reranker: token vectors of the corpus, by row, of the served model; None without late interaction.
@@ -69,17 +69,17 @@ class CandidateLegs:
     def table(self, legs: Sequence[Leg], queries: slice) -> CandidateScores:
         """Return the union of the legs' hits with all their scores, without each query's own document."""
         own = None if self.data.own is None else self.data.own[queries]
-        return candidate_scores([self._leg(leg, queries) for leg in legs], own=own)
+        return candidate_scores([self._leg(leg, queries) for leg in legs], own=own, copies=self.data.copies)
 
     def _leg(self, leg: Leg, queries: slice) -> ScoringLeg:
         if leg == "dense":
-            return DenseLeg(self.dense.queries[queries], self.dense.corpus)
+            return DenseLeg(self.dense.queries[queries], self.dense.corpus, self.data.copies)
         if leg == "base" and self.base:
-            return DenseLeg(self.base.queries[queries], self.base.corpus)
+            return DenseLeg(self.base.queries[queries], self.base.corpus, self.data.copies)
         if leg == "late" and self.reranker:
             return LateLeg(self.reranker.encoder.encode_queries(self.data.queries[queries]), self.reranker)
         if leg in self.lexical:
-            return LexicalLeg(self.lexical[leg], self.data.queries[queries])
+            return LexicalLeg(self.lexical[leg], self.data.queries[queries], self.data.copies)
         raise AceFinetuneError(f"The leg {leg!r} was not evaluated; the legs are {', '.join(self.available)}.")
 
     def milliseconds(self, queries: int) -> dict[Leg, float]:

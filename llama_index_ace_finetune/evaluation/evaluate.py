@@ -195,14 +195,14 @@ def _our_systems(
     servable: ServableSystems, found: SystemComparison, lexical: System, dense: Mapping[str, System]
 ) -> list[System]:
     """Return BM25, and per model dense only, the hybrids with BM25, and the selected system."""
-    systems = [lexical]
+    systems, copies = [lexical], servable.data.copies
     for name, choice in ((BASE, found.untuned_choice), (TUNED, found.choice)):
         weights = fusion_choice(*found.with_bm25(name, "rrf")).weights
         convex, row = found.with_bm25(name, "convex")
         systems += [
             dense[name],
-            hybrid_system(dense[name], lexical, name=f"{name} + BM25"),
-            hybrid_system(dense[name], lexical, name=f"{name} + BM25, dev weights", weights=weights),
+            hybrid_system(dense[name], lexical, name=f"{name} + BM25", copies=copies),
+            hybrid_system(dense[name], lexical, name=f"{name} + BM25, dev weights", weights=weights, copies=copies),
             servable.system(convex.structure, row, name=f"{name} + BM25, convex", trained=name == TUNED),
         ]
         structure = choice.candidate.structure

@@ -65,7 +65,7 @@ class ServableSystems:
 
     Attributes:
         data: all queries, and the corpus.
-        lexical: an index of the corpus per lexical leg.
+        lexical: an index of the stored texts per lexical leg.
         legs: per embedding model; without "tuned" if training kept the base.
         notes: why a leg was left out.
     """
@@ -101,7 +101,7 @@ class ServableSystems:
             late_interaction: whether to encode the tokens of the corpus.
             progress: called with the number of texts whose tokens were encoded.
         """
-        lexical = {leg: build_lexical_index(leg, data.corpus) for leg in LEXICAL_LEGS}
+        lexical = {leg: build_lexical_index(leg, data.stored) for leg in LEXICAL_LEGS}
         notes: list[str] = []
         rerankers: dict[Embedding, TokenReranker] = {}
         size = sum(map(len, data.corpus))
@@ -179,7 +179,7 @@ class ServableSystems:
             if table is None:
                 candidate = Candidate(structure, np.zeros((len(structure.grid), 0)))
             else:
-                candidate = Candidate.of(structure, legs.available, table, relevant)
+                candidate = Candidate.of(structure, legs.available, table, relevant, copies=self.data.copies)
             found.append(
                 replace(
                     candidate,

@@ -17,9 +17,10 @@ from llama_index_ace_finetune.evaluation.metrics.latency import Latency, SystemL
 from llama_index_ace_finetune.evaluation.metrics.mean_cosine import MeanCosine
 from llama_index_ace_finetune.evaluation.metrics.qrels import Qrels
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
+from llama_index_ace_finetune.ranking.copies import Copies, without_copies
 from llama_index_ace_finetune.ranking.dense import dense_top_k
 from llama_index_ace_finetune.ranking.fusion_settings import FusionSettings
-from llama_index_ace_finetune.ranking.own_documents import NO_ROW, without_own
+from llama_index_ace_finetune.ranking.own_documents import NO_ROW, own_hits, without_own
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import (
     FUSION_DEPTH,
     RRF_K,
@@ -45,6 +46,7 @@ class EvaluationSet:
         grades: relevance grades of those rows, float64; None means 1 each.
         own: the row of the query itself if it is also a document, int64 [n], else -1; None if no query is. It is left
             out of the query's ranking.
+        copies: of the texts, if the store that serves holds some of them more than once; else None.
     """
 
     query_ids: tuple[str, ...]
@@ -54,6 +56,7 @@ class EvaluationSet:
     relevant: tuple[NDArray[np.int64], ...]
     grades: tuple[NDArray[np.float64], ...] | None = None
     own: NDArray[np.int64] | None = None
+    copies: Copies | None = None
 
     @classmethod
     def of(cls, dataset: RetrievalDataset, query_ids: Sequence[str]) -> EvaluationSet:
@@ -74,7 +77,13 @@ class EvaluationSet:
                 for group, answers in zip(groups, right, strict=True)
             ),
             own=_own_rows(dataset, query_ids, row_of),
+            copies=_copies(dataset, row_of),
         )
+
+    @property
+    def stored(self) -> Sequence[str]:
+        """The texts of all memories in the store that serves: `corpus`, or all copies in the order of ids."""
+        return self.corpus if self.copies is None else [self.corpus[row] for row in self.copies.rows]
 
     @cached_property
     def qrels(self) -> Qrels:
@@ -129,10 +138,14 @@ class System:
 
 
 def bm25_system(data: EvaluationSet, *, index: BM25Index | None = None, depth: int = DEPTH) -> System:
-    """Rank by BM25 (with `index`, if the corpus is indexed already); only documents that share a term are ranked."""
-    index = index or BM25Index.build(data.corpus)
-    found, values = index.search_batch(list(data.queries), depth + _one_more(data))
-    rankings, scores = without_own(found, data.own, limit=depth, scores=values)
+    """Rank by BM25; only documents that share a term are ranked. `index` is that of `data.stored`, if there is one."""
+    index = index or BM25Index.build(data.stored)
+    found, values = index.search_batch(list(data.queries), depth + own_hits(data.own, data.copies))
+    if data.copies is None:
+        rankings, scores = without_own(found, data.own, limit=depth, scores=values)
+    else:
+        found = data.copies.corpus_rows(found)
+        rankings, scores = without_copies(*without_own(found, data.own, limit=depth, scores=values))
     return System(name="BM25", kind="bm25", rankings=rankings, scores=scores)
 
 
@@ -160,8 +173,10 @@ def dense_system(
     data: EvaluationSet, encoded: EncodedSet, *, name: str, depth: int = DEPTH, trained: bool = False
 ) -> System:
     """Rank by cosine similarity; one model embeds the queries and the corpus."""
-    found, values = dense_top_k(encoded.queries, encoded.corpus, depth + _one_more(data))
+    found, values = dense_top_k(encoded.queries, encoded.corpus, depth + own_hits(data.own))
     rankings, scores = without_own(found, data.own, limit=depth, scores=values)
+    if data.copies is not None:
+        rankings = data.copies.cut(rankings, depth=depth)
     return System(
         name=name,
         kind="dense",
@@ -173,9 +188,21 @@ def dense_system(
     )
 
 
-def hybrid_system(dense: System, lexical: System, *, name: str, weights: tuple[float, float] = (1.0, 1.0)) -> System:
-    """Fuse a dense and a lexical ranking by RRF (k = 60) with weights (dense, lexical)."""
-    rankings = fuse_rankings([dense.rankings, lexical.rankings], weights=weights, k=RRF_K, limit=DEPTH)
+def hybrid_system(
+    dense: System,
+    lexical: System,
+    *,
+    name: str,
+    weights: tuple[float, float] = (1.0, 1.0),
+    copies: Copies | None = None,
+) -> System:
+    """Fuse a dense and a lexical ranking by RRF (k = 60) with weights (dense, lexical); all copies have ranks."""
+    legs = [dense.rankings, lexical.rankings]
+    if copies is not None:
+        legs = [copies.expand(leg, limit=DEPTH) for leg in legs]
+    rankings = fuse_rankings(legs, weights=weights, k=RRF_K, limit=DEPTH)
+    if copies is not None:
+        rankings, _ = without_copies(copies.corpus_rows(rankings))
     return System(
         name=name,
         kind="hybrid",
@@ -187,9 +214,10 @@ def hybrid_system(dense: System, lexical: System, *, name: str, weights: tuple[f
     )
 
 
-def _one_more(data: EvaluationSet) -> int:
-    """How many extra hits to request, since one of them may be the query itself."""
-    return int(data.own is not None)
+def _copies(dataset: RetrievalDataset, row_of: Mapping[str, int]) -> Copies | None:
+    if len(row_of) == len(dataset.memories):
+        return None
+    return Copies(np.array([row_of[dataset.answer_ids[memory]] for memory in sorted(dataset.memories)], np.int64))
 
 
 def _own_rows(

@@ -5,8 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_index_ace_finetune.ranking.copies import Copies
+
 NO_ROW = -1
 """The row for a query that is not a document of the corpus."""
+
+
+def own_hits(own: NDArray[np.int64] | None, copies: Copies | None = None) -> int:
+    """Return how many hits of a query can be its own document, or a copy of it."""
+    if own is None or copies is None:
+        return int(own is not None)
+    return int(copies.counts[own[own >= 0]].max(initial=1))
 
 
 def without_own(
@@ -21,7 +30,7 @@ def without_own(
     Args:
         rankings: corpus rows int32 [n, depth], best first, padded with -1.
         own: row of each query's own document, int64 [n], -1 without one; None if no query has one.
-        limit: hits to keep; the rankings need `limit + 1` columns to fill it.
+        limit: hits to keep; the rankings need `limit + own_hits(own, ...)` columns to fill it.
         scores: scores of the hits, float [n, depth].
     """
     if own is not None:

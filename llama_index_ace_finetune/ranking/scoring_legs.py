@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.ranking.candidate_scores import PADDING, CandidateScores
+from llama_index_ace_finetune.ranking.copies import Copies
 from llama_index_ace_finetune.ranking.dense import dense_top_k, exact_cosines
-from llama_index_ace_finetune.ranking.own_documents import without_own
+from llama_index_ace_finetune.ranking.own_documents import own_hits, without_own
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH
 
@@ -34,7 +35,10 @@ class ScoringLeg(Protocol):
         ...
 
     def rankings(self, depth: int) -> NDArray[np.int32]:
-        """Return corpus rows int32 [n, <= depth], best first, ties by row, padded with -1."""
+        """Return corpus rows int32 [n, <= depth], best first, ties by row, padded with -1.
+
+        With copies, a hit is a memory, so the row of a text occurs once for each of its copies.
+        """
         ...
 
     def scores(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -48,15 +52,22 @@ class DenseLeg:
 
     queries: NDArray[np.float32]
     documents: NDArray[np.float32]
+    copies: Copies | None = None
     floor: ClassVar[float] = -1.0
     retrieves: ClassVar[bool] = True
 
     def rankings(self, depth: int) -> NDArray[np.int32]:
         """See `ScoringLeg`; cosines that are equal up to rounding tie, as in serving."""
         found = dense_top_k(self.queries, self.documents, depth + _EXTRA)[0]
-        for query, rows in enumerate(found):
-            found[query] = rows[np.lexsort((rows, -self.scores(query, rows.astype(np.int64))))]
-        return found[:, :depth]
+        size = len(self.documents) if self.copies is None else len(self.copies.rows)
+        ranked = np.empty((len(found), min(depth, size)), np.int32)
+        for query, rows in enumerate(found.astype(np.int64)):
+            scores, ids = self.scores(query, rows), rows
+            if self.copies is not None:
+                ids, counts = self.copies.memories(rows), self.copies.counts[rows]
+                rows, scores = np.repeat(rows, counts), np.repeat(scores, counts)
+            ranked[query] = rows[np.lexsort((ids, -scores))][: ranked.shape[1]]
+        return ranked
 
     def scores(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """See `ScoringLeg`."""
@@ -65,7 +76,7 @@ class DenseLeg:
 
 @dataclass(frozen=True, eq=False)
 class LexicalLeg:
-    """Scores of a lexical index (BM25, character n-grams) whose rows are those of the corpus.
+    """Scores of a lexical index (BM25, character n-grams) whose rows are those of the corpus, or all its copies.
 
     The constant that BM25's variant `plus` adds to every document is left out, so that a document without a term of the
     query scores 0.
@@ -73,20 +84,27 @@ class LexicalLeg:
 
     index: PostingsIndex[Any]
     queries: Sequence[str]
+    copies: Copies | None = None
     floor: ClassVar[float] = 0.0
     retrieves: ClassVar[bool] = True
 
     def rankings(self, depth: int) -> NDArray[np.int32]:
         """See `ScoringLeg`."""
-        return self.index.search_batch(self.queries, depth)[0]
+        found = self.index.search_batch(self.queries, depth)[0]
+        return found if self.copies is None else self.copies.corpus_rows(found)
 
     def scores(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """See `ScoringLeg`."""
+        rows = rows if self.copies is None else self.copies.first[rows]
         return self.index.score(self.queries[query], rows, shifted=False)
 
 
 def candidate_scores(
-    legs: Sequence[ScoringLeg], *, depth: int = FUSION_DEPTH, own: NDArray[np.int64] | None = None
+    legs: Sequence[ScoringLeg],
+    *,
+    depth: int = FUSION_DEPTH,
+    own: NDArray[np.int64] | None = None,
+    copies: Copies | None = None,
 ) -> CandidateScores:
     """Return the union of the first `depth` hits of each leg, with every leg's exact score of each.
 
@@ -95,12 +113,14 @@ def candidate_scores(
         depth: hits of each leg that become candidates.
         own: row of each query's own document, int64 [n], -1 without one, which is no candidate; None if no query has
             one.
+        copies: those of the legs.
 
     Raises:
         AceFinetuneError: if no leg retrieves.
     """
+    most = depth + own_hits(own, copies)
     found = {
-        number: without_own(leg.rankings(depth + (own is not None)), own, limit=depth)[0].astype(np.int64)
+        number: without_own(leg.rankings(most), own, limit=depth)[0].astype(np.int64)
         for number, leg in enumerate(legs)
         if leg.retrieves
     }

@@ -17,7 +17,8 @@ from llama_index_ace_finetune.evaluation.choosing.contributions import contribut
 from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.evaluation.choosing.structures import Structure
 from llama_index_ace_finetune.evaluation.servable_systems import ServableSystems
-from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSet
+from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSet, bm25_system
+from llama_index_ace_finetune.ranking.bm25 import BM25Index
 
 TEXTS = (
     "How to restart the mail server after a failed update",
@@ -83,6 +84,29 @@ def test_selected_system_ranks_test_as_it_was_measured_on_dev(servable: Servable
     assert found.choice.candidate.structure.legs[:1] == ("dense",)
     assert "late" in found.choice.settings.weights
     assert "late" not in found.fallback_choice.settings.weights
+
+
+def test_copies_of_a_text_count_as_in_the_store() -> None:
+    """The evaluation has a row per distinct text, and the BM25 statistics of all memories."""
+    texts = {"b": "sky over the sea", "a": "red tree", "c": "Red  tree", "d": "red"}
+    dataset = RetrievalDataset(
+        name="copies",
+        memories={name: Memory(name, text) for name, text in texts.items()},
+        queries={"q": Query("q", "red")},
+        judgements={"q": {"c": 1.0}},
+    )
+    data = EvaluationSet.of(dataset, ["q"])
+    assert data.corpus_ids == ("a", "b", "d")
+    assert data.copies is not None
+    assert data.copies.rows.tolist() == [0, 1, 0, 2]
+    assert data.stored == ["red tree", "sky over the sea", "red tree", "red"]
+    system = bm25_system(data)
+    assert system.rankings[0, :3].tolist() == [2, 0, -1]
+    expected = BM25Index.build(["red tree", "sky over the sea", "red tree", "red"]).scores("red")
+    assert system.scores is not None
+    assert system.scores[0, :2] == pytest.approx([expected[3], expected[0]], rel=1e-6)
+    distinct = replace(dataset, memories={name: dataset.memories[name] for name in "abd"}, judgements={"q": {"a": 1.0}})
+    assert EvaluationSet.of(distinct, ["q"]).copies is None
 
 
 def test_without_late_interaction_it_is_no_candidate(servable: ServableSystems, minilm: Encoder) -> None:

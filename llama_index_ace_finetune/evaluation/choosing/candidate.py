@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.evaluation.choosing.structures import Structure
 from llama_index_ace_finetune.ranking.candidate_scores import PADDING, CandidateScores
+from llama_index_ace_finetune.ranking.copies import Copies
 from llama_index_ace_finetune.ranking.fusion_settings import Leg
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import RRF_K
 
@@ -39,6 +40,8 @@ class Candidate:
         legs: Sequence[Leg],
         table: CandidateScores,
         relevant: Sequence[NDArray[np.int64]],
+        *,
+        copies: Copies | None = None,
     ) -> Candidate:
         """Compute the values of a structure.
 
@@ -47,12 +50,13 @@ class Candidate:
             legs: of the table.
             table: exact scores of the candidates of n queries.
             relevant: corpus rows of the relevant documents of each query.
+            copies: of the texts; None if all are distinct.
         """
         part = _only(table, [legs.index(leg) for leg in structure.legs])
         right = np.zeros(part.rows.shape, bool)
         for query, rows in enumerate(relevant):
             right[query] = np.isin(part.rows[query], rows)
-        total = _RankSums(part) if structure.kind == "rrf" else part.sums
+        total = _RankSums(part, copies) if structure.kind == "rrf" else part.sums
         return cls(structure, np.stack([_reciprocal_ranks(total(weights), right) for weights in structure.grid]))
 
 
@@ -80,13 +84,19 @@ def _only(table: CandidateScores, legs: Sequence[int]) -> CandidateScores:
 
 
 class _RankSums:
-    """The weighted sums of reciprocal ranks (RRF) of a table, as `CandidateScores.sums`."""
+    """The weighted sums of reciprocal ranks (RRF) of a table, as `CandidateScores.sums`; all copies have ranks."""
 
-    def __init__(self, table: CandidateScores) -> None:
+    def __init__(self, table: CandidateScores, copies: Copies | None = None) -> None:
         values = np.where(table.found, table.scores, -np.inf)
         order = np.argsort(-values, axis=2, kind="stable")
         ranks = np.empty(order.shape)
-        np.put_along_axis(ranks, order, np.broadcast_to(np.arange(1.0, order.shape[2] + 1), order.shape), axis=2)
+        memories = np.ones(table.rows.shape)
+        if copies is not None:
+            there = table.rows != PADDING
+            memories[there] = copies.counts[table.rows[there]]
+        in_order = np.take_along_axis(np.broadcast_to(memories, order.shape), order, 2)
+        # Of copies, the first has the best rank in every leg.
+        np.put_along_axis(ranks, order, np.cumsum(in_order, axis=2) - in_order + 1, axis=2)
         self._gains = np.where(table.found, 1 / (RRF_K + ranks), 0.0)
         self._found = table.found.any(axis=0)
 
