@@ -16,7 +16,7 @@ from llama_index_ace_finetune.errors import ModelError, StoreError
 from llama_index_ace_finetune.retrievers.fallback import Fallback, FallbackSettings
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
 from llama_index_ace_finetune.retrievers.load_models import load_serving_models
-from llama_index_ace_finetune.retrievers.open_tokens import open_tokens
+from llama_index_ace_finetune.retrievers.open_tokens import open_server_tokens, open_tokens
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.retriever_options import search_settings, serving_options
 from llama_index_ace_finetune.run_folder import RunFolder, Serving, index_beside
@@ -69,8 +69,9 @@ class FineTunedRetrieval:
         try:
             settings = FallbackSettings(fallback=fallback)
             reranker = None
-            if qdrant_url is None and serving.has_late_interaction:
-                reranker = open_tokens(index_beside(folder), baseline if serve == "base" else tuned)
+            if serving.has_late_interaction:
+                model, index = baseline if serve == "base" else tuned, index_beside(folder)
+                reranker = open_tokens(index, model) if qdrant_url is None else open_server_tokens(store, model, index)
             self._search = HybridSearch(
                 store, embed_model=tuned, baseline_model=baseline, reranker=reranker, fallback=settings, serve=serve
             )

@@ -24,7 +24,13 @@ from llama_index_ace_finetune.errors import AceFinetuneError, LogError, StoreErr
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
 from llama_index_ace_finetune.retrievers.load_models import load_models, load_serving_models
-from llama_index_ace_finetune.retrievers.open_tokens import build_tokens, open_tokens, uses_late_interaction
+from llama_index_ace_finetune.retrievers.open_tokens import (
+    build_tokens,
+    open_server_tokens,
+    open_tokens,
+    token_encoders,
+    uses_late_interaction,
+)
 from llama_index_ace_finetune.retrievers.other_texts import warn_of_other_texts
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.retriever_options import (
@@ -194,6 +200,9 @@ class FineTunedHybridRetriever(BaseRetriever):
         options = _with_run_weights(model, options)
         embed_model = FineTunedEmbedding(str(model))
         baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
+        run = RunFolder.of_model(model)
+        late = uses_late_interaction(options)
+        by_server = late and url is not None
         store = build_index(
             nodes,
             finetuned=embed_model.encoder,
@@ -206,13 +215,14 @@ class FineTunedHybridRetriever(BaseRetriever):
             client_options=client_options,
             collection_options=collection_options,
             payload_indexes=payload_indexes,
+            tokens=token_encoders(embed_model, run.index if run else None)[0] if by_server else None,
         )
         reranker = None
-        if uses_late_interaction(options):
+        if late and not by_server:
             reranker = build_tokens(
                 store, embed_model.encoder, folder=None if path is None else token_folder(Path(path))
             )
-        return cls._with_store(store, embed_model, baseline_model, options, reranker, run=RunFolder.of_model(model))
+        return cls._with_store(store, embed_model, baseline_model, options, reranker, run=run)
 
     @classmethod
     def from_collection(
@@ -243,9 +253,10 @@ class FineTunedHybridRetriever(BaseRetriever):
         if payload_indexes:
             store.create_payload_indexes(payload_indexes)
         run = RunFolder.of_model(model)
-        # Token vectors are stored by text, so those of a run's index serve a server's collection of its memories too.
-        index = Path(path) if path is not None else None if run is None else run.index
-        reranker = None if index is None else open_tokens(index, models[0], options)
+        if path is not None:
+            reranker = open_tokens(Path(path), models[0], options)
+        else:
+            reranker = open_server_tokens(store, models[0], run.index if run else None, options)
         return cls._with_store(store, *models, options, reranker, run=run)
 
     @classmethod
@@ -280,7 +291,8 @@ class FineTunedHybridRetriever(BaseRetriever):
         store = adopt(client, vector_store.collection_name, encoders, payload_indexes=payload_indexes)
         run = RunFolder.of_model(model)
         warn_of_other_texts(client, store.collection, run)
-        return cls._with_store(store, embed_model, baseline_model, options, run=run)
+        reranker = open_server_tokens(store, embed_model, run.index if run else None, options)
+        return cls._with_store(store, embed_model, baseline_model, options, reranker, run=run)
 
     @classmethod
     def _with_store(

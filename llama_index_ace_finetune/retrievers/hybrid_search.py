@@ -23,6 +23,7 @@ from llama_index_ace_finetune.retrievers.fallback import FallbackChain, Fallback
 from llama_index_ace_finetune.retrievers.fuse import FusedMemory, candidate_ids, fuse_by_rank, fuse_by_score
 from llama_index_ace_finetune.retrievers.legs.leg_hit import LegHit, ranked
 from llama_index_ace_finetune.retrievers.legs.lexical_leg import LexicalLeg
+from llama_index_ace_finetune.retrievers.legs.server_token_leg import ServerTokenLeg
 from llama_index_ace_finetune.retrievers.legs.token_leg import TokenLeg
 from llama_index_ace_finetune.retrievers.model_legs import Hits, ModelHits, ModelLegs, needs_model, over_threshold
 from llama_index_ace_finetune.retrievers.results import copies, results
@@ -74,7 +75,11 @@ class HybridSearch:
         )
         self.lexical = {leg: LexicalLeg(store, leg, settings=bm25) for leg in LEXICAL_LEGS}
         self._threads = SearchThreads(store, settings.timeout)
-        self.late = None if reranker is None else TokenLeg(store, reranker)
+        self.late: TokenLeg | ServerTokenLeg | None = None
+        if reranker is not None:
+            self.late = TokenLeg(store, reranker)
+        elif store.tokens is not None:
+            self.late = ServerTokenLeg(store, store.tokens)
         self._models = ModelLegs(store, self.chain, self.late, self._threads)
 
     @property

@@ -19,6 +19,7 @@ from llama_index_ace_finetune.retrievers.circuit_breaker import CircuitBreaker
 from llama_index_ace_finetune.retrievers.deadline import Deadline
 from llama_index_ace_finetune.retrievers.fallback import Embedded, FallbackChain
 from llama_index_ace_finetune.retrievers.legs.leg_hit import LegHit, ranked
+from llama_index_ace_finetune.retrievers.legs.server_token_leg import ServerTokenLeg
 from llama_index_ace_finetune.retrievers.legs.token_leg import TokenLeg
 from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
 from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, LegWeights, SearchSettings
@@ -59,7 +60,13 @@ class ModelLegs:
     A leg other than the dense one that fails is skipped: it is reported, and the other legs keep their weights.
     """
 
-    def __init__(self, store: MemoryStore, chain: FallbackChain, late: TokenLeg | None, threads: SearchThreads) -> None:
+    def __init__(
+        self,
+        store: MemoryStore,
+        chain: FallbackChain,
+        late: TokenLeg | ServerTokenLeg | None,
+        threads: SearchThreads,
+    ) -> None:
         self._store, self._chain, self._late, self._threads = store, chain, late, threads
         self._breaker = CircuitBreaker(failures=chain.settings.failures, cooldown=chain.settings.cooldown)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmb
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.late_interaction.settings import TokenSettings
+from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker, choose_projection
+from llama_index_ace_finetune.late_interaction.trained_projection import read_trained_projection
 from llama_index_ace_finetune.retrievers.legs.token_leg import text_key
 from llama_index_ace_finetune.retrievers.retriever_options import RetrieverOptions
 from llama_index_ace_finetune.run_folder import token_folder
@@ -40,6 +43,43 @@ def open_tokens(
     except AceFinetuneError as error:
         logger.warning("late interaction is skipped: %s", error)
         return None
+
+
+def token_encoders(model: FineTunedEmbedding, index: Path | None) -> list[TokenEncoder]:
+    """Return the encoders that may have made the token vectors of a server's collection, the preferred one first.
+
+    They are that of the token vectors in a run's index, since the run was evaluated with its projection; the model with
+    the projection that was trained with it; and the model without one.
+
+    Raises:
+        ModelError: if the trained projection cannot be used.
+    """
+    found = []
+    if index is not None and token_folder(index).is_dir():
+        with contextlib.suppress(AceFinetuneError):  # of another model, or damaged: the server's may be usable
+            found.append(TokenReranker.open(token_folder(index), model.encoder).encoder)
+    folder = model.encoder.folder
+    trained = read_trained_projection(folder) if folder else None
+    return [*found, *([] if trained is None else [TokenEncoder(model.encoder, trained)]), TokenEncoder(model.encoder)]
+
+
+def open_server_tokens(
+    store: MemoryStore, model: FineTunedEmbedding | None, index: Path | None, options: RetrieverOptions | None = None
+) -> TokenReranker | None:
+    """Use the token vectors in a server's collection, as `MemoryStore.tokens`.
+
+    A collection without usable ones is searched with those in the `index` of the run, which are stored by text and
+    therefore serve it too: they are returned. Without them, a warning is logged and late interaction is skipped.
+    """
+    if model is None or (options is not None and not uses_late_interaction(options)):
+        return None
+    try:
+        store.use_tokens(token_encoders(model, index))
+    except AceFinetuneError as error:
+        if index is not None and token_folder(index).is_dir():
+            return open_tokens(index, model)
+        logger.warning("late interaction is skipped: %s", error)
+    return None
 
 
 def build_tokens(

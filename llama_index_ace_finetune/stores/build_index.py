@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from qdrant_client import QdrantClient
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.stores.memory_store import (
     BASELINE,
     DEFAULT_COLLECTION,
@@ -30,11 +32,13 @@ from llama_index_ace_finetune.stores.qdrant.collections import (
 from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant, connect
 from llama_index_ace_finetune.stores.qdrant.payload_indexes import PayloadIndexes
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
+from llama_index_ace_finetune.stores.qdrant.token_vectors import token_fingerprint
 from llama_index_ace_finetune.stores.upsert_nodes import upsert_nodes
 from llama_index_ace_finetune.utils.new_folder import new_folder
 from llama_index_ace_finetune.utils.ownership import write_mark
 
 INDEX: Final = "index"
+logger = logging.getLogger(__name__)
 
 
 def memory_nodes(memories: Iterable[Memory]) -> list[BaseNode]:
@@ -80,6 +84,7 @@ def build_index(
     client_options: Mapping[str, Any] | None = None,
     collection_options: Mapping[str, Any] | None = None,
     payload_indexes: PayloadIndexes | None = None,
+    tokens: TokenEncoder | None = None,
 ) -> MemoryStore:
     """Embed the nodes' EMBED text with each model and write a new collection; return its open store.
 
@@ -102,6 +107,8 @@ def build_index(
         collection_options: passed to `create_collection`.
         payload_indexes: metadata keys that a server indexes, for fast filters, and for any filters in strict mode:
             names, or names with index types, as in `create_payload_indexes`.
+        tokens: also store token vectors by this encoder as multivectors in Qdrant; the store's `tokens` is None, with
+            a warning, if an existing collection or the server has none.
 
     Raises:
         StoreError: if the collection exists, or, with `resume`, holds the vectors of other models.
@@ -121,6 +128,7 @@ def build_index(
         progress=progress,
         collection_options=collection_options,
         payload_indexes=payload_indexes,
+        tokens=tokens,
     )
     if path is not None and fresh:
         write_mark(Path(path), kind=INDEX, name=Path(path).name, grows=index_grows(collection))
@@ -154,6 +162,7 @@ def _fill(
     progress: Progress | None,
     collection_options: Mapping[str, Any] | None,
     payload_indexes: PayloadIndexes | None,
+    tokens: TokenEncoder | None,
 ) -> MemoryStore:
     """Write a collection, or complete an unfinished one, and mark it as finished."""
     named_vectors = named_vectors_of(encoders)
@@ -161,7 +170,9 @@ def _fill(
     sparse = SparseBM25.of(texts) if server_bm25 else None
     client, location = connect(**{name: value for name, value in connection.items() if name != "collection"})
     try:
-        store, unfinished = _existing(client, connection["collection"], named_vectors, sparse, location, resume=resume)
+        store, unfinished = _existing(
+            client, connection["collection"], named_vectors, sparse, location, resume=resume, tokens=tokens
+        )
         if store is None:
             create_collection(
                 client,
@@ -171,12 +182,15 @@ def _fill(
                 sparse=sparse,
                 options=collection_options,
                 payload_indexes=payload_indexes,
+                tokens=tokens,
                 unfinished=True,
             )
             store = MemoryStore(client, connection["collection"], named_vectors, location, sparse=sparse)
         elif unfinished:
             wanted = {node.node_id for node in nodes}
             store.delete([stored.node_id for stored in store.nodes() if stored.node_id not in wanted])
+        if tokens is not None:
+            _use_tokens(store, tokens)
         upsert_nodes(store, nodes, encoders, cache=cache, progress=progress)
         if unfinished:
             mark_finished(client, store.collection, location)
@@ -194,10 +208,11 @@ def _existing(
     location: str,
     *,
     resume: bool,
+    tokens: TokenEncoder | None,
 ) -> tuple[MemoryStore | None, bool]:
     """Return the collection to add to (None if a new one has to be created), and whether it is unfinished.
 
-    An unfinished collection of other models or BM25 settings is deleted.
+    An unfinished collection of other models, BM25 settings or token vectors is deleted.
 
     Raises:
         StoreError: if it is finished and has vectors of other models.
@@ -209,7 +224,8 @@ def _existing(
         return None, True  # `create_collection` raises, since it exists
     stored, sparse_stored = read_metadata(client, collection, location, allow_unfinished=True)
     same = _fingerprints(stored) == _fingerprints(named_vectors)
-    if unfinished and not (same and sparse_stored == sparse):
+    same_tokens = token_fingerprint(client, collection, location) == (tokens.fingerprint if tokens else None)
+    if unfinished and not (same and same_tokens and sparse_stored == sparse):
         call_qdrant(location, client.delete_collection, collection)
         return None, True
     if not same:
@@ -218,6 +234,13 @@ def _existing(
             "name."
         )
     return MemoryStore(client, resolve_alias(client, collection), stored, location, sparse=sparse_stored), unfinished
+
+
+def _use_tokens(store: MemoryStore, tokens: TokenEncoder) -> None:
+    try:
+        store.use_tokens([tokens])
+    except StoreError as error:
+        logger.warning("late interaction is skipped: %s", error)
 
 
 def _fingerprints(named_vectors: Mapping[str, NamedVector]) -> dict[str, str]:

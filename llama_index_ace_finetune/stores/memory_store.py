@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.stores.local_index import EXACT_UP_TO, LocalVectorIndex
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_id, point_keys
 from llama_index_ace_finetune.stores.qdrant.collections import (
@@ -32,6 +33,7 @@ from llama_index_ace_finetune.stores.qdrant.points import NodeReader, read_point
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 from llama_index_ace_finetune.stores.qdrant.write_log import WriteLog, is_embedded, subscribe
 from llama_index_ace_finetune.stores.server_search import Hits, SearchRequest, ServerSearch, round_cosines
+from llama_index_ace_finetune.stores.server_tokens import ServerTokens
 
 FINETUNED: Final = "finetuned"
 BASELINE: Final = "baseline"
@@ -68,6 +70,7 @@ class MemoryStore:
         self.sparse = sparse
         self.embedded = is_embedded(client)
         self.exact_up_to = EXACT_UP_TO
+        self.tokens: ServerTokens | None = None
         self._owns_client = owns_client
         self._closed = False
         self._log = subscribe(client)
@@ -146,6 +149,14 @@ class MemoryStore:
 
     # --------------------------------------------------------------------------------------------------- writing
 
+    def use_tokens(self, encoders: Sequence[TokenEncoder]) -> None:
+        """From now on write and score the multivectors that one of these encoders made, as `tokens`.
+
+        Raises:
+            StoreError: if the collection has none, or another model made them.
+        """
+        self.tokens = ServerTokens(self.client, self.collection, self.location, encoders)
+
     def create_payload_indexes(self, indexes: PayloadIndexes) -> None:
         """Create payload indexes on a server; see the function of that name."""
         create_payload_indexes(self.client, self.collection, self.location, indexes)
@@ -158,6 +169,8 @@ class MemoryStore:
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """Write nodes with one row of each `vectors[name]` [n, dimension]; nodes with an existing id are replaced.
+
+        If the store uses the collection's token vectors (`use_tokens`), those of the nodes are written too.
 
         Raises:
             StoreError: for vectors of another shape or name, NaN or infinite values, two different nodes with one id,
@@ -180,7 +193,8 @@ class MemoryStore:
             part = slice(start, start + _BATCH)
             batch = nodes[part]
             points = node_points(batch, {name: rows[part] for name, rows in vectors.items()}, self.sparse)
-            self._call(self.client.upsert, self.collection, points)
+            for group in [points] if self.tokens is None else self.tokens.groups_of(points, batch):
+                self._call(self.client.upsert, self.collection, group)
             if progress:
                 progress(len(batch))
 

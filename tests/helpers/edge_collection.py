@@ -185,7 +185,14 @@ class EdgeCollection:
 
 
 def _dense(config: Any) -> Any:
-    return edge.EdgeVectorParams(size=config.size, distance=_DISTANCES[config.distance])
+    multi = config.multivector_config and edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
+    half = config.datatype == models.Datatype.FLOAT16
+    return edge.EdgeVectorParams(
+        size=config.size,
+        distance=_DISTANCES[config.distance],
+        multivector_config=multi,
+        datatype=edge.VectorStorageDatatype.Float16 if half else None,
+    )
 
 
 def _modifier(config: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from llama_index_ace_finetune.ranking.fusion_settings import FusionSettings
 from llama_index_ace_finetune.retrievers.finetuned_retrieval import FineTunedRetrieval
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.run_folder import RunFolder, Serving, token_folder
+from llama_index_ace_finetune.stores.build_index import memory_nodes
 from llama_index_ace_finetune.utils.atomic import write_json
 
 WEIGHTS = {"dense": 0.4, "bm25": 0.2, "late": 0.4}
@@ -184,3 +186,33 @@ def test_run_of_the_version_before_serves_by_its_weights(run: Path) -> None:
         assert retriever.retrieve(QUERY)[0].rrf_score is not None
     finally:
         retriever.close()
+
+
+def test_run_serves_a_collection_with_token_vectors(late_run: Path, qdrant_url: str) -> None:
+    """Built from the run's model, with the weights and the projection of the run."""
+    collection = f"late-{uuid.uuid4().hex}"
+    place = {"url": qdrant_url, "collection": collection}
+    built = FineTunedHybridRetriever.from_nodes(
+        memory_nodes(small_memories()), model=late_run / "model", baseline=None, **place
+    )
+    classic = FineTunedRetrieval(
+        late_run / "model", qdrant_url=qdrant_url, collection_name=collection, fallback_to_baseline=False
+    )
+    own = FineTunedRetrieval(late_run / "model", fallback_to_baseline=False)
+    try:
+        stored = json.loads((token_folder(late_run / "index") / "meta.json").read_text())
+        assert built._search.store.tokens.encoder.fingerprint == stored["fingerprint"]
+        hits = built.retrieve(QUERY)
+        assert hits[0].skipped_legs == []
+        expected = {hit["id"]: hit for hit in own.search(QUERY, use_hybrid=True, threshold=-1.0)}
+        served = {hit["id"]: hit for hit in classic.search(QUERY, use_hybrid=True, threshold=-1.0)}
+        assert classic._search.late is not None
+        assert classic._search.store.tokens is not None
+        assert served.keys() == expected.keys() == {hit.node.metadata["source_id"] for hit in hits}
+        for name, hit in served.items():
+            assert hit["score"] == pytest.approx(expected[name]["score"], abs=0.05)
+        assert classic._search.fallbacks == own._search.fallbacks == {}
+    finally:
+        built._search.store.client.delete_collection(collection)
+        for each in (built, classic, own):
+            each.close()

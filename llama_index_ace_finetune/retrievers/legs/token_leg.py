@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
-from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.schema import MetadataMode, QueryBundle
+from llama_index.core.schema import MetadataMode
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
+from llama_index_ace_finetune.retrievers.legs.token_queries import TokenQueries
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.point_ids import PointKey
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 
 MAX_ENCODED: Final = 256
 """Memories that a search encodes if they were written since the last one; more have to be encoded by `fill`."""
-_Query = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def text_key(text: str) -> str:
@@ -29,7 +27,7 @@ def text_key(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-class TokenLeg:
+class TokenLeg(TokenQueries):
     """MaxSim of queries and memories; token vectors follow the store's writes.
 
     Token vectors are stored by text, so that those of a memory whose text changed are not used, and memories with equal
@@ -41,31 +39,13 @@ class TokenLeg:
     """
 
     def __init__(self, store: MemoryStore, reranker: TokenReranker) -> None:
+        super().__init__(reranker.encoder)
         self._store, self.reranker = store, reranker
         self._log = store.subscribe()
         self._lock = fork_safe_lock()
         self._memories: dict[PointKey, tuple[str, str]] = {}  # node id and key
         self._key_of: dict[str, str] = {}
         self._texts: Counter[str] = Counter()  # memories of each key
-        self._queries: OrderedDict[tuple[str, str], _Query] = OrderedDict()
-
-    def encode(
-        self, model: BaseEmbedding, bundles: Sequence[QueryBundle]
-    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]] | None:
-        """Return vectors [n, dimension] and token vectors of queries; None if the stored ones are of another model.
-
-        A bundle with several strings has the mean of their vectors, and all of their tokens.
-        """
-        tokens = self.reranker.encoder
-        if not isinstance(model, FineTunedEmbedding) or (
-            model.document_fingerprint != tokens.encoder.document_fingerprint
-        ):
-            return None
-        strings = [bundle.embedding_strs for bundle in bundles]
-        known = self._encoded(model, list(dict.fromkeys(text for texts in strings for text in texts)))
-        found = [[known[text] for text in texts] for texts in strings]
-        vectors = np.stack([np.mean([vector for vector, _ in each], axis=0) for each in found])
-        return vectors.astype(np.float32), [np.concatenate([own for _, own in each]) for each in found]
 
     def scores(self, tokens: NDArray[np.float32], node_ids: Sequence[str]) -> NDArray[np.float64]:
         """Return the MaxSim of a query's token vectors and some memories, float64 [n], -1 for one without tokens.
@@ -88,22 +68,6 @@ class TokenLeg:
     def fill(self) -> int:
         """Encode and store the memories without token vectors, however many; return their number."""
         return self._sync(None)
-
-    def _encoded(self, model: FineTunedEmbedding, texts: Sequence[str]) -> dict[str, _Query]:
-        cache, version = self._queries, model.encoder.vector_key("query")
-        with self._lock:
-            known = {text: cache[version, text] for text in texts if (version, text) in cache}
-        missing = [text for text in texts if text not in known]
-        if missing:
-            vectors, tokens = self.reranker.encoder.encode_both(missing, role="query")
-            known.update((text, (vectors[place], tokens[place])) for place, text in enumerate(missing))
-        with self._lock:
-            for text in texts[: model.query_cache_size]:
-                cache[version, text] = known[text]
-                cache.move_to_end((version, text))
-            while len(cache) > model.query_cache_size:
-                cache.popitem(last=False)
-        return known
 
     def _sync(self, limit: int | None) -> int:
         with self._lock:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant
 from llama_index_ace_finetune.stores.qdrant.folder_client import OURS
 from llama_index_ace_finetune.stores.qdrant.payload_indexes import (
@@ -17,6 +18,7 @@ from llama_index_ace_finetune.stores.qdrant.payload_indexes import (
     payload_index_types,
 )
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import BM25, SparseBM25
+from llama_index_ace_finetune.stores.qdrant.token_vectors import token_metadata, token_vector_params
 
 _UNFINISHED: Final = "ace_finetune_unfinished"
 
@@ -120,9 +122,12 @@ def create_collection(
     sparse: SparseBM25 | None = None,
     options: Mapping[str, Any] | None = None,
     payload_indexes: PayloadIndexes | None = None,
+    tokens: TokenEncoder | None = None,
     unfinished: bool = False,
 ) -> None:
     """Create an empty collection; an `unfinished` one cannot be opened until `mark_finished`.
+
+    With `tokens`, its points can also have the token vectors of that encoder.
 
     Raises:
         StoreError: if a collection of that name exists.
@@ -136,9 +141,13 @@ def create_collection(
         location,
         client.create_collection,
         collection,
-        vectors_config=dense_config(named_vectors),
+        vectors_config=dense_config(named_vectors) | (token_vector_params(tokens.dimension) if tokens else {}),
         sparse_vectors_config=sparse_config(sparse),
-        metadata={**collection_metadata(named_vectors, sparse), **({_UNFINISHED: True} if unfinished else {})},
+        metadata={
+            **collection_metadata(named_vectors, sparse),
+            **(token_metadata(tokens.fingerprint) if tokens else {}),
+            **({_UNFINISHED: True} if unfinished else {}),
+        },
         **(options or {}),
     )
     create_payload_indexes(client, collection, location, payload_indexes)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,16 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.late_interaction.max_sim import DIGITS, LOWEST
+from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.late_interaction.token_vectors import TokenVectors
 from llama_index_ace_finetune.stores.point_ids import PointKey, key_of
 from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant
 
 TOKENS: Final = "tokens"
 """Name of the multivectors in a collection."""
-# A request with more vectors can exceed a server's limit of 32 MB, at up to 400 numbers per vector.
-_VECTORS_AT_ONCE = 4096
+_METADATA: Final = "ace_finetune_tokens"
+# About 20 MB as JSON; a server accepts 32 MB.
+_NUMBERS_AT_ONCE = 2_000_000
 
 
 def token_vector_params(dimension: int) -> dict[str, models.VectorParams]:
@@ -38,12 +40,25 @@ def token_vector_params(dimension: int) -> dict[str, models.VectorParams]:
     }
 
 
-def require_token_vectors(client: QdrantClient, collection: str, location: str, *, dimension: int) -> None:
-    """Check that a collection has multivectors of this dimension.
+def token_metadata(fingerprint: str) -> dict[str, Any]:
+    """Return the metadata of a collection with token vectors; `fingerprint` is that of the `TokenEncoder`."""
+    return {_METADATA: {"fingerprint": fingerprint}}
+
+
+def token_fingerprint(client: QdrantClient, collection: str, location: str) -> str | None:
+    """Return the fingerprint of the `TokenEncoder` that made the token vectors of a collection; None if it has none."""
+    found = (call_qdrant(location, client.get_collection, collection).config.metadata or {}).get(_METADATA)
+    return str(found.get("fingerprint")) if isinstance(found, dict) else None
+
+
+def require_token_vectors(
+    client: QdrantClient, collection: str, location: str, encoders: Sequence[TokenEncoder]
+) -> TokenEncoder:
+    """Return that of some encoders (at least one) which made the multivectors of a collection.
 
     Raises:
-        StoreError: if it has none: it was built without them, or the server is older than version 1.10 and ignored the
-            setting.
+        StoreError: if the collection has no multivectors (it was built without them, or the server is older than
+            version 1.10 and ignored the setting), or another model or projection made them.
     """
     vectors = call_qdrant(location, client.get_collection, collection).config.params.vectors
     found = vectors.get(TOKENS) if isinstance(vectors, dict) else None
@@ -52,11 +67,23 @@ def require_token_vectors(client: QdrantClient, collection: str, location: str, 
             f"The collection {collection!r} in {location} has no multivectors for late interaction; build it again "
             "with them on Qdrant 1.10 or later, or search without late interaction."
         )
-    if found.size != dimension:
-        raise StoreError(
-            f"The token vectors of {collection!r} in {location} have {found.size} dimensions instead of {dimension}; "
-            "build them again with this model."
-        )
+    stored = token_fingerprint(client, collection, location)
+    for encoder in encoders:
+        if encoder.fingerprint == stored and encoder.dimension == found.size:
+            return encoder
+    raise StoreError(
+        f"The token vectors of {collection!r} in {location} were made by another model or projection than that of "
+        f"{encoders[0].encoder.name!r}; build the collection again with this model."
+    )
+
+
+def point_groups(points: Sequence[models.PointStruct], tokens: TokenVectors) -> Iterator[list[models.PointStruct]]:
+    """Add the token vectors of each point to it, and yield the points in groups small enough for one request."""
+    for group in _groups(tokens):
+        for place in group:
+            if tokens.lengths[place]:
+                points[place].vector[TOKENS] = _numbers(tokens[place])  # type: ignore[index, call-overload]
+        yield [points[place] for place in group]
 
 
 def upload_token_vectors(
@@ -74,16 +101,14 @@ def upload_token_vectors(
     empty = [point for point, length in zip(points, tokens.lengths, strict=True) if not length]
     if empty:
         call_qdrant(location, client.delete_vectors, collection, vectors=[TOKENS], points=empty)
-    batch: list[models.PointVectors] = []
-    size = 0
-    for text, point in enumerate(points):
-        vectors = tokens[text].tolist()
-        if vectors:
-            batch.append(models.PointVectors(id=point, vector={TOKENS: vectors}))
-            size += len(vectors)
-        if batch and (size >= _VECTORS_AT_ONCE or text == len(points) - 1):
+    for group in _groups(tokens):
+        batch = [
+            models.PointVectors(id=points[place], vector={TOKENS: _numbers(tokens[place])})
+            for place in group
+            if tokens.lengths[place]
+        ]
+        if batch:
             call_qdrant(location, client.update_vectors, collection, points=batch)
-            batch, size = [], 0
 
 
 def score_token_vectors(
@@ -91,7 +116,8 @@ def score_token_vectors(
 ) -> NDArray[np.float64]:
     """Return the MaxSim of a query and each of these points, float64 [n], as the mean over query tokens.
 
-    Qdrant returns the sum; a point without token vectors, and a query without tokens, get the lowest score.
+    Qdrant returns the sum. A point without token vectors gets NaN; for a query without tokens, all get the lowest
+    score.
 
     Args:
         client: of the collection.
@@ -113,4 +139,24 @@ def score_token_vectors(
         with_payload=False,
     )
     scores = {key_of(point.id): point.score / len(query) for point in answer.points}
-    return np.array([round(scores.get(key_of(point), LOWEST), DIGITS) for point in points], np.float64)
+    return np.array([round(scores.get(key_of(point), np.nan), DIGITS) for point in points], np.float64)
+
+
+def _groups(tokens: TokenVectors) -> Iterator[list[int]]:
+    """Yield the places of the texts, in order, in groups of at most `_NUMBERS_AT_ONCE` numbers, or of one text."""
+    group: list[int] = []
+    size = 0
+    for place, length in enumerate(tokens.lengths.tolist()):
+        if group and size + length * tokens.dimension > _NUMBERS_AT_ONCE:
+            yield group
+            group, size = [], 0
+        group.append(place)
+        size += length * tokens.dimension
+    if group:
+        yield group
+
+
+def _numbers(vectors: NDArray[np.float32]) -> list[list[float]]:
+    # The server keeps 16 bits, which is less than these digits; all digits of a float32 would double the request.
+    rounded: list[list[float]] = vectors.astype(np.float64).round(6).tolist()
+    return rounded
