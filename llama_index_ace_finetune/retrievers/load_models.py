@@ -76,7 +76,7 @@ def _baseline(model: str | Path, baseline: str | Path) -> FineTunedEmbedding:
     """Return the baseline, with the prompts that the model was trained with if it is the model's own base."""
     try:
         record = read_provenance(Path(model))
-    except ModelError:
+    except (ModelError, OSError):
         record = None  # loading the model raises the error
     own = settings_of_base(record, baseline, EncoderSettings())
     return FineTunedEmbedding(str(baseline), query_prompt=own.query_prompt, text_prompt=own.document_prompt)

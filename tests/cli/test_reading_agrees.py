@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.pipeline import plan
 
 runner = CliRunner()
@@ -90,7 +91,7 @@ _REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no usable row": (lambda f: _json_lines(f / "p.jsonl", [{"query": None, "answer": "x"}] * 3), "is null"),
     "unknown ids": (lambda f: _beir(f / "s", _QUERIES, "x1\ty1\t1\n"), "none of 1 judgement"),
     "no query": (lambda f: _table(f / "p.csv", ",", "one,two,"), "the columns are one, two"),
-    "memories only": (lambda f: _json_lines(f / "p.jsonl", [{"id": 1, "text": "Only a text."}]), "relevant memory"),
+    "memories only": (lambda f: _json_lines(f / "p.jsonl", [{"id": 1, "text": "Only a text."}]), "no queries"),
 }
 
 
@@ -157,7 +158,7 @@ def test_every_verb_that_reads_data_takes_columns(verb: str, tmp_path: Path) -> 
     more: dict[str, list[str]] = {
         "run": ["--out", str(tmp_path / "run"), "--dry-run"],
         "generate": ["--output", str(tmp_path / "t.json")],
-        "evaluate": ["--model", str(tmp_path / "m"), "--output", str(tmp_path / "r.json")],
+        "evaluate": ["--model", DEFAULT_BASE_MODEL, "--output", str(tmp_path / "r.json")],
         "index": ["--model", str(tmp_path / "m")],
     }
     words = [verb, *([str(tmp_path / "split.json")] if verb == "audit" else []), "--data", str(data)]

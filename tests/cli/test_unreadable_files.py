@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.cli.execute import run_command
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.utils.atomic import write_json
 
 
@@ -35,7 +36,7 @@ CASES = [
     ("data.jsonl", ["run", "--data", "data.jsonl", "--out", "out"]),
     ("data.jsonl", ["run", "--data", "data.jsonl", "--out", "out", "--dry-run"]),
     ("data.jsonl", ["generate", "--data", "data.jsonl", "--output", "training.json"]),
-    ("data.jsonl", ["evaluate", "--data", "data.jsonl", "--model", "run/model"]),
+    ("data.jsonl", ["evaluate", "--data", "data.jsonl", "--model", DEFAULT_BASE_MODEL]),
     ("data.jsonl", ["index", "--data", "data.jsonl", "--model", "run/model", "--out", "out"]),
     ("run.yaml", ["run", "--config", "run.yaml"]),
     ("run", ["search", "x", "--run", "run"]),

@@ -162,7 +162,7 @@ def test_document_id_of_several_chunks_is_metadata(tmp_path: Path, name: str) ->
 
 def test_metadata_of_any_json_type_is_kept(tmp_path: Path) -> None:
     values: list[Any] = [["net", "vpn"], {"a": [1]}, True, 0.3, [["x"]], "word", 7]
-    rows = [{"query": f"q{n}", "answer": f"a{n}", "category": value} for n, value in enumerate(values)]
+    rows = [{"query": f"q{n}", "answer": f"The answer {n}.", "category": value} for n, value in enumerate(values)]
     dataset = _rows(tmp_path, rows)
     assert [query.metadata["category"] for query in dataset.queries.values()] == values
 

@@ -217,7 +217,9 @@ def test_tensorboard_logs_are_written_next_to_the_model(
 ) -> None:
     pytest.importorskip("tensorboard")
     os.environ.pop("TENSORBOARD_LOGGING_DIR", None)
-    tuner(training_data, tmp_path / "model", one_layer, epochs=1, report_to=("tensorboard",)).train()
+    made = tuner(training_data, tmp_path / "model", one_layer, epochs=1, report_to=("tensorboard",))
+    made.load_training_data(training_data)  # with its dev queries
+    made.train()
     assert len(list((tmp_path / "model-logs").glob("events.out.tfevents.*"))) == 1
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -253,7 +253,7 @@ def test_query_encoder_is_evaluated_over_the_documents_of_the_base(
     dev = DevSet(index_examples(training_data, training_data.examples_of("dev")))
     config = TrainingConfig(retention=str(general), retention_loss=1.0, interpolation=(1.0,))
     context = TrainingContext(encoder, data, dev, config, general=read_retention(general))
-    result = train_queries(context, minutes=1e-6)
+    result = train_queries(context, minutes=0.02)
     assert result.selection is not None
     assert result.selection.retention is not None
     assert result.selection.retention.base_mrr == context.retention.base_mrr  # type: ignore[union-attr]
