@@ -110,6 +110,22 @@ class Encoder:
             folder=identity.folder,
         )
 
+    def in_float32(self) -> Encoder:
+        """Return this model computing in float32, in which a retriever encodes queries: one short text gains nothing.
+
+        The weights are shared; a model of another backend is returned as it is.
+        """
+        if self.settings.precision == "float32" or self.backend != "torch":
+            return self
+        return Encoder(
+            self.model,
+            name=self.name,
+            fingerprint=self.fingerprint,
+            settings=dataclasses.replace(self.settings, precision="float32"),
+            document_fingerprint=self.document_fingerprint,
+            folder=self.folder,
+        )
+
     @property
     def dimension(self) -> int:
         """Dimension of the vectors."""

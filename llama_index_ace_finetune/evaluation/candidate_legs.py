@@ -13,6 +13,7 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.metrics.latency import Latency
 from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSet
 from llama_index_ace_finetune.late_interaction.max_sim import max_sim
+from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.late_interaction.token_vectors import TokenVectors
 from llama_index_ace_finetune.ranking.candidate_scores import CandidateScores
@@ -77,7 +78,9 @@ class CandidateLegs:
         if leg == "base" and self.base:
             return DenseLeg(self.base.queries[queries], self.base.corpus, self.data.copies)
         if leg == "late" and self.reranker:
-            return LateLeg(self.reranker.encoder.encode_queries(self.data.queries[queries]), self.reranker)
+            tokens = self.reranker.encoder
+            as_served = TokenEncoder(tokens.encoder.in_float32(), tokens.projection)
+            return LateLeg(as_served.encode_queries(self.data.queries[queries]), self.reranker)
         if leg in self.lexical:
             return LexicalLeg(self.lexical[leg], self.data.queries[queries], self.data.copies)
         raise AceFinetuneError(f"The leg {leg!r} was not evaluated; the legs are {', '.join(self.available)}.")

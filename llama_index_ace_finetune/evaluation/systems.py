@@ -161,10 +161,10 @@ class EncodedSet:
     def of(
         cls, data: EvaluationSet, encoder: Encoder, *, cache: Path | None = None, progress: Progress | None = None
     ) -> EncodedSet:
-        """Encode every text once; `cache` and `progress` are those of `Encoder.encode`."""
+        """Encode every text once, queries in float32 as they are served; options are those of `Encoder.encode`."""
         return cls(
             model=encoder.name,
-            queries=encoder.encode(data.queries, role="query", cache=cache, progress=progress),
+            queries=encoder.in_float32().encode(data.queries, role="query", cache=cache, progress=progress),
             corpus=encoder.encode(data.corpus, role="document", cache=cache, progress=progress),
         )
 

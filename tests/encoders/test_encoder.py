@@ -172,6 +172,13 @@ def test_concurrent_calls(minilm: Encoder, tmp_path: Path) -> None:
         assert np.abs(ours - theirs).max() < 1e-5
 
 
+def test_queries_of_an_evaluation_are_those_of_a_retriever(minilm: Encoder) -> None:
+    faster = with_settings(minilm, precision="bfloat16")
+    assert np.array_equal(faster.in_float32().encode(TEXTS, role="query"), minilm.encode(TEXTS, role="query"))
+    assert faster.in_float32().fingerprint == faster.fingerprint
+    assert minilm.in_float32() is minilm
+
+
 def test_bfloat16_vectors_are_close_and_normalised(minilm: Encoder) -> None:
     vectors = with_settings(minilm, precision="bfloat16").encode(TEXTS, role="document")
     assert vectors.dtype == np.float32
