@@ -22,6 +22,7 @@ from llama_index_ace_finetune.ranking.fusion_settings import Leg
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH
 from llama_index_ace_finetune.ranking.scoring_legs import DenseLeg, LexicalLeg, ScoringLeg, candidate_scores
+from llama_index_ace_finetune.ranking.sparse_index import SparseIndex
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class CandidateLegs:
 
     Attributes:
         data: all queries, and the corpus.
-        lexical: an index of the stored texts per lexical leg.
+        lexical: an index of the stored texts per lexical leg, and of the sparse encoder if there is one.
         dense: vectors of the served model.
         base: vectors of the base model beside a tuned one; None if the base is served.
         reranker: token vectors of the corpus, by row, of the served model; None without late interaction.
@@ -86,13 +87,18 @@ class CandidateLegs:
         raise AceFinetuneError(f"The leg {leg!r} was not evaluated; the legs are {', '.join(self.available)}.")
 
     def milliseconds(self, queries: int) -> dict[Leg, float]:
-        """Return the median time of each leg per query, without encoding, over the first `queries`; empty for none."""
+        """Return the median time of each leg per query over the first `queries`; empty for none.
+
+        Encoding is included for the sparse encoder only: the time of an embedding model is measured apart.
+        """
         numbers = range(min(queries, len(self.data.queries)))
         found = {leg: Latency.of(self._one_query(leg, len(numbers)), numbers) for leg in self.available}
         return {leg: one.p50_ms for leg, one in found.items() if one}
 
     def _one_query(self, leg: Leg, count: int) -> Any:
         made = self._leg(leg, slice(0, count))
+        if isinstance(made, LexicalLeg) and isinstance(index := made.index, SparseIndex):
+            return lambda query: index.search_uncached(made.queries[query], FUSION_DEPTH)
         if isinstance(made, DenseLeg):
             return lambda query: dense_top_k(made.queries[query : query + 1], made.documents, FUSION_DEPTH)
         if isinstance(made, LexicalLeg):

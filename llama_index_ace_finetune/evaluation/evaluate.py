@@ -33,6 +33,7 @@ from llama_index_ace_finetune.evaluation.systems import (
     hybrid_system,
     time_systems,
 )
+from llama_index_ace_finetune.ranking.sparse_index import SparseVectors
 
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever
@@ -111,6 +112,7 @@ def evaluate_systems(
     cache: Path | None = None,
     timed_queries: int = 100,
     late_interaction: bool = True,
+    sparse: SparseVectors | None = None,
     limits: ServingLimits | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -132,6 +134,7 @@ def evaluate_systems(
         cache: folder of the vector cache, so that a text is encoded once per model.
         timed_queries: how many test queries to time, one by one; 0 for none.
         late_interaction: whether late interaction can be served.
+        sparse: a sparse encoder, to compare systems with the leg "sparse" too.
         limits: of the system to serve.
         progress: called with the number of newly encoded texts.
 
@@ -150,7 +153,9 @@ def evaluate_systems(
     models: dict[Embedding, Encoder] = {"base": base}
     if tuned.fingerprint != base.fingerprint:
         models["tuned"] = tuned
-    servable = ServableSystems.of(both, models, encoded, late_interaction=late_interaction, progress=progress)
+    servable = ServableSystems.of(
+        both, models, encoded, late_interaction=late_interaction, sparse=sparse, progress=progress
+    )
     index = servable.bm25
     latency = time_systems(data.queries[:timed_queries], index, encoders, encoded)
     found = servable.compare(on_dev, latency=latency, timed_queries=timed_queries, limits=limits)

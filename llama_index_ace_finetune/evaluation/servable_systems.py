@@ -22,6 +22,7 @@ from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, Leg
 from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS, build_lexical_index
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
+from llama_index_ace_finetune.ranking.sparse_index import SparseIndex, SparseVectors
 
 _MAX_DEV = 2000  # queries to compare on: more take minutes and hundreds of megabytes, and change the choice little
 _MAX_CHARACTERS = 200_000_000  # of a corpus: about 50 million tokens, and 2.5 GB of token vectors
@@ -65,7 +66,7 @@ class ServableSystems:
 
     Attributes:
         data: all queries, and the corpus.
-        lexical: an index of the stored texts per lexical leg.
+        lexical: an index of the stored texts per lexical leg, and of the sparse encoder if there is one.
         legs: per embedding model; without "tuned" if training kept the base.
         notes: why a leg was left out.
     """
@@ -90,6 +91,7 @@ class ServableSystems:
         encoded: Mapping[str, EncodedSet],
         *,
         late_interaction: bool = True,
+        sparse: SparseVectors | None = None,
         progress: Progress | None = None,
     ) -> ServableSystems:
         """Index the corpus for every leg.
@@ -99,9 +101,12 @@ class ServableSystems:
             encoders: "base", and "tuned" if it is another model.
             encoded: their vectors of `data`.
             late_interaction: whether to encode the tokens of the corpus.
+            sparse: the sparse encoder of the leg "sparse"; that leg is left out by default.
             progress: called with the number of texts whose tokens were encoded.
         """
-        lexical = {leg: build_lexical_index(leg, data.stored) for leg in LEXICAL_LEGS}
+        lexical: dict[Leg, PostingsIndex[Any]] = {leg: build_lexical_index(leg, data.stored) for leg in LEXICAL_LEGS}
+        if sparse is not None:
+            lexical["sparse"] = SparseIndex.build(data.stored, sparse)
         notes: list[str] = []
         rerankers: dict[Embedding, TokenReranker] = {}
         size = sum(map(len, data.corpus))

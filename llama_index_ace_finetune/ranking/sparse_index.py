@@ -68,6 +68,12 @@ class SparseIndex(PostingsIndex[_SparseState]):
         entries, offsets = _entries(encoder.encode_documents(list(require_texts(texts))))
         return cls(encoder, _SparseState.of(_postings(entries, offsets, encoder.dimension)))
 
+    def search_uncached(self, query: str, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """`search` of a query that is encoded in any case, to measure its time."""
+        with self._queries_lock:
+            self._queries.pop(query, None)
+        return self.search(query, k)
+
     def _encode(self, texts: Iterable[str]) -> Encoded:
         return _entries(self.encoder.encode_documents(list(require_texts(texts))))
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder, Role
@@ -189,3 +190,39 @@ def test_contributions_are_those_without_a_part() -> None:
     assert contributions(made, choose(made)) == pytest.approx({"late interaction": 0.1})
     assert contributions(made[:2], choose(made[:2])) == pytest.approx({"tuning": 0.1})
     assert contributions(made[:1], choose(made[:1])) == {}
+
+
+class _Words:
+    """A sparse encoder of word counts, by the words of the texts."""
+
+    def __init__(self) -> None:
+        self.known = sorted({word for text in TEXTS for word in text.lower().split()})
+        self.dimension = len(self.known)
+
+    def encode_queries(self, texts: Sequence[str]) -> csr_array:
+        return csr_array([[float(text.lower().split().count(word)) for word in self.known] for text in texts])
+
+    encode_documents = encode_queries
+
+
+def test_a_sparse_encoder_is_a_leg(servable: ServableSystems, minilm: Encoder) -> None:
+    sparse = _Words()
+    made = ServableSystems.of(
+        servable.data, {"base": minilm}, {"base": servable.legs["base"].dense}, late_interaction=False, sparse=sparse
+    )
+    legs = made.legs["base"]
+    assert legs.available == ("dense", "bm25", "bm25_unstemmed", "char_ngrams", "sparse")
+    products = (sparse.encode_queries(servable.data.queries) @ sparse.encode_documents(TEXTS).T).toarray()
+    table = legs.table(("sparse",), slice(None))
+    for query, (rows, scores) in enumerate(zip(table.rows, table.scores[0], strict=True)):
+        there = rows < len(TEXTS)
+        assert scores[there].tolist() == products[query, rows[there]].tolist()
+    assert table.found.any()
+    found = made.compare(slice(None), latency={}, timed_queries=4)
+    with_sparse = [one for one in found.candidates if "sparse" in one.structure.legs]
+    assert {one.structure.name for one in with_sparse} == {
+        "base + sparse encoder, convex",
+        "base + BM25 + sparse encoder, convex",
+    }
+    assert all(one.milliseconds and one.bytes_per_memory for one in with_sparse)
+    assert not any("sparse" in one.structure.legs for one in servable.compare(slice(None), latency={}).candidates)
