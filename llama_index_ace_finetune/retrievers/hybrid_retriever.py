@@ -20,6 +20,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.errors import AceFinetuneError, LogError, StoreError
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
@@ -67,9 +68,9 @@ class FineTunedHybridRetriever(BaseRetriever):
 
     An empty list means no hits. If the model fails, an exception is raised; with `fallback="baseline"`, the baseline's
     vectors of the same collection are searched instead (and BM25 only, if the baseline fails too), which is logged,
-    counted in `served` and `fallbacks`, and sent as a `FallbackEvent`. If late interaction or the base model beside the
-    tuned one fails, that leg is skipped, which is reported in the same way and in each result's `skipped_legs`. If the
-    store fails, an exception is always raised.
+    counted in `served` and `fallbacks`, and sent as a `FallbackEvent`. If late interaction, the sparse encoder or the
+    base model beside the tuned one fails, that leg is skipped, which is reported in the same way and in each result's
+    `skipped_legs`. If the store fails, an exception is always raised.
 
     Each search is sent as a `SearchEvent`; with a `query_log` it is also logged, and results carry the `query_id` that
     `feedback` takes.
@@ -82,6 +83,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         embed_model: the model of the store's "finetuned" vectors; None if it could not be loaded.
         baseline_model: the model of its "baseline" vectors.
         reranker: the token vectors of the memories by the model that serves, for the leg "late".
+        sparse_vectors: the vectors of a sparse encoder, for the leg "sparse".
         options: any of `RetrieverOptions`.
 
     Raises:
@@ -97,6 +99,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         embed_model: BaseEmbedding | None,
         baseline_model: BaseEmbedding | None = None,
         reranker: TokenReranker | None = None,
+        sparse_vectors: StoredSparseVectors | None = None,
         **options: Unpack[RetrieverOptions],
     ) -> None:
         checked = CheckedOptions.of(options)
@@ -106,6 +109,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             embed_model=embed_model,
             baseline_model=baseline_model,
             reranker=reranker,
+            sparse_vectors=sparse_vectors,
             fallback=checked.fallback,
             sparse=checked.sparse,
             bm25=checked.bm25,

@@ -13,6 +13,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import BaseNode, QueryBundle
 from numpy.typing import NDArray
 
+from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings
@@ -30,6 +31,7 @@ from llama_index_ace_finetune.retrievers.results import copies, results
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, SearchSettings
 from llama_index_ace_finetune.retrievers.search_threads import SearchThreads
+from llama_index_ace_finetune.retrievers.sparse_search import SparseSearch
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 from llama_index_ace_finetune.utils.surrogates import replace_lone_surrogates
@@ -57,6 +59,7 @@ class HybridSearch:
         embed_model: BaseEmbedding | None,
         baseline_model: BaseEmbedding | None = None,
         reranker: TokenReranker | None = None,
+        sparse_vectors: StoredSparseVectors | None = None,
         fallback: FallbackSettings | None = None,
         sparse: Sparse = "in_process",
         bm25: BM25Settings | None = None,
@@ -81,6 +84,7 @@ class HybridSearch:
         elif store.tokens is not None:
             self.late = ServerTokenLeg(store, store.tokens)
         self._models = ModelLegs(store, self.chain, self.late, self._threads)
+        self._sparse_search = SparseSearch(store, sparse_vectors, self.chain, self._threads)
 
     @property
     def fallbacks(self) -> Counter[tuple[str, str]]:
@@ -131,6 +135,7 @@ class HybridSearch:
         """Rebuild the lexical indexes from the store before the next search."""
         for leg in self.lexical.values():
             leg.refresh()
+        self._sparse_search.refresh()
         if self.late is not None:
             self.late.refresh()
 
@@ -156,7 +161,12 @@ class HybridSearch:
     def _search_lexical(
         self, bundles: Sequence[QueryBundle], settings: SearchSettings, deadline: Deadline | None
     ) -> Hits:
-        return {leg: self._search_leg(leg, bundles, settings, deadline) for leg in settings.lexical_legs}
+        found: Hits = {leg: self._search_leg(leg, bundles, settings, deadline) for leg in settings.lexical_legs}
+        if settings.mode == "hybrid" and "sparse" in settings.legs(self.chain.intended).weights:
+            sparse = self._sparse_search.search(bundles, settings, deadline)
+            if sparse is not None:
+                found["sparse"] = sparse
+        return found
 
     def _search_leg(
         self, leg: Leg, bundles: Sequence[QueryBundle], settings: SearchSettings, deadline: Deadline | None
@@ -216,6 +226,9 @@ class HybridSearch:
     ) -> list[list[RetrievedMemory]]:
         served_by, legs = dense.served_by, settings.legs(dense.served_by)
         for leg in legs.weights:
+            if leg == "sparse" and served_by != self.chain.intended and leg not in lexical:
+                sparse = self._sparse_search.search(bundles, settings, deadline)
+                lexical |= {} if sparse is None else {leg: sparse}
             if leg in LEXICAL_LEGS and leg not in lexical:
                 lexical[leg] = self._search_leg(leg, bundles, settings, deadline)
         hits = {leg: found for leg, found in {**dense.hits, **lexical}.items() if leg in legs.weights}
@@ -240,11 +253,21 @@ class HybridSearch:
     ) -> tuple[list[FusedMemory], list[str]]:
         """Return the fused ranking of the query at a place, and the legs that were skipped."""
         legs, skipped = settings.legs(dense.served_by), list(dense.skipped)
+        if "sparse" in legs.weights and "sparse" not in hits:
+            skipped.append("sparse")
         if legs.kind == "rrf":
             return fuse_by_rank(hits, legs.weights, k=settings.rrf_k), skipped
         hits = {leg: found for leg, found in hits.items() if legs.weights[leg] > 0}
         ids = candidate_ids(hits)
         scores: dict[Leg, NDArray[np.float64]] = {}
+        if "sparse" in hits and ids:
+            sparse = self._sparse_search.scores(query, ids, dense.deadline)
+            if sparse is None:
+                skipped.append("sparse")
+                hits = {leg: found for leg, found in hits.items() if leg != "sparse"}
+                ids = candidate_ids(hits)
+            else:
+                scores["sparse"] = sparse
         for leg in legs.weights if ids else ():
             if leg in LEXICAL_LEGS:
                 scores[leg] = self._lexical_scores(leg, query, ids)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.ranking.fusion_settings import Leg
-from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS
 from llama_index_ace_finetune.retrievers.circuit_breaker import CircuitBreaker
 from llama_index_ace_finetune.retrievers.deadline import Deadline
 from llama_index_ace_finetune.retrievers.fallback import Embedded, FallbackChain
@@ -22,7 +21,7 @@ from llama_index_ace_finetune.retrievers.legs.leg_hit import LegHit, ranked
 from llama_index_ace_finetune.retrievers.legs.server_token_leg import ServerTokenLeg
 from llama_index_ace_finetune.retrievers.legs.token_leg import TokenLeg
 from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
-from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, LegWeights, SearchSettings
+from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, UNEMBEDDED_LEGS, LegWeights, SearchSettings
 from llama_index_ace_finetune.retrievers.search_threads import SearchThreads
 from llama_index_ace_finetune.stores.memory_store import BASELINE, MemoryStore
 
@@ -181,8 +180,8 @@ class ModelLegs:
 
 
 def needs_model(legs: LegWeights, *, weighted: bool = False) -> bool:
-    """Whether a leg needs a model; with `weighted`, one with a weight above 0."""
-    return any(leg not in LEXICAL_LEGS and (weight > 0 or not weighted) for leg, weight in legs.weights.items())
+    """Whether a leg needs an embedding model; with `weighted`, one with a weight above 0."""
+    return any(leg not in UNEMBEDDED_LEGS and (weight > 0 or not weighted) for leg, weight in legs.weights.items())
 
 
 def over_threshold(hits: Sequence[tuple[str, float]], settings: SearchSettings) -> list[LegHit]:

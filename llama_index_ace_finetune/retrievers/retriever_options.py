@@ -36,8 +36,8 @@ class SearchOptions(TypedDict, total=False):
         weights: of the dense and the BM25 leg, equal by default; for the model folder of a run, the weights that were
             chosen on dev.
         leg_weights: the weight of each leg, by name, instead of `weights`: "dense", "base" (the base model's vectors
-            beside the tuned ones), "bm25", "bm25_unstemmed", "char_ngrams" and, with fusion "convex", "late" (late
-            interaction). Legs that are not named are not used.
+            beside the tuned ones), "bm25", "bm25_unstemmed", "char_ngrams", "sparse" (a sparse encoder) and, with
+            fusion "convex", "late" (late interaction). Legs that are not named are not used.
         baseline_fusion: the fusion if the baseline serves; None takes `fusion`.
         baseline_weights: the weights if the baseline serves; None takes `weights`.
         baseline_leg_weights: the weights of the legs if the baseline serves, instead of `baseline_weights`.

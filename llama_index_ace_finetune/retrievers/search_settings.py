@@ -19,6 +19,8 @@ from llama_index_ace_finetune.stores.qdrant.filters import Filters, qdrant_filte
 
 Mode = Literal["hybrid", "dense", "sparse"]
 LEXICAL: Final = "lexical"
+UNEMBEDDED_LEGS: Final[tuple[Leg, ...]] = (*LEXICAL_LEGS, "sparse")
+"""Legs that need no embedding model."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,11 @@ class LegWeights:
 
     @property
     def lexical(self) -> LegWeights:
-        """The legs that need no model; BM25 only if there is none."""
+        """The legs that need no embedding model; BM25 only if none of them needs only the texts."""
         kept: dict[Leg, float] = {
-            leg: weight for leg, weight in self.weights.items() if leg in LEXICAL_LEGS and weight > 0
+            leg: weight for leg, weight in self.weights.items() if leg in UNEMBEDDED_LEGS and weight > 0
         }
-        return LegWeights(self.kind, kept or {"bm25": 1.0})
+        return LegWeights(self.kind, kept if kept.keys() & set(LEXICAL_LEGS) else {"bm25": 1.0})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,5 +140,5 @@ def _require_fusion(kind: FusionKind, by_leg: Mapping[Leg, float] | None) -> Non
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise AceFinetuneError(f"The weight of the leg {leg!r:.80} is {weight!r:.80}; give a number of 0 or more.")
     FusionSettings(kind=kind, weights={leg: weight for leg, weight in by_leg.items() if weight > 0})
-    if by_leg.get("sparse"):
-        raise AceFinetuneError("The leg 'sparse' needs a sparse encoder, which a retriever cannot search with yet.")
+    if by_leg.get("sparse") and not any(by_leg.get(leg) for leg in ("dense", *LEXICAL_LEGS)):
+        raise AceFinetuneError("The leg 'sparse' may be skipped; give a weight to the dense leg or a lexical one too.")

@@ -216,7 +216,7 @@ def test_empty_query_finds_nothing(retriever: FineTunedHybridRetriever) -> None:
         ({"leg_weights": [0.5, 0.5]}, "mapping"),
         ({"leg_weights": {"late": 1.0}, "fusion": "convex"}, "No leg retrieves"),
         ({"leg_weights": {"dense": 0.5, "late": 0.5}}, "needs fusion 'convex'"),
-        ({"leg_weights": {"dense": 0.5, "sparse": 0.5}}, "sparse encoder"),
+        ({"leg_weights": {"sparse": 1.0}}, "dense leg or a lexical one"),
         ({"baseline_leg_weights": {"dense": 0}}, "No leg retrieves"),
         ({"weights": (1.0, 1.0, 1.0)}, "two numbers"),
         ({"weight_legs": {}}, "did you mean"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,10 +31,19 @@ class LexicalLeg:
         store: of the memories.
         leg: "bm25", "bm25_unstemmed" or "char_ngrams".
         settings: parameters of the BM25 legs.
+        build: makes the index of texts; by default that of the leg.
     """
 
-    def __init__(self, store: MemoryStore, leg: Leg = "bm25", *, settings: BM25Settings | None = None) -> None:
-        self._store, self._leg, self._settings = store, leg, settings
+    def __init__(
+        self,
+        store: MemoryStore,
+        leg: Leg = "bm25",
+        *,
+        settings: BM25Settings | None = None,
+        build: Callable[[Sequence[str]], PostingsIndex[Any]] | None = None,
+    ) -> None:
+        self._store = store
+        self._build = build or (lambda texts: build_lexical_index(leg, texts, bm25=settings))
         self._log = store.subscribe()
         self._lock = fork_safe_lock()
         self._index: PostingsIndex[Any] | None = None
@@ -109,7 +118,7 @@ class LexicalLeg:
         self._row_of = {point: row for row, (point, _, _) in enumerate(points)}
         self._row_of_id = {node_id: row for row, node_id in enumerate(self._node_ids)}
         self._version += 1
-        self._index = build_lexical_index(self._leg, [_text(node) for _, _, node in points], bm25=self._settings)
+        self._index = self._build([_text(node) for _, _, node in points])
         return self._index
 
     def _update(self, index: PostingsIndex[Any], changed: list[PointKey]) -> None:
