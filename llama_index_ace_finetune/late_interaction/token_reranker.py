@@ -72,8 +72,6 @@ class TokenReranker:
             ModelError: if the trained projection in the model's folder cannot be used.
         """
         settings = settings or TokenSettings()
-        if projection is None and encoder.folder:
-            projection = read_trained_projection(encoder.folder)
         if projection is None:
             projection = choose_projection(encoder, texts, settings)
         tokens = TokenEncoder(encoder, projection)
@@ -121,7 +119,16 @@ class TokenReranker:
 
 
 def choose_projection(encoder: Encoder, texts: Sequence[str], settings: TokenSettings) -> NDArray[np.float32] | None:
-    """Return the principal components of the token states of a sample of texts; None if all dimensions are kept."""
+    """Return the projection trained with the model, else principal components of the token states of some texts.
+
+    None if all dimensions are kept.
+
+    Raises:
+        ModelError: if the trained projection in the model's folder cannot be used.
+    """
+    trained = read_trained_projection(encoder.folder) if encoder.folder else None
+    if trained is not None:
+        return trained
     if settings.dimension is None or not len(texts):
         return None
     sample = [texts[place] for place in np.linspace(0, len(texts) - 1, min(len(texts), _SAMPLED_TEXTS)).astype(int)]

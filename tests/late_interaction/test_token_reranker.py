@@ -12,7 +12,7 @@ from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.late_interaction.max_sim import max_sim
 from llama_index_ace_finetune.late_interaction.settings import TokenSettings
 from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
-from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
+from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker, choose_projection
 from llama_index_ace_finetune.late_interaction.token_store import TokenStore
 from llama_index_ace_finetune.late_interaction.trained_projection import write_trained_projection
 
@@ -56,6 +56,10 @@ def test_trained_projection_of_the_model_folder_is_used(minilm: Encoder, tmp_pat
     reranker = built(tuned, 32)
     assert reranker.store.dimension == 20
     assert np.array_equal(reranker.encoder.projection, projection)  # type: ignore[arg-type]
+    # An index, which chooses the projection by a sample of its texts, takes it too.
+    chosen = choose_projection(tuned, ["one text"], TokenSettings())
+    assert chosen is not None
+    assert np.array_equal(chosen, projection)
 
 
 def test_upserts_and_deletions_are_scored_at_once(reranker: TokenReranker) -> None:
