@@ -129,6 +129,7 @@ class TestIntegrations:
             assert "receives every notification twice" in first
         assert "served: {'base': 4}" in printed
 
+    @pytest.mark.slow  # two processes that import torch
     def test_ingestion_with_two_workers(self, tmp_path: Path) -> None:
         printed = run_example("ingestion.py", cwd=tmp_path)
         assert re.search(r"^\d nodes from 4 documents", printed)

@@ -198,6 +198,7 @@ def test_mining_snippet_gives_up_to_ten_negatives(workspace: Path) -> None:
     assert data["metadata"]["mining"]["queries_with_fewer"] == sum(count < 10 for count in counts)
 
 
+@pytest.mark.slow  # a training
 def test_training_snippet(workspace: Path) -> None:
     printed = snippet(TRAIN + "\nprint(train_metrics['total_steps'], sorted(eval_metrics))", workspace)
     assert int(printed.split()[0]) > 0
