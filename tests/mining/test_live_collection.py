@@ -103,6 +103,16 @@ def test_memories_are_points_with_text_and_keep_their_ids() -> None:
     assert first.metadata["category"] == "ERRORS"
 
 
+def test_collection_without_texts_is_refused(endpoint: Endpoint) -> None:
+    client = QdrantClient(":memory:")
+    client.create_collection("c", models.VectorParams(size=2, distance=models.Distance.COSINE))
+    collection = LiveCollection("http://db", "c", embedding_url=endpoint.url, embedding_model="a-model", client=client)
+    assert collection.memories() == []
+    client.upsert("c", [models.PointStruct(id=n, vector=[1.0, 0.0], payload={"note": "x"}) for n in range(3)])
+    with pytest.raises(StoreError, match="None of the 3 points of the collection 'c' has a text"):
+        collection.memories()
+
+
 def test_more_points_than_one_scroll_page() -> None:
     client = QdrantClient(":memory:")
     client.create_collection("many", vectors_config=models.VectorParams(size=1, distance=models.Distance.DOT))

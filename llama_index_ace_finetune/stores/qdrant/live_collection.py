@@ -50,21 +50,29 @@ class LiveCollection:
         """Return every memory of the collection.
 
         Raises:
-            StoreError: if the server cannot be reached or has no such collection.
+            StoreError: if the server cannot be reached or has no such collection, or no point has a text.
         """
         found: list[Memory] = []
         offset: Any = None
+        count = 0
         while True:
             try:
                 points, offset = self._client.scroll(self.collection, limit=1000, offset=offset, with_payload=True)
             except Exception as error:
                 raise self._unreachable(error) from error
+            count += len(points)
             for point in points:
                 memory = memory_of_point(point)
                 if memory is not None and memory.text.strip():
                     found.append(memory)
             if offset is None:
-                return found
+                break
+        if count and not found:
+            raise StoreError(
+                f"None of the {count} points of the collection {self.collection!r} has a text in its payload; name "
+                "another collection, or give the texts with --memories."
+            )
+        return found
 
     def search(self, query: str, k: int) -> list[tuple[str, float]]:
         """Return texts and scores of the k best points for a query, embedded by the endpoint's model.
