@@ -586,3 +586,13 @@ def test_hybrids_that_are_not_served_are_in_all_measures_only(evaluation: Make) 
     for name in (*HYBRIDS_OF_BASE, *HYBRIDS_OF_TUNED):
         assert f"<bdi>{name}</bdi>" not in main
         assert f"<bdi>{name}</bdi>" in folded
+
+
+def test_weights_in_the_page_are_those_of_the_served_fusion(evaluation: Make) -> None:
+    report = report_of(evaluation({BASE: [2] * 20, TUNED: [1] * 20}))
+    by_rank = render_html({**report, "serving": {**report["serving"], "fusion": None}})
+    assert "Weights, dense : BM25" in by_rank
+    fusion = {"kind": "convex", "weights": {"dense": 0.25, "late": 0.75}, "depth": 100}
+    by_score = render_html({**report, "serving": {**report["serving"], "fusion": fusion}})
+    assert "<dd>dense 0.25, late interaction 0.75</dd>" in by_score
+    assert "Weights, dense : BM25" not in by_score

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from llama_index_ace_finetune.evaluation.choosing.structures import LEG_NAMES
 from llama_index_ace_finetune.evaluation.report.glossary import GLOSSARY
 from llama_index_ace_finetune.evaluation.report.next_steps import next_steps, why_not_confirmed
 from llama_index_ace_finetune.evaluation.report.plain_sentence import plain_sentence
@@ -53,6 +54,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         served=report["serving"]["system"],
         plain=plain_sentence(report),
         not_confirmed=why_not_confirmed(report),
+        fusion_weights=_fusion_weights(report["serving"]),
         steps=next_steps(report, report["metadata"].get("run") or "RUN"),
         glossary=GLOSSARY,
         csv=systems_csv(report),
@@ -60,6 +62,12 @@ def render_html(report: Mapping[str, Any]) -> str:
         main_systems=_main_systems(report),
     )
     return with_policy(page)
+
+
+def _fusion_weights(serving: Mapping[str, Any]) -> str:
+    """Return the legs of score fusion with their weights; "" if the system is fused by rank."""
+    weights = (serving.get("fusion") or {}).get("weights") or {}
+    return ", ".join(f"{LEG_NAMES.get(leg, leg)} {weight:.3g}" for leg, weight in weights.items())
 
 
 def _main_systems(report: Mapping[str, Any]) -> list[Any]:
