@@ -16,12 +16,13 @@ from llama_index_ace_finetune.production.background import in_thread
 from llama_index_ace_finetune.production.comparison import COMPARISON, Comparison, own_bundle, require_retriever
 from llama_index_ace_finetune.production.query_log import QueryLog
 from llama_index_ace_finetune.production.records import RetrievalRecord, logged_hits
+from llama_index_ace_finetune.production.timed_retriever import TimedRetriever
 
 SHADOW_OF: Final = "shadow_of"
 """In the record of a search in the background: the id of the query that A served."""
 
 
-class ShadowRetriever(BaseRetriever):
+class ShadowRetriever(TimedRetriever):
     """Serves A only; B searches the same queries in the background, and no result of B is shown to anybody.
 
     The log gets the results of B where they differ, with their rank-biased overlap and the seconds of B;
@@ -60,11 +61,11 @@ class ShadowRetriever(BaseRetriever):
             raise AceFinetuneError(f"The limit of searches in the background is {limit}; it must be 1 or more.")
         if not 0 < max_overlap <= 1:
             raise AceFinetuneError(f"max_overlap is {max_overlap}; it must be above 0 and at most 1.")
-        self._a, self._b, self._log, self._max_overlap = a, b, query_log, max_overlap
+        self._b, self._log, self._max_overlap = b, query_log, max_overlap
         self._limit, self._free = limit, threading.BoundedSemaphore(limit)
         self.skipped = 0
         self.comparison = Comparison(name, "shadow", query_log)
-        super().__init__(**options)
+        super().__init__(a, **options)
 
     @property
     def failures(self) -> Counter[str]:
@@ -81,16 +82,7 @@ class ShadowRetriever(BaseRetriever):
             self._free.release()
         return taken == self._limit
 
-    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        start = time.perf_counter()
-        return self._serve(query_bundle, self._a.retrieve(own_bundle(query_bundle)), start)
-
-    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        start = time.perf_counter()
-        return self._serve(query_bundle, await self._a.aretrieve(own_bundle(query_bundle)), start)
-
-    def _serve(self, query: QueryBundle, results: list[NodeWithScore], start: float) -> list[NodeWithScore]:
-        seconds = time.perf_counter() - start
+    def _serve(self, query: QueryBundle, results: list[NodeWithScore], seconds: float) -> list[NodeWithScore]:
         shadowed = self._free.acquire(blocking=False)
         self.skipped += not shadowed
         try:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from llama_index_ace_finetune.errors import AceFinetuneError, quoted
-from llama_index_ace_finetune.production.comparison import Comparison, own_bundle, require_retriever
+from llama_index_ace_finetune.production.comparison import Comparison, require_retriever
+from llama_index_ace_finetune.production.timed_retriever import TimedRetriever
 from llama_index_ace_finetune.ranking.team_draft import Team
 from llama_index_ace_finetune.retrievers.search_event import SearchLog
 
@@ -24,7 +24,7 @@ def user_key(user_id: str, *, salt: str) -> int:
 
 
 def assign_user(user_id: str, *, salt: str, fraction: float = 0.5) -> Team:
-    """Return "b" for about this fraction of the users, else "a"; a salt of its own makes comparisons independent.
+    """Return "b" for about this fraction of the users, else "a"; another salt makes comparisons independent.
 
     Raises:
         AceFinetuneError: for an empty user id, or a fraction outside (0, 1).
@@ -75,7 +75,7 @@ class UserSplit:
         return _UsersRetriever(self._systems[team], team, user, self.comparison, self.fraction, options)
 
 
-class _UsersRetriever(BaseRetriever):
+class _UsersRetriever(TimedRetriever):
     """Searches with one system, and logs which."""
 
     def __init__(
@@ -87,24 +87,16 @@ class _UsersRetriever(BaseRetriever):
         fraction: float,
         options: dict[str, Any],
     ) -> None:
-        self._system, self._team, self._user = system, team, user
+        self._team, self._user = team, user
         self._comparison, self._fraction = comparison, fraction
-        super().__init__(**options)
+        super().__init__(system, **options)
 
-    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        start = time.perf_counter()
-        return self._serve(query_bundle, self._system.retrieve(own_bundle(query_bundle)), start)
-
-    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        start = time.perf_counter()
-        return self._serve(query_bundle, await self._system.aretrieve(own_bundle(query_bundle)), start)
-
-    def _serve(self, query: QueryBundle, results: list[NodeWithScore], start: float) -> list[NodeWithScore]:
+    def _serve(self, query: QueryBundle, results: list[NodeWithScore], seconds: float) -> list[NodeWithScore]:
         return self._comparison.serve(
             query,
             [(result, self._team) for result in results],
             query_id=self._comparison.new_query_id(),
-            seconds=time.perf_counter() - start,
+            seconds=seconds,
             served=self._team,
             user=self._user,
             fraction=self._fraction,
