@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -78,13 +79,20 @@ class CandidateLegs:
             return DenseLeg(self.dense.queries[queries], self.dense.corpus, self.data.copies)
         if leg == "base" and self.base:
             return DenseLeg(self.base.queries[queries], self.base.corpus, self.data.copies)
-        if leg == "late" and self.reranker:
-            tokens = self.reranker.encoder
-            as_served = TokenEncoder(tokens.encoder.in_float32(), tokens.projection)
-            return LateLeg(as_served.encode_queries(self.data.queries[queries]), self.reranker)
+        if leg == "late" and self.reranker and self._query_tokens is not None:
+            chosen = np.arange(len(self.data.queries))[queries]
+            return LateLeg(self._query_tokens.select(chosen), self.reranker)
         if leg in self.lexical:
             return LexicalLeg(self.lexical[leg], self.data.queries[queries], self.data.copies)
         raise AceFinetuneError(f"The leg {leg!r} was not evaluated; the legs are {', '.join(self.available)}.")
+
+    @cached_property
+    def _query_tokens(self) -> TokenVectors | None:
+        """The token vectors of all queries in float32, as they are served; encoded once for all tables."""
+        if self.reranker is None:
+            return None
+        tokens = self.reranker.encoder
+        return TokenEncoder(tokens.encoder.in_float32(), tokens.projection).encode_queries(self.data.queries)
 
     def milliseconds(self, queries: int) -> dict[Leg, float]:
         """Return the median time of each leg per query over the first `queries`; empty for none.
