@@ -1,4 +1,4 @@
-"""A call in a thread of its own."""
+"""A call in a separate thread."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def check(path: Path) -> None:
 
 
 def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
-    """Open the file; every statement is a transaction of its own unless one is begun."""
+    """Open the file; every statement is a separate transaction unless one is begun."""
     uri = f"{path.absolute().as_uri()}?mode={'rwc' if writable else 'ro'}"
     connection = sqlite3.connect(uri, uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False)
     connection.text_factory = lambda stored: stored.decode("utf-8", "replace")

@@ -43,7 +43,7 @@ class LogWriter:
         self.written = 0
         self.dropped: Counter[str] = Counter()
         self._path, self._settings = path, settings
-        # SQLite has locks of its own, which a fork in the middle of a call would leave held in the child.
+        # SQLite has internal locks, which a fork in the middle of a call would leave held in the child.
         self.database_lock = lock_held_over_fork()
         self._lock = fork_safe_lock()
         self._inherited: list[Any] = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from llama_index_ace_finetune.evaluation.report.svg import GOOD, INK, LINE, MARK, WIDE, Plot, figure, to_svg
 from llama_index_ace_finetune.production.live_comparison import LiveComparison
 
-# Colours of the page's variables in a file of its own, which has no page.
+# Colours of the page's variables in a separate file, which has no page.
 _COLOURS = "--ink: #1b1b1b; --soft: #5b5b5b; --line: #c8c8c8; --mark: #2563a8; --good: #1a7a3a; --bad: #b03030"
 
 

@@ -137,7 +137,7 @@ def candidate_scores(
             scores[number, query, : len(candidates)] = leg.scores(query, candidates)
             if number in found:
                 returned[number, query, : len(candidates)] = np.isin(candidates, found[number][query])
-    # A leg's best document is one of its own hits, so the highest candidate is the highest of the corpus.
+    # A leg's best document is among its hits, so the highest candidate is the highest of the corpus.
     highest = np.where(rows != PADDING, scores, -np.inf).max(axis=2, initial=-np.inf)
     retrieves = np.array([leg.retrieves for leg in legs])[:, None]
     return CandidateScores(

@@ -59,7 +59,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
             TrainingError: if the loss is NaN or infinite or diverges, or a single text does not fit.
         """
         step = super().training_step
-        # The loss holds the model, and may have weights of its own.
+        # The loss holds the model, and may have further weights.
         loss = retry_on_oom(
             lambda: step(model, inputs, *arguments, **options), memory=self._memory, model=cast(nn.Module, self.loss)
         )
