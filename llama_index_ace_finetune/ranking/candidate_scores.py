@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -89,10 +89,38 @@ class CandidateScores:
         values[:, : order.shape[1]] = np.where(there, best, 0.0)
         return fused, values
 
+    def only(self, legs: Sequence[int]) -> CandidateScores:
+        """Return the table of some legs, by position, with the rows that these returned only."""
+        kept = self.found[legs].any(axis=0)
+        width = int(kept.sum(axis=1).max(initial=0))
+        order = np.argsort(~kept, axis=1, kind="stable")[:, :width]
+        there = np.take_along_axis(kept, order, axis=1)
+        scores, found = (
+            np.stack([np.take_along_axis(one[leg], order, 1) for leg in legs]) for one in (self.scores, self.found)
+        )
+        part = CandidateScores(
+            rows=np.where(there, np.take_along_axis(self.rows, order, 1), PADDING),
+            scores=scores,
+            found=found & there,
+            highest=self.highest[legs],
+            floors=tuple(self.floors[leg] for leg in legs),
+        )
+        highest = [
+            part._highest_among(leg, there) if part._only_scores(leg) else part.highest[leg] for leg in range(len(legs))
+        ]
+        return replace(part, highest=np.stack(highest))
+
+    def _only_scores(self, leg: int) -> bool:
+        """Whether a leg retrieves nothing, so that its highest score is that among the candidates."""
+        return bool(np.isnan(self.highest[leg]).all() and not self.found[leg].any())
+
+    def _highest_among(self, leg: int, candidates: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the highest score of each query, float64 [n]."""
+        return np.asarray(np.where(candidates, self.scores[leg], -np.inf).max(axis=1, initial=-np.inf), np.float64)
+
     def _normalised(self, leg: int, candidates: NDArray[np.bool_]) -> NDArray[np.float64]:
-        if np.isnan(self.highest[leg]).all() and not self.found[leg].any():
-            highest = np.maximum.reduce(np.where(candidates, self.scores[leg], -np.inf), axis=1, initial=-np.inf)
-            return self._scaled(leg, highest)
+        if self._only_scores(leg):
+            return self._scaled(leg, self._highest_among(leg, candidates))
         by_corpus: NDArray[np.float64] = self._scaled_by_corpus[leg]
         return by_corpus
 

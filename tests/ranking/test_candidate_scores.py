@@ -42,6 +42,14 @@ def test_late_interaction_is_scaled_by_its_best_candidate() -> None:
     assert sums[0, 2] == -np.inf
 
 
+def test_table_of_some_legs_has_their_candidates_only() -> None:
+    part = table().only([0, 2])
+    assert part.rows.tolist() == [[1, 4]]
+    assert part.floors == (-1.0, -1.0)
+    assert part.highest.tolist() == [[0.8], [0.5]]  # .9 is of a row that only BM25 found
+    assert part.sums((1.0, 3.0))[0] == pytest.approx(table().sums((1.0, 0.0, 3.0))[0, :2])
+
+
 def test_leg_that_found_nothing_adds_nothing() -> None:
     one = table()
     nothing = CandidateScores(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,35 +52,12 @@ class Candidate:
             relevant: corpus rows of the relevant documents of each query.
             copies: of the texts; None if all are distinct.
         """
-        part = _only(table, [legs.index(leg) for leg in structure.legs])
+        part = table.only([legs.index(leg) for leg in structure.legs])
         right = np.zeros(part.rows.shape, bool)
         for query, rows in enumerate(relevant):
             right[query] = np.isin(part.rows[query], rows)
         total = _RankSums(part, copies) if structure.kind == "rrf" else part.sums
         return cls(structure, np.stack([_reciprocal_ranks(total(weights), right) for weights in structure.grid]))
-
-
-def _only(table: CandidateScores, legs: Sequence[int]) -> CandidateScores:
-    """Return the table of some legs, with the rows that they returned only."""
-    kept = table.found[legs].any(axis=0)
-    width = int(kept.sum(axis=1).max(initial=0))
-    order = np.argsort(~kept, axis=1, kind="stable")[:, :width]
-    there = np.take_along_axis(kept, order, axis=1)
-    scores, found = (
-        np.stack([np.take_along_axis(one[leg], order, 1) for leg in legs]) for one in (table.scores, table.found)
-    )
-    highest = table.highest[legs].copy()
-    for leg in np.flatnonzero(np.isnan(highest).all(axis=1) & ~found.any(axis=(1, 2))):
-        # The highest score of a leg that retrieves nothing is that among the candidates.
-        highest[leg] = np.where(there, scores[leg], -np.inf).max(axis=1, initial=-np.inf)
-    return replace(
-        table,
-        rows=np.where(there, np.take_along_axis(table.rows, order, 1), PADDING),
-        scores=scores,
-        found=found & there,
-        highest=highest,
-        floors=tuple(table.floors[leg] for leg in legs),
-    )
 
 
 class _RankSums:
