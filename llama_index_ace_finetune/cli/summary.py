@@ -47,6 +47,7 @@ def print_summary(report: dict[str, Any], screen: Console) -> None:
             style="bold" if system["name"] == chosen else "",
         )
     screen.print(table)
+    _print_known(report, screen)
     verdict = report["verdict"]
     screen.print(plain_sentence(report), markup=False)
     color = "green" if verdict["confirmed"] else "yellow"
@@ -55,6 +56,26 @@ def print_summary(report: dict[str, Any], screen: Console) -> None:
         screen.print(f"[yellow]note:[/] {escape(warning)}")
     if report["learning_curve"]:
         screen.print(report["learning_curve"]["sentence"], markup=False)
+
+
+def _print_known(report: dict[str, Any], screen: Console) -> None:
+    """Print queries about new and about known memories side by side; nothing if the split held out none of these."""
+    known = report.get("known")
+    if not known:
+        return
+    table = table_for(screen)
+    table.add_column("MRR@10, 95%", overflow="fold")
+    for part, about in (("new", "queries about new memories"), ("known", "new queries about known memories")):
+        table.add_column(f"{known['queries'][part]} {about}", justify="right")
+    chosen = report["verdict"]["system"]["name"]
+    for system in known["systems"]:
+        cells = (system[part]["MRR@10"] for part in ("new", "known"))
+        table.add_row(
+            escape(system["name"]),
+            *(f"{one['mean']:.3f}  \\[{one['low']:.3f}, {one['high']:.3f}]" for one in cells),
+            style="bold" if system["name"] == chosen else "",
+        )
+    screen.print(table)
 
 
 def print_report(report: dict[str, Any], page: Path, screen: Console) -> None:

@@ -19,6 +19,7 @@ from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.evaluation.choosing.structures import Embedding
 from llama_index_ace_finetune.evaluation.external_systems import retriever_system, run_system
 from llama_index_ace_finetune.evaluation.fusion_weights import FusionChoice, fusion_choice
+from llama_index_ace_finetune.evaluation.known import KnownResults
 from llama_index_ace_finetune.evaluation.metrics.latency import SystemLatency
 from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES, MRR, measure_rankings
 from llama_index_ace_finetune.evaluation.servable_systems import ServableSystems, SystemComparison
@@ -67,6 +68,7 @@ class Evaluation:
         dev_groups: the group of each dev query; a bootstrap resamples whole groups.
         latency: of each timed system.
         metadata: per query id, the query metadata of the dataset (category, difficulty).
+        known: our systems on held-out queries about known memories; None if the split has none.
     """
 
     data: EvaluationSet
@@ -85,6 +87,7 @@ class Evaluation:
     dev_groups: Sequence[str] = ()
     latency: Mapping[str, SystemLatency] = field(default_factory=dict)
     metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    known: KnownResults | None = None
 
     def mean(self, system: str, measure: str) -> float:
         """Mean of a measure over all queries; a query with an empty ranking counts as 0."""
@@ -104,6 +107,7 @@ def evaluate_systems(
     *,
     test: Sequence[str],
     dev: Sequence[str],
+    test_known: Sequence[str] = (),
     base: Encoder,
     tuned: Encoder,
     also: Sequence[Encoder] = (),
@@ -126,6 +130,7 @@ def evaluate_systems(
         dataset: corpus and qrels.
         test: query ids that were used neither for training nor for any selection.
         dev: query ids to select the system and its weights on; with fewer than 40 the weights stay neutral.
+        test_known: query ids like `test`, but about memories that other queries were trained on.
         base: the untuned model.
         tuned: the model that ships; the base itself if tuning did not help.
         also: further untuned models, such as a larger one, which may be the cheaper solution.
@@ -145,22 +150,22 @@ def evaluate_systems(
     if not test:
         raise DatasetError(f"{dataset.name}: there is no held-out query to evaluate on; add more queries.")
     data, dev_data = EvaluationSet.of(dataset, test), EvaluationSet.of(dataset, dev)
-    both = EvaluationSet.of(dataset, [*test, *dev])
-    on_test, on_dev = slice(0, len(test)), slice(len(test), None)
+    every = EvaluationSet.of(dataset, [*test, *dev, *test_known])
+    on_test, on_dev, on_known = _slices(len(test), len(dev), len(test_known))
 
     encoders = {BASE: base, TUNED: tuned, **{model.name: model for model in also}}
-    encoded = {name: EncodedSet.of(both, model, cache=cache, progress=progress) for name, model in encoders.items()}
+    encoded = {name: EncodedSet.of(every, model, cache=cache, progress=progress) for name, model in encoders.items()}
     models: dict[Embedding, Encoder] = {"base": base}
     if tuned.fingerprint != base.fingerprint:
         models["tuned"] = tuned
     servable = ServableSystems.of(
-        both, models, encoded, late_interaction=late_interaction, sparse=sparse, progress=progress
+        every, models, encoded, late_interaction=late_interaction, sparse=sparse, progress=progress
     )
     index = servable.bm25
     latency = time_systems(data.queries[:timed_queries], index, encoders, encoded)
     found = servable.compare(on_dev, latency=latency, timed_queries=timed_queries, limits=limits)
-    dense = {name: dense_system(both, vectors, name=name, trained=name == TUNED) for name, vectors in encoded.items()}
-    ours = _our_systems(servable, found, bm25_system(both, index=index), dense)
+    dense = {name: dense_system(every, vectors, name=name, trained=name == TUNED) for name, vectors in encoded.items()}
+    ours = _our_systems(servable, found, bm25_system(every, index=index), dense)
     ours += [dense[model.name] for model in also]
     others = [
         *(retriever_system(dataset, data, retriever, name=name) for name, retriever in (retrievers or {}).items()),
@@ -176,6 +181,9 @@ def evaluate_systems(
     dev_values = {
         system.name: measure_rankings([MRR(10)], system.rows(on_dev).rankings, dev_qrels)[MEASURE] for system in ours
     }
+    known = None
+    if test_known:
+        known = KnownResults.of(EvaluationSet.of(dataset, test_known), [one.rows(on_known) for one in ours], base=BASE)
     return Evaluation(
         data=data,
         systems=systems,
@@ -193,7 +201,13 @@ def evaluate_systems(
         dev_groups=dev_data.groups,
         latency=latency,
         metadata={query_id: dict(dataset.queries[query_id].metadata) for query_id in test},
+        known=known,
     )
+
+
+def _slices(*counts: int) -> list[slice]:
+    ends = np.cumsum(counts).tolist()
+    return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
 
 
 def _our_systems(

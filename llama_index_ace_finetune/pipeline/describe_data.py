@@ -8,9 +8,11 @@ from llama_index_ace_finetune.datasets.types import RetrievalDataset
 
 def describe_data(dataset: RetrievalDataset, split: Split) -> list[str]:
     """Return lines: sizes and format of the dataset, its cleaning log, sizes of the split."""
+    known = len(split.dev_known) + len(split.test_known)
     return [
         f"{dataset.name}: {len(dataset.memories)} memories ({len(dataset.answers)} distinct), "
         f"{len(dataset.queries)} queries, read as {dataset.ledger.format}",
         *(f"  {line}" for line in dataset.ledger.lines()),
-        f"split: train {len(split.train)}, dev {len(split.dev)}, test {len(split.test)} queries",
+        f"split: train {len(split.train)}, dev {len(split.dev)}, test {len(split.test)} queries"
+        + (f"; {known} about memories of train are held out too" if known else ""),
     ]

@@ -185,11 +185,13 @@ def evaluate_model(
     test = list(queries.test)
     if max_queries is not None and len(test) > max_queries:
         test = sorted(random.Random(seed).sample(test, max_queries))
+    test_known = queries.test_known[:max_queries]
     base_name = base_model or (record or {}).get("base_model") or DEFAULT_BASE_MODEL
     base = Encoder.load(base_name, settings=settings_of_base(record, base_name, settings))
     others = [Encoder.load(name, settings=settings) for name in also]
     # Texts for vectors, and the corpus for token vectors.
-    total = (2 + len(others)) * (len(test) + len(queries.dev) + len(dataset.answers)) + 2 * len(dataset.answers)
+    count = len(test) + len(queries.dev) + len(test_known)
+    total = (2 + len(others)) * (count + len(dataset.answers)) + 2 * len(dataset.answers)
     events = events or PipelineEvents()
     with events.texts_progress("encoding", total) as advance:
         encoded = 0
@@ -205,6 +207,7 @@ def evaluate_model(
             dataset,
             test=test,
             dev=queries.dev,
+            test_known=test_known,
             base=base,
             tuned=tuned,
             also=others,

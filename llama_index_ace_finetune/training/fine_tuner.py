@@ -348,7 +348,7 @@ def _dev_by_component(
         queries={example.query_id: Query(example.query_id, normalise(example.query)) for example in examples},
         judgements={example.query_id: dict.fromkeys(example.positive_ids, 1.0) for example in examples},
     )
-    settings = SplitSettings(train=train_split, dev=1 - train_split, test=0.0, seed=seed)
+    settings = SplitSettings(train=train_split, dev=1 - train_split, test=0.0, seed=seed, known=0.0)
     return set(split_dataset(dataset, settings=settings).dev)
 
 

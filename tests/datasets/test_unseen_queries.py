@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,3 +72,14 @@ def test_a_model_without_a_record_is_tested_on_all_with_a_warning() -> None:
     found = unseen_queries(DATASET, None)
     assert found.test == ("q0", "q1", "q2", "q3")
     assert "not known" in found.warnings[0]
+
+
+def test_queries_that_are_held_out_about_trained_memories_are_returned_apart() -> None:
+    data = replace(DATASET, judgements={**DATASET.judgements, "q1": {"m0": 1.0}, "q2": {"m0": 1.0}})
+    seen = record(train=(0,), dev=(), test=(3,))
+    seen["split"]["queries"] |= {"dev_known": {"q1": text_hash("query 1")}, "test_known": {"q2": text_hash("query 2")}}
+    found = unseen_queries(data, seen)
+    assert (found.test, found.dev, found.test_known, found.dev_known) == (("q3",), (), ("q2",), ("q1",))
+    seen["seen"]["train"]["query_hashes"].append(text_hash("query 2"))
+    with pytest.raises(LeakageError, match="'q2' is held out, but the model has seen it"):
+        unseen_queries(data, seen)

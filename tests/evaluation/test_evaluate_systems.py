@@ -54,7 +54,10 @@ def compared(
     worse: Encoder,
     cache: Path,
 ) -> Evaluation:
-    return evaluate_systems(small_dataset, test=parts[0], dev=parts[1], base=minilm, tuned=worse, cache=cache)
+    known = split_dataset(small_dataset).train[::6]
+    return evaluate_systems(
+        small_dataset, test=parts[0], dev=parts[1], test_known=known, base=minilm, tuned=worse, cache=cache
+    )
 
 
 def test_every_system_ranks_every_test_query(
@@ -100,6 +103,19 @@ def test_rankings_match_the_components(compared: Evaluation, small_dataset: Retr
     ranks = [row.index(int(rows[0])) + 1 for row, rows in zip(base.rankings.tolist(), data.relevant, strict=True)]
     assert compared.values["base"]["Success@1"].tolist() == [float(rank == 1) for rank in ranks]
     assert compared.mean("base", "MRR@10") == pytest.approx(np.mean([1 / r if r <= 10 else 0 for r in ranks]))
+
+
+def test_queries_about_known_memories_are_ranked_apart(
+    compared: Evaluation, small_dataset: RetrievalDataset, minilm: Encoder
+) -> None:
+    assert compared.known is not None
+    data = compared.known.data
+    assert data.query_ids == split_dataset(small_dataset).train[::6]
+    cosines = minilm.encode_queries(data.queries) @ minilm.encode_documents(data.corpus).T
+    first = [int(row.argmax()) in rows for row, rows in zip(cosines, data.relevant, strict=True)]
+    assert compared.known.values["base"]["Success@1"].tolist() == first
+    assert compared.known.mean("base", "Success@1") > compared.known.mean("tuned", "Success@1")
+    assert set(compared.known.values) == {system.name for system in compared.systems}
 
 
 def test_worse_model_is_significantly_worse(compared: Evaluation) -> None:

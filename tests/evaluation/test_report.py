@@ -22,6 +22,7 @@ from llama_index_ace_finetune.datasets.oracle import UpperBound
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, HYBRID_EQUAL, TUNED, Evaluation
+from llama_index_ace_finetune.evaluation.known import KnownResults
 from llama_index_ace_finetune.evaluation.report import html
 from llama_index_ace_finetune.evaluation.report.choice import frontier
 from llama_index_ace_finetune.evaluation.report.html import _unbroken, render_html
@@ -31,6 +32,7 @@ from llama_index_ace_finetune.evaluation.report.plain_sentence import plain_sent
 from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, read_report, write_report
 from llama_index_ace_finetune.evaluation.report.systems_table import systems_csv, systems_latex
 from llama_index_ace_finetune.evaluation.stats.paired import SIGNIFICANT
+from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System
 
 Make = Callable[..., Evaluation]
 VOID = {"meta", "br"}
@@ -180,6 +182,38 @@ def test_rank_change_matrix_counts_every_query_once(report: dict[str, Any]) -> N
         [0, 0, 0, 0, 0],
         [0, 0, 1, 0, 0],  # q3: not found -> 10
     ]
+
+
+def test_known_memories_are_shown_beside_new_ones(
+    made: Evaluation, dev_set: Callable[[int], EvaluationSet], ranked: Callable[..., np.ndarray]
+) -> None:
+    asked = dev_set(6)
+    of = {"BM25": [None] * 6, "base": [2] * 6, "tuned": [1, 1, 1, 2, 2, 2]}
+    systems = [System(name=name, kind="dense", rankings=ranked(ranks)) for name, ranks in of.items()]
+    known = KnownResults.of(asked, systems, base=BASE)
+    before, report = report_of(made), report_of(replace(made, known=known))
+    assert report["known"]["queries"] == {"new": 4, "known": 6}
+    shown = {one["name"]: one for one in report["known"]["systems"]}
+    assert list(shown) == ["BM25", "base", "tuned"]
+    assert shown["tuned"]["known"]["MRR@10"]["mean"] == pytest.approx((3 + 3 / 2) / 6)
+    assert shown["tuned"]["known"]["Success@1"] == pytest.approx({"mean": 0.5, "low": 0, "high": 1}, abs=0.2)
+    assert shown["tuned"]["known"]["difference_to_base"]["mean"] == pytest.approx(0.25)
+    assert shown["tuned"]["new"]["MRR@10"]["mean"] == pytest.approx(2.3 / 4)
+    assert shown["base"]["known"]["difference_to_base"] is None
+    # What is served does not depend on them, and the verdict says so.
+    assert (before["known"], before["serving"]) == (None, report["serving"])
+    assert report["verdict"]["sentence"].startswith(before["verdict"]["sentence"])
+    said = "On 6 new queries about known memories: MRR@10 0.500 -> 0.750, +0.250"
+    assert said in report["verdict"]["sentence"]
+    assert "decision is made on queries about new memories" in report["verdict"]["rule"]
+    page = Page(render_html(report))
+    assert not page.open
+    assert "New queries about known memories" in page.text
+    assert "0.750 [" in page.text
+    assert "New queries about known memories" not in Page(render_html(before)).text
+    screen = Console(width=100, record=True)
+    print_summary(report, screen)
+    assert re.search(r"tuned +.*0\.575 .*0\.750  \[", screen.export_text())
 
 
 def test_slices_have_means_and_difference(evaluation: Make) -> None:

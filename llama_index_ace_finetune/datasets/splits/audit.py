@@ -9,12 +9,13 @@ from functools import partial
 from typing import Protocol
 
 from llama_index_ace_finetune.datasets.splits.components import group_values
-from llama_index_ace_finetune.datasets.splits.manifest import PARTS, Split
+from llama_index_ace_finetune.datasets.splits.manifest import KNOWN_PARTS, Split
 from llama_index_ace_finetune.datasets.splits.near_duplicates import near_duplicate_pairs
 from llama_index_ace_finetune.datasets.text import normalise, text_hash
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import LeakageError
 
+_TRAIN = "train"
 _EXAMPLES = 3
 _SHOWN = 60
 
@@ -84,6 +85,8 @@ def audit_split(
     """Count the overlaps between the parts of a split, and between training examples and what is held out.
 
     Query texts, answers and groups are compared between train, dev and test; training examples with dev and test.
+    Queries about known memories (`dev_known`, `test_known`) are held out too, but their answers and groups belong to
+    train.
     Near-duplicate answers in two parts are counted but allowed, and so is a query that equals a memory: the memory may
     be relevant to it. `forbid_held_out_negatives=False` also allows held-out answers as training negatives, for a loss
     over the whole corpus. Raises nothing: see `require_clean`.
@@ -94,11 +97,13 @@ def audit_split(
         parts.shared("query_id", "query ids in two parts", lambda i: [i]),
         parts.shared("query_equal", "equal query texts in two parts", lambda i: [parts.texts[i]]),
         parts.near(),
-        parts.shared("shared_answer", "answers relevant to queries of two parts", dataset.relevant),
+        parts.shared("shared_answer", "answers relevant to queries of two parts", dataset.relevant, by_memory=True),
         parts.near_answers(),
         parts.query_as_answer(),
         parts.query_as_memory(),
     ]
+    if len(split.held_parts) > len(parts.by_memory):
+        overlaps.append(parts.not_known())
     field = split.settings.group_field
     if field is not None:
         values = partial(group_values, dataset, field=field)
@@ -121,14 +126,17 @@ class _Parts:
     def __init__(self, dataset: RetrievalDataset, split: Split) -> None:
         self.dataset = dataset
         self.split = split
-        self.ids = {name: [i for i in split.part(name) if i in dataset.queries] for name in PARTS}
+        self.ids = {name: [i for i in split.part(name) if i in dataset.queries] for name in split.held_parts}
+        self.by_memory: dict[str, list[str]] = defaultdict(list)
+        for name, ids in self.ids.items():
+            self.by_memory[_TRAIN if name in KNOWN_PARTS else name].extend(ids)
         self.texts = {i: normalise(dataset.queries[i].text) for ids in self.ids.values() for i in ids}
         self.parts_of_text: dict[str, set[str]] = defaultdict(set)
         for name, ids in self.ids.items():
             for i in ids:
                 self.parts_of_text[self.texts[i]].add(name)
         self.parts_of_answer: dict[str, set[str]] = defaultdict(set)
-        for name, ids in self.ids.items():
+        for name, ids in self.by_memory.items():
             for answer in {a for i in ids for a in dataset.relevant(i)}:
                 self.parts_of_answer[normalise(dataset.memories[answer].text)].add(name)
 
@@ -142,10 +150,19 @@ class _Parts:
         found = [i for i, hashed, row in rows if row is None or text_hash(row.text) != hashed]
         return _overlap("changed", "ids of the split whose text is gone or changed", found, forbidden=True)
 
-    def shared(self, name: str, meaning: str, keys: Callable[[str], Iterable[str]]) -> Overlap:
-        """Keys of queries that are in more than one part."""
+    def not_known(self) -> Overlap:
+        """Queries about known memories with an answer that is relevant to no train query."""
+        known = {answer for i in self.ids[_TRAIN] for answer in self.dataset.relevant(i)}
+        held = [i for name in KNOWN_PARTS for i in self.ids.get(name, ())]
+        found = [i for i in held if not self.dataset.relevant(i) <= known]
+        return _overlap("not_known", "queries about known memories that no train query has", found, forbidden=True)
+
+    def shared(
+        self, name: str, meaning: str, keys: Callable[[str], Iterable[str]], *, by_memory: bool = False
+    ) -> Overlap:
+        """Keys of queries that are in more than one part; with `by_memory`, of those that divide the memories."""
         parts: dict[str, set[str]] = defaultdict(set)
-        for part, ids in self.ids.items():
+        for part, ids in (self.by_memory if by_memory else self.ids).items():
             for i in ids:
                 for key in keys(i):
                     parts[key].add(part)
@@ -173,7 +190,7 @@ class _Parts:
     def query_as_answer(self) -> Overlap:
         """Queries whose text equals a relevant answer of another part."""
         parts = self.parts_of_answer
-        found = [i for part, ids in self.ids.items() for i in ids if parts.get(self.texts[i], set()) - {part}]
+        found = [i for part, ids in self.by_memory.items() for i in ids if parts.get(self.texts[i], set()) - {part}]
         return _overlap(
             "query_is_answer", "queries that equal a relevant answer of another part", found, forbidden=True
         )
@@ -186,7 +203,7 @@ class _Parts:
 
     def training(self, rows: Iterable[TrainingRow], forbid: bool) -> list[Overlap]:
         """Overlaps of training examples with dev and test."""
-        held_out_texts = {self.texts[i] for part in ("dev", "test") for i in self.ids[part]}
+        held_out_texts = {self.texts[i] for part, ids in self.ids.items() if part != _TRAIN for i in ids}
         held_out = {a for part in ("dev", "test") for i in self.ids[part] for a in self.dataset.relevant(i)}
         train = set(self.split.train)
         answer_ids = self.dataset.answer_ids

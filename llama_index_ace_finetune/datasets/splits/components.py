@@ -26,13 +26,19 @@ def group_values(dataset: RetrievalDataset, query_id: str, field: str) -> list[s
 
 
 def query_components(
-    dataset: RetrievalDataset, query_ids: Sequence[str], *, threshold: float, group_field: str | None = None
+    dataset: RetrievalDataset,
+    query_ids: Sequence[str],
+    *,
+    threshold: float,
+    group_field: str | None = None,
+    by_answer: bool = True,
 ) -> NDArray[np.int64]:
     """Return the number of each query's component, [len(query_ids)].
 
     Two queries are connected if they share a relevant answer, have equal or near-duplicate texts, have the same value
-    of `group_field`, or if the text of one is a relevant answer of the other. Components are numbered by the first of
-    `query_ids` in them. Raises DatasetError if no query has the group field.
+    of `group_field`, or if the text of one is a relevant answer of the other. With `by_answer=False`, relevant answers
+    connect nothing. Components are numbered by the first of `query_ids` in them. Raises DatasetError if no query has
+    the group field.
     """
     nodes: dict[tuple[str, str], int] = {}
     edges: list[tuple[int, int]] = []
@@ -43,7 +49,7 @@ def query_components(
             text_nodes.append(text)
         edges.append((row, _node(nodes, ("text", text), len(query_ids))))
     for row, query_id in enumerate(query_ids):
-        for answer_id in dataset.relevant(query_id):
+        for answer_id in dataset.relevant(query_id) if by_answer else ():
             # A query whose text is another query's relevant answer shares its node.
             answer = ("text", normalise(dataset.memories[answer_id].text))
             edges.append((row, _node(nodes, answer, len(query_ids))))

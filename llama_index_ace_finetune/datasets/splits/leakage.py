@@ -6,7 +6,7 @@ from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.errors import LeakageError
 
-_LATER = {"training": ("dev", "test"), "dev": ("test",)}
+_LATER = {"training": ("dev", "test", "dev_known", "test_known"), "dev": ("test", "test_known")}
 
 
 def require_held_out(data: TrainingData) -> None:

@@ -16,14 +16,17 @@ from llama_index_ace_finetune.utils.atomic import write_json
 
 SPLIT_VERSION = 1
 PARTS = ("train", "dev", "test")
+KNOWN_PARTS = ("dev_known", "test_known")
+"""Held-out queries about memories that train queries are about too."""
 
 
 @dataclass(frozen=True)
 class Split:
     """Query ids and relevant answers per part, with hashes that show later whether a text changed.
 
-    `answers[part]` holds answer ids, sorted. `query_hashes` and `answer_hashes` hold the `text_hash` of every query
-    and of every relevant answer. `without_answer` are the queries without a relevant answer; they are in no part.
+    `answers[part]` holds answer ids of train, dev and test, sorted. `query_hashes` and `answer_hashes` hold the
+    `text_hash` of every query and of every relevant answer. `without_answer` are the queries without a relevant answer;
+    they are in no part. `dev_known` and `test_known` are held-out queries whose relevant answers are all in train.
     """
 
     name: str
@@ -38,20 +41,27 @@ class Split:
     largest_component: int = 0
     without_answer: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    dev_known: tuple[str, ...] = ()
+    test_known: tuple[str, ...] = ()
 
     def part(self, name: str) -> tuple[str, ...]:
-        """Return the query ids of "train", "dev" or "test"; raises DatasetError for another name."""
-        if name not in PARTS:
+        """Return the query ids of a part in `PARTS` or `KNOWN_PARTS`; raises DatasetError for another name."""
+        if name not in (*PARTS, *KNOWN_PARTS):
             raise DatasetError(f"Split: there is no part {name!r}; name one of train, dev, test.")
         ids: tuple[str, ...] = getattr(self, name)
         return ids
+
+    @property
+    def held_parts(self) -> tuple[str, ...]:
+        """The names of the parts: train, dev and test, and those of queries about known memories that hold any."""
+        return (*PARTS, *(name for name in KNOWN_PARTS if self.part(name)))
 
     @classmethod
     def of(
         cls, dataset: RetrievalDataset, parts: Mapping[str, Iterable[str]], settings: SplitSettings, **rest: Any
     ) -> Split:
         """Return the split with these query ids per part; ids are sorted, answers and hashes come from the dataset."""
-        ids = {name: tuple(sorted(parts.get(name, ()))) for name in PARTS}
+        ids = {name: tuple(sorted(parts.get(name, ()))) for name in (*PARTS, *KNOWN_PARTS)}
         answers = {name: tuple(sorted({a for i in ids[name] for a in dataset.relevant(i)})) for name in PARTS}
         return cls(
             name=dataset.name,
@@ -59,9 +69,11 @@ class Split:
             dev=ids["dev"],
             test=ids["test"],
             answers=answers,
-            query_hashes={i: text_hash(dataset.queries[i].text) for name in PARTS for i in ids[name]},
+            query_hashes={i: text_hash(dataset.queries[i].text) for held in ids.values() for i in held},
             answer_hashes={a: text_hash(dataset.memories[a].text) for name in PARTS for a in answers[name]},
             settings=settings,
+            dev_known=ids["dev_known"],
+            test_known=ids["test_known"],
             **rest,
         )
 
@@ -73,12 +85,13 @@ class Split:
             "settings": asdict(self.settings),
             "counts": {
                 **{name: {"queries": len(self.part(name)), "answers": len(self.answers[name])} for name in PARTS},
+                **{name: {"queries": len(self.part(name))} for name in self.held_parts if name in KNOWN_PARTS},
                 "without_answer": len(self.without_answer),
                 "components": self.components,
                 "largest_component": self.largest_component,
             },
             "notes": list(self.notes),
-            "queries": {name: {i: self.query_hashes[i] for i in self.part(name)} for name in PARTS},
+            "queries": {name: {i: self.query_hashes[i] for i in self.part(name)} for name in self.held_parts},
             "answers": {name: {a: self.answer_hashes[a] for a in self.answers[name]} for name in PARTS},
             "without_answer": list(self.without_answer),
         }
@@ -106,6 +119,7 @@ class Split:
 
 def _from_manifest(value: dict[str, Any]) -> Split:
     queries = {name: _strings(value["queries"][name]) for name in PARTS}
+    queries |= {name: _strings(value["queries"].get(name, {})) for name in KNOWN_PARTS}
     answers = {name: _strings(value["answers"][name]) for name in PARTS}
     known = {field.name for field in fields(SplitSettings)}
     return Split(
@@ -114,13 +128,15 @@ def _from_manifest(value: dict[str, Any]) -> Split:
         dev=tuple(queries["dev"]),
         test=tuple(queries["test"]),
         answers={name: tuple(answers[name]) for name in PARTS},
-        query_hashes={i: h for name in PARTS for i, h in queries[name].items()},
+        query_hashes={i: h for hashes in queries.values() for i, h in hashes.items()},
         answer_hashes={a: h for name in PARTS for a, h in answers[name].items()},
-        settings=SplitSettings(**{k: v for k, v in value["settings"].items() if k in known}),
+        settings=SplitSettings(**{"known": 0.0, **{k: v for k, v in value["settings"].items() if k in known}}),
         components=int(value["counts"]["components"]),
         largest_component=int(value["counts"]["largest_component"]),
         without_answer=tuple(str(i) for i in value["without_answer"]),
         notes=tuple(str(note) for note in value["notes"]),
+        dev_known=tuple(queries["dev_known"]),
+        test_known=tuple(queries["test_known"]),
     )
 
 

@@ -12,7 +12,7 @@ from llama_index_ace_finetune.errors import DatasetError
 class SplitSettings:
     """Fractions of the queries per part, and which queries stay together.
 
-    Raises DatasetError for fractions that do not sum to 1 and thresholds outside (0, 1].
+    Raises DatasetError for fractions that do not sum to 1, thresholds outside (0, 1], and `known` outside [0, 0.5].
 
     Attributes:
         train: fraction of the queries to train on.
@@ -22,6 +22,8 @@ class SplitSettings:
         near_duplicate: queries whose word sets have at least this Jaccard similarity stay together.
         group_field: metadata field of the queries, or of their positives; queries with equal values stay together.
         category_field: metadata field of the queries by which the parts are balanced, if they have it.
+        known: at most this fraction of the train queries is held out as new queries about known memories, if memories
+            have three or more train queries; 0 for none.
     """
 
     train: float = 0.6
@@ -31,6 +33,7 @@ class SplitSettings:
     near_duplicate: float = 0.8
     group_field: str | None = None
     category_field: str = "category"
+    known: float = 0.1
 
     def __post_init__(self) -> None:
         fractions = (self.train, self.dev, self.test)
@@ -41,3 +44,5 @@ class SplitSettings:
             )
         if not 0 < self.near_duplicate <= 1:
             raise DatasetError(f"Split: near_duplicate is {self.near_duplicate}; it must be above 0 and at most 1.")
+        if not 0 <= self.known <= 0.5:
+            raise DatasetError(f"Split: known is {self.known}; it must be 0 or more and at most 0.5.")

@@ -9,7 +9,8 @@ from dataclasses import replace
 from llama_index_ace_finetune.datasets.labels import labels_of
 from llama_index_ace_finetune.datasets.splits.assignment import Component, assign
 from llama_index_ace_finetune.datasets.splits.components import group_values, query_components
-from llama_index_ace_finetune.datasets.splits.earlier import MIXED, EarlierSplit, earlier_parts
+from llama_index_ace_finetune.datasets.splits.earlier import EARLIER_FIELD, MIXED, EarlierSplit, earlier_parts
+from llama_index_ace_finetune.datasets.splits.known import hold_out_known
 from llama_index_ace_finetune.datasets.splits.manifest import PARTS, Split
 from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
@@ -30,8 +31,9 @@ def split_dataset(
     No component (see `components.query_components`) is ever divided. One that is larger than the test fraction goes to
     train, and the notes say so. A component with queries of an earlier training, by `earlier` or by the metadata field
     `earlier_split`, stays in its part: what was trained on is never tested on, and test queries are never trained on;
-    those that are connected with training queries by now are in no part. The result depends on ids, texts, judgements
-    and the seed, not on their order.
+    those that are connected with training queries by now are in no part. Of the train queries, some are then held out
+    as queries about known memories (`hold_out_known`). The result depends on ids, texts, judgements and the seed, not
+    on their order.
     Raises DatasetError if a part with a fraction above 0 would be empty.
     """
     settings = settings or SplitSettings()
@@ -53,7 +55,7 @@ def split_dataset(
         )
     return Split.of(
         dataset,
-        parts,
+        _with_known(dataset, parts, settings, earlier),
         settings,
         components=len(components),
         largest_component=max((c.size for c in components), default=0),
@@ -84,7 +86,7 @@ def k_folds(dataset: RetrievalDataset, *, k: int, settings: SplitSettings | None
         parts, notes = _divide(rest, replace(settings, train=1 - dev_fraction, dev=dev_fraction, test=0.0))
         parts["test"] = [i for c in test for i in c.query_ids]
         fold_settings = replace(
-            settings, train=(1 - dev_fraction) * (1 - 1 / k), dev=dev_fraction * (1 - 1 / k), test=1 / k
+            settings, train=(1 - dev_fraction) * (1 - 1 / k), dev=dev_fraction * (1 - 1 / k), test=1 / k, known=0.0
         )
         folds.append(
             Split.of(
@@ -105,11 +107,13 @@ def resplit_train_dev(
 ) -> Split:
     """Split train and dev again, with `dev_fraction` of their queries in dev; the test part stays as it is.
 
+    The held-out queries about known memories are divided with them, and some are held out again.
+
     Raises DatasetError for a fraction outside [0, 1] or one that leaves a part empty.
     """
     seed = split.settings.seed if seed is None else seed
     settings = replace(split.settings, train=1 - dev_fraction, dev=dev_fraction, test=0.0, seed=seed)
-    ids = sorted((*split.train, *split.dev))
+    ids = sorted((*split.train, *split.dev, *split.dev_known, *split.test_known))
     # Components of all queries: two that are connected through a third one stay together.
     components, _ = _components(dataset, settings, ids)
     parts, notes = _divide(components, settings)
@@ -124,13 +128,29 @@ def resplit_train_dev(
     kept = replace(split.settings, train=outside * (1 - dev_fraction), dev=outside * dev_fraction, seed=seed)
     return Split.of(
         dataset,
-        parts,
+        _with_known(dataset, parts, kept, None),
         kept,
         components=split.components,
         largest_component=split.largest_component,
         without_answer=split.without_answer,
         notes=(*split.notes, f"Train and dev were split again with a dev fraction of {dev_fraction:g}.", *notes),
     )
+
+
+def _with_known(
+    dataset: RetrievalDataset, parts: Mapping[str, Sequence[str]], settings: SplitSettings, earlier: EarlierSplit | None
+) -> dict[str, list[str]]:
+    """Return the parts with some train queries held out; never one that an earlier training may have seen."""
+    seen = [
+        query_id
+        for query_id in parts["train"]
+        if EARLIER_FIELD in dataset.queries[query_id].metadata
+        or (earlier is not None and earlier.part(dataset.queries[query_id].text, ()) is not None)
+    ]
+    dev, test = hold_out_known(dataset, parts["train"], settings, excluded=seen)
+    held = {*dev, *test}
+    train = [query_id for query_id in parts["train"] if query_id not in held]
+    return {**{name: list(ids) for name, ids in parts.items()}, "train": train, "dev_known": dev, "test_known": test}
 
 
 def _components(

@@ -33,6 +33,10 @@ RULE = (
     f"including BM25 only and equal fusion. {SIGNIFICANT} If such an interval is below zero, a simpler system is "
     "served instead."
 )
+KNOWN_RULE = (
+    "This decision is made on queries about new memories, of which nothing was trained on; new queries about known "
+    "memories are measured beside it."
+)
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ def reach_verdict(evaluation: Evaluation, selection: Mapping[str, Any] | None) -
         confirmed=confirmed,
         sentence=_on_synthetic_queries(evaluation)
         + _sentence(evaluation, system, served, tuned, best, against_base, against_best)
-        + _parts(parts if served == system else {}),
-        rule=f"{RULE} Weights: {choice}" if choice else RULE,
+        + _parts(parts if served == system else {})
+        + _on_known(evaluation, served),
+        rule=" ".join([RULE, *([KNOWN_RULE] if evaluation.known else []), *([f"Weights: {choice}"] if choice else [])]),
         best_untuned=best,
         against_base=against_base,
         against_untuned=against_best,
@@ -131,6 +136,18 @@ def _parts(parts: Mapping[str, float]) -> str:
     named = [f"{name} {gain:+.3f}" for name, gain in parts.items()]
     listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
     return f" Each part adds to {MEASURE} on dev: {listed}."
+
+
+def _on_known(evaluation: Evaluation, served: SystemSelection) -> str:
+    """Return what the served system does on new queries about known memories; "" without such queries."""
+    known = evaluation.known
+    if known is None:
+        return ""
+    of = f" On {len(known.data.queries)} new queries about known memories: {MEASURE} {known.mean(BASE, MEASURE):.3f}"
+    if served.name == BASE:
+        return f"{of}."
+    difference = known.difference(served.name, MEASURE)
+    return f"{of} -> {known.mean(served.name, MEASURE):.3f}, {difference} against the base model."
 
 
 def _difference_to(evaluation: Evaluation, name: str, other: str) -> PairedDifference | None:

@@ -23,6 +23,7 @@ from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES
 from llama_index_ace_finetune.evaluation.report.choice import describe_choice
 from llama_index_ace_finetune.evaluation.report.environment import describe_environment
 from llama_index_ace_finetune.evaluation.report.html import render_html
+from llama_index_ace_finetune.evaluation.report.known import describe_known
 from llama_index_ace_finetune.evaluation.report.learning_curve import LearningCurve
 from llama_index_ace_finetune.evaluation.report.per_query import per_query_path, write_per_query
 from llama_index_ace_finetune.evaluation.report.rank_changes import (
@@ -121,6 +122,9 @@ def build_report(evaluation: Evaluation, verdict: Verdict, context: ReportContex
         },
         "serving": dict(verdict.serving),
         "choice": describe_choice(evaluation, _choice_of(evaluation, verdict)),
+        "known": describe_known(
+            evaluation, (BM25, BASE, TUNED, verdict.system.name, verdict.serving["system"], verdict.best_untuned)
+        ),
         "slices": _slices(evaluation, shown, context.seen_answers),
         "ceiling": asdict(context.ceiling) if context.ceiling else None,
         "movement": {"before": BASE, "after": shown, **rank_change_matrix(ranks[BASE], ranks[shown])},
