@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.pipeline.demo import demo_suite
     from llama_index_ace_finetune.pipeline.doctor import check_environment
     from llama_index_ace_finetune.pipeline.embedding_evaluator import EmbeddingEvaluator
+    from llama_index_ace_finetune.pipeline.encode import encode
     from llama_index_ace_finetune.pipeline.evaluate import EvaluationResult, evaluate
     from llama_index_ace_finetune.pipeline.events import PipelineEvents
     from llama_index_ace_finetune.pipeline.export import export
@@ -72,6 +73,9 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.retrievers.retriever_options import RetrieverOptions, SearchOptions
     from llama_index_ace_finetune.retrievers.search_event import SearchEvent
     from llama_index_ace_finetune.run_folder import RunFolder
+    from llama_index_ace_finetune.scale.encode_memories import EncodedMemories
+    from llama_index_ace_finetune.scale.engine import EngineSettings
+    from llama_index_ace_finetune.scale.shard_folder import ShardFolder
     from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
     from llama_index_ace_finetune.stores.memory_store import MemoryStore
     from llama_index_ace_finetune.stores.read_dataset import read_dataset
@@ -93,8 +97,10 @@ __all__ = [
     "Dashboard",
     "EmbeddingEvaluator",
     "EmbeddingFineTuner",
+    "EncodedMemories",
     "Encoder",
     "EncoderSettings",
+    "EngineSettings",
     "Evaluation",
     "EvaluationResult",
     "ExportRecord",
@@ -133,6 +139,7 @@ __all__ = [
     "SearchOptions",
     "SearchSpace",
     "ShadowRetriever",
+    "ShardFolder",
     "Split",
     "SplitSettings",
     "Success",
@@ -159,6 +166,7 @@ __all__ = [
     "compare_vector_formats",
     "dashboard",
     "demo_suite",
+    "encode",
     "evaluate",
     "evaluate_retriever",
     "evaluate_systems",
@@ -203,8 +211,10 @@ _HOMES = {
     "Dashboard": "pipeline.dashboard",
     "EmbeddingEvaluator": "pipeline.embedding_evaluator",
     "EmbeddingFineTuner": "training.fine_tuner",
+    "EncodedMemories": "scale.encode_memories",
     "Encoder": "encoders.encoder",
     "EncoderSettings": "encoders.settings",
+    "EngineSettings": "scale.engine",
     "Evaluation": "evaluation.evaluate",
     "EvaluationResult": "pipeline.evaluate",
     "ExportRecord": "encoders.exports.record",
@@ -246,6 +256,7 @@ _HOMES = {
     "SearchOptions": "retrievers.retriever_options",
     "SearchSpace": "tuning.search_space",
     "ShadowRetriever": "production.shadow_retriever",
+    "ShardFolder": "scale.shard_folder",
     "Split": "datasets.splits.manifest",
     "SplitSettings": "datasets.splits.split",
     "Success": "evaluation.metrics.measures",
@@ -271,6 +282,7 @@ _HOMES = {
     "compare_vector_formats": "pipeline.vector_formats",
     "dashboard": "pipeline.dashboard",
     "demo_suite": "pipeline.demo",
+    "encode": "pipeline.encode",
     "evaluate": "pipeline.evaluate",
     "evaluate_retriever": "evaluation.evaluate_retriever",
     "evaluate_systems": "evaluation.evaluate",

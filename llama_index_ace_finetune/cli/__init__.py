@@ -31,6 +31,7 @@ VERBS: Final = (
     "export",
     "vectors",
     "synthesize",
+    "encode",
     "generate",
     "tune",
     "train",

@@ -9,7 +9,7 @@ import typer
 
 from llama_index_ace_finetune.cli.console import emit
 from llama_index_ace_finetune.cli.execute import execute
-from llama_index_ace_finetune.cli.options import AsJson, Columns, Data, Device, Memories, Precision
+from llama_index_ace_finetune.cli.options import AsJson, Columns, Data, Device, Memories, Precision, Shards
 from llama_index_ace_finetune.cli.verb import Verb
 
 
@@ -22,6 +22,7 @@ def index(
     replace: Annotated[bool, typer.Option("--replace", help="Replace an index that is there.")] = False,
     device: Device = None,
     precision: Precision = None,
+    shards: Shards = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed memories with the tuned model and its base, for serving."""
@@ -39,6 +40,7 @@ def index(
             replace=replace,
             device=device,
             precision=precision or "auto",
+            shards=shards or (),
             events=ConsoleEvents(),
         )
         emit(
@@ -49,4 +51,10 @@ def index(
     execute(command, as_json=as_json)
 
 
-VERB = Verb(index, ("ace-finetune index --data my_suite.json --model my-model --out my-index",))
+VERB = Verb(
+    index,
+    (
+        "ace-finetune index --data my_suite.json --model my-model --out my-index",
+        "ace-finetune index --data my_suite.json --model my-model --shards vectors --out my-index",
+    ),
+)

@@ -24,6 +24,28 @@ Columns = Annotated[
         help="Columns of a table, such as query=question,text=context; also answer_id, label, min_score.",
     ),
 ]
+Shards = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="<folder>", help="Vectors that `ace-finetune encode` wrote; repeatable, such as for the base model."
+    ),
+]
+_SCALE = "Scale"
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="A loop in this process, or workers on Ray (extra scale).", rich_help_panel=_SCALE),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="<host:port>",
+        help="A running Ray cluster, or auto for the one of this machine; by default Ray is started here.",
+        rich_help_panel=_SCALE,
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Ray workers (default one per GPU, or per core).", rich_help_panel=_SCALE)
+]
 Device = Annotated[
     str | None,
     typer.Option(

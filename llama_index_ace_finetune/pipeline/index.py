@@ -16,6 +16,8 @@ from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.retrievers.open_tokens import build_tokens
 from llama_index_ace_finetune.run_folder import RunFolder, Serving, index_beside, token_folder
+from llama_index_ace_finetune.scale.shard_folder import ShardFolder
+from llama_index_ace_finetune.scale.use_shards import shard_memories, with_shards
 from llama_index_ace_finetune.stores.build_index import INDEX, build_index, index_grows, memory_nodes, new_index_folder
 from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
 from llama_index_ace_finetune.utils.new_folder import place_folder, require_replaceable, tidy
@@ -39,6 +41,7 @@ def index(
     replace: bool = False,
     device: str | None = None,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    shards: Sequence[str | Path] = (),
     events: PipelineEvents | None = None,
 ) -> IndexResult:
     """Embed memories with a tuned model and its base model into an embedded store.
@@ -52,22 +55,27 @@ def index(
         replace: replace an index that is there; files that a user added to it are kept.
         device: torch device.
         precision: of the vectors; see `EncoderSettings`.
+        shards: folders that `encode` wrote, of the tuned model, the base model or both. Their memories are indexed
+            too, unless `memories` is given, and their vectors are used; other texts are encoded.
         events: receives progress.
 
     Raises:
         OutputExistsError: if `out` is not empty and `replace` is off.
         DatasetError: for data that cannot be read, or without memories.
         ModelError: if a model cannot be loaded.
+        StoreError: if a shard is missing or damaged, or of neither model.
     """
     model = Path(model)
     path = Path(out) if out is not None else index_beside(model)
     check_index_output(path, replace=replace)
-    dataset = read_dataset(data, memories, columns=columns)
+    folders = [ShardFolder.open(folder) for folder in shards]
+    dataset = read_dataset(data, shard_memories(folders) if folders and memories is None else memories, columns=columns)
     settings = EncoderSettings(device=device, precision=precision)
     tuned = Encoder.load(model, settings=settings)
     record = read_provenance(model)
     base_name = (record or {}).get("base_model") or DEFAULT_BASE_MODEL
     base = Encoder.load(base_name, settings=settings_of_base(record, base_name, settings))
+    tuned, base = with_shards((tuned, base), folders)
     run = RunFolder.of_model(model)
     count = write_index(
         dataset.memories.values(),

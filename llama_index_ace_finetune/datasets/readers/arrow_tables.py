@@ -12,10 +12,9 @@ from llama_index_ace_finetune.datasets.source_location import SourceLocation
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.utils.file_errors import UnusableFileError
 from llama_index_ace_finetune.utils.open_file import open_file
+from llama_index_ace_finetune.utils.read_parquet import check_claims
 
 _BATCH = 4096
-_MAX_RATIO = 100
-_ALWAYS_ALLOWED_BYTES = 32 * 2**20
 
 
 def iterate_parquet(path: Path) -> Iterator[Row]:
@@ -28,7 +27,7 @@ def iterate_parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with open_file(path) as handle, pq.ParquetFile(handle) as table:
-            _check_claims(table.metadata, os.fstat(handle.fileno()).st_size)
+            check_claims(table.metadata, os.fstat(handle.fileno()).st_size)
             for batch in table.iter_batches(batch_size=_BATCH):
                 for row in batch.to_pylist():
                     number += 1
@@ -40,20 +39,6 @@ def iterate_parquet(path: Path) -> Iterator[Row]:
         raise DatasetError(
             f"{path}: the Parquet file is damaged after row {number} ({reason}); make it again."
         ) from error
-
-
-def _check_claims(metadata: Any, size: int) -> None:
-    """Raise ValueError, before reading, if the metadata claim far more than a file of this size can hold."""
-    limit = max(_ALWAYS_ALLOWED_BYTES, _MAX_RATIO * size)
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
-    claimed = sum(max(0, column.total_uncompressed_size) for column in columns)
-    values = sum(max(0, column.num_values) for column in columns)
-    rows = max(metadata.num_rows, sum(group.num_rows for group in groups))
-    if claimed > limit or values > limit or rows > limit:
-        raise ValueError(f"it claims {rows:,} rows and {claimed:,} bytes in a file of {size:,} bytes")
-    if any(column.total_compressed_size > size for column in columns):
-        raise ValueError("a column claims to be longer than the file")
 
 
 def is_arrow_dataset(source: object) -> bool:
