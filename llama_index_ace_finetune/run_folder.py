@@ -27,6 +27,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class SparseEncoderRecord:
+    """The sparse encoder that a run was evaluated with: its folder or hub name, and its fingerprint."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Serving:
     """The system selected on dev: vectors of the tuned or the base model, the legs, and how they are fused.
 
@@ -36,6 +44,7 @@ class Serving:
         baseline_weights: used if retrieval falls back to the base model; None if they are the same.
         fusion: legs, weights and fusion method of the system; None for RRF with `weights`.
         baseline_fusion: used if retrieval falls back to the base model; None for RRF with `baseline_weights`.
+        sparse_encoder: of the leg "sparse"; None if neither fusion has it.
     """
 
     vectors: Literal["model", "base"] = "model"
@@ -43,6 +52,7 @@ class Serving:
     baseline_weights: tuple[float, float] | None = None
     fusion: FusionSettings | None = None
     baseline_fusion: FusionSettings | None = None
+    sparse_encoder: SparseEncoderRecord | None = None
 
     @property
     def has_late_interaction(self) -> bool:
@@ -183,6 +193,7 @@ class RunFolder:
             chosen.get("baseline_weights"),
             _fusion(chosen.get("fusion"), file, "fusion"),
             _fusion(chosen.get("baseline_fusion"), file, "baseline_fusion"),
+            SparseEncoderRecord(**encoder) if (encoder := chosen.get("sparse_encoder")) else None,
         )
         for pair in (serving.weights, serving.baseline_weights):
             if pair and not all(0 <= weight < math.inf for weight in pair):
@@ -203,6 +214,11 @@ def index_beside(model: Path) -> Path:
 def token_folder(index: Path) -> Path:
     """Return where the token vectors of an index are."""
     return index / "tokens"
+
+
+def sparse_folder(index: Path) -> Path:
+    """Return where the sparse vectors of an index are."""
+    return index / "sparse"
 
 
 def _is_file(file: Path) -> bool:
@@ -253,6 +269,12 @@ class _Chosen(TypedDict):
     baseline_weights: NotRequired[tuple[float, float] | None]
     fusion: NotRequired[_Fusion | None]
     baseline_fusion: NotRequired[_Fusion | None]
+    sparse_encoder: NotRequired[_SparseEncoder | None]
+
+
+class _SparseEncoder(TypedDict):
+    name: str
+    fingerprint: str
 
 
 class _Report(TypedDict):

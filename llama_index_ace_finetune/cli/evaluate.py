@@ -19,6 +19,7 @@ from llama_index_ace_finetune.cli.options import (
     Precision,
     QueryMs,
     RequireGain,
+    SparseEncoderName,
     Title,
 )
 from llama_index_ace_finetune.cli.summary import print_report, required_gain
@@ -50,6 +51,7 @@ def evaluate(
     ] = None,
     query_ms: QueryMs = None,
     bytes_per_memory: BytesPerMemory = None,
+    sparse_encoder: SparseEncoderName = None,
     device: Device = None,
     precision: Precision = None,
     require_gain: RequireGain = False,
@@ -77,6 +79,7 @@ def evaluate(
             curve=read_sizes(curve) if curve else (),
             query_ms=query_ms,
             bytes_per_memory=bytes_per_memory,
+            sparse_encoder=sparse_encoder,
             device=device,
             precision=precision or "auto",
             command=typed_command(),

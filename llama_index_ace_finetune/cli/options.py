@@ -96,6 +96,14 @@ QueryMs = Annotated[
 BytesPerMemory = Annotated[
     float | None, typer.Option(metavar="<bytes>", help="Maximum storage per memory of the system to serve.")
 ]
+SparseEncoderName = Annotated[
+    str | None,
+    typer.Option(
+        "--sparse-encoder",
+        metavar="<folder>",
+        help="Sparse encoder (SPLADE), a sentence-transformers SparseEncoder, to compare systems with it too.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Random seed (default 0).")]
 SplitSeed = Annotated[
     int | None, typer.Option(help="Random seed of the split, apart from that of mining and training (default 0).")

@@ -46,6 +46,7 @@ from llama_index_ace_finetune.cli.options import (
     SamplingStrategyName,
     Seed,
     SkipCategories,
+    SparseEncoderName,
     SplitSeed,
     TeacherModel,
     Title,
@@ -95,6 +96,7 @@ def run(
     retention: Retention = None,
     query_ms: QueryMs = None,
     bytes_per_memory: BytesPerMemory = None,
+    sparse_encoder: SparseEncoderName = None,
     device: Device = None,
     precision: Precision = None,
     seed: Seed = None,
@@ -202,7 +204,7 @@ def _duration(seconds: float) -> str:
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     names = (
         *("data", "out", "memories", "columns", "num_negatives", "min_difficulty", "skip_categories", "title"),
-        *("query_ms", "bytes_per_memory"),
+        *("query_ms", "bytes_per_memory", "sparse_encoder"),
     )
     top = {name: options[name] for name in names if options[name] not in (None, [], ())}
     seed = {"seed": options["split_seed"]} if options["split_seed"] is not None else {}

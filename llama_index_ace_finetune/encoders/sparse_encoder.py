@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from llama_index_ace_finetune.encoders.encoder import check_weights
-from llama_index_ace_finetune.encoders.identity import identify_model
+from llama_index_ace_finetune.encoders.identity import ModelIdentity, identify_model
 from llama_index_ace_finetune.encoders.model_files import check_module_classes, read_model_json
 from llama_index_ace_finetune.encoders.opening import opening
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
@@ -44,16 +44,23 @@ class SparseTextEncoder:
             self.dimension = int(self._tensor(["a"], "document").shape[1])
 
     @classmethod
-    def load(cls, name: str | Path, *, device: str | None = None) -> SparseTextEncoder:
+    def load(cls, name: str | Path, *, device: str | None = None, fingerprint: str | None = None) -> SparseTextEncoder:
         """Load a sparse encoder by folder or hub name; only safetensors are read, and only known classes are built.
 
+        Args:
+            name: of the encoder.
+            device: torch device.
+            fingerprint: it must have; by default any.
+
         Raises:
-            ModelError: if it cannot be found, is incomplete, or is not a sparse encoder.
+            ModelError: if it cannot be found, is incomplete, is not a sparse encoder, or has another fingerprint.
         """
-        # No prompts besides those in its files, which the model applies by itself.
-        identity = identify_model(name, settings=EncoderSettings(query_prompt="", document_prompt=""))
-        check_module_classes(identity.folder)
-        _require_sparse_module(identity.folder)
+        identity = identify_sparse_encoder(name)
+        if fingerprint is not None and identity.fingerprint != fingerprint:
+            raise ModelError(
+                f"The sparse encoder {quoted(str(name), 240)} is not the one that the run was evaluated with; restore "
+                "that one, or make the run again with --sparse-encoder."
+            )
         with opening(name):
             from sentence_transformers import SparseEncoder
 
@@ -102,6 +109,19 @@ class SparseTextEncoder:
         with self._lock:
             found: Tensor = encode(texts, batch_size=_BATCH, show_progress_bar=False, save_to_cpu=True)
         return found.coalesce()
+
+
+def identify_sparse_encoder(name: str | Path) -> ModelIdentity:
+    """Return the folder and the fingerprint of a sparse encoder without loading it.
+
+    Raises:
+        ModelError: if it cannot be found, is incomplete, or is not a sparse encoder.
+    """
+    # No prompts besides those in its files, which the model applies by itself.
+    identity = identify_model(name, settings=EncoderSettings(query_prompt="", document_prompt=""))
+    check_module_classes(identity.folder)
+    _require_sparse_module(identity.folder)
+    return identity
 
 
 def _require_sparse_module(folder: Path) -> None:

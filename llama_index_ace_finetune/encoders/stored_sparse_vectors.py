@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +16,16 @@ from llama_index_ace_finetune.encoders.sparse_encoder import SparseTextEncoder
 from llama_index_ace_finetune.errors import StoreError, quoted
 from llama_index_ace_finetune.utils.atomic import new_file, write_json
 from llama_index_ace_finetune.utils.file_errors import Refusal
+from llama_index_ace_finetune.utils.fork import fork_safe_lock
+from llama_index_ace_finetune.utils.new_folder import new_folder
 from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
 from llama_index_ace_finetune.utils.read_json import read_json_object
+from llama_index_ace_finetune.utils.text_key import KEY_BYTES, text_key
 from llama_index_ace_finetune.utils.validation import checked
 
 MAX_ENCODED: Final = 256
 """Texts without a vector that are encoded at once; more have to be stored by `add`."""
-_KEY_BYTES: Final = 16
+KIND: Final = "sparse vectors"
 _DAMAGED: Final = Refusal("The file", "build the sparse vectors again", StoreError)
 _ARRAYS: Final = {
     "keys": (dtypes(np.uint8), 2), "offsets": (dtypes(np.int64), 1),
@@ -44,12 +46,18 @@ class StoredSparseVectors:
     """Document vectors of a sparse encoder, by text: a changed text has another key, and equal texts share a vector.
 
     It makes the vectors of a `SparseIndex`. A text without a vector is encoded, at most `MAX_ENCODED` at once.
+
+    A folder that they were opened from is written again after `MAX_ENCODED` changes and by `flush`. After a kill before
+    that, fewer texts than a search may encode have to be encoded again. If several processes write, the last one wins.
     """
 
     def __init__(self, encoder: SparseTextEncoder) -> None:
         self.encoder = encoder
-        self._rows: dict[bytes, int] = {}
+        self.folder: Path | None = None
+        self._rows: dict[str, int] = {}  # by `text_key`
         self._vectors = csr_array((0, encoder.dimension), dtype=np.float32)
+        self._changes = 0
+        self._lock = fork_safe_lock()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -69,38 +77,88 @@ class StoredSparseVectors:
         Raises:
             StoreError: if more than `MAX_ENCODED` texts have none.
         """
-        missing = self._missing(texts)
-        if len(missing) > MAX_ENCODED:
-            raise StoreError(f"{len(missing)} of {len(texts)} memories have no sparse vectors; build them again.")
-        self.add(missing)
-        return csr_array(self._vectors[[self._rows[_key(text)] for text in texts]])
+        with self._lock:
+            missing = self.missing(texts)
+            if len(missing) > MAX_ENCODED:
+                raise StoreError(
+                    f"{len(missing)} of {len(texts)} memories have no sparse vectors; build the index again, or call "
+                    "the retriever's `build_sparse_vectors`."
+                )
+            self._add(missing)
+            return csr_array(self._vectors[[self._rows[text_key(text)] for text in texts]])
 
-    def add(self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None) -> int:
+    def missing(self, texts: Iterable[str]) -> list[str]:
+        """Return the distinct texts without a vector."""
+        return [text for text in dict.fromkeys(texts) if text_key(text) not in self._rows]
+
+    def add(self, texts: Iterable[str], *, progress: Callable[[int], None] | None = None) -> int:
         """Encode the texts without a vector, however many; return their number."""
-        missing = self._missing(texts)
-        if missing:
-            found = self.encoder.encode_documents(missing, progress=progress)
-            first = self._vectors.shape[0]
-            self._vectors = csr_array(vstack([self._vectors, found], format="csr"))
-            self._rows.update((_key(text), first + place) for place, text in enumerate(missing))
+        with self._lock:
+            missing = self.missing(texts)
+            self._add(missing, progress)
         return len(missing)
 
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete the vectors of texts by their `text_key`; unknown ones are ignored."""
+        with self._lock:
+            known = [key for key in dict.fromkeys(keys) if key in self._rows]
+            for key in known:
+                del self._rows[key]  # its row is left out when the vectors are written
+            self._changed(len(known))
+
+    def flush(self) -> None:
+        """Write changes to the folder that the vectors were opened from.
+
+        Raises:
+            StoreError: if the folder is missing or damaged, or holds the vectors of another encoder now.
+        """
+        with self._lock:
+            if self.folder is not None and self._changes:
+                _read_meta(self.folder, self.encoder)
+                self._write(self.folder)
+
     def save(self, folder: Path) -> None:
-        """Write all vectors into a folder; they count once `meta.json` is there."""
-        vectors = self._vectors
+        """Write all vectors to a folder, which replaces one there as a whole.
+
+        Raises:
+            OutputExistsError: if the folder holds something else.
+        """
+        with self._lock:
+            self._write(folder)
+
+    def _add(self, missing: Sequence[str], progress: Callable[[int], None] | None = None) -> None:
+        if not missing:
+            return
+        found = self.encoder.encode_documents(missing, progress=progress)
+        first = self._vectors.shape[0]
+        self._vectors = csr_array(vstack([self._vectors, found], format="csr"))
+        self._rows.update((text_key(text), first + place) for place, text in enumerate(missing))
+        self._changed(len(missing))
+
+    def _changed(self, count: int) -> None:
+        self._changes += count
+        if self.folder is not None and self._changes >= MAX_ENCODED:
+            _read_meta(self.folder, self.encoder)
+            self._write(self.folder)
+
+    def _write(self, folder: Path) -> None:
+        vectors = csr_array(self._vectors[list(self._rows.values())])
+        keys = np.frombuffer(bytes.fromhex("".join(self._rows)), np.uint8).reshape(-1, KEY_BYTES)
         arrays: dict[str, NDArray[Any]] = {
-            "keys": np.frombuffer(b"".join(self._rows), np.uint8).reshape(-1, _KEY_BYTES),
+            "keys": keys,
             "offsets": vectors.indptr.astype(np.int64),
             "columns": vectors.indices.astype(np.int32),
             "weights": vectors.data,
         }
-        (folder / "meta.json").unlink(missing_ok=True)
-        for name, array in arrays.items():
-            with new_file(folder / f"{name}.npy") as handle:
-                np.save(handle, array, allow_pickle=False)
         checksums = {name: zlib.crc32(np.ascontiguousarray(array).data) for name, array in arrays.items()}
         meta = _Meta(fingerprint=self.encoder.fingerprint, dimension=self.dimension, checksums=checksums)
-        write_json(folder / "meta.json", asdict(meta))
+        with new_folder(folder, kind=KIND, wait=True) as aside:
+            for name, array in arrays.items():
+                with new_file(aside / f"{name}.npy") as handle:
+                    np.save(handle, array, allow_pickle=False)
+            write_json(aside / "meta.json", asdict(meta))
+        self._vectors, self._rows = vectors, {key: row for row, key in enumerate(self._rows)}
+        self._changes = 0
 
     @classmethod
     def open(cls, folder: Path, encoder: SparseTextEncoder) -> StoredSparseVectors:
@@ -109,21 +167,11 @@ class StoredSparseVectors:
         Raises:
             StoreError: if they are missing or damaged, or another encoder made them.
         """
-        file = folder / "meta.json"
-        if not file.is_file():
-            raise StoreError(f"There are no sparse vectors in {str(folder)!r}; build them first.")
-        meta = checked(read_json_object(file, _DAMAGED), _Meta, file, _DAMAGED)
-        if (meta.fingerprint, meta.dimension) != (encoder.fingerprint, encoder.dimension):
-            raise StoreError(
-                f"The sparse vectors in {str(folder)!r} are not those of the encoder {quoted(encoder.name, 200)}; "
-                "build them again, or give the encoder that made them."
-            )
-        if meta.checksums.keys() != _ARRAYS.keys():
-            raise _DAMAGED.because(file, "is damaged (it does not name all arrays)")
+        meta = _read_meta(folder, encoder)
         arrays = {name: _read(folder / f"{name}.npy", meta.checksums[name], *_ARRAYS[name]) for name in _ARRAYS}
         keys, offsets, columns = arrays["keys"], arrays["offsets"], arrays["columns"]
         consistent = (
-            keys.shape[1] == _KEY_BYTES
+            keys.shape[1] == KEY_BYTES
             and len(offsets) == len(keys) + 1
             and (offsets[0], offsets[-1]) == (0, len(columns))
             and bool((np.diff(offsets) >= 0).all())
@@ -134,12 +182,25 @@ class StoredSparseVectors:
         if not consistent:
             raise _DAMAGED.because(folder / "columns.npy", "is damaged (it does not fit the other files)")
         made = cls(encoder)
-        made._rows = {key.tobytes(): row for row, key in enumerate(keys)}
+        made.folder = folder
+        made._rows = {key.tobytes().hex(): row for row, key in enumerate(keys)}
         made._vectors = csr_array((arrays["weights"], columns, offsets), shape=(len(keys), meta.dimension))
         return made
 
-    def _missing(self, texts: Sequence[str]) -> list[str]:
-        return [text for text in dict.fromkeys(texts) if _key(text) not in self._rows]
+
+def _read_meta(folder: Path, encoder: SparseTextEncoder) -> _Meta:
+    file = folder / "meta.json"
+    if not file.is_file():
+        raise StoreError(f"There are no sparse vectors in {str(folder)!r}; build them first.")
+    meta = checked(read_json_object(file, _DAMAGED), _Meta, file, _DAMAGED)
+    if (meta.fingerprint, meta.dimension) != (encoder.fingerprint, encoder.dimension):
+        raise StoreError(
+            f"The sparse vectors in {str(folder)!r} are not those of the encoder {quoted(encoder.name, 200)}; "
+            "build them again, or give the encoder that made them."
+        )
+    if meta.checksums.keys() != _ARRAYS.keys():
+        raise _DAMAGED.because(file, "is damaged (it does not name all arrays)")
+    return meta
 
 
 def _read(file: Path, checksum: int, accepted: Any, dimensions: int) -> NDArray[Any]:
@@ -147,7 +208,3 @@ def _read(file: Path, checksum: int, accepted: Any, dimensions: int) -> NDArray[
     if zlib.crc32(np.ascontiguousarray(array).data) != checksum:
         raise _DAMAGED.because(file, "is damaged (its checksum differs)")
     return array
-
-
-def _key(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llama_index_ace_finetune.datasets.splits.split import Split
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
+from llama_index_ace_finetune.encoders.sparse_encoder import identify_sparse_encoder
 from llama_index_ace_finetune.mining.training_data_generator import choose_queries
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.training.fine_tuner import require_examples
@@ -18,6 +19,8 @@ def require_models(settings: RunSettings) -> None:
     for name in (training.base_model, training.teacher, settings.mining.teacher):
         if name:
             resolve_checkpoint(name)
+    if settings.sparse_encoder:
+        identify_sparse_encoder(settings.sparse_encoder)
 
 
 def check_run(settings: RunSettings, dataset: RetrievalDataset, split: Split) -> None:

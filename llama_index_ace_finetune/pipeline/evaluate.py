@@ -19,6 +19,7 @@ from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, re
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_provenance, settings_of_base
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.evaluation.decision.verdict import Verdict, reach_verdict
@@ -27,6 +28,7 @@ from llama_index_ace_finetune.evaluation.report.report import ReportContext, bui
 from llama_index_ace_finetune.evaluation.report.run_files import check_run_files, write_run_files
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.learning_curve import train_curve
+from llama_index_ace_finetune.pipeline.sparse_encoder import load_sparse_vectors, record_sparse_encoder
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
 from llama_index_ace_finetune.utils.atomic import require_regular
@@ -57,6 +59,7 @@ def evaluate(
     curve: Sequence[int] = (),
     query_ms: float | None = None,
     bytes_per_memory: float | None = None,
+    sparse_encoder: str | None = None,
     device: str | None = None,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     command: str = "",
@@ -79,6 +82,7 @@ def evaluate(
         curve: also train on subsets of N queries of the run's training data, for a learning curve.
         query_ms: milliseconds per query, encoding included, that the system to serve may take.
         bytes_per_memory: bytes per memory that the system to serve may store.
+        sparse_encoder: folder or hub name of a sparse encoder, to compare systems with it too.
         device: torch device.
         precision: of the vectors; see `EncoderSettings`.
         command: named in the report as the way to reproduce it.
@@ -95,6 +99,7 @@ def evaluate(
     limits = ServingLimits(query_ms=query_ms, bytes_per_memory=bytes_per_memory)
     for name in (model, *([base_model] if base_model else []), *also):
         resolve_checkpoint(name)
+    sparse = load_sparse_vectors(sparse_encoder, device=device) if sparse_encoder else None
     dataset = read_dataset(data, memories, columns=columns)
     if run_files is not None:
         check_run_files(Path(run_files), (*dataset.queries, *dataset.answers))
@@ -107,6 +112,7 @@ def evaluate(
         runs=runs,
         curve=curve,
         limits=limits,
+        sparse=sparse,
         device=device,
         precision=precision,
         command=command,
@@ -147,6 +153,7 @@ def evaluate_model(
     runs: Sequence[Path] = (),
     curve: Sequence[int] = (),
     limits: ServingLimits | None = None,
+    sparse: StoredSparseVectors | None = None,
     device: str | None = None,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     cache: Path | None = None,
@@ -168,6 +175,7 @@ def evaluate_model(
         runs: TREC run files to compare with.
         curve: also train on subsets of N queries of the run's training data, for a learning curve.
         limits: of the system to serve.
+        sparse: of a sparse encoder, to compare systems with it too; the vectors of the corpus are added to it.
         device: torch device.
         precision: of the vectors; see `EncoderSettings`. The report names the one that was used.
         cache: folder for vectors.
@@ -192,6 +200,8 @@ def evaluate_model(
     # Texts for vectors, and the corpus for token vectors.
     count = len(test) + len(queries.dev) + len(test_known)
     total = (2 + len(others)) * (count + len(dataset.answers)) + 2 * len(dataset.answers)
+    corpus = [memory.text for memory in dataset.answers.values()]
+    total += 0 if sparse is None else len(sparse.missing(corpus))
     events = events or PipelineEvents()
     with events.texts_progress("encoding", total) as advance:
         encoded = 0
@@ -203,6 +213,8 @@ def evaluate_model(
             if encoded >= total:
                 events.on_phase("evaluating")
 
+        if sparse is not None:
+            sparse.add(corpus, progress=progress)
         evaluation = evaluate_systems(
             dataset,
             test=test,
@@ -213,6 +225,7 @@ def evaluate_model(
             also=others,
             runs=runs,
             cache=cache,
+            sparse=sparse,
             limits=limits,
             progress=progress,
         )
@@ -238,6 +251,8 @@ def evaluate_model(
         run=run or _run_name(model),
     )
     report = {**build_report(evaluation, verdict, context), "precision": base.compute_backend}
+    if sparse is not None:
+        record_sparse_encoder(report, sparse)
     return EvaluationResult(evaluation, verdict, report)
 
 

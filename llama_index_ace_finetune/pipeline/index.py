@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from llama_index.core.schema import MetadataMode
+
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_provenance, settings_of_base
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
+from llama_index_ace_finetune.retrievers.open_sparse import add_memories, load_sparse_encoder
 from llama_index_ace_finetune.retrievers.open_tokens import build_tokens
-from llama_index_ace_finetune.run_folder import RunFolder, Serving, index_beside, token_folder
+from llama_index_ace_finetune.run_folder import RunFolder, Serving, index_beside, sparse_folder, token_folder
 from llama_index_ace_finetune.scale.shard_folder import ShardFolder
 from llama_index_ace_finetune.scale.use_shards import shard_memories, with_shards
 from llama_index_ace_finetune.stores.build_index import INDEX, build_index, index_grows, memory_nodes, new_index_folder
@@ -62,7 +66,7 @@ def index(
     Raises:
         OutputExistsError: if `out` is not empty and `replace` is off.
         DatasetError: for data that cannot be read, or without memories.
-        ModelError: if a model cannot be loaded.
+        ModelError: if a model cannot be loaded, or the sparse encoder has changed since the evaluation.
         StoreError: if a shard is missing or damaged, or of neither model.
     """
     model = Path(model)
@@ -77,13 +81,16 @@ def index(
     base = Encoder.load(base_name, settings=settings_of_base(record, base_name, settings))
     tuned, base = with_shards((tuned, base), folders)
     run = RunFolder.of_model(model)
+    serving = run.serving() if run else None
+    encoder = load_sparse_encoder(serving, device=device) if serving and serving.sparse_encoder else None
     count = write_index(
         dataset.memories.values(),
         tuned=tuned,
         base=base,
         path=path,
-        serving=run.serving() if run else None,
+        serving=serving,
         corpus=[memory.text for memory in dataset.answers.values()],
+        sparse=StoredSparseVectors(encoder) if encoder else None,
         replace=replace,
         events=events,
     )
@@ -98,6 +105,7 @@ def write_index(
     path: Path,
     serving: Serving | None = None,
     corpus: Sequence[str] | None = None,
+    sparse: StoredSparseVectors | None = None,
     replace: bool = False,
     cache: Path | None = None,
     events: PipelineEvents | None = None,
@@ -106,7 +114,8 @@ def write_index(
 
     It is built in a temporary folder and moved into place. With `replace`, an index of ours is replaced, and files that
     a user added to it are kept. If `serving` uses late interaction, the token vectors of the model that serves are
-    written too; `corpus` are the texts that the evaluation computed their projection from (`build_tokens`).
+    written too; `corpus` are the texts that the evaluation computed their projection from (`build_tokens`). So are
+    `sparse`, the vectors of the sparse encoder that serves; missing ones are encoded.
 
     Raises:
         OutputExistsError: if `path` is not empty and `replace` is off.
@@ -117,13 +126,19 @@ def write_index(
         raise DatasetError("There are no memories to index; give data that holds some.")
     check_index_output(path, replace=replace)
     late = serving is not None and serving.has_late_interaction
-    bar = (events or PipelineEvents()).texts_progress("indexing", (3 if late else 2) * len(nodes))
+    total = (3 if late else 2) * len(nodes)
+    if sparse is not None:
+        total += len(sparse.missing(node.get_content(MetadataMode.EMBED) for node in nodes))
+    bar = (events or PipelineEvents()).texts_progress("indexing", total)
     with new_index_folder(path) as aside, bar as progress:
         store = build_index(nodes, finetuned=tuned, baseline=base, path=aside, cache=cache, progress=progress)
         try:
             if serving is not None and late:
                 model = base if serving.vectors == "base" else tuned
                 build_tokens(store, model, folder=token_folder(aside), corpus=corpus, progress=progress)
+            if sparse is not None:
+                add_memories(sparse, store, progress=progress)
+                sparse.save(sparse_folder(aside))
         finally:
             store.close()
     return len(nodes)

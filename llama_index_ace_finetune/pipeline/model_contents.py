@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 
-_MODELS: Final = frozenset({"base_model", "teacher"})
+_MODELS: Final = frozenset({"base_model", "teacher", "sparse_encoder"})
 
 
 def by_content(settings: Mapping[str, Any]) -> dict[str, Any]:

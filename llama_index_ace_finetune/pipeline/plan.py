@@ -97,8 +97,8 @@ def plan_stages(
     """Return name, work and estimated seconds of each stage.
 
     Embedding and training are measured on a sample for some seconds and scaled to the characters of the data; steps are
-    counted as the training plans them, within its budget. Loading, a teacher, a retention set and the bootstrap are not
-    counted.
+    counted as the training plans them, within its budget. Loading, a teacher, a sparse encoder, a retention set and the
+    bootstrap are not counted.
     """
     documents = [memory.text for memory in dataset.answers.values()]
     queries = {part: [dataset.queries[i].text for i in split.part(part)] for part in ("train", "dev", "test")}

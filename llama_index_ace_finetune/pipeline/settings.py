@@ -34,6 +34,7 @@ class RunSettings:
         mining: sources of candidates, and filters that reject some.
         query_ms: milliseconds per query, encoding included, that the served system may take.
         bytes_per_memory: bytes per memory that the served system may store.
+        sparse_encoder: folder or hub name of a sparse encoder (SPLADE), to compare systems with it too.
         training: settings of the training; its output_dir is not used.
         resume: resume an interrupted run with the same data and settings; in a finished run, run the stages whose data
             or settings have changed.
@@ -50,6 +51,7 @@ class RunSettings:
     skip_categories: frozenset[str] = frozenset()
     query_ms: float | None = None
     bytes_per_memory: float | None = None
+    sparse_encoder: str | None = None
     title: str = ""
     split: SplitSettings = field(default_factory=SplitSettings)
     mining: MiningSettings = field(default_factory=MiningSettings)
@@ -94,6 +96,7 @@ class RunSettings:
             "skip_categories": sorted(self.skip_categories),
             "query_ms": self.query_ms,
             "bytes_per_memory": self.bytes_per_memory,
+            "sparse_encoder": self.sparse_encoder,
             "title": self.title,
             "split": dict(vars(self.split)),
             "mining": self.mining.to_dict(),

@@ -16,6 +16,7 @@ from llama_index_ace_finetune.errors import ModelError, StoreError
 from llama_index_ace_finetune.retrievers.fallback import Fallback, FallbackSettings
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
 from llama_index_ace_finetune.retrievers.load_models import load_serving_models
+from llama_index_ace_finetune.retrievers.open_sparse import open_sparse_vectors
 from llama_index_ace_finetune.retrievers.open_tokens import open_server_tokens, open_tokens
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.retriever_options import search_settings, serving_options
@@ -72,8 +73,15 @@ class FineTunedRetrieval:
             if serving.has_late_interaction:
                 model, index = baseline if serve == "base" else tuned, index_beside(folder)
                 reranker = open_tokens(index, model) if qdrant_url is None else open_server_tokens(store, model, index)
+            sparse = open_sparse_vectors(index_beside(folder), serving, serving_options(serving))
             self._search = HybridSearch(
-                store, embed_model=tuned, baseline_model=baseline, reranker=reranker, fallback=settings, serve=serve
+                store,
+                embed_model=tuned,
+                baseline_model=baseline,
+                reranker=reranker,
+                sparse_vectors=sparse,
+                fallback=settings,
+                serve=serve,
             )
         except Exception:
             store.close()

@@ -25,6 +25,7 @@ from llama_index_ace_finetune.errors import AceFinetuneError, LogError, StoreErr
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
 from llama_index_ace_finetune.retrievers.load_models import load_models, load_serving_models
+from llama_index_ace_finetune.retrievers.open_sparse import build_sparse_vectors, open_sparse_vectors
 from llama_index_ace_finetune.retrievers.open_tokens import (
     build_tokens,
     open_server_tokens,
@@ -174,7 +175,9 @@ class FineTunedHybridRetriever(BaseRetriever):
         )
         options = {**options, "serve": serve}
         reranker = open_tokens(folder.index, baseline if serve == "base" else tuned, options)
-        return cls._with_store(MemoryStore.open(path=folder.index), tuned, baseline, options, reranker, run=folder)
+        sparse = open_sparse_vectors(folder.index, serving, options)
+        store = MemoryStore.open(path=folder.index)
+        return cls._with_store(store, tuned, baseline, options, reranker, sparse, run=folder)
 
     @classmethod
     def from_nodes(
@@ -226,7 +229,8 @@ class FineTunedHybridRetriever(BaseRetriever):
             reranker = build_tokens(
                 store, embed_model.encoder, folder=None if path is None else token_folder(Path(path))
             )
-        return cls._with_store(store, embed_model, baseline_model, options, reranker, run=run)
+        sparse = build_sparse_vectors(store, run, options, index=None if path is None else Path(path))
+        return cls._with_store(store, embed_model, baseline_model, options, reranker, sparse, run=run)
 
     @classmethod
     def from_collection(
@@ -261,7 +265,8 @@ class FineTunedHybridRetriever(BaseRetriever):
             reranker = open_tokens(Path(path), models[0], options)
         else:
             reranker = open_server_tokens(store, models[0], run.index if run else None, options)
-        return cls._with_store(store, *models, options, reranker, run=run)
+        sparse = _sparse_of_run(run, options, path=path)
+        return cls._with_store(store, *models, options, reranker, sparse, run=run)
 
     @classmethod
     def from_vector_store(
@@ -296,7 +301,8 @@ class FineTunedHybridRetriever(BaseRetriever):
         run = RunFolder.of_model(model)
         warn_of_other_texts(client, store.collection, run)
         reranker = open_server_tokens(store, embed_model, run.index if run else None, options)
-        return cls._with_store(store, embed_model, baseline_model, options, reranker, run=run)
+        sparse = _sparse_of_run(run, options)
+        return cls._with_store(store, embed_model, baseline_model, options, reranker, sparse, run=run)
 
     @classmethod
     def _with_store(
@@ -306,12 +312,20 @@ class FineTunedHybridRetriever(BaseRetriever):
         baseline_model: BaseEmbedding | None,
         options: RetrieverOptions,
         reranker: TokenReranker | None = None,
+        sparse_vectors: StoredSparseVectors | None = None,
         *,
         run: RunFolder | None,
     ) -> FineTunedHybridRetriever:
         """Create a retriever; close the store if that raises."""
         try:
-            retriever = cls(store, embed_model=embed_model, baseline_model=baseline_model, reranker=reranker, **options)
+            retriever = cls(
+                store,
+                embed_model=embed_model,
+                baseline_model=baseline_model,
+                reranker=reranker,
+                sparse_vectors=sparse_vectors,
+                **options,
+            )
             retriever._run = None if run is None else str(run.path.resolve())
             return retriever
         except BaseException:
@@ -383,6 +397,21 @@ class FineTunedHybridRetriever(BaseRetriever):
             )
         return self._search.late.fill()
 
+    def build_sparse_vectors(self) -> int:
+        """Encode the memories that have no vector by the sparse encoder yet, however many; return their number.
+
+        A search encodes at most 256 new memories for the leg "sparse", and skips that leg if there are more.
+
+        Raises:
+            AceFinetuneError: without `sparse_vectors`.
+        """
+        count = self._search.fill_sparse()
+        if count is None:
+            raise AceFinetuneError(
+                "The retriever has no sparse encoder; give it `sparse_vectors`, or run again with --sparse-encoder."
+            )
+        return count
+
     def refresh(self) -> None:
         """Rebuild the lexical indexes from the store; call it after another process wrote to the server."""
         self._search.refresh()
@@ -442,6 +471,15 @@ class FineTunedHybridRetriever(BaseRetriever):
 
 def _bundle(query: str | QueryBundle) -> QueryBundle:
     return QueryBundle(query) if isinstance(query, str) else query
+
+
+def _sparse_of_run(
+    run: RunFolder | None, options: RetrieverOptions, *, path: str | Path | None = None
+) -> StoredSparseVectors | None:
+    """Return the sparse vectors in the folder of an index, else those of the run, which are stored by text."""
+    if run is None:
+        return None
+    return open_sparse_vectors(run.index if path is None else Path(path), run.serving(), options)
 
 
 def _with_run_weights(model: str | Path, options: RetrieverOptions) -> RetrieverOptions:

@@ -139,9 +139,14 @@ class HybridSearch:
         if self.late is not None:
             self.late.refresh()
 
+    def fill_sparse(self) -> int | None:
+        """Encode the memories without a sparse vector; return their number, None without a sparse encoder."""
+        return self._sparse_search.fill()
+
     def close(self) -> None:
         """Release the store and the threads."""
         self._threads.close()
+        self._sparse_search.close()
         self.store.close()
 
     def _run_many(

@@ -16,10 +16,10 @@ from llama_index_ace_finetune.late_interaction.settings import TokenSettings
 from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker, choose_projection
 from llama_index_ace_finetune.late_interaction.trained_projection import read_trained_projection
-from llama_index_ace_finetune.retrievers.legs.token_leg import text_key
 from llama_index_ace_finetune.retrievers.retriever_options import RetrieverOptions
 from llama_index_ace_finetune.run_folder import token_folder
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.utils.text_key import text_key
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
@@ -10,16 +11,17 @@ from llama_index.core.schema import QueryBundle
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
-from llama_index_ace_finetune.ranking.sparse_index import SparseIndex
+from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.retrievers.circuit_breaker import CircuitBreaker
 from llama_index_ace_finetune.retrievers.deadline import Deadline
 from llama_index_ace_finetune.retrievers.fallback import FallbackChain
 from llama_index_ace_finetune.retrievers.legs.leg_hit import LegHit, ranked
-from llama_index_ace_finetune.retrievers.legs.lexical_leg import LexicalLeg
+from llama_index_ace_finetune.retrievers.legs.sparse_leg import SparseLeg
 from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
 from llama_index_ace_finetune.retrievers.search_threads import SearchThreads
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 
+logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 # Fraction of the remaining seconds that the leg may take.
 _FRACTION: Final = 0.5
@@ -39,9 +41,8 @@ class SparseSearch:
         self, store: MemoryStore, vectors: StoredSparseVectors | None, chain: FallbackChain, threads: SearchThreads
     ) -> None:
         self._chain, self._threads = chain, threads
-        self._leg = None
-        if vectors is not None:
-            self._leg = LexicalLeg(store, "sparse", build=lambda texts: SparseIndex.build(texts, vectors))
+        self._vectors = vectors
+        self._leg = None if vectors is None else SparseLeg(store, vectors)
         self._breaker = CircuitBreaker(failures=chain.settings.failures, cooldown=chain.settings.cooldown)
 
     def search(
@@ -68,7 +69,19 @@ class SparseSearch:
         if self._leg is not None:
             self._leg.refresh()
 
-    def _call(self, deadline: Deadline | None, function: Callable[[LexicalLeg], _Result]) -> _Result | None:
+    def fill(self) -> int | None:
+        """Encode the memories without a vector, however many; return their number, None without vectors at all."""
+        return None if self._leg is None else self._leg.fill()
+
+    def close(self) -> None:
+        """Write the vectors of memories that were written since the vectors were opened."""
+        try:
+            if self._vectors is not None:
+                self._vectors.flush()
+        except (AceFinetuneError, OSError) as error:
+            logger.warning("sparse vectors of new memories were not stored: %s", error)
+
+    def _call(self, deadline: Deadline | None, function: Callable[[SparseLeg], _Result]) -> _Result | None:
         leg = self._leg
         if leg is None:
             self._chain.report("sparse", "missing", "there are no sparse vectors of the memories", quiet=True)

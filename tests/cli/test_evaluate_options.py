@@ -46,6 +46,7 @@ def test_invalid_options_are_refused(finished_run: Path, suite: Path, tmp_path: 
         (["--run-files", str(finished_run / "model")], "did not write"),
         (["--trec", str(tmp_path / "gone.txt")], "gone.txt"),
         (["--query-ms", "0"], "The limit query-ms is 0"),
+        (["--sparse-encoder", str(finished_run / "model")], "is no sparse encoder"),
     ):
         result = runner.invoke(app, [*arguments, *option])
         assert result.exit_code == 2, result.output

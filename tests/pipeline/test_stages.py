@@ -35,6 +35,7 @@ def test_stages_that_each_change_reaches(small_dataset: RetrievalDataset) -> Non
     assert changed(small_dataset, training=TrainingConfig(device="cpu", output_dir="x")) == set()
     assert changed(small_dataset, training=TrainingConfig(epochs=1)) == ALL - {"mine"}
     assert changed(small_dataset, training=TrainingConfig(base_model="other")) == ALL
+    assert changed(small_dataset, sparse_encoder="some/splade") == {"evaluate", "index"}
     assert changed(small_dataset, num_negatives=6) == ALL
     assert changed(small_dataset, skip_categories=frozenset({"x"})) == ALL
 

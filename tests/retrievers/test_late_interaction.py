@@ -21,9 +21,9 @@ from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.scoring_legs import DenseLeg, LexicalLeg, candidate_scores
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.retrievers.legs import token_leg
-from llama_index_ace_finetune.retrievers.legs.token_leg import text_key
 from llama_index_ace_finetune.retrievers.open_tokens import build_tokens
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
+from llama_index_ace_finetune.utils.text_key import text_key
 
 WEIGHTS = {"dense": 0.4, "bm25": 0.2, "late": 0.4}
 OPTIONS = {"fusion": "convex", "leg_weights": WEIGHTS, "similarity_top_k": 12}

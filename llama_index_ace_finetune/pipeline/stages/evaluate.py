@@ -5,6 +5,7 @@ from __future__ import annotations
 from llama_index_ace_finetune.evaluation.report.per_query import per_query_path
 from llama_index_ace_finetune.evaluation.report.report import write_report
 from llama_index_ace_finetune.pipeline.evaluate import evaluate_model
+from llama_index_ace_finetune.pipeline.model_contents import by_content
 from llama_index_ace_finetune.pipeline.stages.stage import PlanContext, Stage, StageContext, StageEstimate, digest
 from llama_index_ace_finetune.training.saving.card_results import write_test_results
 
@@ -19,6 +20,7 @@ def _run(context: StageContext) -> None:
         cache=context.cache,
         tuned=context.tuned,
         limits=context.settings.limits(),
+        sparse=context.sparse_vectors,
         command=context.settings.command,
         title=context.settings.title,
         run=context.settings.out.name,
@@ -41,7 +43,12 @@ STAGE = Stage(
     name="evaluate",
     outputs=lambda run: (run.report, run.report.with_suffix(".html"), per_query_path(run.report)),
     key=lambda settings, dataset, keys: digest(
-        {"train": keys["train"], "query_ms": settings.query_ms, "bytes_per_memory": settings.bytes_per_memory}
+        {
+            "train": keys["train"],
+            "query_ms": settings.query_ms,
+            "bytes_per_memory": settings.bytes_per_memory,
+            **by_content({"sparse_encoder": settings.sparse_encoder}),
+        }
     ),
     run=_run,
     estimate=_estimate,

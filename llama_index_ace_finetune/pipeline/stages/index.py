@@ -7,13 +7,15 @@ from llama_index_ace_finetune.pipeline.stages.stage import PlanContext, Stage, S
 
 
 def _run(context: StageContext) -> None:
+    serving = context.folder.serving()
     write_index(
         context.dataset.memories.values(),
         tuned=context.tuned,
         base=context.base,
         path=context.folder.index,
-        serving=context.folder.serving(),
+        serving=serving,
         corpus=[memory.text for memory in context.dataset.answers.values()],
+        sparse=context.sparse_vectors if serving.sparse_encoder else None,
         cache=context.cache,
         events=context.events,
     )

@@ -14,8 +14,10 @@ from llama_index_ace_finetune.datasets.splits.split import Split
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.settings import RunSettings
+from llama_index_ace_finetune.pipeline.sparse_encoder import load_sparse_vectors
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.training.modes.mode import Speed, TrainingSizes
 
@@ -46,6 +48,12 @@ class StageContext:
     def cache(self) -> Path:
         """Folder of cached vectors."""
         return self.work / "vectors"
+
+    @cached_property
+    def sparse_vectors(self) -> StoredSparseVectors | None:
+        """Vectors by the sparse encoder of the settings, loaded once; None without one."""
+        name = self.settings.sparse_encoder
+        return load_sparse_vectors(name, device=self.settings.training.device) if name else None
 
     @cached_property
     def tuned(self) -> Encoder:

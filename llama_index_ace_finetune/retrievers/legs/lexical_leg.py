@@ -129,10 +129,15 @@ class LexicalLeg:
             self._row_of_id.pop(self._node_ids[row], None)
         # The node ids first: another thread may find a row as soon as it is added.
         self._node_ids.extend(node_id for _, node_id, _ in present)
-        rows = index.add(_text(node) for _, _, node in present)
+        texts = [_text(node) for _, _, node in present]
+        rows = index.add(texts)
         for (point, node_id, _), row in zip(present, rows, strict=True):
             self._row_of[point] = self._row_of_id[node_id] = int(row)
         self._version += 1
+        self._on_update(removed, texts)
+
+    def _on_update(self, removed: Sequence[int], added: Sequence[str]) -> None:
+        """Called after rows were removed and texts were added as the next rows."""
 
 
 def _text(node: BaseNode) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -17,14 +16,10 @@ from llama_index_ace_finetune.retrievers.legs.token_queries import TokenQueries
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.point_ids import PointKey
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
+from llama_index_ace_finetune.utils.text_key import text_key
 
 MAX_ENCODED: Final = 256
 """Memories that a search encodes if they were written since the last one; more have to be encoded by `fill`."""
-
-
-def text_key(text: str) -> str:
-    """Return the id under which the token vectors of a text are stored: a changed memory gets another one."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class TokenLeg(TokenQueries):
