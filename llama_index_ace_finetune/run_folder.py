@@ -67,6 +67,7 @@ class RunFolder:
     manifest.json       inputs and stages; its presence marks a finished run
     config.yaml         all settings, to run it again
     split.json          the train, dev and test queries
+    synthetic.jsonl     the synthetic queries, if there are any; beside it their report and the answers of the model
     training_data.json  queries, positives, mined negatives, corpus
     mining/             mining report: counts, histograms, samples
     model/              the selected model
@@ -130,6 +131,11 @@ class RunFolder:
     def training_data(self) -> Path:
         """Training examples with mined negatives."""
         return self.path / "training_data.json"
+
+    @property
+    def synthetic(self) -> Path:
+        """The synthetic queries; not there unless the run wrote any."""
+        return self.path / "synthetic.jsonl"
 
     @property
     def mining(self) -> Path:

@@ -115,6 +115,18 @@ SkipCategories = Annotated[
     list[str] | None, typer.Option(metavar="<name>", help="Leave out queries of this category; repeatable.")
 ]
 
+LLM_PANEL = "Language model"
+LlmUrl = Annotated[
+    str | None, typer.Option(help="OpenAI-compatible endpoint, as of Ollama or vLLM.", rich_help_panel=LLM_PANEL)
+]
+LlmModel = Annotated[str | None, typer.Option(help="Name of the model there.", rich_help_panel=LLM_PANEL)]
+LlmKeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        help="Environment variable that holds the API key (default OPENAI_API_KEY).", rich_help_panel=LLM_PANEL
+    ),
+]
+
 _MINING = "Mining"
 RangeMax = Annotated[int | None, typer.Option(help="Candidates per query and source.", rich_help_panel=_MINING)]
 RangeMin = Annotated[int | None, typer.Option(help="Skip the first N candidates of a source.", rich_help_panel=_MINING)]

@@ -28,6 +28,9 @@ from llama_index_ace_finetune.cli.options import (
     KeepIndex,
     LateInteractionWeight,
     LearningRate,
+    LlmKeyEnv,
+    LlmModel,
+    LlmUrl,
     MaxScore,
     Memories,
     MinDifficulty,
@@ -75,11 +78,20 @@ def run(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", callback=_needed, help="Queries with known answers: a file or folder."),
+        typer.Option("--data", help="Queries with known answers: a file or folder."),
     ] = None,
     out: Annotated[Path | None, typer.Option(callback=_needed, help="Run folder.")] = None,
     memories: Memories = None,
     columns: Columns = None,
+    synthesize: Annotated[
+        int | None,
+        typer.Option(
+            metavar="<n>", help="Write N synthetic queries to train on; with --memories only, --data is not needed."
+        ),
+    ] = None,
+    llm_url: LlmUrl = None,
+    llm_model: LlmModel = None,
+    llm_key_env: LlmKeyEnv = None,
     base_model: BaseModel = None,
     query_prompt: QueryPrompt = None,
     document_prompt: DocumentPrompt = None,
@@ -205,6 +217,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     names = (
         *("data", "out", "memories", "columns", "num_negatives", "min_difficulty", "skip_categories", "title"),
         *("query_ms", "bytes_per_memory", "sparse_encoder"),
+        *("synthesize", "llm_url", "llm_model", "llm_key_env"),
     )
     top = {name: options[name] for name in names if options[name] not in (None, [], ())}
     seed = {"seed": options["split_seed"]} if options["split_seed"] is not None else {}
@@ -216,6 +229,7 @@ VERB = Verb(
     (
         "ace-finetune run --data my_suite.json --out my-run",
         "ace-finetune run --data my_suite.json --out my-run --budget 3 --dry-run",
+        "ace-finetune run --memories my_memories.json --synthesize 1000 --out my-run",
         "ace-finetune run --config ace-finetune.yaml --resume",
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,10 +11,14 @@ from rich.console import Console
 from llama_index_ace_finetune.cli.console import emit
 from llama_index_ace_finetune.cli.execute import execute
 from llama_index_ace_finetune.cli.options import (
+    LLM_PANEL,
     AsJson,
     BaseModel,
     Columns,
     Device,
+    LlmKeyEnv,
+    LlmModel,
+    LlmUrl,
     Memories,
     Precision,
     Seed,
@@ -22,10 +26,6 @@ from llama_index_ace_finetune.cli.options import (
 )
 from llama_index_ace_finetune.cli.verb import Verb
 
-if TYPE_CHECKING:
-    from llama_index.core.llms import LLM
-
-_LLM = "Language model"
 _FILTERS = "Filters"
 
 
@@ -36,23 +36,18 @@ def synthesize(
     columns: Columns = None,
     num_queries: Annotated[int, typer.Option(help="Queries to generate, before the filters.")] = 1000,
     base_model: BaseModel = None,
-    llm_url: Annotated[
-        str | None,
-        typer.Option(help="OpenAI-compatible endpoint, as of Ollama or vLLM.", rich_help_panel=_LLM),
-    ] = None,
-    llm_model: Annotated[str | None, typer.Option(help="Name of the model there.", rich_help_panel=_LLM)] = None,
-    llm_key_env: Annotated[
-        str, typer.Option(help="Environment variable that holds the API key.", rich_help_panel=_LLM)
-    ] = "OPENAI_API_KEY",
+    llm_url: LlmUrl = None,
+    llm_model: LlmModel = None,
+    llm_key_env: LlmKeyEnv = None,
     template: Annotated[
         Path | None,
-        typer.Option(help="Prompt, a text with {memory} and {count}.", rich_help_panel=_LLM),
+        typer.Option(help="Prompt, a text with {memory} and {count}.", rich_help_panel=LLM_PANEL),
     ] = None,
-    concurrency: Annotated[int, typer.Option(help="Calls at a time.", rich_help_panel=_LLM)] = 8,
+    concurrency: Annotated[int, typer.Option(help="Calls at a time.", rich_help_panel=LLM_PANEL)] = 8,
     requests_per_minute: Annotated[
-        float | None, typer.Option(help="Maximum calls per minute.", rich_help_panel=_LLM)
+        float | None, typer.Option(help="Maximum calls per minute.", rich_help_panel=LLM_PANEL)
     ] = None,
-    llm_timeout: Annotated[float, typer.Option(help="Seconds per call.", rich_help_panel=_LLM)] = 60.0,
+    llm_timeout: Annotated[float, typer.Option(help="Seconds per call.", rich_help_panel=LLM_PANEL)] = 60.0,
     max_copied: Annotated[
         float | None,
         typer.Option(help="Maximum fraction of a query's words that its memory holds.", rich_help_panel=_FILTERS),
@@ -80,6 +75,7 @@ def synthesize(
         from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
         from llama_index_ace_finetune.pipeline.synthesize import describe_synthesis
         from llama_index_ace_finetune.pipeline.synthesize import synthesize as write_queries
+        from llama_index_ace_finetune.synthesis.endpoint import DEFAULT_KEY_VARIABLE, endpoint_llm
         from llama_index_ace_finetune.synthesis.settings import CallSettings, SynthesisSettings
 
         result = write_queries(
@@ -87,7 +83,7 @@ def synthesize(
             out,
             memories=memories,
             columns=columns,
-            llm=_language_model(llm_url, llm_model, llm_key_env, llm_timeout),
+            llm=endpoint_llm(llm_url, llm_model, key_variable=llm_key_env or DEFAULT_KEY_VARIABLE, timeout=llm_timeout),
             base_model=base_model or DEFAULT_BASE_MODEL,
             settings=SynthesisSettings(
                 num_queries=num_queries, max_copied=max_copied, round_trip=round_trip or None, seed=seed or 0
@@ -121,31 +117,6 @@ def synthesize(
         emit({**result.report, "output": None if result.path is None else str(result.path)}, human)
 
     execute(command, as_json=as_json)
-
-
-def _language_model(url: str | None, name: str | None, key_variable: str, timeout: float) -> LLM | None:
-    """Return a client of an OpenAI-compatible endpoint; None without a URL."""
-    import os
-
-    from llama_index_ace_finetune.errors import AceFinetuneError
-
-    if url is None:
-        if name is not None:
-            raise AceFinetuneError(f"--llm-model {name} needs the endpoint; give it as --llm-url.")
-        return None
-    if name is None:
-        raise AceFinetuneError("--llm-url needs the name of a model; give it as --llm-model.")
-    try:
-        from llama_index.llms.openai_like import OpenAILike
-    except ImportError as error:
-        raise AceFinetuneError(
-            "--llm-url needs the extra llm; install it with `pip install 'llama-index-ace-finetune[llm]'`."
-        ) from error
-    # Retries are ours, so that they are counted and wait for a rate limit.
-    return OpenAILike(
-        model=name, api_base=url, api_key=os.environ.get(key_variable) or "none", is_chat_model=True, max_retries=0,
-        timeout=timeout,
-    )  # fmt: skip
 
 
 VERB = Verb(

@@ -13,7 +13,7 @@ from llama_index_ace_finetune.datasets.labels import labels_of
 from llama_index_ace_finetune.datasets.splits.earlier import EarlierSplit
 from llama_index_ace_finetune.datasets.splits.split import Split, SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample, modified_at
-from llama_index_ace_finetune.datasets.types import DIFFICULTIES, Memory, Query, RetrievalDataset
+from llama_index_ace_finetune.datasets.types import DIFFICULTIES, SYNTHETIC, Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Progress
 from llama_index_ace_finetune.encoders.provenance import read_base_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
@@ -231,7 +231,10 @@ def _positives(dataset: RetrievalDataset, query_id: str) -> tuple[str, ...]:
 
 
 def _metadata(dataset: RetrievalDataset, query_id: str) -> Mapping[str, Any]:
-    """The four metadata fields of the original's format; ids keep the type they have in the source."""
+    """The four metadata fields of the original's format; ids keep the type they have in the source.
+
+    A synthetic query also names what made it.
+    """
     query = dataset.queries[query_id]
     memory_id = next((memory for memory, grade in dataset.judgements[query_id].items() if grade > 0))
     memory = dataset.memories[memory_id]
@@ -241,6 +244,8 @@ def _metadata(dataset: RetrievalDataset, query_id: str) -> Mapping[str, Any]:
         "difficulty": query.metadata.get("difficulty"),
         "query_category": query.metadata.get("query_category", query.metadata.get("category")),
     }
+    if SYNTHETIC in query.metadata:
+        found[SYNTHETIC] = query.metadata[SYNTHETIC]
     return {name: value if _is_json_value(value) else None for name, value in found.items()}
 
 

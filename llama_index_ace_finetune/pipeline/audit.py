@@ -8,6 +8,7 @@ from llama_index_ace_finetune.datasets.splits.audit import Audit, audit_split
 from llama_index_ace_finetune.datasets.splits.split import Split
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.errors import DatasetError
+from llama_index_ace_finetune.pipeline.synthetic_queries import with_queries
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
 
@@ -31,7 +32,7 @@ def audit(
         DatasetError: if `path` is a `split.json` and no data is given.
         AceFinetuneError: if something cannot be read.
     """
-    examples, path = None, Path(path)
+    examples, synthetic, path = None, None, Path(path)
     if path.is_dir():
         run = RunFolder.open(path)
         manifest = run.read_manifest()
@@ -39,11 +40,16 @@ def audit(
             columns = columns or manifest.get("columns")
             memories = memories or manifest.get("memories")
             data = manifest.get("data")
+            if data is None and run.synthetic.is_file():  # a run of memories only
+                data, memories = manifest.get("memories"), None
         split = Split.load(run.split)
         examples = TrainingData.load(run.training_data).examples_of("train")
+        synthetic = run.synthetic if run.synthetic.is_file() else None
     else:
         split = Split.load(path)
     if data is None:
         raise DatasetError(f"An audit of {str(path)!r} needs the data it divides; give it with --data.")
     dataset = read_dataset(data, memories, columns=columns)
+    if synthetic is not None:
+        dataset = with_queries(dataset, read_dataset(synthetic))
     return audit_split(dataset, split, examples)

@@ -88,7 +88,7 @@ def _number(value: int | float | str) -> float:
 
 
 _SECTIONS: Mapping[str, type] = {"split": SplitSettings, "mining": MiningSettings, "training": TrainingConfig}
-_NOT_IN_FILES = frozenset({"resume", "force", "command", "output_dir"})
+_NOT_IN_FILES = frozenset({"resume", "force", "command", "output_dir", "llm"})
 _SEED = "random seed of all stages; a section may set another one."
 _WIDTH = 100
 
@@ -124,7 +124,9 @@ def run_settings(
             raise AceFinetuneError(f"{where} cannot be used: {error}") from error
     given = _checked(given, {}, "The command")
     settings = _built({**content, **given, **{name: {**content[name], **given[name]} for name in _SECTIONS}})
-    for name in ("data", "out"):
+    settings.setdefault("data", None)
+    only_memories = settings.get("synthesize") and settings.get("memories")
+    for name in ("out",) if only_memories else ("data", "out"):
         if settings.get(name) is None:
             raise AceFinetuneError(f"{where} does not say {name}; give it with --{name}, or in a file with --config.")
     return RunSettings(**settings, resume=resume, force=force, command=command)
@@ -193,7 +195,7 @@ def _fields(cls: type) -> dict[str, Any]:
     hints = get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls) if field.name not in _NOT_IN_FILES]
     # In Python, data and memories may be objects too.
-    hints |= {"data": Path, "memories": str | None} if cls is RunSettings else {}
+    hints |= {"data": Path | None, "memories": str | None} if cls is RunSettings else {}
     return {name: hints[name] for name in names} | ({"seed": int} if cls is RunSettings else {})
 
 

@@ -103,10 +103,11 @@ def _earlier_and_texts(
     texts: dict[str, Memory] = {}
     if run is not None:
         manifest = run.read_manifest()
-        if manifest.get("data") is None and memories is None:
+        sources = [source for source in (manifest.get("data"), manifest.get("memories")) if source is not None]
+        if not sources and memories is None:
             raise AceFinetuneError(f"The run in {str(run.path)!r} names no data; give its memories with --memories.")
-        if manifest.get("data") is not None:
-            of_run = read_dataset(manifest["data"], manifest.get("memories"), columns=manifest.get("columns"))
+        if sources:
+            of_run = read_dataset(*sources, columns=manifest.get("columns"))
             texts.update(of_run.memories)
     if memories is not None:
         texts.update(read_dataset(memories).memories)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llama_index_ace_finetune.datasets.splits.earlier import EarlierSplit
-from llama_index_ace_finetune.datasets.splits.split import Split, split_dataset
+from llama_index_ace_finetune.datasets.splits.split import Split
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_base_provenance
@@ -17,7 +17,7 @@ from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.speed import cost, measure_speed
 from llama_index_ace_finetune.pipeline.stages.register import STAGES, kept_stages, stage_keys
 from llama_index_ace_finetune.pipeline.stages.stage import PlanContext
-from llama_index_ace_finetune.stores.read_dataset import read_dataset
+from llama_index_ace_finetune.pipeline.synthetic_queries import join_synthetic, split_known, synthesizer_of
 from llama_index_ace_finetune.training.modes.mode import TrainingSizes
 
 _MEASURED_SECONDS = 6.0
@@ -69,10 +69,17 @@ def plan(settings: RunSettings) -> RunPlan:
         AceFinetuneError: whatever `run` would reject before its first stage.
     """
     require_models(settings)
-    dataset = read_dataset(settings.data, settings.memories, columns=settings.columns)
+    dataset = settings.read()
     kept = kept_stages(settings, stage_keys(settings, dataset))
     earlier = EarlierSplit.of_record(read_base_provenance(settings.training.base_model))
-    split = split_dataset(dataset, settings=settings.split, earlier=earlier)
+    known = split_known(settings, dataset, earlier)
+    if known is not None and not settings.synthesize:
+        split = known
+    else:
+        # As many queries as the run will write, made without a model.
+        offline = replace(settings, llm=None, llm_url=None, llm_model=None)
+        made = synthesizer_of(offline, dataset, known, None).generate().dataset
+        dataset, split = join_synthetic(settings, dataset, known, earlier, made)
     check_run(settings, dataset, split)
     encoding = base_encoding(settings.training)
     encoder = Encoder.load(settings.training.base_model, settings=encoding)

@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.datasets.splits.earlier import EarlierSplit
-from llama_index_ace_finetune.datasets.splits.split import SplitSettings, split_dataset
+from llama_index_ace_finetune.datasets.splits.split import SplitSettings
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_base_provenance
@@ -27,13 +27,17 @@ from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.stages.register import RUN, STAGES, kept_stages, stage_keys
 from llama_index_ace_finetune.pipeline.stages.stage import StageContext
+from llama_index_ace_finetune.pipeline.synthetic_queries import add_synthetic, copy_synthetic, split_known
 from llama_index_ace_finetune.pipeline.work_folder import tidy_work, work_folder
 from llama_index_ace_finetune.run_folder import MANIFEST_VERSION, RunFolder
-from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
+from llama_index_ace_finetune.stores.read_dataset import Data, Memories
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.utils.atomic import write_json, write_text
 from llama_index_ace_finetune.utils.new_folder import new_folder, tidy
 from llama_index_ace_finetune.utils.ownership import added_by_user
+
+if TYPE_CHECKING:
+    from llama_index.core.llms import LLM
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +69,8 @@ def run(
     out: str | Path | None = None,
     memories: Memories | None = None,
     columns: str | None = None,
+    synthesize: int = 0,
+    llm: LLM | None = None,
     split: SplitSettings | None = None,
     mining: MiningSettings | None = None,
     training: TrainingConfig | None = None,
@@ -79,10 +85,13 @@ def run(
 
     Args:
         settings: all settings at once; or give `data` and `out`, and what should not be the default.
-        data: queries with known answers: a dataset, or a path of any format that `read_dataset` takes.
+        data: queries with known answers: a dataset, or a path of any format that `read_dataset` takes. With
+            `synthesize`, memories are enough.
         out: run folder.
         memories: further memories: a path, the address of a Qdrant collection, memories or LlamaIndex nodes.
         columns: names of the columns of a table, as `read_dataset` takes them.
+        synthesize: number of synthetic queries to write, see `RunSettings`.
+        llm: LlamaIndex language model that writes them; without one they are made of the memories' own words.
         split: fractions and seed of the split.
         mining: sources of candidates, and filters.
         training: settings of the training; its output_dir is not used.
@@ -95,20 +104,22 @@ def run(
         AceFinetuneError: for data that cannot be read or split, or a stage that fails.
     """
     if settings is None:
-        if data is None or out is None:
+        if out is None or (data is None and not synthesize):
             raise AceFinetuneError("A run needs data and out; give both, or RunSettings.")
         settings = RunSettings(
-            data=data if isinstance(data, RetrievalDataset) else Path(data),
+            data=data if data is None or isinstance(data, RetrievalDataset) else Path(data),
             out=Path(out),
             memories=memories,
             columns=columns,
+            synthesize=synthesize,
+            llm=llm,
             split=split or SplitSettings(),
             mining=mining or MiningSettings(),
             training=training or TrainingConfig(),
             resume=resume,
             force=force,
         )
-    elif any((data, out, memories, columns, split, mining, training, resume, force)):
+    elif any((data, out, memories, columns, synthesize, llm, split, mining, training, resume, force)):
         raise AceFinetuneError(
             "A run takes RunSettings or single settings, not both; put all of them into RunSettings."
         )
@@ -119,7 +130,7 @@ def _run(settings: RunSettings, events: PipelineEvents) -> RunResult:
     start = time.perf_counter()
     tidy(settings.out)
     require_models(settings)
-    dataset = read_dataset(settings.data, settings.memories, columns=settings.columns)
+    dataset = settings.read()
     keys = stage_keys(settings, dataset)
     kept = kept_stages(settings, keys)
     if kept == set(keys):
@@ -147,15 +158,24 @@ def _run_stages(
     events: PipelineEvents,
 ) -> None:
     earlier = EarlierSplit.of_record(read_base_provenance(settings.training.base_model))
-    split = split_dataset(dataset, settings=settings.split, earlier=earlier)
+    known = split_known(settings, dataset, earlier)
+    base = None
+    if known is not None and not settings.synthesize:
+        split = known
+    else:
+        base = Encoder.load(settings.training.base_model, settings=base_encoding(settings.training))
+        dataset, split = add_synthetic(
+            settings, dataset, known, earlier, base, work=work, reuse="mine" in kept, events=events
+        )
     for line in describe_data(dataset, split):
         events.on_message(line)
     check_run(settings, dataset, split)
-    encoding = base_encoding(settings.training)
-    base = Encoder.load(settings.training.base_model, settings=encoding)
+    base = base or Encoder.load(settings.training.base_model, settings=base_encoding(settings.training))
     with new_folder(settings.out, kind=RUN) as aside:
         folder = RunFolder(aside)
         _copy_kept(settings.out, folder, kept, events)
+        if settings.synthesize:
+            copy_synthetic(RunFolder(work).synthetic, folder.synthetic)
         context = StageContext(
             settings=settings, dataset=dataset, split=split, base=base, folder=folder, work=work, events=events
         )

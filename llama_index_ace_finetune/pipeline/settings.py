@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.mining.settings import MiningSettings
+from llama_index_ace_finetune.stores.read_dataset import read_dataset
+from llama_index_ace_finetune.synthesis.endpoint import DEFAULT_KEY_VARIABLE, endpoint_llm
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.utils.redact import without_passwords
+
+if TYPE_CHECKING:
+    from llama_index.core.llms import LLM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +27,19 @@ class RunSettings:
 
     Attributes:
         data: queries with known answers: a file or folder in any format that `ace-finetune inspect` reads, or, in
-            Python, a dataset.
+            Python, a dataset. None if there are only memories, for which `synthesize` writes queries.
         out: run folder.
         memories: memories beyond those of the data: a file, the folder of a persisted LlamaIndex index, or the folder
             or address of a Qdrant collection; in Python also memories or nodes.
         columns: names of the columns of a table, such as query=question,text=context.
+        synthesize: write N synthetic queries for memories of no dev or test query, as further training examples; dev
+            decides whether they are used. Without queries of users, all parts of the split are synthetic. 0 writes
+            none.
+        llm_url: OpenAI-compatible endpoint of the language model that writes them; without one they are made of the
+            memories' own words.
+        llm_model: name of the model there.
+        llm_key_env: environment variable that holds its API key.
+        llm: in Python, any LlamaIndex language model instead.
         num_negatives: hard negatives mined per query.
         min_difficulty: leave out easier training queries: easy, medium or hard.
         skip_categories: leave out training queries of these categories.
@@ -42,10 +56,15 @@ class RunSettings:
         command: as typed, for the report.
     """
 
-    data: Path | RetrievalDataset
+    data: Path | RetrievalDataset | None
     out: Path
     memories: str | Path | Sequence[Any] | None = None
     columns: str | None = None
+    synthesize: int = 0
+    llm_url: str | None = None
+    llm_model: str | None = None
+    llm_key_env: str = DEFAULT_KEY_VARIABLE
+    llm: Any = None
     num_negatives: int = 5
     min_difficulty: Literal["easy", "medium", "hard"] | None = None
     skip_categories: frozenset[str] = frozenset()
@@ -61,12 +80,37 @@ class RunSettings:
     command: str = ""
 
     def __post_init__(self) -> None:
-        """Raise AceFinetuneError for a limit that is not above 0."""
+        """Raise AceFinetuneError for a limit that is not above 0, or settings that contradict each other."""
         self.limits()
+        if self.synthesize < 0:
+            raise AceFinetuneError(f"synthesize is {self.synthesize}; it must be 0 or more.")
+        if not self.synthesize and (self.llm is not None or self.llm_url or self.llm_model):
+            raise AceFinetuneError("A language model is given, but no number of queries to write; set synthesize.")
+        if self.data is None and not (self.synthesize and self.memories is not None):
+            raise AceFinetuneError(
+                "A run needs data with queries; or memories, and the number of queries to synthesize for them."
+            )
 
     def limits(self) -> ServingLimits:
         """Return the limits of the served system."""
         return ServingLimits(query_ms=self.query_ms, bytes_per_memory=self.bytes_per_memory)
+
+    def language_model(self) -> LLM | None:
+        """Return the language model that writes synthetic queries; None if they are made of the memories' own words.
+
+        Raises:
+            AceFinetuneError: if only one of `llm_url` and `llm_model` is given, or the extra llm is not installed.
+        """
+        if self.llm is not None:
+            found: LLM = self.llm
+            return found
+        return endpoint_llm(self.llm_url, self.llm_model, key_variable=self.llm_key_env)
+
+    def read(self) -> RetrievalDataset:
+        """Read the data and the memories; see `read_dataset`."""
+        if self.data is None:
+            return read_dataset(self.memories, columns=self.columns)
+        return read_dataset(self.data, self.memories, columns=self.columns)
 
     def seeds(self) -> dict[str, int]:
         """Return the random seed of every stage that has one."""
@@ -74,7 +118,9 @@ class RunSettings:
 
     @property
     def data_name(self) -> str:
-        """The path of the data; the name of a dataset that is not a file."""
+        """The path of the data, or of the memories if there are no data; the name of a dataset that is not a file."""
+        if self.data is None:
+            return without_passwords(str(self.memories)) if isinstance(self.memories, (str, Path)) else "memories"
         return self.data.name if isinstance(self.data, RetrievalDataset) else str(self.data)
 
     @property
@@ -91,6 +137,10 @@ class RunSettings:
             "out": str(self.out),
             "memories": without_passwords(str(self.memories)) if isinstance(self.memories, (str, Path)) else None,
             "columns": self.columns,
+            "synthesize": self.synthesize,
+            "llm_url": self.llm_url and without_passwords(self.llm_url),
+            "llm_model": self.llm_model,
+            "llm_key_env": self.llm_key_env,
             "num_negatives": self.num_negatives,
             "min_difficulty": self.min_difficulty,
             "skip_categories": sorted(self.skip_categories),

@@ -104,6 +104,24 @@ def synthesize(
     plan = synthesizer.plan()
     if dry_run:
         return SynthesisResult(path=None, report=_plan_report(synthesizer, plan), plan=plan)
+    report = write_queries(synthesizer, path, plan=plan, calls=calls, events=events)
+    return SynthesisResult(path=path, report=report, plan=plan)
+
+
+def write_queries(
+    synthesizer: Synthesizer,
+    path: Path,
+    *,
+    plan: SynthesisPlan | None = None,
+    calls: CallSettings | None = None,
+    events: PipelineEvents,
+) -> dict[str, Any]:
+    """Generate the queries and write them to `path`, with the report and the answers beside it; return the report.
+
+    Raises:
+        AceFinetuneError: if no query is left, or the language model cannot be reached.
+    """
+    plan = plan or synthesizer.plan()
     with events.texts_progress("synthesizing", len(plan.memory_ids)) as progress:
         made = synthesizer.generate(_beside(path, "answers.jsonl"), plan=plan, calls=calls, progress=progress)
     report = {**_plan_report(synthesizer, plan), **_report(made)}
@@ -114,7 +132,7 @@ def synthesize(
         )
     _write(made.dataset, path)
     write_json(_beside(path, "report.json"), report)
-    return SynthesisResult(path=path, report=report, plan=plan)
+    return report
 
 
 def _split(dataset: RetrievalDataset, settings: SplitSettings | None, events: PipelineEvents) -> Split | None:

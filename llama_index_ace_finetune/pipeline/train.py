@@ -54,6 +54,8 @@ def train_model(
             ),
             on_phase=events.on_phase,
         )
+    if tuner.synthetic:
+        events.on_message(str(tuner.synthetic))
     events.on_message("ships the base" if tuner.shipped is None else f"ships {tuner.shipped.name}")
     return metrics
 

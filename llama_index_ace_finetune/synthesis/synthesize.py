@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.splits.split import Split
+from llama_index_ace_finetune.datasets.text import id_from_text
 from llama_index_ace_finetune.datasets.types import SYNTHETIC, Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
@@ -99,9 +100,11 @@ class Synthesizer:
         encoder: for clusters, neighbours and the round trip; without it BM25 does the latter two.
         settings: what to generate and to keep.
         template: of the prompt.
+        leave_out: answer ids of memories to write no queries for, such as those of held-out queries.
+        cache: folder for the vectors of the memories.
 
     Raises:
-        DatasetError: without memories.
+        DatasetError: without memories, or if all are left out.
     """
 
     def __init__(
@@ -113,17 +116,28 @@ class Synthesizer:
         encoder: Encoder | None = None,
         settings: SynthesisSettings | None = None,
         template: PromptTemplate | None = None,
+        leave_out: Collection[str] = (),
+        cache: Path | None = None,
     ) -> None:
         if not dataset.answers:
             raise DatasetError(f"{dataset.name}: there are no memories to write queries for.")
+        if not set(dataset.answers) - set(leave_out):
+            raise DatasetError(
+                f"{dataset.name}: all memories are those of held-out queries, so none is left to write queries for; "
+                "add memories."
+            )
         self.dataset, self.llm, self.settings = dataset, llm, settings or SynthesisSettings()
         self._split = split
         self._template = template or PromptTemplate()
         self._memories: list[Memory] = list(dataset.answers.values())
         self._corpus = [memory.text for memory in self._memories]
+        held_out = frozenset(leave_out)
+        self._allowed = np.array(
+            [row for row, answer in enumerate(dataset.answers) if answer not in held_out], np.int64
+        )
         self._row_of = {identifier: row for row, identifier in enumerate(dataset.answers)}
         self._encoder = encoder
-        self._vectors = encoder.encode(self._corpus, role="document") if encoder else None
+        self._vectors = encoder.encode(self._corpus, role="document", cache=cache) if encoder else None
         self._bm25 = BM25Index.build(self._corpus)
 
     @property
@@ -137,9 +151,11 @@ class Synthesizer:
         asked = np.zeros(len(self._memories), bool)
         for query_id in self.dataset.queries:
             asked[[self._row_of[answer] for answer in self.dataset.relevant(query_id)]] = True
-        wanted = min(math.ceil(settings.num_queries / settings.per_memory), len(self._memories))
-        per_memory = max(settings.per_memory, math.ceil(settings.num_queries / len(self._memories)))
-        rows = select_memories(asked, wanted, vectors=self._vectors, seed=settings.seed)
+        allowed = self._allowed
+        wanted = min(math.ceil(settings.num_queries / settings.per_memory), len(allowed))
+        per_memory = max(settings.per_memory, math.ceil(settings.num_queries / len(allowed)))
+        vectors = None if self._vectors is None else self._vectors[allowed]
+        rows = allowed[select_memories(asked[allowed], wanted, vectors=vectors, seed=settings.seed)]
         memory_ids = tuple(self._memories[int(row)].id for row in rows)
         if self.llm is None:
             return SynthesisPlan(memory_ids, per_memory)
@@ -182,16 +198,15 @@ class Synthesizer:
             texts, rows, self._corpus, known=[query.text for query in self.dataset.queries.values()],
             settings=self.settings, max_copied=limit, search=self._search,
         )  # fmt: skip
-        queries = {f"synthetic-{place}": texts[number] for place, number in enumerate(filtered.kept)}
+        # Ids that do not collide with those of known queries, whose texts differ.
+        kept = {id_from_text(SYNTHETIC, texts[number]): number for number in filtered.kept}
         metadata = {SYNTHETIC: self.generator}
         dataset = replace(
             self.dataset,
-            queries={identifier: Query(identifier, text, metadata) for identifier, text in queries.items()},
-            judgements={
-                f"synthetic-{place}": {made[number][0]: 1.0} for place, number in enumerate(filtered.kept)
-            },
+            queries={identifier: Query(identifier, texts[number], metadata) for identifier, number in kept.items()},
+            judgements={identifier: {made[number][0]: 1.0} for identifier, number in kept.items()},
             own_documents={},
-        )  # fmt: skip
+        )
         return Synthesis(
             dataset=dataset,
             generated=len(made),

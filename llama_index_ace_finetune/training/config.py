@@ -89,6 +89,7 @@ class TrainingConfig:
         seed: random seed.
         report_to: in mode "full", loggers of the transformers trainer, ("tensorboard",) or ("wandb",) for example;
             TensorBoard's files go to a folder beside the model, OUTPUT_DIR-logs.
+        synthetic_weight: of synthetic queries in the losses, beside queries of users, which have weight 1.
     """
 
     base_model: str = DEFAULT_BASE_MODEL
@@ -126,6 +127,7 @@ class TrainingConfig:
     document_prompt: str | None = None
     seed: int = 0
     report_to: tuple[str, ...] = ()
+    synthetic_weight: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("interpolation", "dimensions", "report_to"):
@@ -150,7 +152,7 @@ class TrainingConfig:
         )
         for name in ("epochs", "batch_size"):
             self._require(getattr(self, name) > 0, name, "greater than 0")
-        for name in ("learning_rate", "temperature", "late_interaction_temperature"):
+        for name in ("learning_rate", "temperature", "late_interaction_temperature", "synthetic_weight"):
             self._require(0 < getattr(self, name) < math.inf, name, "greater than 0, and finite")
         weight, length = self.late_interaction_weight, self.late_interaction_dimensions
         self._require(0 <= weight < math.inf, "late_interaction_weight", "0 or more, and finite")

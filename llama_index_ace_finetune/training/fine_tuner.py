@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from llama_index_ace_finetune.training.modes.late_interaction import require_tok
 from llama_index_ace_finetune.training.modes.lora import require_peft
 from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
 from llama_index_ace_finetune.training.modes.schedule import MODES, OnModeEnd, OnModeStart, run_modes
+from llama_index_ace_finetune.training.modes.synthetic_queries import SyntheticChoice, choose_synthetic
 from llama_index_ace_finetune.training.saving.model_folder import MODEL, save_model_folder
 from llama_index_ace_finetune.utils.atomic import write_text
 from llama_index_ace_finetune.utils.file_lock import locked
@@ -65,6 +67,7 @@ class EmbeddingFineTuner:
         self.data: TrainingData | None = None
         self.encoder: Encoder | None = None
         self.results: list[ModeResult] = []
+        self.synthetic: SyntheticChoice | None = None
         self.history: list[Mapping[str, float]] = []
         self._cache = cache
         self._checkpoints = checkpoints
@@ -188,7 +191,13 @@ class EmbeddingFineTuner:
         context = TrainingContext(
             encoder, examples, self._dev, self.config, self._cache, self._checkpoints, self._general, on_phase
         )
-        self.results = run_modes(context, progress=progress, on_mode_end=on_mode_end, on_mode_start=on_mode_start)
+        started = time.perf_counter()
+        context, self.synthetic = choose_synthetic(context, at_least=MIN_EXAMPLES)
+        examples = self._train = context.examples
+        require_examples(len(examples.queries))
+        self.results = run_modes(
+            context, progress=progress, on_mode_end=on_mode_end, on_mode_start=on_mode_start, started=started
+        )
         shipped, last = self.shipped, self.results[-1]
         if shipped:
             # The fingerprint is set when its files are written.
@@ -206,6 +215,7 @@ class EmbeddingFineTuner:
             "training_time_seconds": round(seconds, 2),
             "examples_per_second": round(reported.epochs * len(examples.queries) / reported.seconds, 2),
             "selection": self.selection.to_dict() if self.selection else None,
+            "synthetic": self.synthetic.to_dict() if self.synthetic else None,
             "rungs": [result.to_dict() for result in self.results],
         }
         self._metrics = metrics

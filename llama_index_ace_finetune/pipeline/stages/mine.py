@@ -28,6 +28,9 @@ def _key(settings: RunSettings, dataset: RetrievalDataset, keys: Mapping[str, st
     values = settings.to_dict()
     values["mining"] = by_content(values["mining"])
     chosen = {name: values[name] for name in ("num_negatives", "min_difficulty", "skip_categories", "split", "mining")}
+    if settings.synthesize:
+        llm = settings.llm_model if settings.llm is None else settings.llm.metadata.model_name
+        chosen |= {"synthesize": settings.synthesize, "llm": [settings.llm_url, llm]}
     base_model = by_content({"base_model": settings.training.base_model})["base_model"]
     return digest([__version__, dataset_content(dataset), chosen, base_model, *_encoding(settings)])
 
@@ -72,6 +75,8 @@ def _estimate(context: PlanContext) -> list[StageEstimate]:
     seconds = (sizes.train + sizes.dev + sizes.corpus) * context.speed.embed
     queries = len(context.split.train) + len(context.split.dev)
     description = f"{context.settings.num_negatives} negatives for each of {queries} queries"
+    if context.settings.synthesize:
+        description += f", up to {context.settings.synthesize} of them synthetic"
     return [StageEstimate("mine", description, seconds)]
 
 

@@ -15,6 +15,8 @@ from llama_index_ace_finetune.training.data.examples import IndexedExamples
 from llama_index_ace_finetune.training.data.false_negatives import FalseNegativeMask
 
 POSITIVE, NEGATIVE, MASKED = 1, 0, -1
+QUERY_WEIGHT = "loss_weight"
+"""Name, in the feature block of the queries, of their weights in the loss."""
 
 
 @dataclass
@@ -33,6 +35,7 @@ class BatchCollator:
         document_prompt: text in front of every document.
         false_negatives: masks suspected ones; by default only known positives are masked.
         teacher: per query, a teacher's scores by corpus row; the labels then hold them beside the targets.
+        weights: of the queries in the loss, float32 [n]; None if they are equal.
         epoch: decides which positive and negatives are used.
         valid_label_columns: read by the trainer.
     """
@@ -44,6 +47,7 @@ class BatchCollator:
     document_prompt: str
     false_negatives: FalseNegativeMask | None = None
     teacher: Sequence[Mapping[int, float]] | None = None
+    weights: NDArray[np.float32] | None = None
     epoch: int = 0
     valid_label_columns: list[str] = field(default_factory=list)
 
@@ -63,6 +67,8 @@ class BatchCollator:
         for role, prompt in (("query", self.query_prompt), ("document", self.document_prompt)):
             features = self.preprocess(texts[role], prompt=prompt or None, task=role)
             batch.update({f"{role}_{key}": value for key, value in features.items()})
+        if self.weights is not None:
+            batch[f"query_{QUERY_WEIGHT}"] = torch.from_numpy(self.weights[numbers])
         return batch
 
     def select(self, numbers: list[int]) -> tuple[list[int], NDArray[np.int8]]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
+from llama_index_ace_finetune.datasets.types import SYNTHETIC
 from llama_index_ace_finetune.ranking.own_documents import NO_ROW
 
 
@@ -27,6 +28,7 @@ class IndexedExamples:
             text.
         own: the row of each query's own document, int64 [n], -1 without one; None where no query has one. It is neither
             positive nor negative for the query, and not ranked.
+        synthetic: whether a query is a synthetic one among queries of users, bool [n]; None where all are of one kind.
     """
 
     query_ids: tuple[str, ...]
@@ -36,6 +38,7 @@ class IndexedExamples:
     relevant: tuple[NDArray[np.int64], ...]
     negatives: tuple[NDArray[np.int64], ...]
     own: NDArray[np.int64] | None = None
+    synthetic: NDArray[np.bool_] | None = None
 
 
 def index_examples(data: TrainingData, examples: Sequence[TrainingExample]) -> IndexedExamples:
@@ -75,6 +78,7 @@ def index_examples(data: TrainingData, examples: Sequence[TrainingExample]) -> I
         relevant=tuple(relevant),
         negatives=tuple(negatives),
         own=_own_rows(examples, row_of),
+        synthetic=_synthetic(examples),
     )
 
 
@@ -82,3 +86,8 @@ def _own_rows(examples: Sequence[TrainingExample], row_of: dict[str, int]) -> ND
     if all(example.own_id is None for example in examples):
         return None
     return np.array([NO_ROW if e.own_id is None else row_of[e.own_id] for e in examples], np.int64)
+
+
+def _synthetic(examples: Sequence[TrainingExample]) -> NDArray[np.bool_] | None:
+    synthetic = np.array([bool(example.metadata.get(SYNTHETIC)) for example in examples], bool)
+    return synthetic if synthetic.any() and not synthetic.all() else None

@@ -20,8 +20,9 @@ def full_corpus_loss(
     *,
     temperature: float,
     own_rows: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean over queries of the contrastive loss of each query's positives, against all documents.
+    """Return the (weighted) mean over queries of the contrastive loss of each query's positives, against all documents.
 
     For a query with positive rows P, s = q . d / temperature:
         loss = mean over p in P of -log( exp(s_p) / (exp(s_p) + sum over n not in P of exp(s_n)) )
@@ -35,17 +36,26 @@ def full_corpus_loss(
         positive_rows: int64 tensor [queries, p]: distinct rows of `document_vectors`, padded with PADDING.
         temperature: divisor of the inner products.
         own_rows: int64 tensor [queries]: a row that is neither positive nor negative for the query, or PADDING.
+        weights: of the queries, float tensor [queries], above 0; None if they are equal.
 
     Returns:
         Scalar tensor. Queries without a positive do not count; 0 if none has one.
     """
-    return _FullCorpusLoss.apply(query_embeddings, document_vectors, positive_rows, temperature, own_rows)  # type: ignore[no-any-return, no-untyped-call]
+    return _FullCorpusLoss.apply(  # type: ignore[no-any-return, no-untyped-call]
+        query_embeddings, document_vectors, positive_rows, temperature, own_rows, weights
+    )
 
 
 class _FullCorpusLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, documents: Tensor, positive_rows: Tensor, temperature: float, own_rows: Tensor | None
+        ctx: Any,
+        queries: Tensor,
+        documents: Tensor,
+        positive_rows: Tensor,
+        temperature: float,
+        own_rows: Tensor | None,
+        weights: Tensor | None,
     ) -> Tensor:
         # The caller may train in bfloat16; at small temperatures the softmax needs full precision.
         with torch.autocast(queries.device.type, enabled=False):
@@ -61,7 +71,10 @@ class _FullCorpusLoss(torch.autograd.Function):
                 scores[of_query, own_rows[of_query]] = torch.finfo(scores.dtype).min / 4
             wrong = torch.logsumexp(scores, dim=1)
             answers = torch.bincount(owner, minlength=len(queries))
-            weight = 1 / (answers[owner] * (answers > 0).sum()).to(scores.dtype)
+            if weights is None:
+                weight = 1 / (answers[owner] * (answers > 0).sum()).to(scores.dtype)
+            else:
+                weight = (weights[owner] / (answers[owner] * weights[answers > 0].sum())).to(scores.dtype)
             margin = wrong[owner] - right
             loss = (nn.functional.softplus(margin) * weight).sum()
             # d loss / d s_p = -weight * sigmoid(margin), and a negative takes its softmax part of the sum.
@@ -75,7 +88,7 @@ class _FullCorpusLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * outputs[0], None, None, None, None
+        return gradient * outputs[0], None, None, None, None, None
 
 
 def pad_rows(rows: Sequence[NDArray[np.int64]]) -> Tensor:

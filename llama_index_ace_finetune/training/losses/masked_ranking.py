@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from llama_index_ace_finetune.training.config import DistillationName
-from llama_index_ace_finetune.training.data.batches import NEGATIVE, POSITIVE
+from llama_index_ace_finetune.training.data.batches import NEGATIVE, POSITIVE, QUERY_WEIGHT
 from llama_index_ace_finetune.training.losses.distillation import DISTILLATION_LOSSES
 from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits, embed, embed_with_states
 from llama_index_ace_finetune.training.losses.late_interaction import LateInteraction
 
 
-def masked_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
-    """Return the mean over queries of the contrastive loss of each query's positives.
+def masked_ranking_loss(
+    similarities: Tensor, targets: Tensor, *, temperature: float, weights: Tensor | None = None
+) -> Tensor:
+    """Return the (weighted) mean over queries of the contrastive loss of each query's positives.
 
     For a query with positives P and negatives N (masked documents are in neither), s = similarity / temperature:
         loss = mean over p in P of -log( exp(s_p) / (exp(s_p) + sum over n in N of exp(s_n)) )
@@ -27,6 +29,7 @@ def masked_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: f
         similarities: float tensor [queries, documents], cosines.
         targets: integer tensor of the same shape: POSITIVE, NEGATIVE or MASKED.
         temperature: divisor of the cosines.
+        weights: of the queries, float tensor [queries], above 0; None if they are equal.
 
     Returns:
         Scalar tensor. Queries without a positive do not count; 0 if none has one.
@@ -40,16 +43,23 @@ def masked_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: f
     count = positive.sum(dim=1)
     counted = count > 0
     per_query = per_positive.sum(dim=1) / count.clamp(min=1)
-    return per_query.sum() / counted.sum().clamp(min=1)
+    if weights is None:
+        return per_query.sum() / counted.sum().clamp(min=1)
+    return (per_query * weights).sum() / weights[counted].sum().clamp(min=torch.finfo(scaled.dtype).tiny)
 
 
-def symmetric_ranking_loss(similarities: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
+def symmetric_ranking_loss(
+    similarities: Tensor, targets: Tensor, *, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """Return the mean of `masked_ranking_loss` from queries to documents and from documents to queries.
+
+    A document has the largest weight of the queries to which it is relevant.
 
     Source: MultipleNegativesSymmetricRankingLoss, with its mask and several positives.
     """
-    forth = masked_ranking_loss(similarities, targets, temperature=temperature)
-    back = masked_ranking_loss(similarities.T, targets.T, temperature=temperature)
+    of_documents = None if weights is None else ((targets == POSITIVE) * weights[:, None]).amax(dim=0)
+    forth = masked_ranking_loss(similarities, targets, temperature=temperature, weights=weights)
+    back = masked_ranking_loss(similarities.T, targets.T, temperature=temperature, weights=of_documents)
     return (forth + back) / 2
 
 
@@ -92,27 +102,33 @@ class MaskedRankingLoss(nn.Module):
         """Embed both blocks and compare every query with every document.
 
         `labels` are the targets [queries, documents]; or, with a teacher, float [2, queries, documents]: the targets
-        and its scores.
+        and its scores. The block of the queries may hold their weights (`QUERY_WEIGHT`), which the distillation loss
+        does not use.
         """
         targets, teacher = (labels[0].to(torch.int8), labels[1]) if labels.dim() == 3 else (labels, None)
+        weights = features[0].get(QUERY_WEIGHT)
+        features = [{name: value for name, value in block.items() if name != QUERY_WEIGHT} for block in features]
         late = self.late_interaction
         if late is None:
             blocks = (embed(self.model, block, packed=self.packed, memory=self.memory) for block in features)
-            return self._of_vectors(*blocks, targets=targets, teacher=teacher)
+            return self._of_vectors(*blocks, targets=targets, teacher=teacher, weights=weights)
         (queries, query_tokens), (documents, document_tokens) = (
             embed_with_states(self.model, block, packed=self.packed, memory=self.memory) for block in features
         )
         similarities = late.similarities(query_tokens, document_tokens)
-        return self._of_vectors(queries, documents, targets=targets, teacher=teacher) + late.weight * self._rank(
-            similarities, targets, temperature=late.temperature
+        of_vectors = self._of_vectors(queries, documents, targets=targets, teacher=teacher, weights=weights)
+        return of_vectors + late.weight * self._rank(
+            similarities, targets, temperature=late.temperature, weights=weights
         )
 
-    def _of_vectors(self, queries: Tensor, documents: Tensor, *, targets: Tensor, teacher: Tensor | None) -> Tensor:
+    def _of_vectors(
+        self, queries: Tensor, documents: Tensor, *, targets: Tensor, teacher: Tensor | None, weights: Tensor | None
+    ) -> Tensor:
         similarities = [queries @ documents.T]
         for length in self.dimensions:
             short = (nn.functional.normalize(vectors[:, :length]) for vectors in (queries, documents))
             similarities.append(next(short) @ next(short).T)
-        losses = [self._rank(each, targets, temperature=self.temperature) for each in similarities]
+        losses = [self._rank(each, targets, temperature=self.temperature, weights=weights) for each in similarities]
         loss = torch.stack(losses).mean()
         if teacher is None:
             return loss

@@ -13,6 +13,7 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
 from llama_index_ace_finetune.training.data.batches import BatchCollator
 from llama_index_ace_finetune.training.data.false_negatives import FalseNegativeMask
+from llama_index_ace_finetune.training.data.query_weights import query_weights
 from llama_index_ace_finetune.training.data.teacher_scores import teacher_scores
 from llama_index_ace_finetune.training.data.token_cache import TokenCache
 from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPlan
@@ -164,6 +165,7 @@ def _collators(context: TrainingContext) -> Callable[[], BatchCollator]:
         document_prompt=model.prompts.get("document") or "",
         false_negatives=false_negatives,
         teacher=teacher,
+        weights=query_weights(examples, config.synthetic_weight),
     )
 
 

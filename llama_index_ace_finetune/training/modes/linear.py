@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
+from llama_index_ace_finetune.training.data.query_weights import query_weights
 from llama_index_ace_finetune.training.loop.callback import StepProgress
 from llama_index_ace_finetune.training.loop.fit import OnPlan
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores
@@ -46,6 +47,7 @@ def train_linear(
         dev_relevant=dev.examples.relevant,
         own=context.examples.own,
         dev_own=dev.examples.own,
+        weights=query_weights(context.examples, context.config.synthetic_weight),
     )
     alpha = float(fit.chosen.kind != "identity")
     difference = fit.difference

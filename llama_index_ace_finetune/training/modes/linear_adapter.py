@@ -102,12 +102,14 @@ class LinearAdapterFit:
         chosen: what `matrix` is; the identity if nothing was significantly better.
         candidates: all that were tried, in order, the identity first.
         difference: of the best candidate to the identity in MRR@10, on all dev queries.
+        dev_mrr: MRR@10 of the best candidate on each dev query with a positive, float64 [k].
     """
 
     matrix: NDArray[np.float32]
     chosen: LinearAdapterCandidate
     candidates: tuple[LinearAdapterCandidate, ...]
     difference: PairedDifference
+    dev_mrr: NDArray[np.float64]
 
 
 def fit_query_adapter(
@@ -120,6 +122,7 @@ def fit_query_adapter(
     settings: LinearAdapterSettings | None = None,
     own: NDArray[np.int64] | None = None,
     dev_own: NDArray[np.int64] | None = None,
+    weights: NDArray[np.float32] | None = None,
 ) -> LinearAdapterFit:
     """Learn a matrix that moves each query vector toward its positives; document vectors are unchanged.
 
@@ -138,6 +141,7 @@ def fit_query_adapter(
         own: row of the document that is the query itself, int64 [n], -1 without one; it is neither positive nor
             negative.
         dev_own: that of each dev query, int64 [k]; it is not ranked.
+        weights: of the queries, float32 [n], above 0; None if they are equal.
 
     Raises:
         ValueError: if shapes do not fit or a vector holds NaN or infinity.
@@ -151,7 +155,7 @@ def fit_query_adapter(
     if not answered or not asked:
         logger.warning("no training or no dev query has a positive, so the query vectors stay unchanged")
         none = LinearAdapterCandidate("identity", 0.0, 0, 0.0, 0.0)
-        return LinearAdapterFit(identity, none, (none,), paired_difference(np.empty(0), np.empty(0)))
+        return LinearAdapterFit(identity, none, (none,), paired_difference(np.empty(0), np.empty(0)), np.empty(0))
     dev_queries, dev_relevant = dev_queries[asked], [dev_relevant[place] for place in asked]
     documents = torch.from_numpy(np.ascontiguousarray(document_vectors, np.float32))
     queries = torch.from_numpy(np.ascontiguousarray(query_vectors[answered], np.float32))
@@ -159,11 +163,14 @@ def fit_query_adapter(
     judge = _Candidates(dev_queries, dev_relevant, documents, settings, own=dev_own)
     positive_rows = pad_rows([relevant[place] for place in answered])
     targets = torch.stack([documents[rows[rows != PADDING]].mean(dim=0) for rows in positive_rows])
+    of_query = None if weights is None else torch.from_numpy(weights[answered])
+    # Rows times the root of their weights have weighted squared errors.
+    root = 1.0 if of_query is None else of_query.sqrt()[:, None]
     for strength in settings.ridges:
-        judge.add(ridge_matrix(queries, targets, strength), "ridge", strength, 0)
+        judge.add(ridge_matrix(queries * root, targets * root, strength), "ridge", strength, 0)
     start = judge.matrices[judge.best()]
     own_rows = None if own is None else torch.from_numpy(own[answered])
-    for strength, steps, matrix in _stages(start, queries, documents, positive_rows, settings, own_rows):
+    for strength, steps, matrix in _stages(start, queries, documents, positive_rows, settings, own_rows, of_query):
         judge.add(matrix, "trained", strength, steps)
     whole = judge.best(start=1)
     found, matrix = judge.candidates[whole], judge.matrices[whole]
@@ -196,6 +203,7 @@ def _stages(
     positive_rows: Tensor,
     settings: LinearAdapterSettings,
     own_rows: Tensor | None,
+    weights: Tensor | None,
 ) -> Iterator[tuple[float, int, Tensor]]:
     """Train by Adam on batches; yield (pull, steps so far, matrix) at the end of each stage."""
     identity = torch.eye(documents.shape[1])
@@ -215,7 +223,14 @@ def _stages(
                 part = documents[part_rows]
                 own = None if own is None else places_in(part_rows, own)
             moved = nn.functional.normalize(queries[batch] @ weight.T)
-            loss = full_corpus_loss(moved, part, rows, temperature=settings.temperature, own_rows=own)
+            loss = full_corpus_loss(
+                moved,
+                part,
+                rows,
+                temperature=settings.temperature,
+                own_rows=own,
+                weights=None if weights is None else weights[batch],
+            )
             loss = loss + pull * (weight - identity).square().sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -302,7 +317,7 @@ def _decide(
     difference = paired_difference(ours, base, groups=[str(int(rows[0])) for rows in relevant])
     place = best if difference.is_gain else 0
     candidates = tuple(judge.candidates)
-    return LinearAdapterFit(judge.matrices[place].numpy(), candidates[place], candidates, difference)
+    return LinearAdapterFit(judge.matrices[place].numpy(), candidates[place], candidates, difference, ours)
 
 
 def _check(queries: NDArray[np.float32], documents: NDArray[np.float32], relevant: Sequence[NDArray[np.int64]]) -> None:

@@ -70,7 +70,12 @@ def train_queries(
         query_encoder,
         context.examples,
         context.document_vectors,
-        settings=QueryEncoderSettings(budget_minutes=minutes, max_seq_length=config.max_seq_length, seed=config.seed),
+        settings=QueryEncoderSettings(
+            budget_minutes=minutes,
+            max_seq_length=config.max_seq_length,
+            seed=config.seed,
+            synthetic_weight=config.synthetic_weight,
+        ),
         matrix=matrix,
         callbacks=[callback],
         evaluation_cost=measure_evaluation_cost(

@@ -17,6 +17,7 @@ from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.ranking.dense import unit_rows
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
+from llama_index_ace_finetune.training.data.query_weights import query_weights
 from llama_index_ace_finetune.training.data.token_cache import TokenCache
 from llama_index_ace_finetune.training.loop.budget import EvaluationCost
 from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback
@@ -49,6 +50,7 @@ class QueryEncoderSettings:
         nearest: documents that each query adds to that part.
         max_seq_length: tokens per query of a step; None leaves the model's own limit.
         seed: random seed.
+        synthetic_weight: of synthetic queries in the loss, beside queries of users, which have weight 1.
     """
 
     epochs: int = 4
@@ -61,6 +63,7 @@ class QueryEncoderSettings:
     nearest: int = 64
     max_seq_length: int | None = 256
     seed: int = 0
+    synthetic_weight: float = 0.5
 
     def __post_init__(self) -> None:
         # Validates what the trainer takes.
@@ -83,6 +86,7 @@ class QueryEncoderSettings:
             temperature=self.temperature,
             max_seq_length=self.max_seq_length,
             seed=self.seed,
+            synthetic_weight=self.synthetic_weight,
         )
 
 
@@ -127,6 +131,7 @@ def train_query_encoder(
     if len(examples.corpus) > settings.whole_corpus:
         queries = apply_adapter(encoder.encode_queries(examples.queries), matrix)
         near = nearest_rows(torch.from_numpy(queries), torch.from_numpy(document_vectors), settings.nearest)
+    weights = query_weights(examples, settings.synthetic_weight)
     loss = QueryEncoderLoss(
         model,
         document_vectors,
@@ -136,6 +141,7 @@ def train_query_encoder(
         temperature=settings.temperature,
         packed=encoder.packs(examples.queries, "query"),
         own_rows=None if examples.own is None else torch.from_numpy(examples.own),
+        weights=None if weights is None else torch.from_numpy(weights),
     )
     tokens = TokenCache(model, max_tokens=settings.max_seq_length)
     return fit(
@@ -191,6 +197,7 @@ class QueryEncoderLoss(nn.Module):
         temperature: divisor of the cosines.
         packed: see `embed`.
         own_rows: int64 [examples], the document that the query itself is; None where no query is one.
+        weights: of the examples, float32 [examples]; None if they are equal.
     """
 
     documents: Tensor
@@ -198,6 +205,7 @@ class QueryEncoderLoss(nn.Module):
     near: Tensor | None
     matrix: Tensor | None
     own_rows: Tensor | None
+    weights: Tensor | None
 
     def __init__(
         self,
@@ -210,6 +218,7 @@ class QueryEncoderLoss(nn.Module):
         temperature: float,
         packed: bool,
         own_rows: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -218,7 +227,8 @@ class QueryEncoderLoss(nn.Module):
         self.memory = ChunkLimits()
         held = None if matrix is None else torch.from_numpy(matrix)
         buffers = {"documents": torch.from_numpy(document_vectors), "positive_rows": positive_rows}
-        for name, value in {**buffers, "near": near, "matrix": held, "own_rows": own_rows}.items():
+        rest = {"near": near, "matrix": held, "own_rows": own_rows, "weights": weights}
+        for name, value in {**buffers, **rest}.items():
             # Not part of what a checkpoint holds: the corpus can be larger than the model.
             self.register_buffer(name, value, persistent=False)
 
@@ -233,7 +243,8 @@ class QueryEncoderLoss(nn.Module):
             part, rows = nearest_part(self.near[labels], rows)
             documents = documents[part]
             own = None if own is None else places_in(part, own)
-        return full_corpus_loss(queries, documents, rows, temperature=self.temperature, own_rows=own)
+        weights = None if self.weights is None else self.weights[labels]
+        return full_corpus_loss(queries, documents, rows, temperature=self.temperature, own_rows=own, weights=weights)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ def run_modes(
     progress: StepProgress | None = None,
     on_mode_end: OnModeEnd | None = None,
     on_mode_start: OnModeStart | None = None,
+    started: float | None = None,
 ) -> list[ModeResult]:
     """Run the modes that `context.config` asks for and return the result of each, cheapest first.
 
@@ -55,12 +56,13 @@ def run_modes(
         progress: called after each optimiser step.
         on_mode_end: called with the result of each mode.
         on_mode_start: called with the name and the planned steps of a mode before its first step.
+        started: `time.perf_counter()` when the budget began; now by default.
 
     Raises:
         TrainingError: if the first mode does not fit into the budget; or if there are no dev queries, and the index has
             to stay, a retention set is given, or the mode ships only what dev confirms.
     """
-    config, start = context.config, time.perf_counter()
+    config, start = context.config, time.perf_counter() if started is None else started
     modes = _without_dev(context) if context.dev is None else modes_of(config)
     results: list[ModeResult] = []
     for mode in modes:
