@@ -21,6 +21,7 @@ from llama_index_ace_finetune.cli.options import (
     Dense,
     Device,
     DocumentPrompt,
+    Engine,
     MaxScore,
     Memories,
     MinDifficulty,
@@ -31,13 +32,16 @@ from llama_index_ace_finetune.cli.options import (
     QueryPrompt,
     RangeMax,
     RangeMin,
+    RayAddress,
     RelativeMargin,
     Relax,
     SamplingStrategyName,
     Seed,
+    Shards,
     SkipCategories,
     SplitSeed,
     TeacherModel,
+    Workers,
 )
 from llama_index_ace_finetune.cli.verb import Verb
 
@@ -83,6 +87,10 @@ def generate(
     mining_report: Annotated[
         Path | None, typer.Option(help="Folder for the full report of the mining.", rich_help_panel="Mining")
     ] = None,
+    shards: Shards = None,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
+    workers: Workers = None,
 ) -> None:
     """Mine hard negatives and write training data."""
     settings = mining_flags(context.params)
@@ -93,6 +101,7 @@ def generate(
         from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
         from llama_index_ace_finetune.mining.settings import MiningSettings
         from llama_index_ace_finetune.pipeline.generate import generate as write_training_data
+        from llama_index_ace_finetune.scale.engine import EngineSettings
 
         result = write_training_data(
             data,
@@ -114,6 +123,8 @@ def generate(
             query_prompt=query_prompt,
             document_prompt=document_prompt,
             precision=precision or "auto",
+            shards=shards or (),
+            engine=EngineSettings(engine=engine, ray_address=ray_address, workers=workers),
             events=ConsoleEvents(),
         )
         print_generated(result)

@@ -29,6 +29,7 @@ from llama_index_ace_finetune.mining.retriever_source import RetrieverSource
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.sources import CandidateSource, DenseSource, LexicalSource, WithoutOwnDocuments
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
+from llama_index_ace_finetune.ranking.corpus_statistics import CorpusStatistics
 from llama_index_ace_finetune.ranking.own_documents import NO_ROW
 from llama_index_ace_finetune.stores.qdrant.live_collection import DEFAULT_COLLECTION, LiveCollection
 
@@ -59,6 +60,7 @@ class HardNegativeMiner:
         device: torch device of the model and of the teacher.
         precision: "float32", "bfloat16", or "auto": bfloat16 if the device supports it. Another precision can give
             other negatives, so `report` records the one used; an `encoder` keeps the precision it was loaded with.
+        statistics: of a corpus that the dataset is a part of, for BM25 scores as in that corpus.
 
     Raises:
         AceFinetuneError: if a setting is out of range, or no source is enabled.
@@ -79,6 +81,7 @@ class HardNegativeMiner:
         cache: Path | None = None,
         device: str | None = None,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        statistics: CorpusStatistics | None = None,
     ) -> None:
         self.settings = settings or MiningSettings()
         if top_k is not None:
@@ -101,6 +104,7 @@ class HardNegativeMiner:
         self.report: dict[str, Any] = {}
         self._encoder = encoder
         self._cache = cache
+        self._statistics = statistics
         self._model_settings = EncoderSettings(device=device, precision=precision)
         self._teacher: Teacher | None = None
         self._dataset: RetrievalDataset | None = None
@@ -231,7 +235,7 @@ class HardNegativeMiner:
                 memories=dataset.memories,
                 texts=texts,
                 vectors=encoder.encode(texts, role="document", cache=self._cache, progress=progress),
-                bm25=BM25Index.build(texts) if self.settings.bm25 else None,
+                bm25=BM25Index.build(texts, statistics=self._statistics) if self.settings.bm25 else None,
             )
         return self._corpus
 

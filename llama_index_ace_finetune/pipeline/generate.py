@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,12 @@ from llama_index_ace_finetune.mining.report import REPORT_NAME, save_mining_repo
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.mining.training_data_generator import TrainingDataGenerator
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
+from llama_index_ace_finetune.scale.engine import EngineSettings
+from llama_index_ace_finetune.scale.mine_corpus import mine_corpus
+from llama_index_ace_finetune.scale.shard_encoder import ShardEncoder
+from llama_index_ace_finetune.scale.shard_folder import ShardFolder
 from llama_index_ace_finetune.stores.qdrant.live_collection import DEFAULT_COLLECTION
-from llama_index_ace_finetune.stores.read_dataset import Data, Memories
+from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
 from llama_index_ace_finetune.utils.new_folder import require_writable
 
 
@@ -52,6 +56,8 @@ def generate(
     query_prompt: str | None = None,
     document_prompt: str | None = None,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    shards: Sequence[str | Path] = (),
+    engine: EngineSettings | None = None,
     events: PipelineEvents | None = None,
 ) -> GenerationResult:
     """Split a dataset, mine hard negatives for its train and dev queries, and write `training_data.json`.
@@ -76,6 +82,9 @@ def generate(
         query_prompt: text in front of every query; by default that of the model or its family.
         document_prompt: the same for documents.
         precision: of the vectors; see `EncoderSettings`.
+        shards: folders that `encode` wrote with the base model: a corpus to mine from, which is read shard by shard.
+            The candidates are those that would be found if `memories` were all of it.
+        engine: where to search the shards; in this process by default.
         events: receives progress.
 
     Raises:
@@ -86,6 +95,17 @@ def generate(
     encoding = EncoderSettings(
         device=device, precision=precision, query_prompt=query_prompt, document_prompt=document_prompt
     )
+    given = shards or query_prompt is not None or document_prompt is not None
+    encoder = Encoder.load(base_model, settings=encoding) if given else None
+    statistics = None
+    if shards:
+        assert encoder is not None
+        require_writable(Path(out))
+        folders = [ShardFolder.open(folder) for folder in shards]
+        encoder = ShardEncoder(encoder, folders)
+        dataset = read_dataset(data, memories, columns=columns)
+        corpus = mine_corpus(dataset, encoder, folders, settings=mining or MiningSettings(), engine=engine)
+        data, memories, columns, statistics = corpus.dataset, None, None, corpus.statistics
     miner = HardNegativeMiner(
         qdrant_url,
         collection,
@@ -94,7 +114,8 @@ def generate(
         settings=mining,
         device=device,
         precision=precision,
-        encoder=None if query_prompt is document_prompt is None else Encoder.load(base_model, settings=encoding),
+        encoder=encoder,
+        statistics=statistics,
     )
     generator = TrainingDataGenerator(
         data, out, miner, max_examples, memories=memories, columns=columns, split_settings=split

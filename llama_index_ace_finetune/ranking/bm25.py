@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.ranking import bm25_files
 from llama_index_ace_finetune.ranking.bm25_weights import (
     BM25Settings,
+    corpus_inverse_document_frequencies,
     inverse_document_frequencies,
     posting_weights,
 )
+from llama_index_ace_finetune.ranking.corpus_statistics import CorpusStatistics
 from llama_index_ace_finetune.ranking.postings import Postings
 from llama_index_ace_finetune.ranking.postings_index import Encoded, IndexState, PostingsIndex, require_texts
 from llama_index_ace_finetune.ranking.tokenizer import Tokenizer
@@ -32,9 +35,19 @@ class _BM25State(IndexState):
     weights: NDArray[np.float64]
 
     @classmethod
-    def of(cls, postings: Postings, settings: BM25Settings) -> _BM25State:
-        idf = inverse_document_frequencies(postings, settings)
-        return cls(postings, idf, posting_weights(postings, idf, settings))
+    def of(
+        cls,
+        postings: Postings,
+        settings: BM25Settings,
+        vocabulary: Iterable[str] = (),
+        statistics: CorpusStatistics | None = None,
+    ) -> _BM25State:
+        if statistics is None:
+            idf = inverse_document_frequencies(postings, settings)
+            return cls(postings, idf, posting_weights(postings, idf, settings))
+        terms = islice(vocabulary, postings.n_terms)  # another thread may have added more
+        idf = corpus_inverse_document_frequencies(terms, statistics, settings)
+        return cls(postings, idf, posting_weights(postings, idf, settings, mean_length=statistics.mean_length))
 
 
 class BM25Index(PostingsIndex[_BM25State]):
@@ -50,24 +63,42 @@ class BM25Index(PostingsIndex[_BM25State]):
     """
 
     def __init__(
-        self, state: _BM25State, vocabulary: dict[str, int], settings: BM25Settings, tokenizer: Tokenizer
+        self,
+        state: _BM25State,
+        vocabulary: dict[str, int],
+        settings: BM25Settings,
+        tokenizer: Tokenizer,
+        *,
+        statistics: CorpusStatistics | None = None,
     ) -> None:
         """Internal: use `build` or `load`."""
         super().__init__(state)
         self.settings = settings
         self.tokenizer = tokenizer
         self._vocabulary = vocabulary
+        self._statistics = statistics
 
     @classmethod
     def build(
-        cls, texts: Iterable[str], *, settings: BM25Settings | None = None, tokenizer: Tokenizer | None = None
+        cls,
+        texts: Iterable[str],
+        *,
+        settings: BM25Settings | None = None,
+        tokenizer: Tokenizer | None = None,
+        statistics: CorpusStatistics | None = None,
     ) -> BM25Index:
-        """Build an index; `texts` may be empty."""
+        """Build an index; `texts` may be empty.
+
+        With the `statistics` of a corpus, texts that are a part of it have the scores that they have in the whole.
+        Terms that the statistics lack have no weight.
+        """
         settings, tokenizer = settings or BM25Settings(), tokenizer or Tokenizer()
-        vocabulary: dict[str, int] = {}
+        # A query's term that no text has counts too: plus adds a constant for it.
+        vocabulary = {term: number for number, term in enumerate(statistics.frequencies if statistics else ())}
         terms, offsets = tokenizer.encode(require_texts(texts), vocabulary)
         postings = Postings.from_terms(terms, offsets, len(vocabulary))
-        return cls(_BM25State.of(postings, settings), vocabulary, settings, tokenizer)
+        state = _BM25State.of(postings, settings, vocabulary, statistics)
+        return cls(state, vocabulary, settings, tokenizer, statistics=statistics)
 
     @classmethod
     def from_rank_bm25(cls, bm25: Any, *, tokenizer: Tokenizer | None = None) -> BM25Index:
@@ -94,7 +125,7 @@ class BM25Index(PostingsIndex[_BM25State]):
         return Postings.from_terms(*encoded, len(self._vocabulary))
 
     def _state_of(self, postings: Postings) -> _BM25State:
-        return _BM25State.of(postings, self.settings)
+        return _BM25State.of(postings, self.settings, self._vocabulary, self._statistics)
 
     def _terms(self, state: _BM25State, query: str | Sequence[str]) -> Counter[int]:
         """Count the known terms of the query by number; terms added after `state` was created are unknown."""

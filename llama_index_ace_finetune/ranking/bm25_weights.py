@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.ranking.corpus_statistics import CorpusStatistics
 from llama_index_ace_finetune.ranking.postings import Postings
 
 
@@ -83,13 +85,34 @@ def positive_idf(n: NDArray[np.float64], total: int, settings: BM25Settings) -> 
     return np.asarray(np.log(total + 1) - np.log(n + 0.5), np.float64)
 
 
-def posting_weights(postings: Postings, idf: NDArray[np.float64], settings: BM25Settings) -> NDArray[np.float64]:
-    """Return the weight of each posting in the score, float64 [n_postings], without the delta of plus."""
+def corpus_inverse_document_frequencies(
+    terms: Iterable[str], statistics: CorpusStatistics, settings: BM25Settings
+) -> NDArray[np.float64]:
+    """Return the idf of each term in a corpus, float64 [n_terms]; 0 for a term that the statistics lack.
+
+    Raises:
+        AceFinetuneError: for the variant okapi, whose idf depends on all terms of the corpus.
+    """
+    if settings.variant == "okapi":
+        raise AceFinetuneError("BM25 okapi needs the whole corpus; use the variant plus or l for a part of it.")
+    frequencies = np.array([statistics.frequencies.get(term, 0) for term in terms], np.float64)
+    idf, used = np.zeros(len(frequencies)), frequencies > 0
+    idf[used] = positive_idf(frequencies[used], statistics.documents, settings)
+    return idf
+
+
+def posting_weights(
+    postings: Postings, idf: NDArray[np.float64], settings: BM25Settings, *, mean_length: float | None = None
+) -> NDArray[np.float64]:
+    """Return the weight of each posting in the score, float64 [n_postings], without the delta of plus.
+
+    `mean_length` is by default that of the postings; give it for a part of a corpus.
+    """
     k1, b = settings.k1, settings.b
     total_length = int(postings.lengths.sum(dtype=np.int64))
     if total_length == 0:
         return np.zeros(0)
-    relative = 1 - b + b * postings.lengths / (total_length / int(postings.present.sum()))
+    relative = 1 - b + b * postings.lengths / (mean_length or total_length / int(postings.present.sum()))
     counts, relative = postings.counts, relative[postings.rows]
     if settings.variant == "l":
         shifted = counts / relative + settings.effective_delta
