@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint docs wheel clean
+.PHONY: demo test test-all test-qdrant lint docs wheel clean
 
 demo: $(STAMP)
 	rm -rf demo-run
@@ -17,6 +17,10 @@ test: $(STAMP) lint
 
 test-all: $(STAMP) lint
 	$(PYTEST)
+
+# The server tests against real servers in containers: one node, then a cluster of three.
+test-qdrant: $(STAMP)
+	tests/on_qdrant.sh $(BIN)/python
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.pipeline.generate import GenerationResult, generate
     from llama_index_ace_finetune.pipeline.harvest import HarvestResult, harvest
     from llama_index_ace_finetune.pipeline.index import IndexResult, index
+    from llama_index_ace_finetune.pipeline.index_on_server import ServerIndexResult, index_on_server
     from llama_index_ace_finetune.pipeline.inspect import Inspection, inspect
     from llama_index_ace_finetune.pipeline.leftovers import remove_leftovers
     from llama_index_ace_finetune.pipeline.plan import RunPlan, plan
@@ -78,6 +79,8 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.scale.shard_folder import ShardFolder
     from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
     from llama_index_ace_finetune.stores.memory_store import MemoryStore
+    from llama_index_ace_finetune.stores.qdrant.collection_settings import CollectionSettings
+    from llama_index_ace_finetune.stores.qdrant.server_settings import ServerSettings
     from llama_index_ace_finetune.stores.read_dataset import read_dataset
     from llama_index_ace_finetune.stores.upsert_nodes import refresh_documents, upsert_nodes
     from llama_index_ace_finetune.stores.versions import build_version, mirror_writes, publish, rollback
@@ -94,6 +97,7 @@ __all__ = [
     "AceFinetuneError",
     "Audit",
     "CallSettings",
+    "CollectionSettings",
     "Dashboard",
     "EmbeddingEvaluator",
     "EmbeddingFineTuner",
@@ -138,6 +142,8 @@ __all__ = [
     "SearchEvent",
     "SearchOptions",
     "SearchSpace",
+    "ServerIndexResult",
+    "ServerSettings",
     "ShadowRetriever",
     "ShardFolder",
     "Split",
@@ -177,6 +183,7 @@ __all__ = [
     "harvest",
     "import_feedback",
     "index",
+    "index_on_server",
     "inspect",
     "keep_freed_memory",
     "mask_personal_data",
@@ -208,6 +215,7 @@ _HOMES = {
     "AceFinetuneError": "errors",
     "Audit": "datasets.splits.audit",
     "CallSettings": "synthesis.settings",
+    "CollectionSettings": "stores.qdrant.collection_settings",
     "Dashboard": "pipeline.dashboard",
     "EmbeddingEvaluator": "pipeline.embedding_evaluator",
     "EmbeddingFineTuner": "training.fine_tuner",
@@ -255,6 +263,8 @@ _HOMES = {
     "SearchEvent": "retrievers.search_event",
     "SearchOptions": "retrievers.retriever_options",
     "SearchSpace": "tuning.search_space",
+    "ServerIndexResult": "pipeline.index_on_server",
+    "ServerSettings": "stores.qdrant.server_settings",
     "ShadowRetriever": "production.shadow_retriever",
     "ShardFolder": "scale.shard_folder",
     "Split": "datasets.splits.manifest",
@@ -293,6 +303,7 @@ _HOMES = {
     "harvest": "pipeline.harvest",
     "import_feedback": "production.import_feedback",
     "index": "pipeline.index",
+    "index_on_server": "pipeline.index_on_server",
     "inspect": "pipeline.inspect",
     "keep_freed_memory": "utils.memory",
     "mask_personal_data": "production.mask_personal_data",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -173,3 +173,22 @@ Title = Annotated[str | None, typer.Option(metavar="<text>", help="Title of the 
 DevData = Annotated[
     Path | None, typer.Option("--training-data", help="File with the dev queries; by default the run's own.")
 ]
+
+SERVER_PANEL: Final = "Qdrant server"
+ServerUrl = Annotated[
+    str | None,
+    typer.Option("--url", help="Address of a Qdrant server, instead of a folder.", rich_help_panel=SERVER_PANEL),
+]
+ServerCollection = Annotated[
+    str | None,
+    typer.Option("--collection", help="Name of the memories there (default memories).", rich_help_panel=SERVER_PANEL),
+]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        metavar="<name>",
+        help="Environment variable with the API key (default QDRANT_API_KEY).",
+        rich_help_panel=SERVER_PANEL,
+    ),
+]
+PreferGrpc = Annotated[bool, typer.Option("--grpc", help="Use gRPC, at port 6334.", rich_help_panel=SERVER_PANEL)]

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from llama_index_ace_finetune.cli.console import emit
 from llama_index_ace_finetune.cli.execute import execute
-from llama_index_ace_finetune.cli.options import AsJson
+from llama_index_ace_finetune.cli.options import ApiKeyEnv, AsJson, PreferGrpc, ServerCollection, ServerUrl
+from llama_index_ace_finetune.cli.server_options import read_api_key, require_url
 from llama_index_ace_finetune.cli.verb import Verb
 
 if TYPE_CHECKING:
@@ -31,14 +32,30 @@ def search(
     limit: Annotated[int, typer.Option(help="Maximum number of results.")] = 5,
     mode: Annotated[Literal["hybrid", "dense", "sparse"], typer.Option(help="How to search.")] = "hybrid",
     threshold: Annotated[float | None, typer.Option(help="Minimum cosine of a dense hit.")] = None,
+    url: ServerUrl = None,
+    collection: ServerCollection = None,
+    api_key_env: ApiKeyEnv = None,
+    grpc: PreferGrpc = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search the memories of a run."""
+    """Search the memories of a run, in its index or on a Qdrant server."""
 
     def command() -> None:
         from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 
         options: dict[str, Any] = {"similarity_top_k": limit, "mode": mode, "threshold": threshold}
+        if url is None:
+            require_url({"--collection": collection, "--api-key-env": api_key_env, "--grpc": grpc})
+        else:
+            from llama_index_ace_finetune.stores.memory_store import DEFAULT_COLLECTION
+            from llama_index_ace_finetune.stores.qdrant.server_settings import ServerSettings
+
+            options |= {
+                "url": url,
+                "collection": collection or DEFAULT_COLLECTION,
+                "api_key": read_api_key(api_key_env),
+                "client_options": ServerSettings(prefer_grpc=grpc),
+            }
         retriever = FineTunedHybridRetriever.from_run(run_folder, **options)
         try:
             hits = retriever.retrieve(query)
@@ -89,5 +106,6 @@ VERB = Verb(
     (
         'ace-finetune search my-run "big uploads time out"',
         'ace-finetune search my-run "big uploads time out" --mode dense --threshold 0.3 --json',
+        'ace-finetune search my-run "big uploads time out" --url http://localhost:6333 --collection notes',
     ),
 )

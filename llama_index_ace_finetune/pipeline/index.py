@@ -74,12 +74,8 @@ def index(
     check_index_output(path, replace=replace)
     folders = [ShardFolder.open(folder) for folder in shards]
     dataset = read_dataset(data, shard_memories(folders) if folders and memories is None else memories, columns=columns)
-    settings = EncoderSettings(device=device, precision=precision)
-    tuned = Encoder.load(model, settings=settings)
-    record = read_provenance(model)
-    base_name = (record or {}).get("base_model") or DEFAULT_BASE_MODEL
-    base = Encoder.load(base_name, settings=settings_of_base(record, base_name, settings))
-    tuned, base = with_shards((tuned, base), folders)
+    models = load_both_models(model, EncoderSettings(device=device, precision=precision))
+    tuned, base = with_shards(models, folders)
     run = RunFolder.of_model(model)
     serving = run.serving() if run else None
     encoder = load_sparse_encoder(serving, device=device) if serving and serving.sparse_encoder else None
@@ -95,6 +91,18 @@ def index(
         events=events,
     )
     return IndexResult(path=path, memories=count)
+
+
+def load_both_models(model: Path, settings: EncoderSettings) -> tuple[Encoder, Encoder]:
+    """Return a tuned model and its base.
+
+    Raises:
+        ModelError: if one cannot be loaded.
+    """
+    tuned = Encoder.load(model, settings=settings)
+    record = read_provenance(model)
+    base_name = (record or {}).get("base_model") or DEFAULT_BASE_MODEL
+    return tuned, Encoder.load(base_name, settings=settings_of_base(record, base_name, settings))
 
 
 def write_index(

@@ -7,10 +7,10 @@ import logging
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -48,8 +48,10 @@ from llama_index_ace_finetune.run_folder import RunFolder, Serving, token_folder
 from llama_index_ace_finetune.stores.adopt import adopt
 from llama_index_ace_finetune.stores.build_index import build_index, model_encoders
 from llama_index_ace_finetune.stores.memory_store import DEFAULT_COLLECTION, MemoryStore
+from llama_index_ace_finetune.stores.qdrant.collection_settings import CollectionOptions
 from llama_index_ace_finetune.stores.qdrant.collections import is_ours
 from llama_index_ace_finetune.stores.qdrant.payload_indexes import PayloadIndexes
+from llama_index_ace_finetune.stores.qdrant.server_settings import ClientOptions
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -157,11 +159,24 @@ class FineTunedHybridRetriever(BaseRetriever):
         return self._search.fallbacks
 
     @classmethod
-    def from_run(cls, run: str | Path, **options: Unpack[RetrieverOptions]) -> FineTunedHybridRetriever:
+    def from_run(
+        cls,
+        run: str | Path,
+        *,
+        url: str | None = None,
+        api_key: str | None = None,
+        collection: str = DEFAULT_COLLECTION,
+        client_options: ClientOptions | None = None,
+        **options: Unpack[RetrieverOptions],
+    ) -> FineTunedHybridRetriever:
         """Open a run of `ace-finetune run`: its index, its models, and the legs and fusion chosen on dev.
 
         If the verdict chose the base model, that serves, and results say "base". If the tuned model cannot be loaded,
         the baseline serves and a warning is logged; with `fallback="off"`, a model that cannot be loaded is an error.
+
+        With `url`, the memories are those of a collection on that server that was built with the run's model, as by
+        `ace-finetune index --url`; BM25 is computed there if the collection has BM25 vectors, unless `sparse` says
+        otherwise. `client_options` are `ServerSettings` or arguments of `QdrantClient`.
         """
         checked = CheckedOptions.of(options)
         folder = RunFolder.open(Path(run))
@@ -174,10 +189,16 @@ class FineTunedHybridRetriever(BaseRetriever):
             fallback=checked.fallback.fallback,
         )
         options = {**options, "serve": serve}
-        reranker = open_tokens(folder.index, baseline if serve == "base" else tuned, options)
+        served = baseline if serve == "base" else tuned
         sparse = open_sparse_vectors(folder.index, serving, options)
-        store = MemoryStore.open(path=folder.index)
-        return cls._with_store(store, tuned, baseline, options, reranker, sparse, run=folder)
+        if url is None:
+            reranker = open_tokens(folder.index, served, options)
+            store = MemoryStore.open(path=folder.index)
+            return cls._with_store(store, tuned, baseline, options, reranker, sparse, run=folder)
+        store = MemoryStore.open(url=url, api_key=api_key, collection=collection, client_options=client_options)
+        by_server: RetrieverOptions = {"sparse": "server" if store.sparse else "in_process"}
+        reranker = open_server_tokens(store, served, folder.index, options)
+        return cls._with_store(store, tuned, baseline, {**by_server, **options}, reranker, sparse, run=folder)
 
     @classmethod
     def from_nodes(
@@ -190,18 +211,19 @@ class FineTunedHybridRetriever(BaseRetriever):
         url: str | None = None,
         api_key: str | None = None,
         collection: str = DEFAULT_COLLECTION,
-        client_options: Mapping[str, Any] | None = None,
-        collection_options: Mapping[str, Any] | None = None,
+        client_options: ClientOptions | None = None,
+        collection_options: CollectionOptions | None = None,
         payload_indexes: PayloadIndexes | None = None,
         **options: Unpack[RetrieverOptions],
     ) -> FineTunedHybridRetriever:
         """Embed nodes with both models into a new store, and return a retriever over it.
 
         The store is in memory, in the folder `path`, or on the server at `url`. With `sparse="server"`, Qdrant also
-        stores BM25 vectors. `client_options` go to `QdrantClient` (`prefer_grpc`, `timeout`), `collection_options` to
-        `create_collection` (`shard_number`, `replication_factor`). `payload_indexes` are the metadata keys that a
-        server indexes, for fast filters, and for strict mode, which rejects filters on other keys: a list of keys,
-        indexed as "keyword", or a dict of keys and Qdrant's index types.
+        stores BM25 vectors. `client_options` are `ServerSettings` or arguments of `QdrantClient` (`prefer_grpc`,
+        `timeout`), `collection_options` are `CollectionSettings` or arguments of `create_collection` (`shard_number`,
+        `replication_factor`). `payload_indexes` are the metadata keys that a server indexes, for fast filters, and for
+        strict mode, which rejects filters on other keys: a list of keys, indexed as "keyword", or a dict of keys and
+        Qdrant's index types.
         """
         checked = CheckedOptions.of(options)
         options = _with_run_weights(model, options)
@@ -242,15 +264,15 @@ class FineTunedHybridRetriever(BaseRetriever):
         path: str | Path | None = None,
         url: str | None = None,
         api_key: str | None = None,
-        client_options: Mapping[str, Any] | None = None,
+        client_options: ClientOptions | None = None,
         payload_indexes: PayloadIndexes | None = None,
         **options: Unpack[RetrieverOptions],
     ) -> FineTunedHybridRetriever:
         """Search a collection that this package built, or an alias of one, in a folder or on a server.
 
         If the model cannot be loaded, the baseline serves and a warning is logged, unless `fallback="off"`.
-        `client_options` go to `QdrantClient`, such as `prefer_grpc` and `timeout`. `payload_indexes`, as in
-        `from_nodes`, are created if they do not exist.
+        `client_options` are `ServerSettings` or arguments of `QdrantClient`. `payload_indexes`, as in `from_nodes`, are
+        created if they do not exist.
         """
         checked = CheckedOptions.of(options)
         options = _with_run_weights(model, options)

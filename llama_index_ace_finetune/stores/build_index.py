@@ -21,6 +21,7 @@ from llama_index_ace_finetune.stores.memory_store import (
     FINETUNED,
     MemoryStore,
 )
+from llama_index_ace_finetune.stores.qdrant.collection_settings import CollectionOptions
 from llama_index_ace_finetune.stores.qdrant.collections import (
     NamedVector,
     create_collection,
@@ -31,6 +32,7 @@ from llama_index_ace_finetune.stores.qdrant.collections import (
 )
 from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant, connect
 from llama_index_ace_finetune.stores.qdrant.payload_indexes import PayloadIndexes
+from llama_index_ace_finetune.stores.qdrant.server_settings import ClientOptions
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 from llama_index_ace_finetune.stores.qdrant.token_vectors import token_fingerprint
 from llama_index_ace_finetune.stores.upsert_nodes import upsert_nodes
@@ -81,8 +83,8 @@ def build_index(
     resume: bool = False,
     cache: Path | None = None,
     progress: Progress | None = None,
-    client_options: Mapping[str, Any] | None = None,
-    collection_options: Mapping[str, Any] | None = None,
+    client_options: ClientOptions | None = None,
+    collection_options: CollectionOptions | None = None,
     payload_indexes: PayloadIndexes | None = None,
     tokens: TokenEncoder | None = None,
 ) -> MemoryStore:
@@ -103,8 +105,8 @@ def build_index(
         resume: add to an existing complete collection; only missing nodes are embedded.
         cache: folder for vectors.
         progress: called with the number of texts just encoded.
-        client_options: passed to `QdrantClient`.
-        collection_options: passed to `create_collection`.
+        client_options: `ServerSettings`, or arguments of `QdrantClient`.
+        collection_options: `CollectionSettings`, or arguments of `create_collection`.
         payload_indexes: metadata keys that a server indexes, for fast filters, and for any filters in strict mode:
             names, or names with index types, as in `create_payload_indexes`.
         tokens: also store token vectors by this encoder as multivectors in Qdrant; the store's `tokens` is None, with
@@ -160,7 +162,7 @@ def _fill(
     resume: bool,
     cache: Path | None,
     progress: Progress | None,
-    collection_options: Mapping[str, Any] | None,
+    collection_options: CollectionOptions | None,
     payload_indexes: PayloadIndexes | None,
     tokens: TokenEncoder | None,
 ) -> MemoryStore:
@@ -193,6 +195,7 @@ def _fill(
             _use_tokens(store, tokens)
         upsert_nodes(store, nodes, encoders, cache=cache, progress=progress)
         if unfinished:
+            store.wait_until_written(len({node.node_id for node in nodes}))
             mark_finished(client, store.collection, location)
     except BaseException:
         client.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,17 +20,21 @@ from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.stores.local_index import EXACT_UP_TO, LocalVectorIndex
 from llama_index_ace_finetune.stores.point_ids import NODE_ID_FIELD, PointKey, key_of, node_id_of, point_id, point_keys
+from llama_index_ace_finetune.stores.qdrant.collection_settings import CollectionOptions
 from llama_index_ace_finetune.stores.qdrant.collections import (
     NamedVector,
     create_collection,
     read_metadata,
     resolve_alias,
 )
-from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant, connect, failure
+from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant, connect
+from llama_index_ace_finetune.stores.qdrant.failures import failure
 from llama_index_ace_finetune.stores.qdrant.filter_cache import FilterCache
 from llama_index_ace_finetune.stores.qdrant.node_points import node_points, payload_of, require_unique_ids
 from llama_index_ace_finetune.stores.qdrant.payload_indexes import PayloadIndexes, create_payload_indexes
 from llama_index_ace_finetune.stores.qdrant.points import NodeReader, read_points
+from llama_index_ace_finetune.stores.qdrant.server_client import ServerClient
+from llama_index_ace_finetune.stores.qdrant.server_settings import ClientOptions, ServerSettings
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import SparseBM25
 from llama_index_ace_finetune.stores.qdrant.write_log import WriteLog, is_embedded, subscribe
 from llama_index_ace_finetune.stores.server_search import Hits, SearchRequest, ServerSearch, round_cosines
@@ -39,6 +44,7 @@ FINETUNED: Final = "finetuned"
 BASELINE: Final = "baseline"
 DEFAULT_COLLECTION = "memories"
 _BATCH = 256
+_POLL: Final = 0.1  # seconds
 
 _Result = TypeVar("_Result")
 
@@ -89,8 +95,8 @@ class MemoryStore:
         api_key: str | None = None,
         collection: str = DEFAULT_COLLECTION,
         sparse: SparseBM25 | None = None,
-        client_options: Mapping[str, Any] | None = None,
-        collection_options: Mapping[str, Any] | None = None,
+        client_options: ClientOptions | None = None,
+        collection_options: CollectionOptions | None = None,
         payload_indexes: PayloadIndexes | None = None,
     ) -> MemoryStore:
         """Create a collection: in a folder, on a server, or in memory without either.
@@ -102,8 +108,8 @@ class MemoryStore:
             api_key: of that server; the environment variable QDRANT_API_KEY by default.
             collection: its name.
             sparse: encoder of BM25 vectors, for sparse search in Qdrant; none by default.
-            client_options: passed to `QdrantClient`, such as `prefer_grpc` and `timeout`.
-            collection_options: passed to `create_collection`, such as `shard_number` and `replication_factor`.
+            client_options: `ServerSettings`, or arguments of `QdrantClient` such as `prefer_grpc` and `timeout`.
+            collection_options: `CollectionSettings`, or arguments of `create_collection` such as `shard_number`.
             payload_indexes: metadata keys that a server indexes, as in `create_payload_indexes`.
 
         Raises:
@@ -125,7 +131,7 @@ class MemoryStore:
         url: str | None = None,
         api_key: str | None = None,
         collection: str = DEFAULT_COLLECTION,
-        client_options: Mapping[str, Any] | None = None,
+        client_options: ClientOptions | None = None,
     ) -> MemoryStore:
         """Open a collection that `create` made, in a folder or on a server.
 
@@ -189,14 +195,31 @@ class MemoryStore:
                     f"The vectors {name!r} have NaN or infinite values; the model that made them is broken."
                 )
         require_unique_ids(nodes)
-        for start in range(0, len(nodes), _BATCH):
-            part = slice(start, start + _BATCH)
+        size = self.client.settings.batch_size if isinstance(self.client, ServerClient) else _BATCH
+        for start in range(0, len(nodes), size):
+            part = slice(start, start + size)
             batch = nodes[part]
             points = node_points(batch, {name: rows[part] for name, rows in vectors.items()}, self.sparse)
             for group in [points] if self.tokens is None else self.tokens.groups_of(points, batch):
                 self._call(self.client.upsert, self.collection, group)
             if progress:
                 progress(len(batch))
+
+    def wait_until_written(self, count: int) -> None:
+        """Return when the collection holds at least `count` memories, which takes a moment after writes without `wait`.
+
+        Raises:
+            StoreError: if it does not within the timeout of a request.
+        """
+        settings = self.client.settings if isinstance(self.client, ServerClient) else ServerSettings()
+        end = time.monotonic() + (0.0 if settings.wait else settings.timeout)
+        while (found := len(self)) < count:
+            if time.monotonic() >= end:
+                raise StoreError(
+                    f"The collection {self.collection!r} in {self.location} has {found} of {count} memories that were "
+                    "written; read the log of the server, and repeat the call to write the missing ones."
+                )
+            time.sleep(_POLL)
 
     def delete(self, node_ids: Sequence[str]) -> None:
         """Delete nodes; unknown ids are ignored, and an empty list deletes nothing."""
@@ -256,7 +279,7 @@ class MemoryStore:
     def cosines(self, name: str, vectors: NDArray[np.float32], node_ids: Sequence[Sequence[str]]) -> list[Hits]:
         """Return the cosines of each row of `vectors` [n, dimension] with some memories by the vector `name`.
 
-        Memories without that vector are left out. A server that stores quantised vectors gives approximate cosines.
+        Memories without that vector are left out.
 
         Args:
             name: of the vectors.

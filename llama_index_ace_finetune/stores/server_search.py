@@ -17,6 +17,8 @@ from llama_index_ace_finetune.stores.qdrant.sparse_vectors import BM25, SparseBM
 Hits = list[tuple[str, float]]
 # Ties at the k-th hit are ordered by id, so more hits are requested: a few, and many more if those all tie.
 _EXTRA, _MANY_EXTRA = 8, 1000
+# Without quantization a server ignores these.
+_RESCORED = models.SearchParams(quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0))
 _TOLERANCE = 2e-6  # relative; float32 sums of the same numbers in another order differ by less
 
 
@@ -48,8 +50,8 @@ class ServerSearch:
         self._frequencies.refresh()
 
     def dense(self, name: str, vector: Sequence[float], k: int, query_filter: models.Filter | None) -> SearchRequest:
-        """Return a request for the k nearest vectors of a name."""
-        return self._request(list(vector), name, k, query_filter)
+        """Return a request for the k nearest vectors of a name; quantised ones are re-scored by the original ones."""
+        return self._request(list(vector), name, k, query_filter, params=_RESCORED)
 
     def sparse(self, query: str, k: int, query_filter: models.Filter | None) -> SearchRequest | None:
         """Return a request for the k best memories by BM25; None for a query without terms.
@@ -83,9 +85,10 @@ class ServerSearch:
         k: int,
         query_filter: models.Filter | None,
         shift: float = 0.0,
+        params: models.SearchParams | None = None,
     ) -> SearchRequest:
         request = models.QueryRequest(
-            query=vector, using=name, limit=k + _EXTRA, filter=query_filter, with_payload=[NODE_ID_FIELD]
+            query=vector, using=name, limit=k + _EXTRA, filter=query_filter, with_payload=[NODE_ID_FIELD], params=params
         )
         return SearchRequest(request, k, shift)
 

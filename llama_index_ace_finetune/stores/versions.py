@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.stores.build_index import model_encoders, named_vectors_of
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.mirror_writes import WriteMirror
+from llama_index_ace_finetune.stores.qdrant.collection_settings import CollectionOptions, read_settings
 from llama_index_ace_finetune.stores.qdrant.collections import (
     create_collection,
     is_unfinished,
@@ -34,13 +34,16 @@ def build_version(
     baseline: Encoder | None,
     cache: Path | None = None,
     progress: Progress | None = None,
-    collection_options: Mapping[str, Any] | None = None,
+    collection_options: CollectionOptions | None = None,
 ) -> MemoryStore:
     """Embed a store's memories with new models into a new collection beside it; return its store.
 
     Searches see no change until `publish` is called with the new collection's name. What is written to the store
     meanwhile, through its client, reaches the version too; use `mirror_writes` for what is written afterwards. Both
     stores share the connection, which the first one closes.
+
+    On a server the new collection has the shards, replicas, quantization, disk settings and strict mode of the old
+    one, unless `collection_options` are given.
     """
     encoders = model_encoders(finetuned, baseline)
     named_vectors = named_vectors_of(encoders)
@@ -50,6 +53,9 @@ def build_version(
     names = (f"{base}.v{number}" for number in itertools.count(2))
     name = next(name for name in names if not store.client.collection_exists(name))
     indexes = read_payload_indexes(store.client, store.collection, store.location)
+    if collection_options is None and not store.embedded:
+        vector = next(iter(store.named_vectors))
+        collection_options = read_settings(store.client, store.collection, store.location, vector)
     create_collection(
         store.client,
         name,

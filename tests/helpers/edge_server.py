@@ -56,6 +56,8 @@ class EdgeServer:
         """Return the result of a request."""
         if path == "/collections":
             return {"collections": [{"name": name} for name in self._collections]}
+        if path == "/cluster":
+            return {"status": "disabled"}
         if path == "/aliases":
             return {"aliases": [alias.model_dump() for alias in self._settings.get_aliases().aliases]}
         if path == "/collections/aliases":

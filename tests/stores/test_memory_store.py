@@ -108,7 +108,7 @@ class TestCreateAndOpen:
             MemoryStore.create(NAMED_VECTORS, path=tmp_path, url="http://localhost:6333")
 
     def test_unreachable_server(self) -> None:
-        with pytest.raises(StoreError, match=r"'http://127\.0\.0\.1:9' cannot be used"):
+        with pytest.raises(StoreError, match=r"'http://127\.0\.0\.1:9' cannot be reached"):
             MemoryStore.open(url="http://127.0.0.1:9")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -10,6 +11,11 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
+from llama_index_ace_finetune.stores.qdrant.collection_settings import (
+    CollectionOptions,
+    CollectionSettings,
+    require_replicas,
+)
 from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant
 from llama_index_ace_finetune.stores.qdrant.folder_client import OURS
 from llama_index_ace_finetune.stores.qdrant.payload_indexes import (
@@ -19,8 +25,10 @@ from llama_index_ace_finetune.stores.qdrant.payload_indexes import (
 )
 from llama_index_ace_finetune.stores.qdrant.sparse_vectors import BM25, SparseBM25
 from llama_index_ace_finetune.stores.qdrant.token_vectors import token_metadata, token_vector_params
+from llama_index_ace_finetune.stores.qdrant.write_log import is_embedded
 
 _UNFINISHED: Final = "ace_finetune_unfinished"
+_OLDEST_SERVER: Final = (1, 16)  # the first that keeps the metadata of a collection
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +100,14 @@ def is_ours(client: QdrantClient, collection: str) -> bool:
     return isinstance((client.get_collection(collection).config.metadata or {}).get(OURS), dict)
 
 
-def dense_config(named_vectors: Mapping[str, NamedVector]) -> dict[str, models.VectorParams]:
+def dense_config(
+    named_vectors: Mapping[str, NamedVector], settings: CollectionSettings
+) -> dict[str, models.VectorParams]:
     """Return Qdrant's configuration of the dense vectors."""
     return {
-        name: models.VectorParams(size=named_vector.dimension, distance=models.Distance.COSINE)
+        name: models.VectorParams(
+            size=named_vector.dimension, distance=models.Distance.COSINE, **settings.dense_options
+        )
         for name, named_vector in named_vectors.items()
     }
 
@@ -113,6 +125,17 @@ def resolve_alias(client: QdrantClient, name: str) -> str:
     return aliases.get(name, name)
 
 
+def require_supported_server(client: QdrantClient, location: str) -> None:
+    """Raise StoreError if the server is too old to keep a collection's metadata, which it would ignore silently."""
+    version = call_qdrant(location, client.info).version
+    numbers = re.match(r"v?(\d+)\.(\d+)", version)
+    if numbers and (int(numbers[1]), int(numbers[2])) < _OLDEST_SERVER:
+        raise StoreError(
+            f"The Qdrant server in {location} has version {version[:20]}, and collections need "
+            f"{'.'.join(map(str, _OLDEST_SERVER))} or later; upgrade the server."
+        )
+
+
 def create_collection(
     client: QdrantClient,
     collection: str,
@@ -120,7 +143,7 @@ def create_collection(
     location: str,
     *,
     sparse: SparseBM25 | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: CollectionOptions | None = None,
     payload_indexes: PayloadIndexes | None = None,
     tokens: TokenEncoder | None = None,
     unfinished: bool = False,
@@ -130,9 +153,14 @@ def create_collection(
     With `tokens`, its points can also have the token vectors of that encoder.
 
     Raises:
-        StoreError: if a collection of that name exists.
+        StoreError: if a collection of that name exists, the server is too old, or its cluster has too few nodes for the
+            replicas.
     """
     payload_index_types(payload_indexes)  # raises before anything is created
+    settings = CollectionSettings.of(options)
+    if not is_embedded(client):
+        require_supported_server(client, location)
+        require_replicas(client, settings, collection, location)
     if call_qdrant(location, client.collection_exists, collection):
         raise StoreError(
             f"The collection {collection!r} already exists in {location}; give another name or delete it first."
@@ -141,13 +169,14 @@ def create_collection(
         location,
         client.create_collection,
         collection,
-        vectors_config=dense_config(named_vectors) | (token_vector_params(tokens.dimension) if tokens else {}),
+        vectors_config=dense_config(named_vectors, settings)
+        | (token_vector_params(tokens.dimension) if tokens else {}),
         sparse_vectors_config=sparse_config(sparse),
         metadata={
             **collection_metadata(named_vectors, sparse),
             **(token_metadata(tokens.fingerprint) if tokens else {}),
             **({_UNFINISHED: True} if unfinished else {}),
         },
-        **(options or {}),
+        **settings.create_options,
     )
     create_payload_indexes(client, collection, location, payload_indexes)

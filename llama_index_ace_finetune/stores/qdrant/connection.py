@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from qdrant_client import QdrantClient
-from qdrant_client.http.exceptions import UnexpectedResponse
 
-from llama_index_ace_finetune.errors import StoreError, first_line
+from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.stores.qdrant.failures import failure
 from llama_index_ace_finetune.stores.qdrant.open_folder import open_folder
+from llama_index_ace_finetune.stores.qdrant.server_client import ServerClient
+from llama_index_ace_finetune.stores.qdrant.server_settings import ClientOptions, ServerSettings
 from llama_index_ace_finetune.utils.redact import without_passwords
 
 API_KEY_VARIABLE: Final = "QDRANT_API_KEY"
-
-
-def qdrant_key() -> str | None:
-    """Return the value of the environment variable QDRANT_API_KEY; None if it is unset or empty."""
-    return os.environ.get(API_KEY_VARIABLE) or None
-
-
-_MAX_MESSAGE = 300
 _Result = TypeVar("_Result")
+
+
+def qdrant_key(variable: str = API_KEY_VARIABLE) -> str | None:
+    """Return the value of an environment variable, QDRANT_API_KEY by default; None if it is unset or empty.
+
+    Raises:
+        StoreError: if it cannot be sent, as with a line break from a file inside of it; the message does not quote it.
+    """
+    return _sendable(os.environ.get(variable), f"The environment variable {variable}")
 
 
 def connect(
@@ -32,7 +34,7 @@ def connect(
     path: str | Path | None = None,
     url: str | None = None,
     api_key: str | None = None,
-    client_options: Mapping[str, Any] | None = None,
+    client_options: ClientOptions | None = None,
 ) -> tuple[QdrantClient, str]:
     """Return a client, and its location as errors name it.
 
@@ -40,18 +42,19 @@ def connect(
         path: folder of an embedded store.
         url: address of a server; without a path or an address, the store is in memory.
         api_key: of the server; by default the environment variable QDRANT_API_KEY.
-        client_options: passed to `QdrantClient`, such as `prefer_grpc` and `timeout`.
+        client_options: `ServerSettings`, or arguments of `QdrantClient` such as `prefer_grpc` and `timeout`.
 
     Raises:
         StoreError: if both a folder and an address are given, or the folder is locked or cannot be used.
     """
     if path is not None and url is not None:
         raise StoreError("Give either a folder or a server's address for the index, not both.")
-    options = dict(client_options or {})
+    settings = ServerSettings.of(client_options)
     if url is not None:
         location = repr(without_passwords(url))
-        key = api_key or qdrant_key()
-        return call_qdrant(location, lambda: QdrantClient(url=url, api_key=key, **options)), location
+        key = _sendable(api_key, "The API key") or qdrant_key()
+        return call_qdrant(location, ServerClient, url, api_key=key, settings=settings), location
+    options = dict(settings.options)
     location = repr(str(path)) if path is not None else "memory"
     if path is None:
         return QdrantClient(location=":memory:", **options), location
@@ -68,28 +71,8 @@ def call_qdrant(location: str, function: Callable[..., _Result], *arguments: Any
         raise failure(location, error) from error
 
 
-def failure(location: str, error: Exception) -> StoreError:
-    """Return the StoreError to raise for an exception of Qdrant's."""
-    message = _message(error)
-    if "Index required" in message:
-        return StoreError(f"Qdrant in {location} rejects the filter ({message}); name the key in `payload_indexes`.")
-    return StoreError(f"The index in {location} cannot be used ({message}); check that it exists and is complete.")
-
-
-def _message(error: Exception) -> str:
-    """Return the server's message, which its clients wrap into several lines, else the error's first line."""
-    if isinstance(error, UnexpectedResponse):
-        try:
-            message = json.loads(error.content)["status"]["error"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            message = None
-        if isinstance(message, str):
-            return _shorten(f"{error.status_code}: {message}")
-    details = getattr(error, "details", None)  # of gRPC
-    message = details() if callable(details) else None
-    return _shorten(message if isinstance(message, str) and message else first_line(error))
-
-
-def _shorten(sentence: str) -> str:
-    sentence = " ".join(without_passwords(sentence).split())
-    return sentence if len(sentence) <= _MAX_MESSAGE else f"{sentence[:_MAX_MESSAGE]}..."
+def _sendable(key: str | None, what: str) -> str | None:
+    key = (key or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise StoreError(f"{what} has a character that no key has, such as a line break; set it to the key only.")
+    return key or None
