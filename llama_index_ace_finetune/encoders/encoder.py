@@ -375,6 +375,7 @@ def apply_prompts(model: SentenceTransformer, prompts: Prompts) -> None:
 
 
 def _load_model(folder: Path, settings: EncoderSettings) -> SentenceTransformer:
+    import torch
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
@@ -395,6 +396,9 @@ def _load_model(folder: Path, settings: EncoderSettings) -> SentenceTransformer:
             f"The model in {str(folder)!r} cannot be loaded ({first_line(error)}); copy or train the model again."
         ) from error
     check_weights(model, folder)
+    if any(weight.dtype in (torch.float16, torch.bfloat16) for weight in model.parameters()):
+        # Files in 16 bits are loaded as such, and no training in them converges; `precision` is for computing only.
+        model.float()
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is not None and getattr(tokenizer, "pad_token", "") is None:
         # Padding is masked, so any token works.

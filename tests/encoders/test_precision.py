@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_model import tiny_model
 
 from llama_index_ace_finetune.datasets.splits.split import split_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
@@ -96,3 +97,18 @@ def test_miner_takes_the_precision_that_it_is_given(small_dataset: RetrievalData
         with HardNegativeMiner(precision=precision, device="cpu") as miner:  # type: ignore[arg-type]
             miner.mine(small_dataset, list(small_dataset.queries)[:2], count=2)
             assert miner.report["precision"] == precision
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_files_in_16_bits_are_loaded_in_float32(stored: torch.dtype, tmp_path: Path) -> None:
+    """No training in them converges, and vectors would depend on the products of 16-bit numbers."""
+    folder = tiny_model(tmp_path / "model")
+    settings = EncoderSettings(device="cpu", precision="float32")
+    whole = Encoder.load(folder, settings=settings)
+    whole.model.to(stored).save_pretrained(str(tmp_path / "half"), create_model_card=False)
+    loaded = Encoder.load(tmp_path / "half", settings=settings)
+    assert {weight.dtype for weight in loaded.model.parameters()} == {torch.float32}
+    expected = Encoder.load(folder, settings=settings)
+    for name, weight in expected.model.state_dict().items():
+        if weight.is_floating_point():
+            assert torch.equal(loaded.model.state_dict()[name], weight.to(stored).float()), name
