@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.ranking.dense import unit_rows
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
 from llama_index_ace_finetune.training.loop.budget import StepPlan
 from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback
@@ -80,6 +81,25 @@ def test_loss_compares_the_batch_with_the_corpus(
     expected = full_corpus_loss(torch.from_numpy(queries), torch.from_numpy(vectors), rows[numbers], temperature=0.05)
     assert float(found) == pytest.approx(float(expected), abs=1e-4)
     assert batch["label"].tolist() == numbers
+
+
+class FixedVectors(nn.Module):
+    """A model whose vectors are given."""
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sentence_embedding": features["vectors"]}
+
+
+def test_matrix_is_applied_in_float32_where_the_encoder_is_trained_in_bfloat16() -> None:
+    rng = np.random.default_rng(0)
+    documents, queries = (unit_rows(rng.standard_normal((count, 16)).astype(np.float32)) for count in (40, 5))
+    rows, labels = torch.arange(5)[:, None], torch.arange(5)
+    matrix = rng.standard_normal((16, 16)).astype(np.float32)
+    loss = QueryEncoderLoss(FixedVectors(), documents, rows, near=None, matrix=matrix, temperature=0.05, packed=False)
+    features = [{"vectors": torch.from_numpy(queries)}]
+    expected = loss(features, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(loss(features, labels), expected)
 
 
 def test_corpus_is_not_in_the_state_dict(base: Encoder, train: IndexedExamples, vectors: NDArray[np.float32]) -> None:

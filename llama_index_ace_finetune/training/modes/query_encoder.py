@@ -236,7 +236,9 @@ class QueryEncoderLoss(nn.Module):
         """Embed the first block and compare it with the documents."""
         queries = embed(self.model, features[0], packed=self.packed, memory=self.memory)
         if self.matrix is not None:
-            queries = nn.functional.normalize(queries @ self.matrix.T)
+            # As at serving: in float32, also where the encoder is trained in bfloat16.
+            with torch.autocast(queries.device.type, enabled=False):
+                queries = nn.functional.normalize(queries @ self.matrix.T)
         documents, rows = self.documents, self.positive_rows[labels]
         own = None if self.own_rows is None else self.own_rows[labels]
         if self.near is not None:
