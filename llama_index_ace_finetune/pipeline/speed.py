@@ -54,12 +54,17 @@ def _per_character(run: Callable[[list[str]], object], texts: Sequence[str], enc
 
 def _train(encoder: Encoder, batch: list[str]) -> None:
     model = encoder.model
-    packed = encoder.settings.precision == "bfloat16" and PackedEncoder.supports(model)
+    bfloat16 = encoder.settings.precision == "bfloat16"
+    packed = bfloat16 and PackedEncoder.supports(model)
     features = {
         name: value.to(model.device) if isinstance(value, Tensor) else value
         for name, value in model.preprocess(batch, task="query").items()
     }
-    torch.autograd.backward(embed(model, features, packed=packed).sum())
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+        total = embed(model, features, packed=packed).sum()
+    torch.autograd.backward(total)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)  # the step is in its queue, not done
     model.zero_grad(set_to_none=True)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import sys
 
+# The last is that of cuBLAS and cuDNN, which allocate memory of the GPU themselves.
+_MESSAGES = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python or torch ran out of memory; for the CPU and MPS torch says so only in the message."""
@@ -12,7 +15,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text))
+        or (isinstance(error, RuntimeError) and any(part in text for part in _MESSAGES))
     )
 
 

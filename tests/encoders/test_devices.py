@@ -12,6 +12,7 @@ from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
+from llama_index_ace_finetune.utils.memory import is_out_of_memory
 
 TEXTS = [f"text number {number}" for number in range(20)]
 
@@ -41,6 +42,12 @@ def test_smaller_batches_give_the_same_vectors(minilm: Encoder, monkeypatch: pyt
     tried = short_of_memory(minilm, monkeypatch, holds=20)
     np.testing.assert_allclose(minilm.encode_documents(TEXTS), expected, atol=1e-6)
     assert tried == [64, 32, 16]
+
+
+def test_libraries_of_the_gpu_are_out_of_memory_too() -> None:
+    message = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    assert is_out_of_memory(RuntimeError(message))
+    assert not is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED"))
 
 
 def test_out_of_memory_error_names_the_settings(minilm: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
