@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ from llama_index_ace_finetune.evaluation.systems import (
     hybrid_system,
     time_systems,
 )
+from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.ranking.sparse_index import SparseVectors
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def evaluate_systems(
     late_interaction: bool = True,
     sparse: SparseVectors | None = None,
     limits: ServingLimits | None = None,
+    kept_tokens: MutableMapping[str, TokenReranker] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Compare BM25, base, tuned, their hybrids and further systems on `test`; the one to serve is selected on `dev`.
@@ -141,6 +143,8 @@ def evaluate_systems(
         late_interaction: whether late interaction can be served.
         sparse: a sparse encoder, to compare systems with the leg "sparse" too.
         limits: of the system to serve.
+        kept_tokens: if given, the token vectors of the corpus are added to it, by the fingerprint of their model, so
+            that an index need not encode them again.
         progress: called with the number of newly encoded texts.
 
     Raises:
@@ -159,7 +163,13 @@ def evaluate_systems(
     if tuned.fingerprint != base.fingerprint:
         models["tuned"] = tuned
     servable = ServableSystems.of(
-        every, models, encoded, late_interaction=late_interaction, sparse=sparse, progress=progress
+        every,
+        models,
+        encoded,
+        late_interaction=late_interaction,
+        sparse=sparse,
+        kept_tokens=kept_tokens,
+        progress=progress,
     )
     index = servable.bm25
     latency = time_systems(data.queries[:timed_queries], index, encoders, encoded)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, Leg
 from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS, build_lexical_index
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
 from llama_index_ace_finetune.ranking.sparse_index import SparseIndex, SparseVectors
+from llama_index_ace_finetune.utils.text_key import text_key
 
 _MAX_DEV = 2000  # queries to compare on: more take minutes and hundreds of megabytes, and change the choice little
 _MAX_CHARACTERS = 200_000_000  # of a corpus: about 50 million tokens, and 2.5 GB of token vectors
@@ -92,6 +93,7 @@ class ServableSystems:
         *,
         late_interaction: bool = True,
         sparse: SparseVectors | None = None,
+        kept_tokens: MutableMapping[str, TokenReranker] | None = None,
         progress: Progress | None = None,
     ) -> ServableSystems:
         """Index the corpus for every leg.
@@ -102,6 +104,7 @@ class ServableSystems:
             encoded: their vectors of `data`.
             late_interaction: whether to encode the tokens of the corpus.
             sparse: the sparse encoder of the leg "sparse"; that leg is left out by default.
+            kept_tokens: if given, the token vectors of the corpus are added to it, by the fingerprint of their model.
             progress: called with the number of texts whose tokens were encoded.
         """
         lexical: dict[Leg, PostingsIndex[Any]] = {leg: build_lexical_index(leg, data.stored) for leg in LEXICAL_LEGS}
@@ -113,11 +116,14 @@ class ServableSystems:
         if late_interaction and size > _MAX_CHARACTERS:
             notes.append(f"Late interaction was left out: {size:,} characters of memories exceed {_MAX_CHARACTERS:,}.")
         elif late_interaction:
+            keys = [text_key(text) for text in data.corpus]
             for name, encoder in encoders.items():
                 try:
-                    rerankers[name] = TokenReranker.build(encoder, data.corpus_ids, data.corpus, progress=progress)
+                    rerankers[name] = TokenReranker.build(encoder, keys, data.corpus, progress=progress)
                 except ModelError as error:
                     notes.append(f"Late interaction of the {name} model was left out: {error}")
+        if kept_tokens is not None:
+            kept_tokens.update({encoders[name].fingerprint: one for name, one in rerankers.items()})
         legs = {
             name: CandidateLegs(
                 data=data,

@@ -80,6 +80,12 @@ class TokenEncoder:
         back = np.argsort(order, kind="stable")
         return np.concatenate(vectors)[back], TokenVectors.concatenate(parts).select(back)
 
+    def project(self, tokens: TokenVectors) -> TokenVectors:
+        """Return token vectors by this projection from those of the same texts without one."""
+        if self.projection is None:
+            return tokens
+        return TokenVectors(unit_rows(tokens.vectors @ self.projection), tokens.offsets)
+
     def _project(self, found: TokenStates) -> TokenVectors:
         states = found.states
         if self.projection is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +72,13 @@ class TokenReranker:
             OutputExistsError: if the folder holds something else.
             ModelError: if the trained projection in the model's folder cannot be used.
         """
-        settings = settings or TokenSettings()
+        settings, sample = settings or TokenSettings(), None
         if projection is None:
-            projection = choose_projection(encoder, texts, settings)
+            projection, sample = _projection(encoder, texts, settings)
         tokens = TokenEncoder(encoder, projection)
         store = TokenStore(tokens.dimension, tokens.fingerprint, settings=settings, projection=tokens.projection)
         reranker = cls(tokens, store)
-        reranker.upsert(ids, texts, progress=progress)
+        reranker._upsert(ids, texts, sample, progress)
         return cls(tokens, store.save(folder)) if folder else reranker
 
     @classmethod
@@ -107,15 +108,40 @@ class TokenReranker:
 
     def upsert(self, ids: Sequence[str], texts: Sequence[str], *, progress: Progress | None = None) -> None:
         """Encode and store memories, replacing those with the same ids."""
-        for start in range(0, len(ids), _BATCH):
-            part = slice(start, start + _BATCH)
-            self.store.upsert(ids[part], self.encoder.encode_documents(texts[part]))
-            if progress:
-                progress(len(ids[part]))
+        self._upsert(ids, texts, None, progress)
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete the token vectors of memories; unknown ids are ignored."""
         self.store.delete(ids)
+
+    def _upsert(
+        self, ids: Sequence[str], texts: Sequence[str], known: _Encoded | None, progress: Progress | None
+    ) -> None:
+        for start in range(0, len(ids), _BATCH):
+            part = slice(start, start + _BATCH)
+            if known is None:
+                tokens = self.encoder.encode_documents(texts[part])
+            else:
+                tokens = self._completed(known, texts, np.arange(len(ids))[part])
+            self.store.upsert(ids[part], tokens)
+            if progress:
+                progress(len(ids[part]))
+
+    def _completed(self, known: _Encoded, texts: Sequence[str], places: NDArray[np.int64]) -> TokenVectors:
+        """Return the token vectors of the texts at some places, and encode those that are not known."""
+        taken = np.flatnonzero(np.isin(known.places, places))
+        new = np.setdiff1d(places, known.places)
+        encoded = self.encoder.encode_documents([texts[place] for place in new])
+        order = np.argsort(np.concatenate([known.places[taken], new]))
+        return TokenVectors.concatenate([known.tokens.select(taken), encoded]).select(order)
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """Token vectors of the texts at some places, ascending int64 [n], of a sequence."""
+
+    places: NDArray[np.int64]
+    tokens: TokenVectors
 
 
 def choose_projection(encoder: Encoder, texts: Sequence[str], settings: TokenSettings) -> NDArray[np.float32] | None:
@@ -126,11 +152,17 @@ def choose_projection(encoder: Encoder, texts: Sequence[str], settings: TokenSet
     Raises:
         ModelError: if the trained projection in the model's folder cannot be used.
     """
+    return _projection(encoder, texts, settings)[0]
+
+
+def _projection(
+    encoder: Encoder, texts: Sequence[str], settings: TokenSettings
+) -> tuple[NDArray[np.float32] | None, _Encoded | None]:
+    """Return `choose_projection`, and the projected token vectors of the sample that it used."""
     trained = read_trained_projection(encoder.folder) if encoder.folder else None
-    if trained is not None:
-        return trained
-    if settings.dimension is None or not len(texts):
-        return None
-    sample = [texts[place] for place in np.linspace(0, len(texts) - 1, min(len(texts), _SAMPLED_TEXTS)).astype(int)]
-    tokens = TokenEncoder(encoder).encode_documents(sample)
-    return principal_projection(tokens.vectors, min(settings.dimension, tokens.dimension))
+    if trained is not None or settings.dimension is None or not len(texts):
+        return trained, None
+    places = np.linspace(0, len(texts) - 1, min(len(texts), _SAMPLED_TEXTS)).astype(np.int64)
+    tokens = TokenEncoder(encoder).encode_documents([texts[place] for place in places])
+    projection = principal_projection(tokens.vectors, min(settings.dimension, tokens.dimension))
+    return projection, _Encoded(places, TokenEncoder(encoder, projection).project(tokens))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from llama_index_ace_finetune.evaluation.decision.verdict import Verdict, reach_
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
 from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, write_report
 from llama_index_ace_finetune.evaluation.report.run_files import check_run_files, write_run_files
+from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.learning_curve import train_curve
 from llama_index_ace_finetune.pipeline.sparse_encoder import load_sparse_vectors, record_sparse_encoder
@@ -154,6 +155,7 @@ def evaluate_model(
     curve: Sequence[int] = (),
     limits: ServingLimits | None = None,
     sparse: StoredSparseVectors | None = None,
+    kept_tokens: MutableMapping[str, TokenReranker] | None = None,
     device: str | None = None,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     cache: Path | None = None,
@@ -176,6 +178,7 @@ def evaluate_model(
         curve: also train on subsets of N queries of the run's training data, for a learning curve.
         limits: of the system to serve.
         sparse: of a sparse encoder, to compare systems with it too; the vectors of the corpus are added to it.
+        kept_tokens: receives the token vectors of the corpus, as in `evaluate_systems`.
         device: torch device.
         precision: of the vectors; see `EncoderSettings`. The report names the one that was used.
         cache: folder for vectors.
@@ -227,6 +230,7 @@ def evaluate_model(
             cache=cache,
             sparse=sparse,
             limits=limits,
+            kept_tokens=kept_tokens,
             progress=progress,
         )
         verdict = reach_verdict(evaluation, (record or {}).get("selection"))

@@ -16,6 +16,7 @@ from llama_index_ace_finetune.encoders.provenance import read_provenance, settin
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
+from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.retrievers.open_sparse import add_memories, load_sparse_encoder
 from llama_index_ace_finetune.retrievers.open_tokens import build_tokens
@@ -113,6 +114,7 @@ def write_index(
     path: Path,
     serving: Serving | None = None,
     corpus: Sequence[str] | None = None,
+    tokens: TokenReranker | None = None,
     sparse: StoredSparseVectors | None = None,
     replace: bool = False,
     cache: Path | None = None,
@@ -122,7 +124,8 @@ def write_index(
 
     It is built in a temporary folder and moved into place. With `replace`, an index of ours is replaced, and files that
     a user added to it are kept. If `serving` uses late interaction, the token vectors of the model that serves are
-    written too; `corpus` are the texts that the evaluation computed their projection from (`build_tokens`). So are
+    written too; `corpus` are the texts that the evaluation computed their projection from, and `tokens` those that it
+    made (`build_tokens`). So are
     `sparse`, the vectors of the sparse encoder that serves; missing ones are encoded.
 
     Raises:
@@ -143,7 +146,8 @@ def write_index(
         try:
             if serving is not None and late:
                 model = base if serving.vectors == "base" else tuned
-                build_tokens(store, model, folder=token_folder(aside), corpus=corpus, progress=progress)
+                folder = token_folder(aside)
+                build_tokens(store, model, folder=folder, corpus=corpus, encoded=tokens, progress=progress)
             if sparse is not None:
                 add_memories(sparse, store, progress=progress)
                 sparse.save(sparse_folder(aside))

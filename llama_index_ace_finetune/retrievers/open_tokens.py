@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llama_index.core.schema import MetadataMode
@@ -89,6 +89,7 @@ def build_tokens(
     folder: Path | None = None,
     corpus: Sequence[str] | None = None,
     settings: TokenSettings | None = None,
+    encoded: TokenReranker | None = None,
     progress: Progress | None = None,
 ) -> TokenReranker:
     """Encode the memories of a store for late interaction.
@@ -100,12 +101,28 @@ def build_tokens(
         corpus: the texts of which a sample decides the projection; those of the store by default. An evaluation that
             had the same ones gives the same scores.
         settings: how token vectors are stored.
-        progress: called with the number of texts just encoded.
+        encoded: token vectors by this model of some texts, by `text_key`, to which the others are added; `corpus` and
+            `settings` are those that it was made with.
+        progress: called with the number of texts that are done.
     """
     settings = settings or TokenSettings()
     texts = {text_key(text): text for text in (node.get_content(MetadataMode.EMBED) for node in store.nodes())}
+    if encoded is not None:
+        return _completed(encoded, texts, folder, progress)
     projection = choose_projection(encoder, list(texts.values()) if corpus is None else corpus, settings)
     return TokenReranker.build(
         encoder, list(texts), list(texts.values()), settings=settings, projection=projection, folder=folder,
         progress=progress,
     )  # fmt: skip
+
+
+def _completed(
+    encoded: TokenReranker, texts: Mapping[str, str], folder: Path | None, progress: Progress | None
+) -> TokenReranker:
+    """Encode the texts that have no token vectors, and write those of all texts, by their keys."""
+    missing = [key for key in texts if key not in encoded.store]
+    if progress:
+        progress(len(texts) - len(missing))
+    encoded.upsert(missing, [texts[key] for key in missing], progress=progress)
+    encoded.delete([key for key in encoded.store.tokens.ids if key not in texts])
+    return encoded if folder is None else TokenReranker(encoded.encoder, encoded.store.save(folder))

@@ -21,6 +21,7 @@ def _run(context: StageContext) -> None:
         tuned=context.tuned,
         limits=context.settings.limits(),
         sparse=context.sparse_vectors,
+        kept_tokens=context.kept_tokens,
         command=context.settings.command,
         title=context.settings.title,
         run=context.settings.out.name,

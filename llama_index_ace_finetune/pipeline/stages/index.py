@@ -8,6 +8,9 @@ from llama_index_ace_finetune.pipeline.stages.stage import PlanContext, Stage, S
 
 def _run(context: StageContext) -> None:
     serving = context.folder.serving()
+    served = context.base if serving.vectors == "base" else context.tuned
+    tokens = context.kept_tokens.get(served.fingerprint)
+    context.kept_tokens.clear()  # those of the other model take as much memory
     write_index(
         context.dataset.memories.values(),
         tuned=context.tuned,
@@ -15,6 +18,7 @@ def _run(context: StageContext) -> None:
         path=context.folder.index,
         serving=serving,
         corpus=[memory.text for memory in context.dataset.answers.values()],
+        tokens=tokens,
         sparse=context.sparse_vectors if serving.sparse_encoder else None,
         cache=context.cache,
         events=context.events,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
+from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.sparse_encoder import load_sparse_vectors
@@ -34,6 +35,7 @@ class StageContext:
         folder: the new run folder, not yet in its place.
         work: the work folder: `vectors` is a cache, `training` holds checkpoints.
         events: receives progress.
+        kept_tokens: token vectors that the evaluation made of the corpus, by the fingerprint of their model.
     """
 
     settings: RunSettings
@@ -43,6 +45,7 @@ class StageContext:
     folder: RunFolder
     work: Path
     events: PipelineEvents
+    kept_tokens: dict[str, TokenReranker] = field(default_factory=dict)
 
     @property
     def cache(self) -> Path:
