@@ -31,6 +31,7 @@ VERBS: Final = (
     "export",
     "vectors",
     "synthesize",
+    "label",
     "encode",
     "generate",
     "tune",

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llama_index_ace_finetune.errors import AceFinetuneError, quoted
-from llama_index_ace_finetune.utils.atomic import require_regular
-from llama_index_ace_finetune.utils.file_lock import locked
+from llama_index_ace_finetune.utils.line_log import append_line, open_lines
 
 
 def prompt_key(model: str, prompt: str) -> str:
@@ -24,7 +23,7 @@ def prompt_key(model: str, prompt: str) -> str:
 class AnswerLog:
     """A JSON Lines file with one answer per line, by key; open it with `AnswerLog.open`.
 
-    A line is written as soon as its answer arrives. A line that a kill left incomplete is dropped at the next opening.
+    A line is written as soon as its answer arrives. A line that a kill left incomplete is dropped.
     """
 
     path: Path
@@ -39,21 +38,13 @@ class AnswerLog:
         Raises:
             AceFinetuneError: if another process has it open, or the file is not such a log.
         """
-        require_regular(path)
-        with locked(path.with_name(f".{path.name}.lock"), output=path), path.open("a+b") as file:
-            file.seek(0)
-            content = file.read()
-            whole = content.rfind(b"\n") + 1
-            answers = dict(_entry(path, number, line) for number, line in enumerate(content[:whole].splitlines(), 1))
-            if whole < len(content):
-                file.truncate(whole)
+        with open_lines(path) as (file, lines):
+            answers = dict(_entry(path, number, line) for number, line in enumerate(lines, 1))
             yield cls(path, answers, file)
 
     def add(self, key: str, answer: str) -> None:
         """Write an answer; it survives a kill of this process."""
-        line = json.dumps({"key": key, "answer": answer})
-        self._file.write(line.encode("ascii") + b"\n")
-        self._file.flush()
+        append_line(self._file, json.dumps({"key": key, "answer": answer}).encode("ascii"))
         self.answers[key] = answer
 
 
