@@ -117,7 +117,7 @@ def _ordered(dataset: RetrievalDataset, seed: int) -> tuple[SyntheticQuery, ...]
     random.Random(seed).shuffle(found)
     turns: Counter[str] = Counter()
     order = []
-    for query in found:
-        turns[query.memory_id] += 1
-        order.append((turns[query.memory_id], query))
-    return tuple(query for _, query in sorted(order, key=lambda one: one[0]))
+    for one in found:
+        turns[one.memory_id] += 1
+        order.append((turns[one.memory_id], one))
+    return tuple(one for _, one in sorted(order, key=lambda one: one[0]))
