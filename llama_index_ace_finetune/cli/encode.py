@@ -17,6 +17,7 @@ from llama_index_ace_finetune.cli.options import (
     DocumentPrompt,
     Engine,
     Precision,
+    QueryPrompt,
     RayAddress,
     Workers,
 )
@@ -32,6 +33,7 @@ def encode(
     backend: Annotated[
         Literal["torch", "onnx", "openvino", "auto"], typer.Option(help="What runs the model; auto: the fastest.")
     ] = "torch",
+    query_prompt: QueryPrompt = None,
     document_prompt: DocumentPrompt = None,
     device: Device = None,
     precision: Precision = None,
@@ -58,6 +60,7 @@ def encode(
             columns=columns,
             device=device,
             precision=precision or "auto",
+            query_prompt=query_prompt,
             document_prompt=document_prompt,
             backend=backend,
             engine=EngineSettings(engine=engine, ray_address=ray_address, workers=workers),

@@ -25,6 +25,7 @@ def encode(
     columns: str | None = None,
     device: str | None = None,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    query_prompt: str | None = None,
     document_prompt: str | None = None,
     backend: Backend = "torch",
     engine: EngineSettings | None = None,
@@ -43,6 +44,7 @@ def encode(
         columns: names of the columns of a table, as `read_dataset` takes them.
         device: torch device.
         precision: of the vectors; see `EncoderSettings`.
+        query_prompt: text in front of queries, if not that of the model or its family: a part of the fingerprint.
         document_prompt: text in front of every memory; by default that of the model or its family.
         backend: torch, onnx or openvino; "auto" uses the fastest export that the model folder has.
         engine: where to encode; in this process by default.
@@ -63,9 +65,11 @@ def encode(
         source = out / MEMORIES / "memories.parquet"
         write_memories(source, held)
         columns = None
+    settings = EncoderSettings(
+        device=device, precision=precision, query_prompt=query_prompt, document_prompt=document_prompt
+    )
     with events.texts_progress("encoding", None) as progress:
         return encode_memories(
-            source, model, out, columns=ColumnChoice.of(columns), backend=backend, engine=engine,
-            settings=EncoderSettings(device=device, precision=precision, document_prompt=document_prompt),
+            source, model, out, columns=ColumnChoice.of(columns), backend=backend, engine=engine, settings=settings,
             shard_rows=shard_rows, progress=progress,
         )  # fmt: skip

@@ -94,7 +94,7 @@ def encode_memories(
         )  # fmt: skip
         tasks = [EncodeTask(n, part, folder.file(n)) for n, part in enumerate(parts) if n not in finished]
         headers = dict(finished)
-        for header in run_shards(work, tasks, engine or EngineSettings()):
+        for header in run_shards(work, tasks, engine or EngineSettings(), use_gpus=settings.device != "cpu"):
             headers[header.number] = header
             folder.require_same_vectors(list(headers.values()))
             if progress:

@@ -167,8 +167,13 @@ def _connected(ray: Any, settings: EngineSettings) -> Iterator[None]:
         options["address"] = address
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise _unreachable(address or "this machine", first_line(error)) from error
+    except Exception as error:  # Ray raises bare exceptions too
+        if address is not None:
+            raise _unreachable(address, first_line(error)) from error
+        raise AceFinetuneError(
+            f"Ray cannot be started on this machine ({first_line(error)[:160]}); check its load, memory and disk, give "
+            "--ray-address of a running cluster, or set the engine to local."
+        ) from error
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +73,16 @@ class TestWithoutCluster:
             with pytest.raises(AceFinetuneError, match=r"no Ray cluster at '127.*\(Connection refused\)"):
                 list(run_shards(Fail(), [1], EngineSettings(engine="ray", ray_address=address)))
 
+    def test_ray_that_cannot_be_started(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ray = pytest.importorskip("ray")
+
+        def init(**options: object) -> None:
+            raise Exception("The current node timed out during startup.")
+
+        monkeypatch.setattr(ray, "init", init)
+        with pytest.raises(AceFinetuneError, match=r"cannot be started .*timed out during startup.*engine to local\."):
+            list(run_shards(Fail(), [1], RAY))
+
     def test_worker_of_another_version(self) -> None:
         with pytest.raises(
             AceFinetuneError, match=r"has llama-index-ace-finetune .* and not 0\.0\.7; install the same"
@@ -91,15 +101,16 @@ class TestOnRay:
     """Ray is started once for all of them."""
 
     @pytest.fixture(scope="class", autouse=True)
-    def cluster(self) -> object:
+    def cluster(self) -> Iterator[None]:
         ray = pytest.importorskip("ray")
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        # Without a token, which Ray would write to the home folder.
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
         path = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[1]), *sys.path])
         ray.init(
             address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
             runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
         )  # fmt: skip
-        yield ray
+        yield
         ray.shutdown()
 
     def test_tasks_of_lost_workers_are_done_once_more(self, tmp_path: Path) -> None:

@@ -1,0 +1,236 @@
+"""Encoding and mining in shards: on two Ray workers against one process, with workers killed, and what it costs.
+
+    python benchmarks/scale_out.py [--check] [--size N] [--out FILE]
+
+Memories are generated, of 30 words. The size is measured with a static model, whose time is that of reading, tokenizing
+and writing; the time of MiniLM is measured with 2,000 memories. `--check` takes 200,000 memories.
+Exits 1 if a figure misses its target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import library_first  # noqa: F401
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from findings import Findings
+from machine import machine
+from timing import quiet, seconds_of
+
+from llama_index_ace_finetune.datasets.types import Query, RetrievalDataset
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.mining.settings import MiningSettings
+from llama_index_ace_finetune.scale.encode_memories import encode_memories
+from llama_index_ace_finetune.scale.engine import EngineSettings
+from llama_index_ace_finetune.scale.mine_corpus import mine_corpus
+from llama_index_ace_finetune.scale.shard_encoder import ShardEncoder
+from llama_index_ace_finetune.scale.shard_folder import ShardFolder
+
+SIZE, CHECKED, COMPARED, SHARD = 1_000_000, 200_000, 20_000, 5_000
+WORKERS, KILLS, WORDS, DIMENSION, QUERIES, MINILM = 2, 5, 30, 64, 500, 2_000
+FASTER = 1.3
+CPU = EncoderSettings(device="cpu")
+LOCAL, RAY = EngineSettings(), EngineSettings(engine="ray", workers=WORKERS)
+
+
+def generate(folder: Path, size: int) -> Path:
+    """Write `size` memories in files of at most 100,000 rows."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    vocabulary = np.array(sorted({f"{a}{b}" for a in _SYLLABLES for b in _SYLLABLES}))
+    weights = 1 / np.arange(1, len(vocabulary) + 1)
+    weights /= weights.sum()
+    for first in range(0, size, 100_000):
+        count = min(100_000, size - first)
+        words = rng.choice(vocabulary, (count, WORDS), p=weights)
+        columns = {"id": [f"m{row:09}" for row in range(first, first + count)], "text": [" ".join(w) for w in words]}
+        pq.write_table(pa.table(columns), folder / f"{first:09}.parquet", compression="zstd")
+    return folder
+
+
+_SYLLABLES = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("", "n", "r")]
+
+
+def static_model(folder: Path) -> Path:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(resolve_checkpoint(DEFAULT_BASE_MODEL) / "tokenizer.json"))
+    weights = np.random.default_rng(0).standard_normal((tokenizer.get_vocab_size(), DIMENSION), dtype=np.float32)
+    modules = [StaticEmbedding(tokenizer, embedding_weights=weights), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+def workers() -> list[psutil.Process]:
+    """The processes of Ray workers, which this process has started."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline()[0].startswith("ray::Worker"):
+                found.append(process)
+        except (psutil.Error, IndexError):
+            continue
+    return found
+
+
+class Watch:
+    """Called after each shard: records the largest memory of a worker, and kills random workers."""
+
+    def __init__(self, shards: int, kills: int) -> None:
+        self.done, self.killed, self.peak = 0, 0, 0
+        self._at = set(random.Random(0).sample(range(1, max(shards - WORKERS, kills + 1)), kills))
+
+    def __call__(self, rows: int) -> None:
+        if not rows:
+            return
+        self.done += 1
+        alive = workers()
+        for process in alive:
+            try:
+                self.peak = max(self.peak, process.memory_info().rss)
+            except psutil.Error:
+                continue
+        if self.done in self._at and alive:
+            os.kill(random.choice(alive).pid, signal.SIGKILL)
+            self.killed += 1
+
+
+def encode(memories: Path, model: Path, out: Path, engine: EngineSettings, progress: Callable[[int], None]) -> Any:
+    with quiet():
+        return seconds_of(
+            lambda: encode_memories(
+                memories, model, out, settings=CPU, engine=engine, shard_rows=SHARD, progress=progress
+            )
+        )
+
+
+def same_files(one: Path, other: Path) -> bool:
+    names = sorted(file.name for file in one.glob("*.parquet"))
+    return names == sorted(file.name for file in other.glob("*.parquet")) and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in names
+    )
+
+
+def ids_of(folder: ShardFolder) -> list[str]:
+    found: list[str] = []
+    for number in range(len(folder)):
+        found += pq.read_table(folder.file(number), columns=["id"])["id"].to_pylist()
+    return found
+
+
+def measure_encoding(work: Path, size: int, findings: Findings) -> None:
+    model, memories = static_model(work / "static"), generate(work / "memories", size)
+    rows, figures = [], dict[str, float]()
+    for name, engine, kills in (("one process", LOCAL, 0), ("Ray", RAY, 0), ("Ray, workers killed", RAY, KILLS)):
+        watch, out = Watch(-(-size // SHARD), kills), work / name
+        taken, made = encode(memories, model, out, engine, watch)
+        peak = watch.peak or psutil.Process().memory_info().rss
+        figures[name] = made.memories / taken
+        rows.append(
+            f"| {name} | {made.memories:,} | {taken:.0f} | {made.memories / taken:,.0f} | {watch.killed} "
+            f"| {peak / 2**20:,.0f} |"
+        )
+        ids = ids_of(ShardFolder.open(out))
+        same_ids = ids == [f"m{row:09}" for row in range(size)]
+        findings.ask(f"{name}: {made.memories:,} of {size:,} rows, same ids", made.memories == size and same_ids)
+        if kills:
+            findings.ask(f"{watch.killed} workers killed (asked {KILLS})", watch.killed == KILLS)
+    for name in ("Ray", "Ray, workers killed"):
+        findings.ask(f"{name}: files equal to those of one process", same_files(work / "one process", work / name))
+        shutil.rmtree(work / name)
+    folder = ShardFolder.open(work / "one process")
+    shards = [folder.read(number) for number in range(-(-min(COMPARED, size) // SHARD))]
+    texts = [memory.text for shard in shards for memory in shard.memories]
+    at_once = Encoder.load(model, settings=CPU).encode_documents(texts)
+    same = at_once.tobytes() == b"".join(shard.vectors.tobytes() for shard in shards)
+    findings.ask(f"vectors of {len(texts):,} equal those of one call", same)
+    gain = figures["Ray"] / figures["one process"]
+    findings.ask(f"{WORKERS} workers {gain:.2f} times one process (asked {FASTER})", gain >= FASTER)
+    header = "| | memories | seconds, start of the workers included | memories/s | killed | peak of a worker, MiB |"
+    findings.section(f"Encoding with a static model of {DIMENSION} dimensions", header, rows)
+
+
+def measure_mining(work: Path, size: int, findings: Findings) -> float:
+    """Return seconds per million memories and thousand queries."""
+    folder = ShardFolder.open(work / "one process")
+    encoder = ShardEncoder(Encoder.load(folder.model, settings=CPU), [folder])
+    memories = folder.read(0).memories[:QUERIES]
+    dataset = RetrievalDataset(
+        name="generated",
+        memories={memory.id: memory for memory in memories},
+        queries={m.id: Query(m.id, " ".join(m.text.split()[:6])) for m in memories},
+        judgements={memory.id: {memory.id: 1.0} for memory in memories},
+    )
+    taken, found = seconds_of(lambda: mine_corpus(dataset, encoder, [folder], settings=MiningSettings()))
+    rate = taken / (size / 1e6) / (QUERIES / 1e3)
+    peak = psutil.Process().memory_info().rss / 2**20
+    rows = [f"| {size:,} | {QUERIES:,} | {taken:.0f} | {rate:,.0f} | {len(found.dataset.memories):,} | {peak:,.0f} |"]
+    header = "| memories | queries | seconds | per million memories and 1,000 queries | candidates | memory, MiB |"
+    findings.section("Mining in one process, by cosine and BM25", header, rows)
+    return rate
+
+
+def costs(work: Path, mining: float, findings: Findings) -> None:
+    """Costs of MiniLM's vectors, computed from what was measured."""
+    part = generate(work / "part", MINILM)
+    model = resolve_checkpoint(DEFAULT_BASE_MODEL)
+    taken, _ = encode(part, model, work / "minilm", LOCAL, lambda rows: None)
+    folder = ShardFolder.open(work / "minilm")
+    size = sum(folder.file(number).stat().st_size for number in range(len(folder))) / MINILM
+    rate = MINILM / taken
+    rows = [
+        f"| {count / 1e6:,.0f} million | {count / rate / 3600:,.0f} | {count * size / 2**30:,.0f} "
+        f"| {count / 1e6 * mining / 3600:.1f} | {24 * count / 2**30:.1f} |"
+        for count in (1_000_000, 10_000_000, 100_000_000)
+    ]
+    header = (
+        "| memories | core hours to encode | shards, GiB | core hours to mine for 1,000 queries "
+        "| memory of the driver for digests, GiB |"
+    )
+    title = f"Computed for MiniLM, from {rate:.0f} memories/s with {MINILM:,} memories on one thread"
+    findings.section(title, header, rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help=f"{CHECKED:,} memories")
+    parser.add_argument("--size", type=int, help=f"number of memories (default {SIZE:,})")
+    parser.add_argument("--out", type=Path, help="write the tables as markdown")
+    options = parser.parse_args()
+    # As Ray sets it for workers with one core each.
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        os.environ["OMP_NUM_THREADS"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+    findings = Findings()
+    size = options.size or (CHECKED if options.check else SIZE)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        measure_encoding(work, size, findings)
+        mining = measure_mining(work, size, findings)
+        costs(work, mining, findings)
+    return findings.close("Scaling out", machine("ray", "torch", "pyarrow"), options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
