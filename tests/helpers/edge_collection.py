@@ -54,10 +54,17 @@ class EdgeCollection:
                   (config.sparse_vectors or {}).items()}  # fmt: skip
         if not dense and not sparse:  # the engine needs one; the server does not
             dense = {"_none": edge.EdgeVectorParams(size=1, distance=edge.Distance.Dot)}
+        self._quantised = isinstance(given, dict) and any(one.quantization_config for one in given.values())
         self._shards = []
         for number in range(config.shard_number or 1):
             (folder / str(number)).mkdir(parents=True)
-            settings = edge.EdgeConfig(vectors=dense or None, sparse_vectors=sparse or None, wal_enabled=False)
+            settings = edge.EdgeConfig(
+                vectors=dense or None,
+                sparse_vectors=sparse or None,
+                wal_enabled=False,
+                # Vectors are quantised when they are indexed.
+                optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1) if self._quantised else None,
+            )
             self._shards.append(edge.EdgeShard.create(str(folder / str(number)), settings))
 
     @property
@@ -147,6 +154,8 @@ class EdgeCollection:
         if asked.prefetch or not isinstance(vector, (list, models.SparseVector)):
             raise Refusal(400, "This server answers nearest-vector queries without prefetch only")
         offset, limit = asked.offset or 0, asked.limit or 10
+        for shard in self._shards if self._quantised else ():
+            shard.optimize()
         request = edge.QueryRequest(
             limit=offset + limit,
             query=edge.Query.Nearest(_vector(vector), using=asked.using),
@@ -154,6 +163,7 @@ class EdgeCollection:
             score_threshold=asked.score_threshold,
             with_payload=True,
             with_vector=asked.with_vector or False,
+            params=_params(asked.params),
         )
         rows = sorted((row for shard in self._shards for row in shard.query(request)), key=lambda row: -row.score)
         found = [_record(row, asked.with_payload or False) for row in rows[offset : offset + limit]]
@@ -192,6 +202,25 @@ def _dense(config: Any) -> Any:
         distance=_DISTANCES[config.distance],
         multivector_config=multi,
         datatype=edge.VectorStorageDatatype.Float16 if half else None,
+        quantization_config=_quantization(config.quantization_config),
+    )
+
+
+def _quantization(config: Any) -> Any:
+    if isinstance(config, models.BinaryQuantization):
+        return edge.BinaryQuantizationConfig(always_ram=config.binary.always_ram)
+    if isinstance(config, models.ScalarQuantization):
+        scalar = config.scalar
+        return edge.ScalarQuantizationConfig(edge.ScalarType.Int8, scalar.quantile, scalar.always_ram)
+    return None
+
+
+def _params(given: models.SearchParams | None) -> Any:
+    if given is None or given.quantization is None:
+        return None
+    asked = given.quantization
+    return edge.SearchParams(
+        quantization=edge.QuantizationSearchParams(rescore=asked.rescore, oversampling=asked.oversampling)
     )
 
 
