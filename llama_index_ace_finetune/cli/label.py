@@ -34,7 +34,7 @@ def label(
     seed: Seed = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge synthetic queries; they become dev and test queries of the next run.
+    """Judge synthetic queries, for dev and test of the next run.
 
     In the terminal one key is one judgement: keep, wrong, edit, skip, or quit. Each is written at once, and the same
     command resumes.

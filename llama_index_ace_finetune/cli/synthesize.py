@@ -64,9 +64,10 @@ def synthesize(
     split_seed: SplitSeed = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write synthetic queries for memories, by a language model or from their own words.
+    """Write synthetic queries for memories, with or without an LLM.
 
-    No text of a dev or test query is sent to the model. An interrupted command resumes without repeating a call.
+    Without one they are made of the memories' own words. No text of a dev or test query is sent to the model. An
+    interrupted command resumes without repeating a call.
     """
 
     def command() -> None:
