@@ -19,7 +19,10 @@ from llama_index_ace_finetune.cli.verb import Verb
 
 
 def doctor(
-    folder: Annotated[Path, typer.Argument(help="With --clean: folder to search, with its subfolders.")] = Path(),
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Run folder, to check its index too; with --clean: folder to search, with its subfolders."),
+    ] = None,
     clean: Annotated[
         bool, typer.Option("--clean", help="Remove what killed commands left; --resume can then not resume them.")
     ] = False,
@@ -27,14 +30,20 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Show versions, hardware and backends, and what is missing."""
-    execute(lambda: _clean(folder) if clean else _check(base_model), as_json=as_json)
+    execute(lambda: _clean(folder or Path()) if clean else _check(base_model, folder), as_json=as_json)
 
 
-def _check(base_model: str | None) -> int:
+def _check(base_model: str | None, run: Path | None) -> int:
     from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
+    from llama_index_ace_finetune.pipeline.check_index import check_index
     from llama_index_ace_finetune.pipeline.doctor import check_environment
 
+    checked = None if run is None else check_index(run)
     found = check_environment(base_model or DEFAULT_BASE_MODEL)
+    if checked is not None:
+        found["run"] = checked
+        for name in ("problems", "advice"):
+            found[name] += checked.pop(name)
     emit(found, lambda screen: _print(found, screen))
     return EXIT_REJECTED if found["problems"] else 0
 
@@ -89,6 +98,10 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "prompts", ", ".join(f"{role} {base[f'{role}_prompt'] or 'none'!r}" for role in ("query", "document"))
     for name, extra in found["extras"].items():
         yield f"extra {name}", "installed" if extra["installed"] else f"not installed ({extra['gives']})"
+    if run := found.get("run"):
+        yield "run", f"{run['folder']}: {'?' if run['memories'] is None else run['memories']} memories"
+        yield "token vectors", run["token_vectors"]
+        yield "sparse vectors", run["sparse_vectors"]
 
 
-VERB = Verb(doctor, ("ace-finetune doctor",))
+VERB = Verb(doctor, ("ace-finetune doctor", "ace-finetune doctor my-run"))

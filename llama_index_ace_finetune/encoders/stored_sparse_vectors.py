@@ -63,6 +63,11 @@ class StoredSparseVectors:
         return len(self._rows)
 
     @property
+    def keys(self) -> list[str]:
+        """The `text_key` of each text with a vector."""
+        return list(self._rows)
+
+    @property
     def dimension(self) -> int:
         """Dimension of the vectors."""
         return self.encoder.dimension

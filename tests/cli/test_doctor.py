@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -65,6 +66,22 @@ def test_text_ends_with_ready(endpoint: str) -> None:
     assert done.exit_code == 0
     assert done.stdout.rstrip().endswith("ready")
     assert version("sentence-transformers") in done.stdout
+
+
+def test_index_of_a_run_is_checked(endpoint: str, finished_run: Path, tmp_path: Path) -> None:
+    done = runner.invoke(app, ["doctor", str(finished_run), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["problems"] == []
+    assert found["run"]["folder"] == str(finished_run)
+    assert found["run"]["sparse_vectors"] == "not needed"
+    done = runner.invoke(app, ["doctor", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "holds no finished run" in done.output
+    (tmp_path / "manifest.json").write_text("{}", "utf-8")
+    done = runner.invoke(app, ["doctor", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "There is no index in the folder" in " ".join(done.stdout.split())
 
 
 def test_missing_requirement_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,9 @@ from llama_index.core.schema import NodeWithScore
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.late_interaction.token_store import TokenStore
+from llama_index_ace_finetune.pipeline import check_index as check_index_module
+from llama_index_ace_finetune.pipeline.check_index import check_index
 from llama_index_ace_finetune.pipeline.index import write_index
 from llama_index_ace_finetune.ranking.fusion_settings import FusionSettings
 from llama_index_ace_finetune.retrievers.finetuned_retrieval import FineTunedRetrieval
@@ -65,6 +68,10 @@ def test_serving_is_read_from_the_report(late_run: Path) -> None:
 
 
 def test_run_serves_the_fusion_of_its_report(copied: Path) -> None:
+    assert check_index(copied) == {
+        "folder": str(copied), "memories": 12, "token_vectors": "12 of 12 memories", "sparse_vectors": "not needed",
+        "problems": [], "advice": [],
+    }  # fmt: skip
     retriever = FineTunedHybridRetriever.from_run(copied)
     try:
         hits = retriever.retrieve(QUERY)
@@ -105,8 +112,17 @@ def test_written_token_vectors_are_kept(copied: Path) -> None:
         again.close()
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "other dimension", "other model", "meta"])
-def test_token_vectors_that_cannot_be_used_are_skipped(copied: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("missing", "There are no token vectors"),
+        ("truncated", "codes"),
+        ("other dimension", "codes"),
+        ("other model", "made by another model"),
+        ("meta", "meta.json"),
+    ],
+)
+def test_token_vectors_that_cannot_be_used_are_skipped(copied: Path, damage: str, words: str) -> None:
     folder = token_folder(copied / "index")
     codes = next(folder.glob("segments/*codes*"))
     if damage == "missing":
@@ -119,6 +135,11 @@ def test_token_vectors_that_cannot_be_used_are_skipped(copied: Path, damage: str
         meta = json.loads((folder / "meta.json").read_text("utf-8"))
         changes = {"other dimension": {"dimension": 95}, "other model": {"fingerprint": "0" * 32}}[damage]
         write_json(folder / "meta.json", {**meta, **changes})
+    checked = check_index(copied)
+    (problem,) = checked["problems"]
+    assert str(folder) in problem
+    assert words in problem
+    assert checked["token_vectors"] == "cannot be used"
     retriever = FineTunedHybridRetriever.from_run(copied)
     try:
         hits = retriever.retrieve(QUERY)
@@ -127,6 +148,18 @@ def test_token_vectors_that_cannot_be_used_are_skipped(copied: Path, damage: str
         assert found(hits) == found(retriever.search(QUERY, leg_weights={"dense": 0.4, "bm25": 0.2}))
     finally:
         retriever.close()
+
+
+def test_memories_without_token_vectors_are_counted(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TokenStore.open(token_folder(copied / "index"))
+    store.delete(store.tokens.ids[:2])
+    found = check_index(copied)
+    assert (found["problems"], found["token_vectors"]) == ([], "10 of 12 memories")
+    assert "2 of 12 memories" in found["advice"][0]
+    assert "the next search encodes them" in found["advice"][0]
+    monkeypatch.setattr(check_index_module, "MAX_ENCODED", 1)
+    (problem,) = check_index(copied)["problems"]
+    assert "call the retriever's `build_token_vectors`" in problem
 
 
 def test_file_that_shrinks_while_it_is_served_skips_the_leg(copied: Path) -> None:

@@ -16,6 +16,7 @@ from llama_index_ace_finetune.encoders import stored_sparse_vectors
 from llama_index_ace_finetune.encoders.sparse_encoder import SparseTextEncoder
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.errors import AceFinetuneError, StoreError
+from llama_index_ace_finetune.pipeline.check_index import check_index
 from llama_index_ace_finetune.retrievers.finetuned_retrieval import FineTunedRetrieval
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.retrievers.open_sparse import open_sparse_vectors
@@ -147,7 +148,12 @@ def test_vectors_that_cannot_be_used_are_a_warning(
 ) -> None:
     options = serving_options(copied.serving())
     assert open_sparse_vectors(copied.index, copied.serving(), options) is not None
+    assert check_index(copied.path)["sparse_vectors"] == "12 of 12 memories"
     damage(copied, kind, encoder)
+    checked = check_index(copied.path)
+    (problem,) = checked["problems"]
+    assert words in problem
+    assert (checked["token_vectors"], checked["sparse_vectors"]) == ("not needed", "cannot be used")
     assert open_sparse_vectors(copied.index, copied.serving(), options) is None
     (record,) = caplog.records
     assert record.getMessage().startswith("the sparse encoder is skipped: ")
