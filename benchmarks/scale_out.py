@@ -221,6 +221,8 @@ def main() -> int:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would put this folder, with its `datasets.py`, in front of the libraries of its workers.
+    sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
     ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
     findings = Findings()
     size = options.size or (CHECKED if options.check else SIZE)
