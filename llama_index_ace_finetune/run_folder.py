@@ -13,6 +13,7 @@ from typing_extensions import NotRequired, TypedDict
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError, quoted
 from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, FusionSettings
+from llama_index_ace_finetune.ranking.known_queries import LARGEST_OFFSET
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH
 from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.old_settings import current_mining, current_training
@@ -45,6 +46,8 @@ class Serving:
         fusion: legs, weights and fusion method of the system; None for RRF with `weights`.
         baseline_fusion: used if retrieval falls back to the base model; None for RRF with `baseline_weights`.
         sparse_encoder: of the leg "sparse"; None if neither fusion has it.
+        known_query_offset: what is taken off the cosine with a known query, if known queries are further vectors of
+            their memories; None if they are not.
     """
 
     vectors: Literal["model", "base"] = "model"
@@ -53,6 +56,7 @@ class Serving:
     fusion: FusionSettings | None = None
     baseline_fusion: FusionSettings | None = None
     sparse_encoder: SparseEncoderRecord | None = None
+    known_query_offset: float | None = None
 
     @property
     def has_late_interaction(self) -> bool:
@@ -200,7 +204,11 @@ class RunFolder:
             _fusion(chosen.get("fusion"), file, "fusion"),
             _fusion(chosen.get("baseline_fusion"), file, "baseline_fusion"),
             SparseEncoderRecord(**encoder) if (encoder := chosen.get("sparse_encoder")) else None,
+            chosen.get("known_query_offset"),
         )
+        offset = serving.known_query_offset
+        if offset is not None and not 0 <= offset <= LARGEST_OFFSET:
+            raise _RUN_FILE.because(file, f"is corrupt (serving.known_query_offset: {quoted(offset)})")
         for pair in (serving.weights, serving.baseline_weights):
             if pair and not all(0 <= weight < math.inf for weight in pair):
                 raise _RUN_FILE.because(file, f"is corrupt (serving.weights: {quoted(pair)})")
@@ -225,6 +233,11 @@ def token_folder(index: Path) -> Path:
 def sparse_folder(index: Path) -> Path:
     """Return where the sparse vectors of an index are."""
     return index / "sparse"
+
+
+def known_query_folder(index: Path) -> Path:
+    """Return where the known queries of an index are."""
+    return index / "known_queries"
 
 
 def _is_file(file: Path) -> bool:
@@ -276,6 +289,7 @@ class _Chosen(TypedDict):
     fusion: NotRequired[_Fusion | None]
     baseline_fusion: NotRequired[_Fusion | None]
     sparse_encoder: NotRequired[_SparseEncoder | None]
+    known_query_offset: NotRequired[float | None]
 
 
 class _SparseEncoder(TypedDict):

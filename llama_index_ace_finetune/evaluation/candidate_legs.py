@@ -20,6 +20,7 @@ from llama_index_ace_finetune.late_interaction.token_vectors import TokenVectors
 from llama_index_ace_finetune.ranking.candidate_scores import CandidateScores
 from llama_index_ace_finetune.ranking.dense import dense_top_k
 from llama_index_ace_finetune.ranking.fusion_settings import Leg
+from llama_index_ace_finetune.ranking.known_queries import KnownQueryLeg, KnownQueryVectors
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH
 from llama_index_ace_finetune.ranking.scoring_legs import DenseLeg, LexicalLeg, ScoringLeg, candidate_scores
@@ -69,10 +70,16 @@ class CandidateLegs:
         late: tuple[Leg, ...] = ("late",) if self.reranker else ()
         return ("dense", *base, *self.lexical, *late)
 
-    def table(self, legs: Sequence[Leg], queries: slice) -> CandidateScores:
-        """Return the union of the legs' hits with all their scores, without each query's own document."""
+    def table(self, legs: Sequence[Leg], queries: slice, *, known: KnownQueryVectors | None = None) -> CandidateScores:
+        """Return the union of the legs' hits with all their scores, without each query's own document.
+
+        `known` adds the known queries as a last leg, for `merge_known_queries`.
+        """
         own = None if self.data.own is None else self.data.own[queries]
-        return candidate_scores([self._leg(leg, queries) for leg in legs], own=own, copies=self.data.copies)
+        searched = [self._leg(leg, queries) for leg in legs]
+        if known is not None:
+            searched.append(KnownQueryLeg(self.dense.queries[queries], known, self.data.copies))
+        return candidate_scores(searched, own=own, copies=self.data.copies)
 
     def _leg(self, leg: Leg, queries: slice) -> ScoringLeg:
         if leg == "dense":

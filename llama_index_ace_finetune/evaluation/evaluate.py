@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_index_ace_finetune.datasets.known_queries import KnownQueries
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
@@ -35,6 +37,7 @@ from llama_index_ace_finetune.evaluation.systems import (
     time_systems,
 )
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
+from llama_index_ace_finetune.ranking.known_queries import KnownQueryVectors
 from llama_index_ace_finetune.ranking.sparse_index import SparseVectors
 
 if TYPE_CHECKING:
@@ -109,6 +112,8 @@ def evaluate_systems(
     test: Sequence[str],
     dev: Sequence[str],
     test_known: Sequence[str] = (),
+    dev_known: Sequence[str] = (),
+    known_queries: KnownQueries | None = None,
     base: Encoder,
     tuned: Encoder,
     also: Sequence[Encoder] = (),
@@ -133,6 +138,8 @@ def evaluate_systems(
         test: query ids that were used neither for training nor for any selection.
         dev: query ids to select the system and its weights on; with fewer than 40 the weights stay neutral.
         test_known: query ids like `test`, but about memories that other queries were trained on.
+        dev_known: likewise, to select on whether `known_queries` are further vectors of their memories.
+        known_queries: queries that may become such vectors: none of those above.
         base: the untuned model.
         tuned: the model that ships; the base itself if tuning did not help.
         also: further untuned models, such as a larger one, which may be the cheaper solution.
@@ -154,8 +161,8 @@ def evaluate_systems(
     if not test:
         raise DatasetError(f"{dataset.name}: there is no held-out query to evaluate on; add more queries.")
     data, dev_data = EvaluationSet.of(dataset, test), EvaluationSet.of(dataset, dev)
-    every = EvaluationSet.of(dataset, [*test, *dev, *test_known])
-    on_test, on_dev, on_known = _slices(len(test), len(dev), len(test_known))
+    every = EvaluationSet.of(dataset, [*test, *dev, *test_known, *dev_known])
+    on_test, on_dev, on_known, on_dev_known = _slices(len(test), len(dev), len(test_known), len(dev_known))
 
     encoders = {BASE: base, TUNED: tuned, **{model.name: model for model in also}}
     encoded = {name: EncodedSet.of(every, model, cache=cache, progress=progress) for name, model in encoders.items()}
@@ -174,8 +181,17 @@ def evaluate_systems(
     index = servable.bm25
     latency = time_systems(data.queries[:timed_queries], index, encoders, encoded)
     found = servable.compare(on_dev, latency=latency, timed_queries=timed_queries, limits=limits)
+    vectors: dict[str, KnownQueryVectors] = {}
+    if dev_known and known_queries is not None and known_queries.texts:
+        row_of = {identifier: row for row, identifier in enumerate(every.corpus_ids)}
+        for name in models:
+            vectors[name] = _known_vectors(known_queries, row_of, models[name], cache=cache, progress=progress)
+        choose = partial(
+            _with_known_queries, servable, vectors, dev=on_dev, dev_known=on_dev_known, limits=limits or ServingLimits()
+        )
+        found = replace(found, choice=choose(found.choice), untuned_choice=choose(found.untuned_choice))
     dense = {name: dense_system(every, vectors, name=name, trained=name == TUNED) for name, vectors in encoded.items()}
-    ours = _our_systems(servable, found, bm25_system(every, index=index), dense)
+    ours = _our_systems(servable, found, bm25_system(every, index=index), dense, vectors)
     ours += [dense[model.name] for model in also]
     others = [
         *(retriever_system(dataset, data, retriever, name=name) for name, retriever in (retrievers or {}).items()),
@@ -220,8 +236,39 @@ def _slices(*counts: int) -> list[slice]:
     return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
 
 
+def _known_vectors(
+    known: KnownQueries, row_of: Mapping[str, int], encoder: Encoder, *, cache: Path | None, progress: Progress | None
+) -> KnownQueryVectors:
+    encoded = encoder.in_float32().encode(known.texts, role="query", cache=cache, progress=progress)
+    pairs = [(place, row_of[answer]) for place, answers in enumerate(known.answers) for answer in answers]
+    places, rows = np.array(pairs, np.int64).T
+    return KnownQueryVectors.of(encoded[places], rows)
+
+
+def _with_known_queries(
+    servable: ServableSystems,
+    vectors: Mapping[str, KnownQueryVectors],
+    choice: Choice,
+    *,
+    dev: slice,
+    dev_known: slice,
+    limits: ServingLimits,
+) -> Choice:
+    known = vectors.get(choice.candidate.structure.embedding)
+    if known is None:
+        return choice
+    return replace(
+        choice,
+        known_queries=servable.choose_known_queries(choice, known, dev=dev, dev_known=dev_known, limits=limits),
+    )
+
+
 def _our_systems(
-    servable: ServableSystems, found: SystemComparison, lexical: System, dense: Mapping[str, System]
+    servable: ServableSystems,
+    found: SystemComparison,
+    lexical: System,
+    dense: Mapping[str, System],
+    known: Mapping[str, KnownQueryVectors],
 ) -> list[System]:
     """Return BM25, and per model dense only, the hybrids with BM25, and the selected system."""
     systems, copies = [lexical], servable.data.copies
@@ -238,6 +285,17 @@ def _our_systems(
         selected = structure.system_name(choice.row)
         if selected not in {system.name for system in systems}:
             systems.append(servable.system(structure, choice.row, name=selected, trained=structure.trained))
+        if choice.offset is not None and choice.system_name not in {system.name for system in systems}:
+            systems.append(
+                servable.system(
+                    structure,
+                    choice.row,
+                    name=choice.system_name,
+                    trained=structure.trained,
+                    known=known[structure.embedding],
+                    offset=choice.offset,
+                )
+            )
     return systems
 
 

@@ -13,13 +13,16 @@ from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.evaluation.candidate_legs import CandidateLegs
 from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
 from llama_index_ace_finetune.evaluation.choosing.choose import MIN_QUERIES, Choice, choose, choose_on_few
+from llama_index_ace_finetune.evaluation.choosing.known_queries import OFFSETS, KnownQueryChoice, choose_offset
 from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.evaluation.choosing.structures import Embedding, Structure, structures
 from llama_index_ace_finetune.evaluation.metrics.latency import SystemLatency
 from llama_index_ace_finetune.evaluation.systems import DEPTH, EncodedSet, EvaluationSet, System
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
+from llama_index_ace_finetune.ranking.candidate_scores import CandidateScores
 from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, Leg
+from llama_index_ace_finetune.ranking.known_queries import KnownQueryVectors, merge_known_queries
 from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS, build_lexical_index
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
 from llama_index_ace_finetune.ranking.sparse_index import SparseIndex, SparseVectors
@@ -200,10 +203,63 @@ class ServableSystems:
             )
         return found
 
-    def system(self, structure: Structure, row: int, *, name: str, trained: bool) -> System:
-        """Rank all queries by a structure with the weights of a row of its grid, fused by score."""
+    def choose_known_queries(
+        self, choice: Choice, known: KnownQueryVectors, *, dev: slice, dev_known: slice, limits: ServingLimits
+    ) -> KnownQueryChoice:
+        """Choose whether the chosen system uses known queries, at its weights (`choose_offset`).
+
+        Args:
+            choice: of the system.
+            known: vectors of the known queries by the model of its dense leg.
+            dev: dev queries in `data`, which ask for memories without known queries; at most the first 2,000 are used.
+            dev_known: held-out queries about memories with known queries.
+            limits: of the system to serve.
+        """
+        structure = choice.candidate.structure
+        if structure.kind != "convex" or "dense" not in structure.legs:
+            return KnownQueryChoice(None, "the selected system has no dense leg that is fused by score")
+        size = known.vectors.nbytes / max(len(self.data.stored), 1) + (choice.candidate.bytes_per_memory or 0.0)
+        if limits.bytes_per_memory is not None and size > limits.bytes_per_memory:
+            return KnownQueryChoice(None, f"with them, {size:.0f} bytes per memory would be stored")
+        legs, weights = self.legs[structure.embedding], structure.grid[choice.row]
+        only = replace(structure, grid=(weights,), neutral=weights)
+        first, last, _ = dev.indices(len(self.data.queries))
+
+        def values(queries: slice) -> dict[float | None, Any]:
+            table = legs.table(structure.legs, queries, known=known)
+            relevant = self.data.relevant[queries]
+            found: dict[float | None, Any] = {}
+            for offset in (None, *OFFSETS):
+                merged = self._merged(table, structure, offset)
+                candidate = Candidate.of(only, structure.legs, merged, relevant, copies=self.data.copies)
+                found[offset] = candidate.values[0]
+            return found
+
+        asked = values(slice(first, min(last, first + _MAX_DEV)))
+        return choose_offset(asked, values(dev_known), groups=self.data.groups[dev_known])
+
+    def _merged(self, table: CandidateScores, structure: Structure, offset: float | None) -> CandidateScores:
+        dense = structure.legs.index("dense")
+        return merge_known_queries(table, offset, dense=dense, depth=DEPTH, copies=self.data.copies)
+
+    def system(
+        self,
+        structure: Structure,
+        row: int,
+        *,
+        name: str,
+        trained: bool,
+        known: KnownQueryVectors | None = None,
+        offset: float | None = None,
+    ) -> System:
+        """Rank all queries by a structure with the weights of a row of its grid, fused by score.
+
+        Known queries, if there are any, are further vectors of their memories, with an offset.
+        """
         legs = self.legs[structure.embedding if structure.embedding in self.legs else "base"]
-        table = legs.table(structure.legs, slice(None))
+        table = legs.table(structure.legs, slice(None), known=known)
+        if known is not None:
+            table = self._merged(table, structure, offset)
         rankings, scores = table.fuse(structure.grid[row], limit=DEPTH)
         settings = structure.settings(row)
         pair = set(structure.legs) == {"dense", "bm25"}

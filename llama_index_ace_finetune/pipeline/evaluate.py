@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from llama_index_ace_finetune.datasets.known_queries import KnownQueries
 from llama_index_ace_finetune.datasets.oracle import upper_bound
 from llama_index_ace_finetune.datasets.splits.unseen_queries import unseen_queries
 from llama_index_ace_finetune.datasets.text import text_hash
@@ -201,10 +202,12 @@ def evaluate_model(
     base = Encoder.load(base_name, settings=settings_of_base(record, base_name, settings))
     others = [Encoder.load(name, settings=settings) for name in also]
     # Texts for vectors, and the corpus for token vectors.
-    count = len(test) + len(queries.dev) + len(test_known)
+    count = len(test) + len(queries.dev) + len(test_known) + len(queries.dev_known)
+    known = KnownQueries.of(dataset, record) if queries.dev_known else None
     total = (2 + len(others)) * (count + len(dataset.answers)) + 2 * len(dataset.answers)
     corpus = [memory.text for memory in dataset.answers.values()]
     total += 0 if sparse is None else len(sparse.missing(corpus))
+    total += 2 * len(known.texts) if known else 0
     events = events or PipelineEvents()
     with events.texts_progress("encoding", total) as advance:
         encoded = 0
@@ -223,6 +226,8 @@ def evaluate_model(
             test=test,
             dev=queries.dev,
             test_known=test_known,
+            dev_known=queries.dev_known,
+            known_queries=known,
             base=base,
             tuned=tuned,
             also=others,

@@ -9,6 +9,7 @@ from typing import Literal
 
 from llama_index.core.schema import MetadataMode
 
+from llama_index_ace_finetune.datasets.known_queries import KnownQueries
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -18,9 +19,17 @@ from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparse
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
+from llama_index_ace_finetune.retrievers.open_known_queries import build_known_queries
 from llama_index_ace_finetune.retrievers.open_sparse import add_memories, load_sparse_encoder
 from llama_index_ace_finetune.retrievers.open_tokens import build_tokens
-from llama_index_ace_finetune.run_folder import RunFolder, Serving, index_beside, sparse_folder, token_folder
+from llama_index_ace_finetune.run_folder import (
+    RunFolder,
+    Serving,
+    index_beside,
+    known_query_folder,
+    sparse_folder,
+    token_folder,
+)
 from llama_index_ace_finetune.scale.shard_folder import ShardFolder
 from llama_index_ace_finetune.scale.use_shards import shard_memories, with_shards
 from llama_index_ace_finetune.stores.build_index import INDEX, build_index, index_grows, memory_nodes, new_index_folder
@@ -88,6 +97,7 @@ def index(
         serving=serving,
         corpus=[memory.text for memory in dataset.answers.values()],
         sparse=StoredSparseVectors(encoder) if encoder else None,
+        known=KnownQueries.of(dataset, read_provenance(model)),
         replace=replace,
         events=events,
     )
@@ -116,6 +126,7 @@ def write_index(
     corpus: Sequence[str] | None = None,
     tokens: TokenReranker | None = None,
     sparse: StoredSparseVectors | None = None,
+    known: KnownQueries | None = None,
     replace: bool = False,
     cache: Path | None = None,
     events: PipelineEvents | None = None,
@@ -126,7 +137,8 @@ def write_index(
     a user added to it are kept. If `serving` uses late interaction, the token vectors of the model that serves are
     written too; `corpus` are the texts that the evaluation computed their projection from, and `tokens` those that it
     made (`build_tokens`). So are
-    `sparse`, the vectors of the sparse encoder that serves; missing ones are encoded.
+    `sparse`, the vectors of the sparse encoder that serves; missing ones are encoded. If `serving` uses known queries,
+    the vectors of `known` are written.
 
     Raises:
         OutputExistsError: if `path` is not empty and `replace` is off.
@@ -153,6 +165,10 @@ def write_index(
                 sparse.save(sparse_folder(aside))
         finally:
             store.close()
+        if serving is not None and serving.known_query_offset is not None and known is not None:
+            texts = {node.node_id: node.get_content(MetadataMode.EMBED) for node in nodes}
+            model = base if serving.vectors == "base" else tuned
+            build_known_queries(known, texts, model, folder=known_query_folder(aside), cache=cache)
     return len(nodes)
 
 

@@ -16,6 +16,7 @@ from llama_index_ace_finetune.errors import ModelError, StoreError
 from llama_index_ace_finetune.retrievers.fallback import Fallback, FallbackSettings
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
 from llama_index_ace_finetune.retrievers.load_models import load_serving_models
+from llama_index_ace_finetune.retrievers.open_known_queries import open_known_queries
 from llama_index_ace_finetune.retrievers.open_sparse import open_sparse_vectors
 from llama_index_ace_finetune.retrievers.open_tokens import open_server_tokens, open_tokens
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
@@ -70,8 +71,8 @@ class FineTunedRetrieval:
         try:
             settings = FallbackSettings(fallback=fallback)
             reranker = None
+            model, index = baseline if serve == "base" else tuned, index_beside(folder)
             if serving.has_late_interaction:
-                model, index = baseline if serve == "base" else tuned, index_beside(folder)
                 reranker = open_tokens(index, model) if qdrant_url is None else open_server_tokens(store, model, index)
             sparse = open_sparse_vectors(index_beside(folder), serving, serving_options(serving))
             self._search = HybridSearch(
@@ -80,6 +81,7 @@ class FineTunedRetrieval:
                 baseline_model=baseline,
                 reranker=reranker,
                 sparse_vectors=sparse,
+                known_queries=open_known_queries(index, model, serving.known_query_offset),
                 fallback=settings,
                 serve=serve,
             )

@@ -25,6 +25,7 @@ from llama_index_ace_finetune.errors import AceFinetuneError, LogError, StoreErr
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
 from llama_index_ace_finetune.retrievers.load_models import load_models, load_serving_models
+from llama_index_ace_finetune.retrievers.open_known_queries import open_known_queries
 from llama_index_ace_finetune.retrievers.open_sparse import build_sparse_vectors, open_sparse_vectors
 from llama_index_ace_finetune.retrievers.open_tokens import (
     build_tokens,
@@ -47,6 +48,7 @@ from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
 from llama_index_ace_finetune.run_folder import RunFolder, Serving, token_folder
 from llama_index_ace_finetune.stores.adopt import adopt
 from llama_index_ace_finetune.stores.build_index import build_index, model_encoders
+from llama_index_ace_finetune.stores.known_queries import StoredKnownQueries
 from llama_index_ace_finetune.stores.memory_store import DEFAULT_COLLECTION, MemoryStore
 from llama_index_ace_finetune.stores.qdrant.collection_settings import CollectionOptions
 from llama_index_ace_finetune.stores.qdrant.collections import is_ours
@@ -87,6 +89,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         baseline_model: the model of its "baseline" vectors.
         reranker: the token vectors of the memories by the model that serves, for the leg "late".
         sparse_vectors: the vectors of a sparse encoder, for the leg "sparse".
+        known_queries: vectors of known queries by the model that serves, for `known_query_offset`.
         options: any of `RetrieverOptions`.
 
     Raises:
@@ -103,6 +106,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         baseline_model: BaseEmbedding | None = None,
         reranker: TokenReranker | None = None,
         sparse_vectors: StoredSparseVectors | None = None,
+        known_queries: StoredKnownQueries | None = None,
         **options: Unpack[RetrieverOptions],
     ) -> None:
         checked = CheckedOptions.of(options)
@@ -113,6 +117,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             baseline_model=baseline_model,
             reranker=reranker,
             sparse_vectors=sparse_vectors,
+            known_queries=known_queries,
             fallback=checked.fallback,
             sparse=checked.sparse,
             bm25=checked.bm25,
@@ -340,12 +345,16 @@ class FineTunedHybridRetriever(BaseRetriever):
     ) -> FineTunedHybridRetriever:
         """Create a retriever; close the store if that raises."""
         try:
+            serving = baseline_model if options.get("serve") == "base" else embed_model
+            offset = options.get("known_query_offset")
+            known = None if run is None else open_known_queries(run.index, serving, offset)
             retriever = cls(
                 store,
                 embed_model=embed_model,
                 baseline_model=baseline_model,
                 reranker=reranker,
                 sparse_vectors=sparse_vectors,
+                known_queries=known,
                 **options,
             )
             retriever._run = None if run is None else str(run.path.resolve())

@@ -22,6 +22,7 @@ from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS
 from llama_index_ace_finetune.retrievers.deadline import Deadline
 from llama_index_ace_finetune.retrievers.fallback import FallbackChain, FallbackSettings, Serve
 from llama_index_ace_finetune.retrievers.fuse import FusedMemory, candidate_ids, fuse_by_rank, fuse_by_score
+from llama_index_ace_finetune.retrievers.legs.known_query_search import KnownQuerySearch
 from llama_index_ace_finetune.retrievers.legs.leg_hit import LegHit, ranked
 from llama_index_ace_finetune.retrievers.legs.lexical_leg import LexicalLeg
 from llama_index_ace_finetune.retrievers.legs.server_token_leg import ServerTokenLeg
@@ -32,6 +33,7 @@ from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, SearchSettings
 from llama_index_ace_finetune.retrievers.search_threads import SearchThreads
 from llama_index_ace_finetune.retrievers.sparse_search import SparseSearch
+from llama_index_ace_finetune.stores.known_queries import StoredKnownQueries
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 from llama_index_ace_finetune.utils.surrogates import replace_lone_surrogates
@@ -60,6 +62,7 @@ class HybridSearch:
         baseline_model: BaseEmbedding | None = None,
         reranker: TokenReranker | None = None,
         sparse_vectors: StoredSparseVectors | None = None,
+        known_queries: StoredKnownQueries | None = None,
         fallback: FallbackSettings | None = None,
         sparse: Sparse = "in_process",
         bm25: BM25Settings | None = None,
@@ -83,7 +86,8 @@ class HybridSearch:
             self.late = TokenLeg(store, reranker)
         elif store.tokens is not None:
             self.late = ServerTokenLeg(store, store.tokens)
-        self._models = ModelLegs(store, self.chain, self.late, self._threads)
+        self._known = None if known_queries is None else KnownQuerySearch(store, known_queries)
+        self._models = ModelLegs(store, self.chain, self.late, self._threads, self._known)
         self._sparse_search = SparseSearch(store, sparse_vectors, self.chain, self._threads)
 
     @property
@@ -138,6 +142,8 @@ class HybridSearch:
         self._sparse_search.refresh()
         if self.late is not None:
             self.late.refresh()
+        if self._known is not None:
+            self._known.refresh()
 
     def fill_sparse(self) -> int | None:
         """Encode the memories without a sparse vector; return their number, None without a sparse encoder."""
@@ -216,7 +222,9 @@ class HybridSearch:
             ),
         )
         found = ModelHits(embedded.served, vectors={"dense": (embedded.name, {0: embedded.vectors[0]})})
-        found.hits["dense"] = [over_threshold(dense, settings)]
+        merge = self._models.merge_known_queries
+        nearest = self._threads.call(deadline, lambda: merge(dense, embedded.vectors[0], settings, embedded.served))
+        found.hits["dense"] = [over_threshold(nearest, settings)]
         return found, {"bm25": [ranked(lexical)]}
 
     # --------------------------------------------------------------------------------------------------- results
@@ -260,6 +268,9 @@ class HybridSearch:
         legs, skipped = settings.legs(dense.served_by), list(dense.skipped)
         if "sparse" in legs.weights and "sparse" not in hits:
             skipped.append("sparse")
+        if settings.known_query_offset is not None and "dense" in dense.vectors:
+            used = self._models.uses_known_queries("dense", settings, dense.served_by)
+            skipped += [] if used else ["known_queries"]
         if legs.kind == "rrf":
             return fuse_by_rank(hits, legs.weights, k=settings.rrf_k), skipped
         hits = {leg: found for leg, found in hits.items() if legs.weights[leg] > 0}
@@ -283,7 +294,7 @@ class HybridSearch:
                 else:
                     scores[leg] = found
             elif leg in dense.vectors:
-                scores[leg] = self._models.cosines(leg, place, dense, ids)
+                scores[leg] = self._models.cosines(leg, place, dense, ids, settings)
         scores = {leg: values for leg, values in scores.items() if legs.weights[leg] > 0}
         return fuse_by_score(hits, ids, scores, legs.weights), skipped
 

@@ -17,6 +17,7 @@ from llama_index_ace_finetune.ranking.fusion_settings import Leg
 from llama_index_ace_finetune.retrievers.circuit_breaker import CircuitBreaker
 from llama_index_ace_finetune.retrievers.deadline import Deadline
 from llama_index_ace_finetune.retrievers.fallback import Embedded, FallbackChain
+from llama_index_ace_finetune.retrievers.legs.known_query_search import KnownQuerySearch
 from llama_index_ace_finetune.retrievers.legs.leg_hit import LegHit, ranked
 from llama_index_ace_finetune.retrievers.legs.server_token_leg import ServerTokenLeg
 from llama_index_ace_finetune.retrievers.legs.token_leg import TokenLeg
@@ -65,8 +66,9 @@ class ModelLegs:
         chain: FallbackChain,
         late: TokenLeg | ServerTokenLeg | None,
         threads: SearchThreads,
+        known: KnownQuerySearch | None = None,
     ) -> None:
-        self._store, self._chain, self._late, self._threads = store, chain, late, threads
+        self._store, self._chain, self._late, self._threads, self._known = store, chain, late, threads, known
         self._breaker = CircuitBreaker(failures=chain.settings.failures, cooldown=chain.settings.cooldown)
 
     def embed(self, bundles: Sequence[QueryBundle], settings: SearchSettings, deadline: Deadline) -> Embedded | None:
@@ -99,22 +101,69 @@ class ModelLegs:
                 raise ModelError("Neither the tuned model nor the baseline can serve; see the log for the reasons.")
             return ModelHits(LEXICAL)
         found = self._query_vectors(embedded, queries, places, settings, deadline)
-        depth, query_filter = settings.depth(settings.dense_top_k), settings.query_filter()
+        depth = settings.depth(settings.dense_top_k)
         for leg, (name, vectors) in found.vectors.items():
             rows = np.stack(list(vectors.values()))
-            search = partial(self._store.search_batch, name, rows, depth, query_filter=query_filter)
+            search = partial(self._search_batch, leg, name, rows, depth, settings, served_by=found.served_by)
             found.hits[leg] = [[] for _ in bundles]
             for place, nearest in zip(places, self._threads.call(deadline, search), strict=True):
                 found.hits[leg][place] = over_threshold(nearest, settings) if leg == "dense" else ranked(nearest)
         return found
 
-    def cosines(self, leg: Leg, place: int, found: ModelHits, ids: Sequence[str]) -> NDArray[np.float64]:
-        """Return the cosine of the query at a place with some memories, float64 [n], -1 for one without a vector."""
+    def uses_known_queries(self, leg: Leg, settings: SearchSettings, served_by: ServedBy) -> bool:
+        """Whether known queries are part of a leg: of the dense one, while the model that they are by serves."""
+        wanted = leg == "dense" and settings.known_query_offset is not None
+        return wanted and self._known is not None and served_by == self._chain.intended
+
+    def merge_known_queries(
+        self,
+        nearest: Sequence[tuple[str, float]],
+        vector: NDArray[np.float32],
+        settings: SearchSettings,
+        served_by: ServedBy,
+    ) -> Sequence[tuple[str, float]]:
+        """Return the nearest memories of the dense leg, or those by their texts and known queries if these are used."""
+        if self._known is None or not self.uses_known_queries("dense", settings, served_by):
+            return nearest
+        depth, query_filter = settings.depth(settings.dense_top_k), settings.query_filter()
+        offset = settings.known_query_offset or 0.0
+        return self._known.merge(nearest, vector, depth, offset=offset, query_filter=query_filter)
+
+    def _search_batch(
+        self,
+        leg: Leg,
+        name: str,
+        vectors: NDArray[np.float32],
+        depth: int,
+        settings: SearchSettings,
+        *,
+        served_by: ServedBy,
+    ) -> list[Sequence[tuple[str, float]]]:
+        hits = self._store.search_batch(name, vectors, depth, query_filter=settings.query_filter())
+        if leg != "dense":
+            return [*hits]
+        return [
+            self.merge_known_queries(nearest, vector, settings, served_by)
+            for nearest, vector in zip(hits, vectors, strict=True)
+        ]
+
+    def cosines(
+        self, leg: Leg, place: int, found: ModelHits, ids: Sequence[str], settings: SearchSettings
+    ) -> NDArray[np.float64]:
+        """Return the cosine of the query at a place with some memories, float64 [n], -1 for one without a vector.
+
+        In the dense leg, it is that with the nearest known query less the offset, if that is higher.
+        """
         name, vectors = found.vectors[leg]
         search = partial(self._store.cosines, name, vectors[place][None], [ids])
         (hits,) = self._threads.call(found.deadline, search)
         known = dict(hits)
-        return np.array([known.get(node_id, _LOWEST_COSINE) for node_id in ids])
+        cosines = np.array([known.get(node_id, _LOWEST_COSINE) for node_id in ids])
+        if self._known is None or not self.uses_known_queries(leg, settings, found.served_by):
+            return cosines
+        offset = settings.known_query_offset or 0.0
+        scores = partial(self._known.scores, vectors[place], ids, cosines, offset=offset)
+        return self._threads.call(found.deadline, scores)
 
     def late_scores(self, place: int, found: ModelHits, ids: Sequence[str]) -> NDArray[np.float64] | None:
         """Return the MaxSim of the query at a place with some memories, float64 [n]; None if the leg is skipped."""

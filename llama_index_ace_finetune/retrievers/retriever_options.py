@@ -41,6 +41,8 @@ class SearchOptions(TypedDict, total=False):
         baseline_fusion: the fusion if the baseline serves; None takes `fusion`.
         baseline_weights: the weights if the baseline serves; None takes `weights`.
         baseline_leg_weights: the weights of the legs if the baseline serves, instead of `baseline_weights`.
+        known_query_offset: what is taken off the cosine with a known query, if known queries are further vectors of
+            their memories in the dense leg; None leaves them out. By default as a run chose on dev.
         threshold: minimum cosine of a dense hit, applied to the dense leg before fusion; none by default. A memory
             below it that another leg finds stays.
         mode: "hybrid" (the default), "dense" or "sparse".
@@ -59,6 +61,7 @@ class SearchOptions(TypedDict, total=False):
     baseline_fusion: FusionKind | None
     baseline_weights: tuple[float, float] | None
     baseline_leg_weights: Mapping[Leg, float] | None
+    known_query_offset: float | None
     threshold: float | None
     mode: Mode
     filters: Filters | None
@@ -178,6 +181,8 @@ def _search_log(log: Any) -> SearchLog | None:
 def serving_options(serving: Serving) -> SearchOptions:
     """Return the legs, weights and fusion that a run chose."""
     options: SearchOptions = {"weights": serving.weights, "baseline_weights": serving.baseline_weights}
+    if serving.known_query_offset is not None:
+        options["known_query_offset"] = serving.known_query_offset
     fusion, baseline = serving.fusion, serving.baseline_fusion
     if fusion is not None:
         options |= {"fusion": fusion.kind, "leg_weights": fusion.weights}

@@ -11,6 +11,7 @@ from qdrant_client import models
 
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, FusionSettings, Leg
+from llama_index_ace_finetune.ranking.known_queries import LARGEST_OFFSET
 from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH, RRF_K
 from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
@@ -53,6 +54,7 @@ class SearchSettings:
     baseline_fusion: FusionKind | None = None
     baseline_weights: tuple[float, float] | None = None
     baseline_leg_weights: Mapping[Leg, float] | None = None
+    known_query_offset: float | None = None
     threshold: float | None = None
     mode: Mode = "hybrid"
     filters: Filters | None = None
@@ -68,6 +70,12 @@ class SearchSettings:
                 raise AceFinetuneError(f"The leg weights are {pair!r}; give two numbers of 0 or more, one above 0.")
         _require_fusion(self.fusion, self.leg_weights)
         _require_fusion(self.baseline_fusion or self.fusion, self.baseline_leg_weights)
+        offset: Any = self.known_query_offset
+        if offset is not None and not (isinstance(offset, int | float) and 0 <= offset <= LARGEST_OFFSET):
+            raise AceFinetuneError(
+                f"The known_query_offset is {offset!r:.80}; give a cosine from 0 to {LARGEST_OFFSET:g}, or None to "
+                "leave known queries out."
+            )
         if self.rrf_k < 0:
             raise AceFinetuneError(f"The constant rrf_k is {self.rrf_k}; it must be 0 or more.")
         if self.top_k < 1:

@@ -10,10 +10,13 @@ import torch
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
+from llama_index_ace_finetune.datasets.known_queries import KnownQueries
 from llama_index_ace_finetune.datasets.splits.split import split_dataset
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.evaluation.choosing.known_queries import OFFSETS
+from llama_index_ace_finetune.evaluation.decision.selection import select_system
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
 from llama_index_ace_finetune.evaluation.metrics.measures import NDCG, per_query
@@ -54,10 +57,17 @@ def compared(
     worse: Encoder,
     cache: Path,
 ) -> Evaluation:
-    known = split_dataset(small_dataset).train[::6]
-    return evaluate_systems(
-        small_dataset, test=parts[0], dev=parts[1], test_known=known, base=minilm, tuned=worse, cache=cache
+    train = split_dataset(small_dataset).train
+    held_out = {"test_known": train[::6], "dev_known": train[1::6]}
+    rest = [one for place, one in enumerate(train) if place % 6 > 1]
+    known = KnownQueries(
+        tuple(small_dataset.queries[one].text for one in rest),
+        tuple(tuple(sorted(small_dataset.relevant(one))) for one in rest),
     )
+    return evaluate_systems(
+        small_dataset, test=parts[0], dev=parts[1], **held_out, known_queries=known, base=minilm, tuned=worse,
+        cache=cache,
+    )  # fmt: skip
 
 
 def test_every_system_ranks_every_test_query(
@@ -69,12 +79,12 @@ def test_every_system_ranks_every_test_query(
         "base + BM25",
         "base + BM25, dev weights",
         "base + BM25, convex",
-        compared.untuned_choice.candidate.structure.name,
+        *dict.fromkeys([compared.untuned_choice.candidate.structure.name, compared.untuned_choice.system_name]),
         "tuned",
         "tuned + BM25",
         "tuned + BM25, dev weights",
         "tuned + BM25, convex",
-        compared.choice.candidate.structure.name,
+        *dict.fromkeys([compared.choice.candidate.structure.name, compared.choice.system_name]),
     ]
     assert compared.data.query_ids == parts[0]
     for system in compared.systems:
@@ -116,6 +126,20 @@ def test_queries_about_known_memories_are_ranked_apart(
     assert compared.known.values["base"]["Success@1"].tolist() == first
     assert compared.known.mean("base", "Success@1") > compared.known.mean("tuned", "Success@1")
     assert set(compared.known.values) == {system.name for system in compared.systems}
+
+
+def test_known_queries_are_compared_on_both_kinds_of_dev_queries(compared: Evaluation) -> None:
+    choice = compared.untuned_choice
+    found = choice.known_queries
+    assert found is not None
+    assert list(found.new) == list(found.known) == [None, *OFFSETS]
+    assert found.new[None] == pytest.approx(choice.values.mean())
+    # Another query about the same memory can only bring it nearer.
+    assert found.known[0.0] >= found.known[None]
+    served = select_system(compared, tuned=False)
+    assert served.name == choice.system_name
+    assert (served.known_query_offset is None) == (found.offset is None)
+    assert f"; known queries: {found.reason}" in served.reason
 
 
 def test_worse_model_is_significantly_worse(compared: Evaluation) -> None:

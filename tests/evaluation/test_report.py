@@ -20,6 +20,7 @@ from rich.console import Console
 from llama_index_ace_finetune.cli.summary import print_summary
 from llama_index_ace_finetune.datasets.oracle import UpperBound
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.evaluation.choosing.known_queries import KnownQueryChoice
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, HYBRID_EQUAL, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.known import KnownResults
@@ -214,6 +215,23 @@ def test_known_memories_are_shown_beside_new_ones(
     screen = Console(width=100, record=True)
     print_summary(report, screen)
     assert re.search(r"tuned +.*0\.575 .*0\.750  \[", screen.export_text())
+
+
+def test_offsets_of_known_queries_are_shown(evaluation: Make) -> None:
+    ranks = {BASE: [2] * 45, TUNED: [1] * 45}
+    made = evaluation(ranks, dev=ranks)
+    choice = KnownQueryChoice(None, "nothing gains", {None: 0.5, 0.25: 0.4}, {None: 0.6, 0.25: 0.7})
+    report = report_of(replace(made, choice=replace(made.choice, known_queries=choice)))
+    assert report["choice"]["known_queries"] == {
+        "offset": None,
+        "reason": "nothing gains",
+        "curve": [{"offset": None, "new": 0.5, "known": 0.6}, {"offset": 0.25, "new": 0.4, "known": 0.7}],
+    }
+    assert "known_query_offset" not in report["serving"]
+    page = Page(render_html(report))
+    assert not page.open
+    assert "vectors of their memories: not used; nothing gains." in " ".join(page.text.split())
+    assert "0.25</th><td>0.400</td><td>0.700</td>" in render_html(report)
 
 
 def test_slices_have_means_and_difference(evaluation: Make) -> None:

@@ -7,10 +7,12 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.serving_files import BASE
 from llama_index.core.schema import NodeWithScore
 
+from llama_index_ace_finetune.datasets.known_queries import KnownQueries
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -25,8 +27,10 @@ from llama_index_ace_finetune.evaluation.systems import (
 )
 from llama_index_ace_finetune.pipeline.index import write_index
 from llama_index_ace_finetune.ranking.fusion_settings import Leg
+from llama_index_ace_finetune.ranking.known_queries import KnownQueryVectors
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
-from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.retrievers.open_known_queries import build_known_queries
+from llama_index_ace_finetune.run_folder import RunFolder, known_query_folder
 from llama_index_ace_finetune.utils.atomic import write_json
 
 pytestmark = pytest.mark.slow  # it encodes the tokens of a corpus several times
@@ -84,9 +88,9 @@ def served(
     return run, ServableSystems.of(data, encoders, encoded), dataset
 
 
-def _record(run: RunFolder, weights: Mapping[Leg, float], *, kind: str = "convex") -> None:
+def _record(run: RunFolder, weights: Mapping[Leg, float], *, kind: str = "convex", **serving: object) -> None:
     fusion = {"kind": kind, "weights": dict(weights), "depth": 100}
-    write_json(run.report, {"serving": {"vectors": "model", "weights": [0.5, 0.5], "fusion": fusion}})
+    write_json(run.report, {"serving": {"vectors": "model", "weights": [0.5, 0.5], "fusion": fusion, **serving}})
 
 
 def _without_copies(hits: Sequence[NodeWithScore], dataset: RetrievalDataset) -> dict[str, float]:
@@ -113,6 +117,36 @@ def test_retriever_ranks_what_the_evaluation_ranked(
             assert hits[0].skipped_legs == []
             found = _without_copies(hits, dataset)
             assert len(found) == min(20, len(expected)) > 0 or len(found) < len(hits) == 20
+            assert list(found) == list(expected)[: len(found)]
+            assert list(found.values()) == pytest.approx(list(expected.values())[: len(found)], abs=2e-6)
+    finally:
+        retriever.close()
+
+
+@pytest.mark.parametrize("weights", SYSTEMS[:4], ids=lambda weights: "+".join(weights))
+def test_retriever_with_known_queries_ranks_what_the_evaluation_ranked(
+    served: tuple[RunFolder, ServableSystems, RetrievalDataset], weights: Mapping[Leg, float]
+) -> None:
+    run, systems, dataset = served
+    data, encoder = systems.data, Encoder.load(run.model)
+    # Another memory than that of the query, so that known queries change the ranking.
+    known = KnownQueries(data.queries[:15], tuple((data.corpus_ids[row],) for row in range(40, 55)))
+    build_known_queries(
+        known, {i: m.text for i, m in dataset.answers.items()}, encoder, folder=known_query_folder(run.index)
+    )
+    vectors = KnownQueryVectors.of(encoder.in_float32().encode_queries(known.texts), np.arange(40, 55))
+    structure = Structure("tuned", "convex", tuple(weights), (tuple(weights.values()),), tuple(weights.values()))
+    system = systems.system(structure, 0, name="served", trained=True, known=vectors, offset=0.2)
+    plain = systems.system(structure, 0, name="plain", trained=True)
+    assert (system.rankings[:, :20] != plain.rankings[:, :20]).any(axis=1).sum() >= 5
+    _record(run, weights, known_query_offset=0.2)
+    retriever = FineTunedHybridRetriever.from_run(run.path, similarity_top_k=20)
+    try:
+        for query, rows, scores in zip(data.queries, system.rankings, system.scores, strict=True):
+            expected = {data.corpus_ids[row]: score for row, score in zip(rows, scores, strict=True) if row >= 0}
+            hits = retriever.retrieve(query)
+            assert hits[0].skipped_legs == []
+            found = _without_copies(hits, dataset)
             assert list(found) == list(expected)[: len(found)]
             assert list(found.values()) == pytest.approx(list(expected.values())[: len(found)], abs=2e-6)
     finally:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
+from llama_index_ace_finetune.evaluation.choosing.known_queries import KnownQueryChoice
 from llama_index_ace_finetune.evaluation.stats.groups import Groups, number_groups
 from llama_index_ace_finetune.ranking.fusion_settings import FusionSettings
 
@@ -32,6 +33,7 @@ class Choice:
         rows: per compared structure, the row of its grid with those weights.
         nested: MRR@10 of each dev query by a system that was chosen without its fold, float64 [n]; with few dev
             queries those of the chosen system.
+        known_queries: whether known queries are further vectors of their memories; None if that was not compared.
     """
 
     candidate: Candidate
@@ -40,6 +42,18 @@ class Choice:
     means: Mapping[str, float]
     rows: Mapping[str, int]
     nested: NDArray[np.float64]
+    known_queries: KnownQueryChoice | None = None
+
+    @property
+    def system_name(self) -> str:
+        """The name of the system in reports."""
+        name = self.candidate.structure.system_name(self.row)
+        return name if self.offset is None else f"{name} + known queries"
+
+    @property
+    def offset(self) -> float | None:
+        """What is taken off the cosine with a known query; None if known queries are not used."""
+        return self.known_queries.offset if self.known_queries else None
 
     @property
     def settings(self) -> FusionSettings:

@@ -24,6 +24,8 @@ class SystemSelection:
         fusion: legs, weights and fusion method.
         reason: why it was selected.
         dev_means: MRR@10 on dev of the candidates; empty without dev queries.
+        known_query_offset: what is taken off the cosine with a known query, if known queries are further vectors of
+            their memories; None if they are not.
     """
 
     name: str
@@ -32,6 +34,7 @@ class SystemSelection:
     fusion: FusionSettings
     reason: str
     dev_means: Mapping[str, float]
+    known_query_offset: float | None = None
 
     @property
     def trained(self) -> bool:
@@ -45,6 +48,10 @@ class SystemSelection:
         return legs <= {"dense", "bm25"} and (self.fusion.kind == "rrf" or len(legs) == 1)
 
     def __str__(self) -> str:
+        return self._legs if self.known_query_offset is None else f"{self._legs} with known queries"
+
+    @property
+    def _legs(self) -> str:
         legs = [leg for leg in self.fusion.weights if leg != "dense"]
         others = [LEG_NAMES[leg] for leg in legs]
         if self.embedding == "none":
@@ -83,12 +90,13 @@ def selection_of(evaluation: Evaluation, choice: Choice) -> SystemSelection:
     else:
         weights = (evaluation.fusion if structure.trained else evaluation.base_fusion).weights
     return SystemSelection(
-        name=structure.system_name(choice.row),
+        name=choice.system_name,
         embedding=structure.embedding,
         weights=weights,
         fusion=choice.settings,
         reason=_reason(choice, count),
         dev_means=choice.means,
+        known_query_offset=choice.offset,
     )
 
 
@@ -98,6 +106,11 @@ def serving_settings(settings: FusionSettings) -> dict[str, Any]:
 
 
 def _reason(choice: Choice, count: int) -> str:
+    known = f"; known queries: {choice.known_queries.reason}" if choice.known_queries else ""
+    return f"{_reason_of_legs(choice, count)}{known}"
+
+
+def _reason_of_legs(choice: Choice, count: int) -> str:
     name = choice.candidate.structure.name
     if count < MIN_QUERIES:
         few = f"{count} dev queries are too few to select a system on"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
 from llama_index_ace_finetune.evaluation.choosing.choose import Choice
 from llama_index_ace_finetune.evaluation.choosing.contributions import contributions
+from llama_index_ace_finetune.evaluation.choosing.known_queries import KnownQueryChoice
 from llama_index_ace_finetune.evaluation.evaluate import BASE, Evaluation
 from llama_index_ace_finetune.evaluation.stats.bootstrap import bootstrap_intervals
 from llama_index_ace_finetune.evaluation.stats.groups import number_groups
@@ -37,6 +38,7 @@ def describe_choice(evaluation: Evaluation, choice: Choice) -> dict[str, Any] | 
         "nested_gain": None if base is None else _interval(choice.nested - base, groups),
         "contributions": contributions(evaluation.candidates, choice),
         "candidates": [_candidate(one, choice) for one in compared],
+        "known_queries": _known_queries(choice.known_queries),
     }
 
 
@@ -47,6 +49,14 @@ def frontier(candidates: Sequence[dict[str, Any]], cost: str) -> list[dict[str, 
         if not best or one["mrr"] > best[-1]["mrr"]:
             best.append(one)
     return best
+
+
+def _known_queries(choice: KnownQueryChoice | None) -> dict[str, Any] | None:
+    """Return the chosen offset, why, and MRR@10 of both kinds of dev queries by offset; that without is None."""
+    if choice is None:
+        return None
+    curve = [{"offset": offset, "new": choice.new[offset], "known": choice.known[offset]} for offset in choice.new]
+    return {"offset": choice.offset, "reason": choice.reason, "curve": curve}
 
 
 def _candidate(candidate: Candidate, choice: Choice) -> dict[str, Any]:

@@ -182,8 +182,7 @@ def _current(report: dict[str, Any]) -> dict[str, Any]:
 def _choice_of(evaluation: Evaluation, verdict: Verdict) -> Choice:
     """The choice that the verdict is about: of all systems, or, if training kept the base, of the untuned ones."""
     choice = evaluation.choice
-    chosen = choice.candidate.structure.system_name(choice.row) == verdict.system.name
-    return choice if chosen else evaluation.untuned_choice
+    return choice if choice.system_name == verdict.system.name else evaluation.untuned_choice
 
 
 def _system(evaluation: Evaluation, system: System) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from llama_index_ace_finetune.datasets.known_queries import KnownQueries
+from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.pipeline.index import write_index
 from llama_index_ace_finetune.pipeline.stages.stage import PlanContext, Stage, StageContext, StageEstimate
 
@@ -20,6 +22,7 @@ def _run(context: StageContext) -> None:
         corpus=[memory.text for memory in context.dataset.answers.values()],
         tokens=tokens,
         sparse=context.sparse_vectors if serving.sparse_encoder else None,
+        known=KnownQueries.of(context.dataset, read_provenance(context.folder.model)),
         cache=context.cache,
         events=context.events,
     )
