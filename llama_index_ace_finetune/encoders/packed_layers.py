@@ -22,7 +22,7 @@ class PackedLayers:
     Args:
         bert: the model.
         frozen: copy the weights in a layout for fast products, with bias, activation and residual fused. Otherwise
-            gradients flow to the model's weights, without dropout.
+            gradients flow to the model's weights, without dropout; layers that require none are copied so.
     """
 
     def __init__(self, bert: Any, *, frozen: bool) -> None:
@@ -34,7 +34,9 @@ class PackedLayers:
         self._positions = embeddings.position_embeddings.weight
         self._types = embeddings.token_type_embeddings.weight
         self._norm = embeddings.LayerNorm
-        self._layers = [_Layer.of(layer, heads=self._heads, frozen=frozen) for layer in bert.encoder.layer]
+        self._layers = [
+            _Layer.of(layer, heads=self._heads, frozen=frozen or not _is_trained(layer)) for layer in bert.encoder.layer
+        ]
 
     def __call__(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the last layer's states, bfloat16 [tokens, width].
@@ -131,6 +133,10 @@ class _Layer:
     def __call__(self, x: Tensor, lengths: Sequence[int], *, heads: int) -> Tensor:
         x = self.attended_norm(self.attended.plus(packed_attention(self.projection(x), lengths, heads=heads), x))
         return self.norm(self.down.plus(self.up.gelu(x), x))
+
+
+def _is_trained(layer: nn.Module) -> bool:
+    return any(weight.requires_grad for weight in layer.parameters())
 
 
 def _can_fuse() -> bool:

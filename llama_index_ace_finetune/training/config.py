@@ -21,14 +21,23 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 
-ModeName = Literal["linear", "queries", "full"]
+ModeName = Literal["linear", "queries", "full", "towers"]
 """Training modes, cheapest first; each is a file in `training/modes/`."""
 
 DistillationName = Literal["kl", "margin_mse"]
 """Distillation losses; each is a function in `training/losses/distillation.py`."""
 
 _WHOLE_OR_NONE = frozenset({"eval_steps", "patience", "lora_rank", "max_seq_length", "late_interaction_dimensions"})
-_WHOLE = ("epochs", "batch_size", "warmup_steps", "hard_negatives", "seed", *sorted(_WHOLE_OR_NONE))
+_WHOLE = (
+    "epochs",
+    "batch_size",
+    "warmup_steps",
+    "hard_negatives",
+    "cluster_size",
+    "frozen_layers",
+    "seed",
+    *sorted(_WHOLE_OR_NONE),
+)
 
 _TEXTS = ("base_model", "output_dir", "teacher", "retention", "device", "query_prompt", "document_prompt")
 _SWITCHES = ("keep_index", "symmetric")
@@ -42,7 +51,8 @@ class TrainingConfig:
         base_model: hub name or folder.
         output_dir: where the model folder is written.
         mode: "linear" (a linear adapter on the query vectors; seconds), "queries" (a query encoder; a minute or two),
-            "full" (queries and documents; minutes), or "auto": all of these, and the best on dev ships.
+            "full" (queries and documents; minutes), "towers" (full, then a query encoder of its own over the tuned
+            documents), or "auto": those that pay, and the best on dev ships.
         keep_index: run only modes that keep stored document vectors valid.
         epochs: of mode "full", at most.
         budget_minutes: time limit for all modes, dev evaluations included; if the epochs would take longer, fewer steps
@@ -52,7 +62,8 @@ class TrainingConfig:
         warmup_steps: steps of warm-up, at most a tenth of all steps.
         train_split: fraction of the training queries to train on; the rest is dev. Used only if the training data does
             not mark dev queries.
-        hard_negatives: mined negatives per query and step; they rotate over the epochs.
+        hard_negatives: mined negatives per query and step; they rotate over the epochs. None are taken where the budget
+            would then not allow half of the epochs, except with a teacher, whose scores are theirs.
         suspected_margin: in mode "full", documents of a batch are masked for a query where their cosine with it, by the
             base model, comes within this relative margin of the positive's (0.05: exceeds 95% of it; a
             `GISTEmbedLoss` with `margin_strategy="relative"`), or where they are near-duplicates of a positive;
@@ -60,6 +71,10 @@ class TrainingConfig:
             weak base flags mostly the mistakes that training should fix.
         temperature: divisor of the cosines in the softmax.
         symmetric: also compute the loss from documents to queries.
+        cluster_size: in mode "full", a batch is made of clusters of this many neighbouring queries, by the base model's
+            vectors of query and positive, whose positives are hard negatives of each other. 1 draws each by itself.
+        frozen_layers: in mode "full", the embeddings and this many of the lowest layers are not trained, which saves
+            time: more steps fit into the budget.
         dimensions: Matryoshka prefix lengths to train besides the full vector, such as (256, 128).
         late_interaction_weight: in mode "full", weight of a second loss, over the MaxSim of the token vectors of the
             same forward pass, for re-ranking by late interaction; the loss of the single vectors has weight 1. 0 trains
@@ -96,16 +111,18 @@ class TrainingConfig:
     output_dir: str = "ace_finetuned"
     mode: Literal["auto"] | ModeName = "auto"
     keep_index: bool = False
-    epochs: int = 3
+    epochs: int = 4
     budget_minutes: float | None = 10.0
     batch_size: int = 64
     learning_rate: float = 1e-4
     warmup_steps: int = 100
     train_split: float = 0.8
-    hard_negatives: int = 2
+    hard_negatives: int = 1
     suspected_margin: float | None = None
     temperature: float = 0.05
     symmetric: bool = False
+    cluster_size: int = 16
+    frozen_layers: int = 0
     dimensions: tuple[int, ...] = ()
     late_interaction_weight: float = 0.0
     late_interaction_temperature: float = 0.05
@@ -148,9 +165,11 @@ class TrainingConfig:
             self.mode in ("auto", *get_args(ModeName)), "mode", f"auto or one of {', '.join(get_args(ModeName))}"
         )
         self._require(
-            not (self.keep_index and self.mode == "full"), "mode", "auto, linear or queries when keep_index is set"
+            not (self.keep_index and self.mode in ("full", "towers")),
+            "mode",
+            "auto, linear or queries when keep_index is set",
         )
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "cluster_size"):
             self._require(getattr(self, name) > 0, name, "greater than 0")
         for name in ("learning_rate", "temperature", "late_interaction_temperature", "synthetic_weight"):
             self._require(0 < getattr(self, name) < math.inf, name, "greater than 0, and finite")
@@ -162,7 +181,8 @@ class TrainingConfig:
         self._require(self.budget_minutes is None or self.budget_minutes > 0, "budget_minutes", "greater than 0")
         self._require(0 < self.train_split < 1, "train_split", "between 0 and 1")
         self._require(self.warmup_steps >= 0, "warmup_steps", "0 or more")
-        self._require(self.hard_negatives >= 0, "hard_negatives", "0 or more")
+        for name in ("hard_negatives", "frozen_layers"):
+            self._require(getattr(self, name) >= 0, name, "0 or more")
         self._require(self.seed >= 0, "seed", "0 or more")
         self._require(self.max_seq_length is None or self.max_seq_length > 0, "max_seq_length", "greater than 0")
         margin = self.suspected_margin

@@ -28,6 +28,7 @@ from llama_index_ace_finetune.training.loop.loggers import require_loggers
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 from llama_index_ace_finetune.training.model_selection.retention import read_retention
+from llama_index_ace_finetune.training.modes.frozen_layers import require_layers
 from llama_index_ace_finetune.training.modes.late_interaction import require_token_states
 from llama_index_ace_finetune.training.modes.lora import require_peft
 from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
@@ -129,6 +130,7 @@ class EmbeddingFineTuner:
                     f"The training setting dimensions holds {length}, and vectors of {encoder.name!r} have "
                     f"{encoder.dimension} dimensions in all; leave it out."
                 )
+        require_layers(encoder.model, self.config.frozen_layers)
         require_token_states(TokenEncoder(encoder), self.config)
         self.encoder = encoder
 

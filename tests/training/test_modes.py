@@ -16,12 +16,15 @@ from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, Traini
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
+from llama_index_ace_finetune.training.data.batches import BatchCollator
 from llama_index_ace_finetune.training.data.examples import index_examples
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
-from llama_index_ace_finetune.training.model_selection.interpolation import Selection
+from llama_index_ace_finetune.training.model_selection.interpolation import Selection, copy_weights
+from llama_index_ace_finetune.training.modes.full import train_full
 from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
 from llama_index_ace_finetune.training.modes.schedule import run_modes
+from llama_index_ace_finetune.training.modes.towers import train_towers
 
 QUICK: dict[str, Any] = {
     "epochs": 1,
@@ -62,9 +65,10 @@ def test_best_result_that_beats_the_base_ships() -> None:
     [
         ({"mode": "linear"}, ["linear"]),
         ({"mode": "queries"}, ["linear", "queries"]),
-        ({"mode": "auto"}, ["linear", "queries", "full"]),
+        ({"mode": "auto"}, ["linear", "full"]),
         ({"mode": "auto", "keep_index": True}, ["linear", "queries"]),
         ({"mode": "full"}, ["full"]),
+        ({"mode": "towers"}, ["full", "towers"]),
     ],
 )
 def test_each_mode_runs_and_writes_one_folder(
@@ -107,17 +111,17 @@ def test_each_mode_runs_and_writes_one_folder(
         documents = plain.encode_document(memories, normalize_embeddings=True)
         assert np.abs(documents - ours.encode_documents(memories)).max() < 1e-5
     # In memory and on disk it has the name of the new folder, never that of the base.
-    assert (loaded.document_fingerprint == base.fingerprint) == (ran[-1] != "full")
+    assert (loaded.document_fingerprint == base.fingerprint) == (ran[-1] in ("linear", "queries"))
     assert loaded.model.max_seq_length == base.model.max_seq_length  # not the limit of the training
     assert (shipped.fingerprint, shipped.name) == (loaded.fingerprint, str(tmp_path / "model"))
     assert record["base_fingerprint"] == base.fingerprint
     before = (tmp_path / "model" / "ace_finetune.json").read_bytes()
     tuner.save_model()
     assert (tmp_path / "model" / "ace_finetune.json").read_bytes() == before
-    if ran[-1] != "full":
+    if ran[-1] in ("linear", "queries"):
         # Documents that the base embedded stay valid.
         assert np.abs(loaded.encode_documents(memories) - base.encode_documents(memories)).max() < 1e-6
-    if ran[-1] in ("queries", "full"):
+    if ran[-1] != "linear":
         assert np.abs(loaded.encode_queries(QUERIES) - base.encode_queries(QUERIES)).max() > 1e-4
 
 
@@ -130,7 +134,86 @@ def test_base_weights_are_restored(training_data: TrainingData, one_layer: str, 
     results = run_modes(TrainingContext(base, index_examples(training_data, examples), dev, tuner.config))
     assert (base.encode_queries(QUERIES) == before).all()
     scores = [result.selection.candidates[0.0]["MRR@10"] for result in results if result.selection]
-    assert scores == [pytest.approx(float(dev.score(base).mrr.mean()), abs=1e-4)] * 3
+    assert scores == [pytest.approx(float(dev.score(base).mrr.mean()), abs=1e-4)] * len(results)
+
+
+def context_of(data: TrainingData, base: Encoder, **options: Any) -> TrainingContext:
+    parts = {name: [e for e in data.examples if e.split == name] for name in ("train", "dev")}
+    dev = DevSet(index_examples(data, parts["dev"]))
+    return TrainingContext(base, index_examples(data, parts["train"]), dev, TrainingConfig(**{**QUICK, **options}))
+
+
+def test_towers_start_from_the_model_of_full_and_keep_its_documents(
+    training_data: TrainingData, one_layer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "llama_index_ace_finetune.training.model_selection.interpolation.paired_difference", lambda *_, **__: SURE
+    )
+    base = Encoder.load(one_layer, settings=EncoderSettings(device="cpu", precision="float32"))
+    context = context_of(training_data, base)
+    full = train_full(context, minutes=None)
+    before = copy_weights(base)
+    built = full.build(base.model)
+    tuned = Encoder(built, name="full", fingerprint="full", settings=base.settings)
+    memories = list(training_data.memories.values())
+    documents, queries = tuned.encode_documents(memories), tuned.encode_queries(QUERIES)
+    base.model.load_state_dict(before)
+
+    towers = train_towers(context, previous=[full], minutes=None)
+    assert towers.selection is not None
+    assert towers.selection.candidates[0.0] == pytest.approx(full.selection.scores.means)  # type: ignore[union-attr]
+    two = Encoder(towers.build(base.model), name="two", fingerprint="two", settings=base.settings)
+    assert np.abs(two.encode_documents(memories) - documents).max() < 1e-6
+    assert np.abs(two.encode_queries(QUERIES) - queries).max() > 1e-4
+
+
+def test_without_a_gain_of_full_the_query_encoder_is_trained_over_documents_of_the_base(
+    training_data: TrainingData, one_layer: str
+) -> None:
+    base = Encoder.load(one_layer, settings=EncoderSettings(device="cpu", precision="float32"))
+    # Weights that hardly move are no gain.
+    context = context_of(training_data, base, mode="auto", learning_rate=1e-12)
+    assert [result.name for result in run_modes(context)] == ["linear", "full", "queries"]
+    towers = train_towers(context, minutes=None)
+    two = Encoder(towers.build(base.model), name="two", fingerprint="two", settings=base.settings)
+    memories = list(training_data.memories.values())
+    assert np.abs(two.encode_documents(memories) - base.encode_documents(memories)).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "teacher", "taken"), [(1.0, None, 1), (2.1, None, 0), (2.1, "a", 1), (100.0, None, 0)]
+)
+def test_mined_negatives_are_left_out_where_less_than_half_of_the_epochs_would_fit(
+    training_data: TrainingData,
+    one_layer: str,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    teacher: str | None,
+    taken: int,
+) -> None:
+    used: list[int] = []
+
+    def timed(loss: object, collator: BatchCollator, *_: object, **__: object) -> float:
+        return seconds if collator.hard_negatives else 0.4
+
+    class Counted(BatchCollator):
+        def select(self, numbers: list[int]) -> Any:
+            used.append(self.hard_negatives)
+            return super().select(numbers)
+
+    monkeypatch.setattr("llama_index_ace_finetune.training.loop.fit._step_seconds", timed)
+    monkeypatch.setattr("llama_index_ace_finetune.training.modes.full.BatchCollator", Counted)
+    monkeypatch.setattr("llama_index_ace_finetune.training.modes.full.load_teacher", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "llama_index_ace_finetune.training.modes.full.teacher_scores",
+        lambda _, examples, **__: [{} for _ in examples.queries],
+    )
+    base = Encoder.load(one_layer, settings=EncoderSettings(device="cpu", precision="float32"))
+    # Of 20 steps at least 10 have to fit into 12 seconds.
+    context = dataclasses.replace(context_of(training_data, base, epochs=4, teacher=teacher), dev=None)
+    result = train_full(context, minutes=0.2)
+    assert set(used) == {taken}
+    assert result.steps == 20 if taken == 0 else result.steps < 12
 
 
 @pytest.mark.parametrize(("mode", "ran"), [("auto", ["linear"]), ("queries", ["linear"])])
@@ -174,7 +257,11 @@ def test_without_dev_queries_only_full_is_trained(
 def test_contradicting_settings_are_refused() -> None:
     with pytest.raises(AceFinetuneError, match="mode is 'full'; it must be auto, linear or queries when keep_index"):
         TrainingConfig(mode="full", keep_index=True)
-    with pytest.raises(AceFinetuneError, match="mode is 'quick'; it must be auto or one of linear, queries, full"):
+    with pytest.raises(AceFinetuneError, match="mode is 'towers'; it must be auto, linear or queries when keep_index"):
+        TrainingConfig(mode="towers", keep_index=True)
+    with pytest.raises(
+        AceFinetuneError, match="mode is 'quick'; it must be auto or one of linear, queries, full, towers"
+    ):
         TrainingConfig(mode="quick")  # type: ignore[arg-type]
 
 

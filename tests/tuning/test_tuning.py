@@ -45,7 +45,7 @@ class TestChoice:
 class TestSpace:
     def test_default_settings_are_inside(self) -> None:
         assert SearchSpace().point(TrainingConfig()) == {
-            "learning_rate": 1e-4, "temperature": 0.05, "batch_size": 64, "hard_negatives": 2,
+            "learning_rate": 1e-4, "temperature": 0.05, "batch_size": 64, "hard_negatives": 1,
         }  # fmt: skip
 
     @pytest.mark.parametrize("config", [{"learning_rate": 1.0}, {"batch_size": 48}])

@@ -24,10 +24,14 @@ class DoesNotFitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Planned optimiser steps, and the seconds that they take with all dev evaluations."""
+    """Planned optimiser steps, and the seconds that they take with all dev evaluations.
+
+    `cheaper` says that the steps are the cheaper ones, since less than half of the others would have fit.
+    """
 
     steps: int
     seconds: float
+    cheaper: bool = False
 
     @classmethod
     def within(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -56,6 +57,8 @@ def fit(
     evaluation_cost: EvaluationCost | None = None,
     on_plan: OnPlan | None = None,
     checkpoints: Path | None = None,
+    batches: BatchSampler | None = None,
+    cheaper: Callable[[], Collator] | None = None,
 ) -> tuple[int, float]:
     """Train `encoder.model` in place; return steps and epochs done.
 
@@ -72,6 +75,8 @@ def fit(
         on_plan: called with the plan before the first step.
         checkpoints: folder for the plan and for checkpoints about once a minute; an existing checkpoint is resumed, and
             the result equals that of an uninterrupted training. None saves none.
+        batches: which examples each batch holds; None draws them at random.
+        cheaper: makes a collator of quicker batches, used if less than half of the epochs fit with the other.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -81,9 +86,10 @@ def fit(
     # Steps are timed before the trainer moves the buffers of the loss to the device.
     loss.to(model.device)
     if plan is None:
-        plan = plan_steps(
+        plan = _plan_cheapest(
             loss,
-            collator(),
+            collator,
+            cheaper,
             count=count,
             config=config,
             minutes=minutes,
@@ -94,7 +100,7 @@ def fit(
         write_json(checkpoints / _PLAN, asdict(plan))
     if on_plan:
         on_plan(plan)
-    batches = collator()
+    collate = cheaper() if cheaper is not None and plan.cheaper else collator()
     with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch:
         args = training_arguments(
             config,
@@ -108,12 +114,13 @@ def fit(
             memory=cast(ChunkLimits, loss.memory),
             query_ids=query_ids,
             dev_callbacks=callbacks,
+            batches=batches,
             model=model,
             args=args,
             train_dataset=Dataset.from_dict({"example": list(range(count))}),
             loss=loss,
-            data_collator=batches,
-            callbacks=[_SetEpoch(batches), *callbacks, *logger_callbacks(config)],
+            data_collator=collate,
+            callbacks=[_SetEpoch(collate), *callbacks, *logger_callbacks(config)],
         )
         trainer.remove_callback(PrinterCallback)
         for callback in callbacks:
@@ -150,6 +157,22 @@ def _kept_plan(folder: Path | None) -> StepPlan | None:
         return None
     refusal = Refusal("The checkpoint", "delete the checkpoints and train again", TrainingError)
     return checked(read_json_object(file, refusal), StepPlan, file, refusal)
+
+
+def _plan_cheapest(
+    loss: nn.Module, collator: Callable[[], Collator], cheaper: Callable[[], Collator] | None, **options: Any
+) -> StepPlan:
+    """Plan with `collator`, or with `cheaper` if less than half of the epochs would fit."""
+    if cheaper is None or options["minutes"] is None:
+        return plan_steps(loss, collator(), **options)
+    config: TrainingConfig = options["config"]
+    try:
+        plan = plan_steps(loss, collator(), **options)
+    except DoesNotFitError:
+        plan = None
+    if plan is not None and 2 * plan.steps >= config.epochs * -(-options["count"] // config.batch_size):
+        return plan
+    return replace(plan_steps(loss, cheaper(), **options), cheaper=True)
 
 
 def plan_steps(

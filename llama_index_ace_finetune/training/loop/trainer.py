@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler
 
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
@@ -31,6 +32,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         memory: chunk limits of the loss; shrunk when the device is out of memory.
         query_ids: one per example, for messages.
         dev_callbacks: count the examples and tokens of each step.
+        batches: which examples each batch holds; None draws them at random.
         arguments: of the stock trainer, by name.
     """
 
@@ -40,14 +42,20 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         memory: ChunkLimits,
         query_ids: Sequence[str],
         dev_callbacks: Sequence[DevEvaluationCallback] = (),
+        batches: BatchSampler | None = None,
         **arguments: Any,
     ) -> None:
+        self._batches = batches
         super().__init__(**arguments)
         self._memory = memory
         self._query_ids = query_ids
         self._examples: list[int] = []
         self._dev_callbacks = dev_callbacks
         self._monitor = DivergenceMonitor()
+
+    def get_batch_sampler(self, *arguments: Any, **options: Any) -> BatchSampler | None:
+        """Return `batches`, or the stock sampler."""
+        return self._batches or super().get_batch_sampler(*arguments, **options)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Add nothing: the stock callback would sample texts of the training data into the card."""

@@ -31,19 +31,22 @@ def encoding_seconds(encode: Callable[[Sequence[str]], Any], texts: Sequence[str
 
 DEPTH = 10
 POOL_QUERIES = 200
+POOL_DEPTH = 5
 
 
 @dataclass(frozen=True)
 class DevScores:
     """One model on dev: per-query MRR@10 float [n], headline means by name, and rankings int32 [n, depth].
 
-    `max_sim` is the per-query MRR@10 float [n] after re-ranking by MaxSim; None if that was not evaluated.
+    `max_sim` is the per-query MRR@10 float [n] after re-ranking by MaxSim, and `documents` the document vectors float32
+    [m, d] that were ranked; None if not known.
     """
 
     mrr: NDArray[np.float64]
     means: dict[str, float] = field(default_factory=dict)
     rankings: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 0), np.int32))
     max_sim: NDArray[np.float64] | None = None
+    documents: NDArray[np.float32] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class DevSet:
     def score(self, encoder: Encoder) -> DevScores:
         """Rank the corpus for every dev query with `encoder`."""
         queries = encoder.encode_queries(self.examples.queries)
-        return self.rank(queries, encoder.encode_documents(self.examples.corpus))
+        documents = encoder.encode_documents(self.examples.corpus)
+        return replace(self.rank(queries, documents), documents=documents)
 
     def score_seconds(self, encoder: Encoder) -> float:
         """Return an estimate of the seconds that `score` takes."""
@@ -86,7 +90,7 @@ class DevSet:
     ) -> tuple[DevSet, NDArray[np.int64], NDArray[np.int64]]:
         """Return a smaller set for the evaluations during training, with its rows of the queries and of the corpus.
 
-        It holds at most 200 queries, their positives, and their first 10 hits in `rankings` [n, depth], the base
+        It holds at most 200 queries, their positives, and their first 5 hits in `rankings` [n, depth], the base
         model's. If the corpus would not shrink by half, the whole set is returned. The decision to ship is never made
         on a pool, since the base's mistakes are over-represented there.
         """
@@ -94,7 +98,7 @@ class DevSet:
         count = len(examples.queries)
         chosen = np.sort(np.random.default_rng(seed).permutation(count)[:POOL_QUERIES])
         rows = np.unique(
-            np.concatenate([rankings[chosen, :DEPTH].ravel(), *(examples.relevant[row] for row in chosen)])
+            np.concatenate([rankings[chosen, :POOL_DEPTH].ravel(), *(examples.relevant[row] for row in chosen)])
         )
         if len(rows) > len(examples.corpus) / 2:
             return self, np.arange(count), np.arange(len(examples.corpus))

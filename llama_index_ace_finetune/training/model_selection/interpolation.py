@@ -138,7 +138,8 @@ def select_weights(
         tuned: state dict of the best checkpoint.
         base_scores: of the base weights on dev.
         dev: the dev queries.
-        alphas: interpolation coefficients to try, each in (0, 1].
+        alphas: interpolation coefficients to try, each in (0, 1]: the largest first, until one is not better than the
+            one before it; with a retention set, all of them.
         pool: a smaller set on which alpha is chosen; whether it ships is decided on all of `dev`.
         known: scores by alpha on `pool` (on `dev` without one) that are already known.
         retention: general queries whose MRR@10 may fall by at most a bound.
@@ -155,8 +156,11 @@ def select_weights(
     at_hand = {0.0: base_scores} if compared is dev else {}
     at_hand.update(known or {})
     scores: dict[float, DevScores] = {}
-    for alpha in sorted({*alphas, 0.0}):
+    for alpha in (0.0, *sorted(alphas, reverse=True)):
         scores[alpha] = at_hand[alpha] if alpha in at_hand else compared.score(loaded(alpha))
+        larger = min((one for one in scores if one > alpha > 0), default=None)
+        if retention is None and larger is not None and not _may_improve(scores[alpha], scores[larger]):
+            break
     decisive = {0.0: base_scores}
 
     def on_dev(alpha: float) -> DevScores:
@@ -184,6 +188,17 @@ def select_weights(
         retention=retention.record(losses) if retention else None,
         late_interaction=late_interaction_record(base_scores, decisive[alpha]),
         scores=decisive[alpha],
+    )
+
+
+def _may_improve(smaller: DevScores, larger: DevScores) -> bool:
+    """Whether still smaller alphas are worth an evaluation: one that is better by neither measure ends the descent."""
+    if smaller.mrr.mean() > larger.mrr.mean():
+        return True
+    return (
+        smaller.max_sim is not None
+        and larger.max_sim is not None
+        and bool(smaller.max_sim.mean() > larger.max_sim.mean())
     )
 
 

@@ -43,7 +43,8 @@ class RerankedDevSet(DevSet):
         reranked = np.take_along_axis(candidates, order, axis=1)
         max_sim = per_query(MRR(DEPTH), reranked, self.examples.relevant)
         plain = self.rank(queries, documents)
-        return dataclasses.replace(plain, max_sim=max_sim, means={**plain.means, MAX_SIM: float(max_sim.mean())})
+        means = {**plain.means, MAX_SIM: float(max_sim.mean())}
+        return dataclasses.replace(plain, max_sim=max_sim, means=means, documents=documents)
 
     def score_seconds(self, encoder: Encoder) -> float:
         """Return an estimate of the seconds that `score` takes: every text is encoded twice."""

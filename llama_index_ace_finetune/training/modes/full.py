@@ -6,22 +6,27 @@ import time
 from collections.abc import Callable, Sequence
 
 from sentence_transformers import SentenceTransformer
+from torch.utils.data import BatchSampler
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.teacher import load_teacher
+from llama_index_ace_finetune.ranking.dense import unit_rows
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
 from llama_index_ace_finetune.training.data.batches import BatchCollator
+from llama_index_ace_finetune.training.data.clustered_batches import ClusteredBatches
 from llama_index_ace_finetune.training.data.false_negatives import FalseNegativeMask
 from llama_index_ace_finetune.training.data.query_weights import query_weights
 from llama_index_ace_finetune.training.data.teacher_scores import teacher_scores
 from llama_index_ace_finetune.training.data.token_cache import TokenCache
 from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPlan
 from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, StepProgress
+from llama_index_ace_finetune.training.loop.evaluation_cost import expected_interpolations
 from llama_index_ace_finetune.training.loop.fit import OnPlan, fit
 from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss
-from llama_index_ace_finetune.training.model_selection.dev_set import DEPTH, POOL_QUERIES
+from llama_index_ace_finetune.training.model_selection.dev_set import POOL_DEPTH, POOL_QUERIES
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection, copy_weights, select_weights
+from llama_index_ace_finetune.training.modes.frozen_layers import frozen_layers
 from llama_index_ace_finetune.training.modes.late_interaction import (
     SelectionSets,
     is_preferred,
@@ -77,27 +82,32 @@ def train_full(
         ),
         projection=late.projection if late else None,
     )
+    collate = _collators(context)
     try:
-        steps, epochs = fit(
-            trained,
-            loss=MaskedRankingLoss(
-                trained.model,
-                temperature=config.temperature,
-                packed=trained is encoder and _packs(context),
-                symmetric=config.symmetric,
-                dimensions=config.dimensions,
-                distillation=config.distillation,
-                late_interaction=late,
-            ),
-            collator=_collators(context),
-            query_ids=context.examples.query_ids,
-            config=config,
-            minutes=minutes and max(minutes - (time.perf_counter() - start) / 60, minutes / 2),
-            callbacks=[callback],
-            evaluation_cost=sets.evaluation_cost(context, pool) if sets and pool else None,
-            on_plan=on_plan,
-            checkpoints=context.checkpoints_of("full"),
-        )
+        with frozen_layers(trained.model, 0 if trained is not encoder else config.frozen_layers):
+            steps, epochs = fit(
+                trained,
+                loss=MaskedRankingLoss(
+                    trained.model,
+                    temperature=config.temperature,
+                    packed=trained is encoder and _packs(context),
+                    symmetric=config.symmetric,
+                    dimensions=config.dimensions,
+                    distillation=config.distillation,
+                    late_interaction=late,
+                ),
+                collator=lambda: collate(config.hard_negatives),
+                # A teacher's scores are those of mined negatives.
+                cheaper=(lambda: collate(0)) if config.hard_negatives and not config.teacher else None,
+                query_ids=context.examples.query_ids,
+                config=config,
+                minutes=minutes and max(minutes - (time.perf_counter() - start) / 60, minutes / 2),
+                callbacks=[callback],
+                evaluation_cost=sets.evaluation_cost(context, pool) if sets and pool else None,
+                on_plan=on_plan,
+                checkpoints=context.checkpoints_of("full"),
+                batches=_batches(context),
+            )
         selection: Selection | None = None
         shipped, dev_mrr = callback.best_weights or base_weights, 0.0
         if late:
@@ -136,8 +146,22 @@ def train_full(
         seconds=time.perf_counter() - start,
         history=callback.history,
         build=build,
+        weights=shipped,
         token_projection=late.matrix() if late else None,
         preferred=is_preferred(selection, previous, dev),
+    )
+
+
+def _batches(context: TrainingContext) -> BatchSampler | None:
+    config, examples = context.config, context.examples
+    if config.cluster_size == 1:
+        return None
+    positives = context.document_vectors[[int(rows[0]) for rows in examples.relevant]]
+    return ClusteredBatches(
+        unit_rows(context.query_vectors + positives),
+        batch_size=config.batch_size,
+        cluster_size=config.cluster_size,
+        seed=config.seed,
     )
 
 
@@ -146,8 +170,11 @@ def _packs(context: TrainingContext) -> bool:
     return encoder.packs(examples.queries, "query") and encoder.packs(examples.corpus, "document")
 
 
-def _collators(context: TrainingContext) -> Callable[[], BatchCollator]:
-    """Return a factory of collators over the training queries, with false-negative mask and teacher if configured."""
+def _collators(context: TrainingContext) -> Callable[[int], BatchCollator]:
+    """Return what makes a collator of the training queries from the number of mined negatives per query.
+
+    It has a false-negative mask and a teacher if configured.
+    """
     config, examples, model = context.config, context.examples, context.encoder.model
     teacher = false_negatives = None
     if config.teacher:
@@ -157,10 +184,10 @@ def _collators(context: TrainingContext) -> Callable[[], BatchCollator]:
             context.query_vectors, context.document_vectors, examples.relevant, config.suspected_margin
         )
     tokens = TokenCache(model, max_tokens=config.max_seq_length)
-    return lambda: BatchCollator(
+    return lambda hard_negatives: BatchCollator(
         preprocess=tokens,
         examples=examples,
-        hard_negatives=config.hard_negatives,
+        hard_negatives=hard_negatives,
         query_prompt=model.prompts.get("query") or "",
         document_prompt=model.prompts.get("document") or "",
         false_negatives=false_negatives,
@@ -170,22 +197,27 @@ def _collators(context: TrainingContext) -> Callable[[], BatchCollator]:
 
 
 def _estimate(config: TrainingConfig, sizes: TrainingSizes, speed: Speed, seconds: float | None) -> ModeEstimate:
-    batch = min(sizes.memories, config.batch_size * (1 + config.hard_negatives))
     batches = max(1, -(-sizes.train_queries // config.batch_size))
-    epoch = (sizes.train + batches * batch * sizes.corpus / sizes.memories) * speed.train
-    pool = min(1.0, POOL_QUERIES * DEPTH / sizes.memories) * sizes.corpus + sizes.dev
+    pool = min(1.0, POOL_QUERIES * POOL_DEPTH / sizes.memories) * sizes.corpus + sizes.dev
     evaluation, decision = pool * speed.embed, (sizes.corpus + sizes.dev) * speed.embed
-    interpolations = sum(alpha < 1 for alpha in config.interpolation)
-    plan = StepPlan.within(
-        seconds,
-        steps=config.epochs * batches,
-        step_seconds=epoch / batches,
-        evaluate_every=batches,
-        evaluation_cost=EvaluationCost(each=evaluation, after=interpolations * evaluation + decision),
-    )
+    interpolations = expected_interpolations(config.interpolation, all_of_them=config.retention is not None)
+
+    def planned(hard_negatives: int) -> StepPlan:
+        batch = min(sizes.memories, config.batch_size * (1 + hard_negatives))
+        return StepPlan.within(
+            seconds,
+            steps=config.epochs * batches,
+            step_seconds=(sizes.train / batches + batch * sizes.corpus / sizes.memories) * speed.train,
+            evaluate_every=batches,
+            evaluation_cost=EvaluationCost(each=evaluation, after=interpolations * evaluation + decision),
+        )
+
+    plan = planned(config.hard_negatives)
+    if 2 * plan.steps < config.epochs * batches and not config.teacher:
+        plan = planned(0)
     if plan.steps == 1 < config.epochs * batches:
         return ModeEstimate("not started: the budget allows only one step", 0.0)
     return ModeEstimate(f"up to {config.epochs} epochs of {batches} steps, queries and documents", plan.seconds)
 
 
-MODE = Mode(name="full", keeps_index=False, needs_dev=False, train=train_full, estimate=_estimate)
+MODE = Mode(name="full", keeps_index=False, needs_dev=False, train=train_full, estimate=_estimate, budget_share=0.9)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 
@@ -26,6 +27,7 @@ class ModeResult:
         seconds: of training and dev evaluations.
         history: one row per logged step or dev evaluation.
         build: turns the base model, with the base's weights, into the model that it would ship.
+        weights: of the model that it would ship for queries and documents; None if it has not trained such weights.
         query_adapter: the matrix that a later mode starts from, float32 [d, d]; None for none.
         token_projection: of the token states that late interaction uses, float32 [width, d]; None for none.
         preferred: it ships even if another mode is better by single vectors, but not by more than one standard error,
@@ -40,6 +42,7 @@ class ModeResult:
     seconds: float
     history: Sequence[Mapping[str, float]]
     build: Callable[[SentenceTransformer], SentenceTransformer]
+    weights: Mapping[str, Tensor] | None = None
     query_adapter: NDArray[np.float32] | None = None
     token_projection: NDArray[np.float32] | None = None
     preferred: bool = False

@@ -25,17 +25,31 @@ MODES: tuple[Mode, ...] = tuple(import_module(f"{__package__}.{name}").MODE for 
 """All training modes, cheapest first."""
 
 
+_AUTO = ("linear", "full", "queries")
+
+
 def modes_of(config: TrainingConfig) -> tuple[Mode, ...]:
     """Return the modes that the settings ask for, in the order in which they run.
 
-    "auto" runs all of them (with `keep_index`, those that keep the index); any other mode runs those that it starts
-    from, then itself.
+    "auto" runs `linear` and `full`, then `queries` where `full` is no gain on dev; with `keep_index`, those that keep
+    the index. Any other mode runs those that it starts from, then itself.
     """
-    if config.mode == "auto":
-        return tuple(mode for mode in MODES if mode.keeps_index or not config.keep_index)
     by_name = {mode.name: mode for mode in MODES}
+    if config.mode == "auto":
+        return (
+            tuple(mode for mode in MODES if mode.keeps_index)
+            if config.keep_index
+            else tuple(by_name[name] for name in _AUTO)
+        )
     asked = by_name[config.mode]
     return (*(by_name[name] for name in asked.starts_from), asked)
+
+
+def _is_needed(mode: Mode, results: Sequence[ModeResult], config: TrainingConfig) -> bool:
+    """Whether `mode` runs after `results`: "auto" ends with a mode that trains documents too and is a gain."""
+    if config.mode != "auto" or config.keep_index or mode.name != _AUTO[-1]:
+        return True
+    return not any(result.ships for result in results if result.weights is not None)
 
 
 def run_modes(
@@ -66,6 +80,8 @@ def run_modes(
     modes = _without_dev(context) if context.dev is None else modes_of(config)
     results: list[ModeResult] = []
     for mode in modes:
+        if not _is_needed(mode, results, config):
+            continue
         minutes = None
         if config.budget_minutes is not None:
             minutes = config.budget_minutes - (time.perf_counter() - start) / 60
@@ -115,7 +131,9 @@ def _on_plan(name: str, minutes: float | None, on_mode_start: OnModeStart | None
 def estimate_modes(config: TrainingConfig, sizes: TrainingSizes, speed: Speed) -> list[tuple[str, ModeEstimate]]:
     """Return (name, estimate) of each mode that `run_modes` would run with dev queries."""
     left = None if config.budget_minutes is None else 60 * config.budget_minutes
-    modes, found = modes_of(config), []
+    found: list[tuple[str, ModeEstimate]] = []
+    # What is expected is that `full` is a gain.
+    modes = [mode for mode in modes_of(config) if config.mode != "auto" or config.keep_index or mode.name != _AUTO[-1]]
     for mode in modes:
         seconds = left if left is None or mode is modes[-1] else mode.budget_share * left
         estimate = mode.estimate(config, sizes, speed, seconds)
