@@ -139,3 +139,16 @@ def test_matryoshka_dimensions_add_losses_of_prefixes(minilm: Encoder) -> None:
         cosines = short[0] @ short[1].T
         expected += [double_loop(cosines, targets, 0.05), double_loop(cosines.T, targets.T, 0.05)]
     assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), abs=1e-4)
+
+
+def test_cosines_are_in_float32_where_training_is_in_bfloat16(minilm: Encoder) -> None:
+    loss = MaskedRankingLoss(minilm.model, temperature=0.05, dimensions=(64,))
+    random = torch.Generator().manual_seed(0)
+    queries, documents = (
+        torch.nn.functional.normalize(torch.randn(count, 384, generator=random), dim=1) for count in (4, 6)
+    )
+    targets = torch.eye(4, 6, dtype=torch.int8)
+    plain = loss._of_vectors(queries, documents, targets=targets, teacher=None, weights=None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = loss._of_vectors(queries, documents, targets=targets, teacher=None, weights=None)
+    assert mixed.item() == pytest.approx(plain.item(), abs=1e-6)

@@ -226,6 +226,8 @@ def _step_seconds(loss: nn.Module, collator: Collator, numbers: list[int], *, bf
         start = time.perf_counter()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
             loss(blocks, batch["label"].to(device)).backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
     taken += retry_on_oom(step, memory=cast(ChunkLimits, loss.memory), model=loss)

@@ -31,10 +31,11 @@ def retry_on_oom(step: Callable[[], Result], *, memory: ChunkLimits, model: nn.M
             if not is_out_of_memory(error):
                 raise
             model.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
             if not memory.shrink():
                 raise TrainingError(
                     "Out of memory: not even one chunk of a batch fits on the device; lower max_seq_length, or set "
                     "device to cpu."
                 ) from error
             logger.warning("out of memory; retrying with chunks of %d tokens, same batch", memory.chunk_tokens)
+        # Here the exception, which holds the activations, is gone.
+        torch.cuda.empty_cache()

@@ -113,7 +113,7 @@ def training_arguments(
 
     Checkpoints go to `folder` every `save_steps`; None saves none.
     """
-    return SentenceTransformerTrainingArguments(
+    arguments = SentenceTransformerTrainingArguments(
         output_dir=folder,
         max_steps=steps,
         per_device_train_batch_size=config.batch_size,
@@ -133,3 +133,6 @@ def training_arguments(
         disable_tqdm=True,
         dataloader_pin_memory=device == "cuda",
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one process trains on one GPU; DataParallel cannot take these batches
+    return arguments

@@ -124,10 +124,12 @@ class MaskedRankingLoss(nn.Module):
     def _of_vectors(
         self, queries: Tensor, documents: Tensor, *, targets: Tensor, teacher: Tensor | None, weights: Tensor | None
     ) -> Tensor:
-        similarities = [queries @ documents.T]
-        for length in self.dimensions:
-            short = (nn.functional.normalize(vectors[:, :length]) for vectors in (queries, documents))
-            similarities.append(next(short) @ next(short).T)
+        # In bfloat16 a cosine near 1 has steps of .004, and the temperature makes large ones of them.
+        with torch.autocast(queries.device.type, enabled=False):
+            similarities = [queries @ documents.T]
+            for length in self.dimensions:
+                short = (nn.functional.normalize(vectors[:, :length]) for vectors in (queries, documents))
+                similarities.append(next(short) @ next(short).T)
         losses = [self._rank(each, targets, temperature=self.temperature, weights=weights) for each in similarities]
         loss = torch.stack(losses).mean()
         if teacher is None:
