@@ -33,6 +33,8 @@ SETS = ("ace", "locomo", "msvc_errors", "cosqa")
 DEFAULTS = "defaults"
 VARIED: dict[str, tuple[Any, ...]] = {
     "hard_negatives": (0, 1, 2, 4),
+    "cluster_size": (1, 8, 16, 32, 64),
+    "frozen_layers": (0, 2, 3),
     "epochs": (2, 3, 4, 6),
     "learning_rate": (2e-5, 5e-5, 1e-4, 2e-4),
     "batch_size": (32, 64, 128),
@@ -40,7 +42,7 @@ VARIED: dict[str, tuple[Any, ...]] = {
     "warmup_steps": (0, 100),
     "symmetric": (False, True),
 }
-CHECKED = ("hard_negatives", "epochs")
+CHECKED = ("hard_negatives", "cluster_size")
 BETTER = 0.01
 
 
