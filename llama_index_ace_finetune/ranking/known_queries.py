@@ -52,6 +52,11 @@ class KnownQueryVectors:
         """The memories with known queries, int64 [m], ascending."""
         return np.unique(self.memories)
 
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """The first row of each of `distinct`."""
+        return np.searchsorted(self.memories, self.distinct)
+
     def best(
         self, queries: NDArray[np.float32], k: int, *, among: NDArray[np.bool_] | None = None
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
@@ -62,18 +67,18 @@ class KnownQueryVectors:
             k: number of memories; some more are returned, so that ties at the last place are complete.
             among: which of `distinct` may be returned, bool [m]; all of them by default.
         """
-        starts = np.searchsorted(self.memories, self.distinct)
         found = []
         for first in range(0, len(queries), _QUERIES_AT_ONCE):
             block = queries[first : first + _QUERIES_AT_ONCE]
-            nearest = np.maximum.reduceat(self.vectors @ block.T, starts, axis=0) if len(starts) else np.zeros((0, 0))
+            nearest = np.zeros((len(block), 0), np.float32)
+            if len(self.vectors):
+                nearest = np.maximum.reduceat(block @ self.vectors.T, self._starts, axis=1)
             if among is not None:
-                nearest = np.where(among[:, None], nearest, -np.inf)
-            for place, query in enumerate(block):
-                column = nearest[:, place] if len(starts) else np.zeros(0)
-                count = min(k + _EXTRA, len(column))
-                chosen = np.sort(np.argpartition(-column, count - 1)[:count]) if count else np.zeros(0, np.int64)
-                memories = self.distinct[chosen[np.isfinite(column[chosen])]]
+                nearest = np.where(among, nearest, -np.inf)
+            for query, row in zip(block, nearest, strict=True):
+                count = min(k + _EXTRA, len(row))
+                chosen = np.sort(np.argpartition(-row, count - 1)[:count]) if count else np.zeros(0, np.int64)
+                memories = self.distinct[chosen[np.isfinite(row[chosen])]]
                 found.append((memories, self.scores(query, memories)))
         return found
 
