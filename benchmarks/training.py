@@ -49,6 +49,7 @@ SETS = ("ace", "msvc_errors", "locomo", "cosqa", "nl2bash", "medquad", "scifact"
 PARTS = ("speed", "gains", "race")
 SEVERAL_SEEDS = ("ace", "msvc_errors", "locomo", "cosqa")
 RACED = ("msvc_errors", "medquad")
+MODES = ("linear", "queries", "in_batch", "full")
 GAINS = {"full": 0.40, "queries": 0.15, "linear": 0.08}
 MINUTES_PER_THOUSAND, LINEAR_SECONDS = 5.0, 10.0
 # The target is proportional to the words of a passage. A step also has a constant part (the optimiser, the queries)
@@ -78,12 +79,16 @@ def gains(folder: Path, names: tuple[str, ...], seeds: int, kept: Kept, findings
                 )
                 of = found["R@1, MRR@10"]
                 for mode in relative:
-                    relative[mode].setdefault(name, []).append(of[mode][0] / of["base"][0] - 1)
+                    # Where the budget allows no `full` after `in_batch`, that is the full training.
+                    first_hit = of.get(mode, of["in_batch"] if "in_batch" in of else of["base"])[0]
+                    relative[mode].setdefault(name, []).append(first_hit / of["base"][0] - 1)
                 if of["shipped"][1] < of["base"][1]:
                     harmed.append(name)
-                minutes = found["seconds"][-1] / 60 / (found["queries"] / 1000)
+                minutes = sum(found["seconds"][-2:]) / 60 / (found["queries"] / 1000)
                 slow.append(minutes * 100 / max(found["words"], LEAST_WORDS))
-                cells = " | ".join(f"{of[m][0]:.3f} / {of[m][1]:.3f}" for m in ("base", "linear", "queries", "full"))
+                cells = " | ".join(
+                    f"{of[mode][0]:.3f} / {of[mode][1]:.3f}" if mode in of else "not run" for mode in ("base", *MODES)
+                )
                 times = " / ".join(f"{seconds:.0f}" for seconds in found["seconds"])
                 rows.append(
                     f"| {name} | {seed} | {found['queries']:,} x {found['memories']:,} | {found['words']:.0f} "
@@ -91,8 +96,8 @@ def gains(folder: Path, names: tuple[str, ...], seeds: int, kept: Kept, findings
                 )
                 print(rows[-1], flush=True)
     header = (
-        "| set | seed | queries x memories | words | base | linear | queries | full | ships | seconds "
-        "| full, min per 1,000 | and 100 words |"
+        f"| set | seed | queries x memories | words | base | {' | '.join(MODES)} | ships | seconds "
+        "| in_batch and full, min per 1,000 | and 100 words |"
     )
     findings.section("Test R@1 / MRR@10 with the defaults (a rung that dev refuses counts as the base)", header, rows)
     for mode, asked in GAINS.items():
@@ -134,7 +139,7 @@ def train_modes(data: TrainingData, test: DevSet, scratch: Path, seed: int) -> d
     return {
         "R@1, MRR@10": {mode: (first(scores), float(scores.mrr.mean())) for mode, scores in found.items()},
         "ships": ships,
-        "seconds": [results[mode][0].seconds if mode in results else 0.0 for mode in ("linear", "queries", "full")],
+        "seconds": [results[mode][0].seconds if mode in results else 0.0 for mode in MODES],
         "queries": len(data.examples_of("train")),
         "memories": len(data.memories),
         "words": words_of(data),

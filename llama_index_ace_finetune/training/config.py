@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 
-ModeName = Literal["linear", "queries", "full", "towers"]
+ModeName = Literal["linear", "queries", "in_batch", "full", "towers"]
 """Training modes, cheapest first; each is a file in `training/modes/`."""
 
 DistillationName = Literal["kl", "margin_mse"]
@@ -51,8 +51,8 @@ class TrainingConfig:
         base_model: hub name or folder.
         output_dir: where the model folder is written.
         mode: "linear" (a linear adapter on the query vectors; seconds), "queries" (a query encoder; a minute or two),
-            "full" (queries and documents; minutes), "towers" (full, then a query encoder of its own over the tuned
-            documents), or "auto": those that pay, and the best on dev ships.
+            "full" (queries and documents; minutes), "in_batch" (full without mined negatives), "towers" (full, then a
+            query encoder of its own over the tuned documents), or "auto": those that pay, and the best on dev ships.
         keep_index: run only modes that keep stored document vectors valid.
         epochs: of mode "full", at most.
         budget_minutes: time limit for all modes, dev evaluations included; if the epochs would take longer, fewer steps
@@ -62,8 +62,7 @@ class TrainingConfig:
         warmup_steps: steps of warm-up, at most a tenth of all steps.
         train_split: fraction of the training queries to train on; the rest is dev. Used only if the training data does
             not mark dev queries.
-        hard_negatives: mined negatives per query and step; they rotate over the epochs. None are taken where the budget
-            would then not allow half of the epochs, except with a teacher, whose scores are theirs.
+        hard_negatives: mined negatives per query and step; they rotate over the epochs.
         suspected_margin: in mode "full", documents of a batch are masked for a query where their cosine with it, by the
             base model, comes within this relative margin of the positive's (0.05: exceeds 95% of it; a
             `GISTEmbedLoss` with `margin_strategy="relative"`), or where they are near-duplicates of a positive;
@@ -71,8 +70,8 @@ class TrainingConfig:
             weak base flags mostly the mistakes that training should fix.
         temperature: divisor of the cosines in the softmax.
         symmetric: also compute the loss from documents to queries.
-        cluster_size: in mode "full", a batch is made of clusters of this many neighbouring queries, by the base model's
-            vectors of query and positive, whose positives are hard negatives of each other. 1 draws each by itself.
+        cluster_size: in mode "full", a batch is made of clusters of this many queries about neighbouring documents, by
+            the base model's vectors, whose positives are hard negatives of each other. 1 draws each query by itself.
         frozen_layers: in mode "full", the embeddings and this many of the lowest layers are not trained, which saves
             time: more steps fit into the budget.
         dimensions: Matryoshka prefix lengths to train besides the full vector, such as (256, 128).
@@ -165,7 +164,7 @@ class TrainingConfig:
             self.mode in ("auto", *get_args(ModeName)), "mode", f"auto or one of {', '.join(get_args(ModeName))}"
         )
         self._require(
-            not (self.keep_index and self.mode in ("full", "towers")),
+            not (self.keep_index and self.mode in ("in_batch", "full", "towers")),
             "mode",
             "auto, linear or queries when keep_index is set",
         )

@@ -211,6 +211,10 @@ def test_known_memories_are_shown_beside_new_ones(
     assert not page.open
     assert "New queries about known memories" in page.text
     assert "0.750 [" in page.text
+    # Their relevant memories are those of train, so the split counts none for them.
+    split = {"counts": {"train": {"queries": 9, "answers": 5}, "test_known": {"queries": 6}, "components": 3}}
+    html = render_html({**report, "split": {**report["split"], **split}})
+    assert '<tr><th scope="row">test_known</th><td>6</td><td>of train</td></tr>' in html
     assert "New queries about known memories" not in Page(render_html(before)).text
     screen = Console(width=100, record=True)
     print_summary(report, screen)

@@ -65,9 +65,10 @@ def test_best_result_that_beats_the_base_ships() -> None:
     [
         ({"mode": "linear"}, ["linear"]),
         ({"mode": "queries"}, ["linear", "queries"]),
-        ({"mode": "auto"}, ["linear", "full"]),
+        ({"mode": "auto"}, ["linear", "in_batch", "full"]),
         ({"mode": "auto", "keep_index": True}, ["linear", "queries"]),
         ({"mode": "full"}, ["full"]),
+        ({"mode": "in_batch"}, ["in_batch"]),
         ({"mode": "towers"}, ["full", "towers"]),
     ],
 )
@@ -173,7 +174,7 @@ def test_without_a_gain_of_full_the_query_encoder_is_trained_over_documents_of_t
     base = Encoder.load(one_layer, settings=EncoderSettings(device="cpu", precision="float32"))
     # Weights that hardly move are no gain.
     context = context_of(training_data, base, mode="auto", learning_rate=1e-12)
-    assert [result.name for result in run_modes(context)] == ["linear", "full", "queries"]
+    assert [result.name for result in run_modes(context)] == ["linear", "in_batch", "full", "queries"]
     towers = train_towers(context, minutes=None)
     two = Encoder(towers.build(base.model), name="two", fingerprint="two", settings=base.settings)
     memories = list(training_data.memories.values())
@@ -181,39 +182,34 @@ def test_without_a_gain_of_full_the_query_encoder_is_trained_over_documents_of_t
 
 
 @pytest.mark.parametrize(
-    ("seconds", "teacher", "taken"), [(1.0, None, 1), (2.1, None, 0), (2.1, "a", 1), (100.0, None, 0)]
+    ("options", "seconds", "ran"),
+    [
+        ({}, 0.1, ["linear", "in_batch", "full"]),
+        ({}, 2.0, ["linear", "in_batch"]),
+        ({"hard_negatives": 0}, 0.1, ["linear", "full"]),
+    ],
 )
-def test_mined_negatives_are_left_out_where_less_than_half_of_the_epochs_would_fit(
+def test_auto_trains_with_mined_negatives_too_if_half_of_the_epochs_fit(
     training_data: TrainingData,
     one_layer: str,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    options: dict[str, Any],
     seconds: float,
-    teacher: str | None,
-    taken: int,
+    ran: list[str],
 ) -> None:
-    used: list[int] = []
-
     def timed(loss: object, collator: BatchCollator, *_: object, **__: object) -> float:
-        return seconds if collator.hard_negatives else 0.4
-
-    class Counted(BatchCollator):
-        def select(self, numbers: list[int]) -> Any:
-            used.append(self.hard_negatives)
-            return super().select(numbers)
+        return seconds if collator.hard_negatives else 0.1
 
     monkeypatch.setattr("llama_index_ace_finetune.training.loop.fit._step_seconds", timed)
-    monkeypatch.setattr("llama_index_ace_finetune.training.modes.full.BatchCollator", Counted)
-    monkeypatch.setattr("llama_index_ace_finetune.training.modes.full.load_teacher", lambda *_, **__: None)
     monkeypatch.setattr(
-        "llama_index_ace_finetune.training.modes.full.teacher_scores",
-        lambda _, examples, **__: [{} for _ in examples.queries],
+        "llama_index_ace_finetune.training.model_selection.interpolation.paired_difference", lambda *_, **__: SURE
     )
     base = Encoder.load(one_layer, settings=EncoderSettings(device="cpu", precision="float32"))
-    # Of 20 steps at least 10 have to fit into 12 seconds.
-    context = dataclasses.replace(context_of(training_data, base, epochs=4, teacher=teacher), dev=None)
-    result = train_full(context, minutes=0.2)
-    assert set(used) == {taken}
-    assert result.steps == 20 if taken == 0 else result.steps < 12
+    # 20 queries make 5 steps an epoch: 10 of them with mined negatives have to fit.
+    context = context_of(training_data, base, epochs=4, budget_minutes=0.3, **options)
+    assert [result.name for result in run_modes(context)] == ran
+    assert ("mode 'full' is not started: 2 epochs take about" in caplog.text) == (seconds == 2.0)
 
 
 @pytest.mark.parametrize(("mode", "ran"), [("auto", ["linear"]), ("queries", ["linear"])])
@@ -260,7 +256,7 @@ def test_contradicting_settings_are_refused() -> None:
     with pytest.raises(AceFinetuneError, match="mode is 'towers'; it must be auto, linear or queries when keep_index"):
         TrainingConfig(mode="towers", keep_index=True)
     with pytest.raises(
-        AceFinetuneError, match="mode is 'quick'; it must be auto or one of linear, queries, full, towers"
+        AceFinetuneError, match="mode is 'quick'; it must be auto or one of linear, queries, in_batch, full, towers"
     ):
         TrainingConfig(mode="quick")  # type: ignore[arg-type]
 

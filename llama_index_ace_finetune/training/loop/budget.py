@@ -15,23 +15,19 @@ class EvaluationCost:
 
 
 class DoesNotFitError(Exception):
-    """Several steps were asked for, and the budget allows at most one; `seconds` is what that step would take."""
+    """The budget allows too few steps; `seconds` is what the fewest would take, by default one step."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"one step with its dev evaluations takes about {seconds:.0f} s")
+    def __init__(self, seconds: float, fewest: str = "one step takes") -> None:
+        super().__init__(f"{fewest} about {seconds:.0f} s with dev evaluations")
         self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Planned optimiser steps, and the seconds that they take with all dev evaluations.
-
-    `cheaper` says that the steps are the cheaper ones, since less than half of the others would have fit.
-    """
+    """Planned optimiser steps, and the seconds that they take with all dev evaluations."""
 
     steps: int
     seconds: float
-    cheaper: bool = False
 
     @classmethod
     def within(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -58,7 +58,7 @@ def fit(
     on_plan: OnPlan | None = None,
     checkpoints: Path | None = None,
     batches: BatchSampler | None = None,
-    cheaper: Callable[[], Collator] | None = None,
+    least_epochs: float = 0.0,
 ) -> tuple[int, float]:
     """Train `encoder.model` in place; return steps and epochs done.
 
@@ -76,7 +76,7 @@ def fit(
         checkpoints: folder for the plan and for checkpoints about once a minute; an existing checkpoint is resumed, and
             the result equals that of an uninterrupted training. None saves none.
         batches: which examples each batch holds; None draws them at random.
-        cheaper: makes a collator of quicker batches, used if less than half of the epochs fit with the other.
+        least_epochs: raise DoesNotFitError if fewer fit.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -86,21 +86,21 @@ def fit(
     # Steps are timed before the trainer moves the buffers of the loss to the device.
     loss.to(model.device)
     if plan is None:
-        plan = _plan_cheapest(
+        plan = plan_steps(
             loss,
-            collator,
-            cheaper,
+            collator(),
             count=count,
             config=config,
             minutes=minutes,
             bfloat16=bfloat16,
             evaluation_cost=evaluation_cost,
+            least_epochs=least_epochs,
         )
     if checkpoints:
         write_json(checkpoints / _PLAN, asdict(plan))
     if on_plan:
         on_plan(plan)
-    collate = cheaper() if cheaper is not None and plan.cheaper else collator()
+    collate = collator()
     with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch:
         args = training_arguments(
             config,
@@ -159,22 +159,6 @@ def _kept_plan(folder: Path | None) -> StepPlan | None:
     return checked(read_json_object(file, refusal), StepPlan, file, refusal)
 
 
-def _plan_cheapest(
-    loss: nn.Module, collator: Callable[[], Collator], cheaper: Callable[[], Collator] | None, **options: Any
-) -> StepPlan:
-    """Plan with `collator`, or with `cheaper` if less than half of the epochs would fit."""
-    if cheaper is None or options["minutes"] is None:
-        return plan_steps(loss, collator(), **options)
-    config: TrainingConfig = options["config"]
-    try:
-        plan = plan_steps(loss, collator(), **options)
-    except DoesNotFitError:
-        plan = None
-    if plan is not None and 2 * plan.steps >= config.epochs * -(-options["count"] // config.batch_size):
-        return plan
-    return replace(plan_steps(loss, cheaper(), **options), cheaper=True)
-
-
 def plan_steps(
     loss: nn.Module,
     collator: Collator,
@@ -184,11 +168,12 @@ def plan_steps(
     minutes: float | None,
     bfloat16: bool,
     evaluation_cost: EvaluationCost | None,
+    least_epochs: float = 0.0,
 ) -> StepPlan:
     """Return the steps of `config.epochs`, or as many as fit into `minutes`; see `StepPlan.within`.
 
     The time of a step is measured on a batch spread over the examples, forward and backward, without changing the
-    model. Raises DoesNotFitError if only one step fits: that is no training.
+    model. Raises DoesNotFitError if only one step fits, which is no training, or less than `least_epochs`.
     """
     an_epoch = -(-count // config.batch_size)
     numbers = list(range(0, count, max(1, count // config.batch_size)))[: config.batch_size]
@@ -202,6 +187,8 @@ def plan_steps(
     )
     if plan.steps == 1 < an_epoch * config.epochs:
         raise DoesNotFitError(plan.seconds)
+    if plan.steps < least_epochs * an_epoch:
+        raise DoesNotFitError(plan.seconds * least_epochs * an_epoch / plan.steps, f"{least_epochs:g} epochs take")
     return plan
 
 

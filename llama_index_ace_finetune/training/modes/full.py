@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from sentence_transformers import SentenceTransformer
 from torch.utils.data import BatchSampler
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.teacher import load_teacher
 from llama_index_ace_finetune.ranking.dense import unit_rows
-from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.config import ModeName, TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
 from llama_index_ace_finetune.training.data.batches import BatchCollator
 from llama_index_ace_finetune.training.data.clustered_batches import ClusteredBatches
@@ -44,6 +46,7 @@ def train_full(
     minutes: float | None,
     progress: StepProgress | None = None,
     on_plan: OnPlan | None = None,
+    name: ModeName = "full",
 ) -> ModeResult:
     """Train queries and documents, and choose on dev between the base, the tuned weights and interpolations of both.
 
@@ -53,9 +56,10 @@ def train_full(
         minutes: of training and dev evaluations, at most; None trains all epochs.
         progress: called after each step.
         on_plan: called with the planned steps before the first.
+        name: "in_batch" trains without mined negatives.
     """
     start = time.perf_counter()
-    encoder, config, dev = context.encoder, context.config, context.dev
+    encoder, config, dev = context.encoder, _config_of(name, context.config), context.dev
     model, base_weights, retention = encoder.model, copy_weights(encoder), context.retention
     late = late_interaction_of(context)
     base_projection = late.matrix() if late else None
@@ -75,14 +79,13 @@ def train_full(
         eval_steps=config.eval_steps,
         patience=config.patience,
         progress=progress,
-        on_evaluation=context.evaluation_phase("full"),
+        on_evaluation=context.evaluation_phase(name),
         # Dev evaluates merged weights, and merged weights ship.
         before_evaluation=lambda: (
             model.load_state_dict(merged_weights(trained.model)) if trained is not encoder else None
         ),
         projection=late.projection if late else None,
     )
-    collate = _collators(context)
     try:
         with frozen_layers(trained.model, 0 if trained is not encoder else config.frozen_layers):
             steps, epochs = fit(
@@ -96,24 +99,24 @@ def train_full(
                     distillation=config.distillation,
                     late_interaction=late,
                 ),
-                collator=lambda: collate(config.hard_negatives),
-                # A teacher's scores are those of mined negatives.
-                cheaper=(lambda: collate(0)) if config.hard_negatives and not config.teacher else None,
+                collator=_collators(context, config),
                 query_ids=context.examples.query_ids,
                 config=config,
                 minutes=minutes and max(minutes - (time.perf_counter() - start) / 60, minutes / 2),
                 callbacks=[callback],
                 evaluation_cost=sets.evaluation_cost(context, pool) if sets and pool else None,
                 on_plan=on_plan,
-                checkpoints=context.checkpoints_of("full"),
+                checkpoints=context.checkpoints_of(name),
                 batches=_batches(context),
+                # Where there is a result without mined negatives, too few epochs with them are not worth their time.
+                least_epochs=config.epochs / 2 if previous and previous[-1].name == "in_batch" else 0.0,
             )
         selection: Selection | None = None
         shipped, dev_mrr = callback.best_weights or base_weights, 0.0
         if late:
             late.interpolate(base_projection, callback.best_projection, 1.0)
         if sets and callback.best_weights and callback.best_scores:
-            context.on_phase("full: evaluating")
+            context.on_phase(f"{name}: evaluating")
             selection = select_weights(
                 encoder,
                 base=base_weights,
@@ -138,7 +141,7 @@ def train_full(
         return base
 
     return ModeResult(
-        name="full",
+        name=name,
         selection=selection,
         dev_mrr=dev_mrr,
         steps=steps,
@@ -152,13 +155,18 @@ def train_full(
     )
 
 
+def _config_of(name: ModeName, config: TrainingConfig) -> TrainingConfig:
+    return dataclasses.replace(config, hard_negatives=0) if name == "in_batch" else config
+
+
 def _batches(context: TrainingContext) -> BatchSampler | None:
     config, examples = context.config, context.examples
     if config.cluster_size == 1:
         return None
-    positives = context.document_vectors[[int(rows[0]) for rows in examples.relevant]]
+    positives = np.array([int(rows[0]) for rows in examples.relevant])
     return ClusteredBatches(
-        unit_rows(context.query_vectors + positives),
+        unit_rows(context.query_vectors + context.document_vectors[positives]),
+        positives,
         batch_size=config.batch_size,
         cluster_size=config.cluster_size,
         seed=config.seed,
@@ -170,12 +178,9 @@ def _packs(context: TrainingContext) -> bool:
     return encoder.packs(examples.queries, "query") and encoder.packs(examples.corpus, "document")
 
 
-def _collators(context: TrainingContext) -> Callable[[int], BatchCollator]:
-    """Return what makes a collator of the training queries from the number of mined negatives per query.
-
-    It has a false-negative mask and a teacher if configured.
-    """
-    config, examples, model = context.config, context.examples, context.encoder.model
+def _collators(context: TrainingContext, config: TrainingConfig) -> Callable[[], BatchCollator]:
+    """Return a factory of collators over the training queries, with false-negative mask and teacher if configured."""
+    examples, model = context.examples, context.encoder.model
     teacher = false_negatives = None
     if config.teacher:
         teacher = teacher_scores(load_teacher(config.teacher, device=config.device), examples, cache=context.cache)
@@ -184,10 +189,10 @@ def _collators(context: TrainingContext) -> Callable[[int], BatchCollator]:
             context.query_vectors, context.document_vectors, examples.relevant, config.suspected_margin
         )
     tokens = TokenCache(model, max_tokens=config.max_seq_length)
-    return lambda hard_negatives: BatchCollator(
+    return lambda: BatchCollator(
         preprocess=tokens,
         examples=examples,
-        hard_negatives=hard_negatives,
+        hard_negatives=config.hard_negatives,
         query_prompt=model.prompts.get("query") or "",
         document_prompt=model.prompts.get("document") or "",
         false_negatives=false_negatives,
@@ -196,28 +201,29 @@ def _collators(context: TrainingContext) -> Callable[[int], BatchCollator]:
     )
 
 
-def _estimate(config: TrainingConfig, sizes: TrainingSizes, speed: Speed, seconds: float | None) -> ModeEstimate:
+def estimate_full(
+    config: TrainingConfig, sizes: TrainingSizes, speed: Speed, seconds: float | None, *, name: ModeName = "full"
+) -> ModeEstimate:
+    """Return what `train_full` will do, and how long it takes."""
+    config = _config_of(name, config)
+    batch = min(sizes.memories, config.batch_size * (1 + config.hard_negatives))
     batches = max(1, -(-sizes.train_queries // config.batch_size))
+    epoch = (sizes.train + batches * batch * sizes.corpus / sizes.memories) * speed.train
     pool = min(1.0, POOL_QUERIES * POOL_DEPTH / sizes.memories) * sizes.corpus + sizes.dev
     evaluation, decision = pool * speed.embed, (sizes.corpus + sizes.dev) * speed.embed
     interpolations = expected_interpolations(config.interpolation, all_of_them=config.retention is not None)
-
-    def planned(hard_negatives: int) -> StepPlan:
-        batch = min(sizes.memories, config.batch_size * (1 + hard_negatives))
-        return StepPlan.within(
-            seconds,
-            steps=config.epochs * batches,
-            step_seconds=(sizes.train / batches + batch * sizes.corpus / sizes.memories) * speed.train,
-            evaluate_every=batches,
-            evaluation_cost=EvaluationCost(each=evaluation, after=interpolations * evaluation + decision),
-        )
-
-    plan = planned(config.hard_negatives)
-    if 2 * plan.steps < config.epochs * batches and not config.teacher:
-        plan = planned(0)
+    plan = StepPlan.within(
+        seconds,
+        steps=config.epochs * batches,
+        step_seconds=epoch / batches,
+        evaluate_every=batches,
+        evaluation_cost=EvaluationCost(each=evaluation, after=interpolations * evaluation + decision),
+    )
     if plan.steps == 1 < config.epochs * batches:
         return ModeEstimate("not started: the budget allows only one step", 0.0)
+    if config.mode == "auto" and name == "full" and plan.steps < config.epochs * batches / 2:
+        return ModeEstimate("not started: the budget allows less than half of the epochs", 0.0)
     return ModeEstimate(f"up to {config.epochs} epochs of {batches} steps, queries and documents", plan.seconds)
 
 
-MODE = Mode(name="full", keeps_index=False, needs_dev=False, train=train_full, estimate=_estimate, budget_share=0.9)
+MODE = Mode(name="full", keeps_index=False, needs_dev=False, train=train_full, estimate=estimate_full, budget_share=0.9)

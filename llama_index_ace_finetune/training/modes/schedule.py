@@ -25,14 +25,15 @@ MODES: tuple[Mode, ...] = tuple(import_module(f"{__package__}.{name}").MODE for 
 """All training modes, cheapest first."""
 
 
-_AUTO = ("linear", "full", "queries")
+_AUTO = ("linear", "in_batch", "full", "queries")
 
 
 def modes_of(config: TrainingConfig) -> tuple[Mode, ...]:
     """Return the modes that the settings ask for, in the order in which they run.
 
-    "auto" runs `linear` and `full`, then `queries` where `full` is no gain on dev; with `keep_index`, those that keep
-    the index. Any other mode runs those that it starts from, then itself.
+    "auto" runs `linear`, `in_batch`, `full` if at least half of its epochs fit then, and `queries` where neither is a
+    gain on dev; with `keep_index`, those that keep the index. Any other mode runs those that it starts from, then
+    itself.
     """
     by_name = {mode.name: mode for mode in MODES}
     if config.mode == "auto":
@@ -46,10 +47,16 @@ def modes_of(config: TrainingConfig) -> tuple[Mode, ...]:
 
 
 def _is_needed(mode: Mode, results: Sequence[ModeResult], config: TrainingConfig) -> bool:
-    """Whether `mode` runs after `results`: "auto" ends with a mode that trains documents too and is a gain."""
-    if config.mode != "auto" or config.keep_index or mode.name != _AUTO[-1]:
+    """Whether "auto" runs `mode` after `results`.
+
+    `in_batch` would be `full` without mined negatives, which a teacher needs; `queries` follows only where no mode that
+    trains documents is a gain.
+    """
+    if config.mode != "auto" or config.keep_index:
         return True
-    return not any(result.ships for result in results if result.weights is not None)
+    if mode.name == "in_batch":
+        return config.hard_negatives > 0 and config.teacher is None
+    return mode.name != "queries" or not any(result.ships for result in results if result.weights is not None)
 
 
 def run_modes(
@@ -132,8 +139,9 @@ def estimate_modes(config: TrainingConfig, sizes: TrainingSizes, speed: Speed) -
     """Return (name, estimate) of each mode that `run_modes` would run with dev queries."""
     left = None if config.budget_minutes is None else 60 * config.budget_minutes
     found: list[tuple[str, ModeEstimate]] = []
-    # What is expected is that `full` is a gain.
-    modes = [mode for mode in modes_of(config) if config.mode != "auto" or config.keep_index or mode.name != _AUTO[-1]]
+    # What is expected is that documents are trained with a gain.
+    expected = [mode for mode in modes_of(config) if _is_needed(mode, (), config)]
+    modes = [mode for mode in expected if config.mode != "auto" or config.keep_index or mode.name != "queries"]
     for mode in modes:
         seconds = left if left is None or mode is modes[-1] else mode.budget_share * left
         estimate = mode.estimate(config, sizes, speed, seconds)
