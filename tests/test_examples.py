@@ -69,6 +69,7 @@ class TestQuickstart:
 
 
 class TestQueryEngine:
+    @pytest.mark.slow
     def test_without_a_run_folder(self, tmp_path: Path) -> None:
         printed = run_example("rag_query_engine.py", cwd=tmp_path)
         assert "no run folder given" in printed
@@ -93,6 +94,7 @@ class TestQueryEngine:
 
 
 class TestTenQuestions:
+    @pytest.mark.slow
     def test_without_a_run_folder(self, tmp_path: Path) -> None:
         printed = run_example("ten_questions.py", cwd=tmp_path)
         for title in ("before ", "after  "):

@@ -126,7 +126,7 @@ def test_search_accepts_its_run_as_an_option(given: list[str], expected: list[st
 @pytest.mark.parametrize(
     ("verb", "option", "choices"),
     [
-        ("run", "--mode", ("auto", "linear", "queries", "full")),
+        ("run", "--mode", ("auto", "linear", "queries", "in_batch", "full", "towers")),
         ("run", "--min-difficulty", ("easy", "medium", "hard")),
         ("generate", "--sampling-strategy", ("top", "random", "spread")),
         ("train", "--precision", ("auto", "float32", "bfloat16")),

@@ -152,6 +152,20 @@ def keep_an_index(suite: Path, folder: Path, model: ace.Encoder) -> None:
     ace.refresh_documents, ace.build_version, ace.mirror_writes, ace.publish, ace.rollback
 
 
+def grow(inventory: Path, folder: Path) -> str:
+    encoded: ace.EncodedMemories = ace.encode(inventory, folder, engine=ace.EngineSettings(), shard_rows=1000)
+    shards = ace.ShardFolder.open(encoded.path)
+    made: ace.ServerIndexResult = ace.index_on_server(
+        inventory,
+        folder,
+        "http://localhost:6333",
+        client_options=ace.ServerSettings(timeout=10.0),
+        collection_options=ace.CollectionSettings(shard_number=2),
+        shards=[encoded.path],
+    )
+    return f"{len(shards)} shards, {made.memories} memories in {made.alias}"
+
+
 async def measure(suite: Path, retriever: ace.FineTunedHybridRetriever) -> float:
     dataset, test = divide(suite)
     try:

@@ -82,7 +82,7 @@ class TestErrors:
             ("training:\n  epochs: many", "line 2: training.epochs is 'many'; it must be a whole number"),
             ("training: {epochs: 2.5}", "must be a whole number"),
             ("training: {epochs: true}", "must be a whole number"),
-            ("training: {mode: best}", "must be auto, linear, queries or full"),
+            ("training: {mode: best}", "must be auto, linear, queries, in_batch, full or towers"),
             ("training: {keep_index: 1}", "must be true or false"),
             ("training: {device: 0}", "must be a text or null"),
             ("training: {interpolation: 0.5}", "must be a list in brackets, each of it a number"),

@@ -170,7 +170,7 @@ class TestSynthesizer:
         assert made.unusable == {"refusal": 1, "empty": 1, "too_long": 1}
         assert [query.text for query in made.dataset.queries.values()] == ["backup hangs"]
         assert list(made.dataset.judgements.values()) == [{"m3": 1.0}]
-        assert made.dataset.queries["synthetic-0"].metadata == {"synthetic": "scripted"}
+        assert next(iter(made.dataset.queries.values())).metadata == {"synthetic": "scripted"}
 
     def test_round_trip_drops_queries_of_other_memories(self, tmp_path) -> None:
         llm = ScriptedLLM(lambda prompt: "rotate credentials database")

@@ -1,4 +1,4 @@
-"""Mode `in_batch`: as `full`, with negatives from the batch alone."""
+"""Mode `in_batch`: as `full`, without mined negatives."""
 
 from __future__ import annotations
 
