@@ -46,6 +46,7 @@ def run_example(name: str, *arguments: object, cwd: Path) -> str:
 
 
 class TestQuickstart:
+    @pytest.mark.slow
     def test_on_a_small_suite(self, small_suite: Path, tmp_path: Path) -> None:
         printed = run_example("quickstart.py", "--data", small_suite, "--epochs", 1, cwd=tmp_path)
         assert "12 memories, 60 queries" in printed

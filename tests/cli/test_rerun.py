@@ -91,6 +91,7 @@ def test_run_ends_with_the_next_steps(config: Path, run: Path) -> None:
     assert quiet.endswith(" s in total\n")
 
 
+@pytest.mark.slow
 def test_the_same_file_and_data_give_the_same_result(run: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     done = runner.invoke(app, ["run", "--config", str(run / "config.yaml"), "--out", str(again), "--quiet"])

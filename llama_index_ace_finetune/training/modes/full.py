@@ -131,6 +131,10 @@ def train_full(
                     late.interpolate(base_projection, callback.best_projection, alpha) if late else None
                 ),
             )
+            if selection.scores and config.mode != "towers":
+                # Nothing else needs the vectors of the whole corpus.
+                scores = dataclasses.replace(selection.scores, documents=None)
+                selection = dataclasses.replace(selection, scores=scores)
             shipped = copy_weights(encoder)
             dev_mrr = float(context.base_scores.mrr.mean()) + selection.difference.mean
     finally:
