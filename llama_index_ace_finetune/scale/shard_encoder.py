@@ -80,18 +80,20 @@ class ShardEncoder(Encoder):
 
     def holds(self, texts: Sequence[str]) -> NDArray[np.bool_]:
         """Return which texts are in the shards, after normalisation, bool [n]."""
+        return self._held(text_digests(texts))
+
+    def _held(self, digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
         if not len(self._digests):
-            return np.zeros(len(texts), bool)
-        digests = text_digests(texts)
+            return np.zeros(len(digests), bool)
         place = np.minimum(np.searchsorted(self._digests, digests), len(self._digests) - 1)
         return np.asarray(self._digests[place] == digests)
 
     def _fill(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Write the vectors of texts that the shards hold; return which ones these are."""
         filled = np.zeros(len(texts), bool)
-        known = np.flatnonzero(self.holds(texts))
-        digests = text_digests([texts[place] for place in known.tolist()])
-        rows = self._order[np.searchsorted(self._digests, digests)]
+        digests = text_digests(texts)
+        known = np.flatnonzero(self._held(digests))
+        rows = self._order[np.searchsorted(self._digests, digests[known])]
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(owner):
             shard = self._read(int(number))
