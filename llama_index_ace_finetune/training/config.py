@@ -52,7 +52,7 @@ class TrainingConfig:
         output_dir: where the model folder is written.
         mode: "linear" (a linear adapter on the query vectors; seconds), "queries" (a query encoder; a minute or two),
             "full" (queries and documents; minutes), "in_batch" (full without mined negatives), "towers" (full, then a
-            query encoder of its own over the tuned documents), or "auto": those that pay, and the best on dev ships.
+            separate query encoder over the tuned documents), or "auto": those that pay, and the best on dev ships.
         keep_index: run only modes that keep stored document vectors valid.
         epochs: of mode "full", at most.
         budget_minutes: time limit for all modes, dev evaluations included; if the epochs would take longer, fewer steps

@@ -69,7 +69,7 @@ class ClusteredBatches(SetEpochMixin, BatchSampler):
         clusters: list[list[int]] = []
         for first in drawn:
             document = int(self._document[first])
-            if not left[document] or first not in left[document]:
+            if first not in left[document]:
                 continue
             left[document].remove(first)
             cluster = [first]

@@ -1,4 +1,4 @@
-"""Mode `towers`: after `full`, a query encoder of its own over the tuned document vectors."""
+"""Mode `towers`: after `full`, a separate query encoder over the tuned document vectors."""
 
 from __future__ import annotations
 
