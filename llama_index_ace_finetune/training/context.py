@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
+from llama_index_ace_finetune.training.data.token_cache import TokenCache
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.retention import Retention
 
@@ -48,6 +49,11 @@ class TrainingContext:
     def evaluation_phase(self, mode: str) -> Callable[[bool], object]:
         """Return a function that names the phase when an evaluation of the mode begins (True) or ends (False)."""
         return lambda begins: self.on_phase(f"{mode}: evaluating" if begins else mode)
+
+    @cached_property
+    def tokens(self) -> TokenCache:
+        """The tokens of the texts that are trained on."""
+        return TokenCache(self.encoder.model, max_tokens=self.config.max_seq_length)
 
     @cached_property
     def document_vectors(self) -> NDArray[np.float32]:

@@ -67,17 +67,21 @@ class ClusteredBatches(SetEpochMixin, BatchSampler):
         for query in drawn:
             left[self._document[query]].append(query)
         clusters: list[list[int]] = []
+        taken = np.zeros(len(drawn), bool)
         for first in drawn:
-            document = int(self._document[first])
-            if first not in left[document]:
+            if taken[first]:
                 continue
-            left[document].remove(first)
+            taken[first] = True
             cluster = [first]
-            for near in self._near[document]:
+            for near in self._near[self._document[first]]:
                 if len(cluster) == self._cluster_size:
                     break
-                if near != document and left[near]:
-                    cluster.append(left[near].pop())
+                queries = left[near] if near != self._document[first] else []
+                while queries and taken[queries[-1]]:
+                    queries.pop()
+                if queries:
+                    cluster.append(queries.pop())
+                    taken[cluster[-1]] = True
             clusters.append(cluster)
         return [query for place in random.permutation(len(clusters)) for query in clusters[place]]
 

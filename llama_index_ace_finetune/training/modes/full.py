@@ -20,7 +20,6 @@ from llama_index_ace_finetune.training.data.clustered_batches import ClusteredBa
 from llama_index_ace_finetune.training.data.false_negatives import FalseNegativeMask
 from llama_index_ace_finetune.training.data.query_weights import query_weights
 from llama_index_ace_finetune.training.data.teacher_scores import teacher_scores
-from llama_index_ace_finetune.training.data.token_cache import TokenCache
 from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPlan
 from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, StepProgress
 from llama_index_ace_finetune.training.loop.evaluation_cost import expected_interpolations
@@ -108,8 +107,7 @@ def train_full(
                 on_plan=on_plan,
                 checkpoints=context.checkpoints_of(name),
                 batches=_batches(context),
-                # Where there is a result without mined negatives, too few epochs with them are not worth their time.
-                least_epochs=config.epochs / 2 if previous and previous[-1].name == "in_batch" else 0.0,
+                least_epochs=_least_epochs(name, config, after=[result.name for result in previous]),
             )
         selection: Selection | None = None
         shipped, dev_mrr = callback.best_weights or base_weights, 0.0
@@ -163,6 +161,11 @@ def _config_of(name: ModeName, config: TrainingConfig) -> TrainingConfig:
     return dataclasses.replace(config, hard_negatives=0) if name == "in_batch" else config
 
 
+def _least_epochs(name: ModeName, config: TrainingConfig, *, after: Sequence[str]) -> float:
+    """Return how many epochs have to fit: after `in_batch`, fewer than half with mined negatives do not pay."""
+    return config.epochs / 2 if name == "full" and "in_batch" in after else 0.0
+
+
 def _batches(context: TrainingContext) -> BatchSampler | None:
     config, examples = context.config, context.examples
     if config.cluster_size == 1:
@@ -192,9 +195,8 @@ def _collators(context: TrainingContext, config: TrainingConfig) -> Callable[[],
         false_negatives = FalseNegativeMask(
             context.query_vectors, context.document_vectors, examples.relevant, config.suspected_margin
         )
-    tokens = TokenCache(model, max_tokens=config.max_seq_length)
     return lambda: BatchCollator(
-        preprocess=tokens,
+        preprocess=context.tokens,
         examples=examples,
         hard_negatives=config.hard_negatives,
         query_prompt=model.prompts.get("query") or "",
@@ -206,7 +208,13 @@ def _collators(context: TrainingContext, config: TrainingConfig) -> Callable[[],
 
 
 def estimate_full(
-    config: TrainingConfig, sizes: TrainingSizes, speed: Speed, seconds: float | None, *, name: ModeName = "full"
+    config: TrainingConfig,
+    sizes: TrainingSizes,
+    speed: Speed,
+    *,
+    seconds: float | None,
+    after: Sequence[str],
+    name: ModeName = "full",
 ) -> ModeEstimate:
     """Return what `train_full` will do, and how long it takes."""
     config = _config_of(name, config)
@@ -225,8 +233,9 @@ def estimate_full(
     )
     if plan.steps == 1 < config.epochs * batches:
         return ModeEstimate("not started: the budget allows only one step", 0.0)
-    if config.mode == "auto" and name == "full" and plan.steps < config.epochs * batches / 2:
-        return ModeEstimate("not started: the budget allows less than half of the epochs", 0.0)
+    least = _least_epochs(name, config, after=after)
+    if plan.steps < least * batches:
+        return ModeEstimate(f"not started: the budget allows less than {least:g} epochs", 0.0)
     return ModeEstimate(f"up to {config.epochs} epochs of {batches} steps, queries and documents", plan.seconds)
 
 

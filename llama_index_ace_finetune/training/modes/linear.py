@@ -113,7 +113,9 @@ def _keep_general(
     )
 
 
-def _estimate(config: TrainingConfig, sizes: TrainingSizes, speed: Speed, seconds: float | None) -> ModeEstimate:
+def _estimate(
+    config: TrainingConfig, sizes: TrainingSizes, speed: Speed, *, seconds: float | None, after: Sequence[str]
+) -> ModeEstimate:
     settings = LinearAdapterSettings()
     steps = len(settings.l2_weights) * settings.steps
     return ModeEstimate(f"{steps} steps", steps * speed.linear_step)

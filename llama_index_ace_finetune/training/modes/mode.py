@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,8 +64,27 @@ class ModeEstimate:
     seconds: float
 
 
-Estimate = Callable[[TrainingConfig, TrainingSizes, Speed, float | None], ModeEstimate]
-"""From settings, sizes, speed and the seconds that are left (None: no limit)."""
+class Estimate(Protocol):
+    """Returns what a mode will do, and how long it takes."""
+
+    def __call__(
+        self,
+        config: TrainingConfig,
+        sizes: TrainingSizes,
+        speed: Speed,
+        *,
+        seconds: float | None,
+        after: Sequence[str],
+    ) -> ModeEstimate:
+        """Estimate one mode.
+
+        Args:
+            config: of the training.
+            sizes: of its data.
+            speed: measured with its model.
+            seconds: that are left of the budget; None without a limit.
+            after: names of the modes that run before.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -139,7 +139,7 @@ def train_query_tower(
 
 
 def estimate_query_tower(
-    config: TrainingConfig, sizes: TrainingSizes, speed: Speed, seconds: float | None
+    config: TrainingConfig, sizes: TrainingSizes, speed: Speed, *, seconds: float | None, after: Sequence[str]
 ) -> ModeEstimate:
     """Return what `train_query_tower` will do, and how long it takes."""
     settings = QueryEncoderSettings()

@@ -144,7 +144,9 @@ def estimate_modes(config: TrainingConfig, sizes: TrainingSizes, speed: Speed) -
     modes = [mode for mode in expected if config.mode != "auto" or config.keep_index or mode.name != "queries"]
     for mode in modes:
         seconds = left if left is None or mode is modes[-1] else mode.budget_share * left
-        estimate = mode.estimate(config, sizes, speed, seconds)
+        estimate = mode.estimate(
+            config, sizes, speed, seconds=seconds, after=[name for name, done in found if done.seconds > 0]
+        )
         if left is not None:
             left = max(left - estimate.seconds, 0.0)
         found.append((mode.name, estimate))
