@@ -271,6 +271,61 @@ class TestDamaged:
         assert "1 of 13 points" in caplog.text
 
 
+class TestTransactions:
+    """A call writes all of its points or none, and waits for the disk once."""
+
+    @pytest.fixture
+    def store(self, index: Path) -> Any:
+        with MemoryStore.open(path=index) as store:
+            yield store
+
+    @staticmethod
+    def points_of(store: MemoryStore) -> Any:
+        return store.client._client.collections["memories"].storage
+
+    def test_points_of_a_call_are_committed_at_once(self, store: MemoryStore) -> None:
+        statements: list[str] = []
+        self.points_of(store).storage.set_trace_callback(statements.append)
+        store.upsert([node(f"more{i}", f"text {i}") for i in range(20)], vectors(20))
+        store.delete([f"more{i}" for i in range(5)])
+        assert [name for name in statements if name in ("BEGIN ", "COMMIT")] == ["BEGIN ", "COMMIT"] * 2
+
+    @pytest.mark.parametrize("event", ["INSERT", "DELETE"])
+    def test_after_a_failed_write_memory_and_file_have_what_they_had(
+        self, store: MemoryStore, index: Path, event: str
+    ) -> None:
+        def content() -> Any:
+            return store.get(["n0", "n3", "more0"]), store.search(FINETUNED, QUERY, 12)
+
+        before = content()
+        fails = {
+            "INSERT": lambda: store.upsert([node(f"more{i}", f"text {i}") for i in range(5)], vectors(5)),
+            "DELETE": lambda: store.delete([f"n{i}" for i in range(5)]),
+        }[event]
+        file = self.points_of(store).storage
+        # The third point that is written or deleted fails.
+        count = 14 if event == "INSERT" else 10
+        file.execute(
+            f"CREATE TEMP TRIGGER full BEFORE {event} ON points WHEN (SELECT COUNT(*) FROM points) = {count} "
+            "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+        )
+        with pytest.raises((StoreError, sqlite3.Error), match="disk full"):
+            fails()
+        assert content() == before
+        assert len(store) == 12
+        store.upsert([node("more0", "a text about retries")], vectors(1))  # the trigger is gone with its connection
+        store.close()
+        with MemoryStore.open(path=index) as reopened:
+            assert len(reopened) == 13
+            assert reopened.get(["more0"])["more0"].get_content() == "a text about retries"
+
+    def test_refused_points_leave_the_collection_open(self, store: MemoryStore) -> None:
+        collection = store.client._client.collections["memories"]
+        with pytest.raises(ValueError, match=r"(?i)vector"):
+            store.client.upsert("memories", [models.PointStruct(id=1, vector={"no such": [1.0]})])
+        assert store.client._client.collections["memories"] is collection
+
+
 class TestRecord:
     @pytest.mark.parametrize(
         "statement",

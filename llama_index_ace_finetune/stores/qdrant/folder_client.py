@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from qdrant_client import models
 from qdrant_client.local.local_collection import LocalCollection
@@ -27,6 +28,7 @@ _LOCK: Final = ".lock"
 _REFUSAL: Final = Refusal(
     "The index's description", "build the index again with `ace-finetune index`, or restore the folder", StoreError
 )
+_Result = TypeVar("_Result")
 logger = logging.getLogger(__name__)
 
 
@@ -35,6 +37,8 @@ class FolderQdrant(QdrantLocal):
 
     - Points are read with a restricted unpickler (`FolderPoints`); nothing outside of the folder is read or written.
     - The folder is locked before it is read. A read-only folder can be read.
+    - Points that are written by one call are written as a whole or not at all, in one transaction; Qdrant's own store
+      waits for the disk after each point.
     - On closing, the number and the checksum of a collection's points are recorded, and the next opening checks them.
 
     Args:
@@ -75,6 +79,42 @@ class FolderQdrant(QdrantLocal):
         collection.close()
         collection.storage = self._points(collection_name, collection)
         return made
+
+    def upsert(self, collection_name: str, *arguments: Any, **options: Any) -> models.UpdateResult:
+        """Write points."""
+        return self._in_transaction(super().upsert, collection_name, *arguments, **options)
+
+    def upload_points(self, collection_name: str, *arguments: Any, **options: Any) -> None:
+        """Write points."""
+        return self._in_transaction(super().upload_points, collection_name, *arguments, **options)
+
+    def update_vectors(self, collection_name: str, *arguments: Any, **options: Any) -> models.UpdateResult:
+        """Write vectors of points."""
+        return self._in_transaction(super().update_vectors, collection_name, *arguments, **options)
+
+    def delete(self, collection_name: str, *arguments: Any, **options: Any) -> models.UpdateResult:
+        """Delete points."""
+        return self._in_transaction(super().delete, collection_name, *arguments, **options)
+
+    def _in_transaction(
+        self, method: Callable[..., _Result], collection_name: str, *arguments: Any, **options: Any
+    ) -> _Result:
+        points = cast(FolderPoints, self._get_collection(collection_name).storage)
+        try:
+            with points.transaction():
+                return method(collection_name, *arguments, **options)
+        except BaseException:
+            if points.has_uncommitted:
+                self._read_again(points)
+            raise
+
+    def _read_again(self, points: FolderPoints) -> None:
+        """Replace a collection, which has points in memory that could not be written, by what its file has."""
+        for name, collection in list(self.collections.items()):
+            if collection.storage is points:
+                collection.close()
+                self._open_collection(name, collection.config)
+                self.collections[name].text_indexes = collection.text_indexes
 
     def _save(self, *arguments: Any, **options: Any) -> None:
         require_writable(self, self._process)

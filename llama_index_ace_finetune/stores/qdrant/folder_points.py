@@ -7,6 +7,7 @@ import pickle
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +46,8 @@ class FolderPoints(CollectionPersistence):
         self._legacy_keys = {}
         self._checksums: dict[PointKey, int] = {}
         self.checksum = 0
+        self.has_uncommitted = False
+        self._in_transaction = False
         mode = "ro" if read_only else "rw"
         uri = f"{self.location.absolute().as_uri()}?mode={mode}"
         self._read_only = read_only
@@ -110,7 +113,7 @@ class FolderPoints(CollectionPersistence):
         identifier = key_of(point.id)
         stored = models.PointStruct.model_construct(id=identifier, vector=point.vector, payload=point.payload)
         blob = pickle.dumps(stored)
-        with self.storage:
+        with self._committed():
             legacy = self._legacy_keys.get(identifier)
             if legacy is not None:
                 self.storage.execute("DELETE FROM points WHERE id = ?", (legacy,))
@@ -123,10 +126,37 @@ class FolderPoints(CollectionPersistence):
         self._begin()
         identifier = key_of(point_id)
         key = self._legacy_keys.get(identifier, self.encode_key(identifier))
-        with self.storage:
+        with self._committed():
             self.storage.execute("DELETE FROM points WHERE id = ?", (key,))
         self._legacy_keys.pop(identifier, None)
         self._update_checksum(identifier, None)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Write what is written within as a whole or not at all, with one wait for the disk.
+
+        After an error, this object and the points in memory may have what the file does not (`has_uncommitted`), and
+        the file has to be read again.
+        """
+        self._in_transaction = True
+        try:
+            yield
+            self.storage.commit()
+            self.has_uncommitted = False
+        except BaseException:
+            self.storage.rollback()
+            raise
+        finally:
+            self._in_transaction = False
+
+    @contextmanager
+    def _committed(self) -> Iterator[None]:
+        if self._in_transaction:
+            self.has_uncommitted = True
+            yield
+        else:
+            with self.storage:
+                yield
 
     def _begin(self) -> None:
         if self.before_first_write is not None:
