@@ -12,8 +12,8 @@ from typing_extensions import NotRequired, TypedDict
 
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError, quoted
+from llama_index_ace_finetune.ranking.further_vectors import LARGEST_OFFSET
 from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, FusionSettings
-from llama_index_ace_finetune.ranking.known_queries import LARGEST_OFFSET
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH
 from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.old_settings import current_mining, current_training
@@ -48,6 +48,7 @@ class Serving:
         sparse_encoder: of the leg "sparse"; None if neither fusion has it.
         known_query_offset: what is taken off the cosine with a known query, if known queries are further vectors of
             their memories; None if they are not.
+        windows: whether windows of long texts are further vectors of their memories.
     """
 
     vectors: Literal["model", "base"] = "model"
@@ -57,6 +58,7 @@ class Serving:
     baseline_fusion: FusionSettings | None = None
     sparse_encoder: SparseEncoderRecord | None = None
     known_query_offset: float | None = None
+    windows: bool = False
 
     @property
     def has_late_interaction(self) -> bool:
@@ -205,6 +207,7 @@ class RunFolder:
             _fusion(chosen.get("baseline_fusion"), file, "baseline_fusion"),
             SparseEncoderRecord(**encoder) if (encoder := chosen.get("sparse_encoder")) else None,
             chosen.get("known_query_offset"),
+            chosen.get("windows", False),
         )
         offset = serving.known_query_offset
         if offset is not None and not 0 <= offset <= LARGEST_OFFSET:
@@ -238,6 +241,11 @@ def sparse_folder(index: Path) -> Path:
 def known_query_folder(index: Path) -> Path:
     """Return where the known queries of an index are."""
     return index / "known_queries"
+
+
+def window_folder(index: Path) -> Path:
+    """Return where the windows of an index's long texts are."""
+    return index / "windows"
 
 
 def _is_file(file: Path) -> bool:
@@ -290,6 +298,7 @@ class _Chosen(TypedDict):
     baseline_fusion: NotRequired[_Fusion | None]
     sparse_encoder: NotRequired[_SparseEncoder | None]
     known_query_offset: NotRequired[float | None]
+    windows: NotRequired[bool]
 
 
 class _SparseEncoder(TypedDict):

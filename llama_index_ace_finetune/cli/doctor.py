@@ -102,6 +102,8 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "run", f"{run['folder']}: {'?' if run['memories'] is None else run['memories']} memories"
         yield "token vectors", run["token_vectors"]
         yield "sparse vectors", run["sparse_vectors"]
+        yield "long texts", run["truncated"]
+        yield "windows", run["windows"]
 
 
 VERB = Verb(doctor, ("ace-finetune doctor", "ace-finetune doctor my-run"))

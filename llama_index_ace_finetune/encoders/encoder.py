@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from llama_index_ace_finetune.utils.surrogates import replace_lone_surrogates
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer, SparseEncoder
+    from tokenizers import Tokenizer
     from torch import Tensor
 
     from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
@@ -196,6 +198,23 @@ class Encoder:
                 store.add(chunk, encoded)
             _scatter(vectors, places, chunk, encoded, progress)
         return vectors
+
+    def document_tokenizer(self) -> tuple[Tokenizer, int] | None:
+        """Return the tokenizer of documents, and how many tokens the model reads, special ones and prompt included.
+
+        None for a model without a limit, or with a tokenizer that does not return places in the text.
+        """
+        from llama_index_ace_finetune.encoders.role_modules import role_modules
+
+        module: Any = role_modules(self.model, "document")[0]
+        tokenizer = getattr(getattr(module, "tokenizer", None), "backend_tokenizer", None)
+        limit = getattr(module, "max_seq_length", None)
+        return None if tokenizer is None or limit is None or limit == math.inf else (tokenizer, int(limit))
+
+    @property
+    def document_prompt(self) -> str:
+        """The text before each document."""
+        return self.model.prompts.get("document") or ""
 
     @property
     def has_token_states(self) -> bool:

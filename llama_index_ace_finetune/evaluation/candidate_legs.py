@@ -19,8 +19,8 @@ from llama_index_ace_finetune.late_interaction.token_reranker import TokenRerank
 from llama_index_ace_finetune.late_interaction.token_vectors import TokenVectors
 from llama_index_ace_finetune.ranking.candidate_scores import CandidateScores
 from llama_index_ace_finetune.ranking.dense import dense_top_k
+from llama_index_ace_finetune.ranking.further_vectors import FurtherVectorLeg, FurtherVectors
 from llama_index_ace_finetune.ranking.fusion_settings import Leg
-from llama_index_ace_finetune.ranking.known_queries import KnownQueryLeg, KnownQueryVectors
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH
 from llama_index_ace_finetune.ranking.scoring_legs import DenseLeg, LexicalLeg, ScoringLeg, candidate_scores
@@ -55,6 +55,7 @@ class CandidateLegs:
         dense: vectors of the served model.
         base: vectors of the base model beside a tuned one; None if the base is served.
         reranker: token vectors of the corpus, by row, of the served model; None without late interaction.
+        windows: vectors of the windows of long texts, of the served model; None if no text is that long.
     """
 
     data: EvaluationSet
@@ -62,6 +63,7 @@ class CandidateLegs:
     dense: EncodedSet
     base: EncodedSet | None = None
     reranker: TokenReranker | None = None
+    windows: FurtherVectors | None = None
 
     @property
     def available(self) -> tuple[Leg, ...]:
@@ -70,15 +72,14 @@ class CandidateLegs:
         late: tuple[Leg, ...] = ("late",) if self.reranker else ()
         return ("dense", *base, *self.lexical, *late)
 
-    def table(self, legs: Sequence[Leg], queries: slice, *, known: KnownQueryVectors | None = None) -> CandidateScores:
+    def table(self, legs: Sequence[Leg], queries: slice, *, further: Sequence[FurtherVectors] = ()) -> CandidateScores:
         """Return the union of the legs' hits with all their scores, without each query's own document.
 
-        `known` adds the known queries as a last leg, for `merge_known_queries`.
+        `further` vectors of the served model, such as known queries, are the last legs, for `merge_further_vectors`.
         """
         own = None if self.data.own is None else self.data.own[queries]
         searched = [self._leg(leg, queries) for leg in legs]
-        if known is not None:
-            searched.append(KnownQueryLeg(self.dense.queries[queries], known, self.data.copies))
+        searched += [FurtherVectorLeg(self.dense.queries[queries], one, self.data.copies) for one in further]
         return candidate_scores(searched, own=own, copies=self.data.copies)
 
     def _leg(self, leg: Leg, queries: slice) -> ScoringLeg:
@@ -109,6 +110,16 @@ class CandidateLegs:
         numbers = range(min(queries, len(self.data.queries)))
         found = {leg: Latency.of(self._one_query(leg, len(numbers)), numbers) for leg in self.available}
         return {leg: one.p50_ms for leg, one in found.items() if one}
+
+    def window_cost(self, queries: int) -> tuple[float | None, float]:
+        """Return the median milliseconds that comparing windows adds per query, and their bytes per memory."""
+        if self.windows is None:
+            return 0.0, 0.0
+        windows, vectors = self.windows, self.dense.queries
+        found = Latency.of(
+            lambda query: windows.best(vectors[query : query + 1], FUSION_DEPTH), range(min(queries, len(vectors)))
+        )
+        return found.p50_ms if found else None, windows.vectors.nbytes / max(len(self.data.stored), 1)
 
     def _one_query(self, leg: Leg, count: int) -> Any:
         made = self._leg(leg, slice(0, count))

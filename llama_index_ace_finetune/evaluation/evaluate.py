@@ -19,6 +19,7 @@ from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
 from llama_index_ace_finetune.evaluation.choosing.choose import Choice
 from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.evaluation.choosing.structures import Embedding
+from llama_index_ace_finetune.evaluation.corpus_windows import CorpusWindows
 from llama_index_ace_finetune.evaluation.external_systems import retriever_system, run_system
 from llama_index_ace_finetune.evaluation.fusion_weights import FusionChoice, fusion_choice
 from llama_index_ace_finetune.evaluation.known import KnownResults
@@ -37,7 +38,7 @@ from llama_index_ace_finetune.evaluation.systems import (
     time_systems,
 )
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
-from llama_index_ace_finetune.ranking.known_queries import KnownQueryVectors
+from llama_index_ace_finetune.ranking.further_vectors import FurtherVectors
 from llama_index_ace_finetune.ranking.sparse_index import SparseVectors
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Evaluation:
         dev_groups: the group of each dev query; a bootstrap resamples whole groups.
         latency: of each timed system.
         metadata: per query id, the query metadata of the dataset (category, difficulty).
+        windows: the windows of the texts that each model truncates.
         known: our systems on held-out queries about known memories; None if the split has none.
     """
 
@@ -91,6 +93,7 @@ class Evaluation:
     dev_groups: Sequence[str] = ()
     latency: Mapping[str, SystemLatency] = field(default_factory=dict)
     metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    windows: Mapping[str, CorpusWindows] = field(default_factory=dict)
     known: KnownResults | None = None
 
     def mean(self, system: str, measure: str) -> float:
@@ -123,6 +126,7 @@ def evaluate_systems(
     timed_queries: int = 100,
     late_interaction: bool = True,
     sparse: SparseVectors | None = None,
+    windows: Mapping[str, CorpusWindows] | None = None,
     limits: ServingLimits | None = None,
     kept_tokens: MutableMapping[str, TokenReranker] | None = None,
     progress: Progress | None = None,
@@ -149,6 +153,8 @@ def evaluate_systems(
         timed_queries: how many test queries to time, one by one; 0 for none.
         late_interaction: whether late interaction can be served.
         sparse: a sparse encoder, to compare systems with the leg "sparse" too.
+        windows: of the texts that each model truncates, to compare systems with them too; made here by default, and {}
+            compares none.
         limits: of the system to serve.
         kept_tokens: if given, the token vectors of the corpus are added to it, by the fingerprint of their model, so
             that an index need not encode them again.
@@ -169,19 +175,22 @@ def evaluate_systems(
     models: dict[Embedding, Encoder] = {"base": base}
     if tuned.fingerprint != base.fingerprint:
         models["tuned"] = tuned
+    if windows is None:
+        windows = {name: CorpusWindows.of(model, every.corpus) for name, model in models.items()}
     servable = ServableSystems.of(
         every,
         models,
         encoded,
         late_interaction=late_interaction,
         sparse=sparse,
+        windows={name: one.encode(cache=cache, progress=progress) for name, one in windows.items()},
         kept_tokens=kept_tokens,
         progress=progress,
     )
     index = servable.bm25
     latency = time_systems(data.queries[:timed_queries], index, encoders, encoded)
     found = servable.compare(on_dev, latency=latency, timed_queries=timed_queries, limits=limits)
-    vectors: dict[str, KnownQueryVectors] = {}
+    vectors: dict[str, FurtherVectors] = {}
     if dev_known and known_queries is not None and known_queries.texts:
         row_of = {identifier: row for row, identifier in enumerate(every.corpus_ids)}
         for name in models:
@@ -227,6 +236,7 @@ def evaluate_systems(
         dev_groups=dev_data.groups,
         latency=latency,
         metadata={query_id: dict(dataset.queries[query_id].metadata) for query_id in test},
+        windows=windows,
         known=known,
     )
 
@@ -238,16 +248,16 @@ def _slices(*counts: int) -> list[slice]:
 
 def _known_vectors(
     known: KnownQueries, row_of: Mapping[str, int], encoder: Encoder, *, cache: Path | None, progress: Progress | None
-) -> KnownQueryVectors:
+) -> FurtherVectors:
     encoded = encoder.in_float32().encode(known.texts, role="query", cache=cache, progress=progress)
     pairs = [(place, row_of[answer]) for place, answers in enumerate(known.answers) for answer in answers]
     places, rows = np.array(pairs, np.int64).T
-    return KnownQueryVectors.of(encoded[places], rows)
+    return FurtherVectors.of(encoded[places], rows)
 
 
 def _with_known_queries(
     servable: ServableSystems,
-    vectors: Mapping[str, KnownQueryVectors],
+    vectors: Mapping[str, FurtherVectors],
     choice: Choice,
     *,
     dev: slice,
@@ -268,7 +278,7 @@ def _our_systems(
     found: SystemComparison,
     lexical: System,
     dense: Mapping[str, System],
-    known: Mapping[str, KnownQueryVectors],
+    known: Mapping[str, FurtherVectors],
 ) -> list[System]:
     """Return BM25, and per model dense only, the hybrids with BM25, and the selected system."""
     systems, copies = [lexical], servable.data.copies

@@ -15,14 +15,14 @@ from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
 from llama_index_ace_finetune.evaluation.choosing.choose import MIN_QUERIES, Choice, choose, choose_on_few
 from llama_index_ace_finetune.evaluation.choosing.known_queries import OFFSETS, KnownQueryChoice, choose_offset
 from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
-from llama_index_ace_finetune.evaluation.choosing.structures import Embedding, Structure, structures
+from llama_index_ace_finetune.evaluation.choosing.structures import Embedding, Structure, structures, with_windows
 from llama_index_ace_finetune.evaluation.metrics.latency import SystemLatency
 from llama_index_ace_finetune.evaluation.systems import DEPTH, EncodedSet, EvaluationSet, System
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.candidate_scores import CandidateScores
+from llama_index_ace_finetune.ranking.further_vectors import FurtherVectors, merge_further_vectors
 from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, Leg
-from llama_index_ace_finetune.ranking.known_queries import KnownQueryVectors, merge_known_queries
 from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS, build_lexical_index
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
 from llama_index_ace_finetune.ranking.sparse_index import SparseIndex, SparseVectors
@@ -41,7 +41,7 @@ class SystemComparison:
         choice: the selected one.
         untuned_choice: the selected one of those that do not need the tuned model.
         fallback_choice: the selected one of those that serve if the tuned model fails: the base model, without late
-            interaction, whose token vectors are those of one model only.
+            interaction and windows, whose vectors are those of one model only.
         notes: why a leg or a system was left out.
     """
 
@@ -57,7 +57,9 @@ class SystemComparison:
         If a limit excludes it, the weights are neutral.
         """
         found = [
-            one for one in self.candidates if (one.structure.legs, one.structure.kind) == (("dense", "bm25"), kind)
+            one
+            for one in self.candidates
+            if (one.structure.legs, one.structure.kind, one.structure.windows) == (("dense", "bm25"), kind, False)
         ]
         candidate = next((one for one in found if one.structure.embedding == embedding), found[0])
         choice = self.choice if candidate.structure.trained else self.untuned_choice
@@ -96,6 +98,7 @@ class ServableSystems:
         *,
         late_interaction: bool = True,
         sparse: SparseVectors | None = None,
+        windows: Mapping[str, FurtherVectors | None] | None = None,
         kept_tokens: MutableMapping[str, TokenReranker] | None = None,
         progress: Progress | None = None,
     ) -> ServableSystems:
@@ -107,6 +110,7 @@ class ServableSystems:
             encoded: their vectors of `data`.
             late_interaction: whether to encode the tokens of the corpus.
             sparse: the sparse encoder of the leg "sparse"; that leg is left out by default.
+            windows: vectors of the windows of long texts, by model; a model without any is compared without windows.
             kept_tokens: if given, the token vectors of the corpus are added to it, by the fingerprint of their model.
             progress: called with the number of texts whose tokens were encoded.
         """
@@ -134,6 +138,7 @@ class ServableSystems:
                 dense=encoded[name],
                 base=encoded["base"] if name == "tuned" else None,
                 reranker=rerankers.get(name),
+                windows=(windows or {}).get(name),
             )
             for name in encoders
         }
@@ -172,7 +177,11 @@ class ServableSystems:
             return choose(within, groups=groups, seed=seed)
 
         untuned = [one for one in candidates if not one.structure.trained]
-        fallback = [one for one in untuned if one.structure.embedding == "base" and "late" not in one.structure.legs]
+        fallback = [
+            one
+            for one in untuned
+            if one.structure.embedding == "base" and "late" not in one.structure.legs and not one.structure.windows
+        ]
         choice, untuned_choice = chosen(candidates), chosen(untuned)
         return SystemComparison(candidates, choice, untuned_choice, chosen(fallback), tuple(dict.fromkeys(notes)))
 
@@ -187,24 +196,34 @@ class ServableSystems:
         models: dict[Leg, str] = {"dense": embedding, "base": "base"}
         encode = {leg: one.encode.p50_ms for leg, name in models.items() if (one := latency.get(name)) and one.encode}
         relevant = self.data.relevant[dev]
-        table = legs.table(legs.available, dev) if relevant else None
+        more_ms, more_bytes = legs.window_cost(timed_queries)
+        tables = self._tables(legs, dev) if relevant else {}
+        if legs.windows is not None:
+            made += with_windows(made)
         found = []
         for structure in made:
+            table = tables.get(structure.windows)
             if table is None:
                 candidate = Candidate(structure, np.zeros((len(structure.grid), 0)))
             else:
                 candidate = Candidate.of(structure, legs.available, table, relevant, copies=self.data.copies)
-            found.append(
-                replace(
-                    candidate,
-                    milliseconds=sum(times[leg] + encode.get(leg, 0.0) for leg in structure.legs) if times else None,
-                    bytes_per_memory=sum(stored[leg] for leg in structure.legs),
-                )
-            )
+            taken = sum(times[leg] + encode.get(leg, 0.0) for leg in structure.legs) if times else None
+            size = sum(stored[leg] for leg in structure.legs)
+            if structure.windows:
+                taken, size = None if taken is None else taken + (more_ms or 0.0), size + more_bytes
+            found.append(replace(candidate, milliseconds=taken, bytes_per_memory=size))
         return found
 
+    def _tables(self, legs: CandidateLegs, dev: slice) -> dict[bool, CandidateScores]:
+        """Return the scores of all legs, and, if there are windows, those with them."""
+        if legs.windows is None:
+            return {False: legs.table(legs.available, dev)}
+        both = legs.table(legs.available, dev, further=[legs.windows])
+        dense = legs.available.index("dense")
+        return {used: self._merged(both, dense, 0.0 if used else None) for used in (False, True)}
+
     def choose_known_queries(
-        self, choice: Choice, known: KnownQueryVectors, *, dev: slice, dev_known: slice, limits: ServingLimits
+        self, choice: Choice, known: FurtherVectors, *, dev: slice, dev_known: slice, limits: ServingLimits
     ) -> KnownQueryChoice:
         """Choose whether the chosen system uses known queries, at its weights (`choose_offset`).
 
@@ -226,11 +245,11 @@ class ServableSystems:
         first, last, _ = dev.indices(len(self.data.queries))
 
         def values(queries: slice) -> dict[float | None, Any]:
-            table = legs.table(structure.legs, queries, known=known)
+            table = self._table(structure, legs, queries, known)
             relevant = self.data.relevant[queries]
             found: dict[float | None, Any] = {}
             for offset in (None, *OFFSETS):
-                merged = self._merged(table, structure, offset)
+                merged = self._merged(table, structure.legs.index("dense"), offset)
                 candidate = Candidate.of(only, structure.legs, merged, relevant, copies=self.data.copies)
                 found[offset] = candidate.values[0]
             return found
@@ -238,9 +257,17 @@ class ServableSystems:
         asked = values(slice(first, min(last, first + _MAX_DEV)))
         return choose_offset(asked, values(dev_known), groups=self.data.groups[dev_known])
 
-    def _merged(self, table: CandidateScores, structure: Structure, offset: float | None) -> CandidateScores:
-        dense = structure.legs.index("dense")
-        return merge_known_queries(table, offset, dense=dense, depth=DEPTH, copies=self.data.copies)
+    def _table(
+        self, structure: Structure, legs: CandidateLegs, queries: slice, known: FurtherVectors | None = None
+    ) -> CandidateScores:
+        """Return the scores of a structure's legs, and of known queries as the last leg if there are any."""
+        windows = [legs.windows] if structure.windows and legs.windows is not None else []
+        table = legs.table(structure.legs, queries, further=[*([] if known is None else [known]), *windows])
+        return self._merged(table, structure.legs.index("dense"), 0.0) if windows else table
+
+    def _merged(self, table: CandidateScores, dense: int, offset: float | None) -> CandidateScores:
+        """Return the scores with the last leg merged into the dense one."""
+        return merge_further_vectors(table, offset, dense=dense, depth=DEPTH, copies=self.data.copies)
 
     def system(
         self,
@@ -249,7 +276,7 @@ class ServableSystems:
         *,
         name: str,
         trained: bool,
-        known: KnownQueryVectors | None = None,
+        known: FurtherVectors | None = None,
         offset: float | None = None,
     ) -> System:
         """Rank all queries by a structure with the weights of a row of its grid, fused by score.
@@ -257,9 +284,9 @@ class ServableSystems:
         Known queries, if there are any, are further vectors of their memories, with an offset.
         """
         legs = self.legs[structure.embedding if structure.embedding in self.legs else "base"]
-        table = legs.table(structure.legs, slice(None), known=known)
+        table = self._table(structure, legs, slice(None), known)
         if known is not None:
-            table = self._merged(table, structure, offset)
+            table = self._merged(table, structure.legs.index("dense"), offset)
         rankings, scores = table.fuse(structure.grid[row], limit=DEPTH)
         settings = structure.settings(row)
         pair = set(structure.legs) == {"dense", "bm25"}

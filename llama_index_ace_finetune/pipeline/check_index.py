@@ -8,16 +8,29 @@ from typing import Any, Final
 
 from llama_index.core.schema import MetadataMode
 
+from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
+from llama_index_ace_finetune.encoders.stored_windows import StoredWindows
+from llama_index_ace_finetune.encoders.text_windows import WindowEncoder
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.retrievers.legs.token_leg import MAX_ENCODED
 from llama_index_ace_finetune.retrievers.load_models import load_serving_models
 from llama_index_ace_finetune.retrievers.open_sparse import load_sparse_encoder
-from llama_index_ace_finetune.run_folder import RunFolder, Serving, sparse_folder, token_folder
+from llama_index_ace_finetune.run_folder import (
+    MAX_REPORT_BYTES,
+    RunFolder,
+    Serving,
+    sparse_folder,
+    token_folder,
+    window_folder,
+)
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
+from llama_index_ace_finetune.utils.file_errors import Refusal
+from llama_index_ace_finetune.utils.read_json import read_json_object
 from llama_index_ace_finetune.utils.text_key import text_key
 
+_REPORT: Final = Refusal("The file", "make the run again")
 NOT_NEEDED: Final = "not needed"
 
 
@@ -45,6 +58,8 @@ def check_index(folder: str | Path) -> dict[str, Any]:
     ]
     for kind, needed, opened in parts:
         found[f"{kind}_vectors"] = _checked(kind, opened, run, serving, keys, found) if needed else NOT_NEEDED
+    found["windows"] = _checked("", _windows, run, serving, keys, found) if serving.windows else NOT_NEEDED
+    found["truncated"] = _truncated(run)
     if found["problems"]:
         found["advice"].append(f"`ace-finetune index --data DATA --model {run.model} --replace` builds the index again")
     return found
@@ -57,10 +72,29 @@ def _keys_of_memories(index: Path) -> list[str]:
 
 def _token_vectors(run: RunFolder, serving: Serving) -> Collection[str]:
     """Return the keys of the token vectors, whose fingerprint and checksums are compared."""
+    return TokenReranker.open(token_folder(run.index), _served_model(run, serving).encoder).store.tokens.ids
+
+
+def _served_model(run: RunFolder, serving: Serving) -> FineTunedEmbedding:
     tuned, base, serve = load_serving_models(run.model, run.base_model(), vectors=serving.vectors, fallback="off")
     model = base if serve == "base" else tuned
     assert model is not None  # without a fallback, a missing model is an error
-    return TokenReranker.open(token_folder(run.index), model.encoder).store.tokens.ids
+    return model
+
+
+def _windows(run: RunFolder, serving: Serving) -> Collection[str]:
+    return StoredWindows.open(window_folder(run.index), WindowEncoder(_served_model(run, serving).encoder)).keys
+
+
+def _truncated(run: RunFolder) -> str:
+    """Return how many texts exceeded the token limit of the model in the evaluation of the run."""
+    report = read_json_object(run.report, _REPORT, max_bytes=MAX_REPORT_BYTES) if run.report.is_file() else {}
+    choice = report.get("choice")
+    found = choice.get("windows") if isinstance(choice, dict) else None
+    if not isinstance(found, dict):
+        return "none"
+    rest = "windows of the rest are served" if found.get("used") else "the rest is not in the dense leg"
+    return f"{found.get('truncated')} of {found.get('memories')} memories exceed {found.get('tokens')} tokens; {rest}"
 
 
 def _sparse_vectors(run: RunFolder, serving: Serving) -> Collection[str]:
@@ -75,7 +109,7 @@ def _checked(
     keys: list[str] | None,
     found: dict[str, Any],
 ) -> str:
-    """Return the state of the token or sparse vectors, and add a problem or advice to `found`."""
+    """Return the state of a kind of vectors, "" for windows, and add a problem or advice to `found`."""
     try:
         stored = set(opened(run, serving))
     except AceFinetuneError as error:
@@ -84,9 +118,11 @@ def _checked(
     if keys is None:
         return "can be used"
     missing = sum(key not in stored for key in keys)
-    few = f"{missing} of {len(keys)} memories in {str(run.index)!r} have no {kind} vectors"
+    lacking = f"have no {kind} vectors" if kind else "were not split into windows"
+    few = f"{missing} of {len(keys)} memories in {str(run.index)!r} {lacking}"
     if missing > MAX_ENCODED:
-        found["problems"].append(f"{few}; call the retriever's `build_{kind}_vectors`, or build the index again.")
+        builder = f"build_{kind}_vectors" if kind else "build_windows"
+        found["problems"].append(f"{few}; call the retriever's `{builder}`, or build the index again.")
     elif missing:
         found["advice"].append(f"{few}; the next search encodes them")
     return f"{len(keys) - missing} of {len(keys)} memories"

@@ -23,6 +23,7 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
+from llama_index_ace_finetune.evaluation.corpus_windows import CorpusWindows
 from llama_index_ace_finetune.evaluation.decision.verdict import Verdict, reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
 from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, write_report
@@ -207,6 +208,9 @@ def evaluate_model(
     total = (2 + len(others)) * (count + len(dataset.answers)) + 2 * len(dataset.answers)
     corpus = [memory.text for memory in dataset.answers.values()]
     total += 0 if sparse is None else len(sparse.missing(corpus))
+    models = {"base": base, **({"tuned": tuned} if tuned.fingerprint != base.fingerprint else {})}
+    windows = {name: CorpusWindows.of(encoder, corpus) for name, encoder in models.items()}
+    total += sum(len(one.texts) for one in windows.values())
     total += 2 * len(known.texts) if known else 0
     events = events or PipelineEvents()
     with events.texts_progress("encoding", total) as advance:
@@ -234,6 +238,7 @@ def evaluate_model(
             runs=runs,
             cache=cache,
             sparse=sparse,
+            windows=windows,
             limits=limits,
             kept_tokens=kept_tokens,
             progress=progress,

@@ -22,6 +22,7 @@ from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.retrievers.open_known_queries import build_known_queries
 from llama_index_ace_finetune.retrievers.open_sparse import add_memories, load_sparse_encoder
 from llama_index_ace_finetune.retrievers.open_tokens import build_tokens
+from llama_index_ace_finetune.retrievers.open_windows import build_windows
 from llama_index_ace_finetune.run_folder import (
     RunFolder,
     Serving,
@@ -29,6 +30,7 @@ from llama_index_ace_finetune.run_folder import (
     known_query_folder,
     sparse_folder,
     token_folder,
+    window_folder,
 )
 from llama_index_ace_finetune.scale.shard_folder import ShardFolder
 from llama_index_ace_finetune.scale.use_shards import shard_memories, with_shards
@@ -137,8 +139,8 @@ def write_index(
     a user added to it are kept. If `serving` uses late interaction, the token vectors of the model that serves are
     written too; `corpus` are the texts that the evaluation computed their projection from, and `tokens` those that it
     made (`build_tokens`). So are
-    `sparse`, the vectors of the sparse encoder that serves; missing ones are encoded. If `serving` uses known queries,
-    the vectors of `known` are written.
+    `sparse`, the vectors of the sparse encoder that serves; missing ones are encoded. If `serving` uses windows of long
+    texts, their vectors are written, and if it uses known queries, those of `known`.
 
     Raises:
         OutputExistsError: if `path` is not empty and `replace` is off.
@@ -149,6 +151,7 @@ def write_index(
         raise DatasetError("There are no memories to index; give data that holds some.")
     check_index_output(path, replace=replace)
     late = serving is not None and serving.has_late_interaction
+    model = base if serving is not None and serving.vectors == "base" else tuned
     total = (3 if late else 2) * len(nodes)
     if sparse is not None:
         total += len(sparse.missing(node.get_content(MetadataMode.EMBED) for node in nodes))
@@ -157,7 +160,6 @@ def write_index(
         store = build_index(nodes, finetuned=tuned, baseline=base, path=aside, cache=cache, progress=progress)
         try:
             if serving is not None and late:
-                model = base if serving.vectors == "base" else tuned
                 folder = token_folder(aside)
                 build_tokens(store, model, folder=folder, corpus=corpus, encoded=tokens, progress=progress)
             if sparse is not None:
@@ -165,9 +167,11 @@ def write_index(
                 sparse.save(sparse_folder(aside))
         finally:
             store.close()
+        if serving is not None and serving.windows:
+            every = (node.get_content(MetadataMode.EMBED) for node in nodes)
+            build_windows(every, model, folder=window_folder(aside), cache=cache)
         if serving is not None and serving.known_query_offset is not None and known is not None:
             texts = {node.node_id: node.get_content(MetadataMode.EMBED) for node in nodes}
-            model = base if serving.vectors == "base" else tuned
             build_known_queries(known, texts, model, folder=known_query_folder(aside), cache=cache)
     return len(nodes)
 

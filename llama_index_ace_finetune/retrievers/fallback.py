@@ -28,7 +28,7 @@ from llama_index_ace_finetune.utils.fork import fork_safe_lock
 class FallbackEvent(BaseEvent):
     """A model could not be used, and the next one in the fallback chain was tried; or a leg was skipped.
 
-    failed: the model's vectors, "finetuned" or "baseline"; or the leg, "late" or "base".
+    failed: the model's vectors, "finetuned" or "baseline"; or the leg, "late" or "base"; or "windows" of long texts.
     reason: "missing", "mismatch", "error", "timeout", or "paused" during its cool-down after failures.
     detail: the error's message.
     """

@@ -19,6 +19,7 @@ from llama_index_ace_finetune.retrievers.load_models import load_serving_models
 from llama_index_ace_finetune.retrievers.open_known_queries import open_known_queries
 from llama_index_ace_finetune.retrievers.open_sparse import open_sparse_vectors
 from llama_index_ace_finetune.retrievers.open_tokens import open_server_tokens, open_tokens
+from llama_index_ace_finetune.retrievers.open_windows import open_windows
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.retriever_options import search_settings, serving_options
 from llama_index_ace_finetune.run_folder import RunFolder, Serving, index_beside
@@ -82,6 +83,7 @@ class FineTunedRetrieval:
                 reranker=reranker,
                 sparse_vectors=sparse,
                 known_queries=open_known_queries(index, model, serving.known_query_offset),
+                windows=open_windows(index, model, used=serving.windows),
                 fallback=settings,
                 serve=serve,
             )

@@ -21,6 +21,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
+from llama_index_ace_finetune.encoders.stored_windows import StoredWindows
 from llama_index_ace_finetune.errors import AceFinetuneError, LogError, StoreError
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
@@ -34,6 +35,7 @@ from llama_index_ace_finetune.retrievers.open_tokens import (
     token_encoders,
     uses_late_interaction,
 )
+from llama_index_ace_finetune.retrievers.open_windows import build_store_windows, open_windows
 from llama_index_ace_finetune.retrievers.other_texts import warn_of_other_texts
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.retriever_options import (
@@ -90,6 +92,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         reranker: the token vectors of the memories by the model that serves, for the leg "late".
         sparse_vectors: the vectors of a sparse encoder, for the leg "sparse".
         known_queries: vectors of known queries by the model that serves, for `known_query_offset`.
+        stored_windows: windows of long texts by the model that serves, for `windows`.
         options: any of `RetrieverOptions`.
 
     Raises:
@@ -107,6 +110,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         reranker: TokenReranker | None = None,
         sparse_vectors: StoredSparseVectors | None = None,
         known_queries: StoredKnownQueries | None = None,
+        stored_windows: StoredWindows | None = None,
         **options: Unpack[RetrieverOptions],
     ) -> None:
         checked = CheckedOptions.of(options)
@@ -118,6 +122,7 @@ class FineTunedHybridRetriever(BaseRetriever):
             reranker=reranker,
             sparse_vectors=sparse_vectors,
             known_queries=known_queries,
+            windows=stored_windows,
             fallback=checked.fallback,
             sparse=checked.sparse,
             bm25=checked.bm25,
@@ -196,14 +201,16 @@ class FineTunedHybridRetriever(BaseRetriever):
         options = {**options, "serve": serve}
         served = baseline if serve == "base" else tuned
         sparse = open_sparse_vectors(folder.index, serving, options)
+        windows = open_windows(folder.index, served, used=options.get("windows", False))
         if url is None:
             reranker = open_tokens(folder.index, served, options)
             store = MemoryStore.open(path=folder.index)
-            return cls._with_store(store, tuned, baseline, options, reranker, sparse, run=folder)
+            return cls._with_store(store, tuned, baseline, options, reranker, sparse, windows=windows, run=folder)
         store = MemoryStore.open(url=url, api_key=api_key, collection=collection, client_options=client_options)
         by_server: RetrieverOptions = {"sparse": "server" if store.sparse else "in_process"}
         reranker = open_server_tokens(store, served, folder.index, options)
-        return cls._with_store(store, tuned, baseline, {**by_server, **options}, reranker, sparse, run=folder)
+        options = {**by_server, **options}
+        return cls._with_store(store, tuned, baseline, options, reranker, sparse, windows=windows, run=folder)
 
     @classmethod
     def from_nodes(
@@ -256,8 +263,10 @@ class FineTunedHybridRetriever(BaseRetriever):
             reranker = build_tokens(
                 store, embed_model.encoder, folder=None if path is None else token_folder(Path(path))
             )
-        sparse = build_sparse_vectors(store, run, options, index=None if path is None else Path(path))
-        return cls._with_store(store, embed_model, baseline_model, options, reranker, sparse, run=run)
+        index = None if path is None else Path(path)
+        sparse = build_sparse_vectors(store, run, options, index=index)
+        windows = build_store_windows(store, embed_model, used=options.get("windows", False), index=index)
+        return cls._with_store(store, embed_model, baseline_model, options, reranker, sparse, windows=windows, run=run)
 
     @classmethod
     def from_collection(
@@ -293,7 +302,9 @@ class FineTunedHybridRetriever(BaseRetriever):
         else:
             reranker = open_server_tokens(store, models[0], run.index if run else None, options)
         sparse = _sparse_of_run(run, options, path=path)
-        return cls._with_store(store, *models, options, reranker, sparse, run=run)
+        index = Path(path) if path is not None else run.index if run else None
+        windows = open_windows(index, models[0], used=options.get("windows", False))
+        return cls._with_store(store, *models, options, reranker, sparse, windows=windows, run=run)
 
     @classmethod
     def from_vector_store(
@@ -329,7 +340,8 @@ class FineTunedHybridRetriever(BaseRetriever):
         warn_of_other_texts(client, store.collection, run)
         reranker = open_server_tokens(store, embed_model, run.index if run else None, options)
         sparse = _sparse_of_run(run, options)
-        return cls._with_store(store, embed_model, baseline_model, options, reranker, sparse, run=run)
+        windows = open_windows(run.index if run else None, embed_model, used=options.get("windows", False))
+        return cls._with_store(store, embed_model, baseline_model, options, reranker, sparse, windows=windows, run=run)
 
     @classmethod
     def _with_store(
@@ -341,6 +353,7 @@ class FineTunedHybridRetriever(BaseRetriever):
         reranker: TokenReranker | None = None,
         sparse_vectors: StoredSparseVectors | None = None,
         *,
+        windows: StoredWindows | None = None,
         run: RunFolder | None,
     ) -> FineTunedHybridRetriever:
         """Create a retriever; close the store if that raises."""
@@ -355,6 +368,7 @@ class FineTunedHybridRetriever(BaseRetriever):
                 reranker=reranker,
                 sparse_vectors=sparse_vectors,
                 known_queries=known,
+                stored_windows=windows,
                 **options,
             )
             retriever._run = None if run is None else str(run.path.resolve())
@@ -441,6 +455,19 @@ class FineTunedHybridRetriever(BaseRetriever):
             raise AceFinetuneError(
                 "The retriever has no sparse encoder; give it `sparse_vectors`, or run again with --sparse-encoder."
             )
+        return count
+
+    def build_windows(self) -> int:
+        """Split and encode the long memories that have no windows yet; return the number of memories looked at.
+
+        A search encodes at most 256 windows of new memories, and skips all windows if there are more.
+
+        Raises:
+            AceFinetuneError: without windows.
+        """
+        count = self._search.fill_windows()
+        if count is None:
+            raise AceFinetuneError("The retriever has no windows; give it windows=True, or build the index again.")
         return count
 
     def refresh(self) -> None:

@@ -14,6 +14,7 @@ from llama_index.core.schema import BaseNode, QueryBundle
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
+from llama_index_ace_finetune.encoders.stored_windows import StoredWindows
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings
@@ -27,6 +28,7 @@ from llama_index_ace_finetune.retrievers.legs.leg_hit import LegHit, ranked
 from llama_index_ace_finetune.retrievers.legs.lexical_leg import LexicalLeg
 from llama_index_ace_finetune.retrievers.legs.server_token_leg import ServerTokenLeg
 from llama_index_ace_finetune.retrievers.legs.token_leg import TokenLeg
+from llama_index_ace_finetune.retrievers.legs.window_search import WindowSearch
 from llama_index_ace_finetune.retrievers.model_legs import Hits, ModelHits, ModelLegs, needs_model, over_threshold
 from llama_index_ace_finetune.retrievers.results import copies, results
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
@@ -63,6 +65,7 @@ class HybridSearch:
         reranker: TokenReranker | None = None,
         sparse_vectors: StoredSparseVectors | None = None,
         known_queries: StoredKnownQueries | None = None,
+        windows: StoredWindows | None = None,
         fallback: FallbackSettings | None = None,
         sparse: Sparse = "in_process",
         bm25: BM25Settings | None = None,
@@ -87,7 +90,8 @@ class HybridSearch:
         elif store.tokens is not None:
             self.late = ServerTokenLeg(store, store.tokens)
         self._known = None if known_queries is None else KnownQuerySearch(store, known_queries)
-        self._models = ModelLegs(store, self.chain, self.late, self._threads, self._known)
+        self._windows = None if windows is None else WindowSearch(store, windows)
+        self._models = ModelLegs(store, self.chain, self.late, self._threads, self._known, self._windows)
         self._sparse_search = SparseSearch(store, sparse_vectors, self.chain, self._threads)
 
     @property
@@ -142,17 +146,24 @@ class HybridSearch:
         self._sparse_search.refresh()
         if self.late is not None:
             self.late.refresh()
-        if self._known is not None:
-            self._known.refresh()
+        for further in (self._known, self._windows):
+            if further is not None:
+                further.refresh()
 
     def fill_sparse(self) -> int | None:
         """Encode the memories without a sparse vector; return their number, None without a sparse encoder."""
         return self._sparse_search.fill()
 
+    def fill_windows(self) -> int | None:
+        """Encode the windows of the memories that were not looked at yet; return their number, None without windows."""
+        return None if self._windows is None else self._windows.fill()
+
     def close(self) -> None:
         """Release the store and the threads."""
         self._threads.close()
         self._sparse_search.close()
+        if self._windows is not None:
+            self._windows.close()
         self.store.close()
 
     def _run_many(
@@ -221,9 +232,12 @@ class HybridSearch:
                 query_filter=settings.query_filter(),
             ),
         )
-        found = ModelHits(embedded.served, vectors={"dense": (embedded.name, {0: embedded.vectors[0]})})
-        merge = self._models.merge_known_queries
-        nearest = self._threads.call(deadline, lambda: merge(dense, embedded.vectors[0], settings, embedded.served))
+        found = ModelHits(
+            embedded.served, vectors={"dense": (embedded.name, {0: embedded.vectors[0]})}, deadline=deadline
+        )
+        self._models.prepare_windows(found, settings)
+        merge = self._models.merge_further_vectors
+        nearest = self._threads.call(deadline, lambda: merge(dense, embedded.vectors[0], settings, found))
         found.hits["dense"] = [over_threshold(nearest, settings)]
         return found, {"bm25": [ranked(lexical)]}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -21,6 +21,7 @@ from llama_index_ace_finetune.retrievers.legs.known_query_search import KnownQue
 from llama_index_ace_finetune.retrievers.legs.leg_hit import LegHit, ranked
 from llama_index_ace_finetune.retrievers.legs.server_token_leg import ServerTokenLeg
 from llama_index_ace_finetune.retrievers.legs.token_leg import TokenLeg
+from llama_index_ace_finetune.retrievers.legs.window_search import WindowSearch
 from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
 from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, UNEMBEDDED_LEGS, LegWeights, SearchSettings
 from llama_index_ace_finetune.retrievers.search_threads import SearchThreads
@@ -28,7 +29,8 @@ from llama_index_ace_finetune.stores.memory_store import BASELINE, MemoryStore
 
 Hits = dict[Leg, list[list[LegHit]]]
 """Hits of each leg, for each query."""
-# Fraction of the remaining seconds that late interaction may take.
+_Result = TypeVar("_Result")
+# Fraction of the remaining seconds that late interaction, or encoding windows of new memories, may take.
 _LATE_FRACTION: Final = 0.5
 _LOWEST_COSINE: Final = -1.0
 
@@ -67,9 +69,13 @@ class ModelLegs:
         late: TokenLeg | ServerTokenLeg | None,
         threads: SearchThreads,
         known: KnownQuerySearch | None = None,
+        windows: WindowSearch | None = None,
     ) -> None:
         self._store, self._chain, self._late, self._threads, self._known = store, chain, late, threads, known
-        self._breaker = CircuitBreaker(failures=chain.settings.failures, cooldown=chain.settings.cooldown)
+        self._windows = windows
+        self._breaker, self._window_breaker = (
+            CircuitBreaker(failures=chain.settings.failures, cooldown=chain.settings.cooldown) for _ in range(2)
+        )
 
     def embed(self, bundles: Sequence[QueryBundle], settings: SearchSettings, deadline: Deadline) -> Embedded | None:
         """Return the query vectors, and the token vectors if late interaction needs them; None if no model works."""
@@ -101,10 +107,11 @@ class ModelLegs:
                 raise ModelError("Neither the tuned model nor the baseline can serve; see the log for the reasons.")
             return ModelHits(LEXICAL)
         found = self._query_vectors(embedded, queries, places, settings, deadline)
+        self.prepare_windows(found, settings)
         depth = settings.depth(settings.dense_top_k)
         for leg, (name, vectors) in found.vectors.items():
             rows = np.stack(list(vectors.values()))
-            search = partial(self._search_batch, leg, name, rows, depth, settings, served_by=found.served_by)
+            search = partial(self._search_batch, leg, name, rows, depth, settings, found)
             found.hits[leg] = [[] for _ in bundles]
             for place, nearest in zip(places, self._threads.call(deadline, search), strict=True):
                 found.hits[leg][place] = over_threshold(nearest, settings) if leg == "dense" else ranked(nearest)
@@ -115,19 +122,56 @@ class ModelLegs:
         wanted = leg == "dense" and settings.known_query_offset is not None
         return wanted and self._known is not None and served_by == self._chain.intended
 
-    def merge_known_queries(
+    def prepare_windows(self, found: ModelHits, settings: SearchSettings) -> None:
+        """Encode the windows of new memories if windows are used; they are skipped, and reported, if that fails."""
+        if not settings.windows or "dense" not in found.vectors:
+            return
+        if self._windows is None or found.served_by != self._chain.intended:
+            why = "there are no windows of the memories" if self._windows is None else f"{found.served_by} serves"
+            self._chain.report("windows", "missing", why, quiet=True)
+            found.skipped.append("windows")
+        elif not self._window_breaker.allows():
+            self._chain.report("windows", "paused", "they are skipped for a cool-down after failures", quiet=True)
+            found.skipped.append("windows")
+        else:
+            deadline = found.deadline or self._threads.deadline()
+            sync = self._windows.sync
+            self._try_windows(found, lambda: deadline.call(sync, fraction=_LATE_FRACTION))
+
+    def merge_further_vectors(
         self,
         nearest: Sequence[tuple[str, float]],
         vector: NDArray[np.float32],
         settings: SearchSettings,
-        served_by: ServedBy,
+        found: ModelHits,
     ) -> Sequence[tuple[str, float]]:
-        """Return the nearest memories of the dense leg, or those by their texts and known queries if these are used."""
-        if self._known is None or not self.uses_known_queries("dense", settings, served_by):
-            return nearest
+        """Return the nearest memories of the dense leg, or those with their windows and known queries if used."""
         depth, query_filter = settings.depth(settings.dense_top_k), settings.query_filter()
+        windows = self._used_windows("dense", settings, found)
+        if windows is not None:
+            merge = partial(windows.merge, nearest, vector, depth, query_filter=query_filter)
+            nearest = self._try_windows(found, merge) or nearest
+        if self._known is None or not self.uses_known_queries("dense", settings, found.served_by):
+            return nearest
         offset = settings.known_query_offset or 0.0
         return self._known.merge(nearest, vector, depth, offset=offset, query_filter=query_filter)
+
+    def _used_windows(self, leg: Leg, settings: SearchSettings, found: ModelHits) -> WindowSearch | None:
+        used = leg == "dense" and settings.windows and "windows" not in found.skipped
+        return self._windows if used else None
+
+    def _try_windows(self, found: ModelHits, function: Callable[[], _Result]) -> _Result | None:
+        """Return what a function returns; None, and windows are skipped from then on, if it fails."""
+        try:
+            result = function()
+        except Exception as error:  # of any library, or of the file system
+            self._window_breaker.failed()
+            reason = "timeout" if isinstance(error, TimeoutError) else "error"
+            self._chain.report("windows", reason, str(error) or type(error).__name__)
+            found.skipped.append("windows")
+            return None
+        self._window_breaker.succeeded()
+        return result
 
     def _search_batch(
         self,
@@ -136,14 +180,13 @@ class ModelLegs:
         vectors: NDArray[np.float32],
         depth: int,
         settings: SearchSettings,
-        *,
-        served_by: ServedBy,
+        found: ModelHits,
     ) -> list[Sequence[tuple[str, float]]]:
         hits = self._store.search_batch(name, vectors, depth, query_filter=settings.query_filter())
         if leg != "dense":
             return [*hits]
         return [
-            self.merge_known_queries(nearest, vector, settings, served_by)
+            self.merge_further_vectors(nearest, vector, settings, found)
             for nearest, vector in zip(hits, vectors, strict=True)
         ]
 
@@ -152,13 +195,19 @@ class ModelLegs:
     ) -> NDArray[np.float64]:
         """Return the cosine of the query at a place with some memories, float64 [n], -1 for one without a vector.
 
-        In the dense leg, it is that with the nearest known query less the offset, if that is higher.
+        In the dense leg, it is that with the nearest window of its text, or with the nearest known query less the
+        offset, if that is higher.
         """
         name, vectors = found.vectors[leg]
         search = partial(self._store.cosines, name, vectors[place][None], [ids])
         (hits,) = self._threads.call(found.deadline, search)
         known = dict(hits)
         cosines = np.array([known.get(node_id, _LOWEST_COSINE) for node_id in ids])
+        windows = self._used_windows(leg, settings, found)
+        if windows is not None:
+            best = partial(windows.scores, vectors[place], ids, cosines)
+            merged = self._try_windows(found, lambda: self._threads.call(found.deadline, best))
+            cosines = cosines if merged is None else merged
         if self._known is None or not self.uses_known_queries(leg, settings, found.served_by):
             return cosines
         offset = settings.known_query_offset or 0.0

@@ -43,6 +43,8 @@ class SearchOptions(TypedDict, total=False):
         baseline_leg_weights: the weights of the legs if the baseline serves, instead of `baseline_weights`.
         known_query_offset: what is taken off the cosine with a known query, if known queries are further vectors of
             their memories in the dense leg; None leaves them out. By default as a run chose on dev.
+        windows: whether windows of the texts that exceed the token limit of the model are further vectors of their
+            memories in the dense leg. By default as a run chose on dev; False without a run.
         threshold: minimum cosine of a dense hit, applied to the dense leg before fusion; none by default. A memory
             below it that another leg finds stays.
         mode: "hybrid" (the default), "dense" or "sparse".
@@ -62,6 +64,7 @@ class SearchOptions(TypedDict, total=False):
     baseline_weights: tuple[float, float] | None
     baseline_leg_weights: Mapping[Leg, float] | None
     known_query_offset: float | None
+    windows: bool
     threshold: float | None
     mode: Mode
     filters: Filters | None
@@ -183,6 +186,8 @@ def serving_options(serving: Serving) -> SearchOptions:
     options: SearchOptions = {"weights": serving.weights, "baseline_weights": serving.baseline_weights}
     if serving.known_query_offset is not None:
         options["known_query_offset"] = serving.known_query_offset
+    if serving.windows:
+        options["windows"] = True
     fusion, baseline = serving.fusion, serving.baseline_fusion
     if fusion is not None:
         options |= {"fusion": fusion.kind, "leg_weights": fusion.weights}

@@ -10,8 +10,8 @@ from typing import Any, Final, Literal
 from qdrant_client import models
 
 from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.ranking.further_vectors import LARGEST_OFFSET
 from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, FusionSettings, Leg
-from llama_index_ace_finetune.ranking.known_queries import LARGEST_OFFSET
 from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH, RRF_K
 from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
@@ -55,6 +55,7 @@ class SearchSettings:
     baseline_weights: tuple[float, float] | None = None
     baseline_leg_weights: Mapping[Leg, float] | None = None
     known_query_offset: float | None = None
+    windows: bool = False
     threshold: float | None = None
     mode: Mode = "hybrid"
     filters: Filters | None = None
@@ -76,6 +77,9 @@ class SearchSettings:
                 f"The known_query_offset is {offset!r:.80}; give a cosine from 0 to {LARGEST_OFFSET:g}, or None to "
                 "leave known queries out."
             )
+        windows: Any = self.windows
+        if not isinstance(windows, bool):
+            raise AceFinetuneError(f"The option windows is {windows!r:.80}; it must be True or False.")
         if self.rrf_k < 0:
             raise AceFinetuneError(f"The constant rrf_k is {self.rrf_k}; it must be 0 or more.")
         if self.top_k < 1:

@@ -139,7 +139,7 @@ def build_index(
 
 def index_grows(collection: str = DEFAULT_COLLECTION) -> list[str]:
     """Return the folders of an index to which serving adds files, for `new_folder`."""
-    return [f"collection/{collection}", "tokens", "sparse", "known_queries"]
+    return [f"collection/{collection}", "tokens", "sparse", "known_queries", "windows"]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.errors import AceFinetuneError, StoreError
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.copies import Copies
-from llama_index_ace_finetune.ranking.known_queries import KnownQueryLeg, KnownQueryVectors, merge_known_queries
+from llama_index_ace_finetune.ranking.further_vectors import FurtherVectorLeg, FurtherVectors, merge_further_vectors
 from llama_index_ace_finetune.ranking.scoring_legs import DenseLeg, LexicalLeg, candidate_scores
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.retrievers.open_known_queries import open_known_queries
@@ -103,13 +103,13 @@ def test_retriever_ranks_what_the_evaluation_ranks() -> None:
     questions = ["no room left on server", "clear the stale page", "topic3 about the key", "left page"]
     vectors = np.array([MODEL.vector(question) for question in questions], np.float32)
     known = stored()
-    owned = KnownQueryVectors.of(known.vectors, np.array([rows[text] for text in known.memories]))
+    owned = FurtherVectors.of(known.vectors, np.array([rows[text] for text in known.memories]))
     legs = [
         DenseLeg(vectors, np.array([MODEL.vector(TEXTS[name]) for name in corpus], np.float32), copies),
         LexicalLeg(BM25Index.build([TEXTS[name] for name in names]), questions, copies),
-        KnownQueryLeg(vectors, owned, copies),
+        FurtherVectorLeg(vectors, owned, copies),
     ]
-    table = merge_known_queries(
+    table = merge_further_vectors(
         candidate_scores(legs, depth=depth, copies=copies), 0.1, dense=0, depth=depth, copies=copies
     )
     ranked, scores = table.fuse(list(weights.values()), limit=20)

@@ -70,7 +70,7 @@ def test_serving_is_read_from_the_report(late_run: Path) -> None:
 def test_run_serves_the_fusion_of_its_report(copied: Path) -> None:
     assert check_index(copied) == {
         "folder": str(copied), "memories": 12, "token_vectors": "12 of 12 memories", "sparse_vectors": "not needed",
-        "problems": [], "advice": [],
+        "windows": "not needed", "truncated": "none", "problems": [], "advice": [],
     }  # fmt: skip
     retriever = FineTunedHybridRetriever.from_run(copied)
     try:

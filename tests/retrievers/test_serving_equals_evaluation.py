@@ -26,8 +26,8 @@ from llama_index_ace_finetune.evaluation.systems import (
     hybrid_system,
 )
 from llama_index_ace_finetune.pipeline.index import write_index
+from llama_index_ace_finetune.ranking.further_vectors import FurtherVectors
 from llama_index_ace_finetune.ranking.fusion_settings import Leg
-from llama_index_ace_finetune.ranking.known_queries import KnownQueryVectors
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.retrievers.open_known_queries import build_known_queries
 from llama_index_ace_finetune.run_folder import RunFolder, known_query_folder
@@ -134,7 +134,7 @@ def test_retriever_with_known_queries_ranks_what_the_evaluation_ranked(
     build_known_queries(
         known, {i: m.text for i, m in dataset.answers.items()}, encoder, folder=known_query_folder(run.index)
     )
-    vectors = KnownQueryVectors.of(encoder.in_float32().encode_queries(known.texts), np.arange(40, 55))
+    vectors = FurtherVectors.of(encoder.in_float32().encode_queries(known.texts), np.arange(40, 55))
     structure = Structure("tuned", "convex", tuple(weights), (tuple(weights.values()),), tuple(weights.values()))
     system = systems.system(structure, 0, name="served", trained=True, known=vectors, offset=0.2)
     plain = systems.system(structure, 0, name="plain", trained=True)

@@ -108,6 +108,15 @@ class ExportedEncoder(Encoder):
         prompt = self._prompts[role]
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast([prompt + text for text in texts])]
 
+    def document_tokenizer(self) -> tuple[Tokenizer, int] | None:
+        """See `Encoder.document_tokenizer`."""
+        return self._tokenizer, int((self._tokenizer.truncation or {})["max_length"])
+
+    @property
+    def document_prompt(self) -> str:
+        """See `Encoder.document_prompt`."""
+        return self._prompts["document"]
+
     def _forward(self, texts: list[str], role: Role, *, padded: bool = False) -> NDArray[np.float32]:
         batches = self._batches(texts, role)
         vectors = np.empty((len(texts), self._record.dimension), np.float32)

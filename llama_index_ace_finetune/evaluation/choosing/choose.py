@@ -112,7 +112,8 @@ def choose_on_few(candidates: Sequence[Candidate], *, groups: Groups | None = No
     """Choose with fewer than `MIN_QUERIES` dev queries: a default that needs no choosing, and BM25 if it helps.
 
     The default is the model that training selected, with late interaction over its hits if that can be served, at
-    neutral weights. BM25 is added, at neutral weight, if that gains more than one standard error on the dev queries.
+    neutral weights, without windows of long texts. BM25 is added, at neutral weight, if that gains more than one
+    standard error on the dev queries.
 
     On samples of 20 queries of five public datasets, with the untuned model, this had a mean MRR@10 of .530 on the
     others and was on none below dense only (.435); RRF with BM25, added by the same rule, had .488.
@@ -121,7 +122,9 @@ def choose_on_few(candidates: Sequence[Candidate], *, groups: Groups | None = No
     by_legs: dict[frozenset[str], Candidate] = {
         frozenset(one.structure.legs): one
         for one in candidates
-        if one.structure.embedding in (embedding, "none") and one.structure.kind == "convex"
+        if one.structure.embedding in (embedding, "none")
+        and one.structure.kind == "convex"
+        and not one.structure.windows
     }
     defaults: tuple[frozenset[str], ...] = (frozenset({"dense", "late"}), frozenset({"dense"}))
     chosen = next((by_legs[legs] for legs in defaults if legs in by_legs), candidates[0])

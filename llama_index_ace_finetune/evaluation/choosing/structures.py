@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Literal
 
@@ -26,6 +26,8 @@ _COST: Final[Mapping[Leg, float]] = {
     "base": 12.0,
     "sparse": 15.0,
 }
+_WINDOW_COST: Final = 3.0
+WINDOWS: Final = "windows"
 LEG_NAMES: Final[Mapping[Leg, str]] = {
     "base": "base",
     "bm25": "BM25",
@@ -58,6 +60,7 @@ class Structure:
         legs: in the order of the weights.
         grid: weights to try, each row with a sum of 1.
         neutral: the weights to prefer where dev shows no difference.
+        windows: whether windows of long texts are further vectors of their memories in the dense leg.
     """
 
     embedding: Embedding
@@ -65,11 +68,13 @@ class Structure:
     legs: tuple[Leg, ...]
     grid: tuple[tuple[float, ...], ...]
     neutral: tuple[float, ...]
+    windows: bool = False
 
     @cached_property
     def name(self) -> str:
         """The name in reports."""
-        legs = [self.embedding if leg == "dense" else LEG_NAMES[leg] for leg in self.legs]
+        dense = f"{self.embedding} ({WINDOWS})" if self.windows else self.embedding
+        legs = [dense if leg == "dense" else LEG_NAMES[leg] for leg in self.legs]
         kind = {"rrf": ", RRF", "convex": ", convex"}[self.kind] if len(legs) > 1 else ""
         return " + ".join(legs) + kind
 
@@ -87,7 +92,7 @@ class Structure:
     @property
     def cost(self) -> float:
         """Typical cost, to compare structures: about milliseconds per query plus kilobytes per memory."""
-        return sum(_COST[leg] for leg in self.legs)
+        return sum(_COST[leg] for leg in self.legs) + (_WINDOW_COST if self.windows else 0.0)
 
     @property
     def neutral_row(self) -> int:
@@ -126,6 +131,11 @@ def structures(available: Collection[Leg], *, embeddings: Sequence[Embedding]) -
                 ]
     can_be_served = {"dense", *available}
     return tuple(sorted((one for one in found if can_be_served.issuperset(one.legs)), key=lambda one: one.cost))
+
+
+def with_windows(those: Sequence[Structure]) -> tuple[Structure, ...]:
+    """Return the structures with a dense leg that is fused by score, or dense only, each with windows."""
+    return tuple(replace(one, windows=True) for one in those if one.kind == "convex" and "dense" in one.legs)
 
 
 _LEXICAL_ONLY: Final[tuple[tuple[Leg, ...], ...]] = (

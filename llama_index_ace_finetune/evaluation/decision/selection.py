@@ -26,6 +26,7 @@ class SystemSelection:
         dev_means: MRR@10 on dev of the candidates; empty without dev queries.
         known_query_offset: what is taken off the cosine with a known query, if known queries are further vectors of
             their memories; None if they are not.
+        windows: whether windows of long texts are further vectors of their memories.
     """
 
     name: str
@@ -35,6 +36,7 @@ class SystemSelection:
     reason: str
     dev_means: Mapping[str, float]
     known_query_offset: float | None = None
+    windows: bool = False
 
     @property
     def trained(self) -> bool:
@@ -56,13 +58,14 @@ class SystemSelection:
         others = [LEG_NAMES[leg] for leg in legs]
         if self.embedding == "none":
             return f"{_listed(others)} only"
+        model = f"the {self.embedding} model" + (" and windows of long texts" if self.windows else "")
         if not legs:
-            return f"the {self.embedding} model (dense only)"
+            return f"{model} (dense only)"
         if self.fusion.kind == "convex":
-            return f"the {self.embedding} model with {_listed(others)} (convex)"
+            return f"{model} with {_listed(others)} (convex)"
         dense, lexical = self.weights
         weights = "equal weights" if dense == lexical else f"weights {dense:g} : {lexical:g}"
-        return f"the {self.embedding} model with {_listed(others)} ({weights})"
+        return f"{model} with {_listed(others)} ({weights})"
 
 
 def select_system(evaluation: Evaluation, *, tuned: bool) -> SystemSelection:
@@ -97,6 +100,7 @@ def selection_of(evaluation: Evaluation, choice: Choice) -> SystemSelection:
         reason=_reason(choice, count),
         dev_means=choice.means,
         known_query_offset=choice.offset,
+        windows=structure.windows,
     )
 
 

@@ -114,6 +114,7 @@ def _serving(evaluation: Evaluation, served: SystemSelection, tuned: bool) -> di
         "baseline_weights": list(base.weights),
         "fusion": fusion,
         "baseline_fusion": baseline,
+        **({"windows": True} if served.windows else {}),
         **({} if served.known_query_offset is None else {"known_query_offset": served.known_query_offset}),
     }
 

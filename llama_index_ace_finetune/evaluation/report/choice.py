@@ -12,6 +12,7 @@ from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
 from llama_index_ace_finetune.evaluation.choosing.choose import Choice
 from llama_index_ace_finetune.evaluation.choosing.contributions import contributions
 from llama_index_ace_finetune.evaluation.choosing.known_queries import KnownQueryChoice
+from llama_index_ace_finetune.evaluation.choosing.structures import Structure
 from llama_index_ace_finetune.evaluation.evaluate import BASE, Evaluation
 from llama_index_ace_finetune.evaluation.stats.bootstrap import bootstrap_intervals
 from llama_index_ace_finetune.evaluation.stats.groups import number_groups
@@ -38,6 +39,7 @@ def describe_choice(evaluation: Evaluation, choice: Choice) -> dict[str, Any] | 
         "nested_gain": None if base is None else _interval(choice.nested - base, groups),
         "contributions": contributions(evaluation.candidates, choice),
         "candidates": [_candidate(one, choice) for one in compared],
+        "windows": _windows(evaluation, choice),
         "known_queries": _known_queries(choice.known_queries),
     }
 
@@ -49,6 +51,33 @@ def frontier(candidates: Sequence[dict[str, Any]], cost: str) -> list[dict[str, 
         if not best or one["mrr"] > best[-1]["mrr"]:
             best.append(one)
     return best
+
+
+def _windows(evaluation: Evaluation, choice: Choice) -> dict[str, Any] | None:
+    """Return how many texts are truncated, and MRR@10 on dev of the dense leg only without and with their windows.
+
+    None if no text is truncated.
+    """
+    structure = choice.candidate.structure
+    model = BASE if structure.embedding == "none" else structure.embedding
+    windows = evaluation.windows.get(model)
+    if windows is None or not windows.truncated:
+        return None
+    dense = {one.structure.windows: one for one in evaluation.candidates if _is_dense_only(one.structure, model)}
+    means = {used: float(one.values[0].mean()) for used, one in dense.items()}
+    return {
+        "used": structure.windows,
+        "truncated": windows.truncated,
+        "memories": len(evaluation.data.corpus),
+        "tokens": windows.encoder.limit,
+        "windows": len(windows.texts),
+        "without": means.get(False),
+        "with": means.get(True),
+    }
+
+
+def _is_dense_only(structure: Structure, model: str) -> bool:
+    return structure.legs == ("dense",) and structure.embedding == model
 
 
 def _known_queries(choice: KnownQueryChoice | None) -> dict[str, Any] | None:

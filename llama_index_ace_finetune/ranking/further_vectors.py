@@ -1,10 +1,12 @@
-"""Known queries as further vectors of the memories that they are known to be about.
+"""Further vectors of memories: those of known queries about them, and of windows of their texts.
 
-The score of a memory in the dense leg is max(cos(q, memory), max over its known queries of cos(q, known) - offset).
-Without the offset, memories that have known queries push down those that have none, since a query resembles other
-queries more than it resembles memories.
+The score of a memory in the dense leg is max(cos(q, memory), max over its further vectors of cos(q, vector) - offset).
+The offset of windows is 0. Without one for known queries, memories that have known queries would push down those that
+have none, since a query resembles other queries more than it resembles memories.
 
-Source: FAQ retrieval by question-question and question-answer similarity, Sakata et al., SIGIR 2019.
+Sources: FAQ retrieval by question-question and question-answer similarity, Sakata et al., SIGIR 2019; the best passage
+of a document (MaxP), Dai and Callan, "Deeper text understanding for IR with contextual neural language modeling", SIGIR
+2019.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ _NONE = -1.0
 
 
 @dataclass(frozen=True, eq=False)
-class KnownQueryVectors:
-    """Vectors of known queries, grouped by the memory that they are about.
+class FurtherVectors:
+    """Vectors beside those of the memories' texts, grouped by the memory that they belong to.
 
     Attributes:
         vectors: float32 [r, d] of unit length, in the order of `memories`.
@@ -42,14 +44,16 @@ class KnownQueryVectors:
     memories: NDArray[np.int64]
 
     @classmethod
-    def of(cls, vectors: NDArray[np.float32], memories: NDArray[np.int64]) -> KnownQueryVectors:
+    def of(cls, vectors: NDArray[np.float32], memories: NDArray[np.int64]) -> FurtherVectors:
         """Return them from vectors float32 [r, d] and memories int64 [r] in any order."""
+        if (np.diff(memories) >= 0).all():
+            return cls(vectors, memories)  # vectors in a mapped file stay there
         order = np.argsort(memories, kind="stable")
         return cls(vectors[order], memories[order])
 
     @cached_property
     def distinct(self) -> NDArray[np.int64]:
-        """The memories with known queries, int64 [m], ascending."""
+        """The memories with further vectors, int64 [m], ascending."""
         return np.unique(self.memories)
 
     @cached_property
@@ -60,7 +64,7 @@ class KnownQueryVectors:
     def best(
         self, queries: NDArray[np.float32], k: int, *, among: NDArray[np.bool_] | None = None
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Return per query the k memories with the nearest known query, and the exact cosines of these.
+        """Return per query the k memories with the nearest further vector, and the exact cosines of these.
 
         Args:
             queries: float32 [n, d] of unit length.
@@ -83,9 +87,9 @@ class KnownQueryVectors:
         return found
 
     def scores(self, query: NDArray[np.float32], memories: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the exact cosine of a query [d] with the nearest known query of each memory, float64 [n].
+        """Return the exact cosine of a query [d] with the nearest further vector of each memory, float64 [n].
 
-        It is -1 for a memory without known queries.
+        It is -1 for a memory without one.
 
         Args:
             query: of unit length.
@@ -100,21 +104,21 @@ class KnownQueryVectors:
         return best
 
 
-def with_offset(cosines: NDArray[np.float64], known: NDArray[np.float64], offset: float) -> NDArray[np.float64]:
-    """Return max(cosine with the memory, cosine with its nearest known query - offset), rounded as cosines are."""
-    best: NDArray[np.float64] = np.maximum(cosines, np.round(known - offset, DIGITS))
+def with_offset(cosines: NDArray[np.float64], further: NDArray[np.float64], offset: float) -> NDArray[np.float64]:
+    """Return max(cosine with the memory, cosine with its nearest further vector - offset), rounded as cosines are."""
+    best: NDArray[np.float64] = np.maximum(cosines, np.round(further - offset, DIGITS))
     return best
 
 
 @dataclass(frozen=True, eq=False)
-class KnownQueryLeg:
-    """The cosines of queries float32 [n, d] with the known queries of each memory, as a `ScoringLeg`.
+class FurtherVectorLeg:
+    """The cosines of queries float32 [n, d] with the further vectors of each memory, as a `ScoringLeg`.
 
-    It becomes part of the dense leg by `merge_known_queries`, and is never fused by itself.
+    It becomes part of the dense leg by `merge_further_vectors`, and is never fused by itself.
     """
 
     queries: NDArray[np.float32]
-    known: KnownQueryVectors
+    further: FurtherVectors
     copies: Copies | None = None
     floor: ClassVar[float] = -1.0
     retrieves: ClassVar[bool] = True
@@ -122,25 +126,25 @@ class KnownQueryLeg:
     def rankings(self, depth: int) -> NDArray[np.int32]:
         """See `ScoringLeg`."""
         ranked = np.full((len(self.queries), depth), -1, np.int32)
-        for query, (rows, scores) in enumerate(self.known.best(self.queries, depth)):
+        for query, (rows, scores) in enumerate(self.further.best(self.queries, depth)):
             hits = _ranked(rows, scores, self.copies)[:depth]
             ranked[query, : len(hits)] = hits
         return ranked
 
     def scores(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """See `ScoringLeg`."""
-        return self.known.scores(self.queries[query], rows)
+        return self.further.scores(self.queries[query], rows)
 
 
-def merge_known_queries(
+def merge_further_vectors(
     table: CandidateScores, offset: float | None, *, dense: int, depth: int, copies: Copies | None = None
 ) -> CandidateScores:
-    """Return a table whose last leg (`KnownQueryLeg`) is merged into the dense leg.
+    """Return a table whose last leg (`FurtherVectorLeg`) is merged into the dense leg.
 
     Args:
         table: of legs that were searched to `depth`. The best memories by the merged score are among the hits of the
             two legs.
-        offset: of the known queries; None only removes their leg.
+        offset: of the further vectors; None only removes their leg.
         dense: place of the dense leg.
         depth: hits of the merged leg.
         copies: of the texts.

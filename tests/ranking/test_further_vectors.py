@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llama_index_ace_finetune.ranking.copies import Copies
 from llama_index_ace_finetune.ranking.dense import unit_rows
-from llama_index_ace_finetune.ranking.known_queries import KnownQueryLeg, KnownQueryVectors, merge_known_queries
+from llama_index_ace_finetune.ranking.further_vectors import FurtherVectorLeg, FurtherVectors, merge_further_vectors
 from llama_index_ace_finetune.ranking.scoring_legs import DenseLeg, candidate_scores
 
 
@@ -20,7 +20,7 @@ def _vectors(*angles: float) -> np.ndarray:
 
 
 def test_best_known_query_of_each_memory_by_hand() -> None:
-    known = KnownQueryVectors.of(_vectors(60, 0, 90), np.array([2, 5, 2]))
+    known = FurtherVectors.of(_vectors(60, 0, 90), np.array([2, 5, 2]))
     ((memories, cosines),) = known.best(_vectors(0), 2)
     assert memories.tolist() == [2, 5]
     assert cosines.tolist() == pytest.approx([0.5, 1.0], abs=1e-6)
@@ -32,17 +32,17 @@ def test_best_known_query_of_each_memory_by_hand() -> None:
 def test_offset_decides_between_text_and_known_query_by_hand() -> None:
     # Cosines with the query at 0 degrees: memory 0 has .766, memory 1 .643 and a known query with .940.
     documents, query = _vectors(40, 50), _vectors(0)
-    known = KnownQueryVectors.of(_vectors(20), np.array([1]))
-    table = candidate_scores([DenseLeg(query, documents), KnownQueryLeg(query, known)])
+    known = FurtherVectors.of(_vectors(20), np.array([1]))
+    table = candidate_scores([DenseLeg(query, documents), FurtherVectorLeg(query, known)])
 
     def scores(offset: float | None) -> list[float]:
-        return merge_known_queries(table, offset, dense=0, depth=10).scores[0, 0].round(3).tolist()
+        return merge_further_vectors(table, offset, dense=0, depth=10).scores[0, 0].round(3).tolist()
 
     assert scores(None) == [0.766, 0.643]
     assert scores(0.1) == [0.766, 0.84]
     assert scores(0.2) == [0.766, 0.74]
     assert scores(0.4) == [0.766, 0.643]
-    assert merge_known_queries(table, 0.1, dense=0, depth=1).found[0, 0].tolist() == [False, True]
+    assert merge_further_vectors(table, 0.1, dense=0, depth=1).found[0, 0].tolist() == [False, True]
 
 
 @settings(max_examples=15, deadline=None)
@@ -57,9 +57,9 @@ def test_merged_leg_has_the_hits_and_scores_of_a_full_comparison(
     queries = unit_rows(draw.standard_normal((3, 3)).astype(np.float32))
     vectors, owners = unit_rows(draw.standard_normal((15, 3)).astype(np.float32)), draw.integers(0, 20, 15)
     copies = Copies(np.concatenate([np.arange(20), draw.integers(0, 20, 6)])) if copied else None
-    known = KnownQueryVectors.of(vectors, owners)
-    legs = [DenseLeg(queries, documents, copies), KnownQueryLeg(queries, known, copies)]
-    merged = merge_known_queries(candidate_scores(legs, depth=depth), offset, dense=0, depth=depth, copies=copies)
+    known = FurtherVectors.of(vectors, owners)
+    legs = [DenseLeg(queries, documents, copies), FurtherVectorLeg(queries, known, copies)]
+    merged = merge_further_vectors(candidate_scores(legs, depth=depth), offset, dense=0, depth=depth, copies=copies)
     assert len(merged.scores) == len(merged.floors) == 1
     for query in range(3):
         every = documents.astype(np.float64) @ queries[query]
