@@ -33,6 +33,7 @@ SETS = ("ace", "locomo", "msvc_errors", "cosqa")
 DEFAULTS = "defaults"
 VARIED: dict[str, tuple[Any, ...]] = {
     "hard_negatives": (0, 1, 2, 4),
+    "remine": (0, 1, 2),
     "cluster_size": (1, 8, 16, 32, 64),
     "frozen_layers": (0, 2, 3),
     "epochs": (2, 3, 4, 6),

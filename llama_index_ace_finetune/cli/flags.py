@@ -15,6 +15,7 @@ _TRAINING = {
     "budget": "budget_minutes",
     "batch_size": "batch_size",
     "learning_rate": "learning_rate",
+    "remine": "remine",
     "late_interaction_weight": "late_interaction_weight",
     "retention": "retention",
     "device": "device",

@@ -79,6 +79,10 @@ Epochs = Annotated[int | None, typer.Option(help="Epochs (mode full only).")]
 Budget = Annotated[float | None, typer.Option(help="Maximum training time in minutes (default 10).")]
 BatchSize = Annotated[int | None, typer.Option(help="Queries per step (mode full only).")]
 LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate (mode full only).")]
+Remine = Annotated[
+    int | None,
+    typer.Option(min=0, help="Mine negatives again N times with the weights so far (mode full only; default 0)."),
+]
 LateInteractionWeight = Annotated[
     float | None,
     typer.Option(

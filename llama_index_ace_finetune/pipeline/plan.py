@@ -119,6 +119,7 @@ def plan_stages(
         corpus=cost(documents, encoder),
         train_queries=len(queries["train"]),
         memories=len(documents),
+        judged_queries=sum(bool(dataset.judged_negative(i)) for i in split.train),
     )
     context = PlanContext(settings=settings, dataset=dataset, split=split, sizes=sizes, test=test, speed=speed)
     return [

@@ -33,6 +33,7 @@ _WHOLE = (
     "batch_size",
     "warmup_steps",
     "hard_negatives",
+    "remine",
     "cluster_size",
     "frozen_layers",
     "seed",
@@ -63,6 +64,9 @@ class TrainingConfig:
         train_split: fraction of the training queries to train on; the rest is dev. Used only if the training data does
             not mark dev queries.
         hard_negatives: mined negatives per query and step; they rotate over the epochs.
+        remine: how many times during a training of mode "full" the negatives of the training queries are mined again
+            with the weights of then, at equal distances; as often as fits the budget. Only queries whose first ten
+            documents have changed get new negatives.
         suspected_margin: in mode "full", documents of a batch are masked for a query where their cosine with it, by the
             base model, comes within this relative margin of the positive's (0.05: exceeds 95% of it; a
             `GISTEmbedLoss` with `margin_strategy="relative"`), or where they are near-duplicates of a positive;
@@ -117,6 +121,7 @@ class TrainingConfig:
     warmup_steps: int = 100
     train_split: float = 0.8
     hard_negatives: int = 1
+    remine: int = 0
     suspected_margin: float | None = None
     temperature: float = 0.05
     symmetric: bool = False
@@ -180,8 +185,11 @@ class TrainingConfig:
         self._require(self.budget_minutes is None or self.budget_minutes > 0, "budget_minutes", "greater than 0")
         self._require(0 < self.train_split < 1, "train_split", "between 0 and 1")
         self._require(self.warmup_steps >= 0, "warmup_steps", "0 or more")
-        for name in ("hard_negatives", "frozen_layers"):
+        for name in ("hard_negatives", "remine", "frozen_layers"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
+        self._require(not self.remine or self.hard_negatives > 0, "remine", "0 where hard_negatives is 0")
+        scored = "0 with a teacher, which scores the negatives before the training"
+        self._require(not self.remine or self.teacher is None, "remine", scored)
         self._require(self.seed >= 0, "seed", "0 or more")
         self._require(self.max_seq_length is None or self.max_seq_length > 0, "max_seq_length", "greater than 0")
         margin = self.suspected_margin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
 from llama_index_ace_finetune.training.data.token_cache import TokenCache
@@ -31,6 +32,7 @@ class TrainingContext:
         checkpoints: folder for the checkpoints of the modes; none by default.
         general: the queries of `config.retention`; None if it is not set.
         on_phase: called with the name of each phase that begins: a mode, or its evaluation.
+        mining: settings with which the negatives of the examples were mined.
     """
 
     encoder: Encoder
@@ -41,6 +43,7 @@ class TrainingContext:
     checkpoints: Path | None = None
     general: DevSet | None = None
     on_phase: Callable[[str], object] = lambda name: None
+    mining: MiningSettings = field(default_factory=MiningSettings)
 
     def checkpoints_of(self, mode: str) -> Path | None:
         """Return the folder for the checkpoints of one mode."""

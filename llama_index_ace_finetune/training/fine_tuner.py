@@ -19,10 +19,11 @@ from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import DatasetError, ModelError, TrainingError
 from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
-from llama_index_ace_finetune.mining.settings import margin_warnings
+from llama_index_ace_finetune.mining.settings import MiningSettings, margin_warnings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
+from llama_index_ace_finetune.training.data.remined_negatives import mining_settings_of
 from llama_index_ace_finetune.training.loop.callback import StepProgress
 from llama_index_ace_finetune.training.loop.loggers import require_loggers
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
@@ -75,6 +76,7 @@ class EmbeddingFineTuner:
         self._train: IndexedExamples | None = None
         self._dev: DevSet | None = None
         self._general: DevSet | None = None
+        self._mining = MiningSettings()
         self._started_from: Encoder | None = None
         self._metrics: dict[str, Any] = {}
 
@@ -88,7 +90,8 @@ class EmbeddingFineTuner:
         Raises:
             DatasetError: if the file is not training data, or the retention set cannot be read.
             LeakageError: if it holds what its own split holds out.
-            TrainingError: if there are too few examples.
+            TrainingError: if there are too few examples, or their negatives cannot be mined again as `config.remine`
+                asks for.
         """
         data = source if isinstance(source, TrainingData) else TrainingData.load(Path(source))
         require_held_out(data)
@@ -100,6 +103,8 @@ class EmbeddingFineTuner:
                 "All training queries have the same positive and no negatives, so there is nothing to learn; add "
                 "queries about other memories, or mine negatives."
             )
+        if self.config.remine:
+            self._mining = mining_settings_of(data.metadata)
         self._general = read_retention(Path(self.config.retention)) if self.config.retention else None
         self.data = data
         self._train = examples
@@ -191,7 +196,15 @@ class EmbeddingFineTuner:
         if self._dev is None:
             logger.warning("there are no dev queries: the result of the training ships without validation")
         context = TrainingContext(
-            encoder, examples, self._dev, self.config, self._cache, self._checkpoints, self._general, on_phase
+            encoder,
+            examples,
+            self._dev,
+            self.config,
+            self._cache,
+            self._checkpoints,
+            self._general,
+            on_phase,
+            mining=self._mining,
         )
         started = time.perf_counter()
         context, self.synthetic = choose_synthetic(context, at_least=MIN_EXAMPLES)
@@ -304,7 +317,7 @@ class EmbeddingFineTuner:
 
 def _rows_of(examples: IndexedExamples) -> tuple[Any, ...]:
     """What a training reads of its examples, as plain values."""
-    rows = [[row.tolist() for row in kind] for kind in (examples.relevant, examples.negatives)]
+    rows = [[row.tolist() for row in kind] for kind in (examples.relevant, examples.negatives, examples.judged)]
     return examples.query_ids, examples.queries, examples.corpus, *rows
 
 

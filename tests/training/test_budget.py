@@ -38,6 +38,27 @@ def test_half_of_a_short_budget_is_spent_on_steps() -> None:
     assert planned(1e-6).steps == 1
 
 
+def test_remining_is_planned_at_equal_distances_and_within_a_fifth_of_the_budget() -> None:
+    cost = EvaluationCost(each=4.0, after=10.0, remining=5.0)
+
+    def plan(limit: float | None, remine: int, steps: int = 30) -> StepPlan:
+        return StepPlan.within(
+            limit, steps=steps, step_seconds=2.0, evaluate_every=10, evaluation_cost=cost, remine=remine
+        )
+
+    assert plan(None, 2) == StepPlan(30, 60 + 3 * 4 + 10 + 2 * 5, 2)
+    assert plan(None, 2).remine_after == (10, 20)
+    assert plan(None, 1, steps=31).remine_after == (15,)
+    assert plan(None, 0).remine_after == ()
+    # 60 - 10 - 4 - 2 * 5 = 36 seconds for steps of 2.4.
+    assert plan(60.0, 3) == StepPlan(15, 30 + 2 * 4 + 10 + 2 * 5, 2)
+    # A mining takes more than a fifth of 24 seconds.
+    assert plan(24.0, 1) == plan(24.0, 0)
+    # Too few steps: with one between two minings, the first would not be used.
+    assert plan(None, 5, steps=7) == StepPlan(7, 14 + 4 + 10 + 2 * 5, 2)
+    assert plan(None, 5, steps=7).remine_after == (2, 4)
+
+
 @given(
     limit=st.floats(0.001, 1e4),
     steps=st.integers(1, 1000),

@@ -24,24 +24,36 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 
 fit._SAVED_SECONDS = 0.01  # after every step
-data, output, checkpoints, mode, weight = sys.argv[1:]
+data, output, checkpoints, mode, weight, remine = sys.argv[1:]
 tuner = EmbeddingFineTuner(
     TrainingConfig(output_dir=output, mode=mode, epochs=3, batch_size=8, hard_negatives=1, budget_minutes=None,
                    learning_rate=1e-4, interpolation=(1.0,), max_seq_length=32, device="cpu", precision="float32",
-                   late_interaction_weight=float(weight)),
+                   late_interaction_weight=float(weight), remine=int(remine)),
     checkpoints=Path(checkpoints),
 )
 tuner.load_training_data(data)
 tuner.initialize_model()
 tuner.train(progress=lambda step, total, latest: print("step", step, flush=True))
-print("rows", len(tuner.history))
+mined = [(one.step, one.changed_queries, one.new_negatives) for one in tuner.results[-1].remined]
+print("rows", len(tuner.history), "mined", mined)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "killed_at", "weight"), [("full", 8, 0), ("queries", 2, 0), ("full", 8, 0.5)])
+@pytest.mark.parametrize(
+    ("mode", "killed_at", "weight", "remine"),
+    [
+        ("full", 8, 0, 0),
+        ("queries", 2, 0, 0),
+        ("full", 8, 0.5, 0),
+        # Of fifteen steps, negatives are mined again after the seventh, and are used from the ninth on.
+        ("full", 7, 0, 1),
+        ("full", 8, 0, 1),
+        ("full", 12, 0, 2),
+    ],
+)
 def test_killed_training_is_resumed(
-    training_data: TrainingData, tmp_path: Path, mode: str, killed_at: int, weight: float
+    training_data: TrainingData, tmp_path: Path, mode: str, killed_at: int, weight: float, remine: int
 ) -> None:
     training_data.save(tmp_path / "data.json")
 
@@ -53,6 +65,7 @@ def test_killed_training_is_resumed(
             *(str(tmp_path / part) for part in ("data.json", name, f"{name}.work")),
             mode,
             str(weight),
+            str(remine),
         ]
 
     whole = subprocess.run(command("whole"), capture_output=True, text=True, check=True)
@@ -69,6 +82,7 @@ def test_killed_training_is_resumed(
     steps = [line for line in resumed.stdout.splitlines() if line.startswith("step")]
     assert steps[0] == f"step {int(last.name.rpartition('-')[2]) + 1}"
     assert resumed.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
+    assert whole.stdout.rstrip().endswith("mined []") == (remine == 0)
     for file in (tmp_path / "whole").rglob("*.safetensors"):
         ours = load_file(tmp_path / "interrupted" / file.relative_to(tmp_path / "whole"))
         for name, weights in load_file(file).items():

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
 from llama_index_ace_finetune.training.data.false_negatives import FalseNegativeMask
+from llama_index_ace_finetune.training.data.remined_negatives import ReminedNegatives
 
 POSITIVE, NEGATIVE, MASKED = 1, 0, -1
 QUERY_WEIGHT = "loss_weight"
@@ -36,7 +37,9 @@ class BatchCollator:
         false_negatives: masks suspected ones; by default only known positives are masked.
         teacher: per query, a teacher's scores by corpus row; the labels then hold them beside the targets.
         weights: of the queries in the loss, float32 [n]; None if they are equal.
+        remined: negatives that are mined again during the training; by default those of the examples are used.
         epoch: decides which positive and negatives are used.
+        batch: number of the last batch.
         valid_label_columns: read by the trainer.
     """
 
@@ -48,12 +51,15 @@ class BatchCollator:
     false_negatives: FalseNegativeMask | None = None
     teacher: Sequence[Mapping[int, float]] | None = None
     weights: NDArray[np.float32] | None = None
+    remined: ReminedNegatives | None = None
     epoch: int = 0
+    batch: int = 0
     valid_label_columns: list[str] = field(default_factory=list)
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
         """Build the batch for dataset rows of the form {"example": number}."""
         numbers = [row["example"] for row in rows]
+        self.batch += 1
         documents, targets = self.select(numbers)
         label = torch.from_numpy(targets)
         if self.teacher is not None:
@@ -74,8 +80,9 @@ class BatchCollator:
     def select(self, numbers: list[int]) -> tuple[list[int], NDArray[np.int8]]:
         """Return the corpus rows of the batch (distinct, in order of first use) and the targets int8 [q, d]."""
         columns: dict[int, int] = {}
+        mined = self.remined.of_batch(self.batch) if self.remined else self.examples.negatives
         for number in numbers:
-            relevant, negatives = self.examples.relevant[number], self.examples.negatives[number]
+            relevant, negatives = self.examples.relevant[number], mined[number]
             chosen = [int(relevant[self.epoch % len(relevant)])]
             for step in range(min(self.hard_negatives, len(negatives))):
                 chosen.append(int(negatives[(self.epoch * self.hard_negatives + step) % len(negatives)]))

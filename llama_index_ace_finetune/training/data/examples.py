@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.datasets.text import normalise
+from llama_index_ace_finetune.datasets.text import normalise, text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
 from llama_index_ace_finetune.datasets.types import SYNTHETIC
+from llama_index_ace_finetune.mining.candidates import JUDGED
 from llama_index_ace_finetune.ranking.own_documents import NO_ROW
 
 
@@ -29,6 +30,8 @@ class IndexedExamples:
         own: the row of each query's own document, int64 [n], -1 without one; None where no query has one. It is neither
             positive nor negative for the query, and not ranked.
         synthetic: whether a query is a synthetic one among queries of users, bool [n]; None where all are of one kind.
+        judged: of the negatives of each query, those that the data label as irrelevant; empty where no query has any.
+        held_out: positives of queries that are held out, which are nobody's negatives, bool [m]; None for none.
     """
 
     query_ids: tuple[str, ...]
@@ -39,6 +42,8 @@ class IndexedExamples:
     negatives: tuple[NDArray[np.int64], ...]
     own: NDArray[np.int64] | None = None
     synthetic: NDArray[np.bool_] | None = None
+    judged: tuple[NDArray[np.int64], ...] = ()
+    held_out: NDArray[np.bool_] | None = None
 
 
 def index_examples(data: TrainingData, examples: Sequence[TrainingExample]) -> IndexedExamples:
@@ -64,22 +69,40 @@ def index_examples(data: TrainingData, examples: Sequence[TrainingExample]) -> I
         return found
 
     own, anywhere = answers_by_text(examples), answers_by_text((*data.examples, *examples))
-    relevant, negatives = [], []
-    for example in examples:
-        text = normalise(example.query)
-        relevant.append(np.array(sorted(own[text]), np.int64))
-        mined = dict.fromkeys(row_of[i] for i in example.negative_ids)
-        negatives.append(np.array([row for row in mined if row not in anywhere[text]], np.int64))
+
+    def negatives_of(example: TrainingExample, *, judged: bool) -> NDArray[np.int64]:
+        found = [one.memory_id for one in example.negatives if one.source == JUDGED or not judged]
+        rows = dict.fromkeys(row_of[i] for i in found)
+        return np.array([row for row in rows if row not in anywhere[normalise(example.query)]], np.int64)
+
+    judged = tuple(negatives_of(example, judged=True) for example in examples)
     return IndexedExamples(
         query_ids=tuple(example.query_id for example in examples),
         queries=tuple(example.query for example in examples),
         corpus_ids=tuple(corpus_ids),
         corpus=tuple(corpus),
-        relevant=tuple(relevant),
-        negatives=tuple(negatives),
+        relevant=tuple(np.array(sorted(own[normalise(example.query)]), np.int64) for example in examples),
+        negatives=tuple(negatives_of(example, judged=False) for example in examples),
         own=_own_rows(examples, row_of),
         synthetic=_synthetic(examples),
+        judged=judged if any(map(len, judged)) else (),
+        held_out=_held_out(data, examples, row_of, corpus),
     )
+
+
+def _held_out(
+    data: TrainingData, examples: Sequence[TrainingExample], row_of: dict[str, int], corpus: Sequence[str]
+) -> NDArray[np.bool_] | None:
+    """Positives of the other queries of the data, and of those that its split holds out."""
+    trained = {example.query_id for example in examples}
+    others = [i for example in data.examples if example.query_id not in trained for i in example.positive_ids]
+    answers = (data.split or {}).get("answers") or {}
+    hashes = {hashed for part in ("dev", "test") for hashed in (answers.get(part) or {}).values()}
+    held_out = np.zeros(len(corpus), np.bool_)
+    held_out[[row_of[i] for i in others]] = True
+    if hashes:
+        held_out |= np.array([text_hash(text) in hashes for text in corpus], np.bool_)
+    return held_out if held_out.any() else None
 
 
 def _own_rows(examples: Sequence[TrainingExample], row_of: dict[str, int]) -> NDArray[np.int64] | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+_REMINING_PART = 0.2
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationCost:
-    """Seconds spent on dev: per evaluation during training, and for the final selection."""
+    """Seconds beside the steps: per dev evaluation during training, for the final selection, per re-mining."""
 
     each: float = 0.0
     after: float = 0.0
+    remining: float = 0.0
 
 
 class DoesNotFitError(Exception):
@@ -24,10 +27,16 @@ class DoesNotFitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Planned optimiser steps, and the seconds that they take with all dev evaluations."""
+    """Planned optimiser steps, the seconds that they take with all else, and how often negatives are mined again."""
 
     steps: int
     seconds: float
+    remine: int = 0
+
+    @property
+    def remine_after(self) -> tuple[int, ...]:
+        """The steps after which negatives are mined again, at equal distances."""
+        return tuple(self.steps * number // (self.remine + 1) for number in range(1, self.remine + 1))
 
     @classmethod
     def within(
@@ -38,6 +47,7 @@ class StepPlan:
         step_seconds: float,
         evaluate_every: int,
         evaluation_cost: EvaluationCost,
+        remine: int = 0,
     ) -> StepPlan:
         """Plan `steps`, or as many of them as fit into `limit`, at least one.
 
@@ -47,15 +57,19 @@ class StepPlan:
             steps: of all epochs.
             step_seconds: of one step.
             evaluate_every: steps between two dev evaluations.
-            evaluation_cost: seconds of the evaluations.
+            evaluation_cost: seconds of the evaluations and of a re-mining.
+            remine: re-minings; fewer are planned where they would take more than a fifth of the limit, or be less than
+                three steps apart.
         """
+        if limit is not None and evaluation_cost.remining > 0:
+            remine = min(remine, int(_REMINING_PART * limit / evaluation_cost.remining))
 
         def taken(count: int) -> float:
-            return (
-                count * step_seconds + math.ceil(count / evaluate_every) * evaluation_cost.each + evaluation_cost.after
-            )
+            evaluations = math.ceil(count / evaluate_every) * evaluation_cost.each + evaluation_cost.after
+            return count * step_seconds + evaluations + min(remine, count // 3) * evaluation_cost.remining
 
         if limit is not None and taken(steps) > limit:
-            room = max(limit - evaluation_cost.after - evaluation_cost.each, limit / 2)
+            beside = evaluation_cost.after + evaluation_cost.each + remine * evaluation_cost.remining
+            room = max(limit - beside, limit / 2)
             steps = min(steps, max(1, int(room / (step_seconds + evaluation_cost.each / evaluate_every))))
-        return cls(steps, taken(steps))
+        return cls(steps, taken(steps), min(remine, steps // 3))

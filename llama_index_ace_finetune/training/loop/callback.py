@@ -60,6 +60,7 @@ class DevEvaluationCallback(TrainerCallback):
         on_evaluation: called with True when an evaluation begins, and with False when it ends.
         before_evaluation: called before each evaluation, to copy weights into `encoder` if another model is trained.
         projection: of token vectors, trained along with the model; it is kept with the best weights and in checkpoints.
+        after_step: called with the number of each step after it; rates leave out its time.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class DevEvaluationCallback(TrainerCallback):
         on_evaluation: Callable[[bool], object] | None = None,
         before_evaluation: Callable[[], object] | None = None,
         projection: nn.Parameter | None = None,
+        after_step: Callable[[int], object] | None = None,
     ) -> None:
         self.history: list[dict[str, float]] = []
         self.log: Callable[[dict[str, float]], object] = lambda measures: None  # `fit` sets that of the trainer
@@ -88,6 +90,7 @@ class DevEvaluationCallback(TrainerCallback):
         self._on_evaluation = on_evaluation or (lambda begins: None)
         self._before_evaluation = before_evaluation
         self._projection = projection
+        self._after_step = after_step
         self._best = -math.inf
         self._without_gain = 0
         self._evaluated_at = -1
@@ -137,6 +140,8 @@ class DevEvaluationCallback(TrainerCallback):
                 self._latest[name] = count / self._seconds
         if self._eval_steps and state.global_step % self._eval_steps == 0:
             self._evaluate(state, control)
+        if self._after_step:
+            self._after_step(state.global_step)
         if self._progress:
             self._progress(state.global_step, state.max_steps, dict(self._latest))
         self._since = time.perf_counter()
@@ -236,4 +241,9 @@ class DevEvaluationCallback(TrainerCallback):
 def last_checkpoint(folder: Path | None) -> Path | None:
     """Return the newest complete checkpoint in `folder`, None if there is none."""
     whole = [file.parent for file in folder.glob(f"checkpoint-*/{CALLBACK_STATE}")] if folder else []
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(whole, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was saved."""
+    return int(checkpoint.name.rpartition("-")[2])

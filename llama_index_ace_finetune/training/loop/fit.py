@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,8 +18,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import ModelError, TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.data.remined_negatives import ReminedNegatives
 from llama_index_ace_finetune.training.loop.budget import DoesNotFitError, EvaluationCost, StepPlan
-from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, StoppedEarly, last_checkpoint
+from llama_index_ace_finetune.training.loop.callback import (
+    DevEvaluationCallback,
+    StoppedEarly,
+    last_checkpoint,
+    step_of,
+)
 from llama_index_ace_finetune.training.loop.loggers import logger_callbacks
 from llama_index_ace_finetune.training.loop.oom import retry_on_oom
 from llama_index_ace_finetune.training.loop.trainer import ContrastiveTrainer, training_arguments
@@ -27,6 +34,8 @@ from llama_index_ace_finetune.utils.atomic import write_json
 from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.read_json import read_json_object
 from llama_index_ace_finetune.utils.validation import checked
+
+logger = logging.getLogger(__name__)
 
 _PLAN = "plan.json"
 _SAVED_SECONDS = 60
@@ -38,6 +47,7 @@ class Collator(Protocol):
     """Turns rows {"example": number} into feature tensors named `query_...` and `document_...`, and `label`."""
 
     epoch: int
+    batch: int
     valid_label_columns: list[str]
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
@@ -59,6 +69,7 @@ def fit(
     checkpoints: Path | None = None,
     batches: BatchSampler | None = None,
     least_epochs: float = 0.0,
+    remined: ReminedNegatives | None = None,
 ) -> tuple[int, float]:
     """Train `encoder.model` in place; return steps and epochs done.
 
@@ -77,6 +88,7 @@ def fit(
             the result equals that of an uninterrupted training. None saves none.
         batches: which examples each batch holds; None draws them at random.
         least_epochs: raise DoesNotFitError if fewer fit.
+        remined: mines negatives again, `config.remine` times or as often as fits; the callbacks call it after a step.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -98,6 +110,15 @@ def fit(
         )
     if checkpoints:
         write_json(checkpoints / _PLAN, asdict(plan))
+    last = last_checkpoint(checkpoints)
+    if remined:
+        remined.begin(plan.remine_after, folder=checkpoints, resumed_at=step_of(last) if last else 0)
+        if plan.remine < config.remine:
+            logger.warning(
+                "negatives are mined again %d times instead of %d, for lack of time or steps",
+                plan.remine,
+                config.remine,
+            )
     if on_plan:
         on_plan(plan)
     collate = collator()
@@ -125,7 +146,6 @@ def fit(
         trainer.remove_callback(PrinterCallback)
         for callback in callbacks:
             callback.log = trainer.log
-        last = last_checkpoint(checkpoints)
         if last:
             for callback in callbacks:
                 callback.restore(last)
@@ -142,13 +162,14 @@ def fit(
 
 
 class _SetEpoch(TrainerCallback):
-    """Sets the epoch of the collator, also in a resumed training."""
+    """Sets the epoch and the number of batches of the collator, also in a resumed training."""
 
     def __init__(self, collator: Collator) -> None:
         self._collator = collator
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._collator.epoch = int((state.epoch or 0.0) + 1e-6)
+        self._collator.batch = int(state.global_step)
 
 
 def _kept_plan(folder: Path | None) -> StepPlan | None:
@@ -184,6 +205,7 @@ def plan_steps(
         step_seconds=seconds,
         evaluate_every=config.eval_steps or an_epoch,
         evaluation_cost=evaluation_cost or EvaluationCost(),
+        remine=config.remine,
     )
     if plan.steps == 1 < an_epoch * config.epochs:
         raise DoesNotFitError(plan.seconds)

@@ -112,6 +112,8 @@ class DevSet:
                 relevant=tuple(np.searchsorted(rows, examples.relevant[row]) for row in chosen),
                 negatives=tuple(np.empty(0, np.int64) for _ in chosen),
                 own=None if examples.own is None else _places(examples.own[chosen], rows),
+                judged=(),
+                held_out=None,
             )
         )
         return pool, chosen, rows

@@ -19,13 +19,14 @@ from llama_index_ace_finetune.training.data.batches import BatchCollator
 from llama_index_ace_finetune.training.data.clustered_batches import ClusteredBatches
 from llama_index_ace_finetune.training.data.false_negatives import FalseNegativeMask
 from llama_index_ace_finetune.training.data.query_weights import query_weights
+from llama_index_ace_finetune.training.data.remined_negatives import ReminedNegatives, first_documents
 from llama_index_ace_finetune.training.data.teacher_scores import teacher_scores
 from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPlan
 from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, StepProgress
 from llama_index_ace_finetune.training.loop.evaluation_cost import expected_interpolations
 from llama_index_ace_finetune.training.loop.fit import OnPlan, fit
 from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss
-from llama_index_ace_finetune.training.model_selection.dev_set import POOL_DEPTH, POOL_QUERIES
+from llama_index_ace_finetune.training.model_selection.dev_set import POOL_DEPTH, POOL_QUERIES, encoding_seconds
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection, copy_weights, select_weights
 from llama_index_ace_finetune.training.modes.frozen_layers import frozen_layers
 from llama_index_ace_finetune.training.modes.late_interaction import (
@@ -55,10 +56,11 @@ def train_full(
         minutes: of training and dev evaluations, at most; None trains all epochs.
         progress: called after each step.
         on_plan: called with the planned steps before the first.
-        name: "in_batch" trains without mined negatives.
+        name: "in_batch" trains without mined negatives, but with those that the data label as irrelevant.
     """
     start = time.perf_counter()
-    encoder, config, dev = context.encoder, _config_of(name, context.config), context.dev
+    config = _config_of(name, context.config, judged=bool(context.examples.judged))
+    encoder, dev = context.encoder, context.dev
     model, base_weights, retention = encoder.model, copy_weights(encoder), context.retention
     late = late_interaction_of(context)
     base_projection = late.matrix() if late else None
@@ -71,6 +73,9 @@ def train_full(
     if config.lora_rank is not None:
         adapted = with_adapters(model, config)
         trained = Encoder(adapted, name=encoder.name, fingerprint=encoder.fingerprint, settings=encoder.settings)
+    # Dev and re-mining evaluate merged weights, and merged weights ship.
+    merge = (lambda: model.load_state_dict(merged_weights(trained.model))) if trained is not encoder else None
+    remined = _remined(context, config, name, before=merge)
     callback = DevEvaluationCallback(
         encoder,
         pool,
@@ -79,11 +84,9 @@ def train_full(
         patience=config.patience,
         progress=progress,
         on_evaluation=context.evaluation_phase(name),
-        # Dev evaluates merged weights, and merged weights ship.
-        before_evaluation=lambda: (
-            model.load_state_dict(merged_weights(trained.model)) if trained is not encoder else None
-        ),
+        before_evaluation=merge,
         projection=late.projection if late else None,
+        after_step=remined.after_step if remined else None,
     )
     try:
         with frozen_layers(trained.model, 0 if trained is not encoder else config.frozen_layers):
@@ -98,14 +101,18 @@ def train_full(
                     distillation=config.distillation,
                     late_interaction=late,
                 ),
-                collator=_collators(context, config),
+                collator=_collators(context, config, name, remined),
                 query_ids=context.examples.query_ids,
                 config=config,
                 minutes=minutes and max(minutes - (time.perf_counter() - start) / 60, minutes / 2),
                 callbacks=[callback],
-                evaluation_cost=sets.evaluation_cost(context, pool) if sets and pool else None,
+                evaluation_cost=dataclasses.replace(
+                    sets.evaluation_cost(context, pool) if sets and pool else EvaluationCost(),
+                    remining=_remining_seconds(context) if remined else 0.0,
+                ),
                 on_plan=on_plan,
                 checkpoints=context.checkpoints_of(name),
+                remined=remined,
                 batches=_batches(context),
                 least_epochs=_least_epochs(name, config, after=[result.name for result in previous]),
             )
@@ -154,11 +161,39 @@ def train_full(
         weights=shipped,
         token_projection=late.matrix() if late else None,
         preferred=is_preferred(selection, previous, dev),
+        remined=tuple(remined.record) if remined else (),
     )
 
 
-def _config_of(name: ModeName, config: TrainingConfig) -> TrainingConfig:
-    return dataclasses.replace(config, hard_negatives=0) if name == "in_batch" else config
+def _config_of(name: ModeName, config: TrainingConfig, *, judged: bool) -> TrainingConfig:
+    """The settings of a mode: "in_batch" has no mined negatives, only those that the data label as irrelevant."""
+    if name != "in_batch":
+        return config
+    return dataclasses.replace(config, hard_negatives=config.hard_negatives if judged else 0, remine=0)
+
+
+def _remined(
+    context: TrainingContext, config: TrainingConfig, name: ModeName, *, before: Callable[[], object] | None
+) -> ReminedNegatives | None:
+    if not config.remine:
+        return None
+    examples = context.examples
+    return ReminedNegatives(
+        context.encoder,
+        examples,
+        first=first_documents(context.query_vectors, context.document_vectors, examples),
+        settings=context.mining,
+        count=max(config.hard_negatives, *map(len, examples.negatives)),
+        before=before,
+        on_phase=lambda begins: context.on_phase(f"{name}: mining" if begins else name),
+    )
+
+
+def _remining_seconds(context: TrainingContext) -> float:
+    """About how long a re-mining takes: the encoding of all queries and documents."""
+    encoder, examples = context.encoder, context.examples
+    queries = encoding_seconds(encoder.encode_queries, examples.queries)
+    return queries + encoding_seconds(encoder.encode_documents, examples.corpus)
 
 
 def _least_epochs(name: ModeName, config: TrainingConfig, *, after: Sequence[str]) -> float:
@@ -185,9 +220,13 @@ def _packs(context: TrainingContext) -> bool:
     return encoder.packs(examples.queries, "query") and encoder.packs(examples.corpus, "document")
 
 
-def _collators(context: TrainingContext, config: TrainingConfig) -> Callable[[], BatchCollator]:
+def _collators(
+    context: TrainingContext, config: TrainingConfig, name: ModeName, remined: ReminedNegatives | None
+) -> Callable[[], BatchCollator]:
     """Return a factory of collators over the training queries, with false-negative mask and teacher if configured."""
     examples, model = context.examples, context.encoder.model
+    if name == "in_batch" and examples.judged:
+        examples = dataclasses.replace(examples, negatives=examples.judged)
     teacher = false_negatives = None
     if config.teacher:
         teacher = teacher_scores(load_teacher(config.teacher, device=config.device), examples, cache=context.cache)
@@ -204,6 +243,7 @@ def _collators(context: TrainingContext, config: TrainingConfig) -> Callable[[],
         false_negatives=false_negatives,
         teacher=teacher,
         weights=query_weights(examples, config.synthetic_weight),
+        remined=remined,
     )
 
 
@@ -217,8 +257,9 @@ def estimate_full(
     name: ModeName = "full",
 ) -> ModeEstimate:
     """Return what `train_full` will do, and how long it takes."""
-    config = _config_of(name, config)
-    batch = min(sizes.memories, config.batch_size * (1 + config.hard_negatives))
+    config = _config_of(name, config, judged=sizes.judged_queries > 0)
+    with_negatives = sizes.judged_queries / max(1, sizes.train_queries) if name == "in_batch" else 1.0
+    batch = min(sizes.memories, config.batch_size * (1 + with_negatives * config.hard_negatives))
     batches = max(1, -(-sizes.train_queries // config.batch_size))
     epoch = (sizes.train + batches * batch * sizes.corpus / sizes.memories) * speed.train
     pool = min(1.0, POOL_QUERIES * POOL_DEPTH / sizes.memories) * sizes.corpus + sizes.dev
@@ -229,14 +270,23 @@ def estimate_full(
         steps=config.epochs * batches,
         step_seconds=epoch / batches,
         evaluate_every=batches,
-        evaluation_cost=EvaluationCost(each=evaluation, after=interpolations * evaluation + decision),
+        evaluation_cost=EvaluationCost(
+            each=evaluation,
+            after=interpolations * evaluation + decision,
+            remining=(sizes.corpus + sizes.train) * speed.embed,
+        ),
+        remine=config.remine,
     )
     if plan.steps == 1 < config.epochs * batches:
         return ModeEstimate("not started: the budget allows only one step", 0.0)
     least = _least_epochs(name, config, after=after)
     if plan.steps < least * batches:
         return ModeEstimate(f"not started: the budget allows less than {least:g} epochs", 0.0)
-    return ModeEstimate(f"up to {config.epochs} epochs of {batches} steps, queries and documents", plan.seconds)
+    description = f"up to {config.epochs} epochs of {batches} steps, queries and documents"
+    if config.remine:
+        times = "once" if plan.remine == 1 else f"{plan.remine} times" if plan.remine else "not, for lack of time"
+        description += f"; negatives mined again: {times}"
+    return ModeEstimate(description, plan.seconds)
 
 
 MODE = Mode(name="full", keeps_index=False, needs_dev=False, train=train_full, estimate=estimate_full, budget_share=0.9)

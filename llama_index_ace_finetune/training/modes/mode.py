@@ -47,13 +47,17 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSizes:
-    """Characters that the model sees of the train queries, dev queries and corpus; counts of queries and memories."""
+    """Characters that the model sees of the train queries, dev queries and corpus; counts of queries and memories.
+
+    `judged_queries` are the train queries with memories that the data label as irrelevant.
+    """
 
     train: int
     dev: int
     corpus: int
     train_queries: int
     memories: int
+    judged_queries: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,7 @@ class QueryCollator:
         examples: what the numbers mean.
         query_prompt: text in front of every query.
         epoch: unused, since every epoch holds each query once.
+        batch: unused likewise.
         valid_label_columns: read by the trainer.
     """
 
@@ -174,6 +175,7 @@ class QueryCollator:
     examples: IndexedExamples
     query_prompt: str
     epoch: int = 0
+    batch: int = 0
     valid_label_columns: list[str] = field(default_factory=list)
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:

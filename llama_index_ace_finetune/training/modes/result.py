@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from llama_index_ace_finetune.training.data.remined_negatives import Remining
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 
 
@@ -32,6 +33,7 @@ class ModeResult:
         token_projection: of the token states that late interaction uses, float32 [width, d]; None for none.
         preferred: it ships even if another mode is better by single vectors, but not by more than one standard error,
             since its token vectors re-rank better.
+        remined: when its negatives were mined again.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ModeResult:
     query_adapter: NDArray[np.float32] | None = None
     token_projection: NDArray[np.float32] | None = None
     preferred: bool = False
+    remined: Sequence[Remining] = ()
 
     @property
     def ships(self) -> bool:
@@ -63,6 +66,7 @@ class ModeResult:
             "dev_difference_mrr@10": asdict(self.selection.difference) if self.selection else None,
             **({"retention": record.to_dict()} if record else {}),
             **({"late_interaction": late.to_dict()} if late else {}),
+            **({"remined": [asdict(one) for one in self.remined]} if self.remined else {}),
             "steps": self.steps,
             "epochs": round(self.epochs, 2),
             "seconds": round(self.seconds, 2),

@@ -124,6 +124,7 @@ def _with_queries(context: TrainingContext, rows: NDArray[np.int64]) -> Training
             negatives=tuple(examples.negatives[row] for row in rows),
             own=None if examples.own is None else examples.own[rows],
             synthetic=None,
+            judged=tuple(examples.judged[row] for row in rows) if examples.judged else (),
         ),
     )
     computed = dict(vars(context))
