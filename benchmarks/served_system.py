@@ -27,9 +27,10 @@ from machine import machine
 from numpy.typing import NDArray
 from sets import load
 
+from llama_index_ace_finetune.datasets.splits.manifest import Split
 from llama_index_ace_finetune.evaluation.report.per_query import PerQuery, per_query_path
 from llama_index_ace_finetune.evaluation.stats.paired import paired_difference
-from llama_index_ace_finetune.pipeline.evaluate import EvaluationResult, evaluate_model
+from llama_index_ace_finetune.pipeline.evaluate import evaluate_model
 from llama_index_ace_finetune.pipeline.run import run
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
@@ -75,27 +76,20 @@ def finished_run(folder: Path, name: str, seed: int, runs: Path, minutes: float)
     return result.folder
 
 
-def measure(
-    folder: Path, name: str, seed: int, made: RunFolder, earlier: Path | None
-) -> tuple[Measured, EvaluationResult]:
-    """Evaluate the model of a run on its test queries."""
-    result = evaluate_model(load(folder, name), made.model)
-    evaluation = result.evaluation
-    best = max(UNTUNED, key=lambda system: evaluation.mean(system, MRR))
-    columns = {"base": "base", "best untuned": best, "served": result.verdict.serving["system"], "tuned RRF": RRF}
-    values = {
-        column: {measure: evaluation.values[system][measure] for measure in (SUCCESS, MRR)}
-        for column, system in columns.items()
-    }
+def measure(name: str, seed: int, made: RunFolder, earlier: Path | None) -> Measured:
+    """Read what a run measured on its test queries."""
+    found = PerQuery.read(per_query_path(made.report))
+    served = made.read_manifest()["serving"]["system"]
+    best = max(UNTUNED, key=lambda system: found.values[system][MRR].mean())
+    columns = {"base": "base", "best untuned": best, "served": served, "tuned RRF": RRF}
+    values = {column: {of: found.values[system][of] for of in (SUCCESS, MRR)} for column, system in columns.items()}
     if earlier is not None:
         old = RunFolder.open(earlier / name)
         system = old.read_manifest()["serving"]["system"]
         per_query = PerQuery.read(per_query_path(old.report))
-        rows = [per_query.query_ids.index(query) for query in evaluation.data.query_ids]
-        values["tuned RRF"] = {
-            measure: np.asarray(per_query.values[system][measure])[rows] for measure in (SUCCESS, MRR)
-        }
-    return Measured(name, seed, result.verdict.serving["system"], values, evaluation.data.groups), result
+        rows = [per_query.query_ids.index(query) for query in found.query_ids]
+        values["tuned RRF"] = {of: per_query.values[system][of][rows] for of in (SUCCESS, MRR)}
+    return Measured(name, seed, served, values, list(found.groups))
 
 
 def compare_quality(measured: list[Measured], findings: Findings) -> None:
@@ -134,10 +128,11 @@ def compare_quality(measured: list[Measured], findings: Findings) -> None:
     findings.ask(f"sets below either by more than the interval: {', '.join(below) or 'none'}", not below)
 
 
-def compare_serving(results: dict[str, tuple[RunFolder, EvaluationResult]], findings: Findings) -> None:
+def compare_serving(folder: Path, runs: dict[str, RunFolder], findings: Findings) -> None:
     """Ask a retriever the test queries, and compare its results with the evaluated ranking."""
     rows, all_equal = [], True
-    for name, (made, result) in results.items():
+    for name, made in runs.items():
+        result = evaluate_model(load(folder, name), made.model)
         data = result.evaluation.data
         system = result.evaluation.system(result.verdict.serving["system"])
         with closing(FineTunedHybridRetriever.from_run(made.path, similarity_top_k=20)) as retriever:
@@ -177,19 +172,18 @@ def main() -> int:
     findings = Findings()
     names = ("ace",) if options.check else tuple(options.sets.split(","))
     seeds = [int(seed) for seed in ("0" if options.check else options.seeds).split(",")]
-    measured, results = [], {}
+    measured, made_first = [], {}
     with tempfile.TemporaryDirectory() as temporary:
         runs = options.runs or Path(temporary)
         for name in names:
             for seed in seeds:
                 made = finished_run(folder, name, seed, runs, 1.0 if options.check else options.budget)
-                one, result = measure(folder, name, seed, made, options.earlier if seed == 0 else None)
-                measured.append(one)
-                results.setdefault(name, (made, result))
-                if result.report["split"]["counts"]["train"]["queries"] >= FEW_QUERIES:
+                measured.append(measure(name, seed, made, options.earlier if seed == 0 else None))
+                made_first.setdefault(name, made)
+                if len(Split.load(made.split).train) >= FEW_QUERIES:
                     break
         compare_quality(measured, findings)
-        compare_serving(dict(list(results.items())[:2]), findings)
+        compare_serving(folder, dict(list(made_first.items())[:2]), findings)
     versions = machine("torch", "sentence-transformers", "qdrant-client", "numpy")
     return findings.close("The served system", versions, options.out)
 
