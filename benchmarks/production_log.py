@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import statistics
 import tempfile
 import time
@@ -34,6 +35,10 @@ def measure_logging(settings: Any, findings: Findings) -> None:
     embedding.warm_up()
     store = MemoryStore.create({FINETUNED: NamedVector(384, embedding.fingerprint)})
     store.upsert(nodes, {FINETUNED: vectors})
+
+    # As docs/how-to/replace-a-retriever.md advises for an asynchronous application.
+    gc.collect()
+    gc.freeze()
 
     def retriever(log: QueryLog | None) -> FineTunedHybridRetriever:
         return FineTunedHybridRetriever(store, embed_model=embedding, fallback="off", query_log=log)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ def make_app(settings: Settings | None = None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         retriever = await run_in_threadpool(open_retriever, settings)
+        gc.collect()
+        gc.freeze()  # what is loaded stays; a full collection of it would stop the event loop for a third of a second
         refreshing = asyncio.create_task(keep_refreshed(retriever, settings.refresh))
         app.state.retriever = retriever
         yield

@@ -117,19 +117,21 @@ class HybridSearch:
             return (await self.arun_many([bundle], settings))[0]
         queries, deadline = [_without_surrogates(bundle)], self._threads.deadline_from_now()
         start, wait = self._threads.start, self._threads.wait_until
-        searches = asyncio.gather(
-            start(self._models.search, queries, settings, deadline),
-            start(self._search_lexical, queries, settings, deadline),
-        )
-        dense, lexical = await wait(searches, deadline)
-        return (await wait(start(self._results, queries, dense, lexical, settings, deadline), deadline))[0]
+        async with self._threads.turn():
+            searches = asyncio.gather(
+                start(self._models.search, queries, settings, deadline),
+                start(self._search_lexical, queries, settings, deadline),
+            )
+            dense, lexical = await wait(searches, deadline)
+            return (await wait(start(self._results, queries, dense, lexical, settings, deadline), deadline))[0]
 
     async def arun_many(self, bundles: Sequence[QueryBundle], settings: SearchSettings) -> list[list[RetrievedMemory]]:
         """`run_many` off the event loop."""
         deadline = self._threads.deadline_from_now()
-        return await self._threads.wait_until(
-            self._threads.start(self._run_many, bundles, settings, deadline), deadline
-        )
+        async with self._threads.turn():
+            return await self._threads.wait_until(
+                self._threads.start(self._run_many, bundles, settings, deadline), deadline
+            )
 
     def embed(self, text: str) -> list[float]:
         """Return the query vector of the model that serves: the tuned one, else the baseline."""

@@ -6,7 +6,9 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from llama_index_ace_finetune.errors import StoreError
 from llama_index_ace_finetune.retrievers.deadline import Deadline
@@ -18,6 +20,7 @@ _THREADS, _SERVER_THREADS = 2, 16
 # Seconds that an asynchronous search may exceed its deadline before the caller stops waiting for it.
 _SLACK = 0.1
 _Result = TypeVar("_Result")
+_Turns = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
 
 
 class SearchThreads:
@@ -31,6 +34,7 @@ class SearchThreads:
     def __init__(self, store: MemoryStore, timeout: float | None) -> None:
         self._store, self._timeout = store, timeout
         self._pool = self._new_pool()
+        self._turns = _Turns()
         renew_after_fork(self, SearchThreads._renew)
 
     def deadline(self) -> Deadline:
@@ -66,6 +70,16 @@ class SearchThreads:
             "check the server, or increase `timeout`."
         )
 
+    def turn(self) -> AbstractAsyncContextManager[Any]:
+        """Return a context in which few searches of an event loop compute at a time, the others waiting in order.
+
+        Without it, queries that arrive together also finish together: the first waits for the last, and the event loop
+        stands still while it hands out all results. With a server threads only wait, and there is no limit.
+        """
+        if not self._store.embedded:
+            return nullcontext()
+        return self._turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_THREADS))
+
     def start(self, function: Callable[..., _Result], *arguments: Any) -> asyncio.Future[_Result]:
         """Start a function in a thread of the pool."""
         context = contextvars.copy_context()  # it holds the instrumentation spans
@@ -84,3 +98,4 @@ class SearchThreads:
 
     def _renew(self) -> None:
         self._pool = self._new_pool()
+        self._turns = _Turns()

@@ -179,6 +179,37 @@ class TestConcurrency:
         # Other processes may delay the loop, so the best of several measurements counts.
         assert min(longest) < 0.05
 
+    async def test_searches_that_arrive_together_do_not_wait_for_each_other(
+        self, in_process, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        search, under_way, most = in_process._search, 0, 0
+        begin, end = search._models.search, search._results
+
+        def begins(*arguments: object) -> object:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            return begin(*arguments)
+
+        def ends(*arguments: object) -> object:
+            nonlocal under_way
+            found = end(*arguments)
+            under_way -= 1
+            return found
+
+        monkeypatch.setattr(search._models, "search", begins)
+        monkeypatch.setattr(search, "_results", ends)
+        await asyncio.gather(*(in_process.aretrieve(query) for query in QUERIES))
+        assert (under_way, most) == (0, 2)
+
+    def test_searches_of_several_event_loops(self, in_process) -> None:
+        expected = [seen(in_process.retrieve(query)) for query in QUERIES[:6]]
+
+        async def all_of_them() -> list[list[tuple]]:
+            return [seen(hits) for hits in await asyncio.gather(*(in_process.aretrieve(q) for q in QUERIES[:6]))]
+
+        assert [asyncio.run(all_of_them()) for _ in range(2)] == [expected] * 2
+
     async def test_slow_model_does_not_block_the_loop(self) -> None:
         retriever = words_retriever(NODES[:20])
         retriever._search.chain.models[0].break_with(delay=0.15)
