@@ -22,8 +22,8 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
 from llama_index_ace_finetune.run_folder import MANIFEST, RunFolder
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.data.divide_examples import divide_examples
 from llama_index_ace_finetune.training.data.examples import index_examples
-from llama_index_ace_finetune.training.fine_tuner import divide_examples
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 from llama_index_ace_finetune.utils.new_folder import new_folder, require_replaceable, tidy
 

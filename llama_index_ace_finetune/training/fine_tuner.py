@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -12,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from llama_index_ace_finetune.datasets.splits.leakage import require_held_out
-from llama_index_ace_finetune.datasets.text import normalise, text_hash
-from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
+from llama_index_ace_finetune.datasets.text import text_hash
+from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.errors import DatasetError, ModelError, TrainingError
+from llama_index_ace_finetune.errors import ModelError, TrainingError
 from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.mining.settings import MiningSettings, margin_warnings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
+from llama_index_ace_finetune.training.data.divide_examples import divide_examples
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
 from llama_index_ace_finetune.training.data.remined_negatives import mining_settings_of
 from llama_index_ace_finetune.training.loop.callback import StepProgress
@@ -327,54 +327,6 @@ def _require_single_encoder(encoder: Encoder) -> None:
             f"The model {encoder.name!r} embeds queries and documents differently, which cannot be tuned further; "
             "start from its own base model."
         )
-
-
-def divide_examples(
-    data: TrainingData, *, train_split: float, seed: int
-) -> tuple[list[TrainingExample], list[TrainingExample]]:
-    """Return the train and the dev examples; test examples are in neither.
-
-    Negatives of train examples that are positives of dev or test queries, or have the same text, are left out.
-    """
-    usable = [example for example in data.examples if example.split != "test"]
-    dev = [example for example in usable if example.split == "dev"]
-    if not dev and data.split is None:
-        try:
-            dev_ids = _dev_by_component(data, usable, train_split=train_split, seed=seed)
-        except DatasetError:
-            # Marked training examples can be used even if no dev queries can be set aside.
-            if not any(example.split == "train" for example in usable):
-                raise
-            dev_ids = set()
-        dev = [example for example in usable if example.query_id in dev_ids]
-    held = {example.query_id for example in dev}
-    train = [example for example in usable if example.query_id not in held]
-    text = {identifier: normalise(memory) for identifier, memory in data.memories.items()}
-    kept_back = [*dev, *(example for example in data.examples if example.split == "test")]
-    answers = {text[identifier] for example in kept_back for identifier in example.positive_ids}
-    return [_without(example, answers, text) for example in train], dev
-
-
-def _without(example: TrainingExample, answers: set[str], text: Mapping[str, str]) -> TrainingExample:
-    negatives = tuple(negative for negative in example.negatives if text[negative.memory_id] not in answers)
-    return dataclasses.replace(example, negatives=negatives)
-
-
-def _dev_by_component(
-    data: TrainingData, examples: list[TrainingExample], *, train_split: float, seed: int
-) -> set[str]:
-    from llama_index_ace_finetune.datasets.splits.settings import SplitSettings
-    from llama_index_ace_finetune.datasets.splits.split import split_dataset
-    from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
-
-    dataset = RetrievalDataset(
-        name="training data",
-        memories={identifier: Memory(identifier, text) for identifier, text in data.memories.items()},
-        queries={example.query_id: Query(example.query_id, normalise(example.query)) for example in examples},
-        judgements={example.query_id: dict.fromkeys(example.positive_ids, 1.0) for example in examples},
-    )
-    settings = SplitSettings(train=train_split, dev=1 - train_split, test=0.0, seed=seed, known=0.0)
-    return set(split_dataset(dataset, settings=settings).dev)
 
 
 def require_examples(count: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.datasets.training_data import HardNegative, TrainingData, TrainingExample
 from llama_index_ace_finetune.errors import DatasetError
-from llama_index_ace_finetune.training.fine_tuner import divide_examples
+from llama_index_ace_finetune.training.data.divide_examples import divide_examples
 
 WORDS = ["disk", "queue", "token", "cache", "deploy", "login", "backup", "metric", "index", "mail"]
 
