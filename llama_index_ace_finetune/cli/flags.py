@@ -22,6 +22,8 @@ _TRAINING = {
     "precision": "precision",
     "seed": "seed",
 }
+_LISTS = ("also", "tasks")
+"""Options that may be repeated, or separated by commas."""
 _MINING = {
     name: name
     for name in (
@@ -42,7 +44,8 @@ _MINING = {
 
 def training_flags(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the training settings among a verb's options; an option that is None was not given."""
-    return _named(given, _TRAINING)
+    lists = {name: [one for value in given.get(name) or () for one in value.split(",") if one] for name in _LISTS}
+    return {**_named(given, _TRAINING), **{name: values for name, values in lists.items() if values}}
 
 
 def mining_flags(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import typer
 
-from llama_index_ace_finetune.training.config import ModeName
+from llama_index_ace_finetune.training.config import ModeName, TaskName
 
 Data = Annotated[Path, typer.Option("--data", help="Queries with known answers: a file or folder.")]
 Memories = Annotated[
@@ -92,6 +92,21 @@ LateInteractionWeight = Annotated[
 ]
 Retention = Annotated[
     str | None, typer.Option(help="General queries, a file or folder, whose MRR@10 may fall by .01 at most.")
+]
+Also = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="<data>",
+        help="Further datasets to train on, each with its own memories: files or folders, separated by commas; "
+        "repeatable.",
+    ),
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="<names>",
+        help=f"Further tasks, made from the data themselves: {', '.join(get_args(TaskName))}; repeatable.",
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
 QueryMs = Annotated[

@@ -14,6 +14,7 @@ from llama_index_ace_finetune.cli.execute import execute, typed_command
 from llama_index_ace_finetune.cli.flags import mining_flags, training_flags
 from llama_index_ace_finetune.cli.options import (
     AbsoluteMargin,
+    Also,
     AsJson,
     BaseModel,
     BatchSize,
@@ -52,6 +53,7 @@ from llama_index_ace_finetune.cli.options import (
     SkipCategories,
     SparseEncoderName,
     SplitSeed,
+    Tasks,
     TeacherModel,
     Title,
     TrainingMode,
@@ -108,6 +110,8 @@ def run(
     remine: Remine = None,
     late_interaction_weight: LateInteractionWeight = None,
     retention: Retention = None,
+    also: Also = None,
+    tasks: Tasks = None,
     query_ms: QueryMs = None,
     bytes_per_memory: BytesPerMemory = None,
     sparse_encoder: SparseEncoderName = None,

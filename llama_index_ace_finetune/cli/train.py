@@ -11,6 +11,7 @@ from llama_index_ace_finetune.cli.console import emit
 from llama_index_ace_finetune.cli.execute import execute
 from llama_index_ace_finetune.cli.flags import training_flags
 from llama_index_ace_finetune.cli.options import (
+    Also,
     AsJson,
     BaseModel,
     BatchSize,
@@ -27,6 +28,7 @@ from llama_index_ace_finetune.cli.options import (
     Resume,
     Retention,
     Seed,
+    Tasks,
     TrainingMode,
 )
 from llama_index_ace_finetune.cli.verb import Verb
@@ -51,6 +53,8 @@ def train(
     remine: Remine = None,
     late_interaction_weight: LateInteractionWeight = None,
     retention: Retention = None,
+    also: Also = None,
+    tasks: Tasks = None,
     device: Device = None,
     precision: Precision = None,
     resume: Resume = False,

@@ -164,6 +164,17 @@ class TrainingData:
         )
 
 
+def is_training_data(path: Path) -> bool:
+    """Return whether a JSON file holds training examples, as `TrainingData.load` reads them."""
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    try:
+        document = read_json_file(path, _TRAINING_DATA, max_bytes=_MAX_BYTES)
+    except DatasetError:
+        return False  # whoever reads it as other data says what is wrong
+    return isinstance(document, dict) and isinstance(document.get("examples"), list)
+
+
 def _memory_metadata(value: Any, path: Path) -> dict[str, dict[str, Any]]:
     if value is None:
         return {}

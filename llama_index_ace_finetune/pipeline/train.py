@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
+from llama_index_ace_finetune.pipeline.further_content import further_content
 from llama_index_ace_finetune.pipeline.index import check_index_output, place_index, write_index
 from llama_index_ace_finetune.pipeline.model_contents import by_content
 from llama_index_ace_finetune.pipeline.work_folder import work_folder
@@ -34,13 +36,17 @@ def train_model(
     *,
     cache: Path | None = None,
     checkpoints: Path | None = None,
+    held_out_queries: Iterable[str] = (),
     events: PipelineEvents | None = None,
 ) -> dict[str, Any]:
-    """Train, report the result on dev, save the best model, and return the metrics of the training."""
+    """Train, report the result on dev, save the best model, and return the metrics of the training.
+
+    `held_out_queries` are texts as in `EmbeddingFineTuner.load_training_data`.
+    """
     require_replaceable(Path(config.output_dir), kind=MODEL)
     events = events or PipelineEvents()
     tuner = EmbeddingFineTuner(config, cache=cache, checkpoints=checkpoints)
-    counts = tuner.load_training_data(data)
+    counts = tuner.load_training_data(data, held_out_queries=held_out_queries)
     events.on_message(
         f"training on {counts['train']} queries, selecting on {counts['dev']}, over {counts['memories']} memories"
     )
@@ -56,6 +62,8 @@ def train_model(
         )
     if tuner.synthetic:
         events.on_message(str(tuner.synthetic))
+    for task in tuner.tasks:
+        events.on_message(str(task))
     events.on_message("ships the base" if tuner.shipped is None else f"ships {tuner.shipped.name}")
     return metrics
 
@@ -131,7 +139,9 @@ def train(
     require_replaceable(model, kind=MODEL)
     check_index_output(index, replace=True)
     settings_used = by_content(config.to_dict())
-    inputs = {"data": text_hash(content), "max_examples": max_examples, "config": settings_used}
+    inputs: dict[str, Any] = {"data": text_hash(content), "max_examples": max_examples, "config": settings_used}
+    if config.also:
+        inputs["also"] = [further_content(path) for path in config.also]
     with work_folder(model, inputs=inputs, resume=resume, events=events) as work:
         made, metrics = _trained(data, config, work, events or PipelineEvents())
         settings = EncoderSettings(device=config.device, precision=config.precision)

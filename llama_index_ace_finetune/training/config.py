@@ -27,6 +27,9 @@ ModeName = Literal["linear", "queries", "in_batch", "full", "towers"]
 DistillationName = Literal["kl", "margin_mse"]
 """Distillation losses; each is a function in `training/losses/distillation.py`."""
 
+TaskName = Literal["duplicates", "paraphrases", "category"]
+"""Tasks made from the training data themselves; each is a function in `training/data/derived_tasks.py`."""
+
 _WHOLE_OR_NONE = frozenset({"eval_steps", "patience", "lora_rank", "max_seq_length", "late_interaction_dimensions"})
 _WHOLE = (
     "epochs",
@@ -108,6 +111,12 @@ class TrainingConfig:
         report_to: in mode "full", loggers of the transformers trainer, ("tensorboard",) or ("wandb",) for example;
             TensorBoard's files go to a folder beside the model, OUTPUT_DIR-logs.
         synthetic_weight: of synthetic queries in the losses, beside queries of users, which have weight 1.
+        also: further datasets to train on, by file or folder, each as a task with a corpus of its own; dev queries of
+            the main data decide what ships. For modes that train all weights.
+        tasks: further tasks made from the main data: "duplicates" (memories that are relevant to one query, or have the
+            same title), "paraphrases" (queries with the same positive), "category" (memories of the same category).
+        task_temperature: of the sampling of tasks: one with n queries has a share of the batches in proportion to
+            n^(1/task_temperature); 1 samples by size, large values all alike.
     """
 
     base_model: str = DEFAULT_BASE_MODEL
@@ -149,9 +158,15 @@ class TrainingConfig:
     seed: int = 0
     report_to: tuple[str, ...] = ()
     synthetic_weight: float = 0.5
+    also: tuple[str, ...] = ()
+    tasks: tuple[TaskName, ...] = ()
+    task_temperature: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("interpolation", "dimensions", "report_to"):
+        for name in ("also", "tasks"):
+            self._require(not isinstance(getattr(self, name), str), name, "a list of texts")
+        object.__setattr__(self, "also", tuple(str(path) for path in self.also))
+        for name in ("interpolation", "dimensions", "report_to", "tasks"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.device == "auto":
             object.__setattr__(self, "device", None)
@@ -175,7 +190,13 @@ class TrainingConfig:
         )
         for name in ("epochs", "batch_size", "cluster_size"):
             self._require(getattr(self, name) > 0, name, "greater than 0")
-        for name in ("learning_rate", "temperature", "late_interaction_temperature", "synthetic_weight"):
+        for name in (
+            "learning_rate",
+            "temperature",
+            "task_temperature",
+            "late_interaction_temperature",
+            "synthetic_weight",
+        ):
             self._require(0 < getattr(self, name) < math.inf, name, "greater than 0, and finite")
         weight, length = self.late_interaction_weight, self.late_interaction_dimensions
         self._require(0 <= weight < math.inf, "late_interaction_weight", "0 or more, and finite")
@@ -205,6 +226,13 @@ class TrainingConfig:
         self._require(all(length > 0 for length in self.dimensions), "dimensions", "greater than 0, each of them")
         distillations = get_args(DistillationName)
         self._require(self.distillation in distillations, "distillation", f"one of {', '.join(distillations)}")
+        self._require(all(self.also), "also", "paths of data sets, none of them empty")
+        known = set(get_args(TaskName))
+        self._require(known.issuperset(self.tasks), "tasks", f"a list of {', '.join(get_args(TaskName))}")
+        all_weights = not self.keep_index and self.mode not in ("linear", "queries")
+        for name in ("also", "tasks"):
+            rule = "left out in modes linear and queries and with keep_index, which train on the main data only"
+            self._require(all_weights or not getattr(self, name), name, rule)
         self._require(self.precision in ("auto", "float32", "bfloat16"), "precision", "auto, float32 or bfloat16")
 
     def _require(self, holds: bool, name: str, rule: str) -> None:

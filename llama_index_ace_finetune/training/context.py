@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
+from llama_index_ace_finetune.training.data.task import TrainingTask
 from llama_index_ace_finetune.training.data.token_cache import TokenCache
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.retention import Retention
@@ -33,6 +34,7 @@ class TrainingContext:
         general: the queries of `config.retention`; None if it is not set.
         on_phase: called with the name of each phase that begins: a mode, or its evaluation.
         mining: settings with which the negatives of the examples were mined.
+        tasks: further tasks that are trained along in modes that train all weights.
     """
 
     encoder: Encoder
@@ -44,6 +46,14 @@ class TrainingContext:
     general: DevSet | None = None
     on_phase: Callable[[str], object] = lambda name: None
     mining: MiningSettings = field(default_factory=MiningSettings)
+    tasks: tuple[TrainingTask, ...] = ()
+
+    def with_tasks(self, tasks: tuple[TrainingTask, ...]) -> TrainingContext:
+        """Return the context with these further tasks; what was computed is kept."""
+        context = replace(self, tasks=tasks)
+        # Where cached properties keep their values.
+        context.__dict__.update({name: value for name, value in vars(self).items() if name not in context.__dict__})
+        return context
 
     def checkpoints_of(self, mode: str) -> Path | None:
         """Return the folder for the checkpoints of one mode."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from llama_index_ace_finetune.datasets.splits.held_out import HeldOut
 from llama_index_ace_finetune.datasets.splits.leakage import require_held_out
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
@@ -21,14 +23,19 @@ from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.mining.settings import MiningSettings, margin_warnings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
+from llama_index_ace_finetune.training.data.derived_tasks import derive_task
 from llama_index_ace_finetune.training.data.divide_examples import divide_examples
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
+from llama_index_ace_finetune.training.data.further_tasks import further_tasks
 from llama_index_ace_finetune.training.data.remined_negatives import mining_settings_of
+from llama_index_ace_finetune.training.data.task import TrainingTask
+from llama_index_ace_finetune.training.data.task_batches import sampling_probabilities
 from llama_index_ace_finetune.training.loop.callback import StepProgress
 from llama_index_ace_finetune.training.loop.loggers import require_loggers
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 from llama_index_ace_finetune.training.model_selection.retention import read_retention
+from llama_index_ace_finetune.training.model_selection.task_results import TaskResult, task_mrr, task_results
 from llama_index_ace_finetune.training.modes.frozen_layers import require_layers
 from llama_index_ace_finetune.training.modes.late_interaction import require_token_states
 from llama_index_ace_finetune.training.modes.lora import require_peft
@@ -70,6 +77,7 @@ class EmbeddingFineTuner:
         self.encoder: Encoder | None = None
         self.results: list[ModeResult] = []
         self.synthetic: SyntheticChoice | None = None
+        self.tasks: list[TaskResult] = []
         self.history: list[Mapping[str, float]] = []
         self._cache = cache
         self._checkpoints = checkpoints
@@ -77,18 +85,28 @@ class EmbeddingFineTuner:
         self._dev: DevSet | None = None
         self._general: DevSet | None = None
         self._mining = MiningSettings()
+        self._further: tuple[TrainingTask, ...] = ()
+        self._held_out: HeldOut | None = None
         self._started_from: Encoder | None = None
         self._metrics: dict[str, Any] = {}
 
-    def load_training_data(self, source: str | Path | TrainingData) -> dict[str, int]:
+    def load_training_data(
+        self, source: str | Path | TrainingData, *, held_out_queries: Iterable[str] = ()
+    ) -> dict[str, int]:
         """Read training data and divide it into train and dev; return how many examples each part has.
 
         Examples marked "dev" are dev; if none is marked, a fraction of `1 - train_split` is set aside by connected
         components, so that no positive and no query text appears in both. Data with the manifest of a split without
         dev is all trained on. Test examples are never used.
 
+        Args:
+            source: the file, or its content.
+            held_out_queries: texts of further held-out queries, such as those of test, of which training data hold
+                hashes only: near-duplicates of them are left out of further datasets.
+
         Raises:
-            DatasetError: if the file is not training data, or the retention set cannot be read.
+            DatasetError: if the file is not training data, the retention set or a further dataset cannot be read, or
+                nothing is left of a further dataset.
             LeakageError: if it holds what its own split holds out.
             TrainingError: if there are too few examples, or their negatives cannot be mined again as `config.remine`
                 asks for.
@@ -106,6 +124,10 @@ class EmbeddingFineTuner:
         if self.config.remine:
             self._mining = mining_settings_of(data.metadata)
         self._general = read_retention(Path(self.config.retention)) if self.config.retention else None
+        self._held_out = HeldOut.of(data, dev, held_out_queries)
+        self._further = further_tasks(
+            self.config.also, self._held_out, train_split=self.config.train_split, seed=self.config.seed
+        )
         self.data = data
         self._train = examples
         self._dev = DevSet(index_examples(data, dev)) if dev else None
@@ -210,15 +232,20 @@ class EmbeddingFineTuner:
         context, self.synthetic = choose_synthetic(context, at_least=MIN_EXAMPLES)
         examples = self._train = context.examples
         require_examples(len(examples.queries))
+        context = context.with_tasks((*self._further, *self._derived_tasks(examples)))
         self.results = run_modes(
             context, progress=progress, on_mode_end=on_mode_end, on_mode_start=on_mode_start, started=started
         )
         shipped, last = self.shipped, self.results[-1]
+        if context.tasks:
+            on_phase("evaluating tasks")
+        by_task = [task_mrr(task, encoder, cache=self._cache) for task in context.tasks]
         if shipped:
             # The fingerprint is set when its files are written.
             self.encoder = Encoder(
                 shipped.build(encoder.model), name=encoder.name, fingerprint="", settings=encoder.settings
             )
+        self.tasks = self._task_results(context, by_task)
         self.history = list((shipped or last).history)
         reported = shipped or last
         seconds = sum(result.seconds for result in self.results)
@@ -232,10 +259,41 @@ class EmbeddingFineTuner:
             "selection": self.selection.to_dict() if self.selection else None,
             "synthetic": self.synthetic.to_dict() if self.synthetic else None,
             "rungs": [result.to_dict() for result in self.results],
+            **({"tasks": [result.to_dict() for result in self.tasks]} if self.tasks else {}),
         }
         self._metrics = metrics
         self.save_model()
         return metrics
+
+    def _derived_tasks(self, examples: IndexedExamples) -> list[TrainingTask]:
+        """Return the tasks of the settings for which the data have material."""
+        assert self.data is not None
+        assert self._held_out is not None
+        config, held_out = self.config, self._held_out.holds_answer(examples.corpus)
+        found = {
+            name: derive_task(
+                name,
+                examples,
+                metadata=self.data.memory_metadata,
+                held_out=held_out,
+                dev=1 - config.train_split,
+                seed=config.seed,
+            )
+            for name in dict.fromkeys(config.tasks)
+        }
+        for name in (name for name, task in found.items() if task is None):
+            logger.warning("the task %r is left out: the training data hold too few related texts for it", name)
+        return [task for task in found.values() if task]
+
+    def _task_results(self, context: TrainingContext, base: list[NDArray[np.float64] | None]) -> list[TaskResult]:
+        """Compare the base, whose values are given, with what ships on the dev queries of each further task."""
+        encoder, examples = self._ready()
+        tasks = context.tasks
+        sizes = [len(examples.queries), *(len(task.examples.queries) for task in tasks)]
+        probabilities = sampling_probabilities(sizes, self.config.task_temperature).tolist()[1:]
+        return task_results(
+            tasks, probabilities, base, [task_mrr(task, encoder) for task in tasks] if self.shipped else base
+        )
 
     @property
     def shipped(self) -> ModeResult | None:
@@ -279,6 +337,7 @@ class EmbeddingFineTuner:
             data=self.data,
             train=examples,
             dev=self._dev.examples if self._dev else None,
+            further=[task.examples for task in self._further],
             # Without a training nothing is known of the weights: a caller may have changed them.
             keeps_documents=bool(self.results) and (self.shipped is None or self.shipped.name in _KEEP_INDEX),
             token_projection=self.shipped.token_projection if self.shipped else None,
@@ -298,7 +357,8 @@ class EmbeddingFineTuner:
         """Refuse checkpoints of other data, settings or weights, which a training would otherwise resume."""
         settings = {name: value for name, value in self.config.to_dict().items() if name != "output_dir"}
         dev = self._dev.examples if self._dev else None
-        inputs = repr((settings, encoder.fingerprint, *(_rows_of(part) for part in (examples, dev) if part)))
+        parts = (examples, dev, *(task.examples for task in self._further))
+        inputs = repr((settings, encoder.fingerprint, *(_rows_of(part) for part in parts if part)))
         file, key = folder / _INPUTS, text_hash(inputs)
         if file.is_file() and file.read_text(encoding="utf-8") != key:
             raise TrainingError(

@@ -24,11 +24,12 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 
 fit._SAVED_SECONDS = 0.01  # after every step
-data, output, checkpoints, mode, weight, remine = sys.argv[1:]
+data, output, checkpoints, mode, weight, remine, also = sys.argv[1:]
 tuner = EmbeddingFineTuner(
     TrainingConfig(output_dir=output, mode=mode, epochs=3, batch_size=8, hard_negatives=1, budget_minutes=None,
                    learning_rate=1e-4, interpolation=(1.0,), max_seq_length=32, device="cpu", precision="float32",
-                   late_interaction_weight=float(weight), remine=int(remine)),
+                   late_interaction_weight=float(weight), remine=int(remine), also=(data,) if also else (),
+                   tasks=("paraphrases",) if also else ()),
     checkpoints=Path(checkpoints),
 )
 tuner.load_training_data(data)
@@ -41,19 +42,21 @@ print("rows", len(tuner.history), "mined", mined)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "killed_at", "weight", "remine"),
+    ("mode", "killed_at", "weight", "remine", "also"),
     [
-        ("full", 8, 0, 0),
-        ("queries", 2, 0, 0),
-        ("full", 8, 0.5, 0),
+        ("full", 8, 0, 0, ""),
+        ("queries", 2, 0, 0, ""),
+        ("full", 8, 0.5, 0, ""),
         # Of fifteen steps, negatives are mined again after the seventh, and are used from the ninth on.
-        ("full", 7, 0, 1),
-        ("full", 8, 0, 1),
-        ("full", 12, 0, 2),
+        ("full", 7, 0, 1, ""),
+        ("full", 8, 0, 1, ""),
+        ("full", 12, 0, 2, ""),
+        # Of three tasks, in the second epoch.
+        ("full", 20, 0, 1, "also"),
     ],
 )
 def test_killed_training_is_resumed(
-    training_data: TrainingData, tmp_path: Path, mode: str, killed_at: int, weight: float, remine: int
+    training_data: TrainingData, tmp_path: Path, mode: str, killed_at: int, weight: float, remine: int, also: str
 ) -> None:
     training_data.save(tmp_path / "data.json")
 
@@ -66,6 +69,7 @@ def test_killed_training_is_resumed(
             mode,
             str(weight),
             str(remine),
+            also,
         ]
 
     whole = subprocess.run(command("whole"), capture_output=True, text=True, check=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.pipeline.further_content import further_content
 from llama_index_ace_finetune.pipeline.model_contents import by_content
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.stages.stage import (
@@ -27,7 +28,8 @@ def _key(settings: RunSettings, dataset: RetrievalDataset, keys: Mapping[str, st
     values = settings.to_dict()["training"]
     training = by_content({name: value for name, value in values.items() if name != "device"})
     general = [dataset_content(read_dataset(Path(training["retention"])))] if training["retention"] else []
-    return digest([keys["mine"], training, *general])
+    further = [further_content(path) for path in training["also"]]
+    return digest([keys["mine"], training, *general, *further])
 
 
 def _run(context: StageContext) -> None:
@@ -37,8 +39,15 @@ def _run(context: StageContext) -> None:
         config,
         cache=context.cache,
         checkpoints=context.work / "training",
+        held_out_queries=_held_out(context),
         events=context.events,
     )
+
+
+def _held_out(context: StageContext) -> list[str]:
+    """Return the texts of all queries that the split does not train on."""
+    split, queries = context.split, context.dataset.queries
+    return [queries[i].text for name in split.held_parts if name != "train" for i in split.part(name)]
 
 
 def _estimate(context: PlanContext) -> list[StageEstimate]:

@@ -38,6 +38,8 @@ class BatchCollator:
         teacher: per query, a teacher's scores by corpus row; the labels then hold them beside the targets.
         weights: of the queries in the loss, float32 [n]; None if they are equal.
         remined: negatives that are mined again during the training; by default those of the examples are used.
+        query_role: role in which the model embeds the block of the queries.
+        document_role: the same of the documents.
         epoch: decides which positive and negatives are used.
         batch: number of the last batch.
         valid_label_columns: read by the trainer.
@@ -52,6 +54,8 @@ class BatchCollator:
     teacher: Sequence[Mapping[int, float]] | None = None
     weights: NDArray[np.float32] | None = None
     remined: ReminedNegatives | None = None
+    query_role: str = "query"
+    document_role: str = "document"
     epoch: int = 0
     batch: int = 0
     valid_label_columns: list[str] = field(default_factory=list)
@@ -66,13 +70,14 @@ class BatchCollator:
             known = [[self.teacher[number].get(row, math.nan) for row in documents] for number in numbers]
             label = torch.stack([label.float(), torch.tensor(known)])
         batch: dict[str, Any] = {"label": label, "example": torch.tensor(numbers), "return_loss": True}
-        texts = {
-            "query": [self.examples.queries[number] for number in numbers],
-            "document": [self.examples.corpus[row] for row in documents],
-        }
-        for role, prompt in (("query", self.query_prompt), ("document", self.document_prompt)):
-            features = self.preprocess(texts[role], prompt=prompt or None, task=role)
-            batch.update({f"{role}_{key}": value for key, value in features.items()})
+        queries = [self.examples.queries[number] for number in numbers]
+        corpus = [self.examples.corpus[row] for row in documents]
+        for block, texts, prompt, role in (
+            ("query", queries, self.query_prompt, self.query_role),
+            ("document", corpus, self.document_prompt, self.document_role),
+        ):
+            features = self.preprocess(texts, prompt=prompt or None, task=role)
+            batch.update({f"{block}_{key}": value for key, value in features.items()})
         if self.weights is not None:
             batch[f"query_{QUERY_WEIGHT}"] = torch.from_numpy(self.weights[numbers])
         return batch

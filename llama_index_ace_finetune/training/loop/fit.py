@@ -19,6 +19,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import ModelError, TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.remined_negatives import ReminedNegatives
+from llama_index_ace_finetune.training.data.task_batches import TaskBatches
 from llama_index_ace_finetune.training.loop.budget import DoesNotFitError, EvaluationCost, StepPlan
 from llama_index_ace_finetune.training.loop.callback import (
     DevEvaluationCallback,
@@ -77,7 +78,7 @@ def fit(
         encoder: the model.
         loss: over the feature blocks and the labels of a batch; its `memory` is an `ChunkLimits`.
         collator: makes a fresh collator; one is used up to measure a step.
-        query_ids: one per example.
+        query_ids: one per example, of all tasks if `batches` are of several.
         config: epochs, batch size, schedule, seed.
         minutes: of training and dev evaluations; if the epochs would take longer, fewer steps are planned. None trains
             all epochs.
@@ -106,6 +107,7 @@ def fit(
             minutes=minutes,
             bfloat16=bfloat16,
             evaluation_cost=evaluation_cost,
+            batches=batches,
             least_epochs=least_epochs,
         )
     if checkpoints:
@@ -189,16 +191,24 @@ def plan_steps(
     minutes: float | None,
     bfloat16: bool,
     evaluation_cost: EvaluationCost | None,
+    batches: BatchSampler | None = None,
     least_epochs: float = 0.0,
 ) -> StepPlan:
     """Return the steps of `config.epochs`, or as many as fit into `minutes`; see `StepPlan.within`.
 
     The time of a step is measured on a batch spread over the examples, forward and backward, without changing the
-    model. Raises DoesNotFitError if only one step fits, which is no training, or less than `least_epochs`.
+    model; of several tasks it is the mean of theirs, weighted by the number of their batches. Raises DoesNotFitError if
+    only one step fits, which is no training, or less than `least_epochs`.
     """
-    an_epoch = -(-count // config.batch_size)
-    numbers = list(range(0, count, max(1, count // config.batch_size)))[: config.batch_size]
-    seconds = min(_step_seconds(loss, collator, numbers, bfloat16=bfloat16) for _ in range(2))
+    if isinstance(batches, TaskBatches):
+        an_epoch, measured = len(batches), batches.measured(config.batch_size)
+    else:
+        an_epoch = -(-count // config.batch_size)
+        measured = [(1.0, list(range(0, count, max(1, count // config.batch_size)))[: config.batch_size])]
+    seconds = sum(
+        part * min(_step_seconds(loss, collator, numbers, bfloat16=bfloat16) for _ in range(2))
+        for part, numbers in measured
+    )
     plan = StepPlan.within(
         None if minutes is None else minutes * 60,
         steps=an_epoch * config.epochs,

@@ -37,6 +37,7 @@ from llama_index_ace_finetune.training.modes.late_interaction import (
 from llama_index_ace_finetune.training.modes.lora import merged_weights, with_adapters
 from llama_index_ace_finetune.training.modes.mode import Mode, ModeEstimate, Speed, TrainingSizes
 from llama_index_ace_finetune.training.modes.result import ModeResult
+from llama_index_ace_finetune.training.modes.tasks import task_batches, task_collators, training_ids
 
 
 def train_full(
@@ -101,8 +102,8 @@ def train_full(
                     distillation=config.distillation,
                     late_interaction=late,
                 ),
-                collator=_collators(context, config, name, remined),
-                query_ids=context.examples.query_ids,
+                collator=task_collators(context, config, _collators(context, config, name, remined), name=name),
+                query_ids=training_ids(context),
                 config=config,
                 minutes=minutes and max(minutes - (time.perf_counter() - start) / 60, minutes / 2),
                 callbacks=[callback],
@@ -113,7 +114,7 @@ def train_full(
                 on_plan=on_plan,
                 checkpoints=context.checkpoints_of(name),
                 remined=remined,
-                batches=_batches(context),
+                batches=task_batches(context, _batches(context)),
                 least_epochs=_least_epochs(name, config, after=[result.name for result in previous]),
             )
         selection: Selection | None = None

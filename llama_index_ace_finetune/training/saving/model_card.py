@@ -46,6 +46,8 @@ def model_card(provenance: dict[str, Any], folder: Path) -> str:
         "base_is_on_hub": is_hub_name(provenance["base_model"]),
         "late_interaction_weight": config.get("late_interaction_weight"),
         "token_dimensions": config.get("late_interaction_dimensions"),
+        "task_temperature": config.get("task_temperature"),
+        "tasks": [{**task, "name": _name_in_table(task["name"])} for task in provenance["metrics"].get("tasks", ())],
         "two_towers": not (folder / "config.json").is_file() and (folder / "router_config.json").is_file(),
     }
     return environment.get_template("model_card.md.j2").render(**{**provenance, **fields})
@@ -64,6 +66,11 @@ def _refused(selection: dict[str, Any] | None) -> str:
         return ""
     difference = PairedDifference.from_dict(selection["dev_difference_mrr@10"])
     return difference.not_a_gain or "rejected, since general queries lose too much"
+
+
+def _name_in_table(name: str) -> str:
+    """A file name without characters that Markdown or HTML would take as markup."""
+    return re.sub(r"[^\w .()-]", "_", name)
 
 
 def is_hub_name(name: str) -> bool:

@@ -42,11 +42,13 @@ def save_model_folder(
     train: IndexedExamples,
     dev: IndexedExamples | None,
     keeps_documents: bool,
+    further: Sequence[IndexedExamples] = (),
     token_projection: NDArray[np.float32] | None = None,
 ) -> Path:
     """Write the model with its card and provenance to `path`, whole or not at all, and return `path`.
 
-    `keeps_documents` says that documents are embedded as the base model does it. `token_projection`, float32
+    `keeps_documents` says that documents are embedded as the base model does it. `further` are the examples of further
+    datasets, which the model has seen too. `token_projection`, float32
     [width, d], is that of the token states, if one was trained.
 
     A model folder of ours is replaced, since retraining into the same place is usual; files that a user added to it
@@ -71,7 +73,10 @@ def save_model_folder(
         "data": {**_named(data.metadata), "total_examples": len(data.examples), "memories": len(data.memories)},
         "split": data.split,
         # What the model has seen, so that an evaluation can leave it out.
-        "seen": {"train": _seen(train, earlier.get("train")), "dev": _seen(dev, earlier.get("dev"))},
+        "seen": {
+            "train": _seen((train, *further), earlier.get("train")),
+            "dev": _seen((dev,) if dev else (), earlier.get("dev")),
+        },
         "held_out": _held_out(data.split, base_record),
         "history": [dict(row) for row in history],
     }
@@ -96,14 +101,15 @@ def _named(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_paths(config: TrainingConfig) -> dict[str, Any]:
-    """The settings without the output, and with the name of the retention set instead of its path."""
+    """The settings without the output, and with the names of further data instead of their paths."""
     settings = {name: value for name, value in config.to_dict().items() if name != "output_dir"}
+    settings["also"] = [Path(path).name for path in config.also]
     return {**settings, "retention": Path(config.retention).name} if config.retention else settings
 
 
-def _seen(examples: IndexedExamples | None, earlier: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
+def _seen(parts: Sequence[IndexedExamples], earlier: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
     queries, answers = (set((earlier or {}).get(name) or ()) for name in ("query_hashes", "answer_hashes"))
-    if examples is not None:
+    for examples in parts:
         queries |= {text_hash(text) for text in examples.queries}
         answers |= {text_hash(examples.corpus[row]) for row in {int(row) for rows in examples.relevant for row in rows}}
     return {"query_hashes": sorted(queries), "answer_hashes": sorted(answers)}
