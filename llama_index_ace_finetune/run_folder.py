@@ -14,6 +14,7 @@ from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError, OutputExistsError, quoted
 from llama_index_ace_finetune.ranking.further_vectors import LARGEST_OFFSET
 from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, FusionSettings
+from llama_index_ace_finetune.ranking.known_field import LARGEST_WEIGHT
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH
 from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.old_settings import current_mining, current_training
@@ -49,6 +50,7 @@ class Serving:
         known_query_offset: what is taken off the cosine with a known query, if known queries are further vectors of
             their memories; None if they are not.
         windows: whether windows of long texts are further vectors of their memories.
+        known_query_weight: of known queries in BM25; 0 if BM25 reads the texts only.
     """
 
     vectors: Literal["model", "base"] = "model"
@@ -59,6 +61,12 @@ class Serving:
     sparse_encoder: SparseEncoderRecord | None = None
     known_query_offset: float | None = None
     windows: bool = False
+    known_query_weight: int = 0
+
+    @property
+    def uses_known_queries(self) -> bool:
+        """Whether the system needs the known queries of the memories."""
+        return self.known_query_offset is not None or self.known_query_weight > 0
 
     @property
     def has_late_interaction(self) -> bool:
@@ -208,10 +216,15 @@ class RunFolder:
             SparseEncoderRecord(**encoder) if (encoder := chosen.get("sparse_encoder")) else None,
             chosen.get("known_query_offset"),
             chosen.get("windows", False),
+            chosen.get("known_query_weight", 0),
         )
         offset = serving.known_query_offset
         if offset is not None and not 0 <= offset <= LARGEST_OFFSET:
             raise _RUN_FILE.because(file, f"is corrupt (serving.known_query_offset: {quoted(offset)})")
+        if not 0 <= serving.known_query_weight <= LARGEST_WEIGHT:
+            raise _RUN_FILE.because(
+                file, f"is corrupt (serving.known_query_weight: {quoted(serving.known_query_weight)})"
+            )
         for pair in (serving.weights, serving.baseline_weights):
             if pair and not all(0 <= weight < math.inf for weight in pair):
                 raise _RUN_FILE.because(file, f"is corrupt (serving.weights: {quoted(pair)})")
@@ -299,6 +312,7 @@ class _Chosen(TypedDict):
     sparse_encoder: NotRequired[_SparseEncoder | None]
     known_query_offset: NotRequired[float | None]
     windows: NotRequired[bool]
+    known_query_weight: NotRequired[int]
 
 
 class _SparseEncoder(TypedDict):

@@ -191,16 +191,24 @@ def evaluate_systems(
     latency = time_systems(data.queries[:timed_queries], index, encoders, encoded)
     found = servable.compare(on_dev, latency=latency, timed_queries=timed_queries, limits=limits)
     vectors: dict[str, FurtherVectors] = {}
+    known_texts: dict[int, list[str]] = {}
     if dev_known and known_queries is not None and known_queries.texts:
         row_of = {identifier: row for row, identifier in enumerate(every.corpus_ids)}
+        known_texts = _known_texts(known_queries, row_of)
         for name in models:
             vectors[name] = _known_vectors(known_queries, row_of, models[name], cache=cache, progress=progress)
         choose = partial(
-            _with_known_queries, servable, vectors, dev=on_dev, dev_known=on_dev_known, limits=limits or ServingLimits()
+            _with_known_queries,
+            servable,
+            vectors,
+            known_texts,
+            dev=on_dev,
+            dev_known=on_dev_known,
+            limits=limits or ServingLimits(),
         )
         found = replace(found, choice=choose(found.choice), untuned_choice=choose(found.untuned_choice))
     dense = {name: dense_system(every, vectors, name=name, trained=name == TUNED) for name, vectors in encoded.items()}
-    ours = _our_systems(servable, found, bm25_system(every, index=index), dense, vectors)
+    ours = _our_systems(servable, found, bm25_system(every, index=index), dense, vectors, known_texts)
     ours += [dense[model.name] for model in also]
     others = [
         *(retriever_system(dataset, data, retriever, name=name) for name, retriever in (retrievers or {}).items()),
@@ -255,9 +263,19 @@ def _known_vectors(
     return FurtherVectors.of(encoded[places], rows)
 
 
+def _known_texts(known: KnownQueries, row_of: Mapping[str, int]) -> dict[int, list[str]]:
+    """Return the known queries of each corpus row."""
+    found: dict[int, list[str]] = {}
+    for text, answers in zip(known.texts, known.answers, strict=True):
+        for answer in answers:
+            found.setdefault(row_of[answer], []).append(text)
+    return found
+
+
 def _with_known_queries(
     servable: ServableSystems,
     vectors: Mapping[str, FurtherVectors],
+    texts: Mapping[int, Sequence[str]],
     choice: Choice,
     *,
     dev: slice,
@@ -269,7 +287,7 @@ def _with_known_queries(
         return choice
     return replace(
         choice,
-        known_queries=servable.choose_known_queries(choice, known, dev=dev, dev_known=dev_known, limits=limits),
+        known_queries=servable.choose_known_queries(choice, known, texts, dev=dev, dev_known=dev_known, limits=limits),
     )
 
 
@@ -279,6 +297,7 @@ def _our_systems(
     lexical: System,
     dense: Mapping[str, System],
     known: Mapping[str, FurtherVectors],
+    known_texts: Mapping[int, Sequence[str]],
 ) -> list[System]:
     """Return BM25, and per model dense only, the hybrids with BM25, and the selected system."""
     systems, copies = [lexical], servable.data.copies
@@ -295,7 +314,7 @@ def _our_systems(
         selected = structure.system_name(choice.row)
         if selected not in {system.name for system in systems}:
             systems.append(servable.system(structure, choice.row, name=selected, trained=structure.trained))
-        if choice.offset is not None and choice.system_name not in {system.name for system in systems}:
+        if choice.uses_known_queries and choice.system_name not in {system.name for system in systems}:
             systems.append(
                 servable.system(
                     structure,
@@ -304,6 +323,8 @@ def _our_systems(
                     trained=structure.trained,
                     known=known[structure.embedding],
                     offset=choice.offset,
+                    known_texts=known_texts,
+                    known_weight=choice.field_weight,
                 )
             )
     return systems

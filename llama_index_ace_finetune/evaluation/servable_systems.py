@@ -13,7 +13,13 @@ from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.evaluation.candidate_legs import CandidateLegs
 from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
 from llama_index_ace_finetune.evaluation.choosing.choose import MIN_QUERIES, Choice, choose, choose_on_few
-from llama_index_ace_finetune.evaluation.choosing.known_queries import OFFSETS, KnownQueryChoice, choose_offset
+from llama_index_ace_finetune.evaluation.choosing.known_queries import (
+    OFFSETS,
+    WEIGHTS,
+    KnownQueryChoice,
+    choose_offset,
+    choose_weight,
+)
 from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.evaluation.choosing.structures import Embedding, Structure, structures, with_windows
 from llama_index_ace_finetune.evaluation.metrics.latency import SystemLatency
@@ -23,6 +29,7 @@ from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.candidate_scores import CandidateScores
 from llama_index_ace_finetune.ranking.further_vectors import FurtherVectors, merge_further_vectors
 from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, Leg
+from llama_index_ace_finetune.ranking.known_field import with_known_field
 from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS, build_lexical_index
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
 from llama_index_ace_finetune.ranking.sparse_index import SparseIndex, SparseVectors
@@ -223,13 +230,21 @@ class ServableSystems:
         return {used: self._merged(both, dense, 0.0 if used else None) for used in (False, True)}
 
     def choose_known_queries(
-        self, choice: Choice, known: FurtherVectors, *, dev: slice, dev_known: slice, limits: ServingLimits
+        self,
+        choice: Choice,
+        known: FurtherVectors,
+        texts: Mapping[int, Sequence[str]],
+        *,
+        dev: slice,
+        dev_known: slice,
+        limits: ServingLimits,
     ) -> KnownQueryChoice:
-        """Choose whether the chosen system uses known queries, at its weights (`choose_offset`).
+        """Choose whether the chosen system uses known queries, at its weights: first in the dense leg, then in BM25.
 
         Args:
             choice: of the system.
             known: vectors of the known queries by the model of its dense leg.
+            texts: of the known queries of each corpus row.
             dev: dev queries in `data`, which ask for memories without known queries; at most the first 2,000 are used.
             dev_known: held-out queries about memories with known queries.
             limits: of the system to serve.
@@ -244,18 +259,39 @@ class ServableSystems:
         only = replace(structure, grid=(weights,), neutral=weights)
         first, last, _ = dev.indices(len(self.data.queries))
 
-        def values(queries: slice) -> dict[float | None, Any]:
-            table = self._table(structure, legs, queries, known)
+        def values(queries: slice, offsets: Sequence[float | None], weight: int = 0) -> dict[float | None, Any]:
+            table = self._table(structure, self._with_field(legs, texts, weight), queries, known)
             relevant = self.data.relevant[queries]
             found: dict[float | None, Any] = {}
-            for offset in (None, *OFFSETS):
+            for offset in offsets:
                 merged = self._merged(table, structure.legs.index("dense"), offset)
                 candidate = Candidate.of(only, structure.legs, merged, relevant, copies=self.data.copies)
                 found[offset] = candidate.values[0]
             return found
 
-        asked = values(slice(first, min(last, first + _MAX_DEV)))
-        return choose_offset(asked, values(dev_known), groups=self.data.groups[dev_known])
+        asked, groups = slice(first, min(last, first + _MAX_DEV)), self.data.groups[dev_known]
+        every = (None, *OFFSETS)
+        on_new, on_known = values(asked, every), values(dev_known, every)
+        found = choose_offset(on_new, on_known, groups=groups)
+        if "bm25" not in structure.legs:
+            return found
+        chosen = [found.offset]
+        by_weight = [
+            {
+                0: at_no_weight[found.offset],
+                **{weight: values(part, chosen, weight)[found.offset] for weight in WEIGHTS},
+            }
+            for part, at_no_weight in ((asked, on_new), (dev_known, on_known))
+        ]
+        return replace(found, bm25=choose_weight(*by_weight, groups=groups))
+
+    def _with_field(self, legs: CandidateLegs, texts: Mapping[int, Sequence[str]], weight: int) -> CandidateLegs:
+        """Return legs whose BM25 also reads the known queries of each corpus row."""
+        if not weight:
+            return legs
+        rows = range(len(self.data.corpus)) if self.data.copies is None else self.data.copies.rows.tolist()
+        stored = [with_known_field(self.data.corpus[row], texts.get(row, ()), weight) for row in rows]
+        return replace(legs, lexical={**legs.lexical, "bm25": build_lexical_index("bm25", stored)})
 
     def _table(
         self, structure: Structure, legs: CandidateLegs, queries: slice, known: FurtherVectors | None = None
@@ -278,12 +314,16 @@ class ServableSystems:
         trained: bool,
         known: FurtherVectors | None = None,
         offset: float | None = None,
+        known_texts: Mapping[int, Sequence[str]] | None = None,
+        known_weight: int = 0,
     ) -> System:
         """Rank all queries by a structure with the weights of a row of its grid, fused by score.
 
-        Known queries, if there are any, are further vectors of their memories, with an offset.
+        Known queries, if there are any, are further vectors of their memories, with an offset, and with a weight above
+        0 also a field of BM25: `known_texts` are those of each corpus row.
         """
         legs = self.legs[structure.embedding if structure.embedding in self.legs else "base"]
+        legs = self._with_field(legs, known_texts or {}, known_weight)
         table = self._table(structure, legs, slice(None), known)
         if known is not None:
             table = self._merged(table, structure.legs.index("dense"), offset)

@@ -170,9 +170,12 @@ def write_index(
         if serving is not None and serving.windows:
             every = (node.get_content(MetadataMode.EMBED) for node in nodes)
             build_windows(every, model, folder=window_folder(aside), cache=cache)
-        if serving is not None and serving.known_query_offset is not None and known is not None:
+        if serving is not None and serving.uses_known_queries and known is not None:
             texts = {node.node_id: node.get_content(MetadataMode.EMBED) for node in nodes}
-            build_known_queries(known, texts, model, folder=known_query_folder(aside), cache=cache)
+            with_texts = serving.known_query_weight > 0
+            build_known_queries(
+                known, texts, model, folder=known_query_folder(aside), with_texts=with_texts, cache=cache
+            )
     return len(nodes)
 
 

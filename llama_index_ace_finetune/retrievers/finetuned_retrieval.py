@@ -82,7 +82,7 @@ class FineTunedRetrieval:
                 baseline_model=baseline,
                 reranker=reranker,
                 sparse_vectors=sparse,
-                known_queries=open_known_queries(index, model, serving.known_query_offset),
+                known_queries=open_known_queries(index, model, serving.known_query_offset, serving.known_query_weight),
                 windows=open_windows(index, model, used=serving.windows),
                 fallback=settings,
                 serve=serve,

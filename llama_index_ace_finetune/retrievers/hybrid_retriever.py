@@ -359,8 +359,8 @@ class FineTunedHybridRetriever(BaseRetriever):
         """Create a retriever; close the store if that raises."""
         try:
             serving = baseline_model if options.get("serve") == "base" else embed_model
-            offset = options.get("known_query_offset")
-            known = None if run is None else open_known_queries(run.index, serving, offset)
+            offset, weight = options.get("known_query_offset"), options.get("known_query_weight", 0)
+            known = None if run is None else open_known_queries(run.index, serving, offset, weight)
             retriever = cls(
                 store,
                 embed_model=embed_model,

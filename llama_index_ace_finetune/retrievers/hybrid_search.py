@@ -23,6 +23,7 @@ from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS
 from llama_index_ace_finetune.retrievers.deadline import Deadline
 from llama_index_ace_finetune.retrievers.fallback import FallbackChain, FallbackSettings, Serve
 from llama_index_ace_finetune.retrievers.fuse import FusedMemory, candidate_ids, fuse_by_rank, fuse_by_score
+from llama_index_ace_finetune.retrievers.legs.known_field import KnownField
 from llama_index_ace_finetune.retrievers.legs.known_query_search import KnownQuerySearch
 from llama_index_ace_finetune.retrievers.legs.leg_hit import LegHit, ranked
 from llama_index_ace_finetune.retrievers.legs.lexical_leg import LexicalLeg
@@ -32,7 +33,7 @@ from llama_index_ace_finetune.retrievers.legs.window_search import WindowSearch
 from llama_index_ace_finetune.retrievers.model_legs import Hits, ModelHits, ModelLegs, needs_model, over_threshold
 from llama_index_ace_finetune.retrievers.results import copies, results
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
-from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, SearchSettings
+from llama_index_ace_finetune.retrievers.search_settings import LEXICAL, LegWeights, SearchSettings
 from llama_index_ace_finetune.retrievers.search_threads import SearchThreads
 from llama_index_ace_finetune.retrievers.sparse_search import SparseSearch
 from llama_index_ace_finetune.stores.known_queries import StoredKnownQueries
@@ -90,6 +91,7 @@ class HybridSearch:
         elif store.tokens is not None:
             self.late = ServerTokenLeg(store, store.tokens)
         self._known = None if known_queries is None else KnownQuerySearch(store, known_queries)
+        self._field = KnownField(store, known_queries, bm25)
         self._windows = None if windows is None else WindowSearch(store, windows)
         self._models = ModelLegs(store, self.chain, self.late, self._threads, self._known, self._windows)
         self._sparse_search = SparseSearch(store, sparse_vectors, self.chain, self._threads)
@@ -145,6 +147,7 @@ class HybridSearch:
         """Rebuild the lexical indexes from the store before the next search."""
         for leg in self.lexical.values():
             leg.refresh()
+        self._field.refresh()
         self._sparse_search.refresh()
         if self.late is not None:
             self.late.refresh()
@@ -195,7 +198,7 @@ class HybridSearch:
     def _search_leg(
         self, leg: Leg, bundles: Sequence[QueryBundle], settings: SearchSettings, deadline: Deadline | None
     ) -> list[list[LegHit]]:
-        search = self.store.search_sparse if self._by_server(leg) else self.lexical[leg].search
+        search = self.store.search_sparse if self._by_server(leg) else self._lexical_leg(leg, settings).search
         depth, query_filter = settings.depth(settings.sparse_top_k), settings.query_filter()
         return self._threads.call(
             deadline,
@@ -208,9 +211,16 @@ class HybridSearch:
     def _by_server(self, leg: Leg) -> bool:
         return leg == "bm25" and self.sparse == "server"
 
-    def _lexical_scores(self, leg: Leg, query: str, ids: Sequence[str]) -> NDArray[np.float64]:
+    def _lexical_leg(self, leg: Leg, settings: SearchSettings) -> LexicalLeg:
+        """Return a leg in this process: BM25 with known queries if the settings give these a weight."""
+        known = self._field.leg(settings.known_query_weight) if leg == "bm25" else None
+        return known or self.lexical[leg]
+
+    def _lexical_scores(
+        self, leg: Leg, query: str, ids: Sequence[str], settings: SearchSettings
+    ) -> NDArray[np.float64]:
         if not self._by_server(leg):
-            return self.lexical[leg].scores(query, ids)
+            return self._lexical_leg(leg, settings).scores(query, ids)
         found = dict(self.store.sparse_scores(query, ids))
         return np.array([found.get(node_id, 0.0) for node_id in ids])
 
@@ -284,9 +294,8 @@ class HybridSearch:
         legs, skipped = settings.legs(dense.served_by), list(dense.skipped)
         if "sparse" in legs.weights and "sparse" not in hits:
             skipped.append("sparse")
-        if settings.known_query_offset is not None and "dense" in dense.vectors:
-            used = self._models.uses_known_queries("dense", settings, dense.served_by)
-            skipped += [] if used else ["known_queries"]
+        if self._lacks_known_queries(settings, legs, dense):
+            skipped.append("known_queries")
         if legs.kind == "rrf":
             return fuse_by_rank(hits, legs.weights, k=settings.rrf_k), skipped
         hits = {leg: found for leg, found in hits.items() if legs.weights[leg] > 0}
@@ -302,7 +311,7 @@ class HybridSearch:
                 scores["sparse"] = sparse
         for leg in legs.weights if ids else ():
             if leg in LEXICAL_LEGS:
-                scores[leg] = self._lexical_scores(leg, query, ids)
+                scores[leg] = self._lexical_scores(leg, query, ids, settings)
             elif leg == "late":
                 found = self._models.late_scores(place, dense, ids)
                 if found is None:
@@ -313,6 +322,14 @@ class HybridSearch:
                 scores[leg] = self._models.cosines(leg, place, dense, ids, settings)
         scores = {leg: values for leg, values in scores.items() if legs.weights[leg] > 0}
         return fuse_by_score(hits, ids, scores, legs.weights), skipped
+
+    def _lacks_known_queries(self, settings: SearchSettings, legs: LegWeights, dense: ModelHits) -> bool:
+        """Whether known queries are wanted and cannot be used, in the dense leg or in BM25."""
+        wanted = settings.known_query_offset is not None and "dense" in dense.vectors
+        if wanted and not self._models.uses_known_queries("dense", settings, dense.served_by):
+            return True
+        in_bm25 = settings.known_query_weight > 0 and legs.weights.get("bm25", 0.0) > 0
+        return in_bm25 and (self._by_server("bm25") or self._field.leg(settings.known_query_weight) is None)
 
     def _nodes(self, fused: list[list[FusedMemory]], top_k: int) -> dict[str, BaseNode]:
         """Return the nodes of the best hits; of all hits if some of the best cannot be read or are deleted."""

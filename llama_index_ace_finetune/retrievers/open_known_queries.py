@@ -19,12 +19,14 @@ from llama_index_ace_finetune.stores.known_queries import StoredKnownQueries
 logger = logging.getLogger(__name__)
 
 
-def open_known_queries(index: Path, model: BaseEmbedding | None, offset: float | None) -> StoredKnownQueries | None:
+def open_known_queries(
+    index: Path, model: BaseEmbedding | None, offset: float | None, weight: int = 0
+) -> StoredKnownQueries | None:
     """Return the known queries of a run's index by the model that serves; None, with a warning, if they are unusable.
 
-    None also without an offset, so that known queries are not used.
+    None also without an offset and a weight, so that known queries are not used.
     """
-    if model is None or offset is None:
+    if model is None or (offset is None and not weight):
         return None
     try:
         stored = StoredKnownQueries.load(known_query_folder(index))
@@ -43,6 +45,7 @@ def build_known_queries(
     encoder: Encoder,
     *,
     folder: Path,
+    with_texts: bool = False,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> None:
@@ -53,6 +56,7 @@ def build_known_queries(
         texts: of the memories, by id.
         encoder: the model that serves.
         folder: to write to.
+        with_texts: store the texts of the queries too, which BM25 needs.
         cache: folder for vectors.
         progress: called with the number of texts just encoded.
     """
@@ -60,4 +64,5 @@ def build_known_queries(
     pairs = [(row, texts[one]) for row, answers in enumerate(known.answers) for one in answers if one in texts]
     rows = np.array([row for row, _ in pairs], np.int64)
     memories = tuple(text_hash(text) for _, text in pairs)
-    StoredKnownQueries(encoder.fingerprint, vectors[rows], memories).save(folder)
+    queries = tuple(known.texts[row] for row, _ in pairs) if with_texts else ()
+    StoredKnownQueries(encoder.fingerprint, vectors[rows], memories, queries).save(folder)

@@ -43,6 +43,8 @@ class SearchOptions(TypedDict, total=False):
         baseline_leg_weights: the weights of the legs if the baseline serves, instead of `baseline_weights`.
         known_query_offset: what is taken off the cosine with a known query, if known queries are further vectors of
             their memories in the dense leg; None leaves them out. By default as a run chose on dev.
+        known_query_weight: how often BM25 counts each term of a known query as one of its memory, a whole number; 0
+            leaves known queries out. By default as a run chose on dev. Not with `sparse="server"`.
         windows: whether windows of the texts that exceed the token limit of the model are further vectors of their
             memories in the dense leg. By default as a run chose on dev; False without a run.
         threshold: minimum cosine of a dense hit, applied to the dense leg before fusion; none by default. A memory
@@ -64,6 +66,7 @@ class SearchOptions(TypedDict, total=False):
     baseline_weights: tuple[float, float] | None
     baseline_leg_weights: Mapping[Leg, float] | None
     known_query_offset: float | None
+    known_query_weight: int
     windows: bool
     threshold: float | None
     mode: Mode
@@ -186,6 +189,8 @@ def serving_options(serving: Serving) -> SearchOptions:
     options: SearchOptions = {"weights": serving.weights, "baseline_weights": serving.baseline_weights}
     if serving.known_query_offset is not None:
         options["known_query_offset"] = serving.known_query_offset
+    if serving.known_query_weight:
+        options["known_query_weight"] = serving.known_query_weight
     if serving.windows:
         options["windows"] = True
     fusion, baseline = serving.fusion, serving.baseline_fusion

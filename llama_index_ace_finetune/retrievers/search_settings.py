@@ -12,6 +12,7 @@ from qdrant_client import models
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.ranking.further_vectors import LARGEST_OFFSET
 from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, FusionSettings, Leg
+from llama_index_ace_finetune.ranking.known_field import LARGEST_WEIGHT
 from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH, RRF_K
 from llama_index_ace_finetune.retrievers.retrieved_memory import ServedBy
@@ -55,6 +56,7 @@ class SearchSettings:
     baseline_weights: tuple[float, float] | None = None
     baseline_leg_weights: Mapping[Leg, float] | None = None
     known_query_offset: float | None = None
+    known_query_weight: int = 0
     windows: bool = False
     threshold: float | None = None
     mode: Mode = "hybrid"
@@ -76,6 +78,11 @@ class SearchSettings:
             raise AceFinetuneError(
                 f"The known_query_offset is {offset!r:.80}; give a cosine from 0 to {LARGEST_OFFSET:g}, or None to "
                 "leave known queries out."
+            )
+        weight: Any = self.known_query_weight
+        if isinstance(weight, bool) or not isinstance(weight, int) or not 0 <= weight <= LARGEST_WEIGHT:
+            raise AceFinetuneError(
+                f"The known_query_weight is {weight!r:.80}; give a whole number from 0 to {LARGEST_WEIGHT}."
             )
         windows: Any = self.windows
         if not isinstance(windows, bool):

@@ -15,7 +15,7 @@ from llama_index_ace_finetune.datasets.splits.split import split_dataset
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
-from llama_index_ace_finetune.evaluation.choosing.known_queries import OFFSETS
+from llama_index_ace_finetune.evaluation.choosing.known_queries import OFFSETS, WEIGHTS
 from llama_index_ace_finetune.evaluation.decision.selection import select_system
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
@@ -140,6 +140,12 @@ def test_known_queries_are_compared_on_both_kinds_of_dev_queries(compared: Evalu
     assert served.name == choice.system_name
     assert (served.known_query_offset is None) == (found.offset is None)
     assert f"; known queries: {found.reason}" in served.reason
+    assert served.known_query_weight == found.weight
+    if "bm25" in choice.candidate.structure.legs:
+        assert found.bm25 is not None
+        assert list(found.bm25.new) == list(found.bm25.known) == [0, *WEIGHTS]
+        assert found.bm25.new[0] == found.new[found.offset]
+        assert f"; known queries in BM25: {found.bm25.reason}" in served.reason
 
 
 def test_worse_model_is_significantly_worse(compared: Evaluation) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llama_index_ace_finetune.evaluation.choosing.known_queries import choose_offset
+from llama_index_ace_finetune.evaluation.choosing.known_queries import choose_offset, choose_weight
 
 NEW = np.array([1.0, 0.5, 0.5, 1.0])
 KNOWN = np.array([0.2, 0.5, 0.25, 0.5, 0.25, 0.5])
@@ -41,3 +41,17 @@ def test_a_gain_within_a_standard_error_is_none() -> None:
 def test_without_dev_queries_about_new_memories_the_known_ones_decide() -> None:
     empty = dict.fromkeys((None, 0.2), np.zeros(0))
     assert choose_offset(empty, {None: KNOWN, 0.2: KNOWN + 0.1}).offset == 0.2
+
+
+def test_weight_in_bm25_is_chosen_by_the_same_rule() -> None:
+    new = {0: NEW, 1: NEW, 2: NEW + np.array([0, 0, 0.1, 0]), 3: NEW - [0, 0, 0.01, 0]}
+    known = {0: KNOWN, 1: KNOWN + 0.1, 2: KNOWN + 0.1, 3: KNOWN + 0.5}
+    found = choose_weight(new, known)
+    assert found.weight == 1  # of equal ones the smallest, and 3 loses on new memories
+    assert list(found.new) == list(found.known) == [0, 1, 2, 3]
+    assert found.known[3] == KNOWN.mean() + 0.5
+    assert choose_weight(new, {**known, 2: KNOWN + 0.2}).weight == 2
+    none = choose_weight(new, {**known, 1: KNOWN + 0.001, 2: KNOWN * [1, 0, 1, 1, 1, 1]})
+    assert none.weight == 1  # a gain of every query has no standard error
+    lost = choose_weight({0: NEW, 1: NEW - 0.1}, {0: KNOWN, 1: KNOWN + 0.5})
+    assert (lost.weight, lost.reason) == (0, "every weight lowers MRR@10 on the dev queries")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,12 @@ from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from qdrant_client import QdrantClient
 
 from llama_index_ace_finetune.datasets.text import text_hash
+from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.errors import AceFinetuneError, StoreError
+from llama_index_ace_finetune.evaluation.candidate_legs import CandidateLegs
+from llama_index_ace_finetune.evaluation.choosing.structures import Structure
+from llama_index_ace_finetune.evaluation.servable_systems import ServableSystems
+from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSet
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.copies import Copies
 from llama_index_ace_finetune.ranking.further_vectors import FurtherVectorLeg, FurtherVectors, merge_further_vectors
@@ -43,9 +49,10 @@ TEAM_B = MetadataFilters(filters=[MetadataFilter(key="team", value="b")])
 NODES = [node(name, text, team="a" if name == "disk" else "b") for name, text in TEXTS.items()]
 
 
-def stored(model: WordsEmbedding = MODEL) -> StoredKnownQueries:
+def stored(model: WordsEmbedding = MODEL, *, texts: bool = False) -> StoredKnownQueries:
     vectors = np.array([model.vector(query) for query in QUERIES], np.float32)
-    return StoredKnownQueries("words", vectors, tuple(text_hash(TEXTS[name]) for name in ABOUT))
+    about = tuple(text_hash(TEXTS[name]) for name in ABOUT)
+    return StoredKnownQueries("words", vectors, about, QUERIES if texts else ())
 
 
 def retriever_over(store: MemoryStore, **options: Any) -> FineTunedHybridRetriever:
@@ -187,11 +194,97 @@ def test_known_queries_that_cannot_be_used_are_named_in_the_results() -> None:
             retriever.search("x", known_query_offset=-1.0)
 
 
+def with_field(texts: dict[str, str], weight: int) -> list[str]:
+    """The text that BM25 should index for each memory, by hand: each known query several times behind the text."""
+    about: dict[str, list[str]] = {}
+    for query, name in zip(QUERIES, ABOUT, strict=True):
+        about.setdefault(text_hash(TEXTS[name]), []).extend([query] * weight)
+    return [" ".join([text, *about.get(text_hash(text), [])]) for text in texts.values()]
+
+
+def expect_in_bm25(retriever: FineTunedHybridRetriever, texts: dict[str, str], weight: int) -> None:
+    index, names = BM25Index.build(with_field(texts, weight)), list(texts)
+    for query in ("server with no room", "stale page", "rotate the key"):
+        rows, scores = index.search(query, 20, ties=True)
+        expected = {names[row]: score for row, score in zip(rows, scores, strict=True)}
+        hits = retriever.search(query, mode="sparse", similarity_top_k=20, known_query_weight=weight)
+        assert {hit.node.node_id: hit.score for hit in hits} == pytest.approx(expected)
+
+
+def test_known_queries_are_a_field_of_bm25_and_follow_writes() -> None:
+    with words_store(NODES) as store:
+        retriever = retriever_over(store, known_queries=stored(texts=True))
+        for weight in (0, 1, 3):
+            expect_in_bm25(retriever, TEXTS, weight)
+        assert "disk" in {hit.node.node_id for hit in retriever.search("server", mode="sparse", known_query_weight=1)}
+        changed = {name: text for name, text in TEXTS.items() if name != "disk"}
+        store.delete(["disk"])
+        write(store, {"cache": "the cache was removed from the product"})
+        changed["cache"] = "the cache was removed from the product"
+        for weight in (1, 3):
+            expect_in_bm25(retriever, changed, weight)
+        fused = retriever.search(
+            "stale page", mode="hybrid", fusion="convex", leg_weights={"dense": 0.5, "bm25": 0.5}, known_query_weight=2
+        )
+        assert fused[0].skipped_legs == []
+        with pytest.raises(AceFinetuneError, match=r"known_query_weight is 1\.5"):
+            retriever.search("x", known_query_weight=1.5)
+        without = retriever_over(store, mode="hybrid")
+        assert without.search("stale page")[0].skipped_legs == []
+        assert without.search("stale page", known_query_weight=1)[0].skipped_legs == ["known_queries"]
+
+
+def test_evaluation_ranks_with_the_field_as_the_retriever_does() -> None:
+    names = sorted(TEXTS)
+    distinct = {name: TEXTS[name] for name in names if name != "disk2"}
+    memories = {name: Memory(name, text) for name, text in distinct.items()}
+    questions = ["server with no room", "stale page", "rotate the key"]
+    queries = {f"q{n}": Query(f"q{n}", question) for n, question in enumerate(questions)}
+    data = EvaluationSet.of(
+        RetrievalDataset("words", memories, queries, {query: {"key": 1.0} for query in queries}), sorted(queries)
+    )
+    encoded = EncodedSet(
+        "words",
+        np.array([MODEL.vector(question) for question in questions], np.float32),
+        np.array([MODEL.vector(text) for text in data.corpus], np.float32),
+    )
+    lexical = {"bm25": BM25Index.build(data.stored)}
+    systems = ServableSystems(data, lexical, {"tuned": CandidateLegs(data, lexical, encoded)})
+    row_of = {name: row for row, name in enumerate(data.corpus_ids)}
+    texts: dict[int, list[str]] = {}
+    for query, name in zip(QUERIES, ABOUT, strict=True):
+        texts.setdefault(row_of[name], []).append(query)
+    weights = {"dense": 0.3, "bm25": 0.7}
+    structure = Structure("tuned", "convex", ("dense", "bm25"), ((0.3, 0.7),), (0.3, 0.7))
+    made = {
+        weight: systems.system(structure, 0, name="x", trained=True, known_texts=texts, known_weight=weight)
+        for weight in (0, 2)
+    }
+    assert (made[0].rankings[:, :3] != made[2].rankings[:, :3]).any()
+    with words_store([node(name, text) for name, text in distinct.items()]) as store:
+        retriever = retriever_over(
+            store, known_queries=stored(texts=True), mode="hybrid", fusion="convex", leg_weights=weights,
+            known_query_offset=None,
+        )  # fmt: skip
+        for weight, system in made.items():
+            for question, rows, scores in zip(questions, system.rankings, system.scores, strict=True):
+                hits = retriever.search(question, similarity_top_k=5, known_query_weight=weight)
+                assert [hit.node.node_id for hit in hits] == [data.corpus_ids[row] for row in rows[:5]]
+                assert [hit.score for hit in hits] == pytest.approx(scores[:5].tolist(), abs=2e-6)
+
+
 def test_stored_known_queries_round_trip_and_damage_is_refused(tmp_path: Path) -> None:
     stored().save(tmp_path / "known")
     loaded = StoredKnownQueries.load(tmp_path / "known")
     assert (loaded.fingerprint, loaded.memories) == ("words", stored().memories)
     assert loaded.vectors.tolist() == stored().vectors.tolist()
+    assert loaded.texts == ()
+    stored(texts=True).save(tmp_path / "texts")
+    assert StoredKnownQueries.load(tmp_path / "texts").texts == QUERIES
+    meta = json.loads((tmp_path / "texts" / "known_queries.json").read_text("utf-8"))
+    write_json(tmp_path / "texts" / "known_queries.json", {**meta, "texts": ["one"]})
+    with pytest.raises(StoreError, match="list of their texts"):
+        StoredKnownQueries.load(tmp_path / "texts")
     np.save(tmp_path / "known" / "vectors.npy", loaded.vectors[:1])
     with pytest.raises(StoreError, match="build the index again"):
         StoredKnownQueries.load(tmp_path / "known")
@@ -207,6 +300,12 @@ def test_a_run_says_whether_known_queries_are_served(tmp_path: Path) -> None:
     serving = {"vectors": "model", "weights": [1.0, 0.0]}
     write_json(run.report, {"serving": {**serving, "known_query_offset": 0.2}})
     assert serving_options(run.serving())["known_query_offset"] == 0.2
+    write_json(run.report, {"serving": {**serving, "known_query_weight": 2}})
+    assert serving_options(run.serving())["known_query_weight"] == 2
+    assert run.serving().uses_known_queries
+    write_json(run.report, {"serving": {**serving, "known_query_weight": 99}})
+    with pytest.raises(AceFinetuneError, match="known_query_weight"):
+        run.serving()
     write_json(run.report, {"serving": serving})
     assert "known_query_offset" not in serving_options(run.serving())
     write_json(run.report, {"serving": {**serving, "known_query_offset": 3.0}})

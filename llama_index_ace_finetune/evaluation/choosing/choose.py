@@ -48,7 +48,17 @@ class Choice:
     def system_name(self) -> str:
         """The name of the system in reports."""
         name = self.candidate.structure.system_name(self.row)
-        return name if self.offset is None else f"{name} + known queries"
+        return f"{name} + known queries" if self.uses_known_queries else name
+
+    @property
+    def uses_known_queries(self) -> bool:
+        """Whether known queries are further vectors, or a field of BM25."""
+        return self.offset is not None or self.field_weight > 0
+
+    @property
+    def field_weight(self) -> int:
+        """The weight of known queries in BM25; 0 if BM25 reads the texts only."""
+        return self.known_queries.weight if self.known_queries else 0
 
     @property
     def offset(self) -> float | None:

@@ -27,6 +27,7 @@ class SystemSelection:
         known_query_offset: what is taken off the cosine with a known query, if known queries are further vectors of
             their memories; None if they are not.
         windows: whether windows of long texts are further vectors of their memories.
+        known_query_weight: of known queries in BM25; 0 if BM25 reads the texts only.
     """
 
     name: str
@@ -37,6 +38,7 @@ class SystemSelection:
     dev_means: Mapping[str, float]
     known_query_offset: float | None = None
     windows: bool = False
+    known_query_weight: int = 0
 
     @property
     def trained(self) -> bool:
@@ -50,7 +52,8 @@ class SystemSelection:
         return legs <= {"dense", "bm25"} and (self.fusion.kind == "rrf" or len(legs) == 1)
 
     def __str__(self) -> str:
-        return self._legs if self.known_query_offset is None else f"{self._legs} with known queries"
+        used = self.known_query_offset is not None or self.known_query_weight
+        return f"{self._legs} with known queries" if used else self._legs
 
     @property
     def _legs(self) -> str:
@@ -101,6 +104,7 @@ def selection_of(evaluation: Evaluation, choice: Choice) -> SystemSelection:
         dev_means=choice.means,
         known_query_offset=choice.offset,
         windows=structure.windows,
+        known_query_weight=choice.field_weight,
     )
 
 
@@ -110,8 +114,10 @@ def serving_settings(settings: FusionSettings) -> dict[str, Any]:
 
 
 def _reason(choice: Choice, count: int) -> str:
-    known = f"; known queries: {choice.known_queries.reason}" if choice.known_queries else ""
-    return f"{_reason_of_legs(choice, count)}{known}"
+    chosen = choice.known_queries
+    known = f"; known queries: {chosen.reason}" if chosen else ""
+    field = f"; known queries in BM25: {chosen.bm25.reason}" if chosen and chosen.bm25 else ""
+    return f"{_reason_of_legs(choice, count)}{known}{field}"
 
 
 def _reason_of_legs(choice: Choice, count: int) -> str:

@@ -115,6 +115,7 @@ def _serving(evaluation: Evaluation, served: SystemSelection, tuned: bool) -> di
         "fusion": fusion,
         "baseline_fusion": baseline,
         **({"windows": True} if served.windows else {}),
+        **({"known_query_weight": served.known_query_weight} if served.known_query_weight else {}),
         **({} if served.known_query_offset is None else {"known_query_offset": served.known_query_offset}),
     }
 

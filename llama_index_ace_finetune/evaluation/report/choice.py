@@ -81,11 +81,18 @@ def _is_dense_only(structure: Structure, model: str) -> bool:
 
 
 def _known_queries(choice: KnownQueryChoice | None) -> dict[str, Any] | None:
-    """Return the chosen offset, why, and MRR@10 of both kinds of dev queries by offset; that without is None."""
+    """Return the chosen offset, why, and MRR@10 of both kinds of dev queries by offset; that without is None.
+
+    "bm25" has the same by the weight of known queries in BM25.
+    """
     if choice is None:
         return None
     curve = [{"offset": offset, "new": choice.new[offset], "known": choice.known[offset]} for offset in choice.new]
-    return {"offset": choice.offset, "reason": choice.reason, "curve": curve}
+    field, bm25 = choice.bm25, None
+    if field:
+        by_weight = [{"weight": one, "new": field.new[one], "known": field.known[one]} for one in field.new]
+        bm25 = {"weight": field.weight, "reason": field.reason, "curve": by_weight}
+    return {"offset": choice.offset, "reason": choice.reason, "curve": curve, "bm25": bm25}
 
 
 def _candidate(candidate: Candidate, choice: Choice) -> dict[str, Any]:

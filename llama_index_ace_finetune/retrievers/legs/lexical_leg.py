@@ -32,6 +32,7 @@ class LexicalLeg:
         leg: "bm25", "bm25_unstemmed" or "char_ngrams".
         settings: parameters of the BM25 legs.
         build: makes the index of texts; by default that of the leg.
+        text_of: what is indexed for a text; by default the text.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class LexicalLeg:
         *,
         settings: BM25Settings | None = None,
         build: Callable[[Sequence[str]], PostingsIndex[Any]] | None = None,
+        text_of: Callable[[str], str] | None = None,
     ) -> None:
         self._store = store
         self._build = build or (lambda texts: build_lexical_index(leg, texts, bm25=settings))
+        self._text_of = text_of or (lambda text: text)
         self._log = store.subscribe()
         self._lock = fork_safe_lock()
         self._index: PostingsIndex[Any] | None = None
@@ -118,7 +121,7 @@ class LexicalLeg:
         self._row_of = {point: row for row, (point, _, _) in enumerate(points)}
         self._row_of_id = {node_id: row for row, node_id in enumerate(self._node_ids)}
         self._version += 1
-        self._index = self._build([_text(node) for _, _, node in points])
+        self._index = self._build([self._text_of(_text(node)) for _, _, node in points])
         return self._index
 
     def _update(self, index: PostingsIndex[Any], changed: list[PointKey]) -> None:
@@ -129,7 +132,7 @@ class LexicalLeg:
             self._row_of_id.pop(self._node_ids[row], None)
         # The node ids first: another thread may find a row as soon as it is added.
         self._node_ids.extend(node_id for _, node_id, _ in present)
-        texts = [_text(node) for _, _, node in present]
+        texts = [self._text_of(_text(node)) for _, _, node in present]
         rows = index.add(texts)
         for (point, node_id, _), row in zip(present, rows, strict=True):
             self._row_of[point] = self._row_of_id[node_id] = int(row)
