@@ -1,6 +1,6 @@
 """Known queries as further vectors of their memories: new and known memories, bytes, and time.
 
-    python benchmarks/known_queries.py --data SETS [--sets NAMES] [--check] [--out FILE]
+    python benchmarks/known_queries.py --data SETS [--sets NAMES] [--check] [--out FILE] [--kept FILE]
 
 Accuracy: the untuned default model, dense only and in the system that `evaluate_systems` selects without late
 interaction; the train queries of the default split are the known ones. The test queries ask for other memories, the
@@ -20,6 +20,7 @@ from pathlib import Path
 import library_first  # noqa: F401
 import numpy as np
 from findings import Findings
+from kept import Kept
 from llama_index.core.schema import TextNode
 from machine import machine
 from sets import load
@@ -109,10 +110,14 @@ def main() -> int:
     parser.add_argument("--sets", default="ace,nl2bash,scifact,locomo")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--kept", type=Path, help="file of the figures measured so far, to resume from after an interruption"
+    )
     options = parser.parse_args()
-    findings, rows = Findings(), []
+    findings, rows, figures = Findings(), [], Kept(options.kept)
     for name in [] if options.check else options.sets.split(","):
-        row, kept, gained = accuracy(options.data, name)
+        row, kept, gained = figures.measure(name, lambda name=name: accuracy(options.data, name))
+        print(row, flush=True)
         rows.append(row)
         findings.ask(f"{name}: new memories lose at most {ALLOWED_LOSS:g} of R@1", kept)
         findings.ask(f"{name}: known memories gain at least {ASKED_GAIN:g} of R@1", gained)

@@ -1,6 +1,6 @@
 """Windows of long texts against truncated texts, with the untuned default model.
 
-    python benchmarks/long_texts.py --data SETS [--sets NAMES] [--check] [--out FILE]
+    python benchmarks/long_texts.py --data SETS [--sets NAMES] [--check] [--out FILE] [--kept FILE]
 
 The default split of each set. Dense only, and with BM25 in a convex combination whose weights are selected on dev, each
 without and with windows of the texts that exceed the model's limit. `--check` takes the first 500 memories and the
@@ -14,10 +14,14 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import library_first  # noqa: F401
+import numpy as np
 from findings import Findings
+from kept import Kept
 from machine import machine
+from numpy.typing import NDArray
 from sets import load
 
 from llama_index_ace_finetune.datasets.splits.split import split_dataset
@@ -46,7 +50,11 @@ def first_memories(dataset: RetrievalDataset) -> RetrievalDataset:
     return RetrievalDataset(dataset.name, kept, {query: dataset.queries[query] for query in judged}, judged)
 
 
-def of_set(dataset: RetrievalDataset, name: str, findings: Findings) -> tuple[str, list[str]]:
+def of_set(folder: Path, name: str, check: bool) -> dict[str, Any]:
+    """Return the rows of both tables, and MRR@10 without and with windows if these are selected."""
+    dataset = load(folder, name)
+    if check:
+        dataset = first_memories(dataset)
     split, model = split_dataset(dataset), Encoder.load(DEFAULT_BASE_MODEL)
     data = EvaluationSet.of(dataset, [*split.dev, *split.test])
     dev, test = slice(0, len(split.dev)), slice(len(split.dev), len(data.queries))
@@ -82,14 +90,16 @@ def of_set(dataset: RetrievalDataset, name: str, findings: Findings) -> tuple[st
         rows[-1] = f"{rows[-1]} {gain} |"
         rows[-2] = f"{rows[-2]} |"
     rows.append(f"| {name} | selected: {chosen.name} | {found.choice.means[chosen.name]:.3f} | | | |")
+    selected = None
     if chosen.windows:
-        cut = replace(chosen, windows=False)
-        pair = [measured(systems, one, found.choice.row, data, test)["MRR@10"].mean() for one in (cut, chosen)]
-        findings.ask(f"{name}: windows {pair[0]:.3f} -> {pair[1]:.3f}", pair[1] >= pair[0] - ALLOWED_LOSS)
-    return cost, rows
+        pair = (replace(chosen, windows=False), chosen)
+        selected = [float(measured(systems, one, found.choice.row, data, test)["MRR@10"].mean()) for one in pair]
+    return {"cost": cost, "rows": rows, "selected": selected}
 
 
-def measured(systems: ServableSystems, structure: Structure, row: int, data: EvaluationSet, test: slice) -> dict:
+def measured(
+    systems: ServableSystems, structure: Structure, row: int, data: EvaluationSet, test: slice
+) -> dict[str, NDArray[np.float64]]:
     system = systems.system(structure, row, name=structure.name, trained=False).rows(test)
     of_test = EvaluationSet(
         data.query_ids[test], data.queries[test], data.corpus_ids, data.corpus, data.relevant[test],
@@ -104,13 +114,19 @@ def main() -> int:
     parser.add_argument("--sets", default="scifact,medquad")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--kept", type=Path, help="file of the figures measured so far, to resume from after an interruption"
+    )
     options = parser.parse_args()
-    findings, rows, costs = Findings(), [], []
+    findings, rows, costs, kept = Findings(), [], [], Kept(options.kept)
     for name in options.sets.split(","):
-        dataset = load(options.data, name)
-        cost, found = of_set(first_memories(dataset) if options.check else dataset, name, findings)
-        costs.append(cost)
-        rows += found
+        found = kept.measure(f"{name} {options.check}", lambda name=name: of_set(options.data, name, options.check))
+        costs.append(found["cost"])
+        rows += found["rows"]
+        print("\n".join(found["rows"]), flush=True)
+        if found["selected"]:
+            cut, windows = found["selected"]
+            findings.ask(f"{name}: windows {cut:.3f} -> {windows:.3f}", windows >= cut - ALLOWED_LOSS)
     columns = ("set", "system", "MRR@10 on dev", "R@1 on test", "MRR@10 on test", "difference by windows")
     findings.section("Without and with windows, untuned model", f"| {' | '.join(columns)} |", rows)
     columns = ("set", "memories", "longer than 256 tokens", "windows", "s to encode the memories", "s for the windows")
