@@ -42,6 +42,7 @@ VARIED: dict[str, tuple[Any, ...]] = {
     "temperature": (0.02, 0.05, 0.1),
     "warmup_steps": (0, 100),
     "symmetric": (False, True),
+    "teacher": ("hybrid",),
 }
 CHECKED = ("hard_negatives", "cluster_size")
 BETTER = 0.01
@@ -51,8 +52,11 @@ def variants(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Options of `TrainingConfig` by their name in the table; the defaults first."""
     default = TrainingConfig().to_dict()
     found: dict[str, dict[str, Any]] = {DEFAULTS: {}}
-    for name in names:
-        found.update({f"{name} {value:g}": {name: value} for value in VARIED[name] if value != default[name]})
+    varied = [(name, value) for name in names for value in VARIED[name]]
+    for setting, value in varied:
+        if value != default[setting]:
+            shown = value if isinstance(value, str) else f"{value:g}"
+            found[f"{setting} {shown}"] = {setting: value}
     return found
 
 

@@ -30,6 +30,9 @@ DistillationName = Literal["kl", "margin_mse"]
 TaskName = Literal["duplicates", "paraphrases", "category"]
 """Tasks made from the training data themselves; each is a function in `training/data/derived_tasks.py`."""
 
+HYBRID_TEACHER = "hybrid"
+"""The teacher that is the base model fused with BM25."""
+
 _WHOLE_OR_NONE = frozenset({"eval_steps", "patience", "lora_rank", "max_seq_length", "late_interaction_dimensions"})
 _WHOLE = (
     "epochs",
@@ -88,7 +91,8 @@ class TrainingConfig:
         late_interaction_temperature: divisor of MaxSim, a mean of cosines, in its softmax.
         late_interaction_dimensions: length of the token vectors, by a projection that is trained along, from the
             principal components of the base's token vectors; None leaves them as long as the model's token states.
-        teacher: a cross-encoder or a larger embedding model, by folder or hub name, whose scores are distilled.
+        teacher: a cross-encoder or a larger embedding model, by folder or hub name, whose scores are distilled; or
+            "hybrid" for the base model fused with BM25, which teaches the single vectors what the words add.
         distillation: how: "kl" (listwise) or "margin_mse".
         eval_steps: evaluate on dev every N steps; None evaluates after each epoch.
         patience: stop after N dev evaluations in a row without a new best; None never stops early.

@@ -15,13 +15,14 @@ from llama_index_ace_finetune.datasets.splits.held_out import HeldOut
 from llama_index_ace_finetune.datasets.splits.leakage import require_held_out
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
+from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError, TrainingError
 from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.mining.settings import MiningSettings, margin_warnings
-from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.config import HYBRID_TEACHER, TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
 from llama_index_ace_finetune.training.data.derived_tasks import derive_task
 from llama_index_ace_finetune.training.data.divide_examples import divide_examples
@@ -137,12 +138,14 @@ class EmbeddingFineTuner:
         """Load the base model with its prompts.
 
         Raises:
-            ModelError: if it cannot be found or loaded, or is a dual encoder already.
+            ModelError: if it, or the teacher, cannot be found or loaded, or it is a dual encoder already.
             TrainingError: if peft or a logger is needed and not installed, or a value of `dimensions` is too large.
         """
         require_loggers(self.config)
         if self.config.lora_rank is not None:
             require_peft()
+        if self.config.teacher not in (None, HYBRID_TEACHER):
+            resolve_checkpoint(str(self.config.teacher))  # before a mode that does without it is trained
         settings = EncoderSettings(
             device=self.config.device,
             precision=self.config.precision,

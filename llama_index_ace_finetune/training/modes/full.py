@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
@@ -13,11 +13,12 @@ from torch.utils.data import BatchSampler
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.teacher import load_teacher
 from llama_index_ace_finetune.ranking.dense import unit_rows
-from llama_index_ace_finetune.training.config import ModeName, TrainingConfig
+from llama_index_ace_finetune.training.config import HYBRID_TEACHER, ModeName, TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
 from llama_index_ace_finetune.training.data.batches import BatchCollator
 from llama_index_ace_finetune.training.data.clustered_batches import ClusteredBatches
 from llama_index_ace_finetune.training.data.false_negatives import FalseNegativeMask
+from llama_index_ace_finetune.training.data.hybrid_scores import hybrid_scores
 from llama_index_ace_finetune.training.data.query_weights import query_weights
 from llama_index_ace_finetune.training.data.remined_negatives import ReminedNegatives, first_documents
 from llama_index_ace_finetune.training.data.teacher_scores import teacher_scores
@@ -230,7 +231,7 @@ def _collators(
         examples = dataclasses.replace(examples, negatives=examples.judged)
     teacher = false_negatives = None
     if config.teacher:
-        teacher = teacher_scores(load_teacher(config.teacher, device=config.device), examples, cache=context.cache)
+        teacher = _teacher_scores(context, config.teacher)
     if config.suspected_margin is not None:
         false_negatives = FalseNegativeMask(
             context.query_vectors, context.document_vectors, examples.relevant, config.suspected_margin
@@ -246,6 +247,13 @@ def _collators(
         weights=query_weights(examples, config.synthetic_weight),
         remined=remined,
     )
+
+
+def _teacher_scores(context: TrainingContext, name: str) -> list[Mapping[int, float]]:
+    if name == HYBRID_TEACHER:
+        return hybrid_scores(context.examples, context.query_vectors, context.document_vectors)
+    teacher = load_teacher(name, device=context.config.device)
+    return teacher_scores(teacher, context.examples, name=name, cache=context.cache)
 
 
 def estimate_full(
