@@ -16,6 +16,7 @@ _TRAINING = {
     "batch_size": "batch_size",
     "learning_rate": "learning_rate",
     "remine": "remine",
+    "refit": "refit",
     "late_interaction_weight": "late_interaction_weight",
     "retention": "retention",
     "device": "device",

@@ -83,6 +83,10 @@ Remine = Annotated[
     int | None,
     typer.Option(min=0, help="Mine negatives again N times with the weights so far (mode full only; default 0)."),
 ]
+RefitOn = Annotated[
+    Literal["none", "dev"] | None,
+    typer.Option("--refit", help="dev: train the selected mode once more, on dev queries too; default none."),
+]
 LateInteractionWeight = Annotated[
     float | None,
     typer.Option(

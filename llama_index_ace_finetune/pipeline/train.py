@@ -64,6 +64,8 @@ def train_model(
         events.on_message(str(tuner.synthetic))
     for task in tuner.tasks:
         events.on_message(str(task))
+    if tuner.refit:
+        events.on_message(str(tuner.refit))
     events.on_message("ships the base" if tuner.shipped is None else f"ships {tuner.shipped.name}")
     return metrics
 

@@ -40,6 +40,7 @@ from llama_index_ace_finetune.training.model_selection.task_results import TaskR
 from llama_index_ace_finetune.training.modes.frozen_layers import require_layers
 from llama_index_ace_finetune.training.modes.late_interaction import require_token_states
 from llama_index_ace_finetune.training.modes.lora import require_peft
+from llama_index_ace_finetune.training.modes.refit import Refit, config_for_selection, refit_selected
 from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
 from llama_index_ace_finetune.training.modes.schedule import MODES, OnModeEnd, OnModeStart, run_modes
 from llama_index_ace_finetune.training.modes.synthetic_queries import SyntheticChoice, choose_synthetic
@@ -79,6 +80,8 @@ class EmbeddingFineTuner:
         self.results: list[ModeResult] = []
         self.synthetic: SyntheticChoice | None = None
         self.tasks: list[TaskResult] = []
+        self.refit: Refit | None = None
+        self._trained_on: IndexedExamples | None = None
         self.history: list[Mapping[str, float]] = []
         self._cache = cache
         self._checkpoints = checkpoints
@@ -224,7 +227,7 @@ class EmbeddingFineTuner:
             encoder,
             examples,
             self._dev,
-            self.config,
+            config_for_selection(self.config),
             self._cache,
             self._checkpoints,
             self._general,
@@ -244,9 +247,10 @@ class EmbeddingFineTuner:
             on_phase("evaluating tasks")
         by_task = [task_mrr(task, encoder, cache=self._cache) for task in context.tasks]
         if shipped:
+            built = self._refitted(context, shipped, started=started, progress=progress, on_mode_start=on_mode_start)
             # The fingerprint is set when its files are written.
             self.encoder = Encoder(
-                shipped.build(encoder.model), name=encoder.name, fingerprint="", settings=encoder.settings
+                built.build(encoder.model), name=encoder.name, fingerprint="", settings=encoder.settings
             )
         self.tasks = self._task_results(context, by_task)
         self.history = list((shipped or last).history)
@@ -261,6 +265,7 @@ class EmbeddingFineTuner:
             "examples_per_second": round(reported.epochs * len(examples.queries) / reported.seconds, 2),
             "selection": self.selection.to_dict() if self.selection else None,
             "synthetic": self.synthetic.to_dict() if self.synthetic else None,
+            **({"refit": self.refit.to_dict()} if self.refit else {}),
             "rungs": [result.to_dict() for result in self.results],
             **({"tasks": [result.to_dict() for result in self.tasks]} if self.tasks else {}),
         }
@@ -298,6 +303,32 @@ class EmbeddingFineTuner:
             tasks, probabilities, base, [task_mrr(task, encoder) for task in tasks] if self.shipped else base
         )
 
+    def _refitted(
+        self,
+        context: TrainingContext,
+        shipped: ModeResult,
+        *,
+        started: float,
+        progress: StepProgress | None,
+        on_mode_start: OnModeStart | None,
+    ) -> ModeResult:
+        """Return what ships: the selected result, or its refit."""
+        self.refit = self._trained_on = None
+        if self.config.refit == "none":
+            return shipped
+        if context.dev is None:
+            logger.warning("refit: there are no dev queries, so all queries have been trained on already")
+            return shipped
+        budget = self.config.budget_minutes
+        built, self._trained_on, self.refit = refit_selected(
+            context,
+            shipped,
+            minutes=None if budget is None else max(budget - (time.perf_counter() - started) / 60, 1e-6),
+            progress=progress,
+            on_plan=lambda plan: on_mode_start("refit", plan) if on_mode_start else None,
+        )
+        return built
+
     @property
     def shipped(self) -> ModeResult | None:
         """The mode whose model ships; None if the base ships."""
@@ -315,7 +346,10 @@ class EmbeddingFineTuner:
         return self._dev.score(encoder) if self._dev else None
 
     def evaluate(self) -> dict[str, float]:
-        """Return dev metrics of what ships, and the mean cosine of positives (`avg_positive_similarity`)."""
+        """Return dev metrics of what ships, and the mean cosine of positives (`avg_positive_similarity`).
+
+        After a refit they are too good, since its model was trained on the dev queries.
+        """
         encoder, examples = self._ready()
         held = self._dev.examples if self._dev else examples
         queries = encoder.encode_queries(held.queries)
@@ -338,7 +372,7 @@ class EmbeddingFineTuner:
             metrics=self._metrics,
             history=self.history,
             data=self.data,
-            train=examples,
+            train=self._trained_on or examples,
             dev=self._dev.examples if self._dev else None,
             further=[task.examples for task in self._further],
             # Without a training nothing is known of the weights: a caller may have changed them.

@@ -90,6 +90,39 @@ def index_examples(data: TrainingData, examples: Sequence[TrainingExample]) -> I
     )
 
 
+def join_examples(first: IndexedExamples, second: IndexedExamples) -> IndexedExamples:
+    """Return the queries of both, over the corpus that they share; negatives that are held out are left out."""
+    relevant = (*first.relevant, *second.relevant)
+    held_out = None
+    if first.held_out is not None and second.held_out is not None:
+        held_out = first.held_out & second.held_out
+        held_out[np.concatenate(relevant)] = False
+
+    def allowed(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return rows if held_out is None else rows[~held_out[rows]]
+
+    def of_each(values: tuple[NDArray[np.int64], ...], queries: tuple[str, ...]) -> Sequence[NDArray[np.int64]]:
+        return values or [np.empty(0, np.int64)] * len(queries)
+
+    judged = (*of_each(first.judged, first.queries), *of_each(second.judged, second.queries))
+    own = [np.full(len(part.queries), NO_ROW) if part.own is None else part.own for part in (first, second)]
+    synthetic = [
+        np.zeros(len(part.queries), np.bool_) if part.synthetic is None else part.synthetic for part in (first, second)
+    ]
+    return IndexedExamples(
+        query_ids=(*first.query_ids, *second.query_ids),
+        queries=(*first.queries, *second.queries),
+        corpus_ids=first.corpus_ids,
+        corpus=first.corpus,
+        relevant=relevant,
+        negatives=tuple(map(allowed, (*first.negatives, *second.negatives))),
+        own=None if first.own is second.own is None else np.concatenate(own),
+        synthetic=None if first.synthetic is second.synthetic is None else np.concatenate(synthetic),
+        judged=tuple(map(allowed, judged)) if first.judged or second.judged else (),
+        held_out=held_out,
+    )
+
+
 def _held_out(
     data: TrainingData, examples: Sequence[TrainingExample], row_of: dict[str, int], corpus: Sequence[str]
 ) -> NDArray[np.bool_] | None:

@@ -70,6 +70,7 @@ def fit(
     checkpoints: Path | None = None,
     batches: BatchSampler | None = None,
     least_epochs: float = 0.0,
+    steps: int | None = None,
     remined: ReminedNegatives | None = None,
 ) -> tuple[int, float]:
     """Train `encoder.model` in place; return steps and epochs done.
@@ -89,6 +90,7 @@ def fit(
             the result equals that of an uninterrupted training. None saves none.
         batches: which examples each batch holds; None draws them at random.
         least_epochs: raise DoesNotFitError if fewer fit.
+        steps: train exactly N steps, and raise DoesNotFitError if they do not fit.
         remined: mines negatives again, `config.remine` times or as often as fits; the callbacks call it after a step.
     """
     from datasets import Dataset
@@ -109,6 +111,7 @@ def fit(
             evaluation_cost=evaluation_cost,
             batches=batches,
             least_epochs=least_epochs,
+            fixed=steps,
         )
     if checkpoints:
         write_json(checkpoints / _PLAN, asdict(plan))
@@ -193,12 +196,13 @@ def plan_steps(
     evaluation_cost: EvaluationCost | None,
     batches: BatchSampler | None = None,
     least_epochs: float = 0.0,
+    fixed: int | None = None,
 ) -> StepPlan:
-    """Return the steps of `config.epochs`, or as many as fit into `minutes`; see `StepPlan.within`.
+    """Return the steps of `config.epochs`, or as many as fit into `minutes`, or the `fixed`; see `StepPlan.within`.
 
     The time of a step is measured on a batch spread over the examples, forward and backward, without changing the
     model; of several tasks it is the mean of theirs, weighted by the number of their batches. Raises DoesNotFitError if
-    only one step fits, which is no training, or less than `least_epochs`.
+    only one step fits, which is no training, less than `least_epochs`, or not all of the `fixed` steps.
     """
     if isinstance(batches, TaskBatches):
         an_epoch, measured = len(batches), batches.measured(config.batch_size)
@@ -211,13 +215,15 @@ def plan_steps(
     )
     plan = StepPlan.within(
         None if minutes is None else minutes * 60,
-        steps=an_epoch * config.epochs,
+        steps=fixed or an_epoch * config.epochs,
         step_seconds=seconds,
         evaluate_every=config.eval_steps or an_epoch,
         evaluation_cost=evaluation_cost or EvaluationCost(),
         remine=config.remine,
     )
-    if plan.steps == 1 < an_epoch * config.epochs:
+    if fixed and plan.steps < fixed:
+        raise DoesNotFitError(plan.seconds * fixed / plan.steps, f"{fixed} steps take")
+    if not fixed and plan.steps == 1 < an_epoch * config.epochs:
         raise DoesNotFitError(plan.seconds)
     if plan.steps < least_epochs * an_epoch:
         raise DoesNotFitError(plan.seconds * least_epochs * an_epoch / plan.steps, f"{least_epochs:g} epochs take")

@@ -49,6 +49,7 @@ def train_full(
     progress: StepProgress | None = None,
     on_plan: OnPlan | None = None,
     name: ModeName = "full",
+    steps: int | None = None,
 ) -> ModeResult:
     """Train queries and documents, and choose on dev between the base, the tuned weights and interpolations of both.
 
@@ -59,6 +60,7 @@ def train_full(
         progress: called after each step.
         on_plan: called with the planned steps before the first.
         name: "in_batch" trains without mined negatives, but with those that the data label as irrelevant.
+        steps: train exactly N steps; None trains all epochs, or as many steps as fit.
     """
     start = time.perf_counter()
     config = _config_of(name, context.config, judged=bool(context.examples.judged))
@@ -92,7 +94,7 @@ def train_full(
     )
     try:
         with frozen_layers(trained.model, 0 if trained is not encoder else config.frozen_layers):
-            steps, epochs = fit(
+            done, epochs = fit(
                 trained,
                 loss=MaskedRankingLoss(
                     trained.model,
@@ -106,6 +108,7 @@ def train_full(
                 collator=task_collators(context, config, _collators(context, config, name, remined), name=name),
                 query_ids=training_ids(context),
                 config=config,
+                steps=steps,
                 minutes=minutes and max(minutes - (time.perf_counter() - start) / 60, minutes / 2),
                 callbacks=[callback],
                 evaluation_cost=dataclasses.replace(
@@ -155,7 +158,7 @@ def train_full(
         name=name,
         selection=selection,
         dev_mrr=dev_mrr,
-        steps=steps,
+        steps=done,
         epochs=epochs,
         seconds=time.perf_counter() - start,
         history=callback.history,

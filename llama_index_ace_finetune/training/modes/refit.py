@@ -1,0 +1,176 @@
+"""Refit: train the recipe that was selected on dev once more, on the dev queries too."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+from llama_index_ace_finetune.errors import TrainingError
+from llama_index_ace_finetune.training.config import ModeName, TrainingConfig
+from llama_index_ace_finetune.training.context import TrainingContext
+from llama_index_ace_finetune.training.data.examples import IndexedExamples, join_examples
+from llama_index_ace_finetune.training.loop.budget import DoesNotFitError
+from llama_index_ace_finetune.training.loop.callback import StepProgress
+from llama_index_ace_finetune.training.loop.fit import OnPlan
+from llama_index_ace_finetune.training.model_selection.interpolation import copy_weights, load_interpolated
+from llama_index_ace_finetune.training.modes.full import train_full
+from llama_index_ace_finetune.training.modes.result import ModeResult
+
+logger = logging.getLogger(__name__)
+
+# Part of the budget for training and selection: the refit has about a quarter more steps, but no dev evaluations.
+_SELECTION_SHARE = 0.45
+_REFITTED: Final[tuple[ModeName, ...]] = ("in_batch", "full")
+
+
+@dataclass(frozen=True, slots=True)
+class Refit:
+    """What a refit did.
+
+    Attributes:
+        queries: train and dev queries that it was trained on.
+        steps: optimiser steps: those of the selected weights, in proportion to the queries.
+        alpha: interpolation coefficient of the selected weights, which it has too.
+        seconds: that it took.
+        retention_loss: fall of MRR@10 on the retention set; None without one.
+        not_shipped: why the selected weights ship instead; empty if the refitted ones ship.
+    """
+
+    queries: int
+    steps: int
+    alpha: float
+    seconds: float = 0.0
+    retention_loss: float | None = None
+    not_shipped: str = ""
+
+    @property
+    def ships(self) -> bool:
+        """Whether the refitted weights ship."""
+        return not self.not_shipped
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {**asdict(self), "ships": self.ships}
+
+    def __str__(self) -> str:
+        if self.not_shipped:
+            return f"refit: not shipped, the weights selected on dev ship: {self.not_shipped}"
+        return (
+            f"refit: {self.steps} steps on {self.queries} train and dev queries in {self.seconds:.0f} s; these weights "
+            "ship, and dev cannot measure them"
+        )
+
+
+def refit_selected(
+    context: TrainingContext,
+    selected: ModeResult,
+    *,
+    minutes: float | None,
+    progress: StepProgress | None = None,
+    on_plan: OnPlan | None = None,
+) -> tuple[ModeResult, IndexedExamples, Refit]:
+    """Train the selected mode again from the base, on train and dev queries, and return it with the weights that ship.
+
+    It has the steps of the selected weights, in proportion to the number of queries, and their alpha. Dev cannot warn
+    any more, so the selected weights ship if the loss is NaN, infinite or diverges, the retention set loses more than
+    its bound, or not all steps fit.
+
+    Args:
+        context: of the modes, with dev queries.
+        selected: the result that ships, which is not the base.
+        minutes: that are left of the budget; None without a limit.
+        progress: called after each step.
+        on_plan: called with the planned steps before the first.
+
+    Returns:
+        The result that ships; the examples that its weights were trained on; what was done.
+    """
+    assert context.dev is not None
+    assert selected.selection is not None
+    start, alpha = time.perf_counter(), selected.selection.alpha
+    everything = join_examples(context.examples, context.dev.examples)
+    queries = len(everything.queries)
+    steps = max(1, round(best_step(selected.history) * queries / len(context.examples.queries)))
+    refit = Refit(queries=queries, steps=steps, alpha=alpha)
+
+    def kept(why: str) -> tuple[ModeResult, IndexedExamples, Refit]:
+        failed = replace(refit, not_shipped=why, seconds=time.perf_counter() - start)
+        logger.warning("%s", failed)
+        return selected, context.examples, failed
+
+    mode = next((name for name in _REFITTED if name == selected.name), None)
+    if mode is None:
+        return kept(f"mode {selected.name!r} needs dev queries to train")
+    try:
+        trained = train_full(
+            _context_of(context, everything),
+            minutes=minutes,
+            progress=progress,
+            on_plan=on_plan,
+            name=mode,
+            steps=steps,
+        )
+    except TrainingError as error:
+        # The error names queries and paths, which do not belong in a model card.
+        logger.warning("refit: %s", error)
+        return kept("its loss diverged, or a step failed")
+    except DoesNotFitError as error:
+        return kept(f"{error}, and {60 * (minutes or 0.0):.0f} s of the budget are left")
+    encoder, retention = context.encoder, context.retention
+    assert trained.weights is not None
+    base = copy_weights(encoder)
+    try:
+        load_interpolated(encoder, base=base, tuned=trained.weights, alpha=alpha)
+        shipped = copy_weights(encoder)
+        lost = retention.loss(retention.queries.score(encoder)) if retention else None
+    finally:
+        encoder.model.load_state_dict(base)
+    refit = replace(refit, retention_loss=lost)
+    if retention and lost is not None and lost > retention.bound:
+        return kept(f"general queries lose {lost:+.3f} of MRR@10, and {retention.bound:g} is allowed")
+    refit = replace(refit, seconds=time.perf_counter() - start)
+    logger.info("%s", refit)
+
+    def build(model: SentenceTransformer) -> SentenceTransformer:
+        model.load_state_dict(shipped)
+        return model
+
+    return replace(selected, build=build, weights=shipped), everything, refit
+
+
+def config_for_selection(config: TrainingConfig) -> TrainingConfig:
+    """Return the settings for training and selection, which leave a refit its part of the budget."""
+    if config.refit == "none" or config.budget_minutes is None:
+        return config
+    return replace(config, budget_minutes=_SELECTION_SHARE * config.budget_minutes)
+
+
+def best_step(history: Sequence[Mapping[str, float]]) -> int:
+    """Return the step of the best weights: the first with the highest MRR@10 on dev, the base's evaluation left out."""
+    evaluations = [row for row in history if "MRR@10" in row and row["step"] > 0]
+    return int(max(evaluations, key=lambda row: row["MRR@10"])["step"])
+
+
+def _context_of(context: TrainingContext, examples: IndexedExamples) -> TrainingContext:
+    """The context with these examples and no dev queries; vectors and tokens that were computed are kept."""
+    found = replace(
+        context,
+        examples=examples,
+        dev=None,
+        general=None,
+        checkpoints=context.checkpoints / "refit" if context.checkpoints else None,
+        on_phase=lambda name: context.on_phase(f"refit of {name}"),
+    )
+    # Where cached properties keep their values.
+    found.__dict__.update(
+        document_vectors=context.document_vectors,
+        query_vectors=np.concatenate([context.query_vectors, context.dev_query_vectors]),
+        tokens=context.tokens,
+    )
+    return found
