@@ -1,6 +1,6 @@
-"""Encoding and mining in shards: on two Ray workers against one process, with workers killed, and what it costs.
+"""Encoding and mining in shards, on two Ray workers against one process, with workers killed; training by two ranks.
 
-    python benchmarks/scale_out.py [--check] [--size N] [--out FILE]
+    python benchmarks/scale_out.py [--check] [--only PARTS] [--size N] [--out FILE]
 
 Memories are generated, of 30 words. The size is measured with a static model, whose time is that of reading, tokenizing
 and writing; the time of MiniLM is measured with 2,000 memories. `--check` takes 200,000 memories.
@@ -10,10 +10,12 @@ Exits 1 if a figure misses its target.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -43,6 +45,9 @@ from llama_index_ace_finetune.scale.shard_folder import ShardFolder
 SIZE, CHECKED, COMPARED, SHARD = 1_000_000, 200_000, 20_000, 5_000
 WORKERS, KILLS, WORDS, DIMENSION, QUERIES, MINILM = 2, 5, 30, 64, 500, 2_000
 FASTER = 1.3
+GRADIENTS = 1e-6
+GRADIENT_CASES = ("plain", "gradient caching")
+PARTS = ("shards", "training")
 CPU = EncoderSettings(device="cpu")
 LOCAL, RAY = EngineSettings(), EngineSettings(engine="ray", workers=WORKERS)
 
@@ -208,9 +213,39 @@ def costs(work: Path, mining: float, findings: Findings) -> None:
     findings.section(title, header, rows)
 
 
+def measure_training(findings: Findings) -> None:
+    """Gradients of two ranks against one process, and steps per second of both, on all cores."""
+    found = {ranks: run_ranks(ranks) for ranks in (1, WORKERS)}
+    differences = found[WORKERS]["differences"]
+    rows = [f"| {name} | {differences[name]:.1e} | {differences['largest']:.2f} |" for name in GRADIENT_CASES]
+    header = "| float64, batch of 8 queries | largest difference of a gradient | largest gradient |"
+    findings.section(f"Gradients of {WORKERS} ranks against one process", header, rows)
+    for name in GRADIENT_CASES:
+        met = differences[name] < GRADIENTS < differences["largest"]
+        findings.ask(f"{name}: gradients differ by {differences[name]:.0e} (asked {GRADIENTS:g})", met)
+    rows = [
+        f"| {precision} | {1 / found[1][precision]:.2f} | {1 / found[WORKERS][precision]:.2f} "
+        f"| {found[1][precision] / found[WORKERS][precision]:.2f} |"
+        for precision in ("float32", "bfloat16")
+    ]
+    header = f"| MiniLM, 64 queries and 128 documents | one process, steps/s | {WORKERS} ranks, steps/s | ratio |"
+    findings.section(f"Training on {os.cpu_count()} cores", header, rows)
+
+
+def run_ranks(ranks: int) -> dict[str, Any]:
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+    script = str(Path(__file__).with_name("divided_training.py"))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run([*command, script], env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--check", action="store_true", help=f"{CHECKED:,} memories")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"parts of {', '.join(PARTS)}, with commas between")
     parser.add_argument("--size", type=int, help=f"number of memories (default {SIZE:,})")
     parser.add_argument("--out", type=Path, help="write the tables as markdown")
     options = parser.parse_args()
@@ -218,20 +253,26 @@ def main() -> int:
     if os.environ.get("OMP_NUM_THREADS") != "1":
         os.environ["OMP_NUM_THREADS"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.argv])
+    findings, parts = Findings(), options.only.split(",")
+    if "training" in parts:
+        measure_training(findings)
+    if "shards" in parts:
+        measure_shards(options.size or (CHECKED if options.check else SIZE), findings)
+    return findings.close("Scaling out", machine("ray", "torch", "pyarrow"), options.out)
+
+
+def measure_shards(size: int, findings: Findings) -> None:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would put this folder, with its `datasets.py`, in front of the libraries of its workers.
     sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
     ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
-    findings = Findings()
-    size = options.size or (CHECKED if options.check else SIZE)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         measure_encoding(work, size, findings)
         mining = measure_mining(work, size, findings)
         costs(work, mining, findings)
-    return findings.close("Scaling out", machine("ray", "torch", "pyarrow"), options.out)
 
 
 if __name__ == "__main__":

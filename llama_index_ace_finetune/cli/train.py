@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,18 +62,30 @@ def train(
     precision: Precision = None,
     resume: Resume = False,
     seed: Seed = None,
+    nproc: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes of this machine that divide the batches of modes in_batch and full."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune on training data; keeps the base model if tuning does not help."""
     settings = training_flags(context.params)
 
-    def command() -> None:
+    def command() -> int:
         from llama_index_ace_finetune.cli.progress import ConsoleEvents
+        from llama_index_ace_finetune.pipeline.launch import launch_ranks
         from llama_index_ace_finetune.pipeline.train import train as train_model
         from llama_index_ace_finetune.training.config import TrainingConfig
+        from llama_index_ace_finetune.training.ranks import launched_rank
 
         config = TrainingConfig(**settings, output_dir=str(out))
-        print_trained(train_model(training_data, config, resume=resume, events=ConsoleEvents()))
+        rank = launched_rank()
+        if rank is None and nproc and nproc > 1:
+            return launch_ranks(sys.argv[1:], processes=nproc)
+        result = train_model(training_data, config, resume=resume, events=ConsoleEvents())
+        if not rank:
+            print_trained(result)
+        return 0
 
     execute(command, as_json=as_json)
 
@@ -85,4 +98,10 @@ def print_trained(result: TrainingResult) -> None:
     )
 
 
-VERB = Verb(train, ("ace-finetune train --training-data training_data.json --out my-model",))
+VERB = Verb(
+    train,
+    (
+        "ace-finetune train --training-data training_data.json --out my-model",
+        "ace-finetune train --training-data training_data.json --out my-model --nproc 4",
+    ),
+)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import Memory
@@ -24,7 +25,9 @@ from llama_index_ace_finetune.pipeline.work_folder import work_folder
 from llama_index_ace_finetune.run_folder import index_beside
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+from llama_index_ace_finetune.training.modes.assist import assist, finish
 from llama_index_ace_finetune.training.modes.result import ModeResult
+from llama_index_ace_finetune.training.ranks import ONE, Ranks, join_ranks
 from llama_index_ace_finetune.training.saving.model_folder import MODEL
 from llama_index_ace_finetune.utils.atomic import write_json
 from llama_index_ace_finetune.utils.new_folder import place_folder, require_replaceable, tidy
@@ -38,6 +41,7 @@ def train_model(
     checkpoints: Path | None = None,
     held_out_queries: Iterable[str] = (),
     events: PipelineEvents | None = None,
+    ranks: Ranks = ONE,
 ) -> dict[str, Any]:
     """Train, report the result on dev, save the best model, and return the metrics of the training.
 
@@ -45,7 +49,7 @@ def train_model(
     """
     require_replaceable(Path(config.output_dir), kind=MODEL)
     events = events or PipelineEvents()
-    tuner = EmbeddingFineTuner(config, cache=cache, checkpoints=checkpoints)
+    tuner = EmbeddingFineTuner(config, cache=cache, checkpoints=checkpoints, ranks=ranks)
     counts = tuner.load_training_data(data, held_out_queries=held_out_queries)
     events.on_message(
         f"training on {counts['train']} queries, selecting on {counts['dev']}, over {counts['memories']} memories"
@@ -117,6 +121,9 @@ def train(
     Both are written to a work folder, and replace older ones when both are complete. If no mode improves on dev, the
     model is the base model.
 
+    In a process that torchrun started, all of them call it with the same arguments: they divide the batches of modes
+    `in_batch` and `full`, the first one does all else, and all return its result.
+
     Args:
         training_data: file that `generate` wrote, or its content.
         config: settings of the training.
@@ -132,20 +139,45 @@ def train(
     config = config or TrainingConfig()
     if out is not None:
         config = replace(config, output_dir=str(out))
+    with join_ranks(device=config.device) as ranks:
+        return _train_and_index(
+            training_data, config, max_examples=max_examples, resume=resume, events=events, ranks=ranks
+        )
+
+
+def _train_and_index(
+    training_data: str | Path | TrainingData,
+    config: TrainingConfig,
+    *,
+    max_examples: int | None,
+    resume: bool,
+    events: PipelineEvents | None,
+    ranks: Ranks,
+) -> TrainingResult:
     data = training_data if isinstance(training_data, TrainingData) else TrainingData.load(Path(training_data))
     content = json.dumps(data.to_dict()) if data is training_data else Path(str(training_data)).read_text("utf-8")
     if max_examples is not None:
         data = data.sample(max_examples, seed=config.seed)
-    model, index = Path(config.output_dir), index_beside(Path(config.output_dir))
-    tidy(model)
-    require_replaceable(model, kind=MODEL)
-    check_index_output(index, replace=True)
     settings_used = by_content(config.to_dict())
     inputs: dict[str, Any] = {"data": text_hash(content), "max_examples": max_examples, "config": settings_used}
     if config.also:
         inputs["also"] = [further_content(path) for path in config.also]
+    ranks.agree(
+        {
+            "version of this package": __version__,
+            "content of the training data": str(inputs["data"]),
+            "configuration": text_hash(json.dumps(inputs, sort_keys=True, default=str)),
+        }
+    )
+    if not ranks.is_main:
+        result: TrainingResult = assist(ranks, config)
+        return result
+    model, index = Path(config.output_dir), index_beside(Path(config.output_dir))
+    tidy(model)
+    require_replaceable(model, kind=MODEL)
+    check_index_output(index, replace=True)
     with work_folder(model, inputs=inputs, resume=resume, events=events) as work:
-        made, metrics = _trained(data, config, work, events or PipelineEvents())
+        made, metrics = _trained(data, config, work, events or PipelineEvents(), ranks)
         settings = EncoderSettings(device=config.device, precision=config.precision)
         tuned = Encoder.load(made, settings=settings)
         tuned.name = str(model)  # its final place, for the index's record
@@ -164,11 +196,13 @@ def train(
         if made != model:
             place_folder(made, model, kind=MODEL)
         place_index(work / "index", index)
-    return TrainingResult(model=model, index=index, metrics=metrics)
+    result = TrainingResult(model=model, index=index, metrics=metrics)
+    finish(ranks, result)
+    return result
 
 
 def _trained(
-    data: TrainingData, config: TrainingConfig, work: Path, events: PipelineEvents
+    data: TrainingData, config: TrainingConfig, work: Path, events: PipelineEvents, ranks: Ranks
 ) -> tuple[Path, dict[str, Any]]:
     """Return the trained model's folder and its metrics: from the work folder if an interrupted command left it."""
     model, done = Path(config.output_dir), work / "trained.json"
@@ -184,6 +218,7 @@ def _trained(
         cache=work / "vectors",
         checkpoints=work / "training",
         events=events,
+        ranks=ranks,
     )
     write_json(done, {"fingerprint": fingerprint_folder(work / "model", {}), "metrics": metrics})
     return work / "model", metrics

@@ -18,6 +18,7 @@ from llama_index_ace_finetune.training.data.task import TrainingTask
 from llama_index_ace_finetune.training.data.token_cache import TokenCache
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.retention import Retention
+from llama_index_ace_finetune.training.ranks import ONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class TrainingContext:
         on_phase: called with the name of each phase that begins: a mode, or its evaluation.
         mining: settings with which the negatives of the examples were mined.
         tasks: further tasks that are trained along in modes that train all weights.
+        ranks: the processes of the training, of which this is the first.
     """
 
     encoder: Encoder
@@ -47,6 +49,7 @@ class TrainingContext:
     on_phase: Callable[[str], object] = lambda name: None
     mining: MiningSettings = field(default_factory=MiningSettings)
     tasks: tuple[TrainingTask, ...] = ()
+    ranks: Ranks = ONE
 
     def with_tasks(self, tasks: tuple[TrainingTask, ...]) -> TrainingContext:
         """Return the context with these further tasks; what was computed is kept."""

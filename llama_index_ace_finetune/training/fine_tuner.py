@@ -44,6 +44,7 @@ from llama_index_ace_finetune.training.modes.refit import Refit, config_for_sele
 from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
 from llama_index_ace_finetune.training.modes.schedule import MODES, OnModeEnd, OnModeStart, run_modes
 from llama_index_ace_finetune.training.modes.synthetic_queries import SyntheticChoice, choose_synthetic
+from llama_index_ace_finetune.training.ranks import ONE, Ranks
 from llama_index_ace_finetune.training.saving.model_folder import MODEL, save_model_folder
 from llama_index_ace_finetune.utils.atomic import write_text
 from llama_index_ace_finetune.utils.file_lock import locked
@@ -64,13 +65,19 @@ class EmbeddingFineTuner:
         cache: folder for vectors of the base model, such as the miner's; none by default.
         checkpoints: folder for checkpoints, from which a training with the same data and settings resumes; none by
             default. It can be deleted once the training is done.
+        ranks: the processes of the training, of which this is the first; only this one by default.
 
     The order of calls is the original's: `load_training_data`, `initialize_model`, `train` (which also saves the
     winner to `config.output_dir`), `evaluate`.
     """
 
     def __init__(
-        self, config: TrainingConfig | None = None, *, cache: Path | None = None, checkpoints: Path | None = None
+        self,
+        config: TrainingConfig | None = None,
+        *,
+        cache: Path | None = None,
+        checkpoints: Path | None = None,
+        ranks: Ranks = ONE,
     ) -> None:
         self.config = config or TrainingConfig()
         for warning in margin_warnings("suspected_margin", self.config.suspected_margin):
@@ -85,6 +92,7 @@ class EmbeddingFineTuner:
         self.history: list[Mapping[str, float]] = []
         self._cache = cache
         self._checkpoints = checkpoints
+        self._ranks = ranks
         self._train: IndexedExamples | None = None
         self._dev: DevSet | None = None
         self._general: DevSet | None = None
@@ -233,6 +241,7 @@ class EmbeddingFineTuner:
             self._general,
             on_phase,
             mining=self._mining,
+            ranks=self._ranks,
         )
         started = time.perf_counter()
         context, self.synthetic = choose_synthetic(context, at_least=MIN_EXAMPLES)

@@ -72,6 +72,7 @@ def fit(
     least_epochs: float = 0.0,
     steps: int | None = None,
     remined: ReminedNegatives | None = None,
+    after_backward: Callable[[], object] = lambda: None,
 ) -> tuple[int, float]:
     """Train `encoder.model` in place; return steps and epochs done.
 
@@ -92,6 +93,7 @@ def fit(
         least_epochs: raise DoesNotFitError if fewer fit.
         steps: train exactly N steps, and raise DoesNotFitError if they do not fit.
         remined: mines negatives again, `config.remine` times or as often as fits; the callbacks call it after a step.
+        after_backward: called when the gradients of a step are computed, before they are used.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -112,6 +114,7 @@ def fit(
             batches=batches,
             least_epochs=least_epochs,
             fixed=steps,
+            after_backward=after_backward,
         )
     if checkpoints:
         write_json(checkpoints / _PLAN, asdict(plan))
@@ -141,6 +144,7 @@ def fit(
             query_ids=query_ids,
             dev_callbacks=callbacks,
             batches=batches,
+            after_backward=after_backward,
             model=model,
             args=args,
             train_dataset=Dataset.from_dict({"example": list(range(count))}),
@@ -197,6 +201,7 @@ def plan_steps(
     batches: BatchSampler | None = None,
     least_epochs: float = 0.0,
     fixed: int | None = None,
+    after_backward: Callable[[], object] = lambda: None,
 ) -> StepPlan:
     """Return the steps of `config.epochs`, or as many as fit into `minutes`, or the `fixed`; see `StepPlan.within`.
 
@@ -210,7 +215,10 @@ def plan_steps(
         an_epoch = -(-count // config.batch_size)
         measured = [(1.0, list(range(0, count, max(1, count // config.batch_size)))[: config.batch_size])]
     seconds = sum(
-        part * min(_step_seconds(loss, collator, numbers, bfloat16=bfloat16) for _ in range(2))
+        part
+        * min(
+            _step_seconds(loss, collator, numbers, bfloat16=bfloat16, after_backward=after_backward) for _ in range(2)
+        )
         for part, numbers in measured
     )
     plan = StepPlan.within(
@@ -230,7 +238,14 @@ def plan_steps(
     return plan
 
 
-def _step_seconds(loss: nn.Module, collator: Collator, numbers: list[int], *, bfloat16: bool) -> float:
+def _step_seconds(
+    loss: nn.Module,
+    collator: Collator,
+    numbers: list[int],
+    *,
+    bfloat16: bool,
+    after_backward: Callable[[], object] = lambda: None,
+) -> float:
     model: nn.Module = loss.model  # type: ignore[assignment]
     device = next(model.parameters()).device
     state = torch.get_rng_state()
@@ -251,6 +266,7 @@ def _step_seconds(loss: nn.Module, collator: Collator, numbers: list[int], *, bf
         start = time.perf_counter()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
             loss(blocks, batch["label"].to(device)).backward()
+        after_backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - start

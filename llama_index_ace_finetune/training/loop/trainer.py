@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +33,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         query_ids: one per example, for messages.
         dev_callbacks: count the examples and tokens of each step.
         batches: which examples each batch holds; None draws them at random.
+        after_backward: called when the gradients of a step are computed, before they are used.
         arguments: of the stock trainer, by name.
     """
 
@@ -43,6 +44,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         query_ids: Sequence[str],
         dev_callbacks: Sequence[DevEvaluationCallback] = (),
         batches: BatchSampler | None = None,
+        after_backward: Callable[[], object] = lambda: None,
         **arguments: Any,
     ) -> None:
         self._batches = batches
@@ -51,6 +53,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         self._query_ids = query_ids
         self._examples: list[int] = []
         self._dev_callbacks = dev_callbacks
+        self._after_backward = after_backward
         self._monitor = DivergenceMonitor()
 
     def get_batch_sampler(self, *arguments: Any, **options: Any) -> BatchSampler | None:
@@ -71,6 +74,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         loss = retry_on_oom(
             lambda: step(model, inputs, *arguments, **options), memory=self._memory, model=cast(nn.Module, self.loss)
         )
+        self._after_backward()
         self._examples = inputs["example"].tolist()
         value = float(loss)
         if not math.isfinite(value):

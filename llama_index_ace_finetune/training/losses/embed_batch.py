@@ -44,7 +44,7 @@ class BatchTokens:
 
     Attributes:
         states: float tensor [tokens, width], one text after the other, shortest first.
-        lengths: int64 tensor [n], tokens of each text, ascending.
+        lengths: int64 tensor [n], tokens of each text, ascending (of a `DividedBatch`, within each rank's part).
         order: int64 tensor [n]; the i-th text here is text order[i] of the batch.
     """
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from llama_index_ace_finetune.training.config import DistillationName
 from llama_index_ace_finetune.training.data.batches import NEGATIVE, POSITIVE, QUERY_WEIGHT
 from llama_index_ace_finetune.training.losses.distillation import DISTILLATION_LOSSES
+from llama_index_ace_finetune.training.losses.divided_batch import DividedBatch
 from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits, embed, embed_with_states
 from llama_index_ace_finetune.training.losses.late_interaction import LateInteraction
 
@@ -75,6 +76,7 @@ class MaskedRankingLoss(nn.Module):
             representation learning, Kusupati et al. 2022, arXiv:2205.13147).
         distillation: loss added, with equal weight, if the labels hold teacher scores.
         late_interaction: a second loss, over the token states of the same forward pass; None for none.
+        divided: embeds the blocks on all ranks of the training; None embeds them here.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class MaskedRankingLoss(nn.Module):
         dimensions: Sequence[int] = (),
         distillation: DistillationName = "kl",
         late_interaction: LateInteraction | None = None,
+        divided: DividedBatch | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -97,6 +100,7 @@ class MaskedRankingLoss(nn.Module):
         self._distill = DISTILLATION_LOSSES[distillation]
         self._rank = symmetric_ranking_loss if symmetric else masked_ranking_loss
         self.late_interaction = late_interaction
+        self.divided = divided
 
     def forward(self, features: list[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """Embed both blocks and compare every query with every document.
@@ -110,10 +114,16 @@ class MaskedRankingLoss(nn.Module):
         features = [{name: value for name, value in block.items() if name != QUERY_WEIGHT} for block in features]
         late = self.late_interaction
         if late is None:
-            blocks = (embed(self.model, block, packed=self.packed, memory=self.memory) for block in features)
+            blocks = (
+                self.divided.embed(features, memory=self.memory)
+                if self.divided
+                else [embed(self.model, block, packed=self.packed, memory=self.memory) for block in features]
+            )
             return self._of_vectors(*blocks, targets=targets, teacher=teacher, weights=weights)
         (queries, query_tokens), (documents, document_tokens) = (
-            embed_with_states(self.model, block, packed=self.packed, memory=self.memory) for block in features
+            self.divided.embed_with_states(features, memory=self.memory)
+            if self.divided
+            else [embed_with_states(self.model, block, packed=self.packed, memory=self.memory) for block in features]
         )
         similarities = late.similarities(query_tokens, document_tokens)
         of_vectors = self._of_vectors(queries, documents, targets=targets, teacher=teacher, weights=weights)

@@ -29,6 +29,7 @@ from llama_index_ace_finetune.training.loop.fit import OnPlan, fit
 from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss
 from llama_index_ace_finetune.training.model_selection.dev_set import POOL_DEPTH, POOL_QUERIES, encoding_seconds
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection, copy_weights, select_weights
+from llama_index_ace_finetune.training.modes.assist import divided_batches
 from llama_index_ace_finetune.training.modes.frozen_layers import frozen_layers
 from llama_index_ace_finetune.training.modes.late_interaction import (
     SelectionSets,
@@ -93,17 +94,22 @@ def train_full(
         after_step=remined.after_step if remined else None,
     )
     try:
-        with frozen_layers(trained.model, 0 if trained is not encoder else config.frozen_layers):
+        packed = trained is encoder and _packs(context)
+        with (
+            frozen_layers(trained.model, 0 if trained is not encoder else config.frozen_layers),
+            divided_batches(context.ranks, trained.model, packed=packed) as divided,
+        ):
             done, epochs = fit(
                 trained,
                 loss=MaskedRankingLoss(
                     trained.model,
                     temperature=config.temperature,
-                    packed=trained is encoder and _packs(context),
+                    packed=packed,
                     symmetric=config.symmetric,
                     dimensions=config.dimensions,
                     distillation=config.distillation,
                     late_interaction=late,
+                    divided=divided,
                 ),
                 collator=task_collators(context, config, _collators(context, config, name, remined), name=name),
                 query_ids=training_ids(context),
@@ -120,6 +126,7 @@ def train_full(
                 remined=remined,
                 batches=task_batches(context, _batches(context)),
                 least_epochs=_least_epochs(name, config, after=[result.name for result in previous]),
+                after_backward=divided.collect if divided else lambda: None,
             )
         selection: Selection | None = None
         shipped, dev_mrr = callback.best_weights or base_weights, 0.0
