@@ -295,8 +295,9 @@ class Encoder:
     def _equal_lengths(self, texts: list[str], role: Role) -> list[NDArray[np.intp]]:
         """Rows of `texts` grouped by number of tokens, on the CPU; else one group.
 
-        Without padding the vector of a text is bit-equal whatever else is in the batch. Otherwise the contents of the
-        cache would affect close decisions, such as which negatives are mined.
+        Without padding, and with one thread, the vector of a text is bit-equal whatever else is in the batch; with more
+        threads all but its last digits. Otherwise the contents of the cache would affect close decisions, such as which
+        negatives are mined.
         """
         single = len(texts) == 1 or self.model.device.type != "cpu"
         mask = None if single else self._features(texts, role).get("attention_mask")

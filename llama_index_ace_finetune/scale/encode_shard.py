@@ -19,7 +19,8 @@ from llama_index_ace_finetune.scale.vector_shard import ShardHeader, VectorShard
 def encode_shard(memories: Sequence[Memory], encoder: Encoder) -> VectorShard:
     """Return the memories with their vectors, float32 [n, dimension].
 
-    On a CPU the vectors do not depend on how a corpus is divided into shards (see `Encoder`).
+    On a CPU with one thread, as a Ray worker has, the vectors do not depend on how a corpus is divided into shards.
+    With more threads their last digits may, since each thread computes some rows of a matrix product.
     """
     return VectorShard(memories, encoder.encode_documents([memory.text for memory in memories]))
 
