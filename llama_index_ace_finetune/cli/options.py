@@ -58,6 +58,13 @@ Precision = Annotated[
     typer.Option(help="auto, the default, uses bfloat16 if the device supports it."),
 ]
 BaseModel = Annotated[str | None, typer.Option(help="Hub name or folder (default all-MiniLM-L6-v2).")]
+BaseModels = Annotated[
+    str | None,
+    typer.Option(
+        "--base-model",
+        help="Hub name or folder (default all-MiniLM-L6-v2); of several, separated by commas, dev chooses one.",
+    ),
+]
 QueryPrompt = Annotated[
     str | None, typer.Option(help="Text in front of every query (default: that of the base model or its family).")
 ]

@@ -14,7 +14,7 @@ from llama_index_ace_finetune.cli.flags import training_flags
 from llama_index_ace_finetune.cli.options import (
     Also,
     AsJson,
-    BaseModel,
+    BaseModels,
     BatchSize,
     Budget,
     Device,
@@ -43,7 +43,7 @@ def train(
     context: typer.Context,
     training_data: Annotated[Path, typer.Option(help="File that `generate` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder of the model; its index is written beside it.")],
-    base_model: BaseModel = None,
+    base_model: BaseModels = None,
     query_prompt: QueryPrompt = None,
     document_prompt: DocumentPrompt = None,
     mode: TrainingMode = None,

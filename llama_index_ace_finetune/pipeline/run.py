@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from llama_index_ace_finetune.evaluation.report.report import read_report
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.check_run import check_run, require_models
+from llama_index_ace_finetune.pipeline.choose_base import base_names, dev_of_split, with_one_base
 from llama_index_ace_finetune.pipeline.config_file import config_text
 from llama_index_ace_finetune.pipeline.describe_data import describe_data
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
@@ -32,6 +33,7 @@ from llama_index_ace_finetune.pipeline.work_folder import tidy_work, work_folder
 from llama_index_ace_finetune.run_folder import MANIFEST_VERSION, RunFolder
 from llama_index_ace_finetune.stores.read_dataset import Data, Memories
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.model_selection.base_choice import BaseChoice
 from llama_index_ace_finetune.utils.atomic import write_json, write_text
 from llama_index_ace_finetune.utils.new_folder import new_folder, tidy
 from llama_index_ace_finetune.utils.ownership import added_by_user
@@ -131,6 +133,11 @@ def _run(settings: RunSettings, events: PipelineEvents) -> RunResult:
     tidy(settings.out)
     require_models(settings)
     dataset = settings.read()
+    bases = None
+    if len(base_names(settings.training.base_model)) > 1:
+        known = split_known(settings, dataset, None)
+        one, bases = with_one_base(settings.training, dev_of_split(dataset, known), events)
+        settings = replace(settings, training=one)
     keys = stage_keys(settings, dataset)
     kept = kept_stages(settings, keys)
     if kept == set(keys):
@@ -138,7 +145,7 @@ def _run(settings: RunSettings, events: PipelineEvents) -> RunResult:
         events.on_message(f"nothing has changed since {settings.out} was made; --force makes it again")
     else:
         with work_folder(settings.out, inputs=keys, resume=settings.resume, events=events) as work:
-            _run_stages(settings, dataset, keys, kept, work, start, events)
+            _run_stages(settings, dataset, keys, kept, work, start, events, bases=bases)
     folder = RunFolder(settings.out)
     return RunResult(
         report=read_report(folder.report),
@@ -156,6 +163,8 @@ def _run_stages(
     work: Path,
     start: float,
     events: PipelineEvents,
+    *,
+    bases: BaseChoice | None = None,
 ) -> None:
     earlier = EarlierSplit.of_record(read_base_provenance(settings.training.base_model))
     known = split_known(settings, dataset, earlier)
@@ -177,7 +186,14 @@ def _run_stages(
         if settings.synthesize:
             copy_synthetic(RunFolder(work).synthetic, folder.synthetic)
         context = StageContext(
-            settings=settings, dataset=dataset, split=split, base=base, folder=folder, work=work, events=events
+            settings=settings,
+            dataset=dataset,
+            split=split,
+            base=base,
+            folder=folder,
+            work=work,
+            events=events,
+            bases=bases,
         )
         for stage in STAGES:
             if stage.name not in kept:

@@ -17,6 +17,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
+from llama_index_ace_finetune.pipeline.choose_base import base_names, dev_of_training_data, with_one_base
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.further_content import further_content
 from llama_index_ace_finetune.pipeline.index import check_index_output, place_index, write_index
@@ -25,6 +26,7 @@ from llama_index_ace_finetune.pipeline.work_folder import work_folder
 from llama_index_ace_finetune.run_folder import index_beside
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+from llama_index_ace_finetune.training.model_selection.base_choice import BaseChoice
 from llama_index_ace_finetune.training.modes.assist import assist, finish
 from llama_index_ace_finetune.training.modes.result import ModeResult
 from llama_index_ace_finetune.training.ranks import ONE, Ranks, join_ranks
@@ -40,16 +42,19 @@ def train_model(
     cache: Path | None = None,
     checkpoints: Path | None = None,
     held_out_queries: Iterable[str] = (),
+    bases: BaseChoice | None = None,
     events: PipelineEvents | None = None,
     ranks: Ranks = ONE,
 ) -> dict[str, Any]:
     """Train, report the result on dev, save the best model, and return the metrics of the training.
 
-    `held_out_queries` are texts as in `EmbeddingFineTuner.load_training_data`.
+    `held_out_queries` are texts as in `EmbeddingFineTuner.load_training_data`; `bases` says how the base model was
+    chosen, for the metrics.
     """
     require_replaceable(Path(config.output_dir), kind=MODEL)
     events = events or PipelineEvents()
     tuner = EmbeddingFineTuner(config, cache=cache, checkpoints=checkpoints, ranks=ranks)
+    tuner.bases = bases
     counts = tuner.load_training_data(data, held_out_queries=held_out_queries)
     events.on_message(
         f"training on {counts['train']} queries, selecting on {counts['dev']}, over {counts['memories']} memories"
@@ -158,6 +163,10 @@ def _train_and_index(
     content = json.dumps(data.to_dict()) if data is training_data else Path(str(training_data)).read_text("utf-8")
     if max_examples is not None:
         data = data.sample(max_examples, seed=config.seed)
+    events, bases = events or PipelineEvents(), None
+    if len(base_names(config.base_model)) > 1:
+        # Every process compares them: the choice does not depend on its speed.
+        config, bases = with_one_base(config, dev_of_training_data(data, config), events)
     settings_used = by_content(config.to_dict())
     inputs: dict[str, Any] = {"data": text_hash(content), "max_examples": max_examples, "config": settings_used}
     if config.also:
@@ -177,7 +186,7 @@ def _train_and_index(
     require_replaceable(model, kind=MODEL)
     check_index_output(index, replace=True)
     with work_folder(model, inputs=inputs, resume=resume, events=events) as work:
-        made, metrics = _trained(data, config, work, events or PipelineEvents(), ranks)
+        made, metrics = _trained(data, config, work, bases, events, ranks)
         settings = EncoderSettings(device=config.device, precision=config.precision)
         tuned = Encoder.load(made, settings=settings)
         tuned.name = str(model)  # its final place, for the index's record
@@ -202,7 +211,12 @@ def _train_and_index(
 
 
 def _trained(
-    data: TrainingData, config: TrainingConfig, work: Path, events: PipelineEvents, ranks: Ranks
+    data: TrainingData,
+    config: TrainingConfig,
+    work: Path,
+    bases: BaseChoice | None,
+    events: PipelineEvents,
+    ranks: Ranks,
 ) -> tuple[Path, dict[str, Any]]:
     """Return the trained model's folder and its metrics: from the work folder if an interrupted command left it."""
     model, done = Path(config.output_dir), work / "trained.json"
@@ -217,6 +231,7 @@ def _trained(
         replace(config, output_dir=str(work / "model")),
         cache=work / "vectors",
         checkpoints=work / "training",
+        bases=bases,
         events=events,
         ranks=ranks,
     )

@@ -33,6 +33,7 @@ from llama_index_ace_finetune.training.data.task import TrainingTask
 from llama_index_ace_finetune.training.data.task_batches import sampling_probabilities
 from llama_index_ace_finetune.training.loop.callback import StepProgress
 from llama_index_ace_finetune.training.loop.loggers import require_loggers
+from llama_index_ace_finetune.training.model_selection.base_choice import BaseChoice
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 from llama_index_ace_finetune.training.model_selection.retention import read_retention
@@ -89,6 +90,7 @@ class EmbeddingFineTuner:
         self.tasks: list[TaskResult] = []
         self.refit: Refit | None = None
         self._trained_on: IndexedExamples | None = None
+        self.bases: BaseChoice | None = None
         self.history: list[Mapping[str, float]] = []
         self._cache = cache
         self._checkpoints = checkpoints
@@ -276,6 +278,7 @@ class EmbeddingFineTuner:
             "synthetic": self.synthetic.to_dict() if self.synthetic else None,
             **({"refit": self.refit.to_dict()} if self.refit else {}),
             "rungs": [result.to_dict() for result in self.results],
+            **({"bases": self.bases.to_dict()} if self.bases else {}),
             **({"tasks": [result.to_dict() for result in self.tasks]} if self.tasks else {}),
         }
         self._metrics = metrics

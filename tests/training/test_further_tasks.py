@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from quick_training import QUICK
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from llama_index_ace_finetune.cli import app
@@ -218,6 +219,42 @@ def test_tasks_are_trained_and_each_is_reported_by_itself(
     again.initialize_model()
     with pytest.raises(TrainingError, match="other data or settings"):
         again.train()
+
+
+@pytest.mark.slow
+def test_interrupted_training_of_several_tasks_is_resumed(
+    training_data: TrainingData, one_layer: str, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llama_index_ace_finetune.training.loop.fit._SAVED_SECONDS", 0.01)  # after every step
+
+    def train(name: str, stop_at: int | None = None) -> list[int]:
+        settings = {**QUICK, "epochs": 2, "interpolation": (1.0,), "also": (str(other),), "tasks": ("paraphrases",)}
+        config = TrainingConfig(output_dir=str(tmp_path / name), base_model=one_layer, **settings)
+        tuner = EmbeddingFineTuner(config, checkpoints=tmp_path / f"{name}.work")
+        tuner.load_training_data(training_data)
+        tuner.initialize_model()
+        steps: list[int] = []
+
+        def progress(step: int, total: int, latest: object) -> None:
+            steps.append(step)
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+        if stop_at is None:
+            tuner.train(progress=progress)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                tuner.train(progress=progress)
+        return steps
+
+    whole = train("whole")
+    train("interrupted", stop_at=len(whole) // 2 + 3)  # in the second epoch
+    resumed = train("interrupted")
+    assert len(whole) // 2 < resumed[0] <= len(whole) // 2 + 3
+    assert resumed[-1] == whole[-1]
+    weights = load_file(tmp_path / "whole" / "model.safetensors")
+    for name, value in load_file(tmp_path / "interrupted" / "model.safetensors").items():
+        assert (value == weights[name]).all(), name
 
 
 def test_unreadable_further_data_name_the_file(tmp_path: Path) -> None:

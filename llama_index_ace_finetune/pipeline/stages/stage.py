@@ -20,6 +20,7 @@ from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.sparse_encoder import load_sparse_vectors
 from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.training.model_selection.base_choice import BaseChoice
 from llama_index_ace_finetune.training.modes.mode import Speed, TrainingSizes
 
 
@@ -35,6 +36,7 @@ class StageContext:
         folder: the new run folder, not yet in its place.
         work: the work folder: `vectors` is a cache, `training` holds checkpoints.
         events: receives progress.
+        bases: how the base model was chosen; None where the settings name one.
         kept_tokens: token vectors that the evaluation made of the corpus, by the fingerprint of their model.
     """
 
@@ -45,6 +47,7 @@ class StageContext:
     folder: RunFolder
     work: Path
     events: PipelineEvents
+    bases: BaseChoice | None = None
     kept_tokens: dict[str, TokenReranker] = field(default_factory=dict)
 
     @property

@@ -40,6 +40,7 @@ def _run(context: StageContext) -> None:
         cache=context.cache,
         checkpoints=context.work / "training",
         held_out_queries=_held_out(context),
+        bases=context.bases,
         events=context.events,
     )
 
