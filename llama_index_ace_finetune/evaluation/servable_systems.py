@@ -29,7 +29,7 @@ from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.candidate_scores import CandidateScores
 from llama_index_ace_finetune.ranking.further_vectors import FurtherVectors, merge_further_vectors
 from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, Leg
-from llama_index_ace_finetune.ranking.known_field import with_known_field
+from llama_index_ace_finetune.ranking.known_field import FIELD_LEGS, with_known_field
 from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS, build_lexical_index
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
 from llama_index_ace_finetune.ranking.sparse_index import SparseIndex, SparseVectors
@@ -260,7 +260,7 @@ class ServableSystems:
         first, last, _ = dev.indices(len(self.data.queries))
 
         def values(queries: slice, offsets: Sequence[float | None], weight: int = 0) -> dict[float | None, Any]:
-            table = self._table(structure, self._with_field(legs, texts, weight), queries, known)
+            table = self._table(structure, self._with_field(legs, structure, texts, weight), queries, known)
             relevant = self.data.relevant[queries]
             found: dict[float | None, Any] = {}
             for offset in offsets:
@@ -273,7 +273,7 @@ class ServableSystems:
         every = (None, *OFFSETS)
         on_new, on_known = values(asked, every), values(dev_known, every)
         found = choose_offset(on_new, on_known, groups=groups)
-        if "bm25" not in structure.legs:
+        if not set(FIELD_LEGS) & set(structure.legs):
             return found
         chosen = [found.offset]
         by_weight = [
@@ -285,13 +285,16 @@ class ServableSystems:
         ]
         return replace(found, bm25=choose_weight(*by_weight, groups=groups))
 
-    def _with_field(self, legs: CandidateLegs, texts: Mapping[int, Sequence[str]], weight: int) -> CandidateLegs:
-        """Return legs whose BM25 also reads the known queries of each corpus row."""
+    def _with_field(
+        self, legs: CandidateLegs, structure: Structure, texts: Mapping[int, Sequence[str]], weight: int
+    ) -> CandidateLegs:
+        """Return legs whose BM25, as far as a structure has it, also reads the known queries of each corpus row."""
         if not weight:
             return legs
         rows = range(len(self.data.corpus)) if self.data.copies is None else self.data.copies.rows.tolist()
         stored = [with_known_field(self.data.corpus[row], texts.get(row, ()), weight) for row in rows]
-        return replace(legs, lexical={**legs.lexical, "bm25": build_lexical_index("bm25", stored)})
+        fields = {leg: build_lexical_index(leg, stored) for leg in FIELD_LEGS if leg in structure.legs}
+        return replace(legs, lexical={**legs.lexical, **fields})
 
     def _table(
         self, structure: Structure, legs: CandidateLegs, queries: slice, known: FurtherVectors | None = None
@@ -323,7 +326,7 @@ class ServableSystems:
         0 also a field of BM25: `known_texts` are those of each corpus row.
         """
         legs = self.legs[structure.embedding if structure.embedding in self.legs else "base"]
-        legs = self._with_field(legs, known_texts or {}, known_weight)
+        legs = self._with_field(legs, structure, known_texts or {}, known_weight)
         table = self._table(structure, legs, slice(None), known)
         if known is not None:
             table = self._merged(table, structure.legs.index("dense"), offset)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from llama_index_ace_finetune.ranking.fusion_settings import Leg
+
+FIELD_LEGS: Final[tuple[Leg, ...]] = ("bm25", "bm25_unstemmed")
+"""Legs that can read known queries."""
 LARGEST_WEIGHT: Final = 9
 """The largest weight of the field."""
 

@@ -19,6 +19,7 @@ from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.ranking.bm25 import BM25Settings
 from llama_index_ace_finetune.ranking.fusion_settings import Leg
+from llama_index_ace_finetune.ranking.known_field import FIELD_LEGS
 from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS
 from llama_index_ace_finetune.retrievers.deadline import Deadline
 from llama_index_ace_finetune.retrievers.fallback import FallbackChain, FallbackSettings, Serve
@@ -213,8 +214,7 @@ class HybridSearch:
 
     def _lexical_leg(self, leg: Leg, settings: SearchSettings) -> LexicalLeg:
         """Return a leg in this process: BM25 with known queries if the settings give these a weight."""
-        known = self._field.leg(settings.known_query_weight) if leg == "bm25" else None
-        return known or self.lexical[leg]
+        return self._field.leg(leg, settings.known_query_weight) or self.lexical[leg]
 
     def _lexical_scores(
         self, leg: Leg, query: str, ids: Sequence[str], settings: SearchSettings
@@ -328,8 +328,9 @@ class HybridSearch:
         wanted = settings.known_query_offset is not None and "dense" in dense.vectors
         if wanted and not self._models.uses_known_queries("dense", settings, dense.served_by):
             return True
-        in_bm25 = settings.known_query_weight > 0 and legs.weights.get("bm25", 0.0) > 0
-        return in_bm25 and (self._by_server("bm25") or self._field.leg(settings.known_query_weight) is None)
+        weight = settings.known_query_weight
+        fields = [leg for leg in FIELD_LEGS if weight and legs.weights.get(leg, 0.0) > 0]
+        return any(self._by_server(leg) or self._field.leg(leg, weight) is None for leg in fields)
 
     def _nodes(self, fused: list[list[FusedMemory]], top_k: int) -> dict[str, BaseNode]:
         """Return the nodes of the best hits; of all hits if some of the best cannot be read or are deleted."""

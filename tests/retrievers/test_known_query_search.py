@@ -25,6 +25,9 @@ from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSe
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.copies import Copies
 from llama_index_ace_finetune.ranking.further_vectors import FurtherVectorLeg, FurtherVectors, merge_further_vectors
+from llama_index_ace_finetune.ranking.fusion_settings import Leg
+from llama_index_ace_finetune.ranking.known_field import FIELD_LEGS
+from llama_index_ace_finetune.ranking.lexical_indexes import build_lexical_index
 from llama_index_ace_finetune.ranking.scoring_legs import DenseLeg, LexicalLeg, candidate_scores
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.retrievers.open_known_queries import open_known_queries
@@ -248,14 +251,14 @@ def test_evaluation_ranks_with_the_field_as_the_retriever_does() -> None:
         np.array([MODEL.vector(question) for question in questions], np.float32),
         np.array([MODEL.vector(text) for text in data.corpus], np.float32),
     )
-    lexical = {"bm25": BM25Index.build(data.stored)}
+    lexical: dict[Leg, Any] = {leg: build_lexical_index(leg, data.stored) for leg in FIELD_LEGS}
     systems = ServableSystems(data, lexical, {"tuned": CandidateLegs(data, lexical, encoded)})
     row_of = {name: row for row, name in enumerate(data.corpus_ids)}
     texts: dict[int, list[str]] = {}
     for query, name in zip(QUERIES, ABOUT, strict=True):
         texts.setdefault(row_of[name], []).append(query)
-    weights = {"dense": 0.3, "bm25": 0.7}
-    structure = Structure("tuned", "convex", ("dense", "bm25"), ((0.3, 0.7),), (0.3, 0.7))
+    weights = {"dense": 0.3, "bm25": 0.4, "bm25_unstemmed": 0.3}
+    structure = Structure("tuned", "convex", ("dense", *FIELD_LEGS), ((0.3, 0.4, 0.3),), (0.3, 0.4, 0.3))
     made = {
         weight: systems.system(structure, 0, name="x", trained=True, known_texts=texts, known_weight=weight)
         for weight in (0, 2)
