@@ -198,9 +198,14 @@ def _lost_ranks() -> Iterator[None]:
     except RuntimeError as error:  # gloo and NCCL raise subclasses of it
         _ignore_termination()
         raise TrainingError(
-            f"Another process of this training has ended, or does not answer ({first_line(error)}); see what it "
+            f"Another process of this training has ended, or does not answer ({_reason(error)}); see what it "
             "printed, and repeat the command with --resume."
         ) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return the first sentence of an error of gloo or NCCL, without the place in their source."""
+    return first_line(error).split("] ", 1)[-1].split(". ", 1)[0]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.loop.callback import last_checkpoint
 from llama_index_ace_finetune.training.losses.divided_batch import divide_rows
-from llama_index_ace_finetune.training.ranks import ONE, join_ranks, launched_rank
+from llama_index_ace_finetune.training.ranks import ONE, _reason, join_ranks, launched_rank
 from tests.encoders.tiny_model import tiny_model
 from tests.helpers.rank_processes import start_ranks
 
@@ -89,6 +89,12 @@ def test_a_process_by_itself_forms_no_group(monkeypatch: pytest.MonkeyPatch) -> 
     with join_ranks() as ranks:
         assert ranks is ONE
     assert not torch.distributed.is_initialized()
+
+
+def test_the_reason_of_a_lost_connection_is_one_clause() -> None:
+    text = "[/build/gloo/pair.cc:553] Connection closed by peer [127.0.0.1]:5512. This is typically a crash"
+    assert _reason(RuntimeError(text)) == "Connection closed by peer [127.0.0.1]:5512"
+    assert _reason(RuntimeError("Timed out waiting 3000ms for recv")) == "Timed out waiting 3000ms for recv"
 
 
 def test_a_device_that_ranks_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
