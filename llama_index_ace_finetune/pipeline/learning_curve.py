@@ -86,8 +86,9 @@ def train_curve(
         for size in (size for size in sizes if size < len(train)):
             events.on_message(f"curve: {size} of {len(train)} training queries")
             folder = Path(scratch) / str(size)
-            # The record names further datasets, and does not say where they are.
-            config = TrainingConfig(**{**settings, "also": (), "output_dir": str(folder), "device": device})
+            # The record names further datasets and the retention set, and does not say where they are.
+            absent = {"also": (), "retention": None}
+            config = TrainingConfig(**{**settings, **absent, "output_dir": str(folder), "device": device})
             part = dataclasses.replace(data, examples=(*order[:size], *dev))
             train_model(part, config, cache=cache, events=events)
             values[size] = _tested(evaluation.data, folder, device)
