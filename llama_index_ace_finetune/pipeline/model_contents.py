@@ -15,7 +15,7 @@ _MODELS: Final = frozenset({"base_model", "teacher", "sparse_encoder"})
 def by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings with fingerprints of model folders in place of their names, since a folder can be retrained.
 
-    Hub names stay, and the teacher that is no model.
+    Hub names stay, and `hybrid`, the teacher without a folder.
     """
     models = {name for name, value in settings.items() if name in _MODELS and value not in (None, "", HYBRID_TEACHER)}
     return {name: _model_content(value) if name in models else value for name, value in settings.items()}

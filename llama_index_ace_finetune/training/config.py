@@ -219,8 +219,8 @@ class TrainingConfig:
             self._require(getattr(self, name) >= 0, name, "0 or more")
         self._require(not self.remine or self.hard_negatives > 0, "remine", "0 where hard_negatives is 0")
         self._require(self.refit in ("none", "dev"), "refit", "none or dev")
-        alone = not (self.late_interaction_weight or self.also or self.tasks)
-        self._require(self.refit == "none" or alone, "refit", "none with late interaction or further tasks")
+        refittable = not (self.late_interaction_weight or self.also or self.tasks)
+        self._require(self.refit == "none" or refittable, "refit", "none with late interaction or further tasks")
         scored = "0 with a teacher, which scores the negatives before the training"
         self._require(not self.remine or self.teacher is None, "remine", scored)
         self._require(self.seed >= 0, "seed", "0 or more")

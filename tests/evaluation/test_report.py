@@ -228,6 +228,7 @@ def test_offsets_of_known_queries_are_shown(evaluation: Make) -> None:
     report = report_of(replace(made, choice=replace(made.choice, known_queries=choice)))
     assert report["choice"]["known_queries"] == {
         "offset": None,
+        "bm25": None,
         "reason": "nothing gains",
         "curve": [{"offset": None, "new": 0.5, "known": 0.6}, {"offset": 0.25, "new": 0.4, "known": 0.7}],
     }

@@ -144,7 +144,7 @@ def test_candidates_of_bm25_are_mined_where_they_were(caplog: pytest.LogCaptureF
         # Of two candidates by cosine, one is the positive itself, the other its near-duplicate.
         negatives = remined(encoder, data, settings=dataclasses.replace(DENSE, range_max=2, bm25=bm25))
         negatives.begin([1], folder=None)
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.INFO, logger="llama_index_ace_finetune"):
             negatives.after_step(1)
         found.append(negatives.of_batch(3)[1].tolist())
     assert found == [[1, 2], [3]]
