@@ -27,7 +27,7 @@ from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallbac
 from llama_index_ace_finetune.training.loop.evaluation_cost import expected_interpolations
 from llama_index_ace_finetune.training.loop.fit import OnPlan, fit
 from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankingLoss
-from llama_index_ace_finetune.training.model_selection.dev_set import POOL_DEPTH, POOL_QUERIES, encoding_seconds
+from llama_index_ace_finetune.training.model_selection.dev_set import POOL_DEPTH, POOL_QUERIES, DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection, copy_weights, select_weights
 from llama_index_ace_finetune.training.modes.assist import divided_batches
 from llama_index_ace_finetune.training.modes.frozen_layers import frozen_layers
@@ -119,7 +119,8 @@ def train_full(
                 callbacks=[callback],
                 evaluation_cost=dataclasses.replace(
                     sets.evaluation_cost(context, pool) if sets and pool else EvaluationCost(),
-                    remining=_remining_seconds(context) if remined else 0.0,
+                    # A re-mining encodes what an evaluation of the training queries would.
+                    remining=DevSet(context.examples).score_seconds(encoder) if remined else 0.0,
                 ),
                 on_plan=on_plan,
                 checkpoints=context.checkpoints_of(name),
@@ -199,13 +200,6 @@ def _remined(
         before=before,
         on_phase=lambda begins: context.on_phase(f"{name}: mining" if begins else name),
     )
-
-
-def _remining_seconds(context: TrainingContext) -> float:
-    """About how long a re-mining takes: the encoding of all queries and documents."""
-    encoder, examples = context.encoder, context.examples
-    queries = encoding_seconds(encoder.encode_queries, examples.queries)
-    return queries + encoding_seconds(encoder.encode_documents, examples.corpus)
 
 
 def _least_epochs(name: ModeName, config: TrainingConfig, *, after: Sequence[str]) -> float:
