@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from llama_index_ace_finetune.utils.atomic import new_file, write_json
 from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
 from llama_index_ace_finetune.utils.new_folder import new_folder
-from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
+from llama_index_ace_finetune.utils.read_array import checksum_of, dtypes, read_array_file
 from llama_index_ace_finetune.utils.read_json import read_json_object
 from llama_index_ace_finetune.utils.text_key import KEY_BYTES, text_key
 from llama_index_ace_finetune.utils.validation import checked
@@ -155,7 +154,7 @@ class StoredSparseVectors:
             "columns": vectors.indices.astype(np.int32),
             "weights": vectors.data,
         }
-        checksums = {name: zlib.crc32(np.ascontiguousarray(array).data) for name, array in arrays.items()}
+        checksums = {name: checksum_of(array) for name, array in arrays.items()}
         meta = _Meta(fingerprint=self.encoder.fingerprint, dimension=self.dimension, checksums=checksums)
         with new_folder(folder, kind=KIND, wait=True) as aside:
             for name, array in arrays.items():
@@ -209,7 +208,4 @@ def _read_meta(folder: Path, encoder: SparseTextEncoder) -> _Meta:
 
 
 def _read(file: Path, checksum: int, accepted: Any, dimensions: int) -> NDArray[Any]:
-    array = read_array_file(file, _DAMAGED, dtypes=accepted, dimensions=dimensions)
-    if zlib.crc32(np.ascontiguousarray(array).data) != checksum:
-        raise _DAMAGED.because(file, "is damaged (its checksum differs)")
-    return array
+    return read_array_file(file, _DAMAGED, dtypes=accepted, dimensions=dimensions, checksum=checksum)

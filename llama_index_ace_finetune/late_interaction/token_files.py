@@ -19,7 +19,7 @@ from llama_index_ace_finetune.late_interaction.quantization import Bits, packed_
 from llama_index_ace_finetune.late_interaction.segment import Segment
 from llama_index_ace_finetune.utils.atomic import new_file, write_json
 from llama_index_ace_finetune.utils.file_errors import Refusal
-from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
+from llama_index_ace_finetune.utils.read_array import checksum_of, dtypes, read_array_file
 from llama_index_ace_finetune.utils.read_json import read_json_file, read_json_object
 from llama_index_ace_finetune.utils.validation import checked
 
@@ -180,14 +180,11 @@ def _file(folder: Path, name: str, part: str) -> Path:
 def _write_array(file: Path, array: NDArray[Any]) -> int:
     with new_file(file) as handle:
         np.save(handle, array, allow_pickle=False)
-    return zlib.crc32(np.ascontiguousarray(array).data)
+    return checksum_of(array)
 
 
 def _read_array(file: Path, accepted: Any, dimensions: int, checksum: int, *, mapped: bool = False) -> NDArray[Any]:
-    array = read_array_file(file, _DAMAGED, dtypes=accepted, dimensions=dimensions, mapped=mapped)
-    if zlib.crc32(np.ascontiguousarray(array).data) != checksum:
-        raise _DAMAGED.because(file, "is damaged (its checksum differs)")
-    return array
+    return read_array_file(file, _DAMAGED, dtypes=accepted, dimensions=dimensions, mapped=mapped, checksum=checksum)
 
 
 def _are_ids(value: Any) -> TypeGuard[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import zlib
 from collections.abc import Container
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -31,6 +32,7 @@ def read_array_file(
     dtypes: Container[np.dtype[Any]] | None = None,
     dimensions: int | None = None,
     mapped: bool = False,
+    checksum: int | None = None,
 ) -> NDArray[Any]:
     """Return the array in a .npy file; nothing in it is evaluated or unpickled.
 
@@ -40,6 +42,7 @@ def read_array_file(
         dtypes: accepted data types; by default booleans, numbers and strings of a fixed length.
         dimensions: required number of dimensions.
         mapped: map the file into memory instead of reading it. The result is a plain array in both cases.
+        checksum: `checksum_of` the array that was written; by default it is not compared.
 
     Raises:
         AceFinetuneError: the refusal's own class.
@@ -47,13 +50,21 @@ def read_array_file(
     try:
         with open_file(path) as handle:
             try:
-                return _array(handle, dtypes, dimensions, mapped)
+                array = _array(handle, dtypes, dimensions, mapped)
             except UnusableFileError:
                 raise
             except (OSError, ValueError, TypeError, EOFError) as error:
                 raise UnusableFileError(f"is corrupt ({error})") from error
     except UnusableFileError as error:
         raise refusal.because(path, error) from error
+    if checksum is not None and checksum_of(array) != checksum:
+        raise refusal.because(path, "is damaged (its checksum differs)")
+    return array
+
+
+def checksum_of(array: NDArray[Any]) -> int:
+    """Return the CRC-32 of an array's values in C order."""
+    return zlib.crc32(np.ascontiguousarray(array).data)
 
 
 def dtypes(*names: DTypeLike) -> frozenset[np.dtype[Any]]:
