@@ -114,7 +114,8 @@ def _dev_mrr(context: TrainingContext, rows: NDArray[np.int64]) -> NDArray[np.fl
 def _with_queries(context: TrainingContext, rows: NDArray[np.int64]) -> TrainingContext:
     """Return the context with only these training queries; vectors that were computed are kept."""
     examples = context.examples
-    part = replace(
+    known = context.computed
+    return replace(
         context,
         examples=replace(
             examples,
@@ -126,10 +127,5 @@ def _with_queries(context: TrainingContext, rows: NDArray[np.int64]) -> Training
             synthetic=None,
             judged=tuple(examples.judged[row] for row in rows) if examples.judged else (),
         ),
+        known=replace(known, query_vectors=None if known.query_vectors is None else known.query_vectors[rows]),
     )
-    computed = dict(vars(context))
-    if "query_vectors" in computed:
-        computed["query_vectors"] = computed["query_vectors"][rows]
-    # Where cached properties keep their values.
-    part.__dict__.update({name: value for name, value in computed.items() if name not in part.__dict__})
-    return part
