@@ -91,8 +91,10 @@ Remine = Annotated[
     typer.Option(min=0, help="Mine negatives again N times with the weights so far (mode full only; default 0)."),
 ]
 RefitOn = Annotated[
-    Literal["none", "dev"] | None,
-    typer.Option("--refit", help="dev: train the selected mode once more, on dev queries too; default none."),
+    Literal["none", "dev", "all"] | None,
+    typer.Option(
+        "--refit", help="Train the selected mode once more, on dev queries too (dev) or on all (all); default none."
+    ),
 ]
 LateInteractionWeight = Annotated[
     float | None,

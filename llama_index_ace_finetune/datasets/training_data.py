@@ -71,7 +71,7 @@ class TrainingData:
     memory_metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def examples_of(self, part: str) -> list[TrainingExample]:
-        """Return the examples of "train" or "dev"."""
+        """Return the examples of "train", "dev" or "test"."""
         return [example for example in self.examples if example.split == part]
 
     def sample(self, count: int, *, seed: int) -> TrainingData:

@@ -88,7 +88,9 @@ def train_curve(
             folder = Path(scratch) / str(size)
             # The record names further datasets and the retention set, and does not say where they are.
             absent = {"also": (), "retention": None}
-            config = TrainingConfig(**{**settings, **absent, "output_dir": str(folder), "device": device})
+            # The evaluated model was not trained on test queries, and neither are these.
+            refit = {"refit": "none"} if settings.get("refit") == "all" else {}
+            config = TrainingConfig(**{**settings, **absent, **refit, "output_dir": str(folder), "device": device})
             part = dataclasses.replace(data, examples=(*order[:size], *dev))
             train_model(part, config, cache=cache, events=events)
             values[size] = _tested(evaluation.data, folder, device)

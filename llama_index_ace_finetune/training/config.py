@@ -80,8 +80,9 @@ class TrainingConfig:
             0 masks what the base ranks above the positive. None masks only known positives, since a
             weak base flags mostly the mistakes that training should fix.
         refit: "dev" trains the mode that was selected on dev once more, on train and dev queries: with its steps in
-            proportion, and its alpha. That model ships, which dev cannot measure any more; "none" ships the one that
-            was selected. Only "in_batch" and "full" are trained again.
+            proportion, and its alpha. That model ships, which dev cannot measure any more. "all" trains on the test
+            queries too, so that nothing can measure it; "none" ships the selected one. Only "in_batch" and "full" are
+            trained again.
         temperature: divisor of the cosines in the softmax.
         symmetric: also compute the loss from documents to queries.
         cluster_size: in mode "full", a batch is made of clusters of this many queries about neighbouring documents, by
@@ -140,7 +141,7 @@ class TrainingConfig:
     hard_negatives: int = 1
     remine: int = 0
     suspected_margin: float | None = None
-    refit: Literal["none", "dev"] = "none"
+    refit: Literal["none", "dev", "all"] = "none"
     temperature: float = 0.05
     symmetric: bool = False
     cluster_size: int = 16
@@ -218,7 +219,7 @@ class TrainingConfig:
         for name in ("hard_negatives", "remine", "frozen_layers"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
         self._require(not self.remine or self.hard_negatives > 0, "remine", "0 where hard_negatives is 0")
-        self._require(self.refit in ("none", "dev"), "refit", "none or dev")
+        self._require(self.refit in ("none", "dev", "all"), "refit", "none, dev or all")
         refittable = not (self.late_interaction_weight or self.also or self.tasks)
         self._require(self.refit == "none" or refittable, "refit", "none with late interaction or further tasks")
         scored = "0 with a teacher, which scores the negatives before the training"

@@ -67,6 +67,8 @@ class EmbeddingFineTuner:
         checkpoints: folder for checkpoints, from which a training with the same data and settings resumes; none by
             default. It can be deleted once the training is done.
         ranks: the processes of the training, of which this is the first; only this one by default.
+        selected: folder for the weights that were selected on dev, written if a refit ships in their place; none by
+            default.
 
     The order of calls is the original's: `load_training_data`, `initialize_model`, `train` (which also saves the
     winner to `config.output_dir`), `evaluate`.
@@ -79,6 +81,7 @@ class EmbeddingFineTuner:
         cache: Path | None = None,
         checkpoints: Path | None = None,
         ranks: Ranks = ONE,
+        selected: Path | None = None,
     ) -> None:
         self.config = config or TrainingConfig()
         for warning in margin_warnings("suspected_margin", self.config.suspected_margin):
@@ -95,7 +98,9 @@ class EmbeddingFineTuner:
         self._cache = cache
         self._checkpoints = checkpoints
         self._ranks = ranks
+        self._selected = selected
         self._train: IndexedExamples | None = None
+        self._test: IndexedExamples | None = None
         self._dev: DevSet | None = None
         self._general: DevSet | None = None
         self._mining = MiningSettings()
@@ -111,7 +116,7 @@ class EmbeddingFineTuner:
 
         Examples marked "dev" are dev; if none is marked, a fraction of `1 - train_split` is set aside by connected
         components, so that no positive and no query text appears in both. Data with the manifest of a split without
-        dev is all trained on. Test examples are never used.
+        dev is all trained on. Test examples are used by a refit on all queries only, after the selection.
 
         Args:
             source: the file, or its content.
@@ -122,8 +127,8 @@ class EmbeddingFineTuner:
             DatasetError: if the file is not training data, the retention set or a further dataset cannot be read, or
                 nothing is left of a further dataset.
             LeakageError: if it holds what its own split holds out.
-            TrainingError: if there are too few examples, or their negatives cannot be mined again as `config.remine`
-                asks for.
+            TrainingError: if there are too few examples, their negatives cannot be mined again as `config.remine`
+                asks for, or `config.refit` asks for test queries that the data do not hold.
         """
         data = source if isinstance(source, TrainingData) else TrainingData.load(Path(source))
         require_held_out(data)
@@ -137,6 +142,8 @@ class EmbeddingFineTuner:
             )
         if self.config.remine:
             self._mining = mining_settings_of(data.metadata)
+        if self.config.refit == "all":
+            self._test = _test_examples(data)
         self._general = read_retention(Path(self.config.retention)) if self.config.retention else None
         self._held_out = HeldOut.of(data, dev, held_out_queries)
         self._further = further_tasks(
@@ -246,6 +253,7 @@ class EmbeddingFineTuner:
             ranks=self._ranks,
         )
         started = time.perf_counter()
+        self.refit = self._trained_on = None
         context, self.synthetic = choose_synthetic(context, at_least=MIN_EXAMPLES)
         examples = self._train = context.examples
         require_examples(len(examples.queries))
@@ -259,10 +267,7 @@ class EmbeddingFineTuner:
         by_task = [task_mrr(task, encoder, cache=self._cache) for task in context.tasks]
         if shipped:
             built = self._refitted(context, shipped, started=started, progress=progress, on_mode_start=on_mode_start)
-            # The fingerprint is set when its files are written.
-            self.encoder = Encoder(
-                built.build(encoder.model), name=encoder.name, fingerprint="", settings=encoder.settings
-            )
+            self.encoder = _built(shipped, encoder)
         self.tasks = self._task_results(context, by_task)
         self.history = list((shipped or last).history)
         reported = shipped or last
@@ -276,12 +281,17 @@ class EmbeddingFineTuner:
             "examples_per_second": round(reported.epochs * len(examples.queries) / reported.seconds, 2),
             "selection": self.selection.to_dict() if self.selection else None,
             "synthetic": self.synthetic.to_dict() if self.synthetic else None,
-            **({"refit": self.refit.to_dict()} if self.refit else {}),
             "rungs": [result.to_dict() for result in self.results],
             **({"bases": self.bases.to_dict()} if self.bases else {}),
             **({"tasks": [result.to_dict() for result in self.tasks]} if self.tasks else {}),
         }
         self._metrics = metrics
+        if self.refit and self.refit.ships:
+            if self._selected:
+                self._save(self._selected, trained_on=examples)
+            self.encoder = _built(built, encoder)
+        if self.refit:
+            metrics["refit"] = self.refit.to_dict()
         self.save_model()
         return metrics
 
@@ -325,7 +335,6 @@ class EmbeddingFineTuner:
         on_mode_start: OnModeStart | None,
     ) -> ModeResult:
         """Return what ships: the selected result, or its refit."""
-        self.refit = self._trained_on = None
         if self.config.refit == "none":
             return shipped
         if context.dev is None:
@@ -335,6 +344,8 @@ class EmbeddingFineTuner:
         built, self._trained_on, self.refit = refit_selected(
             context,
             shipped,
+            on=self.config.refit,
+            test=self._test,
             minutes=None if budget is None else max(budget - (time.perf_counter() - started) / 60, 1e-6),
             progress=progress,
             on_plan=lambda plan: on_mode_start("refit", plan) if on_mode_start else None,
@@ -374,23 +385,7 @@ class EmbeddingFineTuner:
     def save_model(self) -> Path:
         """Write the model folder: weights, tokenizer, prompts, card, and provenance; whole or not at all."""
         encoder, examples = self._ready()
-        assert self.data is not None
-        folder = save_model_folder(
-            encoder,
-            Path(self.config.output_dir),
-            base=self._started_from or encoder,
-            config=self.config,
-            selection=self.selection,
-            metrics=self._metrics,
-            history=self.history,
-            data=self.data,
-            train=self._trained_on or examples,
-            dev=self._dev.examples if self._dev else None,
-            further=[task.examples for task in self._further],
-            # Without a training nothing is known of the weights: a caller may have changed them.
-            keeps_documents=bool(self.results) and (self.shipped is None or self.shipped.name in _KEEP_INDEX),
-            token_projection=self.shipped.token_projection if self.shipped else None,
-        )
+        folder = self._save(Path(self.config.output_dir), trained_on=self._trained_on or examples)
         identity = identify_model(folder, settings=encoder.settings)
         self.encoder = Encoder(
             encoder.model,
@@ -402,11 +397,32 @@ class EmbeddingFineTuner:
         )
         return folder
 
+    def _save(self, folder: Path, *, trained_on: IndexedExamples) -> Path:
+        """Write the present weights with their record to a folder."""
+        encoder, _ = self._ready()
+        assert self.data is not None
+        return save_model_folder(
+            encoder,
+            folder,
+            base=self._started_from or encoder,
+            config=self.config,
+            selection=self.selection,
+            metrics=self._metrics,
+            history=self.history,
+            data=self.data,
+            train=trained_on,
+            dev=self._dev.examples if self._dev else None,
+            further=[task.examples for task in self._further],
+            # Without a training nothing is known of the weights: a caller may have changed them.
+            keeps_documents=bool(self.results) and (self.shipped is None or self.shipped.name in _KEEP_INDEX),
+            token_projection=self.shipped.token_projection if self.shipped else None,
+        )
+
     def _require_own_checkpoints(self, folder: Path, encoder: Encoder, examples: IndexedExamples) -> None:
         """Refuse checkpoints of other data, settings or weights, which a training would otherwise resume."""
         settings = {name: value for name, value in self.config.to_dict().items() if name != "output_dir"}
         dev = self._dev.examples if self._dev else None
-        parts = (examples, dev, *(task.examples for task in self._further))
+        parts = (examples, dev, self._test, *(task.examples for task in self._further))
         inputs = repr((settings, encoder.fingerprint, *(_rows_of(part) for part in parts if part)))
         file, key = folder / _INPUTS, text_hash(inputs)
         if file.is_file() and file.read_text(encoding="utf-8") != key:
@@ -422,6 +438,23 @@ class EmbeddingFineTuner:
         if self.encoder is None:
             raise TrainingError("No model is loaded; call initialize_model first.")
         return self.encoder, self._train
+
+
+def _built(result: ModeResult, base: Encoder) -> Encoder:
+    """Return the encoder of a result; its fingerprint is set when its files are written."""
+    return Encoder(result.build(base.model), name=base.name, fingerprint="", settings=base.settings)
+
+
+def _test_examples(data: TrainingData) -> IndexedExamples | None:
+    """Return the test examples; None where there are none, and no split holds any back."""
+    test = data.examples_of("test")
+    held_back = len(((data.split or {}).get("queries") or {}).get("test") or {})
+    if not test and held_back:
+        raise TrainingError(
+            f"The training setting refit is 'all', and the training data do not hold the {held_back} test queries of "
+            "their split; set it in `run`, which reads them, or to 'dev'."
+        )
+    return index_examples(data, test) if test else None
 
 
 def _rows_of(examples: IndexedExamples) -> tuple[Any, ...]:

@@ -147,7 +147,9 @@ class Study:
         import optuna
 
         output = self.folder / f"trial-{trial.number}-{number}"
-        tuner = EmbeddingFineTuner(replace(config, seed=self._seeds[number], output_dir=str(output)), cache=self._cache)
+        # A refit would be trained on the dev queries, which compare the trials.
+        config = replace(config, seed=self._seeds[number], output_dir=str(output), refit="none")
+        tuner = EmbeddingFineTuner(config, cache=self._cache)
         reported = -1.0
 
         def report(step: int, total: int, latest: dict[str, float]) -> None:

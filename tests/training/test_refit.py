@@ -18,7 +18,7 @@ from llama_index_ace_finetune.errors import AceFinetuneError, TrainingError
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.context import TrainingContext
+from llama_index_ace_finetune.training.context import BaseValues, TrainingContext
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples, join_examples
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.loop.budget import DoesNotFitError, StepPlan
@@ -80,6 +80,17 @@ def test_joined_examples_leave_out_negatives_that_only_the_test_holds_out() -> N
     assert join_examples(train, dataclasses.replace(train, held_out=None)).own is None
 
 
+def test_context_is_made_with_what_was_computed(context: TrainingContext) -> None:
+    assert context.computed.document_vectors is None
+    documents, tokens = context.document_vectors, context.tokens
+    other = dataclasses.replace(context, known=context.computed)
+    assert other.document_vectors is documents
+    assert other.tokens is tokens
+    assert other.computed.query_vectors is None
+    queries = np.ones((len(context.examples.queries), 2), np.float32)
+    assert dataclasses.replace(other, known=BaseValues(query_vectors=queries)).query_vectors is queries
+
+
 def test_refit_has_a_part_of_the_budget() -> None:
     assert config_for_selection(TrainingConfig(refit="dev", budget_minutes=10.0)).budget_minutes == 4.5
     for config in (TrainingConfig(), TrainingConfig(refit="dev", budget_minutes=None)):
@@ -103,6 +114,33 @@ def context(training_data: TrainingData, one_layer: str) -> TrainingContext:
 def selected(name: str = "full", alpha: float = 0.5) -> ModeResult:
     selection = Selection(alpha=alpha, difference=SURE, candidates={})
     return ModeResult(name, selection, 0.6, 15, 3.0, 1.0, HISTORY, lambda model: model)
+
+
+def test_refit_on_all_queries_trains_on_test_queries_last(
+    training_data: TrainingData, context: TrainingContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = index_examples(training_data, training_data.examples_of("dev")[:5])
+    given: list[TrainingContext] = []
+
+    def train(everything: TrainingContext, **options: Any) -> ModeResult:
+        given.append(everything)
+        return dataclasses.replace(selected(), weights=copy_weights(context.encoder))
+
+    monkeypatch.setattr(module, "train_full", train)
+    _, examples, refit = refit_selected(context, selected(), minutes=None, on="all", test=test)
+    assert examples.queries[-5:] == test.queries
+    # 40 train, 20 dev and 5 test queries.
+    assert (refit.queries, refit.steps, refit.on) == (65, 16, "all")
+    assert np.abs(given[0].query_vectors[-5:] - context.encoder.encode_queries(test.queries)).max() < 1e-5
+    assert "16 steps on 65 train, dev and test queries" in str(refit)
+    assert "none of these queries can measure them" in str(refit)
+
+
+def test_refit_on_all_queries_needs_the_test_queries(training_data: TrainingData, tmp_path: Path) -> None:
+    tuner = EmbeddingFineTuner(TrainingConfig(refit="all", output_dir=str(tmp_path / "model")))
+    data = dataclasses.replace(training_data, split={"queries": {"test": {"q": "hash"}}})
+    with pytest.raises(TrainingError, match="do not hold the 1 test queries of their split; set it in `run`"):
+        tuner.load_training_data(data)
 
 
 def moved(context: TrainingContext, by: float) -> dict[str, torch.Tensor]:
@@ -220,9 +258,17 @@ def test_refit_ships_what_a_training_on_all_queries_would(
     everything = dataclasses.replace(
         training_data, examples=tuple(dataclasses.replace(e, split="train") for e in training_data.examples)
     )
+    *others, _, _ = training_data.examples
+    last = [dataclasses.replace(example, split="test") for example in training_data.examples[-2:]]
+    with_test = dataclasses.replace(training_data, examples=(*others, *last))
     shipped = {}
-    for name, data, refit in (("refit", training_data, "dev"), ("all", everything, "none")):
-        tuner = EmbeddingFineTuner(TrainingConfig(output_dir=str(tmp_path / name), refit=refit, **options))  # type: ignore[arg-type]
+    for name, data, refit in (
+        ("refit", training_data, "dev"),
+        ("on_all", with_test, "all"),
+        ("all", everything, "none"),
+    ):
+        config = TrainingConfig(output_dir=str(tmp_path / name), refit=refit, **options)  # type: ignore[arg-type]
+        tuner = EmbeddingFineTuner(config, selected=tmp_path / f"{name} selected")
         tuner.load_training_data(data)
         tuner.initialize_model()
         started: list[tuple[str, int]] = []
@@ -234,9 +280,10 @@ def test_refit_ships_what_a_training_on_all_queries_would(
         assert tuner.encoder is not None
         shipped[name] = copy_weights(tuner.encoder)
         # An epoch of 40 queries has 5 steps, one of 60 has 8.
-        assert started == ([("full", 5), ("refit", 8)] if refit == "dev" else [("full", 8)])
-        assert ("refit" in metrics) == (refit == "dev")
-    assert all((weight == shipped["all"][name]).all() for name, weight in shipped["refit"].items())
+        assert started == ([("full", 8)] if refit == "none" else [("full", 5), ("refit", 8)])
+        assert ("refit" in metrics) == (tmp_path / f"{name} selected").is_dir() == (refit != "none")
+    for refitted in ("refit", "on_all"):
+        assert all((weight == shipped["all"][name]).all() for name, weight in shipped[refitted].items())
 
     record = read_provenance(tmp_path / "refit")
     assert record is not None
@@ -249,3 +296,18 @@ def test_refit_ships_what_a_training_on_all_queries_would(
     assert "8 steps with alpha 1.00, on 60 train and dev queries" in card
     assert "trained again on train and dev queries (not measured on dev) |" in card
     assert "have not been measured" not in (tmp_path / "all" / "README.md").read_text(encoding="utf-8")
+
+    chosen = read_provenance(tmp_path / "refit selected")
+    assert chosen is not None
+    assert "refit" not in chosen["metrics"]
+    assert dev.isdisjoint(chosen["seen"]["train"]["query_hashes"])
+    assert dev == set(chosen["seen"]["dev"]["query_hashes"])
+    assert chosen["fingerprint"] != record["fingerprint"]
+    assert "have not been measured" not in (tmp_path / "refit selected" / "README.md").read_text(encoding="utf-8")
+
+    every = read_provenance(tmp_path / "on_all")
+    assert every is not None
+    assert {text_hash(example.query) for example in last} < set(every["seen"]["train"]["query_hashes"])
+    card = (tmp_path / "on_all" / "README.md").read_text(encoding="utf-8")
+    assert "on 60 train, dev and test queries, so none of these queries can measure them." in card
+    assert "trained again on train, dev and test queries (not measured) |" in card

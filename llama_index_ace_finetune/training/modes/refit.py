@@ -1,4 +1,4 @@
-"""Refit: train the recipe that was selected on dev once more, on the dev queries too."""
+"""Refit: train the recipe that was selected on dev once more, on the dev queries too, or on all queries."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from llama_index_ace_finetune.errors import TrainingError
 from llama_index_ace_finetune.training.config import ModeName, TrainingConfig
-from llama_index_ace_finetune.training.context import TrainingContext
+from llama_index_ace_finetune.training.context import BaseValues, TrainingContext
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, join_examples
 from llama_index_ace_finetune.training.loop.budget import DoesNotFitError
 from llama_index_ace_finetune.training.loop.callback import StepProgress
@@ -34,12 +34,13 @@ class Refit:
     """What a refit did.
 
     Attributes:
-        queries: train and dev queries that it was trained on.
+        queries: train and dev queries, with "all" test queries too, that it was trained on.
         steps: optimiser steps: those of the selected weights, in proportion to the queries.
         alpha: interpolation coefficient of the selected weights, which it has too.
         seconds: that it took.
         retention_loss: fall of MRR@10 on the retention set; None without one.
         not_shipped: why the selected weights ship instead; empty if the refitted ones ship.
+        on: "dev" for train and dev queries, "all" for test queries too.
     """
 
     queries: int
@@ -48,6 +49,7 @@ class Refit:
     seconds: float = 0.0
     retention_loss: float | None = None
     not_shipped: str = ""
+    on: Literal["dev", "all"] = "dev"
 
     @property
     def ships(self) -> bool:
@@ -61,9 +63,13 @@ class Refit:
     def __str__(self) -> str:
         if self.not_shipped:
             return f"refit: not shipped, the weights selected on dev ship: {self.not_shipped}"
+        parts, cannot = {
+            "dev": ("train and dev queries", "dev cannot measure them"),
+            "all": ("train, dev and test queries", "none of these queries can measure them"),
+        }[self.on]
         return (
-            f"refit: {self.steps} steps on {self.queries} train and dev queries in {self.seconds:.0f} s; these weights "
-            "ship, and dev cannot measure them"
+            f"refit: {self.steps} steps on {self.queries} {parts} in {self.seconds:.0f} s; these weights ship, and "
+            f"{cannot}"
         )
 
 
@@ -72,10 +78,12 @@ def refit_selected(
     selected: ModeResult,
     *,
     minutes: float | None,
+    on: Literal["dev", "all"] = "dev",
+    test: IndexedExamples | None = None,
     progress: StepProgress | None = None,
     on_plan: OnPlan | None = None,
 ) -> tuple[ModeResult, IndexedExamples, Refit]:
-    """Train the selected mode again from the base, on train and dev queries, and return it with the weights that ship.
+    """Train the selected mode again from the base, on dev queries too, and return it with the weights that ship.
 
     It has the steps of the selected weights, in proportion to the number of queries, and their alpha. Dev cannot warn
     any more, so the selected weights ship if the loss is NaN, infinite or diverges, the retention set loses more than
@@ -85,6 +93,8 @@ def refit_selected(
         context: of the modes, with dev queries.
         selected: the result that ships, which is not the base.
         minutes: that are left of the budget; None without a limit.
+        on: what it is called in `Refit`.
+        test: the test queries over the same corpus, to train on as well; none by default.
         progress: called after each step.
         on_plan: called with the planned steps before the first.
 
@@ -95,9 +105,11 @@ def refit_selected(
     assert selected.selection is not None
     start, alpha = time.perf_counter(), selected.selection.alpha
     everything = join_examples(context.examples, context.dev.examples)
+    if test is not None:
+        everything = join_examples(everything, test)
     queries = len(everything.queries)
     steps = max(1, round(best_step(selected.history) * queries / len(context.examples.queries)))
-    refit = Refit(queries=queries, steps=steps, alpha=alpha)
+    refit = Refit(queries=queries, steps=steps, alpha=alpha, on=on)
 
     def kept(why: str) -> tuple[ModeResult, IndexedExamples, Refit]:
         failed = replace(refit, not_shipped=why, seconds=time.perf_counter() - start)
@@ -158,19 +170,20 @@ def best_step(history: Sequence[Mapping[str, float]]) -> int:
 
 
 def _context_of(context: TrainingContext, examples: IndexedExamples) -> TrainingContext:
-    """The context with these examples and no dev queries; vectors and tokens that were computed are kept."""
-    found = replace(
+    """The context with these examples, train and dev queries first, and no dev; what was computed is kept."""
+    known = [context.query_vectors, context.dev_query_vectors]
+    if rest := examples.queries[sum(map(len, known)) :]:
+        known.append(context.encoder.encode_queries(rest, cache=context.cache))
+    return replace(
         context,
         examples=examples,
         dev=None,
         general=None,
         checkpoints=context.checkpoints / "refit" if context.checkpoints else None,
         on_phase=lambda name: context.on_phase(f"refit of {name}"),
+        known=BaseValues(
+            tokens=context.tokens,
+            document_vectors=context.document_vectors,
+            query_vectors=np.concatenate(known),
+        ),
     )
-    # Where cached properties keep their values.
-    found.__dict__.update(
-        document_vectors=context.document_vectors,
-        query_vectors=np.concatenate([context.query_vectors, context.dev_query_vectors]),
-        tokens=context.tokens,
-    )
-    return found
