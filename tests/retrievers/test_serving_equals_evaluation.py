@@ -25,6 +25,7 @@ from llama_index_ace_finetune.evaluation.systems import (
     dense_system,
     hybrid_system,
 )
+from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.pipeline.index import write_index
 from llama_index_ace_finetune.ranking.further_vectors import FurtherVectors
 from llama_index_ace_finetune.ranking.fusion_settings import Leg
@@ -81,11 +82,22 @@ def served(
     _record(run, SYSTEMS[3])
     tuned, base = Encoder.load(run.model), Encoder.load(BASE)
     corpus = [memory.text for memory in dataset.answers.values()]
-    write_index(dataset.memories.values(), tuned=tuned, base=base, path=run.index, serving=run.serving(), corpus=corpus)
     data = EvaluationSet.of(dataset, sorted(dataset.queries))
     encoders = {"base": base, "tuned": tuned}
     encoded = {name: EncodedSet.of(data, encoder) for name, encoder in encoders.items()}
-    return run, ServableSystems.of(data, encoders, encoded), dataset
+    # As in a run: a text in another batch has other last digits, which may round to another code.
+    tokens: dict[str, TokenReranker] = {}
+    systems = ServableSystems.of(data, encoders, encoded, kept_tokens=tokens)
+    write_index(
+        dataset.memories.values(),
+        tuned=tuned,
+        base=base,
+        path=run.index,
+        serving=run.serving(),
+        corpus=corpus,
+        tokens=tokens[tuned.fingerprint],
+    )
+    return run, systems, dataset
 
 
 def _record(run: RunFolder, weights: Mapping[Leg, float], *, kind: str = "convex", **serving: object) -> None:

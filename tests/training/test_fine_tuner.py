@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, ModelError, OutputExistsError, TrainingError
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+from llama_index_ace_finetune.training.loop import fit as fit_module
 from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits, embed
 from llama_index_ace_finetune.training.saving.plot import plot_training
 from llama_index_ace_finetune.utils.file_lock import locked
@@ -195,6 +197,23 @@ def test_time_budget_limits_the_steps(training_data: TrainingData, one_layer: st
 
 
 # ------------------------------------------------------------------------------------------------ errors
+
+
+def test_steps_that_take_longer_than_timed_are_fewer(
+    training_data: TrainingData,
+    one_layer: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(fit_module, "_step_seconds", lambda *_, **__: 1e-5)
+    data = without_dev(training_data, 12)
+    tuner = ready(data, tmp_path / "model", base_model=one_layer, epochs=50_000, batch_size=4, budget_minutes=0.02)
+    planned: list[int] = []
+    with caplog.at_level(logging.WARNING):
+        metrics = tuner.train(on_mode_start=lambda name, plan: planned.append(plan.steps))
+    assert 5 <= metrics["total_steps"] < planned[-1] / 10
+    assert f"ends after {metrics['total_steps']} steps instead of" in caplog.text
 
 
 def test_foreign_folder_is_refused_before_training(training_data: TrainingData, one_layer: str, tmp_path: Path) -> None:

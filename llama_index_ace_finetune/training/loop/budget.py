@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 _REMINING_PART = 0.2
 
+# Parts of the limit by which the rest of a training may exceed it before steps are cut: early ones are few to judge by.
+_TOLERANCE = 0.05
+_EARLY_TOLERANCE = 0.25
+_EARLY = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationCost:
@@ -27,11 +32,52 @@ class DoesNotFitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Planned optimiser steps, the seconds that they take with all else, and how often negatives are mined again."""
+    """Planned optimiser steps.
+
+    Attributes:
+        steps: of the training.
+        seconds: that they take, with dev evaluations, re-minings and the final selection.
+        remine: how often negatives are mined again.
+        step_seconds: of one step.
+        after: part of `seconds` for the final selection.
+        limit: seconds that may be taken; None for no limit.
+        shortened: corrections under way, each (after which step, new last step), ascending.
+    """
 
     steps: int
     seconds: float
     remine: int = 0
+    step_seconds: float = 0.0
+    after: float = 0.0
+    limit: float | None = None
+    shortened: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def last_step(self) -> int:
+        """The number of steps after the corrections."""
+        return self.shortened[-1][1] if self.shortened else self.steps
+
+    def seconds_of(self, steps: int) -> float:
+        """Planned seconds of some steps, with their part of the dev evaluations and re-minings."""
+        return steps * (self.seconds - self.after) / self.steps
+
+    def fitting(self, done: int, *, spent: float, slower: float) -> int:
+        """Return the last step that keeps the limit: `last_step`, or an earlier one, after `done`.
+
+        An overrun of 5% is accepted, and of 25% in the first quarter, where few steps have been measured.
+
+        Args:
+            done: steps.
+            spent: seconds.
+            slower: how much longer than planned all else will take: 1 is as planned.
+        """
+        if self.limit is None:
+            return self.last_step
+        left = self.limit - spent - slower * self.after
+        tolerated = self.limit * (_EARLY_TOLERANCE if done < _EARLY * self.steps else _TOLERANCE)
+        if slower * self.seconds_of(self.last_step - done) <= left + tolerated:
+            return self.last_step
+        return max(done + 1, done + int(left / (slower * self.seconds_of(1))))
 
     @property
     def remine_after(self) -> tuple[int, ...]:
@@ -72,4 +118,13 @@ class StepPlan:
             beside = evaluation_cost.after + evaluation_cost.each + remine * evaluation_cost.remining
             room = max(limit - beside, limit / 2)
             steps = min(steps, max(1, int(room / (step_seconds + evaluation_cost.each / evaluate_every))))
-        return cls(steps, taken(steps), min(remine, steps // 3))
+        seconds = taken(steps)
+        allowed = None if limit is None else max(limit, seconds)
+        return cls(
+            steps,
+            seconds,
+            min(remine, steps // 3),
+            step_seconds=step_seconds,
+            after=evaluation_cost.after,
+            limit=allowed,
+        )

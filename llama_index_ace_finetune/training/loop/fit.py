@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -29,6 +29,7 @@ from llama_index_ace_finetune.training.loop.callback import (
 )
 from llama_index_ace_finetune.training.loop.loggers import logger_callbacks
 from llama_index_ace_finetune.training.loop.oom import retry_on_oom
+from llama_index_ace_finetune.training.loop.step_schedule import StepSchedule
 from llama_index_ace_finetune.training.loop.trainer import ContrastiveTrainer, training_arguments
 from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits
 from llama_index_ace_finetune.utils.atomic import write_json
@@ -82,8 +83,8 @@ def fit(
         collator: makes a fresh collator; one is used up to measure a step.
         query_ids: one per example, of all tasks if `batches` are of several.
         config: epochs, batch size, schedule, seed.
-        minutes: of training and dev evaluations; if the epochs would take longer, fewer steps are planned. None trains
-            all epochs.
+        minutes: of training and dev evaluations; if the epochs would take longer, fewer steps are planned, and fewer
+            still if steps turn out slower than planned. None trains all epochs.
         callbacks: of the training.
         evaluation_cost: seconds of the dev evaluations; None counts none.
         on_plan: called with the plan before the first step.
@@ -116,8 +117,13 @@ def fit(
             fixed=steps,
             after_backward=after_backward,
         )
-    if checkpoints:
-        write_json(checkpoints / _PLAN, asdict(plan))
+
+    def keep(current: StepPlan) -> None:
+        if checkpoints:
+            write_json(checkpoints / _PLAN, asdict(current))
+
+    keep(plan)
+    schedule = StepSchedule(plan, warmup_steps=min(config.warmup_steps, plan.steps // 10), on_shortened=keep)
     last = last_checkpoint(checkpoints)
     if remined:
         remined.begin(plan.remine_after, folder=checkpoints, resumed_at=step_of(last) if last else 0)
@@ -133,7 +139,7 @@ def fit(
     with tempfile.TemporaryDirectory(prefix="ace-finetune-") as scratch:
         args = training_arguments(
             config,
-            steps=plan.steps,
+            steps=plan.last_step,
             device=model.device.type,
             bfloat16=bfloat16,
             folder=str(checkpoints or scratch),
@@ -145,12 +151,13 @@ def fit(
             dev_callbacks=callbacks,
             batches=batches,
             after_backward=after_backward,
+            schedule=schedule,
             model=model,
             args=args,
             train_dataset=Dataset.from_dict({"example": list(range(count))}),
             loss=loss,
             data_collator=collate,
-            callbacks=[_SetEpoch(collate), *callbacks, *logger_callbacks(config)],
+            callbacks=[schedule, _SetEpoch(collate), *callbacks, *logger_callbacks(config)],
         )
         trainer.remove_callback(PrinterCallback)
         for callback in callbacks:
@@ -231,6 +238,8 @@ def plan_steps(
     )
     if fixed and plan.steps < fixed:
         raise DoesNotFitError(plan.seconds * fixed / plan.steps, f"{fixed} steps take")
+    if fixed:
+        plan = replace(plan, limit=None)
     if not fixed and plan.steps == 1 < an_epoch * config.epochs:
         raise DoesNotFitError(plan.seconds)
     if plan.steps < least_epochs * an_epoch:

@@ -10,6 +10,8 @@ from typing import Any, cast
 
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import BatchSampler
 
 from llama_index_ace_finetune.errors import TrainingError
@@ -17,6 +19,7 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, last_checkpoint
 from llama_index_ace_finetune.training.loop.divergence import DivergenceMonitor
 from llama_index_ace_finetune.training.loop.oom import retry_on_oom
+from llama_index_ace_finetune.training.loop.step_schedule import StepSchedule
 from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits
 
 _LOGGED_STEPS = 50
@@ -34,6 +37,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         dev_callbacks: count the examples and tokens of each step.
         batches: which examples each batch holds; None draws them at random.
         after_backward: called when the gradients of a step are computed, before they are used.
+        schedule: gives the learning rate.
         arguments: of the stock trainer, by name.
     """
 
@@ -45,9 +49,11 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         dev_callbacks: Sequence[DevEvaluationCallback] = (),
         batches: BatchSampler | None = None,
         after_backward: Callable[[], object] = lambda: None,
+        schedule: StepSchedule,
         **arguments: Any,
     ) -> None:
         self._batches = batches
+        self._schedule = schedule
         super().__init__(**arguments)
         self._memory = memory
         self._query_ids = query_ids
@@ -59,6 +65,12 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
     def get_batch_sampler(self, *arguments: Any, **options: Any) -> BatchSampler | None:
         """Return `batches`, or the stock sampler."""
         return self._batches or super().get_batch_sampler(*arguments, **options)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """Return a scheduler that follows `schedule`."""
+        schedule, optimizer = self._schedule, optimizer or self.optimizer
+        self.lr_scheduler = LambdaLR(cast(Optimizer, optimizer), lambda step: schedule.factor(step))
+        return self.lr_scheduler
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Add nothing: the stock callback would sample texts of the training data into the card."""
@@ -122,7 +134,6 @@ def training_arguments(
         max_steps=steps,
         per_device_train_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
-        warmup_steps=min(config.warmup_steps, steps // 10),
         bf16=bfloat16,
         use_cpu=device == "cpu",
         seed=config.seed,
