@@ -19,9 +19,10 @@ from llama_index_ace_finetune.late_interaction.quantization import Bits, packed_
 from llama_index_ace_finetune.late_interaction.segment import Segment
 from llama_index_ace_finetune.utils.atomic import new_file, write_json
 from llama_index_ace_finetune.utils.file_errors import Refusal
-from llama_index_ace_finetune.utils.read_array import checksum_of, dtypes, read_array_file
+from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
 from llama_index_ace_finetune.utils.read_json import read_json_file, read_json_object
 from llama_index_ace_finetune.utils.validation import checked
+from llama_index_ace_finetune.utils.write_array import write_array_file
 
 FORMAT_VERSION: Final = 1
 META: Final = "meta.json"
@@ -89,7 +90,7 @@ def write_projection(folder: Path, meta: StoreMeta, projection: NDArray[np.float
     """Write the projection of the token states, and return the meta with its checksum."""
     if projection is None:
         return replace(meta, projection=None)
-    return replace(meta, projection=_write_array(folder / _PROJECTION, projection))
+    return replace(meta, projection=write_array_file(folder / _PROJECTION, projection))
 
 
 def read_projection(folder: Path, meta: StoreMeta) -> NDArray[np.float32] | None:
@@ -105,7 +106,7 @@ def read_projection(folder: Path, meta: StoreMeta) -> NDArray[np.float32] | None
 def write_segment(folder: Path, segment: Segment) -> SegmentRecord:
     """Write the files of a segment under a new name; they count once `meta.json` names it."""
     name = secrets.token_hex(8)
-    checksums = {part: _write_array(_file(folder, name, part), getattr(segment, part)) for part in _ARRAYS}
+    checksums = {part: write_array_file(_file(folder, name, part), getattr(segment, part)) for part in _ARRAYS}
     ids = json.dumps({"ids": segment.ids, "deleted": segment.deleted}).encode()
     with new_file(_file(folder, name, "ids")) as handle:
         handle.write(ids)
@@ -175,12 +176,6 @@ class _SizeCheck:
 
 def _file(folder: Path, name: str, part: str) -> Path:
     return folder / SEGMENTS / f"{name}.{part}.{'json' if part == 'ids' else 'npy'}"
-
-
-def _write_array(file: Path, array: NDArray[Any]) -> int:
-    with new_file(file) as handle:
-        np.save(handle, array, allow_pickle=False)
-    return checksum_of(array)
 
 
 def _read_array(file: Path, accepted: Any, dimensions: int, checksum: int, *, mapped: bool = False) -> NDArray[Any]:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import ModelError
-from llama_index_ace_finetune.utils.atomic import new_file
 from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
+from llama_index_ace_finetune.utils.write_array import write_array_file
 
 TOKEN_PROJECTION: Final = "token_projection.npy"
 _REFUSAL: Final = Refusal("The projection of token states", "train or copy the model again", ModelError)
@@ -22,8 +22,7 @@ def write_trained_projection(folder: Path, projection: NDArray[np.float32]) -> N
 
     It changes no single vector, so the fingerprint of the model does not cover it; that of a `TokenEncoder` does.
     """
-    with new_file(folder / TOKEN_PROJECTION) as handle:
-        np.save(handle, np.ascontiguousarray(projection, np.float32), allow_pickle=False)
+    write_array_file(folder / TOKEN_PROJECTION, np.ascontiguousarray(projection, np.float32))
 
 
 def read_trained_projection(folder: Path) -> NDArray[np.float32] | None:

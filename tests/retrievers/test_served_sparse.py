@@ -12,7 +12,7 @@ from helpers.serving_files import QUERIES, TEXTS, small_memories
 from helpers.small_stores import node
 from helpers.tiny_sparse import make_sparse_encoder
 
-from llama_index_ace_finetune.encoders import stored_sparse_vectors
+from llama_index_ace_finetune.encoders import stored_vectors
 from llama_index_ace_finetune.encoders.sparse_encoder import SparseTextEncoder
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.errors import AceFinetuneError, StoreError
@@ -181,7 +181,7 @@ def test_changes_are_written_before_a_search_could_not_encode_them(
 ) -> None:
     StoredSparseVectors(encoder).save(tmp_path / "v")
     vectors = StoredSparseVectors.open(tmp_path / "v", encoder)
-    monkeypatch.setattr(stored_sparse_vectors, "MAX_ENCODED", 2)
+    monkeypatch.setattr(stored_vectors, "MAX_CHANGES", 2)
 
     def stored() -> int:
         return len(StoredSparseVectors.open(tmp_path / "v", encoder))
