@@ -12,7 +12,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index_ace_finetune.datasets.known_queries import KnownQueries
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
-from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.retrievers.open_or_warn import open_or_warn
 from llama_index_ace_finetune.run_folder import known_query_folder
 from llama_index_ace_finetune.stores.known_queries import StoredKnownQueries
 
@@ -28,10 +28,8 @@ def open_known_queries(
     """
     if model is None or (offset is None and not weight):
         return None
-    try:
-        stored = StoredKnownQueries.load(known_query_folder(index))
-    except AceFinetuneError as error:
-        logger.warning("known queries are not used: %s", error)
+    stored = open_or_warn("known queries are not used", lambda: StoredKnownQueries.load(known_query_folder(index)))
+    if stored is None:
         return None
     if stored.fingerprint != getattr(model, "fingerprint", None):
         logger.warning("known queries are not used: another model made those in %s; build the index again", index)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
+from typing import Final
 
 from llama_index.core.schema import MetadataMode
 
 from llama_index_ace_finetune.encoders.encoder import Progress
 from llama_index_ace_finetune.encoders.sparse_encoder import SparseTextEncoder
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
-from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.retrievers.open_or_warn import open_or_warn
 from llama_index_ace_finetune.retrievers.retriever_options import SearchOptions
 from llama_index_ace_finetune.run_folder import RunFolder, Serving, sparse_folder
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 
-logger = logging.getLogger(__name__)
+_SKIPPED: Final = "the sparse encoder is skipped"
 
 
 def open_sparse_vectors(
@@ -27,11 +27,7 @@ def open_sparse_vectors(
     """
     if index is None or serving is None or serving.sparse_encoder is None or not _uses_sparse_encoder(options):
         return None
-    try:
-        return StoredSparseVectors.open(sparse_folder(index), load_sparse_encoder(serving))
-    except AceFinetuneError as error:
-        logger.warning("the sparse encoder is skipped: %s", error)
-        return None
+    return open_or_warn(_SKIPPED, lambda: StoredSparseVectors.open(sparse_folder(index), load_sparse_encoder(serving)))
 
 
 def build_sparse_vectors(
@@ -41,10 +37,8 @@ def build_sparse_vectors(
     serving = None if run is None else run.serving()
     if serving is None or serving.sparse_encoder is None or not _uses_sparse_encoder(options):
         return None
-    try:
-        vectors = StoredSparseVectors(load_sparse_encoder(serving))
-    except AceFinetuneError as error:
-        logger.warning("the sparse encoder is skipped: %s", error)
+    vectors = open_or_warn(_SKIPPED, lambda: StoredSparseVectors(load_sparse_encoder(serving)))
+    if vectors is None:
         return None
     add_memories(vectors, store)
     if index is None:

@@ -16,6 +16,7 @@ from llama_index_ace_finetune.late_interaction.settings import TokenSettings
 from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker, choose_projection
 from llama_index_ace_finetune.late_interaction.trained_projection import read_trained_projection
+from llama_index_ace_finetune.retrievers.open_or_warn import open_or_warn
 from llama_index_ace_finetune.retrievers.retriever_options import RetrieverOptions
 from llama_index_ace_finetune.run_folder import token_folder
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
@@ -38,11 +39,7 @@ def open_tokens(
     """
     if model is None or (options is not None and not uses_late_interaction(options)):
         return None
-    try:
-        return TokenReranker.open(token_folder(index), model.encoder)
-    except AceFinetuneError as error:
-        logger.warning("late interaction is skipped: %s", error)
-        return None
+    return open_or_warn("late interaction is skipped", lambda: TokenReranker.open(token_folder(index), model.encoder))
 
 
 def token_encoders(model: FineTunedEmbedding, index: Path | None) -> list[TokenEncoder]:

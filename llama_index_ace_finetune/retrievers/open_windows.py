@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,11 +12,9 @@ from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmb
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.encoders.stored_windows import StoredWindows
 from llama_index_ace_finetune.encoders.text_windows import WindowEncoder
-from llama_index_ace_finetune.errors import AceFinetuneError
+from llama_index_ace_finetune.retrievers.open_or_warn import open_or_warn
 from llama_index_ace_finetune.run_folder import window_folder
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
-
-logger = logging.getLogger(__name__)
 
 
 def open_windows(index: Path | None, model: BaseEmbedding | None, *, used: bool) -> StoredWindows | None:
@@ -30,11 +27,7 @@ def open_windows(index: Path | None, model: BaseEmbedding | None, *, used: bool)
     encoder = WindowEncoder(model.encoder)
     if index is None:
         return StoredWindows(encoder)
-    try:
-        return StoredWindows.open(window_folder(index), encoder)
-    except AceFinetuneError as error:
-        logger.warning("windows of long texts are not used: %s", error)
-        return None
+    return open_or_warn("windows of long texts are not used", lambda: StoredWindows.open(window_folder(index), encoder))
 
 
 def build_windows(
