@@ -18,7 +18,7 @@ from llama_index_ace_finetune.evaluation.metrics.mean_cosine import MeanCosine
 from llama_index_ace_finetune.evaluation.metrics.qrels import Qrels
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.copies import Copies, without_copies
-from llama_index_ace_finetune.ranking.dense import dense_top_k
+from llama_index_ace_finetune.ranking.dense import dense_top_k, exact_top_k
 from llama_index_ace_finetune.ranking.fusion_settings import FusionSettings
 from llama_index_ace_finetune.ranking.own_documents import NO_ROW, own_hits, without_own
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import (
@@ -172,8 +172,8 @@ class EncodedSet:
 def dense_system(
     data: EvaluationSet, encoded: EncodedSet, *, name: str, depth: int = DEPTH, trained: bool = False
 ) -> System:
-    """Rank by cosine similarity; one model embeds the queries and the corpus."""
-    found, values = dense_top_k(encoded.queries, encoded.corpus, depth + own_hits(data.own))
+    """Rank by cosine similarity, as a store does; one model embeds the queries and the corpus."""
+    found, values = exact_top_k(encoded.queries, encoded.corpus, depth + own_hits(data.own))
     rankings, scores = without_own(found, data.own, limit=depth, scores=values)
     if data.copies is not None:
         rankings = data.copies.cut(rankings, depth=depth)

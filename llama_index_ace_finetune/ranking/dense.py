@@ -15,15 +15,43 @@ def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 DIGITS: Final = 6
 """Decimals of an exact cosine: the precision of float32 vectors."""
+_TINY: Final = 1e-30
+# Rounding may order ties at the last hit arbitrarily, so a few more are ranked.
+_EXTRA: Final = 16
 
 
 def exact_cosines(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the cosines of unit vectors [n, d] with a unit query [d], float64 [n], rounded to `DIGITS`.
+    """Return the cosines of unit vectors [n, d] with a query [d] of any length, float64 [n], rounded to `DIGITS`.
 
     They are computed in double precision: the last bits of a float32 product depend on the row and on the number of
-    queries in a batch, and would order equal vectors arbitrarily.
+    queries in a batch, and would order equal vectors arbitrarily. So would the length of the query, which is 1 only up
+    to the rounding of float32. A query of zeros has cosines of 0.
     """
-    return np.round(vectors.astype(np.float64) @ query.astype(np.float64), DIGITS)
+    wide = query.astype(np.float64)
+    return np.round(vectors.astype(np.float64) @ (wide / np.maximum(np.linalg.norm(wide), _TINY)), DIGITS)
+
+
+def exact_top_k(
+    queries: NDArray[np.float32], documents: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Return the k rows of `documents` [m, d] with the largest cosine for each row of `queries` [n, d], unit vectors.
+
+    The order of a store: by `exact_cosines`, so that cosines that are equal up to rounding tie.
+
+    Returns:
+        Indices int32 [n, min(k, m)] and cosines float64 of the same shape, best first, ties ordered by row.
+
+    Raises:
+        ValueError: if a vector holds NaN or infinity.
+    """
+    found = dense_top_k(queries, documents, k + _EXTRA)[0]
+    k = min(k, len(documents))
+    indices, cosines = np.empty((len(found), k), np.int32), np.empty((len(found), k))
+    for query, rows in enumerate(found):
+        exact = exact_cosines(documents[rows], queries[query])
+        order = np.lexsort((rows, -exact))[:k]
+        indices[query], cosines[query] = rows[order], exact[order]
+    return indices, cosines
 
 
 def dense_top_k(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,10 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.ranking.candidate_scores import PADDING, CandidateScores
 from llama_index_ace_finetune.ranking.copies import Copies
-from llama_index_ace_finetune.ranking.dense import dense_top_k, exact_cosines
+from llama_index_ace_finetune.ranking.dense import exact_cosines, exact_top_k
 from llama_index_ace_finetune.ranking.own_documents import own_hits, without_own
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import FUSION_DEPTH
-
-# Rounding may order ties at the last hit arbitrarily, so a few more are ranked.
-_EXTRA: Final = 16
 
 
 class ScoringLeg(Protocol):
@@ -58,15 +55,14 @@ class DenseLeg:
 
     def rankings(self, depth: int) -> NDArray[np.int32]:
         """See `ScoringLeg`; cosines that are equal up to rounding tie, as in serving."""
-        found = dense_top_k(self.queries, self.documents, depth + _EXTRA)[0]
-        size = len(self.documents) if self.copies is None else len(self.copies.rows)
-        ranked = np.empty((len(found), min(depth, size)), np.int32)
+        found, cosines = exact_top_k(self.queries, self.documents, depth)
+        if self.copies is None:
+            return found
+        ranked = np.empty((len(found), min(depth, len(self.copies.rows))), np.int32)
         for query, rows in enumerate(found.astype(np.int64)):
-            scores, ids = self.scores(query, rows), rows
-            if self.copies is not None:
-                ids, counts = self.copies.memories(rows), self.copies.counts[rows]
-                rows, scores = np.repeat(rows, counts), np.repeat(scores, counts)
-            ranked[query] = rows[np.lexsort((ids, -scores))][: ranked.shape[1]]
+            ids, counts = self.copies.memories(rows), self.copies.counts[rows]
+            order = np.lexsort((ids, -np.repeat(cosines[query], counts)))
+            ranked[query] = np.repeat(found[query], counts)[order][: ranked.shape[1]]
         return ranked
 
     def scores(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -8,6 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSet, dense_system
+from llama_index_ace_finetune.ranking.dense import unit_rows
 from llama_index_ace_finetune.stores.ann.flat import FlatIndex
 
 DIMENSION = 4
@@ -51,6 +53,26 @@ def test_equals_brute_force(steps: list, k: int, seed: int, allowed: set[str]) -
             )
             assert [round(score, 4) for _, score in hits] == sorted((round(s, 4) for _, s in hits), reverse=True)
             assert np.allclose([score for _, score in hits], [scores[name] for name, _ in hits], atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), step=st.sampled_from([0.0, 1e-7, 4e-7, 1e-6]))
+def test_the_evaluation_orders_close_cosines_as_the_index_does(seed: int, step: float) -> None:
+    """Queries have length 1 up to rounding, and each vector has neighbours whose cosines differ by about `step`."""
+    rng = np.random.default_rng(seed)
+    apart = np.repeat(rng.normal(size=(10, 24)), 3, axis=0) + step * rng.normal(size=(30, 24))
+    corpus, queries = unit_rows(apart.astype(np.float32)), unit_rows(rng.normal(size=(5, 24)).astype(np.float32))
+    order = rng.permutation(30)
+    ids = [f"m{row:02}" for row in range(30)]
+    index = FlatIndex(24)
+    index.upsert([ids[row] for row in order], [ids[row] for row in order], corpus[order])
+    names = tuple(f"q{row}" for row in range(5))
+    data = EvaluationSet(names, names, tuple(ids), tuple(ids), tuple(np.array([row]) for row in range(5)))
+    system = dense_system(data, EncodedSet("model", queries, corpus), name="dense", depth=8)
+    ranked = zip(system.rankings.tolist(), system.scores.tolist(), strict=True)
+    evaluated = [[(ids[row], score) for row, score in zip(*one, strict=True)] for one in ranked]
+    assert index.search(queries, 8) == evaluated
+    assert [index.search(query[None], 8)[0] for query in queries] == evaluated
 
 
 def test_ties_at_the_kth_hit_are_ordered_by_id() -> None:

@@ -51,8 +51,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> IVFIndex:
 
 def exact(query: np.ndarray, k: int, rows: np.ndarray | None = None) -> list[tuple[str, float]]:
     rows = np.arange(COUNT) if rows is None else rows
-    query = query / np.linalg.norm(query)
-    cosines = VECTORS[rows].astype(np.float64) @ query.astype(np.float64)
+    wide = query.astype(np.float64)
+    cosines = VECTORS[rows].astype(np.float64) @ (wide / np.linalg.norm(wide))
     hits = [(f"id {row:04}", round(float(cosine), 6)) for row, cosine in zip(rows, cosines, strict=True)]
     return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]
 
@@ -198,9 +198,8 @@ class TestSearch:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         index = build(tmp_path_factory.mktemp("small") / "index", rows, batch=9)
         query = rows[0] + np.float32(0.1)
-        query = query / np.linalg.norm(query)
-        query = query / np.linalg.norm(query)  # as in the search
-        scores = [round(float(score), 6) for score in rows.astype(np.float64) @ query.astype(np.float64)]
+        wide = query.astype(np.float64)
+        scores = [round(float(score), 6) for score in rows.astype(np.float64) @ (wide / np.linalg.norm(wide))]
         best = sorted(range(count), key=lambda row: (-scores[row], row))[: max(k, 2)]
         assert [name for name, _ in index.search(query, max(k, 2))] == [f"id {row:04}" for row in best]
 

@@ -132,7 +132,7 @@ class FlatIndex:
             rows = self._rows
             kept = None if allowed is None else self._row_filters.rows(allowed, self._row_of, self._version)
         lengths = np.linalg.norm(queries, axis=1, keepdims=True)
-        queries = queries / np.maximum(lengths, _TINY)
+        unit = queries / np.maximum(lengths, _TINY)
         matrix = rows.vectors[: rows.count]
         if kept is not None and 4 * len(kept) < rows.count:
             matrix = matrix[kept]
@@ -141,9 +141,9 @@ class FlatIndex:
             selected = None
         hits = []
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            block = queries[start : start + _QUERIES_AT_ONCE]
+            block = unit[start : start + _QUERIES_AT_ONCE]
             scores = (matrix @ block[0])[None, :] if len(block) == 1 else block @ matrix.T
-            for query, row_scores in zip(block, scores, strict=True):
+            for query, row_scores in zip(queries[start : start + len(block)], scores, strict=True):
                 if selected is None:
                     row_scores[rows.deleted] = -np.inf
                     if kept is not None:
@@ -165,7 +165,6 @@ class FlatIndex:
             wanted = np.array([next((row_of[key] for key in each if key in row_of), -1) for each in keys], np.int64)
         found = np.flatnonzero(wanted >= 0)
         cosines = np.full(len(keys), np.nan)
-        query = query / np.maximum(np.linalg.norm(query), _TINY)
         cosines[found] = exact_cosines(rows.vectors[wanted[found]], query)
         return cosines
 

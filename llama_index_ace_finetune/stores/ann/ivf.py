@@ -134,18 +134,18 @@ class IVFIndex:
             deleted: rows to leave out, bool [count].
             rows_allowed: search only these rows, all of which are compared; by default the rows of the nearest lists.
         """
-        query = query / max(np.linalg.norm(query), _TINY)
         if rows_allowed is not None:
             rows = rows_allowed if deleted is None else rows_allowed[~deleted[rows_allowed]]
             return self._rerank(self._positions[rows].astype(np.int64), query, k)
         wider = max(1.0, k / DEPTH)
-        lists = np.argsort(-(self._centroids @ query), kind="stable")
+        unit = _unit(query)
+        lists = np.argsort(-(self._centroids @ unit), kind="stable")
         wide = np.cumsum(np.diff(self._bounds)[lists])
         probes = max(math.ceil(wider * self.info.probes), int(np.searchsorted(wide, _ROWS_PER_HIT * k)) + 1)
         kept = max(math.ceil(wider * self.info.kept), _ROWS_PER_HIT * k)
-        hits = self._rerank(self._shortlist(lists[:probes], query, kept, deleted), query, k)
+        hits = self._rerank(self._shortlist(lists[:probes], unit, kept, deleted), query, k)
         if len(hits) < k and probes < len(lists):  # most rows of these lists are deleted
-            hits = self._rerank(self._shortlist(lists, query, kept, deleted), query, k)
+            hits = self._rerank(self._shortlist(lists, unit, kept, deleted), query, k)
         return hits
 
     def _shortlist(
@@ -165,10 +165,10 @@ class IVFIndex:
 
     def _rerank(self, positions: NDArray[np.int64], query: NDArray[np.float32], k: int) -> list[tuple[str, float]]:
         """Return the k best of some positions: scored in int8, then re-ranked in float32 within the int8 error."""
-        scores = np.empty(len(positions), np.float32)
+        scores, unit = np.empty(len(positions), np.float32), _unit(query)
         for start in range(0, len(positions), _ROWS_AT_ONCE):
             block = positions[start : start + _ROWS_AT_ONCE]
-            scores[start : start + len(block)] = int8_scores(self._codes[block], self._scales[block], query)
+            scores[start : start + len(block)] = int8_scores(self._codes[block], self._scales[block], unit)
         if len(positions) > k:
             errors = _DEVIATIONS * score_errors(self._scales[positions])
             last = np.partition(scores - errors, len(scores) - k)[len(scores) - k]
@@ -186,3 +186,7 @@ def _read_info(folder: Path) -> IVFInfo:
     if min(info.count, info.dimension, info.probes, info.kept) < 1:
         raise UNREADABLE.because(folder, "cannot be read (a number is out of range)")
     return info
+
+
+def _unit(query: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(query / np.maximum(np.linalg.norm(query), _TINY), np.float32)

@@ -104,7 +104,6 @@ class UpdatableIVF:
         keys: the possible point ids of each point.
         """
         cosines = self._delta.cosines(query, keys)
-        query = query / np.maximum(np.linalg.norm(query), np.float32(1e-30))
         for number in range(max(map(len, keys), default=0)):
             places = [place for place in np.flatnonzero(np.isnan(cosines)).tolist() if number < len(keys[place])]
             rows = self._ivf.id_map.rows(keys[place][number] for place in places)
