@@ -84,7 +84,8 @@ class RunFolder:
     synthetic.jsonl     the synthetic queries, if there are any; beside it their report and the answers of the model
     training_data.json  queries, positives, mined negatives, corpus
     mining/             mining report: counts, histograms, samples
-    model/              the selected model
+    model/              the selected model, or the refitted one
+    selected/           the weights selected on dev, if a refit ships in their place
     index/              embedded store with the vectors of the model and the base
     report.json, report.html, report.per_query.jsonl
     """
@@ -158,8 +159,13 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The selected model."""
+        """The model that ships: the selected one, or the refitted one."""
         return self.path / "model"
+
+    @property
+    def selected(self) -> Path:
+        """The model with the weights that were selected on dev; not there unless a refit ships in their place."""
+        return self.path / "selected"
 
     @property
     def index(self) -> Path:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -59,6 +60,18 @@ def minilm() -> Encoder:
     # On small batches a second thread gains little, and on a shared processor it is several times slower.
     torch.set_num_threads(1)
     return Encoder.load(DEFAULT_BASE_MODEL, settings=EncoderSettings(device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def one_layer(minilm: Encoder, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The base model cut to its first layer, for tests that do not depend on the quality of the vectors."""
+    model = copy.deepcopy(minilm.model)
+    transformer = model[0].auto_model
+    transformer.encoder.layer = transformer.encoder.layer[:1]
+    transformer.config.num_hidden_layers = 1
+    folder = tmp_path_factory.mktemp("models") / "one_layer"
+    model.save_pretrained(str(folder), create_model_card=False)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -119,6 +119,7 @@ def evaluate_systems(
     known_queries: KnownQueries | None = None,
     base: Encoder,
     tuned: Encoder,
+    selected: Encoder | None = None,
     also: Sequence[Encoder] = (),
     retrievers: Mapping[str, BaseRetriever] | None = None,
     runs: Sequence[Path] = (),
@@ -146,6 +147,8 @@ def evaluate_systems(
         known_queries: queries that may become such vectors: none of those above.
         base: the untuned model.
         tuned: the model that ships; the base itself if tuning did not help.
+        selected: its weights before it was trained on the dev queries as well. They take its place wherever something
+            is chosen or measured on dev; by default it was trained on no dev query.
         also: further untuned models, such as a larger one, which may be the cheaper solution.
         retrievers: LlamaIndex retrievers by their name in the report.
         runs: TREC run files with the dataset's ids.
@@ -188,28 +191,33 @@ def evaluate_systems(
         progress=progress,
     )
     index = servable.bm25
+    shipped = chooser = _Models(servable, models, encoded)
+    if selected is not None and "tuned" in models:
+        chooser = shipped.with_tuned(selected, windows=bool(windows), cache=cache, progress=progress)
     latency = time_systems(data.queries[:timed_queries], index, encoders, encoded)
-    found = servable.compare(on_dev, latency=latency, timed_queries=timed_queries, limits=limits)
-    vectors: dict[str, FurtherVectors] = {}
+    found = chooser.servable.compare(on_dev, latency=latency, timed_queries=timed_queries, limits=limits)
     known_texts: dict[int, list[str]] = {}
     if dev_known and known_queries is not None and known_queries.texts:
         row_of = {identifier: row for row, identifier in enumerate(every.corpus_ids)}
         known_texts = _known_texts(known_queries, row_of)
-        for name in models:
-            vectors[name] = _known_vectors(known_queries, row_of, models[name], cache=cache, progress=progress)
+        for one in dict.fromkeys((shipped, chooser)):
+            for name, model in one.models.items():
+                one.known[name] = _known_vectors(known_queries, row_of, model, cache=cache, progress=progress)
         choose = partial(
             _with_known_queries,
-            servable,
-            vectors,
+            chooser.servable,
+            chooser.known,
             known_texts,
             dev=on_dev,
             dev_known=on_dev_known,
             limits=limits or ServingLimits(),
         )
         found = replace(found, choice=choose(found.choice), untuned_choice=choose(found.untuned_choice))
-    dense = {name: dense_system(every, vectors, name=name, trained=name == TUNED) for name, vectors in encoded.items()}
-    ours = _our_systems(servable, found, bm25_system(every, index=index), dense, vectors, known_texts)
-    ours += [dense[model.name] for model in also]
+    lexical = bm25_system(every, index=index)
+    names = [model.name for model in also]
+    ours = shipped.systems(found, lexical, known_texts, also=names)
+    # Its rankings of test queries are not looked at.
+    ours_on_dev = ours if chooser is shipped else chooser.systems(found, lexical, known_texts, also=names)
     others = [
         *(retriever_system(dataset, data, retriever, name=name) for name, retriever in (retrievers or {}).items()),
         *(run_system(dataset, data, path) for path in runs),
@@ -222,7 +230,7 @@ def evaluate_systems(
     }
     dev_qrels = dev_data.qrels
     dev_values = {
-        system.name: measure_rankings([MRR(10)], system.rows(on_dev).rankings, dev_qrels)[MEASURE] for system in ours
+        one.name: measure_rankings([MRR(10)], one.rows(on_dev).rankings, dev_qrels)[MEASURE] for one in ours_on_dev
     }
     known = None
     if test_known:
@@ -291,43 +299,76 @@ def _with_known_queries(
     )
 
 
-def _our_systems(
-    servable: ServableSystems,
-    found: SystemComparison,
-    lexical: System,
-    dense: Mapping[str, System],
-    known: Mapping[str, FurtherVectors],
-    known_texts: Mapping[int, Sequence[str]],
-) -> list[System]:
-    """Return BM25, and per model dense only, the hybrids with BM25, and the selected system."""
-    systems, copies = [lexical], servable.data.copies
-    for name, choice in ((BASE, found.untuned_choice), (TUNED, found.choice)):
-        weights = fusion_choice(*found.with_bm25(name, "rrf")).weights
-        convex, row = found.with_bm25(name, "convex")
-        systems += [
-            dense[name],
-            hybrid_system(dense[name], lexical, name=f"{name} + BM25", copies=copies),
-            hybrid_system(dense[name], lexical, name=f"{name} + BM25, dev weights", weights=weights, copies=copies),
-            servable.system(convex.structure, row, name=f"{name} + BM25, convex", trained=name == TUNED),
-        ]
-        structure = choice.candidate.structure
-        selected = structure.system_name(choice.row)
-        if selected not in {system.name for system in systems}:
-            systems.append(servable.system(structure, choice.row, name=selected, trained=structure.trained))
-        if choice.uses_known_queries and choice.system_name not in {system.name for system in systems}:
-            systems.append(
-                servable.system(
-                    structure,
-                    choice.row,
-                    name=choice.system_name,
-                    trained=structure.trained,
-                    known=known[structure.embedding],
-                    offset=choice.offset,
-                    known_texts=known_texts,
-                    known_weight=choice.field_weight,
+@dataclass(frozen=True, eq=False)
+class _Models:
+    """Our models with one version of the tuned weights, and what it takes to rank by them.
+
+    Attributes:
+        servable: the systems that can be served.
+        models: that can be served: "base", and "tuned" if it is another model.
+        encoded: vectors of these and of further models.
+        known: vectors of known queries, by model.
+    """
+
+    servable: ServableSystems
+    models: Mapping[Embedding, Encoder]
+    encoded: Mapping[str, EncodedSet]
+    known: dict[str, FurtherVectors] = field(default_factory=dict)
+
+    def with_tuned(self, encoder: Encoder, *, windows: bool, cache: Path | None, progress: Progress | None) -> _Models:
+        """Return them with other weights of the tuned model."""
+        data = self.servable.data
+        encoded = EncodedSet.of(data, encoder, cache=cache, progress=progress)
+        further = None
+        if windows:
+            further = CorpusWindows.of(encoder, data.corpus).encode(cache=cache, progress=progress)
+        return _Models(
+            self.servable.with_tuned(encoder, encoded, windows=further, progress=progress),
+            {**self.models, "tuned": encoder},
+            {**self.encoded, TUNED: encoded},
+        )
+
+    def systems(
+        self,
+        found: SystemComparison,
+        lexical: System,
+        known_texts: Mapping[int, Sequence[str]],
+        *,
+        also: Sequence[str],
+    ) -> list[System]:
+        """Return BM25, per model dense only and its hybrids with BM25, the selected systems, and further models."""
+        servable, systems, copies = self.servable, [lexical], self.servable.data.copies
+        dense = {
+            name: dense_system(servable.data, vectors, name=name, trained=name == TUNED)
+            for name, vectors in self.encoded.items()
+        }
+        for name, choice in ((BASE, found.untuned_choice), (TUNED, found.choice)):
+            weights = fusion_choice(*found.with_bm25(name, "rrf")).weights
+            convex, row = found.with_bm25(name, "convex")
+            systems += [
+                dense[name],
+                hybrid_system(dense[name], lexical, name=f"{name} + BM25", copies=copies),
+                hybrid_system(dense[name], lexical, name=f"{name} + BM25, dev weights", weights=weights, copies=copies),
+                servable.system(convex.structure, row, name=f"{name} + BM25, convex", trained=name == TUNED),
+            ]
+            structure = choice.candidate.structure
+            selected = structure.system_name(choice.row)
+            if selected not in {system.name for system in systems}:
+                systems.append(servable.system(structure, choice.row, name=selected, trained=structure.trained))
+            if choice.uses_known_queries and choice.system_name not in {system.name for system in systems}:
+                systems.append(
+                    servable.system(
+                        structure,
+                        choice.row,
+                        name=choice.system_name,
+                        trained=structure.trained,
+                        known=self.known[structure.embedding],
+                        offset=choice.offset,
+                        known_texts=known_texts,
+                        known_weight=choice.field_weight,
+                    )
                 )
-            )
-    return systems
+        return systems + [dense[name] for name in also]
 
 
 def _require_unique_names(systems: Sequence[System]) -> None:

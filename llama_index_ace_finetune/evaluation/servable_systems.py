@@ -151,6 +151,23 @@ class ServableSystems:
         }
         return cls(data, lexical, legs, tuple(notes))
 
+    def with_tuned(
+        self,
+        encoder: Encoder,
+        encoded: EncodedSet,
+        *,
+        windows: FurtherVectors | None = None,
+        progress: Progress | None = None,
+    ) -> ServableSystems:
+        """Return the same systems with other weights of the tuned model, and their vectors of the data."""
+        legs = self.legs["tuned"]
+        reranker = None
+        if legs.reranker is not None:
+            keys = [text_key(text) for text in self.data.corpus]
+            reranker = TokenReranker.build(encoder, keys, self.data.corpus, progress=progress)
+        changed = replace(legs, dense=encoded, reranker=reranker, windows=windows)
+        return replace(self, legs={**self.legs, "tuned": changed})
+
     def compare(
         self,
         dev: slice,

@@ -11,8 +11,9 @@ from typing import Any
 
 from llama_index_ace_finetune.datasets.labels import labels_of
 from llama_index_ace_finetune.datasets.splits.earlier import EarlierSplit
+from llama_index_ace_finetune.datasets.splits.manifest import KNOWN_PARTS
 from llama_index_ace_finetune.datasets.splits.split import Split, SplitSettings, split_dataset
-from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample, modified_at
+from llama_index_ace_finetune.datasets.training_data import HardNegative, TrainingData, TrainingExample, modified_at
 from llama_index_ace_finetune.datasets.types import DIFFICULTIES, SYNTHETIC, Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Progress
 from llama_index_ace_finetune.encoders.provenance import read_base_provenance
@@ -136,18 +137,7 @@ def generate_training_data(
     order = [query_id for query_id in dataset.queries if query_id in selected]
     held_out = frozenset(split.answers["dev"]) | frozenset(split.answers["test"])
     mined = miner.mine(dataset, order, count=num_negatives, excluded=held_out, progress=progress)
-    examples = tuple(
-        TrainingExample(
-            query_id=query_id,
-            query=dataset.queries[query_id].text,
-            positive_ids=_positives(dataset, query_id),
-            negatives=mined[query_id],
-            split=selected[query_id],
-            metadata=_metadata(dataset, query_id),
-            own_id=dataset.own_answer(query_id),
-        )
-        for query_id in order
-    )
+    examples = tuple(_example(dataset, query_id, selected[query_id], mined[query_id]) for query_id in order)
     return TrainingData(
         examples=examples,
         memories={identifier: memory.text for identifier, memory in dataset.answers.items()},
@@ -164,6 +154,41 @@ def generate_training_data(
             "mining": {"model": miner.model, **mining_counts(miner.report)},
         },
         split=split.manifest(),
+    )
+
+
+def generate_test_examples(
+    dataset: RetrievalDataset,
+    split: Split,
+    miner: HardNegativeMiner,
+    *,
+    num_negatives: int = 5,
+    min_difficulty: str | None = None,
+    skip_categories: frozenset[str] = frozenset(),
+) -> tuple[TrainingExample, ...]:
+    """Return examples of the queries that match the filters and are in neither train nor dev, all as part "test".
+
+    They are for a refit on all queries only: nothing can be measured on them after it.
+    """
+    held_out = {i for part in ("test", *KNOWN_PARTS) for i in split.part(part)}
+    order = [
+        i for i, query in dataset.queries.items() if i in held_out and _matches(query, min_difficulty, skip_categories)
+    ]
+    mined = miner.mine(dataset, order, count=num_negatives) if order else {}
+    return tuple(_example(dataset, query_id, "test", mined[query_id]) for query_id in order)
+
+
+def _example(
+    dataset: RetrievalDataset, query_id: str, part: str, negatives: tuple[HardNegative, ...]
+) -> TrainingExample:
+    return TrainingExample(
+        query_id=query_id,
+        query=dataset.queries[query_id].text,
+        positive_ids=_positives(dataset, query_id),
+        negatives=negatives,
+        split=part,
+        metadata=_metadata(dataset, query_id),
+        own_id=dataset.own_answer(query_id),
     )
 
 

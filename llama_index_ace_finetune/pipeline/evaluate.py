@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from llama_index_ace_finetune.datasets.known_queries import KnownQueries
 from llama_index_ace_finetune.datasets.oracle import upper_bound
+from llama_index_ace_finetune.datasets.splits.shipped_refit import shipped_refit
 from llama_index_ace_finetune.datasets.splits.unseen_queries import unseen_queries
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
@@ -109,6 +110,7 @@ def evaluate(
     result = evaluate_model(
         dataset,
         Path(model),
+        selected=_selected_of(Path(model)),
         base_model=base_model,
         max_queries=max_queries,
         also=also,
@@ -150,6 +152,8 @@ def evaluate_model(
     dataset: RetrievalDataset,
     model: Path,
     *,
+    selected: Path | None = None,
+    refit: Mapping[str, Any] | None = None,
     max_queries: int | None = None,
     base_model: str | None = None,
     also: Sequence[str] = (),
@@ -173,6 +177,9 @@ def evaluate_model(
     Args:
         dataset: corpus, queries and judgements.
         model: the model folder; its record names its training queries and its base model.
+        selected: folder of its weights before they were trained on the dev queries too; these choose on dev.
+        refit: of the model that was trained on every query afterwards and ships in place of this one, as its record
+            has it, for the report.
         max_queries: evaluate on a random sample of N queries.
         base_model: baseline to compare with; by default the recorded base model.
         also: further untuned models to compare with, by folder or name.
@@ -195,6 +202,10 @@ def evaluate_model(
     tuned = tuned or Encoder.load(model, settings=settings)
     record = read_provenance(model)
     queries = unseen_queries(dataset, record)
+    chooser = None
+    if selected is not None:
+        chooser = Encoder.load(selected, settings=settings)
+        queries = replace(queries, dev=unseen_queries(dataset, read_provenance(selected)).dev)
     test = list(queries.test)
     if max_queries is not None and len(test) > max_queries:
         test = sorted(random.Random(seed).sample(test, max_queries))
@@ -211,6 +222,8 @@ def evaluate_model(
     models = {"base": base, **({"tuned": tuned} if tuned.fingerprint != base.fingerprint else {})}
     windows = {name: CorpusWindows.of(encoder, corpus) for name, encoder in models.items()}
     total += sum(len(one.texts) for one in windows.values())
+    if chooser is not None:
+        total += count + 2 * len(dataset.answers) + len(windows["tuned"].texts if "tuned" in windows else ())
     total += 2 * len(known.texts) if known else 0
     events = events or PipelineEvents()
     with events.texts_progress("encoding", total) as advance:
@@ -234,6 +247,7 @@ def evaluate_model(
             known_queries=known,
             base=base,
             tuned=tuned,
+            selected=chooser,
             also=others,
             runs=runs,
             cache=cache,
@@ -243,7 +257,8 @@ def evaluate_model(
             kept_tokens=kept_tokens,
             progress=progress,
         )
-        verdict = reach_verdict(evaluation, (record or {}).get("selection"))
+        refit = refit or shipped_refit(record)
+        verdict = reach_verdict(evaluation, (record or {}).get("selection"), refit=refit)
     learning_curve = None
     if curve:
         data = TrainingData.load(model.resolve().parent / "training_data.json")
@@ -256,7 +271,7 @@ def evaluate_model(
         tuned_model=str(model),
         split=_split_facts((record or {}).get("split") or {}),
         data=_data_facts(dataset),
-        training={name: (record or {}).get(name) for name in ("selection", "metrics", "config", "history")},
+        training=_training_facts(record, refit),
         learning_curve=learning_curve,
         ceiling=upper_bound(_only(dataset, test)),
         seen_answers=_seen_answers(dataset, record),
@@ -268,6 +283,17 @@ def evaluate_model(
     if sparse is not None:
         record_sparse_encoder(report, sparse)
     return EvaluationResult(evaluation, verdict, report)
+
+
+def _selected_of(model: Path) -> Path | None:
+    """Return the weights that a run selected on dev, if its model was then trained on the dev queries too."""
+    refit, run = shipped_refit(read_provenance(model)), RunFolder.of_model(model)
+    return run.selected if refit and run and run.model == model.resolve() and run.selected.is_dir() else None
+
+
+def _training_facts(record: Mapping[str, Any] | None, refit: Mapping[str, Any] | None) -> dict[str, Any]:
+    found = {name: (record or {}).get(name) for name in ("selection", "metrics", "config", "history")}
+    return {**found, "metrics": {**(found["metrics"] or {}), "refit": dict(refit)}} if refit else found
 
 
 def _run_name(model: Path) -> str:

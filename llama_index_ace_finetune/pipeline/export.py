@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from statistics import median
 
 import numpy as np
 
+from llama_index_ace_finetune.datasets.splits.shipped_refit import shipped_refit
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.exports.card import write_card
@@ -31,6 +33,8 @@ MAX_LOSS = 0.005
 EXPORT = "export"
 _TIMED, _UNTIMED = 40, 5
 _COMPARED_TEXTS = 64
+
+logger = logging.getLogger(__name__)
 
 
 def export(
@@ -146,6 +150,11 @@ def find_model(path: Path, training_data: Path | None = None) -> tuple[Path, Dev
     )
     if not examples:
         raise AceFinetuneError(f"{str(file)!r} holds no dev queries to measure an export on; give another file.")
+    if shipped_refit(read_provenance(model)):
+        logger.warning(
+            "the model %s was trained on these dev queries too: its MRR@10 on them is higher than on other queries",
+            model,
+        )
     return model, DevSet(index_examples(data, examples))
 
 

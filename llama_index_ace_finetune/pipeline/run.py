@@ -207,8 +207,8 @@ def _copy_kept(old: Path, new: RunFolder, kept: set[str], events: PipelineEvents
     added = {old / path for path in added_by_user(old)} if kept else set()
     for stage in sorted((stage for stage in STAGES if stage.name in kept), key=lambda stage: stage.name):
         events.on_message(f"{stage.name}: kept, since its inputs have not changed")
-        for target in stage.outputs(new):
-            _copy(old / target.relative_to(new.path), target, without=added)
+        for source in stage.outputs(RunFolder(old)):
+            _copy(source, new.path / source.relative_to(old), without=added)
 
 
 def _copy(source: Path, target: Path, *, without: set[Path]) -> None:
@@ -236,5 +236,6 @@ def _manifest(settings: RunSettings, keys: dict[str, str], folder: RunFolder, se
         "environment": describe_environment(),
         "training_seconds": (training["metrics"] or {}).get("training_time_seconds"),
         "shipped": (training["selection"] or {}).get("shipped"),
+        "refit": (training["metrics"] or {}).get("refit"),
         "serving": report["serving"],
     }

@@ -82,11 +82,6 @@ class RunSettings:
     def __post_init__(self) -> None:
         """Raise AceFinetuneError for a limit that is not above 0, or settings that contradict each other."""
         self.limits()
-        if self.training.refit != "none":
-            raise AceFinetuneError(
-                f"The training setting refit is {self.training.refit!r}, but a run selects the system to serve on dev "
-                "queries, which no model may have seen; leave it out, and refit with `train` afterwards."
-            )
         if self.synthesize < 0:
             raise AceFinetuneError(f"synthesize is {self.synthesize}; it must be 0 or more.")
         if not self.synthesize and (self.llm is not None or self.llm_url or self.llm_model):

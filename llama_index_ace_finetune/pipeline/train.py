@@ -43,17 +43,18 @@ def train_model(
     checkpoints: Path | None = None,
     held_out_queries: Iterable[str] = (),
     bases: BaseChoice | None = None,
+    selected: Path | None = None,
     events: PipelineEvents | None = None,
     ranks: Ranks = ONE,
 ) -> dict[str, Any]:
     """Train, report the result on dev, save the best model, and return the metrics of the training.
 
     `held_out_queries` are texts as in `EmbeddingFineTuner.load_training_data`; `bases` says how the base model was
-    chosen, for the metrics.
+    chosen, for the metrics; `selected` is a folder as in `EmbeddingFineTuner`.
     """
     require_replaceable(Path(config.output_dir), kind=MODEL)
     events = events or PipelineEvents()
-    tuner = EmbeddingFineTuner(config, cache=cache, checkpoints=checkpoints, ranks=ranks)
+    tuner = EmbeddingFineTuner(config, cache=cache, checkpoints=checkpoints, ranks=ranks, selected=selected)
     tuner.bases = bases
     counts = tuner.load_training_data(data, held_out_queries=held_out_queries)
     events.on_message(

@@ -11,9 +11,11 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_index_ace_finetune.datasets.splits.shipped_refit import shipped_refit
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
+from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError, quoted
 from llama_index_ace_finetune.evaluation.report.learning_curve import expected_gain
 from llama_index_ace_finetune.production.compared_queries import is_shadow
@@ -167,12 +169,16 @@ class _Served:
 
 
 class _Samples:
-    """Queries as figures, by the run's serving model and its memories."""
+    """Queries as figures, by the run's serving model and its memories; before a refit, where there was one."""
 
     def __init__(
         self, folder: RunFolder, serving: Serving, data: TrainingData, cache: Path | None, progress: Progress | None
     ) -> None:
-        tuned, base, _ = load_serving_models(folder.model, folder.base_model(), vectors=serving.vectors, fallback="off")
+        served, vectors = folder.model, serving.vectors
+        if shipped_refit(read_provenance(served)):
+            # Dev queries that were trained on score higher than any new query.
+            served, vectors = (folder.selected, vectors) if folder.selected.is_dir() else (served, "base")
+        tuned, base, _ = load_serving_models(served, folder.base_model(), vectors=vectors, fallback="off")
         model = tuned or base
         assert model is not None  # without a fallback, a model that cannot be loaded is an error
         self._encoder: Encoder = model.encoder

@@ -213,6 +213,7 @@ class EmbeddingFineTuner:
         encoder, examples = self._ready()
         _require_single_encoder(encoder)
         self._started_from = encoder
+        self.refit = self._trained_on = None
         output = Path(self.config.output_dir)
         # Check before the work, not after it.
         require_replaceable(output, kind=MODEL)
@@ -253,7 +254,6 @@ class EmbeddingFineTuner:
             ranks=self._ranks,
         )
         started = time.perf_counter()
-        self.refit = self._trained_on = None
         context, self.synthetic = choose_synthetic(context, at_least=MIN_EXAMPLES)
         examples = self._train = context.examples
         require_examples(len(examples.queries))

@@ -10,7 +10,7 @@ import dataset_files as files
 import pytest
 
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
-from llama_index_ace_finetune.datasets.splits.audit import Audit, audit_split, require_clean
+from llama_index_ace_finetune.datasets.splits.audit import Audit, audit_model, audit_split, require_clean
 from llama_index_ace_finetune.datasets.splits.split import Split, SplitSettings, split_dataset
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.errors import LeakageError
@@ -160,6 +160,19 @@ def test_training_negative_with_the_text_of_a_held_out_answer() -> None:
     allowed = audit_split(dataset, _split(dataset), [Row("t1", (), ("m-y",))], forbid_held_out_negatives=False)
     assert allowed.count("training_negative") == 1
     assert allowed.passed
+
+
+def test_held_out_queries_that_a_model_was_trained_on() -> None:
+    split = _split(_dataset())
+    record = {"seen": {"train": {"query_hashes": [split.query_hashes[i] for i in ("t1", "d1", "e2")]}}}
+    leaked = Audit("made", audit_model(split, record))
+    assert _found(leaked) == {"model_dev": 1, "model_test": 1}
+    assert not leaked.passed
+    assert [one.examples for one in leaked.overlaps] == [("d1",), ("e2",)]
+    assert not Audit("made", audit_model(split, record, allowed=("dev",))).passed
+    meant = Audit("made", audit_model(split, record, allowed=("dev", "test")))
+    assert meant.passed
+    assert meant.lines()[0].startswith("dev queries that the model was trained on (by a refit)         1")
 
 
 def test_require_clean_names_the_leaks() -> None:

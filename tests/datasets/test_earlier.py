@@ -66,6 +66,13 @@ def test_record_of_weights_that_were_trained_twice() -> None:
     assert earlier.part("x", ["all about ginger"]) == "test"
 
 
+def test_test_queries_of_a_refit_on_all_queries_are_training_queries() -> None:
+    record = record_of(NAMES[:8], NAMES[4:6], NAMES[6:8])
+    record["held_out"] = {"query_hashes": [], "answer_hashes": [text_hash("all about ginger")]}
+    earlier = EarlierSplit.of_record(record)
+    assert earlier.part("x", ["all about ginger"]) == earlier.part("x", ["all about amber"]) == "train"
+
+
 def test_new_queries_fill_what_the_earlier_split_left() -> None:
     split = split_dataset(dataset(one_each(NAMES)), earlier=EarlierSplit.of_record(RECORD))
     assert set(NAMES[:4]) <= set(split.answers["train"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llama_index_ace_finetune.datasets.splits.shipped_refit import shipped_refit
 from llama_index_ace_finetune.datasets.splits.unseen_queries import unseen_queries
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
@@ -61,6 +62,34 @@ def test_a_held_out_query_whose_answer_was_trained_on_is_refused() -> None:
     seen["seen"]["train"]["answer_hashes"].append(text_hash("memory 3"))
     with pytest.raises(LeakageError, match="'q3'"):
         unseen_queries(DATASET, seen)
+
+
+def test_refit_on_all_queries_cannot_be_measured_on_them() -> None:
+    refitted = {**record(train=(0, 1, 2, 3), dev=(1,), test=(2, 3)), "metrics": {"refit": {"ships": True, "on": "all"}}}
+    with pytest.raises(LeakageError, match="trained on every query of its data, the test query 'q2' included"):
+        unseen_queries(DATASET, refitted)
+
+
+def test_refit_on_dev_leaves_no_dev_queries() -> None:
+    refitted = {**record(train=(0, 1), dev=(1,), test=(2, 3)), "metrics": {"refit": {"ships": True}}}
+    found = unseen_queries(DATASET, refitted)
+    assert (found.test, found.dev) == (("q2", "q3"), ())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "on"),
+    [
+        (None, None),
+        ({}, None),
+        ({"refit": None}, None),
+        ({"refit": {"ships": False, "on": "all"}}, None),
+        ({"refit": {"ships": True}}, "dev"),
+        ({"refit": {"ships": True, "on": "all"}}, "all"),
+    ],
+)
+def test_record_says_what_a_refit_was_trained_on(metrics: Any, on: str | None) -> None:
+    found = shipped_refit({"metrics": metrics})
+    assert (found["on"] if found else None) == on
 
 
 def test_nothing_left_is_an_error() -> None:

@@ -95,6 +95,29 @@ def test_every_system_ranks_every_test_query(
     assert set(compared.metadata) == set(parts[0])
 
 
+def test_weights_before_a_refit_choose_on_dev_and_those_after_it_are_tested(
+    compared: Evaluation,
+    small_dataset: RetrievalDataset,
+    parts: tuple[tuple[str, ...], tuple[str, ...]],
+    minilm: Encoder,
+    worse: Encoder,
+    cache: Path,
+) -> None:
+    """`compared` is the evaluation before the refit, of the noisy weights; "refitted" has the weights of the base."""
+    refitted = Encoder(minilm.model, name="refitted", fingerprint="refitted", settings=minilm.settings)
+    both = evaluate_systems(
+        small_dataset, test=parts[0], dev=parts[1], base=minilm, tuned=refitted, selected=worse, cache=cache,
+        timed_queries=0,
+    )  # fmt: skip
+    for ours, theirs in zip(both.candidates, compared.candidates, strict=True):
+        assert ours.structure == theirs.structure
+        assert np.array_equal(ours.values, theirs.values)
+    assert np.array_equal(both.dev_values["tuned"], compared.dev_values["tuned"])
+    assert not np.array_equal(both.dev_values["tuned"], both.dev_values["base"])
+    assert np.array_equal(both.system("tuned").rankings, both.system("base").rankings)
+    assert not np.array_equal(both.system("tuned").rankings, compared.system("tuned").rankings)
+
+
 def test_rankings_match_the_components(compared: Evaluation, small_dataset: RetrievalDataset, minilm: Encoder) -> None:
     data = compared.data
     assert data.corpus == tuple(memory.text for memory in small_dataset.answers.values())

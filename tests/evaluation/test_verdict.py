@@ -54,6 +54,21 @@ def test_gain_on_dev_and_test_ships(evaluation: Make) -> None:
     assert verdict.best_untuned == BM25  # the first of a tie
 
 
+@pytest.mark.parametrize(
+    ("on", "said"),
+    [
+        ("dev", "The tuned model was trained on the dev queries too, and test measured these very weights"),
+        ("all", "the model that is served was then trained on every query and was not measured itself"),
+    ],
+)
+def test_verdict_says_which_weights_a_refit_ships(evaluation: Make, on: str, said: str) -> None:
+    measured = evaluation({BASE: BAD, TUNED: GOOD}, dev=dev(tuned=1), **DENSE_ONLY)
+    refit = {"ships": True, "on": on}
+    assert said in reach_verdict(measured, SHIPS, refit=refit).sentence
+    assert said not in reach_verdict(measured, SHIPS).sentence
+    assert said not in reach_verdict(measured, KEEPS, refit=refit).sentence  # the base is served
+
+
 def test_base_is_the_best_untuned_system(evaluation: Make) -> None:
     ranks = {BASE: BAD, TUNED: GOOD, **dict.fromkeys((BM25, HYBRID_BASE, HYBRID_BASE_WEIGHTED), [3] * 20)}
     verdict = reach_verdict(evaluation(ranks, dev=dev(tuned=1), **DENSE_ONLY), SHIPS)

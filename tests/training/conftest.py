@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
 
 from llama_index_ace_finetune.datasets.training_data import HardNegative, TrainingData, TrainingExample
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
-from llama_index_ace_finetune.encoders.encoder import Encoder
 
 
 @pytest.fixture(scope="session")
@@ -34,15 +31,3 @@ def training_data(small_dataset: RetrievalDataset) -> TrainingData:
         metadata={"source": "small_suite.json"},
         split={"counts": {part: {"queries": 20, "answers": 4} for part in ("train", "dev", "test")}},
     )
-
-
-@pytest.fixture(scope="session")
-def one_layer(minilm: Encoder, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The base model cut to its first layer, for tests that do not depend on the quality of the vectors."""
-    model = copy.deepcopy(minilm.model)
-    transformer = model[0].auto_model
-    transformer.encoder.layer = transformer.encoder.layer[:1]
-    transformer.config.num_hidden_layers = 1
-    folder = tmp_path_factory.mktemp("models") / "one_layer"
-    model.save_pretrained(str(folder), create_model_card=False)
-    return str(folder)

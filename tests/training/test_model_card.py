@@ -111,6 +111,15 @@ def test_test_results_are_read_by_the_hub(tmp_path: Path) -> None:
     assert text.index("## Test results") < text.index("## Use")
 
 
+def test_results_of_other_weights_are_not_those_of_the_model(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(model_card(record("some/model"), tmp_path), encoding="utf-8")
+    write_test_results(tmp_path, report("SHIP THE TUNED MODEL: better."), dataset="my suite", measured=False)
+    text = path.read_text(encoding="utf-8")
+    assert "model-index" not in text
+    assert "The weights in this folder have not been measured: these results are of the weights" in text
+
+
 def test_card_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:
     write_test_results(tmp_path, report(), dataset="suite")
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,6 @@ from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, TrainingError
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
-from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import BaseValues, TrainingContext
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples, join_examples
@@ -25,7 +24,13 @@ from llama_index_ace_finetune.training.loop.budget import DoesNotFitError, StepP
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection, copy_weights
 from llama_index_ace_finetune.training.modes import refit as module
-from llama_index_ace_finetune.training.modes.refit import best_step, config_for_selection, refit_selected
+from llama_index_ace_finetune.training.modes.mode import ModeEstimate
+from llama_index_ace_finetune.training.modes.refit import (
+    best_step,
+    config_for_selection,
+    estimate_refit,
+    refit_selected,
+)
 from llama_index_ace_finetune.training.modes.result import ModeResult
 
 SURE = PairedDifference(mean=0.1, low=0.05, high=0.2, p_value=0.01, wins=3, ties=1, losses=0)
@@ -239,9 +244,14 @@ def test_invalid_refit_is_refused(options: dict[str, Any]) -> None:
         TrainingConfig(**options)
 
 
-def test_run_refuses_a_refit(tmp_path: Path) -> None:
-    with pytest.raises(AceFinetuneError, match="a run selects the system to serve on dev queries"):
-        RunSettings(data=tmp_path / "data", out=tmp_path / "out", training=TrainingConfig(refit="dev"))
+def test_plan_of_a_refit_has_its_part_of_the_budget() -> None:
+    modes = [("linear", ModeEstimate("", 5.0)), ("in_batch", ModeEstimate("", 80.0)), ("full", ModeEstimate("", 60.0))]
+    free = TrainingConfig(refit="dev", budget_minutes=None)
+    # Half as many queries again, in the dearest mode that can be trained again.
+    assert estimate_refit(free, modes, queries=60, train=40).seconds == 120.0
+    short = TrainingConfig(refit="dev", budget_minutes=1.0)
+    assert estimate_refit(short, modes, queries=60, train=40).seconds == pytest.approx(33.0)
+    assert estimate_refit(free, modes[:1], queries=60, train=40).seconds == 0.0
 
 
 # ------------------------------------------------------------------------------------------------ a training

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from llama_index_ace_finetune.datasets.splits.components import group_values
 from llama_index_ace_finetune.datasets.splits.manifest import KNOWN_PARTS, Split
@@ -111,6 +111,26 @@ def audit_split(
     if training_examples is not None:
         overlaps.extend(parts.training(training_examples, forbid_held_out_negatives))
     return Audit(split.name, tuple(overlaps))
+
+
+def audit_model(
+    split: Split, record: Mapping[str, Any], *, name: str = "model", allowed: Collection[str] = ()
+) -> tuple[Overlap, ...]:
+    """Count the dev and test queries of a split that a model was trained on.
+
+    Args:
+        split: which holds them out.
+        record: of the model (`ace_finetune.json`).
+        name: of the model.
+        allowed: "dev", "test" or both, if it was trained on these queries on purpose, by a refit.
+    """
+    trained = frozenset(((record.get("seen") or {}).get("train") or {}).get("query_hashes") or ())
+    found = []
+    for part in ("dev", "test"):
+        ids = [i for i in (*split.part(part), *split.part(f"{part}_known")) if split.query_hashes[i] in trained]
+        meaning = f"{part} queries that the {name} was trained on" + (" (by a refit)" if part in allowed else "")
+        found.append(_overlap(f"{name}_{part}".replace(" ", "_"), meaning, ids, forbidden=part not in allowed))
+    return tuple(found)
 
 
 def require_clean(audit: Audit) -> None:

@@ -35,7 +35,10 @@ class EarlierSplit:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any] | None) -> EarlierSplit | None:
-        """Return what a trained model has seen and what was held out for its test; None without a record."""
+        """Return what a trained model has seen and what was held out for its test; None without a record.
+
+        Test queries that it was trained on later, by a refit on all queries, are those of train.
+        """
         if not record:
             return None
         split = cls.of_manifest(record.get("split") or {})
@@ -43,7 +46,8 @@ class EarlierSplit:
 
         def hashes(kind: str, part: str) -> frozenset[str]:
             held = split.queries if kind == "query" else split.answers
-            return held[part] | frozenset((seen.get(part) or {}).get(f"{kind}_hashes") or ())
+            found = held[part] | frozenset((seen.get(part) or {}).get(f"{kind}_hashes") or ())
+            return found - hashes(kind, "train") if part == "test" else found
 
         return cls(*({part: hashes(kind, part) for part in PARTS} for kind in ("query", "answer")))
 

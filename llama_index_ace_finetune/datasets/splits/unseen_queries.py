@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_index_ace_finetune.datasets.splits.manifest import KNOWN_PARTS
+from llama_index_ace_finetune.datasets.splits.shipped_refit import shipped_refit
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError, LeakageError
@@ -38,7 +39,7 @@ def unseen_queries(dataset: RetrievalDataset, record: Mapping[str, Any] | None) 
         record: of the model (`ace_finetune.json`); None if there is none.
 
     Raises:
-        LeakageError: if the model has seen a test query of its split.
+        LeakageError: if the model has seen a test query of its split; after a refit on all queries it has.
         DatasetError: if no unseen query is left.
     """
     labelled = [query_id for query_id in dataset.queries if dataset.relevant(query_id)]
@@ -51,10 +52,18 @@ def unseen_queries(dataset: RetrievalDataset, record: Mapping[str, Any] | None) 
     held_out = set(parts.get("test", {}).values())
     known_part = {hashed: name for name in KNOWN_PARTS for hashed in (parts.get(name) or {}).values()}
     hashes = {query_id: text_hash(dataset.queries[query_id].text) for query_id in labelled}
+    refit = shipped_refit(record)
+    refitted_on_all = refit is not None and refit["on"] == "all"
     others = held_out.isdisjoint(hashes.values())
     found: dict[str, list[str]] = {"test": [], "dev": [], **{name: [] for name in KNOWN_PARTS}}
     for query_id, query in hashes.items():
         answers = {text_hash(dataset.memories[answer].text) for answer in dataset.relevant(query_id)}
+        if refitted_on_all and (query in held_out or query in known_part):
+            raise LeakageError(
+                f"{dataset.name}: the model was trained on every query of its data, the test query {query_id!r} "
+                "included (--refit all), so they cannot measure it; evaluate it on other data, or the weights in the "
+                "folder 'selected' of its run."
+            )
         if query in held_out and (train.holds(query, answers) or dev.holds(query, answers)):
             raise LeakageError(
                 f"{dataset.name}: the query {query_id!r} is held out for testing, but the model has seen it or one of "

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llama_index_ace_finetune.datasets.splits.shipped_refit import shipped_refit
 from llama_index_ace_finetune.encoders.exports.record import ExportRecord, exports_of
+from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.utils.atomic import write_text
 
 _START, _END = "<!-- exports -->", "<!-- end of exports -->"
@@ -17,6 +19,8 @@ def write_card(model: Path) -> None:
     before, _, rest = text.partition(_START)
     _, _, after = rest.partition(_END)
     lines = [_line(ExportRecord.read(model / backend)) for backend in exports_of(model)]
+    if lines and shipped_refit(read_provenance(model)):
+        lines += ["", "The model was trained on these dev queries too: on other queries its MRR@10 is lower."]
     section = "\n".join([_START, "## Exports", "", *lines, _END])
     write_text(card, f"{before.rstrip()}\n\n{section}\n{after.strip()}".rstrip() + "\n")
 

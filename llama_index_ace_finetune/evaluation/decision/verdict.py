@@ -71,8 +71,16 @@ class Verdict:
     contributions: Mapping[str, float] = field(default_factory=dict)
 
 
-def reach_verdict(evaluation: Evaluation, selection: Mapping[str, Any] | None) -> Verdict:
-    """Return the verdict; `selection` is the record, in the model folder, of how its weights were selected on dev."""
+def reach_verdict(
+    evaluation: Evaluation, selection: Mapping[str, Any] | None, *, refit: Mapping[str, Any] | None = None
+) -> Verdict:
+    """Return the verdict.
+
+    Args:
+        evaluation: of all systems.
+        selection: the record, in the model folder, of how its weights were selected on dev.
+        refit: the record of a refit that ships in their place; None without one.
+    """
     tuned = selection is None or selection.get("shipped") == "finetuned"
     system = select_system(evaluation, tuned=tuned)
     untuned = [one.name for one in evaluation.systems if not one.trained]
@@ -91,7 +99,8 @@ def reach_verdict(evaluation: Evaluation, selection: Mapping[str, Any] | None) -
         sentence=_on_synthetic_queries(evaluation)
         + _sentence(evaluation, system, served, tuned, best, against_base, against_best)
         + _parts(parts if served == system else {})
-        + _on_known(evaluation, served),
+        + _on_known(evaluation, served)
+        + (_on_refit(refit) if refit and served.trained else ""),
         rule=" ".join([RULE, *([KNOWN_RULE] if evaluation.known else []), *([f"Weights: {choice}"] if choice else [])]),
         best_untuned=best,
         against_base=against_base,
@@ -151,6 +160,19 @@ def _on_known(evaluation: Evaluation, served: SystemSelection) -> str:
         return f"{of}."
     difference = known.difference(served.name, MEASURE)
     return f"{of} -> {known.mean(served.name, MEASURE):.3f}, {difference} against the base model."
+
+
+def _on_refit(refit: Mapping[str, Any]) -> str:
+    """Return which weights the figures are of, where the tuned model was trained once more after the selection."""
+    if refit["on"] == "all":
+        return (
+            " These figures are of the weights that were trained without dev and test queries; the model that is "
+            "served was then trained on every query and was not measured itself."
+        )
+    return (
+        " The tuned model was trained on the dev queries too, and test measured these very weights; figures on dev are "
+        "of the weights that were selected before."
+    )
 
 
 def _difference_to(evaluation: Evaluation, name: str, other: str) -> PairedDifference | None:

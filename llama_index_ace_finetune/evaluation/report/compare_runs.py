@@ -137,6 +137,13 @@ def _warnings(read: Mapping[str, Mapping[str, Any]], values: Mapping[str, PerQue
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         warnings.append(f"The runs have corpora of different sizes ({listed}), which affects their figures too.")
+    for name, report in read.items():
+        refit = (report["training"]["metrics"] or {}).get("refit") or {}
+        if refit.get("ships") and refit.get("on") == "all":
+            warnings.append(
+                f"The model of {name} was trained on every query afterwards and is not compared: the figures are of "
+                "the weights before that."
+            )
     largest = max(len(one.query_ids) for one in values.values())
     if shared < largest:
         warnings.append(

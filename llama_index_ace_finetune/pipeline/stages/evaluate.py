@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from llama_index_ace_finetune.datasets.splits.shipped_refit import shipped_refit
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.provenance import read_provenance
+from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.evaluation.report.per_query import per_query_path
 from llama_index_ace_finetune.evaluation.report.report import write_report
 from llama_index_ace_finetune.pipeline.evaluate import evaluate_model
@@ -11,14 +15,20 @@ from llama_index_ace_finetune.training.saving.card_results import write_test_res
 
 
 def _run(context: StageContext) -> None:
-    training = context.settings.training
+    training, folder = context.settings.training, context.folder
+    refit = shipped_refit(read_provenance(folder.model))
+    # Weights that were trained on the test queries cannot be measured on them.
+    on_all = refit is not None and refit["on"] == "all"
+    settings = EncoderSettings(device=training.device, precision=training.precision)
     result = evaluate_model(
         context.dataset,
-        context.folder.model,
+        folder.selected if on_all else folder.model,
+        selected=folder.selected if refit and not on_all else None,
+        refit=refit,
         device=training.device,
         precision=training.precision,
         cache=context.cache,
-        tuned=context.tuned,
+        tuned=Encoder.load(folder.selected, settings=settings) if on_all else context.tuned,
         limits=context.settings.limits(),
         sparse=context.sparse_vectors,
         kept_tokens=context.kept_tokens,
@@ -27,9 +37,11 @@ def _run(context: StageContext) -> None:
         run=context.settings.out.name,
         events=context.events,
     )
-    result.report["finetuned"]["model"] = "model"
-    write_test_results(context.folder.model, result.report, dataset=context.dataset.name)
-    write_report(result.report, context.folder.report, evaluation=result.evaluation)
+    result.report["finetuned"]["model"] = "selected" if on_all else "model"
+    write_test_results(folder.model, result.report, dataset=context.dataset.name, measured=not on_all)
+    if on_all:
+        write_test_results(folder.selected, result.report, dataset=context.dataset.name)
+    write_report(result.report, folder.report, evaluation=result.evaluation)
 
 
 def _estimate(context: PlanContext) -> list[StageEstimate]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from llama_index_ace_finetune.datasets.splits.shipped_refit import shipped_refit
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
+from llama_index_ace_finetune.encoders.provenance import read_provenance
+from llama_index_ace_finetune.mining.miner import HardNegativeMiner
+from llama_index_ace_finetune.mining.training_data_generator import generate_test_examples
 from llama_index_ace_finetune.pipeline.further_content import further_content
 from llama_index_ace_finetune.pipeline.model_contents import by_content
 from llama_index_ace_finetune.pipeline.settings import RunSettings
@@ -20,7 +24,9 @@ from llama_index_ace_finetune.pipeline.stages.stage import (
     digest,
 )
 from llama_index_ace_finetune.pipeline.train import train_model
+from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.stores.read_dataset import read_dataset
+from llama_index_ace_finetune.training.modes.refit import config_for_selection, estimate_refit
 from llama_index_ace_finetune.training.modes.schedule import estimate_modes
 
 
@@ -34,15 +40,45 @@ def _key(settings: RunSettings, dataset: RetrievalDataset, keys: Mapping[str, st
 
 def _run(context: StageContext) -> None:
     config = dataclasses.replace(context.settings.training, output_dir=str(context.folder.model))
+    data = TrainingData.load(context.folder.training_data)
+    if config.refit == "all":
+        data = _with_test_examples(data, context)
     train_model(
-        TrainingData.load(context.folder.training_data),
+        data,
         config,
+        selected=context.folder.selected,
         cache=context.cache,
         checkpoints=context.work / "training",
         held_out_queries=_held_out(context),
         bases=context.bases,
         events=context.events,
     )
+
+
+def _with_test_examples(data: TrainingData, context: StageContext) -> TrainingData:
+    """Return the training data with the test queries, which only a refit on all queries is trained on."""
+    settings = context.settings
+    miner = HardNegativeMiner(
+        model=settings.training.base_model,
+        settings=settings.mining,
+        encoder=context.base,
+        cache=context.cache,
+        device=settings.training.device,
+    )
+    test = generate_test_examples(
+        context.dataset,
+        context.split,
+        miner,
+        num_negatives=settings.num_negatives,
+        min_difficulty=settings.min_difficulty,
+        skip_categories=settings.skip_categories,
+    )
+    return dataclasses.replace(data, examples=(*data.examples, *test))
+
+
+def _outputs(run: RunFolder) -> tuple[Path, ...]:
+    """Return the model, and the weights selected on dev, which are kept if a refit ships."""
+    return (run.model, run.selected) if shipped_refit(read_provenance(run.model)) else (run.model,)
 
 
 def _held_out(context: StageContext) -> list[str]:
@@ -52,8 +88,13 @@ def _held_out(context: StageContext) -> list[str]:
 
 
 def _estimate(context: PlanContext) -> list[StageEstimate]:
-    estimates = estimate_modes(context.settings.training, context.sizes, context.speed)
+    training, split = context.settings.training, context.split
+    estimates = estimate_modes(config_for_selection(training), context.sizes, context.speed)
+    if training.refit != "none":
+        parts: Sequence[str] = split.held_parts if training.refit == "all" else ("train", "dev")
+        queries = sum(len(split.part(part)) for part in parts)
+        estimates.append(("refit", estimate_refit(training, estimates, queries=queries, train=len(split.train))))
     return [StageEstimate(f"train: {name}", one.description, one.seconds) for name, one in estimates]
 
 
-STAGE = Stage(name="train", outputs=lambda run: (run.model,), key=_key, run=_run, estimate=_estimate)
+STAGE = Stage(name="train", outputs=_outputs, key=_key, run=_run, estimate=_estimate)

@@ -20,6 +20,7 @@ from llama_index_ace_finetune.training.loop.callback import StepProgress
 from llama_index_ace_finetune.training.loop.fit import OnPlan
 from llama_index_ace_finetune.training.model_selection.interpolation import copy_weights, load_interpolated
 from llama_index_ace_finetune.training.modes.full import train_full
+from llama_index_ace_finetune.training.modes.mode import ModeEstimate
 from llama_index_ace_finetune.training.modes.result import ModeResult
 
 logger = logging.getLogger(__name__)
@@ -161,6 +162,24 @@ def config_for_selection(config: TrainingConfig) -> TrainingConfig:
     if config.refit == "none" or config.budget_minutes is None:
         return config
     return replace(config, budget_minutes=_SELECTION_SHARE * config.budget_minutes)
+
+
+def estimate_refit(
+    config: TrainingConfig, modes: Sequence[tuple[str, ModeEstimate]], *, queries: int, train: int
+) -> ModeEstimate:
+    """Return what a refit on `queries` queries will do, of which `train` are trained on before it.
+
+    Args:
+        config: of the whole training.
+        modes: name and estimate of each mode that is planned; of the dearest of them it takes as much per query.
+        queries: train and dev queries, and with "all" those of test.
+        train: train queries.
+    """
+    dearest = max((one.seconds for name, one in modes if name in _REFITTED), default=0.0)
+    seconds = dearest * queries / max(train, 1)
+    if config.budget_minutes is not None:
+        seconds = min(seconds, 60 * config.budget_minutes * (1 - _SELECTION_SHARE))
+    return ModeEstimate(f"the selected mode once more, on {queries} queries, where it can be trained so", seconds)
 
 
 def best_step(history: Sequence[Mapping[str, float]]) -> int:

@@ -22,9 +22,13 @@ _METRICS = {
 _START, _END = "<!-- test results -->", "<!-- end of test results -->"
 _INDEX = re.compile(r"^model-index:\n(?:(?: |- ).*\n)*", re.MULTILINE)
 _BEFORE = "## Use"
+_NOT_MEASURED = (
+    "The weights in this folder have not been measured: these results are of the weights that the same recipe gave "
+    "without dev and test queries."
+)
 
 
-def write_test_results(model: Path, report: Mapping[str, Any], *, dataset: str) -> None:
+def write_test_results(model: Path, report: Mapping[str, Any], *, dataset: str, measured: bool = True) -> None:
     """Write the results of the model on test queries into its card, or replace those that it has.
 
     The metadata hold those of the model by itself, without BM25; the section has all systems and the verdict.
@@ -33,6 +37,8 @@ def write_test_results(model: Path, report: Mapping[str, Any], *, dataset: str) 
         model: folder of the model, with its README.md.
         report: as JSON values.
         dataset: name of the data.
+        measured: False if the results are those of other weights, which the section then says, and the metadata have
+            none.
     """
     card = model / "README.md"
     text = _INDEX.sub("", card.read_text(encoding="utf-8")) if card.is_file() else ""
@@ -45,8 +51,10 @@ def write_test_results(model: Path, report: Mapping[str, Any], *, dataset: str) 
     else:
         before, use, rest = body.partition(f"{_BEFORE}\n")
         rest = use + rest
-    index = yaml.safe_dump(_model_index(report, dataset), sort_keys=False, allow_unicode=True, width=1000)
-    write_text(card, f"---\n{head}{index}---\n{before.rstrip()}\n\n{_section(report)}\n{rest}")
+    index = ""
+    if measured:
+        index = yaml.safe_dump(_model_index(report, dataset), sort_keys=False, allow_unicode=True, width=1000)
+    write_text(card, f"---\n{head}{index}---\n{before.rstrip()}\n\n{_section(report, measured)}\n{rest}")
 
 
 def _model_index(report: Mapping[str, Any], dataset: str) -> dict[str, Any]:
@@ -61,7 +69,7 @@ def _model_index(report: Mapping[str, Any], dataset: str) -> dict[str, Any]:
     return {"model-index": [{"name": "tuned", "results": [{"task": task, "dataset": data, "metrics": metrics}]}]}
 
 
-def _section(report: Mapping[str, Any]) -> str:
+def _section(report: Mapping[str, Any], measured: bool) -> str:
     metadata = report["metadata"]
     lines = [
         _START,
@@ -69,6 +77,7 @@ def _section(report: Mapping[str, Any]) -> str:
         "",
         f"{metadata['total_queries_evaluated']} held-out queries over {metadata['corpus_size']} distinct memories.",
         "",
+        *([] if measured else [_NOT_MEASURED, ""]),
         f"Verdict: {_plain(report['verdict']['sentence'])}",
         "",
         "| system | Success@1 | MRR@10 | against the base, 95% |",
