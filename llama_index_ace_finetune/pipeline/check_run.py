@@ -7,7 +7,7 @@ from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
 from llama_index_ace_finetune.encoders.sparse_encoder import identify_sparse_encoder
 from llama_index_ace_finetune.mining.training_data_generator import choose_queries
-from llama_index_ace_finetune.pipeline.choose_base import base_names
+from llama_index_ace_finetune.pipeline.choose_base import base_candidates
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.training.config import HYBRID_TEACHER
 from llama_index_ace_finetune.training.fine_tuner import require_examples
@@ -19,7 +19,8 @@ def require_models(settings: RunSettings) -> None:
     """Find or download the models that a run needs, before its data are read; raises ModelError."""
     training = settings.training
     teacher = None if training.teacher == HYBRID_TEACHER else training.teacher
-    for name in (*base_names(training.base_model), teacher, settings.mining.teacher):
+    bases = base_candidates(training.base_model)
+    for name in (*(name for name in bases.names if name not in bases.found), teacher, settings.mining.teacher):
         if name:
             resolve_checkpoint(name)
     if settings.sparse_encoder:

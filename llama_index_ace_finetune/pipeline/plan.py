@@ -12,7 +12,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_base_provenance
 from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.check_run import check_run, require_models
-from llama_index_ace_finetune.pipeline.choose_base import base_names
+from llama_index_ace_finetune.pipeline.choose_base import base_candidates, first_usable
 from llama_index_ace_finetune.pipeline.describe_data import describe_data
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.speed import cost, measure_speed
@@ -70,7 +70,8 @@ def plan(settings: RunSettings) -> RunPlan:
         AceFinetuneError: whatever `run` would reject before its first stage.
     """
     require_models(settings)
-    first, *others = base_names(settings.training.base_model)
+    candidates = base_candidates(settings.training.base_model)
+    first = first_usable(candidates, settings.training)
     settings = replace(settings, training=replace(settings.training, base_model=first))
     dataset = settings.read()
     kept = kept_stages(settings, stage_keys(settings, dataset))
@@ -99,7 +100,11 @@ def plan(settings: RunSettings) -> RunPlan:
         seconds=round(sum(stage.seconds for stage in stages), 1),
         data=(
             *describe_data(dataset, split),
-            *([f"{1 + len(others)} base models are compared on dev first; the times are of {first}"] if others else []),
+            *(
+                [f"{len(candidates.names)} base models are compared on dev first; the times are of {first}"]
+                if len(candidates.names) > 1
+                else []
+            ),
         ),
     )
 

@@ -21,7 +21,7 @@ from llama_index_ace_finetune.evaluation.report.report import read_report
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.check_run import check_run, require_models
-from llama_index_ace_finetune.pipeline.choose_base import base_names, dev_of_split, with_one_base
+from llama_index_ace_finetune.pipeline.choose_base import dev_of_split, is_choice, with_one_base
 from llama_index_ace_finetune.pipeline.config_file import config_text
 from llama_index_ace_finetune.pipeline.describe_data import describe_data
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
@@ -134,7 +134,7 @@ def _run(settings: RunSettings, events: PipelineEvents) -> RunResult:
     require_models(settings)
     dataset = settings.read()
     bases = None
-    if len(base_names(settings.training.base_model)) > 1:
+    if is_choice(settings.training.base_model):
         known = split_known(settings, dataset, None)
         one, bases = with_one_base(settings.training, dev_of_split(dataset, known), events)
         settings = replace(settings, training=one)

@@ -17,7 +17,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
-from llama_index_ace_finetune.pipeline.choose_base import base_names, dev_of_training_data, with_one_base
+from llama_index_ace_finetune.pipeline.choose_base import dev_of_training_data, is_choice, with_one_base
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.further_content import further_content
 from llama_index_ace_finetune.pipeline.index import check_index_output, place_index, write_index
@@ -165,7 +165,7 @@ def _train_and_index(
     if max_examples is not None:
         data = data.sample(max_examples, seed=config.seed)
     events, bases = events or PipelineEvents(), None
-    if len(base_names(config.base_model)) > 1:
+    if is_choice(config.base_model):
         # Every process compares them: the choice does not depend on its speed.
         config, bases = with_one_base(config, dev_of_training_data(data, config), events)
     settings_used = by_content(config.to_dict())

@@ -55,8 +55,8 @@ class TrainingConfig:
     """Settings of `EmbeddingFineTuner`.
 
     Attributes:
-        base_model: hub name or folder; in `run` and `train` also several, separated by commas, of which dev chooses
-            the one that is tuned.
+        base_model: hub name or folder; in `run` and `train` also several, separated by commas, or "auto" for those on
+            this machine, of which dev chooses the one that is tuned.
         output_dir: where the model folder is written.
         mode: "linear" (a linear adapter on the query vectors; seconds), "queries" (a query encoder; a minute or two),
             "full" (queries and documents; minutes), "in_batch" (full without mined negatives), "towers" (full, then a

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,15 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.local_bases import UNUSABLE, SkippedBase
+from llama_index_ace_finetune.encoders.opening import opening
+from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.evaluation.metrics.latency import Latency
 from llama_index_ace_finetune.evaluation.stats.groups import number_groups
 from llama_index_ace_finetune.evaluation.stats.standard_error import standard_error
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 
+logger = logging.getLogger(__name__)
+
 RULE = (
     "Of the untuned base models whose MRR@10 on dev is within one standard error of the best, the one with the fewest "
     "bytes per memory is tuned; of those with the same, the one with the fewest parameters."
 )
+NONE_USABLE = "None of the base models on this machine can be loaded; give --base-model the name of one."
 _TIMED = 30
 _ROUNDING = 1e-12
 
@@ -57,29 +64,36 @@ class BaseChoice:
     """The scores of base models in the order in which they were given, and which is tuned.
 
     Attributes:
-        scores: of each base model.
-        chosen: position of the one that is tuned.
+        scores: of each base model; none where there was only one.
+        chosen: position of the one that is tuned, among those that were given.
+        name: of that one.
         queries: number of dev queries.
         memories: number of memories that they were ranked over.
+        skipped: models on this machine that were not compared, and why.
     """
 
     scores: tuple[BaseScore, ...]
     chosen: int
-    queries: int
-    memories: int
+    name: str
+    queries: int = 0
+    memories: int = 0
+    skipped: tuple[SkippedBase, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
             "rule": RULE,
-            "chosen": self.scores[self.chosen].name,
+            "chosen": self.name,
             "queries": self.queries,
             "memories": self.memories,
             "models": [asdict(score) for score in self.scores],
+            "skipped": [asdict(one) for one in self.skipped],
         }
 
 
-def choose_base(encoders: Sequence[tuple[str, Callable[[], Encoder]]], dev: DevSet) -> BaseChoice:
+def choose_base(
+    encoders: Sequence[tuple[str, Callable[[], Encoder]]], dev: DevSet, *, optional: Collection[int] = ()
+) -> BaseChoice:
     """Compare base models by MRR@10 on dev, over the whole corpus, and choose one by `RULE`.
 
     Source: the one-standard-error rule, Breiman et al., "Classification and Regression Trees", 1984.
@@ -87,16 +101,40 @@ def choose_base(encoders: Sequence[tuple[str, Callable[[], Encoder]]], dev: DevS
     Args:
         encoders: name of each model for reports, and a function that loads it; one is loaded at a time.
         dev: the dev queries.
+        optional: positions of models that are skipped where they cannot be loaded or cannot encode.
+
+    Raises:
+        ModelError: if another one cannot, or none is left.
     """
-    values, facts = zip(*(_measured(load(), dev) for _, load in encoders), strict=True)
-    chosen, behind, errors = cheapest_near_best(
+    measured: dict[int, tuple[NDArray[np.float64], tuple[float, int, int]]] = {}
+    skipped: list[SkippedBase] = []
+    for position, (name, load) in enumerate(encoders):
+        try:
+            with opening(name):
+                measured[position] = _measured(load(), dev)
+        except ModelError as error:
+            if position not in optional:
+                raise
+            logger.debug("%s", error)
+            skipped.append(SkippedBase(name, UNUSABLE))
+    if not measured:
+        raise ModelError(NONE_USABLE)
+    values, facts = zip(*measured.values(), strict=True)
+    best, behind, errors = cheapest_near_best(
         np.stack(values), [(size, parameters) for _, size, parameters in facts], groups=dev.groups
     )
-    scores = (
-        BaseScore(name, float(mrr.mean()), float(below), float(error), *fact)
-        for (name, _), mrr, below, error, fact in zip(encoders, values, behind, errors, facts, strict=True)
+    scores = tuple(
+        BaseScore(encoders[position][0], float(mrr.mean()), float(below), float(error), *fact)
+        for position, mrr, below, error, fact in zip(measured, values, behind, errors, facts, strict=True)
     )
-    return BaseChoice(tuple(scores), chosen, len(dev.examples.queries), len(dev.examples.corpus))
+    return BaseChoice(
+        scores,
+        list(measured)[best],
+        scores[best].name,
+        len(dev.examples.queries),
+        len(dev.examples.corpus),
+        tuple(skipped),
+    )
 
 
 def cheapest_near_best(
