@@ -28,7 +28,8 @@ def exact_cosines(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> N
     to the rounding of float32. A query of zeros has cosines of 0.
     """
     wide = query.astype(np.float64)
-    return np.round(vectors.astype(np.float64) @ (wide / np.maximum(np.linalg.norm(wide), _TINY)), DIGITS)
+    cosines: NDArray[np.float64] = vectors.astype(np.float64) @ (wide / np.maximum(np.linalg.norm(wide), _TINY))
+    return np.round(cosines, DIGITS)
 
 
 def exact_top_k(
