@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import time
 import warnings
 from collections import Counter
@@ -18,50 +17,31 @@ from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
-from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.encoders.stored_windows import StoredWindows
-from llama_index_ace_finetune.errors import AceFinetuneError, LogError, StoreError
+from llama_index_ace_finetune.errors import AceFinetuneError, LogError
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.retrievers.hybrid_search import HybridSearch
-from llama_index_ace_finetune.retrievers.load_models import load_models, load_serving_models
-from llama_index_ace_finetune.retrievers.open_known_queries import open_known_queries
-from llama_index_ace_finetune.retrievers.open_sparse import build_sparse_vectors, open_sparse_vectors
-from llama_index_ace_finetune.retrievers.open_tokens import (
-    build_tokens,
-    open_server_tokens,
-    open_tokens,
-    token_encoders,
-    uses_late_interaction,
-)
-from llama_index_ace_finetune.retrievers.open_windows import build_store_windows, open_windows
-from llama_index_ace_finetune.retrievers.other_texts import warn_of_other_texts
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.retriever_options import (
     CheckedOptions,
     RetrieverOptions,
     SearchOptions,
     search_settings,
-    serving_options,
 )
+from llama_index_ace_finetune.retrievers.retriever_parts import RetrieverParts
 from llama_index_ace_finetune.retrievers.search_event import SearchEvent
 from llama_index_ace_finetune.retrievers.search_settings import SearchSettings
-from llama_index_ace_finetune.run_folder import RunFolder, Serving, token_folder
-from llama_index_ace_finetune.stores.adopt import adopt
-from llama_index_ace_finetune.stores.build_index import build_index, model_encoders
 from llama_index_ace_finetune.stores.known_queries import StoredKnownQueries
 from llama_index_ace_finetune.stores.memory_store import DEFAULT_COLLECTION, MemoryStore
 from llama_index_ace_finetune.stores.qdrant.collection_settings import CollectionOptions
-from llama_index_ace_finetune.stores.qdrant.collections import is_ours
 from llama_index_ace_finetune.stores.qdrant.payload_indexes import PayloadIndexes
 from llama_index_ace_finetune.stores.qdrant.server_settings import ClientOptions
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
     from typing_extensions import Unpack
 
-logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
 
 
@@ -188,29 +168,10 @@ class FineTunedHybridRetriever(BaseRetriever):
         `ace-finetune index --url`; BM25 is computed there if the collection has BM25 vectors, unless `sparse` says
         otherwise. `client_options` are `ServerSettings` or arguments of `QdrantClient`.
         """
-        checked = CheckedOptions.of(options)
-        folder = RunFolder.open(Path(run))
-        serving = folder.serving()
-        options = _with_weights(serving, options)
-        tuned, baseline, serve = load_serving_models(
-            folder.model,
-            folder.base_model(),
-            vectors=serving.vectors,
-            fallback=checked.fallback.fallback,
+        parts = RetrieverParts.of_run(
+            run, options, url=url, api_key=api_key, collection=collection, client_options=client_options
         )
-        options = {**options, "serve": serve}
-        served = baseline if serve == "base" else tuned
-        sparse = open_sparse_vectors(folder.index, serving, options)
-        windows = open_windows(folder.index, served, used=options.get("windows", False))
-        if url is None:
-            reranker = open_tokens(folder.index, served, options)
-            store = MemoryStore.open(path=folder.index)
-            return cls._with_store(store, tuned, baseline, options, reranker, sparse, windows=windows, run=folder)
-        store = MemoryStore.open(url=url, api_key=api_key, collection=collection, client_options=client_options)
-        by_server: RetrieverOptions = {"sparse": "server" if store.sparse else "in_process"}
-        reranker = open_server_tokens(store, served, folder.index, options)
-        options = {**by_server, **options}
-        return cls._with_store(store, tuned, baseline, options, reranker, sparse, windows=windows, run=folder)
+        return cls._of(parts)
 
     @classmethod
     def from_nodes(
@@ -237,36 +198,20 @@ class FineTunedHybridRetriever(BaseRetriever):
         strict mode, which rejects filters on other keys: a list of keys, indexed as "keyword", or a dict of keys and
         Qdrant's index types.
         """
-        checked = CheckedOptions.of(options)
-        options = _with_run_weights(model, options)
-        embed_model = FineTunedEmbedding(str(model))
-        baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
-        run = RunFolder.of_model(model)
-        late = uses_late_interaction(options)
-        by_server = late and url is not None
-        store = build_index(
+        parts = RetrieverParts.of_nodes(
             nodes,
-            finetuned=embed_model.encoder,
-            baseline=baseline_model.encoder if baseline_model else None,
+            options,
+            model=model,
+            baseline=baseline,
             path=path,
             url=url,
             api_key=api_key,
             collection=collection,
-            server_bm25=checked.sparse == "server",
             client_options=client_options,
             collection_options=collection_options,
             payload_indexes=payload_indexes,
-            tokens=token_encoders(embed_model, run.index if run else None)[0] if by_server else None,
         )
-        reranker = None
-        if late and not by_server:
-            reranker = build_tokens(
-                store, embed_model.encoder, folder=None if path is None else token_folder(Path(path))
-            )
-        index = None if path is None else Path(path)
-        sparse = build_sparse_vectors(store, run, options, index=index)
-        windows = build_store_windows(store, embed_model, used=options.get("windows", False), index=index)
-        return cls._with_store(store, embed_model, baseline_model, options, reranker, sparse, windows=windows, run=run)
+        return cls._of(parts)
 
     @classmethod
     def from_collection(
@@ -288,23 +233,18 @@ class FineTunedHybridRetriever(BaseRetriever):
         `client_options` are `ServerSettings` or arguments of `QdrantClient`. `payload_indexes`, as in `from_nodes`, are
         created if they do not exist.
         """
-        checked = CheckedOptions.of(options)
-        options = _with_run_weights(model, options)
-        models = load_models(model, baseline, fallback=checked.fallback.fallback)
-        store = MemoryStore.open(
-            path=path, url=url, api_key=api_key, collection=collection, client_options=client_options
+        parts = RetrieverParts.of_collection(
+            collection,
+            options,
+            model=model,
+            baseline=baseline,
+            path=path,
+            url=url,
+            api_key=api_key,
+            client_options=client_options,
+            payload_indexes=payload_indexes,
         )
-        if payload_indexes:
-            store.create_payload_indexes(payload_indexes)
-        run = RunFolder.of_model(model)
-        if path is not None:
-            reranker = open_tokens(Path(path), models[0], options)
-        else:
-            reranker = open_server_tokens(store, models[0], run.index if run else None, options)
-        sparse = _sparse_of_run(run, options, path=path)
-        index = Path(path) if path is not None else run.index if run else None
-        windows = open_windows(index, models[0], used=options.get("windows", False))
-        return cls._with_store(store, *models, options, reranker, sparse, windows=windows, run=run)
+        return cls._of(parts)
 
     @classmethod
     def from_vector_store(
@@ -322,60 +262,30 @@ class FineTunedHybridRetriever(BaseRetriever):
         the vector store can still read it. The caller closes the vector store's client. `payload_indexes`: as in
         `from_nodes`.
         """
-        checked = CheckedOptions.of(options)
-        try:
-            client = vector_store.client
-        except ValueError as error:
-            raise AceFinetuneError(
-                "The vector store has only an asynchronous client; give it a `client` as well as its `aclient`."
-            ) from error
-        if checked.sparse == "server":
-            _require_bm25_vectors(client, vector_store.collection_name)
-        options = _with_run_weights(model, options)
-        embed_model = FineTunedEmbedding(str(model))
-        baseline_model = FineTunedEmbedding(str(baseline)) if baseline is not None else None
-        encoders = model_encoders(embed_model.encoder, baseline_model.encoder if baseline_model else None)
-        store = adopt(client, vector_store.collection_name, encoders, payload_indexes=payload_indexes)
-        run = RunFolder.of_model(model)
-        warn_of_other_texts(client, store.collection, run)
-        reranker = open_server_tokens(store, embed_model, run.index if run else None, options)
-        sparse = _sparse_of_run(run, options)
-        windows = open_windows(run.index if run else None, embed_model, used=options.get("windows", False))
-        return cls._with_store(store, embed_model, baseline_model, options, reranker, sparse, windows=windows, run=run)
+        parts = RetrieverParts.of_vector_store(
+            vector_store, options, model=model, baseline=baseline, payload_indexes=payload_indexes
+        )
+        return cls._of(parts)
 
     @classmethod
-    def _with_store(
-        cls,
-        store: MemoryStore,
-        embed_model: BaseEmbedding | None,
-        baseline_model: BaseEmbedding | None,
-        options: RetrieverOptions,
-        reranker: TokenReranker | None = None,
-        sparse_vectors: StoredSparseVectors | None = None,
-        *,
-        windows: StoredWindows | None = None,
-        run: RunFolder | None,
-    ) -> FineTunedHybridRetriever:
+    def _of(cls, parts: RetrieverParts) -> FineTunedHybridRetriever:
         """Create a retriever; close the store if that raises."""
         try:
-            serving = baseline_model if options.get("serve") == "base" else embed_model
-            offset, weight = options.get("known_query_offset"), options.get("known_query_weight", 0)
-            known = None if run is None else open_known_queries(run.index, serving, offset, weight)
             retriever = cls(
-                store,
-                embed_model=embed_model,
-                baseline_model=baseline_model,
-                reranker=reranker,
-                sparse_vectors=sparse_vectors,
-                known_queries=known,
-                stored_windows=windows,
-                **options,
+                parts.store,
+                embed_model=parts.tuned,
+                baseline_model=parts.baseline,
+                reranker=parts.reranker,
+                sparse_vectors=parts.sparse,
+                known_queries=parts.open_known_queries(),
+                stored_windows=parts.windows,
+                **parts.options,
             )
-            retriever._run = None if run is None else str(run.path.resolve())
-            return retriever
         except BaseException:
-            store.close()
+            parts.store.close()
             raise
+        retriever._run = None if parts.run is None else str(parts.run.path.resolve())
+        return retriever
 
     def as_retriever(self, **changes: Unpack[SearchOptions]) -> FineTunedHybridRetriever:
         """Return a retriever with other settings over the same store, models and counters.
@@ -529,47 +439,3 @@ class FineTunedHybridRetriever(BaseRetriever):
 
 def _bundle(query: str | QueryBundle) -> QueryBundle:
     return QueryBundle(query) if isinstance(query, str) else query
-
-
-def _sparse_of_run(
-    run: RunFolder | None, options: RetrieverOptions, *, path: str | Path | None = None
-) -> StoredSparseVectors | None:
-    """Return the sparse vectors in the folder of an index, else those of the run, which are stored by text."""
-    if run is None:
-        return None
-    return open_sparse_vectors(run.index if path is None else Path(path), run.serving(), options)
-
-
-def _with_run_weights(model: str | Path, options: RetrieverOptions) -> RetrieverOptions:
-    """Return `options` with the legs and weights of a run, if `model` belongs to one and no weights are given."""
-    run = RunFolder.of_model(model)
-    if run is None or "weights" in options or "leg_weights" in options:
-        return options
-    serving = run.serving()
-    if serving.vectors == "base":
-        logger.warning(
-            "the run in %s chose the base model, but its tuned model was requested and serves, with equal weights; "
-            "from_run serves the chosen one",
-            run.path,
-        )
-        return options
-    return _with_weights(serving, options)
-
-
-def _with_weights(serving: Serving, options: RetrieverOptions) -> RetrieverOptions:
-    """Return `options` with the legs, weights and fusion of a run, if none are given."""
-    if "weights" in options or "leg_weights" in options:
-        return options
-    chosen = serving_options(serving)
-    if "fusion" in options and options["fusion"] != chosen.get("fusion", "rrf"):
-        chosen = {"weights": serving.weights, "baseline_weights": serving.baseline_weights}
-    return {**chosen, **options}
-
-
-def _require_bm25_vectors(client: QdrantClient, collection: str) -> None:
-    """Raise StoreError if the collection has no BM25 vectors, before an adoption writes anything."""
-    if not is_ours(client, collection) or MemoryStore.attach(client, collection).sparse is None:
-        raise StoreError(
-            f"The collection {collection!r} holds no BM25 vectors, which sparse='server' needs; leave that option out, "
-            "or build a collection with from_nodes(..., sparse='server')."
-        )
