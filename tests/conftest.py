@@ -7,11 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from llama_index_ace_finetune.datasets.types import RetrievalDataset
     from llama_index_ace_finetune.encoders.encoder import Encoder
+
+# A test that waits for the CPU is no slower code.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 PROJECT = Path(__file__).resolve().parent.parent
 SERVER = "ACE_FINETUNE_QDRANT_URL"

@@ -195,6 +195,8 @@ def test_commands_run(page: Path, trained: Path, workspace: Path) -> None:
         shutil.copytree(trained / "my-run", workspace / name)
     shutil.copy(workspace / "my-run" / "training_data.json", workspace / "training_data.json")
     shutil.copy(trained / "my_suite.json", workspace / "my_suite.json")
+    memories = [{"text": memory.text} for memory in read_dataset(trained / "my_suite.json").memories.values()]
+    (workspace / "memories.json").write_text(json.dumps(memories), encoding="utf-8")
     for block in blocks(page):
         if block.language not in ("bash", "console") or not block.runs:
             continue

@@ -10,6 +10,7 @@ import dataset_files as files
 import pytest
 
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
+from llama_index_ace_finetune.datasets.text import id_from_text
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
 
@@ -245,6 +246,37 @@ def test_shapes_of_agent_memories(tmp_path: Path, value: object, texts: dict[str
     assert {i: dataset.memories[i].text for i in texts} == texts
     assert not any("embedding" in memory.metadata for memory in dataset.memories.values())
     assert {memory.id: memory.text for memory in read_dataset(path).memories.values()} == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.json", '["Likes tea", "Lives in Rome"]'),
+        ("m.json", '{"memories": ["Likes tea", "Lives in Rome"]}'),
+        ("m.json", '[{"text": "Likes tea"}, {"text": "Lives in Rome"}]'),
+        ("m.jsonl", '{"lesson": "Likes tea"}\n{"lesson": "Lives in Rome"}\n'),
+        ("m.csv", "Content\nLikes tea\nLives in Rome\n"),
+    ],
+)
+def test_texts_without_ids_are_memories(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    texts = {id_from_text("m", text): text for text in ("Likes tea", "Lives in Rome")}
+    assert {memory.id: memory.text for memory in read_dataset(path).memories.values()} == texts
+    dataset = read_dataset(files.write_json(tmp_path / "suite.json", files.suite()), path)
+    assert {i: dataset.memories[i].text for i in texts} == texts
+
+
+def test_text_without_an_id_among_memories_with_ids_is_left_out(tmp_path: Path) -> None:
+    path = files.write_json(tmp_path / "m.json", [{"id": "u-1", "text": "Likes tea"}, {"text": "Lives in Rome"}, "x"])
+    dataset = read_dataset(path)
+    assert list(dataset.memories) == ["u-1"]
+    assert dataset.ledger.counts["row_left_out"] == 2
+
+
+def test_one_column_that_is_not_named_as_a_text_is_not_taken_for_memories(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="there is no positive column"):
+        read_dataset(files.write_json(tmp_path / "m.json", [{"query": "tea?"}, {"query": "Rome?"}]))
 
 
 def test_fields_of_memories_become_metadata(tmp_path: Path) -> None:

@@ -14,7 +14,11 @@ def is_ace_inventory(document: JsonDocument) -> bool:
     if not isinstance(document.value, list) or not memories.is_memory_list(document):
         return False
     first = document.value[0]
-    return ("id" in first or "memory_id" in first) and ("payload" in first or any(key in first for key in _TEXT_KEYS))
+    return (
+        isinstance(first, dict)
+        and ("id" in first or "memory_id" in first)
+        and ("payload" in first or any(key in first for key in _TEXT_KEYS))
+    )
 
 
 def _can_read(document: JsonDocument, options: ReadOptions) -> bool:

@@ -22,6 +22,7 @@ from llama_index_ace_finetune.utils.node_payload import node_in_payload
 
 _IDS = ("id", "_id", "memory_id", "uuid", "key", *names.MEMORY_ID, *names.DOCUMENT_ID, "point_id", "hash")
 _TEXTS = ("lesson", "memory", *names.TEXT, *names.PASSAGE, *names.ANSWER, "value", "data", "embedding_text")
+_ONLY_TEXTS = ("lesson", "memory", *names.TEXT)
 _LISTS = ("results", "memories", "passages", "items", "points", "documents", "records", "data", "result", "facts")
 _VECTORS = frozenset({"embedding", "vector", "vectors"})
 _INNER = ("payload", "metadata", "metadata_")
@@ -30,13 +31,15 @@ _INNER = ("payload", "metadata", "metadata_")
 def is_memory_list(document: JsonDocument) -> bool:
     """Return whether a JSON document is a list of memories, such as an inventory, or an object that holds one."""
     rows, _ = list_of(document.value, document.root)
-    return bool(rows) and isinstance(rows[0], dict) and is_memory(rows[0])
+    return bool(rows) and (isinstance(rows[0], str) or (isinstance(rows[0], dict) and is_memory(rows[0])))
 
 
 def is_memory(row: Mapping[str, Any]) -> bool:
-    """Return whether a row is a memory: an id and a text, without a query."""
+    """Return whether a row is a memory: an id and a text without a query, or nothing but a text."""
     if pairs.has_pairs(row):
         return False
+    if len(row) == 1 and names.first_of(_ONLY_TEXTS, row) is not None:
+        return True
     payload = row.get("payload")
     inner = payload if isinstance(payload, Mapping) else row
     return names.first_of(_IDS, row) is not None and (
@@ -68,11 +71,11 @@ def _can_read(source: JsonDocument | Table, options: ReadOptions) -> bool:
 
 
 def read(source: JsonDocument | Table, builder: DatasetBuilder, options: ReadOptions) -> None:
-    """Add rows with a text and an id, or with both in a `payload`; other fields are metadata.
+    """Add rows with a text and an id, or with both in a `payload`; other fields are metadata. A row may be a text.
 
     Rows that are marked as archived or deleted are counted as `inactive_memory_skipped`, stored vectors are left
     out, rows that cannot be used are counted as `row_left_out`. Document ids that several texts share are metadata;
-    missing ids are derived from the texts.
+    missing ids are derived from the texts, as are all if no row has one.
     """
     held, choice = _rows(source, builder), ColumnChoice()
     if isinstance(source, Table):
@@ -81,16 +84,20 @@ def read(source: JsonDocument | Table, builder: DatasetBuilder, options: ReadOpt
     documents = _document_ids(held, choice)
     if documents:
         builder.ledger.note("document_id_is_metadata", held[0][0], "several texts share an id: that of their document")
+    ids_missing = bool(documents) or not any(
+        isinstance(row, Mapping) and _column("answer_id", _IDS, choice, list(row)) for _, row in held
+    )
     for location, row in held:
         with builder.row(location):
-            _read_row(row, location, builder, choice, documents)
+            _read_row(row, location, builder, choice, documents, ids_missing=ids_missing)
 
 
 def _rows(source: JsonDocument | Table, builder: DatasetBuilder) -> list[tuple[AnyLocation, Any]]:
     if isinstance(source, Table):
         return list(source.rows)
     values, root = list_of(source.value, source.root)
-    return [(builder.location(root.at(index)), value) for index, value in enumerate(values)]
+    rows = ({"text": value} if isinstance(value, str) else value for value in values)
+    return [(builder.location(root.at(index)), row) for index, row in enumerate(rows)]
 
 
 def check_columns(present: Collection[str], where: object, choice: ColumnChoice) -> None:
@@ -120,7 +127,13 @@ def _document_ids(rows: Sequence[tuple[AnyLocation, Any]], choice: ColumnChoice)
 
 
 def _read_row(
-    row: Any, location: AnyLocation, builder: DatasetBuilder, choice: ColumnChoice, documents: frozenset[str]
+    row: Any,
+    location: AnyLocation,
+    builder: DatasetBuilder,
+    choice: ColumnChoice,
+    documents: frozenset[str],
+    *,
+    ids_missing: bool,
 ) -> None:
     if not isinstance(row, Mapping):
         raise DatasetError(f"{location}: the memory is {json_type(row)}; it must be an object.")
@@ -137,7 +150,7 @@ def _read_row(
             raise DatasetError(f"{text_location}: payload is {json_type(payload)}; it must be an object.")
     free = [column for column in payload if payload is not row or column != id_column]
     text_column = _column("text", _TEXTS, choice, [column for column in free if payload[column] is not None])
-    if id_column is None and not documents:
+    if id_column is None and not ids_missing:
         raise DatasetError(f"{location}: the memory has no 'id' and no 'memory_id'; add one.")
     if text_column is None:
         raise DatasetError(f"{text_location}: the memory has no 'lesson', 'content' or 'text'; add its text.")
@@ -176,7 +189,7 @@ def _flat(row: Mapping[str, Any], payload: Mapping[str, Any]) -> dict[str, Any]:
 
 READER = Reader(
     name="memories",
-    signature="a table or list of memories has 'id' and 'text', 'content' or 'lesson'",
+    signature="a table or list of memories has 'id' and 'text', 'content' or 'lesson', or texts only",
     sources=(JsonDocument, Table),
     can_read=_can_read,
     read=read,
