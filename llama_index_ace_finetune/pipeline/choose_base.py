@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from llama_index_ace_finetune.datasets.splits.leakage import require_held_out
 from llama_index_ace_finetune.datasets.splits.split import Split
@@ -94,17 +95,25 @@ def first_usable(candidates: BaseCandidates, config: TrainingConfig) -> str:
     raise ModelError(NONE_USABLE)
 
 
-def dev_of_split(dataset: RetrievalDataset, split: Split | None) -> DevSet | None:
-    """Return the dev queries of a split over all memories; None if there are none."""
-    dev = tuple(
+def examples_of_split(
+    dataset: RetrievalDataset, split: Split, part: Literal["train", "dev", "test"]
+) -> tuple[TrainingExample, ...]:
+    """Return the queries of a part of a split with their positives, without negatives."""
+    return tuple(
         TrainingExample(
             query_id=query_id,
             query=dataset.queries[query_id].text,
             positive_ids=tuple(sorted(dataset.relevant(query_id))),
             own_id=dataset.own_answer(query_id),
+            split=part,
         )
-        for query_id in (split.dev if split else ())
+        for query_id in split.part(part)
     )
+
+
+def dev_of_split(dataset: RetrievalDataset, split: Split | None) -> DevSet | None:
+    """Return the dev queries of a split over all memories; None if there are none."""
+    dev = examples_of_split(dataset, split, "dev") if split else ()
     memories = {identifier: memory.text for identifier, memory in dataset.answers.items()}
     return DevSet(index_examples(TrainingData(dev, memories), dev)) if dev else None
 

@@ -19,6 +19,7 @@ from llama_index_ace_finetune.pipeline.speed import cost, measure_speed
 from llama_index_ace_finetune.pipeline.stages.register import STAGES, kept_stages, stage_keys
 from llama_index_ace_finetune.pipeline.stages.stage import PlanContext
 from llama_index_ace_finetune.pipeline.synthetic_queries import join_synthetic, split_known, synthesizer_of
+from llama_index_ace_finetune.pipeline.task_sizes import task_sizes
 from llama_index_ace_finetune.training.modes.mode import TrainingSizes
 
 _MEASURED_SECONDS = 6.0
@@ -115,8 +116,8 @@ def plan_stages(
     """Return name, work and estimated seconds of each stage.
 
     Embedding and training are measured on a sample for some seconds and scaled to the characters of the data; steps are
-    counted as the training plans them, within its budget. Loading, a teacher, a sparse encoder, a retention set and the
-    bootstrap are not counted.
+    counted as the training plans them, within its budget. Loading, a teacher, a sparse encoder, a retention set, dev
+    queries of further tasks, and the bootstrap are not counted.
     """
     documents = [memory.text for memory in dataset.answers.values()]
     queries = {part: [dataset.queries[i].text for i in split.part(part)] for part in ("train", "dev", "test")}
@@ -131,6 +132,7 @@ def plan_stages(
         train_queries=len(queries["train"]),
         memories=len(documents),
         judged_queries=sum(bool(dataset.judged_negative(i)) for i in split.train),
+        tasks=task_sizes(settings.training, dataset, split, encoder),
     )
     context = PlanContext(settings=settings, dataset=dataset, split=split, sizes=sizes, test=test, speed=speed)
     return [

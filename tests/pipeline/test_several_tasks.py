@@ -18,6 +18,7 @@ from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.stages.register import stage_keys
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.data.task_batches import batches_per_epoch
 
 
 def write(path: Path, rows: list[tuple[str, str]]) -> Path:
@@ -55,6 +56,8 @@ def test_a_run_reports_each_task_and_keeps_its_test_queries_unseen(
     other = write_suite(tmp_path / "team.json", 48)
     settings = ["--epochs", "1", "--batch-size", "32", "--mode", "full", "--budget", "10"]
     arguments = ["run", "--data", suite, "--out", tmp_path / "run", "--also", other, "--tasks", "paraphrases,category"]
+    planned = CliRunner().invoke(app, [*map(str, arguments), *settings, "--dry-run", "--json"])
+    assert planned.exit_code == 0, planned.output
     done = CliRunner().invoke(app, [*map(str, arguments), *settings])
     assert done.exit_code == 0, done.output
     run = ace.RunFolder.open(tmp_path / "run")
@@ -75,3 +78,8 @@ def test_a_run_reports_each_task_and_keeps_its_test_queries_unseen(
     assert seen.isdisjoint(held)
     trained = {text_hash(example.query) for example in ace.TrainingData.load(run.training_data).examples_of("train")}
     assert len(seen) > len(trained)  # queries of the further dataset are seen too
+    queries = [len(ace.TrainingData.load(run.training_data).examples_of("train"))]
+    queries.extend(task["queries"] for task in record["metrics"]["tasks"])
+    counts = batches_per_epoch(queries, -(-queries[0] // 32), 2.0)
+    (full,) = [stage["does"] for stage in json.loads(planned.stdout)["stages"] if stage["stage"] == "train: full"]
+    assert f" of {sum(counts)} steps ({sum(counts[1:])} of further tasks), " in full

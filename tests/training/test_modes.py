@@ -22,7 +22,7 @@ from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection, copy_weights
 from llama_index_ace_finetune.training.modes.full import train_full
-from llama_index_ace_finetune.training.modes.mode import Speed, TrainingSizes
+from llama_index_ace_finetune.training.modes.mode import Speed, TaskSizes, TrainingSizes
 from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
 from llama_index_ace_finetune.training.modes.schedule import estimate_modes, run_modes
 from llama_index_ace_finetune.training.modes.towers import train_towers
@@ -228,6 +228,29 @@ def test_estimate_starts_what_the_training_starts(options: dict[str, Any], start
     config = TrainingConfig(**{"budget_minutes": 5.0, "epochs": 4, "batch_size": 64, **options})
     estimates = estimate_modes(config, sizes, Speed(embed=0.0, train=0.001, linear_step=0.0))
     assert [name for name, estimate in estimates if not estimate.description.startswith("not started")] == started
+
+
+def test_estimate_counts_further_tasks_by_hand() -> None:
+    # The main data: 10 batches an epoch, each of 64 queries of 10 characters and 64 memories of 100: 70.4 s.
+    sizes = TrainingSizes(train=6_400, dev=0, corpus=100_000, train_queries=640, memories=1_000)
+    # A quarter of its queries make half of its batches, of 160 / 3 queries of 20 characters; all 50 memories of 10
+    # characters are in each: 5 * (160 / 3 * 20 + 50 * 10) / 1000 = 7.83 s.
+    task = TaskSizes(queries=160, query_characters=3_200, memories=50, corpus_characters=500)
+    # With a negative for half of its queries, 80 memories: 5 * (160 / 3 * 20 + 80 * 10) / 1000 = 9.33 s.
+    mined = TaskSizes(queries=160, query_characters=3_200, memories=500, corpus_characters=5_000, with_negatives=80)
+    speed = Speed(embed=0.0, train=0.001, linear_step=0.0)
+
+    def estimate(*tasks: TaskSizes, negatives: int) -> tuple[str, float]:
+        config = TrainingConfig(mode="full", epochs=1, budget_minutes=None, batch_size=64, hard_negatives=negatives)
+        ((_, found),) = estimate_modes(config, dataclasses.replace(sizes, tasks=tasks), speed)
+        return found.description, found.seconds
+
+    assert estimate(negatives=0)[1] == pytest.approx(70.4)
+    description, seconds = estimate(task, negatives=0)
+    assert description == "up to 1 epochs of 15 steps (5 of further tasks), queries and documents"
+    assert seconds == pytest.approx(70.4 + 7 + 5 / 6)
+    without, with_mined = estimate(negatives=1)[1], estimate(task, mined, negatives=1)[1]
+    assert with_mined - without == pytest.approx(7 + 5 / 6 + 9 + 1 / 3)
 
 
 @pytest.mark.parametrize(("mode", "ran"), [("auto", ["linear"]), ("queries", ["linear"])])

@@ -29,6 +29,19 @@ def sampling_probabilities(sizes: Sequence[int], temperature: float) -> NDArray[
     return np.asarray(powers / powers.sum(), np.float64)
 
 
+def batches_per_epoch(sizes: Sequence[int], main: int, temperature: float) -> list[int]:
+    """Return how many batches of each task an epoch has: `main` of the first, in proportion of the others, at least 1.
+
+    Args:
+        sizes: number of training queries of each task.
+        main: number of batches that the first task fills.
+        temperature: see `sampling_probabilities`.
+    """
+    probabilities = sampling_probabilities(sizes, temperature)
+    counts: list[int] = np.maximum(np.rint(main * probabilities / probabilities[0]).astype(np.int64), 1).tolist()
+    return counts
+
+
 class TaskBatches(SetEpochMixin, BatchSampler):
     """Yield batches of the main task and of others, mixed at random, each batch of one task.
 
@@ -48,9 +61,7 @@ class TaskBatches(SetEpochMixin, BatchSampler):
     ) -> None:
         self._tasks, self._seed = tasks, seed
         self._offsets = np.concatenate([[0], np.cumsum(sizes)])
-        probabilities = sampling_probabilities(sizes, temperature)
-        per_epoch = np.rint(len(tasks[0]) * probabilities / probabilities[0]).astype(np.int64)
-        self.counts: list[int] = np.maximum(per_epoch, 1).tolist()
+        self.counts = batches_per_epoch(sizes, len(tasks[0]), temperature)
         self.epoch = 0
 
     def __len__(self) -> int:

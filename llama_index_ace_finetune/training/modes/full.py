@@ -21,6 +21,7 @@ from llama_index_ace_finetune.training.data.false_negatives import FalseNegative
 from llama_index_ace_finetune.training.data.hybrid_scores import hybrid_scores
 from llama_index_ace_finetune.training.data.query_weights import query_weights
 from llama_index_ace_finetune.training.data.remined_negatives import ReminedNegatives, first_documents
+from llama_index_ace_finetune.training.data.task_batches import batches_per_epoch
 from llama_index_ace_finetune.training.data.teacher_scores import teacher_scores
 from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPlan
 from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, StepProgress
@@ -273,8 +274,10 @@ def estimate_full(
     config = _config_of(name, config, judged=sizes.judged_queries > 0)
     with_negatives = sizes.judged_queries / max(1, sizes.train_queries) if name == "in_batch" else 1.0
     batch = min(sizes.memories, config.batch_size * (1 + with_negatives * config.hard_negatives))
-    batches = max(1, -(-sizes.train_queries // config.batch_size))
-    epoch = (sizes.train + batches * batch * sizes.corpus / sizes.memories) * speed.train
+    main = max(1, -(-sizes.train_queries // config.batch_size))
+    epoch = (sizes.train + main * batch * sizes.corpus / sizes.memories) * speed.train
+    further, seconds_of_tasks = _further_batches(config, sizes, speed, name=name, main=main)
+    batches, epoch = main + further, epoch + seconds_of_tasks
     pool = min(1.0, POOL_QUERIES * POOL_DEPTH / sizes.memories) * sizes.corpus + sizes.dev
     evaluation, decision = pool * speed.embed, (sizes.corpus + sizes.dev) * speed.embed
     interpolations = expected_interpolations(config.interpolation, all_of_them=config.retention is not None)
@@ -295,11 +298,31 @@ def estimate_full(
     least = _least_epochs(name, config, after=after)
     if plan.steps < least * batches:
         return ModeEstimate(f"not started: the budget allows less than {least:g} epochs", 0.0)
-    description = f"up to {config.epochs} epochs of {batches} steps, queries and documents"
+    steps = f"{batches} steps ({further} of further tasks)" if further else f"{batches} steps"
+    description = f"up to {config.epochs} epochs of {steps}, queries and documents"
     if config.remine:
         times = "once" if plan.remine == 1 else f"{plan.remine} times" if plan.remine else "not, for lack of time"
         description += f"; negatives mined again: {times}"
     return ModeEstimate(description, plan.seconds)
+
+
+def _further_batches(
+    config: TrainingConfig, sizes: TrainingSizes, speed: Speed, *, name: ModeName, main: int
+) -> tuple[int, float]:
+    """Return how many batches of further tasks an epoch has, and their seconds."""
+    if not sizes.tasks:
+        return 0, 0.0
+    queries = [max(1, sizes.train_queries), *(task.queries for task in sizes.tasks)]
+    counts = batches_per_epoch(queries, main, config.task_temperature)[1:]
+    characters = 0.0
+    for task, count in zip(sizes.tasks, counts, strict=True):
+        # A pass of the task has all of its queries, the last batch may be a part.
+        each = task.queries / -(-task.queries // config.batch_size)
+        with_negatives = (task.judged_queries if name == "in_batch" else task.with_negatives) / task.queries
+        documents = min(task.memories, each * (1 + with_negatives * config.hard_negatives))
+        per_query, per_document = task.query_characters / task.queries, task.corpus_characters / task.memories
+        characters += count * (each * per_query + documents * per_document)
+    return sum(counts), characters * speed.train
 
 
 MODE = Mode(name="full", keeps_index=False, needs_dev=False, train=train_full, estimate=estimate_full, budget_share=0.9)

@@ -45,11 +45,27 @@ class Speed:
     linear_step: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskSizes:
+    """Counts and characters of the queries and of the corpus of a further task.
+
+    `with_negatives` are the queries with negatives, `judged_queries` those with memories that the data label as
+    irrelevant.
+    """
+
+    queries: int
+    query_characters: int
+    memories: int
+    corpus_characters: int
+    with_negatives: int = 0
+    judged_queries: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingSizes:
     """Characters that the model sees of the train queries, dev queries and corpus; counts of queries and memories.
 
-    `judged_queries` are the train queries with memories that the data label as irrelevant.
+    `judged_queries` are the train queries with memories that the data label as irrelevant, `tasks` the further tasks.
     """
 
     train: int
@@ -58,6 +74,7 @@ class TrainingSizes:
     train_queries: int
     memories: int
     judged_queries: int = 0
+    tasks: tuple[TaskSizes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
