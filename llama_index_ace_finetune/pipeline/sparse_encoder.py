@@ -21,9 +21,9 @@ def load_sparse_vectors(name: str, *, device: str | None = None) -> StoredSparse
 
 
 def record_sparse_encoder(report: dict[str, Any], vectors: StoredSparseVectors) -> None:
-    """Add the name and the fingerprint of the sparse encoder to the serving record of a report, if it is served."""
-    serving = report["serving"]
-    fusions = serving.get("fusion"), serving.get("baseline_fusion")
-    if any("sparse" in fusion["weights"] for fusion in fusions if fusion):
-        encoder = vectors.encoder
-        serving["sparse_encoder"] = {"name": encoder.name, "fingerprint": encoder.fingerprint}
+    """Add the name and the fingerprint of the sparse encoder to each serving record of a report that needs it."""
+    encoder = vectors.encoder
+    for serving in (report["serving"], *(one["serving"] for one in report["verdict"]["instead"])):
+        fusions = serving.get("fusion"), serving.get("baseline_fusion")
+        if any("sparse" in fusion["weights"] for fusion in fusions if fusion):
+            serving["sparse_encoder"] = {"name": encoder.name, "fingerprint": encoder.fingerprint}

@@ -15,6 +15,7 @@ from llama_index_ace_finetune.evaluation.decision.selection import (
     selection_of,
     serving_settings,
 )
+from llama_index_ace_finetune.evaluation.decision.sentence import Outcome, outcome_sentence
 from llama_index_ace_finetune.evaluation.evaluate import (
     BASE,
     BM25,
@@ -37,6 +38,15 @@ KNOWN_RULE = (
     "This decision is made on queries about new memories, of which nothing was trained on; new queries about known "
     "memories are measured beside it."
 )
+ON_SYNTHETIC = "MEASURED ON SYNTHETIC QUERIES ONLY: "
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A system that may be served instead of the selected one: in words, and as settings for a retriever."""
+
+    description: str
+    serving: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,7 @@ class Verdict:
         against_untuned: paired difference to `best_untuned`; None if that is the system.
         serving: settings for a retriever: the vectors to search ("model" or "base") and the fusion weights, those of
             `system` unless test rejects it; and the weights for the base model as the fallback.
+        instead: what a rejected system is replaced by: the untuned system selected on dev, then the base.
         warnings: further notes for the user.
         contributions: what tuning and each leg of `system` add to MRR@10 on dev (`contributions`).
     """
@@ -67,6 +78,7 @@ class Verdict:
     against_base: PairedDifference | None
     against_untuned: PairedDifference | None
     serving: Mapping[str, Any]
+    instead: tuple[Alternative, ...] = ()
     warnings: tuple[str, ...] = ()
     contributions: Mapping[str, float] = field(default_factory=dict)
 
@@ -106,6 +118,7 @@ def reach_verdict(
         against_base=against_base,
         against_untuned=against_best,
         serving=_serving(evaluation, served, tuned),
+        instead=tuple(Alternative(str(one), _serving(evaluation, one, tuned)) for one in _alternatives(evaluation)),
         warnings=(*_warnings(evaluation, system, best, against_best), *evaluation.notes),
         contributions=parts,
     )
@@ -139,7 +152,7 @@ def _contributions(evaluation: Evaluation, tuned: bool) -> dict[str, float]:
 def _on_synthetic_queries(evaluation: Evaluation) -> str:
     """Return the first words of a verdict that rests on no query of a user."""
     asked = [metadata for metadata in evaluation.metadata.values() if SYNTHETIC not in metadata]
-    return "" if asked or not evaluation.metadata else "MEASURED ON SYNTHETIC QUERIES ONLY: "
+    return "" if asked or not evaluation.metadata else ON_SYNTHETIC
 
 
 def _parts(parts: Mapping[str, float]) -> str:
@@ -193,7 +206,17 @@ def _system_to_serve(
     """
     if not any(one is not None and one.high < 0 for one in compared):
         return system
-    instead = (
+    ahead = (
+        one
+        for one in _alternatives(evaluation)
+        if evaluation.mean(one.name, MEASURE) > evaluation.mean(system.name, MEASURE)
+    )
+    return next(ahead, system)
+
+
+def _alternatives(evaluation: Evaluation) -> tuple[SystemSelection, SystemSelection]:
+    """Return what is served if the selected system is rejected: the untuned system selected on dev, then the base."""
+    return (
         select_system(evaluation, tuned=False),
         SystemSelection(
             BASE,
@@ -204,8 +227,6 @@ def _system_to_serve(
             {},
         ),
     )
-    ahead = (one for one in instead if evaluation.mean(one.name, MEASURE) > evaluation.mean(system.name, MEASURE))
-    return next(ahead, system)
 
 
 def _sentence(
@@ -217,49 +238,23 @@ def _sentence(
     against_base: PairedDifference | None,
     against_best: PairedDifference | None,
 ) -> str:
-    count = f"on {len(evaluation.data.queries)} held-out queries"
     if against_base is None:
         losers = "neither tuning nor another leg" if not tuned else "neither the tuned model nor another leg"
         why = f"{losers} beat it on the dev queries" if len(evaluation.choice.values) else system.reason
         return f"KEEP THE BASE MODEL AS IT IS: {why}."
-    means = f"{MEASURE} {evaluation.mean(BASE, MEASURE):.3f} -> {evaluation.mean(system.name, MEASURE):.3f}"
-    is_best = ", the best system without training," if best == BASE else ""
-    over_base = f"{means}, {against_base} against the base model{is_best} {count}"
-    instead = "" if served == system else f"; served instead: {served}"
-    if not system.trained:
-        if instead:
-            return f"KEEP THE BASE MODEL AS IT IS: {system} won on the dev queries but is worse on test: {over_base}."
-        why = (
-            "tuning did not beat the base model on the dev queries" if not tuned else "it is better than tuning on dev"
+    return outcome_sentence(
+        Outcome(
+            described=str(system),
+            embedding=system.embedding,
+            instead="" if served == system else str(served),
+            tuned=tuned,
+            best_untuned=best,
+            means={name: evaluation.mean(name, MEASURE) for name in (BASE, best)},
+            mean=evaluation.mean(system.name, MEASURE),
+            against_base=against_base,
+            against_untuned=against_best,
+            queries=f"on {len(evaluation.data.queries)} held-out queries",
         )
-        head = (
-            f"USE {str(system).upper()}"
-            if system.embedding == "none"
-            else f"KEEP THE BASE MODEL, SERVED AS {str(system).upper()}"
-        )
-        return f"{head}: {why}; {over_base}."
-    if against_base.high < 0:
-        return f"DO NOT SHIP: {system} won on dev but is worse on test: {over_base}{instead}."
-    if against_best is not None and against_best.high < 0:
-        return (
-            f"DO NOT SHIP: {best}, which needs no training, is better than {system}: {MEASURE} "
-            f"{evaluation.mean(best, MEASURE):.3f} against {evaluation.mean(system.name, MEASURE):.3f}, difference "
-            f"{against_best} {count}{instead}."
-        )
-    if not against_base.is_gain:
-        return (
-            f"SHIP WITH CARE, since test does not confirm that {system} is better than the base model "
-            f"({against_base.not_a_gain}), though it won on dev: {over_base}."
-        )
-    if best == BASE or against_best is None:
-        return f"SHIP {str(system).upper()}: {over_base}."
-    if not against_best.is_gain:
-        return (
-            f"SHIP WITH CARE, since test does not confirm that {system} is better than {best}, which needs no training "
-            f"({against_best.not_a_gain}): {against_best}. It is better than the base model: {over_base}."
-        )
-    return (
-        f"SHIP {str(system).upper()}: {over_base}, and {against_best} against the best system without training, {best}."
     )
 
 
