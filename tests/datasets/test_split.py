@@ -169,6 +169,48 @@ def test_folds_test_every_query_once(dataset: RetrievalDataset, k: int) -> None:
         assert audit_split(dataset, fold).passed
 
 
+@settings(max_examples=40, deadline=None)
+@given(dataset=_datasets(), k=st.integers(2, 4))
+def test_folds_after_a_split_test_every_query_once(dataset: RetrievalDataset, k: int) -> None:
+    try:
+        first = split_dataset(dataset, settings=SplitSettings(near_duplicate=1.0))
+        folds = k_folds(dataset, k=k, first=first)
+    except DatasetError:
+        return  # too few groups; the next test has enough
+    assert folds[0] is first
+    tested = Counter(i for fold in folds for i in fold.test)
+    assert tested == Counter(i for i in dataset.queries if dataset.relevant(i))
+    for fold in folds:
+        assert fold.test
+        assert fold.train
+        assert fold.dev
+        assert audit_split(dataset, fold).passed
+
+
+def test_folds_after_a_split_by_hand() -> None:
+    dataset = _numbered([4] * 100)
+    first = split_dataset(dataset)
+    folds = k_folds(dataset, k=4, first=first)
+    assert [len(fold.test) for fold in folds] == [100] * 4
+    for fold in folds:
+        held = {*fold.test, *fold.dev, *fold.dev_known, *fold.test_known}
+        assert held.isdisjoint(fold.train)
+        assert len(held) + len(fold.train) == 400
+        assert not {i.split("-")[0] for i in fold.test} & {i.split("-")[0] for i in {*dataset.queries} - {*fold.test}}
+    assert {i.split("-")[0] for i in folds[1].dev_known} <= {i.split("-")[0] for i in folds[1].train}
+    assert len(folds[1].dev_known) == len(first.dev_known) > 0
+
+
+def test_folds_that_a_split_leaves_no_room_for() -> None:
+    four = _numbered([1] * 4)
+    first = split_dataset(four)
+    assert len(first.test) == 1
+    with pytest.raises(DatasetError, match=r"of which 1 are in the test part of the split; choose between 2 and 4\."):
+        k_folds(four, k=5, first=first)
+    with pytest.raises(DatasetError, match="fold 2 of 2 tests 3 of 4 queries, which leaves dev empty"):
+        k_folds(four, k=2, first=first)
+
+
 def test_fractions_are_exact_if_components_allow() -> None:
     split = split_dataset(_numbered([1] * 100))
     assert (len(split.train), len(split.dev), len(split.test)) == (60, 15, 25)

@@ -64,34 +64,45 @@ def split_dataset(
     )
 
 
-def k_folds(dataset: RetrievalDataset, *, k: int, settings: SplitSettings | None = None) -> list[Split]:
+def k_folds(
+    dataset: RetrievalDataset, *, k: int, settings: SplitSettings | None = None, first: Split | None = None
+) -> list[Split]:
     """Return k splits whose test parts are disjoint and together hold every query with a relevant answer.
 
-    The rest of each fold is divided into train and dev in the proportion of the settings' fractions. Raises
-    DatasetError if k is below 2 or above the number of components.
+    The rest of each fold is divided into train and dev in the proportion of the settings' fractions. With `first`, that
+    split is the first fold: the others share the queries outside of its test part, and hold out queries about known
+    memories as it does; its settings are used. Raises DatasetError if k is below 2 or above the number of components,
+    or, with `first`, if a fold has no train or no dev query left.
     """
-    settings = settings or SplitSettings()
+    settings = first.settings if first else settings or SplitSettings()
     components, without_answer = _components(dataset, settings)
-    if not 2 <= k <= len(components):
-        raise DatasetError(
-            f"{dataset.name}: {k} folds cannot be made of {len(components)} independent group(s) of queries; "
-            f"choose between 2 and {len(components)}."
-        )
-    fold_of = assign(components, [1 / k] * k, seed=settings.seed, fixed={})
-    folds = []
-    for fold in range(k):
+    fold_of = _fold_numbers(dataset, components, k, settings.seed, first)
+    total = sum(c.size for c in components)
+    folds = [first] if first else []
+    for fold in range(len(folds), k):
         test = [c for c, f in zip(components, fold_of, strict=True) if f == fold]
         rest = [c for c, f in zip(components, fold_of, strict=True) if f != fold]
         dev_fraction = settings.dev / (settings.train + settings.dev) if settings.train + settings.dev else 0.0
         parts, notes = _divide(rest, replace(settings, train=1 - dev_fraction, dev=dev_fraction, test=0.0))
         parts["test"] = [i for c in test for i in c.query_ids]
+        tested = len(parts["test"]) / total if first else 1 / k
         fold_settings = replace(
-            settings, train=(1 - dev_fraction) * (1 - 1 / k), dev=dev_fraction * (1 - 1 / k), test=1 / k, known=0.0
+            settings,
+            train=(1 - dev_fraction) * (1 - tested),
+            dev=dev_fraction * (1 - tested),
+            test=tested,
+            known=settings.known if first else 0.0,
         )
+        empty = [name for name in PARTS if getattr(fold_settings, name) > 0 and not parts[name]]
+        if first and empty:
+            raise DatasetError(
+                f"{dataset.name}: fold {fold + 1} of {k} tests {len(parts['test'])} of {total} queries, which leaves "
+                f"{' and '.join(empty)} empty; choose another number of folds, or add queries."
+            )
         folds.append(
             Split.of(
                 dataset,
-                parts,
+                _with_known(dataset, parts, fold_settings, None) if first else parts,
                 fold_settings,
                 components=len(components),
                 largest_component=max(c.size for c in components),
@@ -100,6 +111,23 @@ def k_folds(dataset: RetrievalDataset, *, k: int, settings: SplitSettings | None
             )
         )
     return folds
+
+
+def _fold_numbers(
+    dataset: RetrievalDataset, components: Sequence[Component], k: int, seed: int, first: Split | None
+) -> list[int]:
+    """Return the fold, from 0, whose test part each component is in."""
+    tested = frozenset(first.test if first else ())
+    rest = [c for c in components if tested.isdisjoint(c.query_ids)]
+    given = len(rest) < len(components)
+    if not 2 <= k <= len(rest) + given:
+        raise DatasetError(
+            f"{dataset.name}: {k} folds cannot be made of {len(components)} independent group(s) of queries"
+            + (f", of which {len(components) - len(rest)} are in the test part of the split" if given else "")
+            + f"; choose between 2 and {len(rest) + given}."
+        )
+    numbers = iter(assign(rest, [1 / (k - given)] * (k - given), seed=seed, fixed={}))
+    return [next(numbers) + given if tested.isdisjoint(c.query_ids) else 0 for c in components]
 
 
 def resplit_train_dev(
