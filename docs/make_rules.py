@@ -9,11 +9,12 @@ import re
 import textwrap
 from pathlib import Path
 
+from llama_index_ace_finetune.evaluation.decision.folds import FOLDS_RULE
 from llama_index_ace_finetune.evaluation.decision.verdict import RULE as VERDICT
 from llama_index_ace_finetune.training.model_selection.interpolation import RULE as DEV
 
 DOCS = Path(__file__).resolve().parent
-RULES = {"verdict": VERDICT, "dev": DEV}
+RULES = {"verdict": VERDICT, "folds": FOLDS_RULE, "dev": DEV}
 BLOCK = re.compile(r"(<!-- rule: (\w+) -->\n)(.*?)(<!-- end of rule -->\n)", re.DOTALL)
 
 

@@ -88,6 +88,7 @@ class RunFolder:
     selected/           the weights selected on dev, if a refit ships in their place
     index/              embedded store with the vectors of the model and the base
     report.json, report.html, report.per_query.jsonl
+    folds/              of a run with folds: split and results of the second fold and the others
     """
 
     path: Path
@@ -171,6 +172,11 @@ class RunFolder:
     def index(self) -> Path:
         """The embedded store."""
         return self.path / "index"
+
+    @property
+    def folds(self) -> Path:
+        """Folder of the other folds, by their number from 2; not there unless the run has folds."""
+        return self.path / "folds"
 
     @property
     def report(self) -> Path:

@@ -117,6 +117,13 @@ def run(
     query_ms: QueryMs = None,
     bytes_per_memory: BytesPerMemory = None,
     sparse_encoder: SparseEncoderName = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="<k>",
+            help="Test every query once, in K folds that share the budget: for fewer than 300 queries.",
+        ),
+    ] = None,
     device: Device = None,
     precision: Precision = None,
     seed: Seed = None,
@@ -225,7 +232,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     names = (
         *("data", "out", "memories", "columns", "num_negatives", "min_difficulty", "skip_categories", "title"),
         *("query_ms", "bytes_per_memory", "sparse_encoder"),
-        *("synthesize", "llm_url", "llm_model", "llm_key_env"),
+        *("folds", "synthesize", "llm_url", "llm_model", "llm_key_env"),
     )
     top = {name: options[name] for name in names if options[name] not in (None, [], ())}
     seed = {"seed": options["split_seed"]} if options["split_seed"] is not None else {}

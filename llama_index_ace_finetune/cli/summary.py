@@ -48,6 +48,7 @@ def print_summary(report: dict[str, Any], screen: Console) -> None:
         )
     screen.print(table)
     _print_known(report, screen)
+    _print_folds(report, screen)
     verdict = report["verdict"]
     screen.print(plain_sentence(report), markup=False)
     color = "green" if verdict["confirmed"] else "yellow"
@@ -74,6 +75,30 @@ def _print_known(report: dict[str, Any], screen: Console) -> None:
             escape(system["name"]),
             *(f"{one['mean']:.3f}  \\[{one['low']:.3f}, {one['high']:.3f}]" for one in cells),
             style="bold" if system["name"] == chosen else "",
+        )
+    screen.print(table)
+
+
+def _print_folds(report: dict[str, Any], screen: Console) -> None:
+    """Print the results over the test queries of all folds; nothing without folds."""
+    from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
+
+    folds = report.get("folds")
+    if not folds:
+        return
+    screen.print(f"\nall {folds['queries']} queries, in {folds['k']} folds")
+    table = table_for(screen)
+    table.add_column("system", overflow="fold")
+    measures = measures_for(screen)
+    for name in measures:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("MRR@10 against base, 95%", justify="right", no_wrap=True)
+    for system in folds["systems"]:
+        difference = system["difference_to_base"].get("MRR@10")
+        table.add_row(
+            escape(system["name"]),
+            *(f"{system['means'][name]:.3f}" for name in measures.values()),
+            interval_markup(PairedDifference.from_dict(difference)) if difference else "reference",
         )
     screen.print(table)
 

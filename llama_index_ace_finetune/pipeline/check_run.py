@@ -6,8 +6,9 @@ from llama_index_ace_finetune.datasets.splits.split import Split
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
 from llama_index_ace_finetune.encoders.sparse_encoder import identify_sparse_encoder
+from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.mining.training_data_generator import choose_queries
-from llama_index_ace_finetune.pipeline.choose_base import base_candidates
+from llama_index_ace_finetune.pipeline.choose_base import base_candidates, is_choice
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.training.config import HYBRID_TEACHER
 from llama_index_ace_finetune.training.fine_tuner import require_examples
@@ -18,6 +19,8 @@ from llama_index_ace_finetune.training.modes.lora import require_peft
 def require_models(settings: RunSettings) -> None:
     """Find or download the models that a run needs, before its data are read; raises ModelError."""
     training = settings.training
+    if settings.folds and is_choice(training.base_model):
+        raise ModelError("Folds test the training of one base model, and several are given; name one, or no folds.")
     teacher = None if training.teacher == HYBRID_TEACHER else training.teacher
     bases = base_candidates(training.base_model)
     for name in (*(name for name in bases.names if name not in bases.found), teacher, settings.mining.teacher):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from llama_index_ace_finetune.datasets.splits.manifest import PARTS
 from llama_index_ace_finetune.datasets.splits.split import Split
 from llama_index_ace_finetune.datasets.types import SYNTHETIC, RetrievalDataset
@@ -20,3 +22,9 @@ def describe_data(dataset: RetrievalDataset, split: Split) -> list[str]:
         *(f"  {line}" for line in dataset.ledger.lines()),
         f"split: {', '.join(parts)} queries" + (f"; {known} about memories of train are held out too" if known else ""),
     ]
+
+
+def describe_folds(folds: Sequence[Split]) -> list[str]:
+    """Return one line with the test queries of each fold; none without folds."""
+    sizes = ", ".join(str(len(fold.test)) for fold in folds)
+    return [f"{len(folds)} folds: {sizes} test queries"] if folds else []

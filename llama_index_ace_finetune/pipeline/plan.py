@@ -13,10 +13,11 @@ from llama_index_ace_finetune.encoders.provenance import read_base_provenance
 from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.check_run import check_run, require_models
 from llama_index_ace_finetune.pipeline.choose_base import base_candidates, first_usable
-from llama_index_ace_finetune.pipeline.describe_data import describe_data
+from llama_index_ace_finetune.pipeline.describe_data import describe_data, describe_folds
+from llama_index_ace_finetune.pipeline.fold_splits import fold_splits
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.speed import cost, measure_speed
-from llama_index_ace_finetune.pipeline.stages.register import STAGES, kept_stages, stage_keys
+from llama_index_ace_finetune.pipeline.stages.register import kept_stages, stage_keys, stages_of
 from llama_index_ace_finetune.pipeline.stages.stage import PlanContext
 from llama_index_ace_finetune.pipeline.synthetic_queries import join_synthetic, split_known, synthesizer_of
 from llama_index_ace_finetune.pipeline.task_sizes import task_sizes
@@ -86,6 +87,7 @@ def plan(settings: RunSettings) -> RunPlan:
         made = synthesizer_of(offline, dataset, known, None).generate().dataset
         dataset, split = join_synthetic(settings, dataset, known, earlier, made)
     check_run(settings, dataset, split)
+    folds = [split, *fold_splits(settings, dataset)] if settings.folds else []
     encoding = base_encoding(settings.training)
     encoder = Encoder.load(settings.training.base_model, settings=encoding)
     stages = plan_stages(settings, dataset, split, encoder, kept=kept)
@@ -101,6 +103,7 @@ def plan(settings: RunSettings) -> RunPlan:
         seconds=round(sum(stage.seconds for stage in stages), 1),
         data=(
             *describe_data(dataset, split),
+            *describe_folds(folds),
             *(
                 [f"{len(candidates.names)} base models are compared on dev first; the times are of {first}"]
                 if len(candidates.names) > 1
@@ -134,13 +137,15 @@ def plan_stages(
         judged_queries=sum(bool(dataset.judged_negative(i)) for i in split.train),
         tasks=task_sizes(settings.training, dataset, split, encoder),
     )
-    context = PlanContext(settings=settings, dataset=dataset, split=split, sizes=sizes, test=test, speed=speed)
+    context = PlanContext(
+        settings=settings.of_a_fold(), dataset=dataset, split=split, sizes=sizes, test=test, speed=speed
+    )
     return [
         PlannedStage(
             stage=estimate.name,
             does="nothing: its inputs have not changed" if stage.name in kept else estimate.description,
             seconds=0.0 if stage.name in kept else round(estimate.seconds, 1),
         )
-        for stage in STAGES
+        for stage in stages_of(settings)
         for estimate in stage.estimate(context)
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.datasets.splits.earlier import EarlierSplit
-from llama_index_ace_finetune.datasets.splits.split import SplitSettings
+from llama_index_ace_finetune.datasets.splits.split import Split, SplitSettings
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_base_provenance
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.report.environment import describe_environment
-from llama_index_ace_finetune.evaluation.report.report import read_report
+from llama_index_ace_finetune.evaluation.report.folds import without_folds
+from llama_index_ace_finetune.evaluation.report.report import read_report, write_report
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.check_run import check_run, require_models
@@ -25,8 +27,10 @@ from llama_index_ace_finetune.pipeline.choose_base import dev_of_split, is_choic
 from llama_index_ace_finetune.pipeline.config_file import config_text
 from llama_index_ace_finetune.pipeline.describe_data import describe_data
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
+from llama_index_ace_finetune.pipeline.fold_splits import fold_splits
 from llama_index_ace_finetune.pipeline.settings import RunSettings
-from llama_index_ace_finetune.pipeline.stages.register import RUN, STAGES, kept_stages, stage_keys
+from llama_index_ace_finetune.pipeline.stages.folds import STAGE as FOLDS
+from llama_index_ace_finetune.pipeline.stages.register import RUN, STAGES, kept_stages, stage_keys, stages_of
 from llama_index_ace_finetune.pipeline.stages.stage import StageContext
 from llama_index_ace_finetune.pipeline.synthetic_queries import add_synthetic, copy_synthetic, split_known
 from llama_index_ace_finetune.pipeline.work_folder import tidy_work, work_folder
@@ -76,6 +80,7 @@ def run(
     split: SplitSettings | None = None,
     mining: MiningSettings | None = None,
     training: TrainingConfig | None = None,
+    folds: int = 0,
     resume: bool = False,
     force: bool = False,
     events: PipelineEvents | None = None,
@@ -97,6 +102,7 @@ def run(
         split: fractions and seed of the split.
         mining: sources of candidates, and filters.
         training: settings of the training; its output_dir is not used.
+        folds: test every query once, in K folds, see `RunSettings`.
         resume: resume an interrupted run; in a finished run, run only stages whose data or settings have changed.
         force: run all stages again and replace the run.
         events: receives progress.
@@ -118,10 +124,11 @@ def run(
             split=split or SplitSettings(),
             mining=mining or MiningSettings(),
             training=training or TrainingConfig(),
+            folds=folds,
             resume=resume,
             force=force,
         )
-    elif any((data, out, memories, columns, synthesize, llm, split, mining, training, resume, force)):
+    elif any((data, out, memories, columns, synthesize, llm, split, mining, training, folds, resume, force)):
         raise AceFinetuneError(
             "A run takes RunSettings or single settings, not both; put all of them into RunSettings."
         )
@@ -138,21 +145,47 @@ def _run(settings: RunSettings, events: PipelineEvents) -> RunResult:
         known = split_known(settings, dataset, None)
         one, bases = with_one_base(settings.training, dev_of_split(dataset, known), events)
         settings = replace(settings, training=one)
-    keys = stage_keys(settings, dataset)
-    kept = kept_stages(settings, keys)
-    if kept == set(keys):
-        tidy_work(settings.out, inputs=keys)
-        events.on_message(f"nothing has changed since {settings.out} was made; --force makes it again")
-    else:
-        with work_folder(settings.out, inputs=keys, resume=settings.resume, events=events) as work:
-            _run_stages(settings, dataset, keys, kept, work, start, events, bases=bases)
+    ran = _run_changed(settings, dataset, start, events, bases=bases)
     folder = RunFolder(settings.out)
     return RunResult(
         report=read_report(folder.report),
         folder=folder,
-        stages=tuple(stage.name for stage in STAGES if stage.name not in kept),
+        stages=tuple(stage.name for stage in STAGES if stage.name in ran),
         seconds=time.perf_counter() - start,
     )
+
+
+def _run_changed(
+    settings: RunSettings,
+    dataset: RetrievalDataset,
+    start: float,
+    events: PipelineEvents,
+    *,
+    bases: BaseChoice | None = None,
+) -> set[str]:
+    """Run the stages whose inputs have changed; return their names.
+
+    With folds, the first one is made as a run without folds before the others are.
+    """
+    keys = stage_keys(settings, dataset)
+    kept = kept_stages(settings, keys)
+    ran = set(keys) - kept
+    if not ran:
+        tidy_work(settings.out, inputs=keys)
+        events.on_message(f"nothing has changed since {settings.out} was made; --force makes it again")
+        return ran
+    folds = fold_splits(settings, dataset)
+    if settings.folds:
+        first = replace(settings.of_a_fold(), folds=0)
+        if kept.issuperset(FOLDS.after):
+            tidy_work(settings.out, inputs=stage_keys(first, dataset))
+        else:
+            ran |= _run_changed(first, dataset, start, events)
+            settings = replace(settings, resume=True, force=False)
+            kept = kept_stages(settings, keys)
+    with work_folder(settings.out, inputs=keys, resume=settings.resume, events=events) as work:
+        _run_stages(settings, dataset, keys, kept, work, start, events, bases=bases, folds=folds)
+    return ran
 
 
 def _run_stages(
@@ -165,7 +198,9 @@ def _run_stages(
     events: PipelineEvents,
     *,
     bases: BaseChoice | None = None,
+    folds: Sequence[Split] = (),
 ) -> None:
+    read = dataset
     earlier = EarlierSplit.of_record(read_base_provenance(settings.training.base_model))
     known = split_known(settings, dataset, earlier)
     base = None
@@ -183,10 +218,12 @@ def _run_stages(
     with new_folder(settings.out, kind=RUN) as aside:
         folder = RunFolder(aside)
         _copy_kept(settings.out, folder, kept, events)
+        if "evaluate" in kept and "folds" not in kept:
+            write_report(without_folds(read_report(folder.report)), folder.report)
         if settings.synthesize:
             copy_synthetic(RunFolder(work).synthetic, folder.synthetic)
         context = StageContext(
-            settings=settings,
+            settings=settings.of_a_fold(),
             dataset=dataset,
             split=split,
             base=base,
@@ -194,8 +231,10 @@ def _run_stages(
             work=work,
             events=events,
             bases=bases,
+            folds=folds,
+            read=read,
         )
-        for stage in STAGES:
+        for stage in stages_of(settings):
             if stage.name not in kept:
                 stage.run(context)
         write_text(folder.config, config_text(settings))

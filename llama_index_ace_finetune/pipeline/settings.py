@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +44,8 @@ class RunSettings:
         min_difficulty: leave out easier training queries: easy, medium or hard.
         skip_categories: leave out training queries of these categories.
         title: of the report; empty for the name of the data.
+        folds: test every query once, in K folds: K trainings share the budget, and each is tested on queries that it
+            has not seen. For few queries. The first fold is the split of a run without folds; 0 tests that only.
         split: settings of the split.
         mining: sources of candidates, and filters that reject some.
         query_ms: milliseconds per query, encoding included, that the served system may take.
@@ -72,6 +74,7 @@ class RunSettings:
     bytes_per_memory: float | None = None
     sparse_encoder: str | None = None
     title: str = ""
+    folds: int = 0
     split: SplitSettings = field(default_factory=SplitSettings)
     mining: MiningSettings = field(default_factory=MiningSettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -82,6 +85,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         """Raise AceFinetuneError for a limit that is not above 0, or settings that contradict each other."""
         self.limits()
+        if self.folds < 0 or self.folds == 1:
+            raise AceFinetuneError(f"folds is {self.folds}; it must be 2 or more, or 0 to test the split only.")
         if self.synthesize < 0:
             raise AceFinetuneError(f"synthesize is {self.synthesize}; it must be 0 or more.")
         if not self.synthesize and (self.llm is not None or self.llm_url or self.llm_model):
@@ -90,6 +95,13 @@ class RunSettings:
             raise AceFinetuneError(
                 "A run needs data with queries; or memories, and the number of queries to synthesize for them."
             )
+
+    def of_a_fold(self) -> RunSettings:
+        """Return the settings of the training in each fold: with its part of the budget; without folds, of the run."""
+        budget = self.training.budget_minutes
+        if not self.folds or budget is None:
+            return self
+        return replace(self, training=replace(self.training, budget_minutes=budget / self.folds))
 
     def limits(self) -> ServingLimits:
         """Return the limits of the served system."""
@@ -148,6 +160,7 @@ class RunSettings:
             "bytes_per_memory": self.bytes_per_memory,
             "sparse_encoder": self.sparse_encoder,
             "title": self.title,
+            "folds": self.folds,
             "split": dict(vars(self.split)),
             "mining": self.mining.to_dict(),
             "training": training,

@@ -11,17 +11,18 @@ import pytest
 from llama_index_ace_finetune.datasets.types import Memory, RetrievalDataset
 from llama_index_ace_finetune.errors import AceFinetuneError, OutputExistsError
 from llama_index_ace_finetune.pipeline.settings import RunSettings
-from llama_index_ace_finetune.pipeline.stages.register import RUN, STAGES, kept_stages, stage_keys
+from llama_index_ace_finetune.pipeline.stages.register import RUN, kept_stages, stage_keys, stages_of
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.utils.atomic import write_json
 from llama_index_ace_finetune.utils.ownership import write_mark
 
-ALL = {stage.name for stage in STAGES}
-
 
 def settings(out: Path = Path("out"), **changes: Any) -> RunSettings:
     return dataclasses.replace(RunSettings(data=Path("data"), out=out), **changes)
+
+
+ALL = {stage.name for stage in stages_of(settings())}
 
 
 def changed(dataset: RetrievalDataset, **changes: Any) -> set[str]:
@@ -71,7 +72,7 @@ def test_content_of_the_data_is_part_of_the_key(small_dataset: RetrievalDataset)
 def made(tmp_path: Path, small_dataset: RetrievalDataset) -> RunSettings:
     """A folder that looks like a finished run."""
     run = tmp_path / "run"
-    for output in (output for stage in STAGES for output in stage.outputs(RunFolder(run))):
+    for output in (output for stage in stages_of(settings()) for output in stage.outputs(RunFolder(run))):
         output.mkdir(parents=True)
     write_json(run / "manifest.json", {"stages": stage_keys(settings(), small_dataset)})
     write_mark(run, kind=RUN, name="run")

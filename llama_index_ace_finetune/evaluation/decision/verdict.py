@@ -112,7 +112,7 @@ def reach_verdict(
         + _sentence(evaluation, system, served, tuned, best, against_base, against_best)
         + _parts(parts if served == system else {})
         + _on_known(evaluation, served)
-        + (_on_refit(refit) if refit and served.trained else ""),
+        + (on_refit(refit) if refit and served.trained else ""),
         rule=" ".join([RULE, *([KNOWN_RULE] if evaluation.known else []), *([f"Weights: {choice}"] if choice else [])]),
         best_untuned=best,
         against_base=against_base,
@@ -175,7 +175,7 @@ def _on_known(evaluation: Evaluation, served: SystemSelection) -> str:
     return f"{of} -> {known.mean(served.name, MEASURE):.3f}, {difference} against the base model."
 
 
-def _on_refit(refit: Mapping[str, Any]) -> str:
+def on_refit(refit: Mapping[str, Any]) -> str:
     """Return which weights the figures are of, where the tuned model was trained once more after the selection."""
     if refit["on"] == "all":
         return (

@@ -10,6 +10,7 @@ from typing import Any
 
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 
+_FEW = 300
 _QUERY = "your query"
 _PLAIN = re.compile(r"[^\W\d_]+([ ,'?-]+[^\W\d_]+)*\??")
 
@@ -36,6 +37,8 @@ def next_steps(report: Mapping[str, Any], run: str) -> list[NextStep]:
     ]
     if verdict["ship_tuned"] and not verdict["confirmed"]:
         steps.insert(0, NextStep(f"before you rely on it, label more queries: {why_not_confirmed(report)}"))
+    if few := _few_queries(report):
+        steps.insert(0, NextStep(few))
     if not verdict["ship_tuned"]:
         steps.append(
             NextStep("find out whether more training queries would help: evaluate the model with --curve 100,300,1000")
@@ -54,6 +57,21 @@ def why_not_confirmed(report: Mapping[str, Any]) -> str:
         if found and not found.is_gain:
             return f"test does not confirm that it is better than {other} ({found.not_a_gain})"
     return ""
+
+
+def _few_queries(report: Mapping[str, Any]) -> str:
+    """Return what to do if a run has few queries and its interval includes zero; empty if it has not."""
+    found, counts = report["verdict"]["against_base"], report["split"]["counts"] or {}
+    total = sum(part["queries"] for part in counts.values() if isinstance(part, Mapping))
+    tested = report["metadata"]["total_queries_evaluated"]
+    if not report["metadata"].get("run") or report.get("folds") or not tested < total < _FEW or not found:
+        return ""
+    if not found["low"] <= 0 <= found["high"]:
+        return ""
+    return (
+        f"test all {total} queries instead of {tested}, by adding --folds 5 to the command of the run, since the "
+        "interval includes zero"
+    )
 
 
 def _example(report: Mapping[str, Any]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from llama_index_ace_finetune.datasets.splits.shipped_refit import shipped_refit
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_provenance
@@ -11,6 +14,7 @@ from llama_index_ace_finetune.evaluation.report.report import write_report
 from llama_index_ace_finetune.pipeline.evaluate import evaluate_model
 from llama_index_ace_finetune.pipeline.model_contents import by_content
 from llama_index_ace_finetune.pipeline.stages.stage import PlanContext, Stage, StageContext, StageEstimate, digest
+from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.training.saving.card_results import write_test_results
 
 
@@ -38,10 +42,16 @@ def _run(context: StageContext) -> None:
         events=context.events,
     )
     result.report["finetuned"]["model"] = "selected" if on_all else "model"
-    write_test_results(folder.model, result.report, dataset=context.dataset.name, measured=not on_all)
-    if on_all:
-        write_test_results(folder.selected, result.report, dataset=context.dataset.name)
+    write_cards(folder, result.report, dataset=context.dataset.name)
     write_report(result.report, folder.report, evaluation=result.evaluation)
+
+
+def write_cards(folder: RunFolder, report: Mapping[str, Any], *, dataset: str) -> None:
+    """Write the results into the card of the model that was measured, and say so in that of one that was not."""
+    on_all = report["finetuned"]["model"] == "selected"
+    write_test_results(folder.model, report, dataset=dataset, measured=not on_all)
+    if on_all:
+        write_test_results(folder.selected, report, dataset=dataset)
 
 
 def _estimate(context: PlanContext) -> list[StageEstimate]:

@@ -36,8 +36,8 @@ def _estimate(context: PlanContext) -> list[StageEstimate]:
 STAGE = Stage(
     name="index",
     outputs=lambda run: (run.index,),
-    key=lambda settings, dataset, keys: keys["evaluate"],  # which decides what is served
+    key=lambda settings, dataset, keys: keys.get("folds", keys["evaluate"]),  # which decides what is served
     run=_run,
     estimate=_estimate,
-    after=("train", "evaluate"),
+    after=("train", "evaluate", "folds"),
 )

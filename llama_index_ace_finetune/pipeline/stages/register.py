@@ -8,7 +8,7 @@ from typing import Final
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import OutputExistsError
 from llama_index_ace_finetune.pipeline.settings import RunSettings
-from llama_index_ace_finetune.pipeline.stages import evaluate, index, mine, train
+from llama_index_ace_finetune.pipeline.stages import evaluate, folds, index, mine, train
 from llama_index_ace_finetune.pipeline.stages.stage import Stage
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.utils.new_folder import require_replaceable
@@ -17,6 +17,7 @@ STAGES: Final[tuple[Stage, ...]] = (
     mine.STAGE,
     train.STAGE,
     evaluate.STAGE,
+    folds.STAGE,
     index.STAGE,
 )
 """All stages, in the order in which they run."""
@@ -24,11 +25,16 @@ STAGES: Final[tuple[Stage, ...]] = (
 RUN: Final = "run"
 
 
+def stages_of(settings: RunSettings) -> tuple[Stage, ...]:
+    """Return the stages that a run with these settings has."""
+    return tuple(stage for stage in STAGES if stage.used(settings))
+
+
 def stage_keys(settings: RunSettings, dataset: RetrievalDataset) -> dict[str, str]:
     """Return for each stage a digest of all that its result depends on: data, models, settings, package version."""
     keys: dict[str, str] = {}
-    for stage in STAGES:
-        keys[stage.name] = stage.key(settings, dataset, keys)
+    for stage in stages_of(settings):
+        keys[stage.name] = stage.key(settings.of_a_fold(), dataset, keys)
     return keys
 
 
@@ -49,8 +55,8 @@ def kept_stages(settings: RunSettings, keys: Mapping[str, str]) -> set[str]:
         return set()
     recorded = run.read_manifest().get("stages") or {}
     same: set[str] = set()
-    for stage in STAGES:
-        unchanged = recorded.get(stage.name) == keys[stage.name] and same.issuperset(stage.after)
+    for stage in stages_of(settings):
+        unchanged = recorded.get(stage.name) == keys[stage.name] and same.issuperset(keys.keys() & set(stage.after))
         if unchanged and all(path.exists() for path in stage.outputs(run)):
             same.add(stage.name)
     if same == set(keys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ class StageContext:
         work: the work folder: `vectors` is a cache, `training` holds checkpoints.
         events: receives progress.
         bases: how the base model was chosen; None where the settings name one.
+        folds: splits of the second fold and the others, without synthetic queries; none without folds.
+        read: the dataset without the synthetic queries of the run.
+        vectors: folder of cached vectors; `vectors` in the work folder by default.
         kept_tokens: token vectors that the evaluation made of the corpus, by the fingerprint of their model.
     """
 
@@ -48,12 +51,33 @@ class StageContext:
     work: Path
     events: PipelineEvents
     bases: BaseChoice | None = None
+    folds: Sequence[Split] = ()
+    read: RetrievalDataset | None = None
+    vectors: Path | None = None
     kept_tokens: dict[str, TokenReranker] = field(default_factory=dict)
 
     @property
     def cache(self) -> Path:
         """Folder of cached vectors."""
-        return self.work / "vectors"
+        return self.vectors or self.work / "vectors"
+
+    def of_fold(
+        self, *, settings: RunSettings, dataset: RetrievalDataset, split: Split, folder: RunFolder, work: Path
+    ) -> StageContext:
+        """Return the context of another fold, with the same models and cached vectors."""
+        made = replace(
+            self,
+            settings=settings,
+            dataset=dataset,
+            split=split,
+            folder=folder,
+            work=work,
+            vectors=self.cache,
+            kept_tokens={},
+        )
+        if self.sparse_vectors is not None:
+            vars(made)["sparse_vectors"] = self.sparse_vectors
+        return made
 
     @cached_property
     def sparse_vectors(self) -> StoredSparseVectors | None:
@@ -113,6 +137,7 @@ class Stage:
         run: writes the outputs.
         estimate: what will be done and how long it takes.
         after: stages whose outputs it reads and that cannot be repeated exactly: it runs again whenever they do.
+        used: whether runs with these settings have it; all have it by default.
     """
 
     name: str
@@ -121,6 +146,7 @@ class Stage:
     run: Callable[[StageContext], None]
     estimate: Callable[[PlanContext], Sequence[StageEstimate]]
     after: tuple[str, ...] = ()
+    used: Callable[[RunSettings], bool] = lambda settings: True
 
 
 def digest(value: Any) -> str:
