@@ -27,7 +27,7 @@ ModeName = Literal["linear", "queries", "in_batch", "full", "towers"]
 DistillationName = Literal["kl", "margin_mse"]
 """Distillation losses; each is a function in `training/losses/distillation.py`."""
 
-TaskName = Literal["duplicates", "paraphrases", "category"]
+TaskName = Literal["duplicates", "paraphrases", "category", "structure"]
 """Tasks made from the training data themselves; each is a function in `training/data/derived_tasks.py`."""
 
 HYBRID_TEACHER = "hybrid"
@@ -123,7 +123,8 @@ class TrainingConfig:
         also: further datasets to train on, by file or folder, each as a task with a corpus of its own; dev queries of
             the main data decide what ships. For modes that train all weights.
         tasks: further tasks made from the main data: "duplicates" (memories that are relevant to one query, or have the
-            same title), "paraphrases" (queries with the same positive), "category" (memories of the same category).
+            same title), "paraphrases" (queries with the same positive), "category" (memories of the same category),
+            "structure" (the title and the two halves of a memory, and memories of the same section; needs no label).
         task_temperature: of the sampling of tasks: one with n queries has a share of the batches in proportion to
             n^(1/task_temperature); 1 samples by size, large values all alike.
     """

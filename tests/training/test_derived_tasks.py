@@ -9,6 +9,7 @@ import pytest
 from llama_index_ace_finetune.training.config import TaskName
 from llama_index_ace_finetune.training.data.derived_tasks import derive_task
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
+from llama_index_ace_finetune.training.data.memory_parts import memory_parts
 from llama_index_ace_finetune.training.data.task import TrainingTask
 
 
@@ -121,7 +122,54 @@ def test_answers_of_held_out_queries_are_in_no_task() -> None:
         assert task.dev is None or "memory 5" not in task.dev.corpus
 
 
-@pytest.mark.parametrize("name", ["duplicates", "paraphrases", "category"])
+FIRST, SECOND, THIRD = (f"{word} two three four five six seven eight." for word in ("One", "Eins", "Uno"))
+
+
+def test_parts_of_a_memory() -> None:
+    assert memory_parts(f"{FIRST} {SECOND}", {}) == [FIRST, SECOND]
+    assert memory_parts(f"A title\n{FIRST}\n\n{SECOND}", {"title": " A title "}) == ["A title", FIRST, SECOND]
+    # The cut after the first of three sentences of 8 words is as good as the one after the second.
+    assert memory_parts(f"{FIRST} {SECOND} {THIRD}", {}) == [FIRST, f"{SECOND} {THIRD}"]
+    # A half would have 7 words.
+    short = FIRST.replace("two ", "")
+    for text in (f"{short} {SECOND}", f"{FIRST} {short}", "a b c", f"{FIRST}{SECOND}"):
+        assert memory_parts(text, {"title": 7}) == [text]
+    assert memory_parts("Only a title", {"title": "Only a title"}) == ["Only a title"]
+    assert memory_parts("", {"heading": "h"}) == ["h"]
+
+
+def test_structure_needs_no_query() -> None:
+    found = dataclasses.replace(examples([], 5), corpus=(f"{FIRST} {SECOND}", "b", "c", "d", f"Held. {THIRD}"))
+    metadata = {
+        "m1": {"title": "B", "section": "s"},
+        "m2": {"section": "s"},
+        "m3": {"title": "shared", "parent": None},
+        "m4": {"title": "held", "section": "s"},
+    }
+    task = derive("structure", found, metadata, held=(4,))
+    # The text of m1 is its title in another case, and a group of its own with m2.
+    assert related(task) == {
+        FIRST: [SECOND],
+        SECOND: [FIRST],
+        "B": ["c"],
+        "c": ["B"],
+        "shared": ["d"],
+        "d": ["shared"],
+    }
+    assert task is not None
+    assert (task.query_role, task.document_role) == ("document", "document")
+
+
+def test_titles_of_many_memories_are_not_used() -> None:
+    found = dataclasses.replace(examples([], 24), corpus=tuple(f"memory {number}" for number in range(24)))
+    metadata = {f"m{number}": {"title": "Introduction" if number < 21 else "Pumps"} for number in range(24)}
+    task = derive("structure", found, {**metadata, "m0": {"title": "Fans"}})
+    assert "Introduction" in related(task)  # of 20 memories
+    task = derive("structure", found, {**metadata, "m23": {"title": "Fans"}})
+    assert set(related(task)) == {"Pumps", "memory 21", "memory 22", "Fans", "memory 23"}
+
+
+@pytest.mark.parametrize("name", ["duplicates", "paraphrases", "category", "structure"])
 def test_without_material_there_is_no_task(name: TaskName) -> None:
     assert derive(name, examples([[0], [1], [2]], 3)) is None
     # One group holds all texts, so nothing is a negative.

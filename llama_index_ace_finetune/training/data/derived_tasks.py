@@ -1,4 +1,4 @@
-"""Tasks made from the training data themselves: duplicates, paraphrases, categories."""
+"""Tasks made from the training data themselves: duplicates, paraphrases, categories, structure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from llama_index_ace_finetune.datasets.labels import labels_of
 from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.training.config import TaskName
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
+from llama_index_ace_finetune.training.data.memory_parts import memory_parts
 from llama_index_ace_finetune.training.data.task import TrainingTask
 
 Groups: TypeAlias = Sequence[Sequence[int]]
 
 _TITLES = ("title", "duplicate_of")
 _CATEGORIES = ("category", "difficulty")
+_SECTIONS = ("section", "parent", "parent_id")
 _MOST_WITH_A_TITLE = 20  # "Introduction" and "Untitled" do not make memories duplicates
 _MOST_OF_A_GROUP = 200
 _FEWEST_COMPONENTS = 10
@@ -41,6 +43,9 @@ def derive_task(
     - "duplicates": two memories that are relevant to one train query, or that have the same `title` (of at most 20
       memories) or `duplicate_of` in their metadata.
     - "category": two memories with the same `category` in their metadata; `difficulty` where no memory has one.
+    - "structure": the title and the halves of one memory, and those of memories with the same `section`, `parent` or
+      `parent_id` (of at most 20 memories). It needs no query: independent cropping, Izacard et al. 2022
+      (arXiv:2112.09118), without overlap, as in the inverse cloze task (Lee et al. 2019, arXiv:1906.00300).
 
     Texts that are related are positives of each other, and all others of a batch are negatives. A part of the texts is
     its dev: of whole groups of related texts, or of single texts where there are few groups.
@@ -170,6 +175,39 @@ def _category(
     return "document", list(zip(examples.corpus_ids, examples.corpus, strict=True)), groups
 
 
+def _structure(
+    examples: IndexedExamples, metadata: Mapping[str, Mapping[str, Any]], held_out: NDArray[np.bool_]
+) -> Material:
+    """Distinct parts of memories, grouped by memory and by section; a part that many memories share is left out."""
+    parts = {
+        row: memory_parts(text, metadata.get(examples.corpus_ids[row], {}))
+        for row, text in enumerate(examples.corpus)
+        if not held_out[row]
+    }
+    owners: dict[str, list[int]] = {}
+    for row, found in parts.items():
+        for part in dict.fromkeys(normalise(part) for part in found):
+            owners.setdefault(part, []).append(row)
+    rows: dict[str, int] = {}
+    texts: list[tuple[str, str]] = []
+    of_memory: dict[int, list[int]] = {}
+    for row, found in parts.items():
+        for number, part in enumerate(found):
+            key = normalise(part)
+            if len(owners[key]) > _MOST_WITH_A_TITLE:
+                continue
+            if key not in rows:
+                rows[key] = len(texts)
+                texts.append((f"{examples.corpus_ids[row]}, part {number}", part))
+            of_memory.setdefault(row, []).append(rows[key])
+    groups = list(of_memory.values())
+    for field in _SECTIONS:
+        for members in _labelled(examples, metadata, held_out, field).values():
+            if len(members) <= _MOST_WITH_A_TITLE:
+                groups.append([part for member in members for part in of_memory.get(member, ())])
+    return "document", texts, groups
+
+
 def _labelled(
     examples: IndexedExamples, metadata: Mapping[str, Mapping[str, Any]], held_out: NDArray[np.bool_], field: str
 ) -> dict[str, list[int]]:
@@ -187,4 +225,5 @@ _MATERIAL: Final[Mapping[TaskName, Callable[..., Material]]] = {
     "duplicates": _duplicates,
     "paraphrases": _paraphrases,
     "category": _category,
+    "structure": _structure,
 }
