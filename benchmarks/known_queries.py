@@ -11,7 +11,6 @@ or more known queries, gain less than .10.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from findings import Findings
 from kept import Kept
 from llama_index.core.schema import TextNode
 from machine import machine
+from options import parser_of_sets
 from sets import load
 
 from llama_index_ace_finetune.datasets.known_queries import KnownQueries
@@ -105,15 +105,7 @@ HEADER = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--sets", default="ace,nl2bash,scifact,locomo")
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument(
-        "--kept", type=Path, help="file of the figures measured so far, to resume from after an interruption"
-    )
-    options = parser.parse_args()
+    options = parser_of_sets(__doc__, sets="ace,nl2bash,scifact,locomo").parse_args()
     findings, rows, figures = Findings(), [], Kept(options.kept)
     for name in [] if options.check else options.sets.split(","):
         row, kept, gained = figures.measure(name, lambda name=name: accuracy(options.data, name))

@@ -9,7 +9,6 @@ queries about them. Exits 1 if windows lose more than .005 of MRR@10 on a set wh
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from dataclasses import replace
@@ -22,6 +21,7 @@ from findings import Findings
 from kept import Kept
 from machine import machine
 from numpy.typing import NDArray
+from options import parser_of_sets
 from sets import load
 
 from llama_index_ace_finetune.datasets.splits.split import split_dataset
@@ -109,15 +109,7 @@ def measured(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--sets", default="scifact,medquad")
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument(
-        "--kept", type=Path, help="file of the figures measured so far, to resume from after an interruption"
-    )
-    options = parser.parse_args()
+    options = parser_of_sets(__doc__, sets="scifact,medquad", data_required=True).parse_args()
     findings, rows, costs, kept = Findings(), [], [], Kept(options.kept)
     for name in options.sets.split(","):
         found = kept.measure(f"{name} {options.check}", lambda name=name: of_set(options.data, name, options.check))
