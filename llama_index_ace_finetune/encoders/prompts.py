@@ -6,8 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llama_index_ace_finetune.encoders.model_files import read_model_json
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,12 @@ def published_name(folder: Path) -> str | None:
     if isinstance(config, dict):
         names.append(_ARCHITECTURES.get(str(config.get("model_type")), ""))
     return next((name for name in names if name and family_prompts(name) is not None), None)
+
+
+def apply_prompts(model: SentenceTransformer, prompts: Prompts) -> None:
+    """Set the prompts of the model under the names that `encode_query` and `encode_document` use."""
+    kept = {name: text for name, text in model.prompts.items() if name not in {"query", "document"}}
+    model.prompts = {**kept, "query": prompts.query, "document": prompts.document}
 
 
 def _names_in_card(card: Path) -> list[str]:

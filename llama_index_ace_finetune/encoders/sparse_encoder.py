@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from scipy.sparse import csr_array
 
-from llama_index_ace_finetune.encoders.encoder import check_weights
 from llama_index_ace_finetune.encoders.identity import ModelIdentity, identify_model
+from llama_index_ace_finetune.encoders.load_model import check_weights
 from llama_index_ace_finetune.encoders.model_files import check_module_classes, read_model_json
 from llama_index_ace_finetune.encoders.opening import opening
 from llama_index_ace_finetune.encoders.settings import EncoderSettings

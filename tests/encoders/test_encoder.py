@@ -14,8 +14,8 @@ from sentence_transformers import SentenceTransformer
 from tiny_model import tiny_model
 
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
-from llama_index_ace_finetune.encoders.encoder import Encoder, apply_prompts
-from llama_index_ace_finetune.encoders.prompts import Prompts
+from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.encoders.prompts import Prompts, apply_prompts
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
 

@@ -65,7 +65,7 @@ def test_vectors_agree_with_the_model(minilm: Encoder) -> None:
     )
     for role in ("query", "document"):
         vectors = fast.encode(TEXTS, role=role)
-        assert fast._packed[role] is not None
+        assert fast._pass._packed[role] is not None
         assert fast.packs(TEXTS, role)
         assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
         assert (vectors * minilm.encode(TEXTS, role=role)).sum(axis=1).min() > 0.999
@@ -149,7 +149,7 @@ def test_disagreeing_model_is_not_packed(minilm: Encoder) -> None:
     fast = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu", precision="bfloat16"))
     own = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu"))
     vectors = fast.encode(TEXTS, role="query")
-    assert fast._packed == {"query": None}
+    assert fast._pass._packed == {"query": None}
     assert not fast.packs(TEXTS, "query")
     assert (vectors * own.encode(TEXTS, role="query")).sum(axis=1).min() > 0.99
     assert math.isclose(float(np.linalg.norm(vectors[0])), 1, abs_tol=1e-2)
@@ -166,7 +166,7 @@ def test_dual_encoder_is_packed_per_role(minilm: Encoder, whole: bool) -> None:
     own = Encoder(model, name="x", fingerprint="x", settings=EncoderSettings(device="cpu"))
     for role in ("query", "document"):
         vectors = fast.encode(TEXTS, role=role)
-        assert fast._packed[role] is not None
+        assert fast._pass._packed[role] is not None
         assert fast.packs(TEXTS, role)
         assert (vectors * own.encode(TEXTS, role=role)).sum(axis=1).min() > 0.999
     assert (fast.encode(TEXTS, role="query") * fast.encode(TEXTS, role="document")).sum(axis=1).max() < 0.999

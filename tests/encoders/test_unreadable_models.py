@@ -105,7 +105,7 @@ def test_library_errors_become_model_errors(
         with pytest.raises(ModelError, match=r"tuned.*cannot be opened") as caught:
             FineTunedEmbedding(str(tuned))
         assert "\n" not in str(caught.value)
-    monkeypatch.setattr("llama_index_ace_finetune.encoders.encoder.check_weights", fails)
+    monkeypatch.setattr("llama_index_ace_finetune.encoders.load_model.check_weights", fails)
     with pytest.raises(ModelError, match="tuned"):
         Encoder.load(tuned, settings=CPU)
     found, stand_in = load_models(tuned, base, fallback="baseline")
