@@ -91,6 +91,10 @@ Remine = Annotated[
     int | None,
     typer.Option(min=0, help="Mine negatives again N times with the weights so far (mode full only; default 0)."),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option("--nproc", min=1, help="Processes of this machine that divide the batches of in_batch and full."),
+]
 RefitOn = Annotated[
     Literal["none", "dev", "all"] | None,
     typer.Option(

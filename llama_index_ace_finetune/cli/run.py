@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,6 +40,7 @@ from llama_index_ace_finetune.cli.options import (
     NoRelativeMargin,
     NumNegatives,
     Precision,
+    Processes,
     QueryMs,
     QueryPrompt,
     RangeMax,
@@ -126,6 +128,7 @@ def run(
     ] = None,
     device: Device = None,
     precision: Precision = None,
+    nproc: Processes = None,
     seed: Seed = None,
     split_seed: SplitSeed = None,
     dry_run: Annotated[
@@ -160,10 +163,19 @@ def run(
 
     def command() -> int:
         from llama_index_ace_finetune.pipeline.config_file import run_settings
+        from llama_index_ace_finetune.pipeline.launch import launch_ranks
+        from llama_index_ace_finetune.pipeline.run import run as run_pipeline
+        from llama_index_ace_finetune.training.ranks import launched_rank
 
         settings = run_settings(config, _given(options), resume=resume, force=force, command=typed_command())
         if dry_run:
             return _show_plan(settings)
+        rank = launched_rank()
+        if rank is None and nproc and nproc > 1:
+            return launch_ranks(sys.argv[1:], processes=nproc)
+        if rank:  # rank 0 shows the result
+            run_pipeline(settings)
+            return 0
         result = run_and_show(settings)
         print_next_steps(result.report, settings.out)
         return required_gain(result.report) if require_gain else 0

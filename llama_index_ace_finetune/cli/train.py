@@ -24,6 +24,7 @@ from llama_index_ace_finetune.cli.options import (
     LateInteractionWeight,
     LearningRate,
     Precision,
+    Processes,
     QueryPrompt,
     RefitOn,
     Remine,
@@ -62,10 +63,7 @@ def train(
     precision: Precision = None,
     resume: Resume = False,
     seed: Seed = None,
-    nproc: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes of this machine that divide the batches of modes in_batch and full."),
-    ] = None,
+    nproc: Processes = None,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune on training data; keeps the base model if tuning does not help."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.datasets.splits.earlier import EarlierSplit
 from llama_index_ace_finetune.datasets.splits.split import Split, SplitSettings
+from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_base_provenance
@@ -38,6 +40,8 @@ from llama_index_ace_finetune.run_folder import MANIFEST_VERSION, RunFolder
 from llama_index_ace_finetune.stores.read_dataset import Data, Memories
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.model_selection.base_choice import BaseChoice
+from llama_index_ace_finetune.training.modes.assist import assist, finish
+from llama_index_ace_finetune.training.ranks import ONE, Ranks, join_ranks
 from llama_index_ace_finetune.utils.atomic import write_json, write_text
 from llama_index_ace_finetune.utils.new_folder import new_folder, tidy
 from llama_index_ace_finetune.utils.ownership import added_by_user
@@ -90,6 +94,9 @@ def run(
     The run folder is complete at the end, or not written at all. If no mode improves on dev, the base model is kept:
     that is a result, not an error.
 
+    In a process that torchrun started, all of them call it with the same settings: they divide the batches of modes
+    `in_batch` and `full`, the first one does all else, and all return its result.
+
     Args:
         settings: all settings at once; or give `data` and `out`, and what should not be the default.
         data: queries with known answers: a dataset, or a path of any format that `read_dataset` takes. With
@@ -132,10 +139,18 @@ def run(
         raise AceFinetuneError(
             "A run takes RunSettings or single settings, not both; put all of them into RunSettings."
         )
-    return _run(settings, events or PipelineEvents())
+    with join_ranks(device=settings.training.device) as ranks:
+        facts = json.dumps(settings.to_dict(), sort_keys=True, default=str)
+        ranks.agree({"version of this package": __version__, "configuration": text_hash(facts)})
+        if not ranks.is_main:
+            result: RunResult = assist(ranks, ranks.scatter())
+            return result
+        result = _run(settings, events or PipelineEvents(), ranks)
+        finish(ranks, result)
+        return result
 
 
-def _run(settings: RunSettings, events: PipelineEvents) -> RunResult:
+def _run(settings: RunSettings, events: PipelineEvents, ranks: Ranks) -> RunResult:
     start = time.perf_counter()
     tidy(settings.out)
     require_models(settings)
@@ -145,7 +160,9 @@ def _run(settings: RunSettings, events: PipelineEvents) -> RunResult:
         known = split_known(settings, dataset, None)
         one, bases = with_one_base(settings.training, dev_of_split(dataset, known), events)
         settings = replace(settings, training=one)
-    ran = _run_changed(settings, dataset, start, events, bases=bases)
+    if ranks.size > 1:  # the others wait for it, since it names one base model
+        ranks.scatter([settings.training] * ranks.size)
+    ran = _run_changed(settings, dataset, start, events, bases=bases, ranks=ranks)
     folder = RunFolder(settings.out)
     return RunResult(
         report=read_report(folder.report),
@@ -162,6 +179,7 @@ def _run_changed(
     events: PipelineEvents,
     *,
     bases: BaseChoice | None = None,
+    ranks: Ranks = ONE,
 ) -> set[str]:
     """Run the stages whose inputs have changed; return their names.
 
@@ -180,11 +198,11 @@ def _run_changed(
         if kept.issuperset(FOLDS.after):
             tidy_work(settings.out, inputs=stage_keys(first, dataset))
         else:
-            ran |= _run_changed(first, dataset, start, events)
+            ran |= _run_changed(first, dataset, start, events, ranks=ranks)
             settings = replace(settings, resume=True, force=False)
             kept = kept_stages(settings, keys)
     with work_folder(settings.out, inputs=keys, resume=settings.resume, events=events) as work:
-        _run_stages(settings, dataset, keys, kept, work, start, events, bases=bases, folds=folds)
+        _run_stages(settings, dataset, keys, kept, work, start, events, bases=bases, folds=folds, ranks=ranks)
     return ran
 
 
@@ -199,6 +217,7 @@ def _run_stages(
     *,
     bases: BaseChoice | None = None,
     folds: Sequence[Split] = (),
+    ranks: Ranks = ONE,
 ) -> None:
     read = dataset
     earlier = EarlierSplit.of_record(read_base_provenance(settings.training.base_model))
@@ -233,6 +252,7 @@ def _run_stages(
             bases=bases,
             folds=folds,
             read=read,
+            ranks=ranks,
         )
         for stage in stages_of(settings):
             if stage.name not in kept:

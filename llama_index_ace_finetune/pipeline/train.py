@@ -164,7 +164,8 @@ def _train_and_index(
     content = json.dumps(data.to_dict()) if data is training_data else Path(str(training_data)).read_text("utf-8")
     if max_examples is not None:
         data = data.sample(max_examples, seed=config.seed)
-    events, bases = events or PipelineEvents(), None
+    # What every process does is reported by one.
+    events, bases = (events if events and ranks.is_main else PipelineEvents()), None
     if is_choice(config.base_model):
         # Every process compares them: the choice does not depend on its speed.
         config, bases = with_one_base(config, dev_of_training_data(data, config), events)

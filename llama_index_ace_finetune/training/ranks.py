@@ -231,6 +231,10 @@ def _termination_is_an_error() -> Iterator[None]:
 
 
 def _ignore_termination() -> None:
-    """Ignore SIGTERM from now on: this process is about to end with a sentence already."""
+    """Ignore the next SIGTERM, which torchrun sends: this process is about to end with a sentence. A second ends it."""
+
+    def end_at_the_next(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, end_at_the_next)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.errors import TrainingError
+from llama_index_ace_finetune.training import ranks as module
 from llama_index_ace_finetune.training.loop.callback import last_checkpoint
 from llama_index_ace_finetune.training.losses.divided_batch import divide_rows
 from llama_index_ace_finetune.training.ranks import ONE, _reason, join_ranks, launched_rank
@@ -95,6 +97,16 @@ def test_the_reason_of_a_lost_connection_is_one_clause() -> None:
     text = "[/build/gloo/pair.cc:553] Connection closed by peer [127.0.0.1]:5512. This is typically a crash"
     assert _reason(RuntimeError(text)) == "Connection closed by peer [127.0.0.1]:5512"
     assert _reason(RuntimeError("Timed out waiting 3000ms for recv")) == "Timed out waiting 3000ms for recv"
+
+
+def test_a_process_that_is_ending_ends_at_the_second_termination() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        module._ignore_termination()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_device_that_ranks_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +271,32 @@ def test_the_option_starts_the_processes(training_data: TrainingData, base: Path
     assert str(data) in refused.stderr
     assert "elastic" not in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_run_divides_the_batches_of_its_training(suite: Path, base: Path, tmp_path: Path) -> None:
+    def command(name: str, *options: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "llama_index_ace_finetune", "run", "--data", str(suite), "--out", name),
+            *("--base-model", f"{base},{base}-copy", "--mode", "full", "--epochs", "2", "--batch-size", "8"),
+            *("--device", "cpu", "--precision", "float32", "--budget", "60", "--json", *options),
+        ]
+
+    shutil.copytree(base, f"{base}-copy", dirs_exist_ok=True)
+    made = {}
+    for name, options in (("one", ()), ("two", ("--nproc", "2"))):
+        done = subprocess.run(
+            command(name, *options), capture_output=True, text=True, timeout=500, check=False, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        # Every message is one of rank 0.
+        assert done.stderr.count("training on ") == 1
+        made[name] = json.loads(done.stdout)["training"]
+    assert made["two"]["metrics"]["total_steps"] == made["one"]["metrics"]["total_steps"] > 0
+    one, two = made["one"]["history"], made["two"]["history"]
+    assert [row["step"] for row in one] == [row["step"] for row in two]
+    losses = [[row["loss"] for row in rows if "loss" in row] for rows in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from llama_index_ace_finetune.pipeline.sparse_encoder import load_sparse_vectors
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.training.model_selection.base_choice import BaseChoice
 from llama_index_ace_finetune.training.modes.mode import Speed, TrainingSizes
+from llama_index_ace_finetune.training.ranks import ONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class StageContext:
         folds: splits of the second fold and the others, without synthetic queries; none without folds.
         read: the dataset without the synthetic queries of the run.
         vectors: folder of cached vectors; `vectors` in the work folder by default.
+        ranks: the processes that divide the batches of the training, of which this is the first.
         kept_tokens: token vectors that the evaluation made of the corpus, by the fingerprint of their model.
     """
 
@@ -54,6 +56,7 @@ class StageContext:
     folds: Sequence[Split] = ()
     read: RetrievalDataset | None = None
     vectors: Path | None = None
+    ranks: Ranks = ONE
     kept_tokens: dict[str, TokenReranker] = field(default_factory=dict)
 
     @property

@@ -52,6 +52,7 @@ def _run(context: StageContext) -> None:
         held_out_queries=_held_out(context),
         bases=context.bases,
         events=context.events,
+        ranks=context.ranks,
     )
 
 
