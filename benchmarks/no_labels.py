@@ -66,7 +66,7 @@ def gains(folder: Path, names: tuple[str, ...], minutes: float, kept: Kept, find
         cells = " | ".join(f"{found[kind][0]:.3f} / {found[kind][1]:.3f}" for kind in ("base", *KINDS))
         ships = ", ".join(found["ships"])
         rows.append(
-            f"| {name} | {found['test']:,} x {found['memories']:,} | {found['synthetic']:,} | {cells} | {ships} |"
+            f"| {name} | {found['test']:,} x {found['memories']:,} | {found['written']:,} | {cells} | {ships} |"
         )
         if found["judged"][1] < found["base"][1]:
             below.append(name)
@@ -112,7 +112,7 @@ def of_set(folder: Path, name: str, minutes: float) -> dict[str, Any]:
         "ships": ships,
         "test": len(split.test),
         "memories": len(dataset.answers),
-        "synthetic": len(data["synthetic"][0].queries),
+        "written": len(data["synthetic"][0].queries),
     }
 
 
