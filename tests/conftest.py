@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.datasets.types import RetrievalDataset
     from llama_index_ace_finetune.encoders.encoder import Encoder
 
-# A test that waits for the CPU is no slower code.
-hypothesis.settings.register_profile("any machine", deadline=None)
+# A test may wait for the CPU. Fifty examples, where a test does not say how many, keep the suite short.
+hypothesis.settings.register_profile("any machine", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("any machine")
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -18,9 +18,7 @@ from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.datasets.splits.split import split_dataset
 from llama_index_ace_finetune.errors import DatasetError
 
-_BOUNDED = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+_BOUNDED = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 _DOCUMENTS: dict[str, Any] = {
     "suite": files.suite(),

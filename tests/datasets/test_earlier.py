@@ -102,7 +102,7 @@ def test_damaged_manifest_holds_nothing() -> None:
         assert EarlierSplit.of_manifest(json.loads(json.dumps(value))).part("x", []) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_no_later_part_breaks_the_earlier_one(data: st.DataObject) -> None:
     several = st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True)

@@ -37,7 +37,7 @@ _SENTENCE = st.lists(st.sampled_from([f"w{n}" for n in range(12)]), min_size=3, 
 
 
 @pytest.mark.parametrize("chunk", [1, 4_000_000])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts=st.lists(_SENTENCE, max_size=14), threshold=st.sampled_from([0.5, 0.7, 0.8, 0.95]))
 def test_equals_brute_force(chunk: int, texts: list[str], threshold: float) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -94,7 +94,7 @@ def _split_or_none(dataset: RetrievalDataset, options: SplitSettings) -> Split |
         return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(dataset=_datasets(), seed=st.integers(0, 3))
 def test_components_stay_whole_and_every_query_is_assigned(dataset: RetrievalDataset, seed: int) -> None:
     groups = _connected_by_hand(dataset)
@@ -111,7 +111,7 @@ def test_components_stay_whole_and_every_query_is_assigned(dataset: RetrievalDat
     assert audit_split(dataset, split).passed
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.randoms(use_true_random=False),
     pairs=st.lists(st.tuples(_SMALL_TEXT, _SMALL_TEXT), min_size=6, max_size=14),
@@ -150,7 +150,7 @@ def test_order_in_a_beir_folder_and_a_suite_does_not_change_the_split(tmp_path: 
     assert split_dataset(read_dataset(files.write_json(tmp_path / "s.json", {"test_cases": cases}))) == one
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(dataset=_datasets(), k=st.integers(2, 4))
 def test_folds_test_every_query_once(dataset: RetrievalDataset, k: int) -> None:
     options = SplitSettings(near_duplicate=1.0)
@@ -169,7 +169,7 @@ def test_folds_test_every_query_once(dataset: RetrievalDataset, k: int) -> None:
         assert audit_split(dataset, fold).passed
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(dataset=_datasets(), k=st.integers(2, 4))
 def test_folds_after_a_split_test_every_query_once(dataset: RetrievalDataset, k: int) -> None:
     try:
@@ -303,7 +303,7 @@ def test_manifest_and_round_trip(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["split.json"]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(dataset=_datasets())
 def test_split_json_round_trips(tmp_path: Path, dataset: RetrievalDataset) -> None:
     split = _split_or_none(dataset, SplitSettings(train=1.0, dev=0.0, test=0.0))
@@ -314,7 +314,7 @@ def test_split_json_round_trips(tmp_path: Path, dataset: RetrievalDataset) -> No
     assert Split.load(tmp_path / "split.json") == split
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.data(), put=st.one_of(st.none(), st.integers(), st.text(max_size=3), st.lists(st.integers(), max_size=2))
 )

@@ -51,7 +51,7 @@ def test_a_tenth_of_the_train_queries_is_held_out_and_dev_and_test_stay() -> Non
     assert split != split_dataset(dataset, settings=SplitSettings(seed=1))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     sizes=st.lists(st.integers(1, 7), min_size=90, max_size=110),
     near=st.integers(1, 3),

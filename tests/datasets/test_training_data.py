@@ -99,7 +99,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
 @given(st.lists(st.tuples(TEXT, st.integers(0, 4), st.lists(st.integers(0, 4), unique=True)), min_size=1, max_size=5))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_examples_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, int, list[int]]]) -> None:
     data = TrainingData(
         examples=tuple(

@@ -45,7 +45,7 @@ def naive_attention(projected: torch.Tensor, lengths: list[int], heads: int) -> 
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.sampled_from([1, 2, 4]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_attention_per_text(lengths: list[int], heads: int) -> None:
     projected = torch.randn(sum(lengths), 3 * 8, generator=torch.Generator().manual_seed(len(lengths)))
     found = packed_attention(projected, lengths, heads=heads)

@@ -58,7 +58,7 @@ def test_text_that_fits_has_no_window(encoder: Encoder, windows: WindowEncoder) 
         encoder.model.prompts = prompts
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     lengths=st.lists(st.integers(1, 12), max_size=80),
     marks=st.lists(st.sampled_from(["", ".", "\n", "!\n\n", "。"]), min_size=1, max_size=7),

@@ -35,7 +35,7 @@ def test_no_texts_give_no_batches_and_no_padding() -> None:
     assert padding_share([]) == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=LENGTHS, budget=st.integers(1, 2000))
 def test_every_text_is_in_one_batch_within_the_budget(lengths: list[int], budget: int) -> None:
     texts = texts_of(lengths)

@@ -48,7 +48,7 @@ def table(seed: int, *, queries: int = 12, corpus: int = 30, depth: int = 8) -> 
     return scores, rankings
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000))
 def test_values_are_those_of_the_served_ranking(seed: int) -> None:
     scores, rankings = table(seed)

@@ -86,7 +86,7 @@ def test_nested_estimate_of_noise_is_unbiased() -> None:
     assert np.mean(naive) > 10 * error  # the mean of the winner is far too high
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_errors_of_many_means_are_those_of_each(seed: int) -> None:
     generator = np.random.default_rng(seed)
@@ -102,7 +102,7 @@ def test_few_groups() -> None:
     assert choose(pair, groups=["a", "b"]).candidate.structure == LATE
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000))
 def test_order_of_queries_and_names_of_groups_do_not_matter(seed: int) -> None:
     generator = np.random.default_rng(seed)
@@ -122,7 +122,7 @@ def test_order_of_queries_and_names_of_groups_do_not_matter(seed: int) -> None:
     assert chosen(values, groups) == chosen(values[:, order], 100 - groups[order])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000))
 def test_useless_leg_does_not_change_the_choice(seed: int) -> None:
     """A dearer system of the same quality is not chosen, and the choice stays within one standard error."""

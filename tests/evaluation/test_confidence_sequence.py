@@ -72,7 +72,7 @@ def test_interval_excludes_what_the_capital_rejects() -> None:
     assert int(np.argmax(found.low > 0)) - int(np.argmax(rejected)) < 30
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(arrays(np.float64, st.integers(0, 12), elements=st.floats(0, 1)))
 def test_properties(values: np.ndarray) -> None:
     found = confidence_sequence(values)

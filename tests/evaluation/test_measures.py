@@ -236,7 +236,7 @@ def as_dictionaries(
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(1, 15))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_values_equal_trec_eval(seed: int, queries: int, depth: int) -> None:
     rankings, relevant, grades = random_run(seed, queries, depth)
     qrels, run = as_dictionaries(rankings, relevant, grades)
@@ -275,7 +275,7 @@ def test_values_equal_ir_measures() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_measures_are_in_0_to_1_and_monotonic_in_k(seed: int) -> None:
     rankings, relevant, grades = random_run(seed, 6, 12)
     qrels = Qrels.of(relevant, grades)

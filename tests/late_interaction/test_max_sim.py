@@ -45,7 +45,7 @@ def test_scores_by_hand() -> None:
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.lists(st.integers(0, 4), min_size=1, max_size=4))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_equals_a_double_loop(document_lengths: list[int], query_lengths: list[int]) -> None:
     documents, queries = tokens_of(document_lengths), tokens_of(query_lengths, seed=1)
     candidates = np.tile(np.arange(-1, len(documents)), (len(queries), 1))

@@ -65,7 +65,7 @@ writes = st.lists(
 
 
 @given(writes)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_writes_leave_the_latest_versions(operations: list) -> None:
     store, expected = new_store(), {}
     for kind, content in operations:

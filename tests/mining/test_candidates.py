@@ -49,7 +49,7 @@ lists = st.lists(st.sampled_from([PADDING, UNKNOWN, *range(9)]), min_size=5, max
     st.lists(st.tuples(lists, lists, st.sets(st.integers(0, 8), max_size=3)), min_size=1, max_size=6),
     st.integers(1, 3),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_merging_equals_a_loop(queries: list[tuple[list[int], list[int], set[int]]], at_once: int) -> None:
     sources = [Fixed("a", [a for a, _, _ in queries]), Fixed("b", [b for _, b, _ in queries])]
     judged_negatives = [sorted(judged) for _, _, judged in queries]

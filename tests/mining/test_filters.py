@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llama_index_ace_finetune.mining import filters
 
 seeds = st.integers(0, 2**32 - 1)
-few = settings(deadline=None, max_examples=40)
+few = settings(max_examples=40)
 
 
 def rows_and_relevant(seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -94,7 +94,7 @@ def any_settings(draw: Any) -> MiningSettings:
 
 
 any_run = given(st.integers(0, 2**32 - 1), any_settings(), st.integers(0, 6))
-enough = options(deadline=None, max_examples=100)
+enough = options(max_examples=100)
 
 
 @any_run

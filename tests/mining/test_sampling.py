@@ -119,7 +119,7 @@ rank = st.one_of(st.none(), st.integers(1, 30))
     st.lists(st.tuples(st.just(None), rank, rank, st.booleans()), min_size=1, max_size=10),
     st.integers(0, 6),
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_spread_equals_a_loop(places: list[tuple[None, int | None, int | None, bool]], count: int) -> None:
     found = candidates_of([(judged, a, b) for judged, a, b, _ in places])
     left = {column for column, (_, a, b, is_accepted) in enumerate(places) if is_accepted and not a is b is None}

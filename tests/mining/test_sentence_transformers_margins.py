@@ -84,7 +84,7 @@ def kept_by_ours(queries: np.ndarray, corpus: np.ndarray, positives: list[int], 
 
 @pytest.mark.parametrize("name", ["relative_margin", "absolute_margin"])
 @given(seed=st.integers(0, 2**32 - 1), margin=st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.95]))
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_same_margin_keeps_same_negatives(name: str, seed: int, margin: float) -> None:
     generator = np.random.default_rng(seed)
     queries, corpus = unit_rows(generator, 4), unit_rows(generator, DOCUMENTS)

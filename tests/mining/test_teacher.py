@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mining_options import plain
 
@@ -151,7 +151,6 @@ def test_invalid_teachers_are_refused(cross_encoder: Path, tmp_path: Path) -> No
 
 
 @given(st.lists(st.integers(1, 500), max_size=60), st.integers(1, 1000))
-@settings(deadline=None)
 def test_token_batches_hold_every_pair_once_within_the_budget(lengths: list[int], budget: int) -> None:
     batches = list(token_batches(np.array(lengths, np.int64), budget))
     assert sorted(place for batch in batches for place in batch.tolist()) == list(range(len(lengths)))

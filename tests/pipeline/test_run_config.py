@@ -150,7 +150,7 @@ class TestWriting:
         assert runner.invoke(app, ["init", "--out", str(file), "--force"]).exit_code == 0
         assert "training:" in file.read_text(encoding="utf-8")
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @example(seeds=(0, 2, 1), rate=1.0, name="ends in a no-break space\xa0", skipped=frozenset(), budget=None)
     @given(
         seeds=st.tuples(*[st.integers(0, 3)] * 3),

@@ -88,7 +88,7 @@ def test_propensity() -> None:
     assert propensity(9, 0.0) == 1.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_order_of_feedback_and_of_searches_does_not_matter(data: st.DataObject) -> None:
     records = [

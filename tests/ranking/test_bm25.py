@@ -69,7 +69,7 @@ def test_l_by_hand() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=TEXTS, query=TEXT, k1=st.sampled_from([0.0, 0.9, 1.5]), b=st.sampled_from([0.0, 0.75, 1.0]))
 def test_scores_and_matches_equal_rank_bm25(variant: str, texts: list[str], query: str, k1: float, b: float) -> None:
     index = BM25Index.build(texts, settings=BM25Settings(variant, k1=k1, b=b))  # type: ignore[arg-type]
@@ -242,7 +242,7 @@ def test_allowed_rows_that_do_not_exist_are_refused(allowed: object) -> None:
         index.search("disk", 1, allowed=allowed)  # type: ignore[arg-type]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=TEXTS, query=TEXT, variant=st.sampled_from(VARIANTS), data=st.data())
 def test_allowed_rows_equal_a_filter_on_the_whole_ranking(texts, query, variant, data) -> None:
     index = BM25Index.build(texts, settings=BM25Settings(variant))
@@ -255,7 +255,7 @@ def test_allowed_rows_equal_a_filter_on_the_whole_ranking(texts, query, variant,
 # ----------------------------------------------------------------------------------------------- single and batch
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=TEXTS, queries=TEXTS, k=st.integers(1, 15), variant=st.sampled_from(VARIANTS))
 def test_batch_equals_single(texts: list[str], queries: list[str], k: int, variant) -> None:
     index = BM25Index.build(texts, settings=BM25Settings(variant))
@@ -277,7 +277,7 @@ STEPS = st.lists(st.one_of(st.tuples(st.just("add"), TEXTS), st.tuples(st.just("
                            st.just(("search", None))), max_size=8)  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(texts=TEXTS, steps=STEPS, queries=TEXTS, variant=st.sampled_from(VARIANTS))
 def test_add_and_remove_equal_a_rebuild(texts: list[str], steps: list, queries: list[str], variant) -> None:
     index = BM25Index.build(texts, settings=BM25Settings(variant))

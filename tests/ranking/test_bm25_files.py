@@ -29,7 +29,7 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     texts=st.lists(st.text(max_size=20), max_size=8),
     query=st.text(max_size=20),

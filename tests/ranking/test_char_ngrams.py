@@ -31,7 +31,7 @@ def _reference(texts: list[str], queries: list[str]) -> np.ndarray:
     return (vectorizer.transform(queries) @ documents.T).toarray()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(_words, min_size=1, max_size=8), _words)
 def test_scores_equal_scikit_learn(texts: list[str], query: str) -> None:
     texts = [*texts, "some word"]  # scikit-learn refuses an empty vocabulary
@@ -63,7 +63,7 @@ def test_a_text_has_cosine_one_with_itself() -> None:
     assert scores[0] == pytest.approx(1.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(_words, max_size=8), st.lists(_words, max_size=4), st.data())
 def test_add_and_remove_equal_a_rebuild(texts: list[str], more: list[str], data: st.DataObject) -> None:
     index = CharNgramIndex.build(texts)

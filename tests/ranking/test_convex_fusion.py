@@ -54,7 +54,7 @@ def test_leg_with_weight_0_adds_no_rows() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["min-max", "z"]), st.floats(0.1, 10), st.floats(-5, 5))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_fusion_is_invariant_to_score_scale(
     seed: int, normalisation: Normalisation, factor: float, shift: float
 ) -> None:
@@ -72,7 +72,7 @@ def test_fusion_is_invariant_to_score_scale(
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_aligned_legs_match_reciprocal_rank_fusion(seed: int, weight: float) -> None:
     generator = np.random.default_rng(seed)
     legs = []

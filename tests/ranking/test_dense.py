@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -28,7 +28,6 @@ def searches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, int, int]:
 
 
 @given(searches())
-@settings(deadline=None)
 def test_tiling_does_not_change_the_result(
     search: tuple[np.ndarray, np.ndarray, int, int, int],
 ) -> None:

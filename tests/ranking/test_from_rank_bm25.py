@@ -19,7 +19,7 @@ CORPUS = [["disk", "full", "disk"], ["fan", "noise"], ["Disk", "the"], []]
 
 
 @pytest.mark.parametrize("kind", [BM25Okapi, BM25L, BM25Plus])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     corpus=st.lists(TERMS, min_size=1, max_size=10).filter(any),
     query=TERMS,

@@ -45,7 +45,7 @@ def test_offset_decides_between_text_and_known_query_by_hand() -> None:
     assert merge_further_vectors(table, 0.1, dense=0, depth=1).found[0, 0].tolist() == [False, True]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 10**6), offset=st.sampled_from([0.0, 0.05, 0.3]), depth=st.integers(1, 12), copied=st.booleans()
 )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import RRF_K, fuse_rankings, reciprocal_rank_fusion
@@ -101,7 +101,6 @@ def rankings(draw: st.DrawFn) -> tuple[list[np.ndarray], list[float], int, int]:
 
 
 @given(rankings())
-@settings(deadline=None)
 def test_fuse_rankings_equals_reciprocal_rank_fusion(
     case: tuple[list[np.ndarray], list[float], int, int],
 ) -> None:

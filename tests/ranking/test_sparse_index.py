@@ -37,7 +37,7 @@ def _build(vectors: Sequence[Sequence[float]]) -> SparseIndex:
     return SparseIndex.build(_texts(vectors), Written())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(_vectors, _vectors)
 def test_scores_equal_the_product_of_scipy(documents: list[list[float]], queries: list[list[float]]) -> None:
     index = _build(documents)
@@ -51,7 +51,7 @@ def test_scores_equal_the_product_of_scipy(documents: list[list[float]], queries
         assert (np.diff(values) <= 0).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(_vectors, _vectors, st.data())
 def test_updates_equal_a_new_index(first: list[list[float]], later: list[list[float]], data: st.DataObject) -> None:
     every = [*first, *later]

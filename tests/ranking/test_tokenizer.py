@@ -86,7 +86,7 @@ def test_bad_stop_words_are_refused(stop_words: object) -> None:
 TEXTS = st.lists(st.text(st.sampled_from("abcXYZ_019 .-'éß東京ไทहि\ud800") | st.characters(), max_size=30), max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXTS)
 def test_encode_returns_the_terms_of_each_text(texts: list[str]) -> None:
     tokenizer = Tokenizer()

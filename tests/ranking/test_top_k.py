@@ -19,7 +19,7 @@ def test_by_hand() -> None:
     assert top_k(np.zeros(1000), 3, 0.0).tolist() == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 700), st.integers(1, 12), st.sampled_from([0.0, 0.05, 0.5, 1.0]))
 def test_equals_sorting(seed: int, n: int, k: int, filled: float) -> None:
     rng = np.random.default_rng(seed)

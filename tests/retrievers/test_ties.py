@@ -34,7 +34,7 @@ def found(retriever: FineTunedHybridRetriever, mode: str) -> list[tuple[str, flo
 
 @pytest.mark.parametrize("options", [{}, {"sparse": "server"}])
 @pytest.mark.parametrize("ivf", [False, True])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(steps=st.lists(STEP, min_size=1, max_size=25))
 def test_changed_store_equals_a_new_one(options: dict[str, str], ivf: bool, steps: list) -> None:
     first = dict.fromkeys(reversed(NAMES), "red paint")

@@ -45,7 +45,7 @@ FILTER = st.fixed_dictionaries({}, optional={clause: st.lists(LEAF | GROUP, max_
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(payloads=st.lists(PAYLOAD, max_size=8), filters=st.lists(FILTER, min_size=1, max_size=4))
 def test_equals_qdrant(payloads: list[dict[str, Any]], filters: list[models.Filter]) -> None:
     client = QdrantClient(":memory:")

@@ -33,7 +33,7 @@ def conditions(draw: st.DrawFn) -> MetadataFilter:
     return MetadataFilter(key=key, value=value, operator=operator)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     nodes=st.lists(METADATA, min_size=1, max_size=6),
     parts=st.lists(conditions(), min_size=1, max_size=3),

@@ -26,7 +26,7 @@ def unit(rng: np.random.Generator, count: int) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60)
 @given(steps=st.lists(STEP, max_size=12), k=st.integers(1, 25), seed=st.integers(0, 99), allowed=st.sets(POINT))
 def test_equals_brute_force(steps: list, k: int, seed: int, allowed: set[str]) -> None:
     rng = np.random.default_rng(seed)
@@ -55,7 +55,7 @@ def test_equals_brute_force(steps: list, k: int, seed: int, allowed: set[str]) -
             assert np.allclose([score for _, score in hits], [scores[name] for name, _ in hits], atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), step=st.sampled_from([0.0, 1e-7, 4e-7, 1e-6]))
 def test_the_evaluation_orders_close_cosines_as_the_index_does(seed: int, step: float) -> None:
     """Queries have length 1 up to rounding, and each vector has neighbours whose cosines differ by about `step`."""

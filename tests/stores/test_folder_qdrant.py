@@ -189,7 +189,7 @@ class TestRealPoints:
         assert stored.payload == payload
         assert stored.vector[""].tolist() == [1, 2]
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(
         payload=st.dictionaries(
             st.text(max_size=5),
@@ -206,7 +206,7 @@ class TestRealPoints:
         assert stored.payload == payload
         assert stored.vector["x"].tolist() == numbers
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(data=st.data())
     def test_changed_bytes_are_read_or_refused(self, data: st.DataObject) -> None:
         blob = bytearray(point(PAYLOAD, {"x": [1.0, 2.0], "s": models.SparseVector(indices=[1], values=[2])}))

@@ -65,7 +65,7 @@ class TestScalarQuantization:
         assert int8_scores(codes, scales, np.array([1, 1, 5], np.float32)) == pytest.approx([0.63, 0])
         assert score_errors(scales) == pytest.approx([0.01 / 12**0.5, 0])
 
-    @given(arrays(np.float32, st.tuples(st.integers(1, 600), st.just(5)), elements=st.floats(-3, 3, width=16)))
+    @given(arrays(np.float32, st.tuples(st.integers(1, 100), st.just(5)), elements=st.floats(-3, 3, width=16)))
     def test_error_is_at_most_half_a_step(self, vectors: np.ndarray) -> None:
         codes, scales = quantise(vectors)
         assert np.all(np.abs(codes * scales[:, None] - vectors) <= 0.5 * scales[:, None] + 1e-6)
@@ -187,7 +187,7 @@ class TestSearch:
         assert index.info.probes > 0.5 * round(2000**0.5)
         assert index.info.recall >= 0.99
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(count=st.integers(1, 40), k=st.integers(1, 45), seed=st.integers(0, 99))
     def test_small_sets_are_exact(
         self, tmp_path_factory: pytest.TempPathFactory, count: int, k: int, seed: int

@@ -44,7 +44,7 @@ def ivf(tmp_path_factory: pytest.TempPathFactory) -> IVFIndex:
     return IVFIndex(folder)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(steps=st.lists(STEP, max_size=10), seed=st.integers(0, 99), allowed=st.sets(POINT))
 def test_equals_brute_force_through_any_writes(
     ivf: IVFIndex, steps: list[tuple[str, list[int]]], seed: int, allowed: set[int]

@@ -1,7 +1,7 @@
 """parse_answer: whatever a language model answers becomes queries or a reason."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_index_ace_finetune.synthesis.parse_answer import Answer, parse_answer
@@ -52,7 +52,6 @@ def test_markup_and_control_characters_are_data() -> None:
     )
 
 
-@settings(deadline=None)
 @given(st.text(max_size=120), st.integers(1, 5))
 def test_any_answer_is_read(text: str, limit: int) -> None:
     answer = parse_answer(text, limit=limit)

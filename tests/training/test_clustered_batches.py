@@ -17,7 +17,7 @@ def topics(count: int, of_each: int) -> NDArray[np.float32]:
     return unit_rows(rows + 0.01 * random.standard_normal(rows.shape).astype(np.float32))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 20), st.integers(1, 12), st.integers(0, 3))
 def test_each_query_comes_once_an_epoch(count: int, documents: int, batch: int, cluster: int, epoch: int) -> None:
     random = np.random.default_rng(count)

@@ -38,7 +38,7 @@ def softmax(scores: list[float], temperature: float) -> list[float]:
 
 
 @given(st.integers(0, 2**31 - 1))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_listwise_distillation_equals_a_loop_over_queries(seed: int) -> None:
     cosines, teacher, _ = random_scores(seed)
     terms = []
@@ -57,7 +57,7 @@ def test_listwise_distillation_equals_a_loop_over_queries(seed: int) -> None:
 
 
 @given(st.integers(0, 2**31 - 1))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_margin_mse_equals_a_loop_over_pairs(seed: int) -> None:
     cosines, teacher, targets = random_scores(seed)
     terms = [

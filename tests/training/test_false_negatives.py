@@ -64,7 +64,7 @@ def test_lowest_of_several_positives_sets_the_limit() -> None:
 
 
 @given(st.integers(0, 2**31 - 1), st.sampled_from([0.2, 0.05, 0.0, -0.2]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_masks_and_gradients_equal_a_loop(seed: int, margin: float) -> None:
     rng = np.random.default_rng(seed)
     examples = random_examples(rng, 6, 12)

@@ -34,7 +34,7 @@ def double_loop(similarities: Tensor, targets: Tensor, temperature: float) -> Te
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(1, 6), st.integers(1, 9), st.sampled_from([0.05, 0.2, 1.0]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_values_and_gradients_equal_a_double_loop(seed: int, queries: int, documents: int, temperature: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     cosines = torch.rand(queries, documents, generator=generator) * 2 - 1
@@ -119,7 +119,7 @@ def test_loss_module_compares_queries_with_documents(minilm: Encoder) -> None:
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(1, 6), st.integers(1, 9))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_symmetric_loss_averages_both_directions(seed: int, queries: int, documents: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     cosines = torch.rand(queries, documents, generator=generator) * 2 - 1

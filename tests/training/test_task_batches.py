@@ -38,7 +38,7 @@ def epoch_of(batches: TaskBatches, epoch: int) -> list[list[int]]:
     return list(batches)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(1, 60), min_size=1, max_size=4),
     st.integers(1, 16),
