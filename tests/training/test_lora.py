@@ -146,6 +146,7 @@ def test_saved_folder_is_an_ordinary_model(
     assert (loaded * tuner.encoder.encode_queries(TEXTS)).sum(axis=1).min() > 0.999
 
 
+@pytest.mark.slow
 def test_interrupted_training_resumes_with_its_adapters(
     training_data: TrainingData, one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
