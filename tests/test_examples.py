@@ -141,6 +141,7 @@ class TestIntegrations:
         assert "payments" not in after.split("where do")[0]
         assert re.findall(r"\] (\w+):", printed.split("where do the backups go?")[1]) == ["backups"] * 2
 
+    @pytest.mark.slow
     def test_an_adopted_collection(self, tmp_path: Path) -> None:
         printed = run_example("adopt_collection.py", cwd=tmp_path)
         parts = dict(part.split("\n", 1) for part in printed.strip().split("\n\n") if "\n" in part)
@@ -175,6 +176,7 @@ class TestIntegrations:
         assert set(hits) <= set(trained["memories"])
         assert all(text.startswith("category: ") for text in trained["memories"].values())  # as LlamaIndex embeds it
 
+    @pytest.mark.slow
     def test_living_index(self, tmp_path: Path) -> None:
         printed = run_example("living_index.py", cwd=tmp_path)
         parts = dict(part.split("\n", 1) for part in printed.strip().split("\n\n") if "\n" in part)

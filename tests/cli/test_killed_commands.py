@@ -225,6 +225,7 @@ def train_command(made: Path, base: Path, output: Path, *more: str) -> list[str]
     return [*words, str(base), "--device", "cpu", "--mode", "full", "--epochs", "1", "--budget", "60", *more]
 
 
+@pytest.mark.slow
 def test_training_interrupted_while_it_indexes_keeps_the_old_output_and_is_not_repeated(
     made: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

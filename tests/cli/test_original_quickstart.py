@@ -154,6 +154,7 @@ def test_finetune_leaves_a_model_and_its_index(workspace: Path) -> None:
     assert (workspace / "ace/embedding_finetuning/models/ace_finetuned_index/meta.json").exists()
 
 
+@pytest.mark.slow
 def test_evaluate_prints_the_documented_summary(workspace: Path) -> None:
     printed = command(EVALUATE, workspace)
     assert "=== EVALUATION SUMMARY ===" in printed
@@ -180,6 +181,7 @@ def test_search_prints_the_documented_lines(workspace: Path) -> None:
     assert any(name in printed for name in ("Category: SECURITY", "Category: ERROR_HANDLING", "Category: ARCHITECTURE"))
 
 
+@pytest.mark.slow
 def test_deploy_snippet(workspace: Path) -> None:
     lines = snippet(DEPLOY, workspace).splitlines()
     assert lines
@@ -188,6 +190,7 @@ def test_deploy_snippet(workspace: Path) -> None:
     assert all(0 < score <= 1 for score in scores)
 
 
+@pytest.mark.slow
 def test_mining_snippet_gives_up_to_ten_negatives(workspace: Path) -> None:
     snippet(MINE, workspace)
     data = json.loads((workspace / "ace/embedding_finetuning/training_data_aggressive.json").read_text("utf-8"))

@@ -112,6 +112,7 @@ class TestRoundTrips:
         assert copy.deepcopy(tuned).encoder is tuned.encoder
         assert len(pickle.dumps(tuned)) < 10_000
 
+    @pytest.mark.slow
     def test_spawned_worker_returns_the_same_vector(self, tuned: FineTunedEmbedding) -> None:
         expected = tuned.get_query_embedding(QUERY)
         with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -145,6 +145,7 @@ def context_of(data: TrainingData, base: Encoder, **options: Any) -> TrainingCon
     return TrainingContext(base, index_examples(data, parts["train"]), dev, TrainingConfig(**{**QUICK, **options}))
 
 
+@pytest.mark.slow
 def test_towers_start_from_the_model_of_full_and_keep_its_documents(
     training_data: TrainingData, one_layer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +170,7 @@ def test_towers_start_from_the_model_of_full_and_keep_its_documents(
     assert np.abs(two.encode_queries(QUERIES) - queries).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_without_a_gain_of_full_the_query_encoder_is_trained_over_documents_of_the_base(
     training_data: TrainingData, one_layer: str
 ) -> None:
@@ -187,7 +189,7 @@ def test_without_a_gain_of_full_the_query_encoder_is_trained_over_documents_of_t
     [
         ({}, 0.1, ["linear", "in_batch", "full"]),
         ({}, 2.0, ["linear", "in_batch"]),
-        ({"hard_negatives": 0}, 0.1, ["linear", "full"]),
+        pytest.param({"hard_negatives": 0}, 0.1, ["linear", "full"], marks=pytest.mark.slow),
     ],
 )
 def test_auto_trains_with_mined_negatives_too_if_half_of_the_epochs_fit(
