@@ -206,6 +206,10 @@ class TestRealPoints:
         assert stored.payload == payload
         assert stored.vector["x"].tolist() == numbers
 
+    def test_length_beyond_the_row_is_damage_and_not_a_lack_of_memory(self) -> None:
+        with pytest.raises(ValueError, match="bytes8"):  # 2**40 bytes, of which one is there
+            read_stored_point(b"\x8e" + (2**40).to_bytes(8, "little") + b"x")
+
     @settings(max_examples=200)
     @given(data=st.data())
     def test_changed_bytes_are_read_or_refused(self, data: st.DataObject) -> None:

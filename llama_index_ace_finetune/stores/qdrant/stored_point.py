@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import pickle
+import pickletools
 import uuid
 from array import array
 from dataclasses import dataclass
@@ -56,10 +57,20 @@ def read_stored_point(blob: bytes) -> StoredPoint:
             raise ValueError("it is not a point")
         payload = _payload(point.fields.get("payload"), _SizeLimit(len(blob)))
         return StoredPoint(_id(point.fields.get("id")), _vectors(point.fields.get("vector")), payload)
-    except (ForbiddenClassError, MemoryError):
+    except ForbiddenClassError:
+        raise
+    except MemoryError:
+        _require_whole(blob)  # else this machine is short of memory
         raise
     except Exception as error:  # damaged bytes can raise anything
         raise ValueError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _require_whole(blob: bytes) -> None:
+    """Raise ValueError if a row says that it is longer than it is, or numbers more values than it can hold."""
+    for opcode, argument, _ in pickletools.genops(blob):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument is not None and argument > len(blob):
+            raise ValueError("it is damaged (it numbers more values than it can hold)")
 
 
 class _Fields:
