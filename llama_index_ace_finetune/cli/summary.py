@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from llama_index_ace_finetune.cli.console import console, is_wide, status_console, table_for
 from llama_index_ace_finetune.cli.execute import EXIT_REJECTED
@@ -25,28 +27,13 @@ def measures_for(screen: Console) -> dict[str, str]:
 def print_summary(report: dict[str, Any], screen: Console) -> None:
     """Print the systems with their differences to the base model, then the verdict and its warnings."""
     from llama_index_ace_finetune.evaluation.report.plain_sentence import plain_sentence
-    from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 
     metadata = report["metadata"]
     screen.print(
         f"\n{metadata['total_queries_evaluated']} held-out queries over {metadata['corpus_size']} distinct memories"
     )
-    table = table_for(screen)
-    table.add_column("system", overflow="fold")
-    measures = measures_for(screen)
-    for name in measures:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("MRR@10 against base, 95%", justify="right", no_wrap=True)
     chosen = report["verdict"]["system"]["name"]
-    for system in report["systems"]:
-        difference = system["difference_to_base"].get("MRR@10")
-        table.add_row(
-            escape(_label(system)),
-            *(f"{system['means'][name]:.3f}" for name in measures.values()),
-            interval_markup(PairedDifference.from_dict(difference)) if difference else "reference",
-            style="bold" if system["name"] == chosen else "",
-        )
-    screen.print(table)
+    screen.print(_table_of(report["systems"], screen, label=_label, chosen=chosen))
     _print_known(report, screen)
     _print_folds(report, screen)
     verdict = report["verdict"]
@@ -57,6 +44,33 @@ def print_summary(report: dict[str, Any], screen: Console) -> None:
         screen.print(f"[yellow]note:[/] {escape(warning)}")
     if report["learning_curve"]:
         screen.print(report["learning_curve"]["sentence"], markup=False)
+
+
+def _table_of(
+    systems: Sequence[Mapping[str, Any]],
+    screen: Console,
+    *,
+    label: Callable[[Mapping[str, Any]], str],
+    chosen: str = "",
+) -> Table:
+    """Return the means of systems and their differences to the base model, the chosen one in bold."""
+    from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
+
+    table = table_for(screen)
+    table.add_column("system", overflow="fold")
+    measures = measures_for(screen)
+    for name in measures:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("MRR@10 against base, 95%", justify="right", no_wrap=True)
+    for system in systems:
+        difference = system["difference_to_base"].get("MRR@10")
+        table.add_row(
+            escape(label(system)),
+            *(f"{system['means'][name]:.3f}" for name in measures.values()),
+            interval_markup(PairedDifference.from_dict(difference)) if difference else "reference",
+            style="bold" if system["name"] == chosen else "",
+        )
+    return table
 
 
 def _print_known(report: dict[str, Any], screen: Console) -> None:
@@ -81,26 +95,11 @@ def _print_known(report: dict[str, Any], screen: Console) -> None:
 
 def _print_folds(report: dict[str, Any], screen: Console) -> None:
     """Print the results over the test queries of all folds; nothing without folds."""
-    from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
-
     folds = report.get("folds")
     if not folds:
         return
     screen.print(f"\nall {folds['queries']} queries, in {folds['k']} folds")
-    table = table_for(screen)
-    table.add_column("system", overflow="fold")
-    measures = measures_for(screen)
-    for name in measures:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("MRR@10 against base, 95%", justify="right", no_wrap=True)
-    for system in folds["systems"]:
-        difference = system["difference_to_base"].get("MRR@10")
-        table.add_row(
-            escape(system["name"]),
-            *(f"{system['means'][name]:.3f}" for name in measures.values()),
-            interval_markup(PairedDifference.from_dict(difference)) if difference else "reference",
-        )
-    screen.print(table)
+    screen.print(_table_of(folds["systems"], screen, label=lambda system: str(system["name"])))
 
 
 def print_report(report: dict[str, Any], page: Path, screen: Console) -> None:
@@ -134,7 +133,7 @@ def required_gain(report: dict[str, Any]) -> int:
     return EXIT_REJECTED
 
 
-def _label(system: dict[str, Any]) -> str:
+def _label(system: Mapping[str, Any]) -> str:
     if not system["weights"]:
         return str(system["name"])
     dense, lexical = system["weights"]

@@ -8,7 +8,6 @@ from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.datasets.splits.audit import audit_split, require_clean
 from llama_index_ace_finetune.datasets.training_data import modified_at
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
-from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.report import save_mining_report
 from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
 from llama_index_ace_finetune.pipeline.generate import describe_mining
@@ -42,13 +41,7 @@ def _encoding(settings: RunSettings) -> tuple[str | None, ...]:
 
 def _run(context: StageContext) -> None:
     settings, dataset, split = context.settings, context.dataset, context.split
-    miner = HardNegativeMiner(
-        model=settings.training.base_model,
-        settings=settings.mining,
-        encoder=context.base,
-        cache=context.cache,
-        device=settings.training.device,
-    )
+    miner = context.miner
     texts = len(split.train) + len(split.dev) + len(dataset.answers)
     with context.events.texts_progress("mining", texts) as progress:
         data = generate_training_data(

@@ -16,6 +16,7 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
+from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.sparse_encoder import load_sparse_vectors
@@ -63,6 +64,18 @@ class StageContext:
     def cache(self) -> Path:
         """Folder of cached vectors."""
         return self.vectors or self.work / "vectors"
+
+    @property
+    def miner(self) -> HardNegativeMiner:
+        """A miner by the base model and the settings of the run."""
+        training = self.settings.training
+        return HardNegativeMiner(
+            model=training.base_model,
+            settings=self.settings.mining,
+            encoder=self.base,
+            cache=self.cache,
+            device=training.device,
+        )
 
     def of_fold(
         self, *, settings: RunSettings, dataset: RetrievalDataset, split: Split, folder: RunFolder, work: Path

@@ -10,7 +10,6 @@ from llama_index_ace_finetune.datasets.splits.shipped_refit import shipped_refit
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.provenance import read_provenance
-from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.training_data_generator import generate_test_examples
 from llama_index_ace_finetune.pipeline.further_content import further_content
 from llama_index_ace_finetune.pipeline.model_contents import by_content
@@ -59,17 +58,10 @@ def _run(context: StageContext) -> None:
 def _with_test_examples(data: TrainingData, context: StageContext) -> TrainingData:
     """Return the training data with the test queries, which only a refit on all queries is trained on."""
     settings = context.settings
-    miner = HardNegativeMiner(
-        model=settings.training.base_model,
-        settings=settings.mining,
-        encoder=context.base,
-        cache=context.cache,
-        device=settings.training.device,
-    )
     test = generate_test_examples(
         context.dataset,
         context.split,
-        miner,
+        context.miner,
         num_negatives=settings.num_negatives,
         min_difficulty=settings.min_difficulty,
         skip_categories=settings.skip_categories,
