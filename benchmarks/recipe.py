@@ -1,6 +1,7 @@
-"""Settings of `full`: the cost and gain of each, varied one at a time around the defaults.
+"""Settings of modes that train all weights: the cost and gain of each, varied one at a time around the defaults.
 
-    python benchmarks/recipe.py --data FOLDER [--check] [--sets NAMES] [--seeds N] [--out FILE] [--kept FILE]
+    python benchmarks/recipe.py --data FOLDER [--check] [--mode MODE] [--sets NAMES] [--settings NAMES] [--seeds N]
+        [--out FILE] [--kept FILE]
 
 Gains are in MRR@10 on the dev queries over the whole corpus, so that the test queries of benchmarks/training.py stay
 unseen. With `--kept` an interrupted run is resumed; `--check` tries some settings on one set. Exits 1 if another
@@ -30,6 +31,7 @@ from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
 SETS = ("ace", "locomo", "msvc_errors", "cosqa")
+MODES = ("full", "in_batch")
 DEFAULTS = "defaults"
 VARIED: dict[str, tuple[Any, ...]] = {
     "hard_negatives": (0, 1, 2, 4),
@@ -42,6 +44,7 @@ VARIED: dict[str, tuple[Any, ...]] = {
     "temperature": (0.02, 0.05, 0.1),
     "warmup_steps": (0, 100),
     "symmetric": (False, True),
+    "late_interaction_weight": (0.0, 1.0),
     "teacher": ("hybrid",),
 }
 CHECKED = ("hard_negatives", "cluster_size")
@@ -60,11 +63,9 @@ def variants(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def trained(data: TrainingData, scratch: Path, options: dict[str, Any], seed: int) -> dict[str, float]:
-    """Train in mode full; return the gain on dev, and seconds including dev evaluations."""
-    tuner = tuner_of(
-        data, scratch / "model", scratch / "vectors", mode="full", interpolation=(1.0,), seed=seed, **options
-    )
+def trained(data: TrainingData, scratch: Path, options: dict[str, Any]) -> dict[str, float]:
+    """Train; return the gain on dev, and seconds including dev evaluations."""
+    tuner = tuner_of(data, scratch / "model", scratch / "vectors", interpolation=(1.0,), **options)
     with quiet():
         tuner.train()
     result = tuner.results[-1]
@@ -76,6 +77,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the retrieval sets")
     parser.add_argument("--check", action="store_true", help="some settings on one set")
+    parser.add_argument("--mode", choices=MODES, default=MODES[0], help="training mode; default: %(default)s")
     parser.add_argument("--sets", default=",".join(SETS), help="names, comma-separated")
     parser.add_argument("--settings", default=",".join(VARIED), help="settings to vary, comma-separated")
     parser.add_argument("--seeds", type=int, default=3)
@@ -94,8 +96,10 @@ def main() -> int:
             for name, given in tried.items():
                 runs = [
                     kept.measure(
-                        f"recipe {dataset} {name} {seed}",
-                        lambda given=given, seed=seed, made=made, at=Path(scratch): trained(made()[0], at, given, seed),
+                        f"recipe {options.mode} {dataset} {name} {seed}",
+                        lambda given=given | {"mode": options.mode, "seed": seed}, made=made, at=Path(scratch): trained(
+                            made()[0], at, given
+                        ),
                     )
                     for seed in range(1 if options.check else options.seeds)
                 ]
@@ -114,7 +118,9 @@ def main() -> int:
         for name in tried
     ]
     findings.section(
-        "Gain in dev MRR@10 (and seconds of the rung)", f"| setting | {' | '.join(names)} | mean gain | time |", rows
+        f"Gain in dev MRR@10 (and seconds of the mode {options.mode})",
+        f"| setting | {' | '.join(names)} | mean gain | time |",
+        rows,
     )
     gain, _ = means(DEFAULTS)
     better = [name for name in tried if means(name)[0] > gain + BETTER and means(name)[1] < 1]
