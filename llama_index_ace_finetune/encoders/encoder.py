@@ -220,8 +220,9 @@ class Encoder:
         """
         texts = [replace_lone_surrogates(text) for text in texts]
         if not texts:
+            nothing = np.zeros(0, np.int64)
             return TokenStates(
-                np.empty((0, self.dimension), np.float32), np.empty((0, 0), np.float32), np.zeros(0, np.int64)
+                np.empty((0, self.dimension), np.float32), np.empty((0, 0), np.float32), nothing, nothing
             )
         found = self._forward_tokens(texts, role)
         if not (np.isfinite(found.vectors).all() and np.isfinite(found.states).all()):

@@ -99,14 +99,17 @@ class ForwardPass:
         import torch
 
         found: list[dict[str, Tensor]] = self._call_model(texts, role, output_value=None)
-        if not {"token_embeddings", "attention_mask"} <= found[0].keys():
+        if not {"token_embeddings", "attention_mask", "input_ids"} <= found[0].keys():
             raise ModelError(f"The model {self.name!r} has no token states; use it without late interaction.")
         vectors = torch.stack([text["sentence_embedding"] for text in found])
-        states = [text["token_embeddings"][text["attention_mask"].bool()] for text in found]
+        states, ids = (
+            [text[name][text["attention_mask"].bool()] for text in found] for name in ("token_embeddings", "input_ids")
+        )
         return TokenStates(
             torch.nn.functional.normalize(vectors, dim=1).float().cpu().numpy(),
             torch.cat(states).float().cpu().numpy(),
             np.array([len(text) for text in states], np.int64),
+            torch.cat(ids).cpu().numpy(),
         )
 
     def _call_model(self, texts: list[str], role: Role, **output: object) -> Any:

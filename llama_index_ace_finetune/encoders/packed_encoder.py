@@ -78,7 +78,8 @@ class PackedEncoder:
             found = []
             for rows in parts:
                 vectors, states, lengths = self.embed_with_states(token_ids[rows], attention_mask[rows])
-                part = TokenStates(vectors.numpy(), states.numpy(), np.array(lengths, np.int64))
+                ids = token_ids[rows][attention_mask[rows].bool()].numpy()
+                part = TokenStates(vectors.numpy(), states.numpy(), np.array(lengths, np.int64), ids)
                 found.append((rows.numpy(), part))
             return TokenStates.in_order(found)
 

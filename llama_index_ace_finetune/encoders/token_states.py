@@ -19,16 +19,19 @@ class TokenStates:
         states: states of the last layer, float32 [t, width], one text after the other. All tokens of a text count, also
             those of its prompt and special tokens; padding does not.
         lengths: tokens of each text, int64 [n].
+        token_ids: of the tokenizer, int64 [t].
     """
 
     vectors: NDArray[np.float32]
     states: NDArray[np.float32]
     lengths: NDArray[np.int64]
+    token_ids: NDArray[np.int64]
 
     def select(self, texts: NDArray[np.int64]) -> TokenStates:
         """Return these texts, in this order."""
         starts, lengths = offsets_of(self.lengths)[texts], self.lengths[texts]
-        return TokenStates(self.vectors[texts], self.states[ragged_rows(starts, lengths)], lengths)
+        rows = ragged_rows(starts, lengths)
+        return TokenStates(self.vectors[texts], self.states[rows], lengths, self.token_ids[rows])
 
     @classmethod
     def in_order(cls, parts: list[tuple[NDArray[np.int64], TokenStates]]) -> TokenStates:
@@ -37,5 +40,6 @@ class TokenStates:
             np.concatenate([part.vectors for _, part in parts]),
             np.concatenate([part.states for _, part in parts]),
             np.concatenate([part.lengths for _, part in parts]),
+            np.concatenate([part.token_ids for _, part in parts]),
         )
         return whole.select(np.argsort(np.concatenate([places for places, _ in parts]), kind="stable"))

@@ -19,11 +19,13 @@ class TokenSettings:
         dimension: dimension of the vectors, if a projection is computed from the memories (at most that of the model's
             token states); None takes the states as they are. A trained projection has its own dimension.
         bits: bits per coordinate, 8, 4 or 2; by default 2 for vectors projected to 256 dimensions or more, else 4.
+        merge_repeated: one vector for all occurrences of a token in a memory, their mean.
         pooling: tokens per stored vector, 1 to 16: vectors of similar tokens of a memory are replaced by their mean.
     """
 
     dimension: int | None = 256
     bits: Bits | None = None
+    merge_repeated: bool = True
     pooling: int = 1
 
     def __post_init__(self) -> None:

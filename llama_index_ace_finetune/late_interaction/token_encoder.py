@@ -68,7 +68,8 @@ class TokenEncoder:
                 projection.
         """
         if not len(texts):
-            nothing = TokenVectors(np.empty((0, self.dimension), np.float32), np.zeros(1, np.int64))
+            no_ids = np.zeros(0, np.int64)
+            nothing = TokenVectors(np.empty((0, self.dimension), np.float32), np.zeros(1, np.int64), no_ids)
             return np.empty((0, self.encoder.dimension), np.float32), nothing
         # Long texts first: chunks have similar lengths. States are projected per chunk, which bounds their memory.
         order = np.array(sorted(range(len(texts)), key=lambda place: -len(texts[place])), np.int64)
@@ -84,7 +85,7 @@ class TokenEncoder:
         """Return token vectors by this projection from those of the same texts without one."""
         if self.projection is None:
             return tokens
-        return TokenVectors(unit_rows(tokens.vectors @ self.projection), tokens.offsets)
+        return TokenVectors(unit_rows(tokens.vectors @ self.projection), tokens.offsets, tokens.token_ids)
 
     def _project(self, found: TokenStates) -> TokenVectors:
         states = found.states
@@ -95,4 +96,4 @@ class TokenEncoder:
                     f"{self.encoder.name!r} have {states.shape[1]}; use the projection that was trained with the model."
                 )
             states = states @ self.projection
-        return TokenVectors(unit_rows(states), offsets_of(found.lengths))
+        return TokenVectors(unit_rows(states), offsets_of(found.lengths), found.token_ids)

@@ -51,6 +51,7 @@ class StoreMeta:
         dimension: of the vectors.
         bits: per coordinate.
         pooling: tokens per vector.
+        merge_repeated: whether equal tokens of a memory are one vector; those of earlier versions are not.
         projection: CRC-32 of the projection; None if there is none.
         segments: the oldest first.
     """
@@ -59,6 +60,7 @@ class StoreMeta:
     dimension: int
     bits: Bits
     pooling: int
+    merge_repeated: bool = False
     projection: int | None = None
     segments: tuple[SegmentRecord, ...] = ()
     format_version: int = FORMAT_VERSION

@@ -1,4 +1,4 @@
-"""Token pooling: fewer vectors per text, each the mean of similar tokens."""
+"""Token pooling: fewer vectors per text, each the mean of equal or similar tokens."""
 
 from __future__ import annotations
 
@@ -12,6 +12,25 @@ from llama_index_ace_finetune.ranking.dense import unit_rows
 from llama_index_ace_finetune.utils.ragged import offsets_of
 
 _PROTECTED = 1
+
+
+def merge_repeated(tokens: TokenVectors) -> TokenVectors:
+    """Return one vector per distinct token of each text: the unit mean of those of its occurrences.
+
+    They stand where the token is first. Occurrences of a token in one text have similar states, so that little is lost
+    (for MaxSim, the best of them is replaced by their mean). Vectors without token ids are returned as they are.
+    """
+    if tokens.token_ids is None or not len(tokens.vectors):
+        return tokens
+    text = np.repeat(np.arange(len(tokens)), tokens.lengths)
+    order = np.lexsort((tokens.token_ids, text))  # stable: occurrences stay in order
+    text_of, id_of = text[order], tokens.token_ids[order]
+    starts = np.flatnonzero(np.r_[True, (np.diff(text_of) != 0) | (np.diff(id_of) != 0)])
+    firsts = order[starts]
+    place = np.argsort(firsts)
+    sums = np.add.reduceat(tokens.vectors[order], starts, axis=0)[place]
+    lengths = np.bincount(text_of[starts], minlength=len(tokens)).astype(np.int64)
+    return TokenVectors(unit_rows(sums), offsets_of(lengths), tokens.token_ids[firsts[place]])
 
 
 def pool_tokens(tokens: TokenVectors, factor: int) -> TokenVectors:

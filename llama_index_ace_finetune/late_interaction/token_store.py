@@ -25,7 +25,7 @@ from llama_index_ace_finetune.late_interaction.token_files import (
     write_projection,
     write_segment,
 )
-from llama_index_ace_finetune.late_interaction.token_pooling import pool_tokens
+from llama_index_ace_finetune.late_interaction.token_pooling import merge_repeated, pool_tokens
 from llama_index_ace_finetune.late_interaction.token_vectors import TokenVectors
 from llama_index_ace_finetune.utils.file_lock import locked
 from llama_index_ace_finetune.utils.fork import fork_safe_lock
@@ -35,7 +35,7 @@ KIND = "token vectors"
 
 
 class TokenStore:
-    """Token vectors of memories, pooled and quantised, with the projection that queries need too.
+    """Token vectors of memories, merged, pooled and quantised, with the projection that queries need too.
 
     In a folder, each write adds the files of a segment and then replaces `meta.json`, so that a kill leaves the state
     before or after it, and readers keep the state that they opened. Safe to read from several threads, also while
@@ -61,7 +61,13 @@ class TokenStore:
         self.projection = projection
         self._lock = fork_safe_lock()
         bits = settings.bits_at(dimension)
-        self._meta = StoreMeta(fingerprint=fingerprint, dimension=dimension, bits=bits, pooling=settings.pooling)
+        self._meta = StoreMeta(
+            fingerprint=fingerprint,
+            dimension=dimension,
+            bits=bits,
+            pooling=settings.pooling,
+            merge_repeated=settings.merge_repeated,
+        )
         self._tokens = StoredTokens(dimension, bits)
 
     @classmethod
@@ -82,7 +88,7 @@ class TokenStore:
                 f"The token vectors in {str(folder)!r} were made by another model or projection; build them again "
                 "with this model."
             )
-        settings = TokenSettings(bits=meta.bits, pooling=meta.pooling)
+        settings = TokenSettings(bits=meta.bits, pooling=meta.pooling, merge_repeated=meta.merge_repeated)
         projection = read_projection(folder, meta)
         store = cls(meta.dimension, meta.fingerprint, settings=settings, projection=projection)
         store.folder, store._meta, store._tokens = folder, meta, tokens
@@ -122,7 +128,10 @@ class TokenStore:
     @property
     def settings(self) -> TokenSettings:
         """How token vectors are stored."""
-        return TokenSettings(dimension=self._meta.dimension, bits=self._meta.bits, pooling=self._meta.pooling)
+        meta = self._meta
+        return TokenSettings(
+            dimension=meta.dimension, bits=meta.bits, pooling=meta.pooling, merge_repeated=meta.merge_repeated
+        )
 
     @property
     def tokens(self) -> StoredTokens:
@@ -174,6 +183,7 @@ class TokenStore:
                 f"The token vectors have {tokens.dimension} dimensions, and those of the store {self.dimension}; use "
                 "the projection that the store was built with."
             )
+        tokens = merge_repeated(tokens) if self._meta.merge_repeated else tokens
         segment = Segment.of(ids, pool_tokens(tokens, self._meta.pooling), self._meta.bits)
         with self._writing():
             self._add(segment)

@@ -19,10 +19,12 @@ class TokenVectors:
     Attributes:
         vectors: float32 [t, d], the tokens of all texts, one text after the other.
         offsets: int64 [n + 1]; text i has the rows offsets[i]:offsets[i + 1].
+        token_ids: of the tokenizer, int64 [t]; None if the vectors are not those of single tokens.
     """
 
     vectors: NDArray[np.float32]
     offsets: NDArray[np.int64]
+    token_ids: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.vectors).all():
@@ -48,10 +50,14 @@ class TokenVectors:
     def select(self, texts: NDArray[np.int64]) -> TokenVectors:
         """Return the token vectors of these texts, in this order."""
         lengths = self.lengths[texts]
-        return TokenVectors(self.vectors[ragged_rows(self.offsets[texts], lengths)], offsets_of(lengths))
+        rows = ragged_rows(self.offsets[texts], lengths)
+        token_ids = None if self.token_ids is None else self.token_ids[rows]
+        return TokenVectors(self.vectors[rows], offsets_of(lengths), token_ids)
 
     @classmethod
     def concatenate(cls, parts: Sequence[TokenVectors]) -> TokenVectors:
         """Return the texts of all parts (at least one), in order."""
         lengths = np.concatenate([part.lengths for part in parts])
-        return cls(np.concatenate([part.vectors for part in parts]), offsets_of(lengths))
+        ids = [part.token_ids for part in parts if part.token_ids is not None]
+        token_ids = np.concatenate(ids) if len(ids) == len(parts) else None
+        return cls(np.concatenate([part.vectors for part in parts]), offsets_of(lengths), token_ids)

@@ -288,6 +288,7 @@ def test_token_states_of_an_export(model: Path, backend: Any, role: Any) -> None
     exported, encoder = opened(model, backend), Encoder.load(model, settings=CPU)
     found, expected = exported.encode_tokens(TEXTS, role=role), encoder.encode_tokens(TEXTS, role=role)
     assert found.lengths.tolist() == expected.lengths.tolist()
+    assert found.token_ids.tolist() == expected.token_ids.tolist()
     assert np.abs(found.vectors - exported.encode(TEXTS, role=role)).max() < 1e-6
     norms = np.linalg.norm(found.states, axis=1) * np.linalg.norm(expected.states, axis=1)
     assert ((found.states * expected.states).sum(axis=1) / norms).min() > 0.999

@@ -10,6 +10,7 @@ from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.late_interaction.projection import principal_projection
 from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
+from llama_index_ace_finetune.utils.surrogates import replace_lone_surrogates
 
 TEXTS = ["restart the queue worker", "", "x", "restart \ud800", "error LNK2019 unresolved external symbol " * 90]
 
@@ -27,6 +28,9 @@ def test_one_pass_gives_both_kinds_of_vectors(encoder: Encoder, role: Role) -> N
     # [CLS] and [SEP] count; a text over the limit is truncated to the limit of the model.
     assert tokens.lengths.tolist() == [6, 2, 3, 4, encoder.model.max_seq_length]
     assert np.allclose(np.linalg.norm(tokens.vectors, axis=1), 1, atol=1e-5)
+    features = encoder.model.preprocess([replace_lone_surrogates(text) for text in TEXTS])
+    assert tokens.token_ids is not None
+    assert tokens.token_ids.tolist() == features["input_ids"][features["attention_mask"].bool()].tolist()
     for place, text in enumerate(TEXTS):
         assert np.allclose(TokenEncoder(encoder).encode_both([text], role=role)[1][0], tokens[place], atol=0.02)
 

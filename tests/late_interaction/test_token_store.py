@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from llama_index_ace_finetune.errors import OutputExistsError, StoreError
 from llama_index_ace_finetune.late_interaction.max_sim import max_sim
 from llama_index_ace_finetune.late_interaction.settings import TokenSettings
+from llama_index_ace_finetune.late_interaction.token_pooling import merge_repeated, pool_tokens
 from llama_index_ace_finetune.late_interaction.token_store import TokenStore
 from llama_index_ace_finetune.late_interaction.token_vectors import TokenVectors
 from llama_index_ace_finetune.utils.ragged import offsets_of
@@ -127,11 +128,50 @@ def test_bytes_per_memory() -> None:
     assert store.bytes_per_memory == 4 * 5 + 8
 
 
+def with_token_ids(texts: list[str]) -> TokenVectors:
+    tokens = vectors_of(texts)
+    return TokenVectors(tokens.vectors, tokens.offsets, np.array([ord(sign) for text in texts for sign in text]))
+
+
+def test_repeated_tokens_are_merged_by_hand() -> None:
+    vectors = np.array([[1, 0], [0, 1], [0, 1], [0.6, 0.8]], np.float32)
+    tokens = TokenVectors(vectors, np.array([0, 3, 3, 4]), np.array([7, 5, 7, 7]))
+    merged = merge_repeated(tokens)
+    half = np.sqrt(0.5)
+    # 7 comes first in the first text, and is another vector in the third; the second text is empty.
+    assert np.allclose(merged.vectors, [[half, half], [0, 1], [0.6, 0.8]])
+    assert merged.offsets.tolist() == [0, 2, 2, 3]
+    assert merged.token_ids is not None
+    assert merged.token_ids.tolist() == [7, 5, 7]
+
+
+@given(st.lists(st.text("xyz", max_size=6), max_size=4))
+def test_merged_are_the_distinct_tokens_in_their_order(texts: list[str]) -> None:
+    # The vector of a character is always the same, so that merging leaves the set of vectors.
+    found, expected = merge_repeated(with_token_ids(texts)), vectors_of(["".join(dict.fromkeys(t)) for t in texts])
+    assert found.offsets.tolist() == expected.offsets.tolist()
+    assert np.allclose(found.vectors, expected.vectors, atol=1e-6)
+    without_ids = vectors_of(texts)
+    assert merge_repeated(without_ids) is without_ids
+
+
+def test_a_store_merges_repeated_tokens_unless_an_earlier_version_wrote_it(tmp_path: Path) -> None:
+    store = TokenStore(DIMENSION, "model", settings=TokenSettings(bits=8)).save(tmp_path / "tokens")
+    store.upsert(["a"], with_token_ids(["otto"]))
+    assert store.tokens.live_tokens == 2
+    meta = tmp_path / "tokens" / "meta.json"
+    content = json.loads(meta.read_text())
+    assert content.pop("merge_repeated") is True
+    meta.write_text(json.dumps(content))
+    earlier = TokenStore.open(tmp_path / "tokens")
+    earlier.upsert(["b"], with_token_ids(["otto"]))
+    assert earlier.tokens.live_tokens == 2 + 4
+    assert not TokenStore.open(tmp_path / "tokens").settings.merge_repeated
+
+
 def test_pooling_is_that_of_sentence_transformers() -> None:
     import torch
     from sentence_transformers.multi_vector_encoder.modules.token_pooling import HierarchicalTokenPooling
-
-    from llama_index_ace_finetune.late_interaction.token_pooling import pool_tokens
 
     texts = ["", "a", "ab", "some words of a memory", "the quick brown fox jumps over the lazy dog"]
     rng = np.random.default_rng(0)

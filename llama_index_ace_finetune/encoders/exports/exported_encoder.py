@@ -144,8 +144,9 @@ class ExportedEncoder(Encoder):
         parts = []
         for batch, (vectors, states) in zip(batches, self._runtimes[role].with_token_states(batches), strict=True):
             lengths = batch.attention_mask.sum(axis=1)
-            tokens = states[batch.attention_mask.astype(bool)]
-            parts.append((batch.rows, TokenStates(self._truncated(vectors), tokens, lengths)))
+            is_token = batch.attention_mask.astype(bool)
+            found = TokenStates(self._truncated(vectors), states[is_token], lengths, batch.token_ids[is_token])
+            parts.append((batch.rows, found))
         return TokenStates.in_order(parts)
 
     def _batches(self, texts: list[str], role: Role) -> list[TokenBatch]:
