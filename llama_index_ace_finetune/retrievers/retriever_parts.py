@@ -71,7 +71,7 @@ class RetrieverParts:
 
     def open_known_queries(self) -> StoredKnownQueries | None:
         """Return the known queries of the run by the model that serves, if the options use them."""
-        serving = self.baseline if self.options.get("serve") == "base" else self.tuned
+        serving = _serving_model(self.tuned, self.baseline, self.options)
         offset, weight = self.options.get("known_query_offset"), self.options.get("known_query_weight", 0)
         return None if self.run is None else open_known_queries(self.run.index, serving, offset, weight)
 
@@ -98,21 +98,13 @@ class RetrieverParts:
             fallback=checked.fallback.fallback,
         )
         options = {**options, "serve": serve}
-        served = baseline if serve == "base" else tuned
-        sparse = open_sparse_vectors(folder.index, serving, options)
-        windows = open_windows(folder.index, served, used=options.get("windows", False))
         if url is None:
-            reranker = open_tokens(folder.index, served, options)
             store = MemoryStore.open(path=folder.index)
         else:
             store = MemoryStore.open(url=url, api_key=api_key, collection=collection, client_options=client_options)
             by_server: RetrieverOptions = {"sparse": "server" if store.sparse else "in_process"}
-            reranker = open_server_tokens(store, served, folder.index, options)
             options = {**by_server, **options}
-        return cls(
-            store=store, tuned=tuned, baseline=baseline, options=options, reranker=reranker, sparse=sparse,
-            windows=windows, run=folder,
-        )  # fmt: skip
+        return cls._open(store, tuned, baseline, options, run=folder, index=folder.index, on_server=url is not None)
 
     @classmethod
     def of_nodes(
@@ -134,6 +126,7 @@ class RetrieverParts:
         checked = CheckedOptions.of(options)
         options = with_run_weights(model, options)
         tuned, base = _models(model, baseline)
+        serving = _serving_model(tuned, base, options) or tuned
         run = RunFolder.of_model(model)
         late = uses_late_interaction(options)
         by_server = late and url is not None
@@ -149,18 +142,22 @@ class RetrieverParts:
             client_options=client_options,
             collection_options=collection_options,
             payload_indexes=payload_indexes,
-            tokens=token_encoders(tuned, run.index if run else None)[0] if by_server else None,
+            tokens=token_encoders(serving, run.index if run else None)[0] if by_server else None,
         )
+        index = None if path is None else Path(path)
         reranker = None
         if late and not by_server:
-            reranker = build_tokens(store, tuned.encoder, folder=None if path is None else token_folder(Path(path)))
-        index = None if path is None else Path(path)
-        sparse = build_sparse_vectors(store, run, options, index=index)
-        windows = build_store_windows(store, tuned, used=options.get("windows", False), index=index)
+            reranker = build_tokens(store, serving.encoder, folder=None if index is None else token_folder(index))
         return cls(
-            store=store, tuned=tuned, baseline=base, options=options, reranker=reranker, sparse=sparse,
-            windows=windows, run=run,
-        )  # fmt: skip
+            store=store,
+            tuned=tuned,
+            baseline=base,
+            options=options,
+            reranker=reranker,
+            sparse=build_sparse_vectors(store, run, options, index=index),
+            windows=build_store_windows(store, serving, used=options.get("windows", False), index=index),
+            run=run,
+        )
 
     @classmethod
     def of_collection(
@@ -186,17 +183,8 @@ class RetrieverParts:
         if payload_indexes:
             store.create_payload_indexes(payload_indexes)
         run = RunFolder.of_model(model)
-        if path is not None:
-            reranker = open_tokens(Path(path), tuned, options)
-        else:
-            reranker = open_server_tokens(store, tuned, run.index if run else None, options)
-        sparse = _sparse_of_run(run, options, path=path)
         index = Path(path) if path is not None else run.index if run else None
-        windows = open_windows(index, tuned, used=options.get("windows", False))
-        return cls(
-            store=store, tuned=tuned, baseline=base, options=options, reranker=reranker, sparse=sparse,
-            windows=windows, run=run,
-        )  # fmt: skip
+        return cls._open(store, tuned, base, options, run=run, index=index, on_server=path is None)
 
     @classmethod
     def of_vector_store(
@@ -224,26 +212,46 @@ class RetrieverParts:
         store = adopt(client, vector_store.collection_name, encoders, payload_indexes=payload_indexes)
         run = RunFolder.of_model(model)
         warn_of_other_texts(client, store.collection, run)
-        reranker = open_server_tokens(store, tuned, run.index if run else None, options)
-        sparse = _sparse_of_run(run, options)
-        windows = open_windows(run.index if run else None, tuned, used=options.get("windows", False))
+        return cls._open(store, tuned, base, options, run=run, index=run.index if run else None, on_server=True)
+
+    @classmethod
+    def _open(
+        cls,
+        store: MemoryStore,
+        tuned: FineTunedEmbedding | None,
+        baseline: FineTunedEmbedding | None,
+        options: RetrieverOptions,
+        *,
+        run: RunFolder | None,
+        index: Path | None,
+        on_server: bool,
+    ) -> RetrieverParts:
+        """Open what is stored in the folder of an index, by the model that serves, for a store that exists."""
+        serving = _serving_model(tuned, baseline, options)
+        if on_server or index is None:
+            reranker = open_server_tokens(store, serving, index, options)
+        else:
+            reranker = open_tokens(index, serving, options)
         return cls(
-            store=store, tuned=tuned, baseline=base, options=options, reranker=reranker, sparse=sparse,
-            windows=windows, run=run,
-        )  # fmt: skip
+            store=store,
+            tuned=tuned,
+            baseline=baseline,
+            options=options,
+            reranker=reranker,
+            sparse=open_sparse_vectors(index, run.serving() if run else None, options),
+            windows=open_windows(index, serving, used=options.get("windows", False)),
+            run=run,
+        )
 
 
 def _models(model: str | Path, baseline: str | Path | None) -> tuple[FineTunedEmbedding, FineTunedEmbedding | None]:
     return FineTunedEmbedding(str(model)), None if baseline is None else FineTunedEmbedding(str(baseline))
 
 
-def _sparse_of_run(
-    run: RunFolder | None, options: RetrieverOptions, *, path: str | Path | None = None
-) -> StoredSparseVectors | None:
-    """Return the sparse vectors in the folder of an index, else those of the run, which are stored by text."""
-    if run is None:
-        return None
-    return open_sparse_vectors(run.index if path is None else Path(path), run.serving(), options)
+def _serving_model(
+    tuned: FineTunedEmbedding | None, baseline: FineTunedEmbedding | None, options: RetrieverOptions
+) -> FineTunedEmbedding | None:
+    return baseline if options.get("serve") == "base" else tuned
 
 
 def _require_bm25_vectors(client: QdrantClient, collection: str) -> None:

@@ -19,6 +19,7 @@ from qdrant_client import QdrantClient
 from llama_index_ace_finetune.datasets.known_queries import KnownQueries
 from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmbedding
+from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.text_windows import WindowEncoder
 from llama_index_ace_finetune.errors import AceFinetuneError
@@ -105,6 +106,14 @@ def test_scores_are_the_best_of_text_and_windows(
     )
     with pytest.raises(AceFinetuneError, match="windows is 'yes'"):
         built.search("x", windows="yes")
+
+
+def test_windows_are_by_the_base_model_if_that_serves(embedding: FineTunedEmbedding, model: Path) -> None:
+    retriever = FineTunedHybridRetriever.from_nodes(
+        NODES, model=DEFAULT_BASE_MODEL, baseline=model, serve="base", windows=True, mode="dense"
+    )
+    expect(retriever, embedding, TEXTS)  # those of the other model, which truncates no text, are none
+    retriever.close()
 
 
 def test_windows_follow_the_writes_to_the_store(
