@@ -43,6 +43,7 @@ class StageContext:
         read: the dataset without the synthetic queries of the run.
         vectors: folder of cached vectors; `vectors` in the work folder by default.
         ranks: the processes that divide the batches of the training, of which this is the first.
+        loaded_sparse: vectors by the sparse encoder of the settings, if they are loaded already.
         kept_tokens: token vectors that the evaluation made of the corpus, by the fingerprint of their model.
     """
 
@@ -58,6 +59,7 @@ class StageContext:
     read: RetrievalDataset | None = None
     vectors: Path | None = None
     ranks: Ranks = ONE
+    loaded_sparse: StoredSparseVectors | None = None
     kept_tokens: dict[str, TokenReranker] = field(default_factory=dict)
 
     @property
@@ -81,7 +83,7 @@ class StageContext:
         self, *, settings: RunSettings, dataset: RetrievalDataset, split: Split, folder: RunFolder, work: Path
     ) -> StageContext:
         """Return the context of another fold, with the same models and cached vectors."""
-        made = replace(
+        return replace(
             self,
             settings=settings,
             dataset=dataset,
@@ -89,15 +91,15 @@ class StageContext:
             folder=folder,
             work=work,
             vectors=self.cache,
+            loaded_sparse=self.sparse_vectors,
             kept_tokens={},
         )
-        if self.sparse_vectors is not None:
-            vars(made)["sparse_vectors"] = self.sparse_vectors
-        return made
 
     @cached_property
     def sparse_vectors(self) -> StoredSparseVectors | None:
         """Vectors by the sparse encoder of the settings, loaded once; None without one."""
+        if self.loaded_sparse is not None:
+            return self.loaded_sparse
         name = self.settings.sparse_encoder
         return load_sparse_vectors(name, device=self.settings.training.device) if name else None
 
