@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from llama_index_ace_finetune.encoders.settings import EncoderSettings
     from llama_index_ace_finetune.errors import AceFinetuneError
     from llama_index_ace_finetune.evaluation.decision.verdict import Verdict, reach_verdict
-    from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
+    from llama_index_ace_finetune.evaluation.evaluate import evaluate_systems
     from llama_index_ace_finetune.evaluation.evaluate_retriever import aevaluate_retriever, evaluate_retriever
     from llama_index_ace_finetune.evaluation.metrics.measures import MAP, MRR, NDCG, Recall, Success, parse_measure
+    from llama_index_ace_finetune.evaluation.result import Evaluation
     from llama_index_ace_finetune.mining.miner import HardNegativeMiner
     from llama_index_ace_finetune.mining.report import save_mining_report
     from llama_index_ace_finetune.mining.settings import MiningSettings
@@ -223,7 +224,7 @@ _HOMES = {
     "Encoder": "encoders.encoder",
     "EncoderSettings": "encoders.settings",
     "EngineSettings": "scale.engine",
-    "Evaluation": "evaluation.evaluate",
+    "Evaluation": "evaluation.result",
     "EvaluationResult": "pipeline.evaluate",
     "ExportRecord": "encoders.exports.record",
     "FeedbackRecord": "production.records",

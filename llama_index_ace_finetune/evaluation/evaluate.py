@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.known_queries import KnownQueries
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
-from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
-from llama_index_ace_finetune.evaluation.choosing.choose import Choice
 from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.evaluation.choosing.structures import Embedding
 from llama_index_ace_finetune.evaluation.corpus_windows import CorpusWindows
 from llama_index_ace_finetune.evaluation.external_systems import retriever_system, run_system
-from llama_index_ace_finetune.evaluation.fusion_weights import FusionChoice, fusion_choice
+from llama_index_ace_finetune.evaluation.fusion_weights import fusion_choice
 from llama_index_ace_finetune.evaluation.known import KnownResults
-from llama_index_ace_finetune.evaluation.metrics.latency import SystemLatency
+from llama_index_ace_finetune.evaluation.known_query_choice import with_known_queries
 from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES, MRR, measure_rankings
-from llama_index_ace_finetune.evaluation.servable_systems import ServableSystems, SystemComparison
-from llama_index_ace_finetune.evaluation.stats.comparison import Comparison, compare_measures
-from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
+from llama_index_ace_finetune.evaluation.model_systems import ModelSystems
+from llama_index_ace_finetune.evaluation.result import BASE, MEASURE, TUNED, Evaluation
+from llama_index_ace_finetune.evaluation.servable_systems import ServableSystems
+from llama_index_ace_finetune.evaluation.stats.comparison import compare_measures
 from llama_index_ace_finetune.evaluation.systems import (
     EncodedSet,
     EvaluationSet,
     System,
     bm25_system,
-    dense_system,
-    hybrid_system,
     time_systems,
 )
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
@@ -43,70 +39,6 @@ from llama_index_ace_finetune.ranking.sparse_index import SparseVectors
 
 if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever
-
-BM25, BASE, TUNED = "BM25", "base", "tuned"
-HYBRID_BASE, HYBRID_BASE_WEIGHTED = "base + BM25", "base + BM25, dev weights"
-HYBRID_EQUAL, HYBRID_TUNED, HYBRID_CONVEX = "tuned + BM25", "tuned + BM25, dev weights", "tuned + BM25, convex"
-HYBRID_BASE_CONVEX = "base + BM25, convex"
-MEASURE = str(MRR(10))
-"""The measure by which systems and weights are selected."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The results of all systems on one set of queries.
-
-    Attributes:
-        data: the queries, their relevant documents and the corpus.
-        systems: in the order of the report.
-        values: per system and measure, per-query values float [n].
-        comparisons: per measure, every system compared with the base.
-        fusion: RRF weights of the tuned model and BM25, selected on dev.
-        base_fusion: RRF weights of the base model and BM25.
-        convex_fusion: weights of the tuned model and BM25 in a convex combination of scores.
-        choice: the system selected on dev.
-        untuned_choice: likewise, of the systems that do not need the tuned model.
-        fallback_choice: likewise, of those that a retriever can serve if the tuned model fails.
-        candidates: every structure that can be served, with its values on dev.
-        notes: why a leg or a system was left out.
-        dev_values: per system that ranked the dev queries, MRR@10 of each query, float [dev].
-        dev_groups: the group of each dev query; a bootstrap resamples whole groups.
-        latency: of each timed system.
-        metadata: per query id, the query metadata of the dataset (category, difficulty).
-        windows: the windows of the texts that each model truncates.
-        known: our systems on held-out queries about known memories; None if the split has none.
-    """
-
-    data: EvaluationSet
-    systems: tuple[System, ...]
-    values: Mapping[str, Mapping[str, NDArray[np.float64]]]
-    comparisons: Mapping[str, Comparison]
-    fusion: FusionChoice
-    base_fusion: FusionChoice
-    convex_fusion: FusionChoice
-    choice: Choice
-    untuned_choice: Choice
-    fallback_choice: Choice
-    candidates: Sequence[Candidate] = ()
-    notes: Sequence[str] = ()
-    dev_values: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    dev_groups: Sequence[str] = ()
-    latency: Mapping[str, SystemLatency] = field(default_factory=dict)
-    metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    windows: Mapping[str, CorpusWindows] = field(default_factory=dict)
-    known: KnownResults | None = None
-
-    def mean(self, system: str, measure: str) -> float:
-        """Mean of a measure over all queries; a query with an empty ranking counts as 0."""
-        return float(self.values[system][measure].mean())
-
-    def system(self, name: str) -> System:
-        """The system with this name."""
-        return next(system for system in self.systems if system.name == name)
-
-    def difference(self, system: str, measure: str = MEASURE) -> PairedDifference:
-        """The paired difference of a system to the base."""
-        return self.comparisons[measure].differences[system]
 
 
 def evaluate_systems(
@@ -191,7 +123,7 @@ def evaluate_systems(
         progress=progress,
     )
     index = servable.bm25
-    shipped = chooser = _Models(servable, models, encoded)
+    shipped = chooser = ModelSystems(servable, models, encoded)
     if selected is not None and "tuned" in models:
         chooser = shipped.with_tuned(selected, windows=bool(windows), cache=cache, progress=progress)
     latency = time_systems(data.queries[:timed_queries], index, encoders, encoded)
@@ -204,7 +136,7 @@ def evaluate_systems(
             for name, model in one.models.items():
                 one.known[name] = _known_vectors(known_queries, row_of, model, cache=cache, progress=progress)
         choose = partial(
-            _with_known_queries,
+            with_known_queries,
             chooser.servable,
             chooser.known,
             known_texts,
@@ -278,97 +210,6 @@ def _known_texts(known: KnownQueries, row_of: Mapping[str, int]) -> dict[int, li
         for answer in answers:
             found.setdefault(row_of[answer], []).append(text)
     return found
-
-
-def _with_known_queries(
-    servable: ServableSystems,
-    vectors: Mapping[str, FurtherVectors],
-    texts: Mapping[int, Sequence[str]],
-    choice: Choice,
-    *,
-    dev: slice,
-    dev_known: slice,
-    limits: ServingLimits,
-) -> Choice:
-    known = vectors.get(choice.candidate.structure.embedding)
-    if known is None:
-        return choice
-    return replace(
-        choice,
-        known_queries=servable.choose_known_queries(choice, known, texts, dev=dev, dev_known=dev_known, limits=limits),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Models:
-    """Our models with one version of the tuned weights, and what it takes to rank by them.
-
-    Attributes:
-        servable: the systems that can be served.
-        models: that can be served: "base", and "tuned" if it is another model.
-        encoded: vectors of these and of further models.
-        known: vectors of known queries, by model.
-    """
-
-    servable: ServableSystems
-    models: Mapping[Embedding, Encoder]
-    encoded: Mapping[str, EncodedSet]
-    known: dict[str, FurtherVectors] = field(default_factory=dict)
-
-    def with_tuned(self, encoder: Encoder, *, windows: bool, cache: Path | None, progress: Progress | None) -> _Models:
-        """Return them with other weights of the tuned model."""
-        data = self.servable.data
-        encoded = EncodedSet.of(data, encoder, cache=cache, progress=progress)
-        further = None
-        if windows:
-            further = CorpusWindows.of(encoder, data.corpus).encode(cache=cache, progress=progress)
-        return _Models(
-            self.servable.with_tuned(encoder, encoded, windows=further, progress=progress),
-            {**self.models, "tuned": encoder},
-            {**self.encoded, TUNED: encoded},
-        )
-
-    def systems(
-        self,
-        found: SystemComparison,
-        lexical: System,
-        known_texts: Mapping[int, Sequence[str]],
-        *,
-        also: Sequence[str],
-    ) -> list[System]:
-        """Return BM25, per model dense only and its hybrids with BM25, the selected systems, and further models."""
-        servable, systems, copies = self.servable, [lexical], self.servable.data.copies
-        dense = {
-            name: dense_system(servable.data, vectors, name=name, trained=name == TUNED)
-            for name, vectors in self.encoded.items()
-        }
-        for name, choice in ((BASE, found.untuned_choice), (TUNED, found.choice)):
-            weights = fusion_choice(*found.with_bm25(name, "rrf")).weights
-            convex, row = found.with_bm25(name, "convex")
-            systems += [
-                dense[name],
-                hybrid_system(dense[name], lexical, name=f"{name} + BM25", copies=copies),
-                hybrid_system(dense[name], lexical, name=f"{name} + BM25, dev weights", weights=weights, copies=copies),
-                servable.system(convex.structure, row, name=f"{name} + BM25, convex", trained=name == TUNED),
-            ]
-            structure = choice.candidate.structure
-            selected = structure.system_name(choice.row)
-            if selected not in {system.name for system in systems}:
-                systems.append(servable.system(structure, choice.row, name=selected, trained=structure.trained))
-            if choice.uses_known_queries and choice.system_name not in {system.name for system in systems}:
-                systems.append(
-                    servable.system(
-                        structure,
-                        choice.row,
-                        name=choice.system_name,
-                        trained=structure.trained,
-                        known=self.known[structure.embedding],
-                        offset=choice.offset,
-                        known_texts=known_texts,
-                        known_weight=choice.field_weight,
-                    )
-                )
-        return systems + [dense[name] for name in also]
 
 
 def _require_unique_names(systems: Sequence[System]) -> None:

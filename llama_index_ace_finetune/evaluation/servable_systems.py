@@ -13,22 +13,16 @@ from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.evaluation.candidate_legs import CandidateLegs
 from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
 from llama_index_ace_finetune.evaluation.choosing.choose import MIN_QUERIES, Choice, choose, choose_on_few
-from llama_index_ace_finetune.evaluation.choosing.known_queries import (
-    OFFSETS,
-    WEIGHTS,
-    KnownQueryChoice,
-    choose_offset,
-    choose_weight,
-)
 from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.evaluation.choosing.structures import Embedding, Structure, structures, with_windows
 from llama_index_ace_finetune.evaluation.metrics.latency import SystemLatency
+from llama_index_ace_finetune.evaluation.system_comparison import SystemComparison
 from llama_index_ace_finetune.evaluation.systems import DEPTH, EncodedSet, EvaluationSet, System
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.candidate_scores import CandidateScores
 from llama_index_ace_finetune.ranking.further_vectors import FurtherVectors, merge_further_vectors
-from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, Leg
+from llama_index_ace_finetune.ranking.fusion_settings import Leg
 from llama_index_ace_finetune.ranking.known_field import FIELD_LEGS, with_known_field
 from llama_index_ace_finetune.ranking.lexical_indexes import LEXICAL_LEGS, build_lexical_index
 from llama_index_ace_finetune.ranking.postings_index import PostingsIndex
@@ -37,40 +31,6 @@ from llama_index_ace_finetune.utils.text_key import text_key
 
 _MAX_DEV = 2000  # queries to compare on: more take minutes and hundreds of megabytes, and change the choice little
 _MAX_CHARACTERS = 200_000_000  # of a corpus: about 50 million tokens, and 2.5 GB of token vectors
-
-
-@dataclass(frozen=True, eq=False)
-class SystemComparison:
-    """The systems that can be served, compared on dev.
-
-    Attributes:
-        candidates: all of them.
-        choice: the selected one.
-        untuned_choice: the selected one of those that do not need the tuned model.
-        fallback_choice: the selected one of those that serve if the tuned model fails: the base model, without late
-            interaction and windows, whose vectors are those of one model only.
-        notes: why a leg or a system was left out.
-    """
-
-    candidates: Sequence[Candidate]
-    choice: Choice
-    untuned_choice: Choice
-    fallback_choice: Choice
-    notes: tuple[str, ...] = ()
-
-    def with_bm25(self, embedding: str, kind: FusionKind) -> tuple[Candidate, int]:
-        """Return the hybrid of a model and BM25, and the row of its selected weights; that of the base if it is kept.
-
-        If a limit excludes it, the weights are neutral.
-        """
-        found = [
-            one
-            for one in self.candidates
-            if (one.structure.legs, one.structure.kind, one.structure.windows) == (("dense", "bm25"), kind, False)
-        ]
-        candidate = next((one for one in found if one.structure.embedding == embedding), found[0])
-        choice = self.choice if candidate.structure.trained else self.untuned_choice
-        return candidate, choice.rows.get(candidate.structure.name, candidate.structure.neutral_row)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,8 +147,7 @@ class ServableSystems:
             seed: of the folds.
         """
         limits = limits or ServingLimits()
-        first, last, _ = dev.indices(len(self.data.queries))
-        dev = slice(first, min(last, first + _MAX_DEV))
+        dev = self.compared(dev)
         candidates = [one for name in self.legs for one in self._candidates(name, dev, latency, timed_queries)]
         groups = self.data.groups[dev]
         notes = list(self.notes)
@@ -208,6 +167,11 @@ class ServableSystems:
         ]
         choice, untuned_choice = chosen(candidates), chosen(untuned)
         return SystemComparison(candidates, choice, untuned_choice, chosen(fallback), tuple(dict.fromkeys(notes)))
+
+    def compared(self, dev: slice) -> slice:
+        """Return the dev queries that are compared: at most the first 2,000 of those in `data`."""
+        first, last, _ = dev.indices(len(self.data.queries))
+        return slice(first, min(last, first + _MAX_DEV))
 
     def _candidates(
         self, embedding: Embedding, dev: slice, latency: Mapping[str, SystemLatency], timed_queries: int
@@ -244,65 +208,9 @@ class ServableSystems:
             return {False: legs.table(legs.available, dev)}
         both = legs.table(legs.available, dev, further=[legs.windows])
         dense = legs.available.index("dense")
-        return {used: self._merged(both, dense, 0.0 if used else None) for used in (False, True)}
+        return {used: self.merged(both, dense, 0.0 if used else None) for used in (False, True)}
 
-    def choose_known_queries(
-        self,
-        choice: Choice,
-        known: FurtherVectors,
-        texts: Mapping[int, Sequence[str]],
-        *,
-        dev: slice,
-        dev_known: slice,
-        limits: ServingLimits,
-    ) -> KnownQueryChoice:
-        """Choose whether the chosen system uses known queries, at its weights: first in the dense leg, then in BM25.
-
-        Args:
-            choice: of the system.
-            known: vectors of the known queries by the model of its dense leg.
-            texts: of the known queries of each corpus row.
-            dev: dev queries in `data`, which ask for memories without known queries; at most the first 2,000 are used.
-            dev_known: held-out queries about memories with known queries.
-            limits: of the system to serve.
-        """
-        structure = choice.candidate.structure
-        if structure.kind != "convex" or "dense" not in structure.legs:
-            return KnownQueryChoice(None, "the selected system has no dense leg that is fused by score")
-        size = known.vectors.nbytes / max(len(self.data.stored), 1) + (choice.candidate.bytes_per_memory or 0.0)
-        if limits.bytes_per_memory is not None and size > limits.bytes_per_memory:
-            return KnownQueryChoice(None, f"with them, {size:.0f} bytes per memory would be stored")
-        legs, weights = self.legs[structure.embedding], structure.grid[choice.row]
-        only = replace(structure, grid=(weights,), neutral=weights)
-        first, last, _ = dev.indices(len(self.data.queries))
-
-        def values(queries: slice, offsets: Sequence[float | None], weight: int = 0) -> dict[float | None, Any]:
-            table = self._table(structure, self._with_field(legs, structure, texts, weight), queries, known)
-            relevant = self.data.relevant[queries]
-            found: dict[float | None, Any] = {}
-            for offset in offsets:
-                merged = self._merged(table, structure.legs.index("dense"), offset)
-                candidate = Candidate.of(only, structure.legs, merged, relevant, copies=self.data.copies)
-                found[offset] = candidate.values[0]
-            return found
-
-        asked, groups = slice(first, min(last, first + _MAX_DEV)), self.data.groups[dev_known]
-        every = (None, *OFFSETS)
-        on_new, on_known = values(asked, every), values(dev_known, every)
-        found = choose_offset(on_new, on_known, groups=groups)
-        if not set(FIELD_LEGS) & set(structure.legs):
-            return found
-        chosen = [found.offset]
-        by_weight = [
-            {
-                0: at_no_weight[found.offset],
-                **{weight: values(part, chosen, weight)[found.offset] for weight in WEIGHTS},
-            }
-            for part, at_no_weight in ((asked, on_new), (dev_known, on_known))
-        ]
-        return replace(found, bm25=choose_weight(*by_weight, groups=groups))
-
-    def _with_field(
+    def with_field(
         self, legs: CandidateLegs, structure: Structure, texts: Mapping[int, Sequence[str]], weight: int
     ) -> CandidateLegs:
         """Return legs whose BM25, as far as a structure has it, also reads the known queries of each corpus row."""
@@ -313,15 +221,15 @@ class ServableSystems:
         fields = {leg: build_lexical_index(leg, stored) for leg in FIELD_LEGS if leg in structure.legs}
         return replace(legs, lexical={**legs.lexical, **fields})
 
-    def _table(
+    def table(
         self, structure: Structure, legs: CandidateLegs, queries: slice, known: FurtherVectors | None = None
     ) -> CandidateScores:
         """Return the scores of a structure's legs, and of known queries as the last leg if there are any."""
         windows = [legs.windows] if structure.windows and legs.windows is not None else []
         table = legs.table(structure.legs, queries, further=[*([] if known is None else [known]), *windows])
-        return self._merged(table, structure.legs.index("dense"), 0.0) if windows else table
+        return self.merged(table, structure.legs.index("dense"), 0.0) if windows else table
 
-    def _merged(self, table: CandidateScores, dense: int, offset: float | None) -> CandidateScores:
+    def merged(self, table: CandidateScores, dense: int, offset: float | None) -> CandidateScores:
         """Return the scores with the last leg merged into the dense one."""
         return merge_further_vectors(table, offset, dense=dense, depth=DEPTH, copies=self.data.copies)
 
@@ -343,10 +251,10 @@ class ServableSystems:
         0 also a field of BM25: `known_texts` are those of each corpus row.
         """
         legs = self.legs[structure.embedding if structure.embedding in self.legs else "base"]
-        legs = self._with_field(legs, structure, known_texts or {}, known_weight)
-        table = self._table(structure, legs, slice(None), known)
+        legs = self.with_field(legs, structure, known_texts or {}, known_weight)
+        table = self.table(structure, legs, slice(None), known)
         if known is not None:
-            table = self._merged(table, structure.legs.index("dense"), offset)
+            table = self.merged(table, structure.legs.index("dense"), offset)
         rankings, scores = table.fuse(structure.grid[row], limit=DEPTH)
         settings = structure.settings(row)
         pair = set(structure.legs) == {"dense", "bm25"}

@@ -26,9 +26,10 @@ from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
 from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.evaluation.corpus_windows import CorpusWindows
 from llama_index_ace_finetune.evaluation.decision.verdict import Verdict, reach_verdict
-from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
+from llama_index_ace_finetune.evaluation.evaluate import evaluate_systems
 from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, write_report
 from llama_index_ace_finetune.evaluation.report.run_files import check_run_files, write_run_files
+from llama_index_ace_finetune.evaluation.result import Evaluation
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.learning_curve import train_curve

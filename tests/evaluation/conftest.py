@@ -8,7 +8,9 @@ import pytest
 from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
 from llama_index_ace_finetune.evaluation.choosing.choose import MIN_QUERIES, Choice, choose, choose_on_few
 from llama_index_ace_finetune.evaluation.choosing.structures import Embedding, Structure
-from llama_index_ace_finetune.evaluation.evaluate import (
+from llama_index_ace_finetune.evaluation.fusion_weights import FusionChoice
+from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES, MRR, measure_rankings, per_query
+from llama_index_ace_finetune.evaluation.result import (
     BASE,
     BM25,
     HYBRID_BASE,
@@ -20,8 +22,6 @@ from llama_index_ace_finetune.evaluation.evaluate import (
     TUNED,
     Evaluation,
 )
-from llama_index_ace_finetune.evaluation.fusion_weights import FusionChoice
-from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES, MRR, measure_rankings, per_query
 from llama_index_ace_finetune.evaluation.stats.comparison import compare_measures
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System
 

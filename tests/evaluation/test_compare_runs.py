@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
-from llama_index_ace_finetune.evaluation.evaluate import BASE, HYBRID_EQUAL, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.report.compare_runs import compare_runs
 from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, write_report
+from llama_index_ace_finetune.evaluation.result import BASE, HYBRID_EQUAL, TUNED, Evaluation
 
 Make = Callable[..., Evaluation]
 Write = Callable[..., Path]

@@ -18,10 +18,11 @@ from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.evaluation.choosing.known_queries import OFFSETS, WEIGHTS
 from llama_index_ace_finetune.evaluation.decision.selection import select_system
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
-from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
+from llama_index_ace_finetune.evaluation.evaluate import evaluate_systems
 from llama_index_ace_finetune.evaluation.metrics.measures import NDCG, per_query
 from llama_index_ace_finetune.evaluation.metrics.trec_run import TrecRun, write_run
 from llama_index_ace_finetune.evaluation.report.rank_changes import first_relevant_ranks
+from llama_index_ace_finetune.evaluation.result import Evaluation
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.reciprocal_rank_fusion import fuse_rankings

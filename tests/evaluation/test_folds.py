@@ -13,13 +13,13 @@ import pytest
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.decision.folds import FOLDS_RULE, SELECTED, UNTUNED, Fold, PooledFolds
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
-from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.report.folds import read_fold, with_folds, without_folds
 from llama_index_ace_finetune.evaluation.report.html import render_html
 from llama_index_ace_finetune.evaluation.report.next_steps import next_steps
 from llama_index_ace_finetune.evaluation.report.per_query import write_per_query
 from llama_index_ace_finetune.evaluation.report.plain_sentence import plain_sentence
 from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report
+from llama_index_ace_finetune.evaluation.result import BASE, BM25, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.stats.paired import paired_difference
 from llama_index_ace_finetune.utils.atomic import write_json
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
-from llama_index_ace_finetune.evaluation.evaluate import BASE, HYBRID_BASE, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.report.next_steps import next_steps, why_not_confirmed
 from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report
+from llama_index_ace_finetune.evaluation.result import BASE, HYBRID_BASE, TUNED, Evaluation
 
 Make = Callable[..., Evaluation]
 

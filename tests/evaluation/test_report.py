@@ -22,7 +22,6 @@ from llama_index_ace_finetune.datasets.oracle import UpperBound
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.evaluation.choosing.known_queries import KnownQueryChoice
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
-from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, HYBRID_EQUAL, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.known import KnownResults
 from llama_index_ace_finetune.evaluation.report import html
 from llama_index_ace_finetune.evaluation.report.choice import frontier
@@ -32,6 +31,7 @@ from llama_index_ace_finetune.evaluation.report.per_query import PerQuery, per_q
 from llama_index_ace_finetune.evaluation.report.plain_sentence import plain_sentence
 from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, read_report, write_report
 from llama_index_ace_finetune.evaluation.report.systems_table import systems_csv, systems_latex
+from llama_index_ace_finetune.evaluation.result import BASE, BM25, HYBRID_EQUAL, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.stats.paired import SIGNIFICANT
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System
 

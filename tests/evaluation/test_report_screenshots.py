@@ -10,8 +10,8 @@ import pytest
 from helpers.browser import CHROMIUM, look_at, print_to_pdf
 
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
-from llama_index_ace_finetune.evaluation.evaluate import BASE, HYBRID_EQUAL, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, write_report
+from llama_index_ace_finetune.evaluation.result import BASE, HYBRID_EQUAL, TUNED, Evaluation
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,9 +12,10 @@ import pytest
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
-from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
+from llama_index_ace_finetune.evaluation.evaluate import evaluate_systems
 from llama_index_ace_finetune.evaluation.metrics.trec_run import read_run, run_to_rankings
 from llama_index_ace_finetune.evaluation.report.run_files import QRELS, check_run_files, write_run_files
+from llama_index_ace_finetune.evaluation.result import Evaluation
 
 
 @pytest.fixture(scope="module")

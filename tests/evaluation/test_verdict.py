@@ -7,7 +7,7 @@ import pytest
 
 from llama_index_ace_finetune.evaluation.decision.selection import select_system
 from llama_index_ace_finetune.evaluation.decision.verdict import RULE, Verdict, reach_verdict
-from llama_index_ace_finetune.evaluation.evaluate import (
+from llama_index_ace_finetune.evaluation.result import (
     BASE,
     BM25,
     HYBRID_BASE,

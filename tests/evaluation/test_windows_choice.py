@@ -14,8 +14,9 @@ from llama_index_ace_finetune.evaluation.choosing.contributions import contribut
 from llama_index_ace_finetune.evaluation.choosing.structures import structures, with_windows
 from llama_index_ace_finetune.evaluation.decision.selection import selection_of
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
-from llama_index_ace_finetune.evaluation.evaluate import Evaluation, evaluate_systems
+from llama_index_ace_finetune.evaluation.evaluate import evaluate_systems
 from llama_index_ace_finetune.evaluation.report.choice import describe_choice
+from llama_index_ace_finetune.evaluation.result import Evaluation
 
 FILLER = "The meeting was held as planned and everybody signed the list before lunch in the hall."
 THINGS = ["whale", "violin", "granite", "yeast", "tax", "comet", "harbour", "lantern", "beetle", "glacier"]

@@ -30,10 +30,10 @@ from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.encoders.model_files import check_module_classes
 from llama_index_ace_finetune.encoders.provenance import read_provenance
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
-from llama_index_ace_finetune.evaluation.evaluate import BASE, TUNED
 from llama_index_ace_finetune.evaluation.metrics.trec_run import read_run
 from llama_index_ace_finetune.evaluation.report.per_query import PerQuery, per_query_path
 from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, write_report
+from llama_index_ace_finetune.evaluation.result import BASE, TUNED
 from llama_index_ace_finetune.pipeline.config_file import config_text, run_settings
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.run_folder import RunFolder

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
-from llama_index_ace_finetune.evaluation.evaluate import BASE, MEASURE, TUNED
+from llama_index_ace_finetune.evaluation.result import BASE, MEASURE, TUNED
 from llama_index_ace_finetune.pipeline import learning_curve
 from llama_index_ace_finetune.training.config import TrainingConfig
 

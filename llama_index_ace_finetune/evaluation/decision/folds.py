@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import AceFinetuneError
-from llama_index_ace_finetune.evaluation.evaluate import BASE, MEASURE
 from llama_index_ace_finetune.evaluation.metrics.measures import HEADLINE
+from llama_index_ace_finetune.evaluation.result import BASE, MEASURE
 from llama_index_ace_finetune.evaluation.stats.comparison import Comparison, compare_measures
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference, paired_difference
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_index_ace_finetune.evaluation.choosing.choose import MIN_QUERIES, Choice
 from llama_index_ace_finetune.evaluation.choosing.structures import LEG_NAMES, Embedding
-from llama_index_ace_finetune.evaluation.evaluate import MEASURE, Evaluation
+from llama_index_ace_finetune.evaluation.result import MEASURE, Evaluation
 from llama_index_ace_finetune.ranking.fusion_settings import FusionSettings
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llama_index_ace_finetune.evaluation.choosing.structures import Embedding
-from llama_index_ace_finetune.evaluation.evaluate import BASE, MEASURE
+from llama_index_ace_finetune.evaluation.result import BASE, MEASURE
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 
 

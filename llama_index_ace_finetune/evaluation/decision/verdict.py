@@ -16,7 +16,7 @@ from llama_index_ace_finetune.evaluation.decision.selection import (
     serving_settings,
 )
 from llama_index_ace_finetune.evaluation.decision.sentence import Outcome, outcome_sentence
-from llama_index_ace_finetune.evaluation.evaluate import (
+from llama_index_ace_finetune.evaluation.result import (
     BASE,
     BM25,
     HYBRID_EQUAL,

@@ -13,7 +13,7 @@ from llama_index_ace_finetune.evaluation.choosing.choose import Choice
 from llama_index_ace_finetune.evaluation.choosing.contributions import contributions
 from llama_index_ace_finetune.evaluation.choosing.known_queries import KnownQueryChoice
 from llama_index_ace_finetune.evaluation.choosing.structures import Structure
-from llama_index_ace_finetune.evaluation.evaluate import BASE, Evaluation
+from llama_index_ace_finetune.evaluation.result import BASE, Evaluation
 from llama_index_ace_finetune.evaluation.stats.bootstrap import bootstrap_intervals
 from llama_index_ace_finetune.evaluation.stats.groups import number_groups
 

@@ -18,9 +18,9 @@ from llama_index_ace_finetune.evaluation.decision.folds import (
 )
 from llama_index_ace_finetune.evaluation.decision.sentence import Outcome, outcome_sentence
 from llama_index_ace_finetune.evaluation.decision.verdict import ON_SYNTHETIC, on_refit
-from llama_index_ace_finetune.evaluation.evaluate import BASE, MEASURE
 from llama_index_ace_finetune.evaluation.report.per_query import PerQuery, per_query_path
 from llama_index_ace_finetune.evaluation.report.report import read_report
+from llama_index_ace_finetune.evaluation.result import BASE, MEASURE
 from llama_index_ace_finetune.evaluation.stats.comparison import compare_measures
 from llama_index_ace_finetune.utils.content_errors import of_content
 from llama_index_ace_finetune.utils.file_errors import Refusal

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.evaluation.evaluate import MEASURE, Evaluation
 from llama_index_ace_finetune.evaluation.known import KnownResults
+from llama_index_ace_finetune.evaluation.result import MEASURE, Evaluation
 from llama_index_ace_finetune.evaluation.stats.bootstrap import bootstrap_intervals
 from llama_index_ace_finetune.evaluation.stats.groups import Groups, number_groups
 

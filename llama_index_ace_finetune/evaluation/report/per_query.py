@@ -15,8 +15,8 @@ from llama_index_ace_finetune.datasets.source_location import SourceLocation
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError, quoted
-from llama_index_ace_finetune.evaluation.evaluate import Evaluation
 from llama_index_ace_finetune.evaluation.report.rank_changes import first_relevant_ranks
+from llama_index_ace_finetune.evaluation.result import Evaluation
 from llama_index_ace_finetune.utils.atomic import write_text
 from llama_index_ace_finetune.utils.read_json import parse_json
 

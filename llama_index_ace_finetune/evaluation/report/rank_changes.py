@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.evaluation.evaluate import MEASURE, Evaluation
+from llama_index_ace_finetune.evaluation.result import MEASURE, Evaluation
 
 EXAMPLES = 10
 NOT_FOUND = 0

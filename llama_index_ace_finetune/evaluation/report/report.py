@@ -17,7 +17,6 @@ from llama_index_ace_finetune.datasets.types import DIFFICULTIES
 from llama_index_ace_finetune.errors import AceFinetuneError, quoted
 from llama_index_ace_finetune.evaluation.choosing.choose import Choice
 from llama_index_ace_finetune.evaluation.decision.verdict import Verdict
-from llama_index_ace_finetune.evaluation.evaluate import BASE, BM25, MEASURE, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.fusion_weights import FusionChoice
 from llama_index_ace_finetune.evaluation.metrics.measures import MEASURES
 from llama_index_ace_finetune.evaluation.report.choice import describe_choice
@@ -31,6 +30,7 @@ from llama_index_ace_finetune.evaluation.report.rank_changes import (
     largest_changes,
     rank_change_matrix,
 )
+from llama_index_ace_finetune.evaluation.result import BASE, BM25, MEASURE, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.slices import measure_slices, slice_queries
 from llama_index_ace_finetune.evaluation.systems import System
 from llama_index_ace_finetune.run_folder import MAX_REPORT_BYTES

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from llama_index_ace_finetune.errors import DatasetError
-from llama_index_ace_finetune.evaluation.evaluate import Evaluation
 from llama_index_ace_finetune.evaluation.metrics.trec_run import TrecRun, write_run
+from llama_index_ace_finetune.evaluation.result import Evaluation
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System
 from llama_index_ace_finetune.utils.atomic import write_text
 from llama_index_ace_finetune.utils.new_folder import new_folder, require_replaceable
