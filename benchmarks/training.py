@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import resource
@@ -234,8 +235,10 @@ def our_race(data: TrainingData, scratch: Path, cache: Path, goal: float) -> lis
     """(seconds of training, dev MRR@10) at every tenth of an epoch of our full training, until it reaches the goal."""
     steps = -(-len(data.examples_of("train")) // 64)
     tuner = tuner_of(data, scratch / "model", cache, mode="full", eval_steps=max(1, steps // 10), patience=None)
-    assert tuner._dev is not None
-    dev = tuner._dev = Course(tuner._dev.examples)
+    assert tuner._inputs is not None
+    assert tuner._inputs.dev is not None
+    dev = Course(tuner._inputs.dev.examples)
+    tuner._inputs = dataclasses.replace(tuner._inputs, dev=dev)
     dev.begin(float("inf"))
     with quiet(), contextlib.suppress(Reached):
         tuner.train(on_mode_start=lambda *_: dev.begin(goal))
@@ -274,9 +277,10 @@ def race(folder: Path, names: tuple[str, ...], kept: Kept, findings: Findings) -
 def racers(folder: Path, name: str, scratch: Path) -> tuple[TrainingData, DevSet]:
     """The data that all of them are trained and compared on."""
     data, _ = mined(folder, name, scratch / "vectors")
-    dev = tuner_of(data, scratch / "model", scratch / "vectors")._dev
-    assert dev is not None
-    return data, dev
+    inputs = tuner_of(data, scratch / "model", scratch / "vectors")._inputs
+    assert inputs is not None
+    assert inputs.dev is not None
+    return data, inputs.dev
 
 
 def mixed_lengths(count: int) -> IndexedExamples:

@@ -11,7 +11,7 @@ from llama_index_ace_finetune.mining.training_data_generator import choose_queri
 from llama_index_ace_finetune.pipeline.choose_base import base_candidates, is_choice
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.training.config import HYBRID_TEACHER
-from llama_index_ace_finetune.training.fine_tuner import require_examples
+from llama_index_ace_finetune.training.inputs import require_examples
 from llama_index_ace_finetune.training.loop.loggers import require_loggers
 from llama_index_ace_finetune.training.modes.lora import require_peft
 

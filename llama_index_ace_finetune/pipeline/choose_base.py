@@ -17,8 +17,8 @@ from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.local_bases import LocalBases, SkippedBase, find_local_bases
 from llama_index_ace_finetune.encoders.provenance import read_base_provenance
 from llama_index_ace_finetune.errors import ModelError, TrainingError
-from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
+from llama_index_ace_finetune.training.base_encoding import base_encoding
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.divide_examples import divide_examples
 from llama_index_ace_finetune.training.data.examples import index_examples

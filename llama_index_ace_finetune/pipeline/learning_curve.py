@@ -14,14 +14,14 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import AceFinetuneError, LeakageError
-from llama_index_ace_finetune.evaluation.result import BASE, MEASURE, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.metrics.measures import MRR, per_query
 from llama_index_ace_finetune.evaluation.report.learning_curve import LearningCurve, build_learning_curve
+from llama_index_ace_finetune.evaluation.result import BASE, MEASURE, TUNED, Evaluation
 from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSet, dense_system
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.train import train_model
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.fine_tuner import MIN_EXAMPLES
+from llama_index_ace_finetune.training.inputs import MIN_EXAMPLES
 
 
 def read_sizes(text: str) -> tuple[int, ...]:

@@ -10,7 +10,6 @@ from llama_index_ace_finetune.datasets.splits.split import Split
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.provenance import read_base_provenance
-from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.check_run import check_run, require_models
 from llama_index_ace_finetune.pipeline.choose_base import base_candidates, first_usable
 from llama_index_ace_finetune.pipeline.describe_data import describe_data, describe_folds
@@ -21,6 +20,7 @@ from llama_index_ace_finetune.pipeline.stages.register import kept_stages, stage
 from llama_index_ace_finetune.pipeline.stages.stage import PlanContext
 from llama_index_ace_finetune.pipeline.synthetic_queries import join_synthetic, split_known, synthesizer_of
 from llama_index_ace_finetune.pipeline.task_sizes import task_sizes
+from llama_index_ace_finetune.training.base_encoding import base_encoding
 from llama_index_ace_finetune.training.modes.mode import TrainingSizes
 
 _MEASURED_SECONDS = 6.0

@@ -23,7 +23,6 @@ from llama_index_ace_finetune.evaluation.report.environment import describe_envi
 from llama_index_ace_finetune.evaluation.report.folds import without_folds
 from llama_index_ace_finetune.evaluation.report.report import read_report, write_report
 from llama_index_ace_finetune.mining.settings import MiningSettings
-from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.check_run import check_run, require_models
 from llama_index_ace_finetune.pipeline.choose_base import dev_of_split, is_choice, with_one_base
 from llama_index_ace_finetune.pipeline.config_file import config_text
@@ -38,6 +37,7 @@ from llama_index_ace_finetune.pipeline.synthetic_queries import add_synthetic, c
 from llama_index_ace_finetune.pipeline.work_folder import tidy_work, work_folder
 from llama_index_ace_finetune.run_folder import MANIFEST_VERSION, RunFolder
 from llama_index_ace_finetune.stores.read_dataset import Data, Memories
+from llama_index_ace_finetune.training.base_encoding import base_encoding
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.model_selection.base_choice import BaseChoice
 from llama_index_ace_finetune.training.modes.assist import assist, finish

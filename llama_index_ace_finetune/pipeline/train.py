@@ -16,7 +16,6 @@ from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.pipeline.base_encoding import base_encoding
 from llama_index_ace_finetune.pipeline.choose_base import dev_of_training_data, is_choice, with_one_base
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.further_content import further_content
@@ -24,6 +23,7 @@ from llama_index_ace_finetune.pipeline.index import check_index_output, place_in
 from llama_index_ace_finetune.pipeline.model_contents import by_content
 from llama_index_ace_finetune.pipeline.work_folder import work_folder
 from llama_index_ace_finetune.run_folder import index_beside
+from llama_index_ace_finetune.training.base_encoding import base_encoding
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.model_selection.base_choice import BaseChoice

@@ -5,56 +5,40 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_ace_finetune.datasets.splits.held_out import HeldOut
-from llama_index_ace_finetune.datasets.splits.leakage import require_held_out
-from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
-from llama_index_ace_finetune.encoders.checkpoints import resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.identity import identify_model
-from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.errors import ModelError, TrainingError
-from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
-from llama_index_ace_finetune.mining.settings import MiningSettings, margin_warnings
-from llama_index_ace_finetune.training.config import HYBRID_TEACHER, TrainingConfig
+from llama_index_ace_finetune.errors import TrainingError
+from llama_index_ace_finetune.mining.settings import margin_warnings
+from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
-from llama_index_ace_finetune.training.data.derived_tasks import derive_task
-from llama_index_ace_finetune.training.data.divide_examples import divide_examples
-from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
-from llama_index_ace_finetune.training.data.further_tasks import further_tasks
-from llama_index_ace_finetune.training.data.remined_negatives import mining_settings_of
-from llama_index_ace_finetune.training.data.task import TrainingTask
+from llama_index_ace_finetune.training.data.examples import IndexedExamples
 from llama_index_ace_finetune.training.data.task_batches import sampling_probabilities
+from llama_index_ace_finetune.training.inputs import MIN_EXAMPLES, TrainingInputs, require_examples
+from llama_index_ace_finetune.training.load_base import load_base, require_single_encoder
 from llama_index_ace_finetune.training.loop.callback import StepProgress
-from llama_index_ace_finetune.training.loop.loggers import require_loggers
 from llama_index_ace_finetune.training.model_selection.base_choice import BaseChoice
-from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
+from llama_index_ace_finetune.training.model_selection.dev_set import DevScores
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
-from llama_index_ace_finetune.training.model_selection.retention import read_retention
 from llama_index_ace_finetune.training.model_selection.task_results import TaskResult, task_mrr, task_results
-from llama_index_ace_finetune.training.modes.frozen_layers import require_layers
-from llama_index_ace_finetune.training.modes.late_interaction import require_token_states
-from llama_index_ace_finetune.training.modes.lora import require_peft
 from llama_index_ace_finetune.training.modes.refit import Refit, config_for_selection, refit_selected
 from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
 from llama_index_ace_finetune.training.modes.schedule import MODES, OnModeEnd, OnModeStart, run_modes
 from llama_index_ace_finetune.training.modes.synthetic_queries import SyntheticChoice, choose_synthetic
 from llama_index_ace_finetune.training.ranks import ONE, Ranks
 from llama_index_ace_finetune.training.saving.model_folder import MODEL, save_model_folder
-from llama_index_ace_finetune.utils.atomic import write_text
 from llama_index_ace_finetune.utils.file_lock import locked
 from llama_index_ace_finetune.utils.new_folder import require_replaceable
 
 logger = logging.getLogger(__name__)
 
-MIN_EXAMPLES = 8
-_INPUTS = "inputs.sha256"
 _KEEP_INDEX = frozenset(mode.name for mode in MODES if mode.keeps_index)
 
 
@@ -86,7 +70,6 @@ class EmbeddingFineTuner:
         self.config = config or TrainingConfig()
         for warning in margin_warnings("suspected_margin", self.config.suspected_margin):
             logger.warning("%s", warning)
-        self.data: TrainingData | None = None
         self.encoder: Encoder | None = None
         self.results: list[ModeResult] = []
         self.synthetic: SyntheticChoice | None = None
@@ -99,15 +82,14 @@ class EmbeddingFineTuner:
         self._checkpoints = checkpoints
         self._ranks = ranks
         self._selected = selected
-        self._train: IndexedExamples | None = None
-        self._test: IndexedExamples | None = None
-        self._dev: DevSet | None = None
-        self._general: DevSet | None = None
-        self._mining = MiningSettings()
-        self._further: tuple[TrainingTask, ...] = ()
-        self._held_out: HeldOut | None = None
+        self._inputs: TrainingInputs | None = None
         self._started_from: Encoder | None = None
         self._metrics: dict[str, Any] = {}
+
+    @property
+    def data(self) -> TrainingData | None:
+        """The training data that are loaded."""
+        return self._inputs.data if self._inputs else None
 
     def load_training_data(
         self, source: str | Path | TrainingData, *, held_out_queries: Iterable[str] = ()
@@ -130,29 +112,9 @@ class EmbeddingFineTuner:
             TrainingError: if there are too few examples, their negatives cannot be mined again as `config.remine`
                 asks for, or `config.refit` asks for test queries that the data do not hold.
         """
-        data = source if isinstance(source, TrainingData) else TrainingData.load(Path(source))
-        require_held_out(data)
-        train, dev = divide_examples(data, train_split=self.config.train_split, seed=self.config.seed)
-        require_examples(len(train))
-        examples = index_examples(data, train)
-        if len({int(row) for rows in examples.relevant for row in rows}) == 1 and not any(map(len, examples.negatives)):
-            raise TrainingError(
-                "All training queries have the same positive and no negatives, so there is nothing to learn; add "
-                "queries about other memories, or mine negatives."
-            )
-        if self.config.remine:
-            self._mining = mining_settings_of(data.metadata)
-        if self.config.refit == "all":
-            self._test = _test_examples(data)
-        self._general = read_retention(Path(self.config.retention)) if self.config.retention else None
-        self._held_out = HeldOut.of(data, dev, held_out_queries)
-        self._further = further_tasks(
-            self.config.also, self._held_out, train_split=self.config.train_split, seed=self.config.seed
-        )
-        self.data = data
-        self._train = examples
-        self._dev = DevSet(index_examples(data, dev)) if dev else None
-        return {"train": len(train), "dev": len(dev), "memories": len(self._train.corpus)}
+        self._inputs = inputs = TrainingInputs.load(source, self.config, held_out_queries=held_out_queries)
+        dev = len(inputs.dev.examples.queries) if inputs.dev else 0
+        return {"train": len(inputs.train.queries), "dev": dev, "memories": len(inputs.train.corpus)}
 
     def initialize_model(self) -> None:
         """Load the base model with its prompts.
@@ -161,28 +123,7 @@ class EmbeddingFineTuner:
             ModelError: if it, or the teacher, cannot be found or loaded, or it is a dual encoder already.
             TrainingError: if peft or a logger is needed and not installed, or a value of `dimensions` is too large.
         """
-        require_loggers(self.config)
-        if self.config.lora_rank is not None:
-            require_peft()
-        if self.config.teacher not in (None, HYBRID_TEACHER):
-            resolve_checkpoint(str(self.config.teacher))  # before a mode that does without it is trained
-        settings = EncoderSettings(
-            device=self.config.device,
-            precision=self.config.precision,
-            query_prompt=self.config.query_prompt,
-            document_prompt=self.config.document_prompt,
-        )
-        encoder = Encoder.load(self.config.base_model, settings=settings)
-        _require_single_encoder(encoder)
-        for length in self.config.dimensions:
-            if length >= encoder.dimension:
-                raise TrainingError(
-                    f"The training setting dimensions holds {length}, and vectors of {encoder.name!r} have "
-                    f"{encoder.dimension} dimensions in all; leave it out."
-                )
-        require_layers(encoder.model, self.config.frozen_layers)
-        require_token_states(TokenEncoder(encoder), self.config)
-        self.encoder = encoder
+        self.encoder = load_base(self.config)
 
     def train(
         self,
@@ -210,8 +151,8 @@ class EmbeddingFineTuner:
             TrainingError: if the loss is NaN or infinite, the checkpoints are of another training, or data and model
                 were not loaded first.
         """
-        encoder, examples = self._ready()
-        _require_single_encoder(encoder)
+        encoder, inputs = self._ready()
+        require_single_encoder(encoder)
         self._started_from = encoder
         self.refit = self._trained_on = None
         output = Path(self.config.output_dir)
@@ -220,7 +161,7 @@ class EmbeddingFineTuner:
         with locked(output.with_name(f".{output.name}.training.lock"), output=output):
             return self._train_and_save(
                 encoder,
-                examples,
+                inputs,
                 progress=progress,
                 on_mode_end=on_mode_end,
                 on_mode_start=on_mode_start,
@@ -230,7 +171,7 @@ class EmbeddingFineTuner:
     def _train_and_save(
         self,
         encoder: Encoder,
-        examples: IndexedExamples,
+        inputs: TrainingInputs,
         *,
         progress: StepProgress | None,
         on_mode_end: OnModeEnd | None,
@@ -238,26 +179,27 @@ class EmbeddingFineTuner:
         on_phase: Callable[[str], object],
     ) -> dict[str, Any]:
         if self._checkpoints:
-            self._require_own_checkpoints(self._checkpoints, encoder, examples)
-        if self._dev is None:
+            inputs.require_own_checkpoints(self._checkpoints, self.config, fingerprint=encoder.fingerprint)
+        if inputs.dev is None:
             logger.warning("there are no dev queries: the result of the training ships without validation")
         context = TrainingContext(
             encoder,
-            examples,
-            self._dev,
+            inputs.train,
+            inputs.dev,
             config_for_selection(self.config),
             self._cache,
             self._checkpoints,
-            self._general,
+            inputs.general,
             on_phase,
-            mining=self._mining,
+            mining=inputs.mining,
             ranks=self._ranks,
         )
         started = time.perf_counter()
         context, self.synthetic = choose_synthetic(context, at_least=MIN_EXAMPLES)
-        examples = self._train = context.examples
+        examples = context.examples
+        self._inputs = inputs = replace(inputs, train=examples)
         require_examples(len(examples.queries))
-        context = context.with_tasks((*self._further, *self._derived_tasks(examples)))
+        context = context.with_tasks((*inputs.further, *inputs.derived_tasks(self.config)))
         self.results = run_modes(
             context, progress=progress, on_mode_end=on_mode_end, on_mode_start=on_mode_start, started=started
         )
@@ -295,31 +237,11 @@ class EmbeddingFineTuner:
         self.save_model()
         return metrics
 
-    def _derived_tasks(self, examples: IndexedExamples) -> list[TrainingTask]:
-        """Return the tasks of the settings for which the data have material."""
-        assert self.data is not None
-        assert self._held_out is not None
-        config, held_out = self.config, self._held_out.holds_answer(examples.corpus)
-        found = {
-            name: derive_task(
-                name,
-                examples,
-                metadata=self.data.memory_metadata,
-                held_out=held_out,
-                dev=1 - config.train_split,
-                seed=config.seed,
-            )
-            for name in dict.fromkeys(config.tasks)
-        }
-        for name in (name for name, task in found.items() if task is None):
-            logger.warning("the task %r is left out: the training data hold too few related texts for it", name)
-        return [task for task in found.values() if task]
-
     def _task_results(self, context: TrainingContext, base: list[NDArray[np.float64] | None]) -> list[TaskResult]:
         """Compare the base, whose values are given, with what ships on the dev queries of each further task."""
-        encoder, examples = self._ready()
+        encoder, inputs = self._ready()
         tasks = context.tasks
-        sizes = [len(examples.queries), *(len(task.examples.queries) for task in tasks)]
+        sizes = [len(inputs.train.queries), *(len(task.examples.queries) for task in tasks)]
         probabilities = sampling_probabilities(sizes, self.config.task_temperature).tolist()[1:]
         return task_results(
             tasks, probabilities, base, [task_mrr(task, encoder) for task in tasks] if self.shipped else base
@@ -335,6 +257,7 @@ class EmbeddingFineTuner:
         on_mode_start: OnModeStart | None,
     ) -> ModeResult:
         """Return what ships: the selected result, or its refit."""
+        _, inputs = self._ready()
         if self.config.refit == "none":
             return shipped
         if context.dev is None:
@@ -345,7 +268,7 @@ class EmbeddingFineTuner:
             context,
             shipped,
             on=self.config.refit,
-            test=self._test,
+            test=inputs.test,
             minutes=None if budget is None else max(budget - (time.perf_counter() - started) / 60, 1e-6),
             progress=progress,
             on_plan=lambda plan: on_mode_start("refit", plan) if on_mode_start else None,
@@ -365,27 +288,27 @@ class EmbeddingFineTuner:
 
     def score_dev(self) -> DevScores | None:
         """Return the values of each dev query with what ships; None without dev queries."""
-        encoder, _ = self._ready()
-        return self._dev.score(encoder) if self._dev else None
+        encoder, inputs = self._ready()
+        return inputs.dev.score(encoder) if inputs.dev else None
 
     def evaluate(self) -> dict[str, float]:
         """Return dev metrics of what ships, and the mean cosine of positives (`avg_positive_similarity`).
 
         After a refit they are too good, since its model was trained on the dev queries.
         """
-        encoder, examples = self._ready()
-        held = self._dev.examples if self._dev else examples
+        encoder, inputs = self._ready()
+        held = inputs.dev.examples if inputs.dev else inputs.train
         queries = encoder.encode_queries(held.queries)
         positives = encoder.encode_documents([held.corpus[int(rows[0])] for rows in held.relevant])
         result = {"avg_positive_similarity": float(np.sum(queries * positives, axis=1).mean())}
-        if self._dev:
-            result.update(self._dev.score(encoder).means)
+        if inputs.dev:
+            result.update(inputs.dev.score(encoder).means)
         return result
 
     def save_model(self) -> Path:
         """Write the model folder: weights, tokenizer, prompts, card, and provenance; whole or not at all."""
-        encoder, examples = self._ready()
-        folder = self._save(Path(self.config.output_dir), trained_on=self._trained_on or examples)
+        encoder, inputs = self._ready()
+        folder = self._save(Path(self.config.output_dir), trained_on=self._trained_on or inputs.train)
         identity = identify_model(folder, settings=encoder.settings)
         self.encoder = Encoder(
             encoder.model,
@@ -399,8 +322,7 @@ class EmbeddingFineTuner:
 
     def _save(self, folder: Path, *, trained_on: IndexedExamples) -> Path:
         """Write the present weights with their record to a folder."""
-        encoder, _ = self._ready()
-        assert self.data is not None
+        encoder, inputs = self._ready()
         return save_model_folder(
             encoder,
             folder,
@@ -409,72 +331,23 @@ class EmbeddingFineTuner:
             selection=self.selection,
             metrics=self._metrics,
             history=self.history,
-            data=self.data,
+            data=inputs.data,
             train=trained_on,
-            dev=self._dev.examples if self._dev else None,
-            further=[task.examples for task in self._further],
+            dev=inputs.dev.examples if inputs.dev else None,
+            further=[task.examples for task in inputs.further],
             # Without a training nothing is known of the weights: a caller may have changed them.
             keeps_documents=bool(self.results) and (self.shipped is None or self.shipped.name in _KEEP_INDEX),
             token_projection=self.shipped.token_projection if self.shipped else None,
         )
 
-    def _require_own_checkpoints(self, folder: Path, encoder: Encoder, examples: IndexedExamples) -> None:
-        """Refuse checkpoints of other data, settings or weights, which a training would otherwise resume."""
-        settings = {name: value for name, value in self.config.to_dict().items() if name != "output_dir"}
-        dev = self._dev.examples if self._dev else None
-        parts = (examples, dev, self._test, *(task.examples for task in self._further))
-        inputs = repr((settings, encoder.fingerprint, *(_rows_of(part) for part in parts if part)))
-        file, key = folder / _INPUTS, text_hash(inputs)
-        if file.is_file() and file.read_text(encoding="utf-8") != key:
-            raise TrainingError(
-                f"The checkpoints in {str(folder)!r} are of a training with other data or settings; give another "
-                "folder, or delete it."
-            )
-        write_text(file, key)
-
-    def _ready(self) -> tuple[Encoder, IndexedExamples]:
-        if self._train is None:
+    def _ready(self) -> tuple[Encoder, TrainingInputs]:
+        if self._inputs is None:
             raise TrainingError("No training data is loaded; call load_training_data first.")
         if self.encoder is None:
             raise TrainingError("No model is loaded; call initialize_model first.")
-        return self.encoder, self._train
+        return self.encoder, self._inputs
 
 
 def _built(result: ModeResult, base: Encoder) -> Encoder:
     """Return the encoder of a result; its fingerprint is set when its files are written."""
     return Encoder(result.build(base.model), name=base.name, fingerprint="", settings=base.settings)
-
-
-def _test_examples(data: TrainingData) -> IndexedExamples | None:
-    """Return the test examples; None where there are none, and no split holds any back."""
-    test = data.examples_of("test")
-    held_back = len(((data.split or {}).get("queries") or {}).get("test") or {})
-    if not test and held_back:
-        raise TrainingError(
-            f"The training setting refit is 'all', and the training data do not hold the {held_back} test queries of "
-            "their split; set it in `run`, which reads them, or to 'dev'."
-        )
-    return index_examples(data, test) if test else None
-
-
-def _rows_of(examples: IndexedExamples) -> tuple[Any, ...]:
-    """What a training reads of its examples, as plain values."""
-    rows = [[row.tolist() for row in kind] for kind in (examples.relevant, examples.negatives, examples.judged)]
-    return examples.query_ids, examples.queries, examples.corpus, *rows
-
-
-def _require_single_encoder(encoder: Encoder) -> None:
-    if any(type(module).__name__ == "Router" for module in encoder.model.children()):
-        raise ModelError(
-            f"The model {encoder.name!r} embeds queries and documents differently, which cannot be tuned further; "
-            "start from its own base model."
-        )
-
-
-def require_examples(count: int) -> None:
-    """Raise TrainingError if there are fewer than `MIN_EXAMPLES` training queries."""
-    if count < MIN_EXAMPLES:
-        raise TrainingError(
-            f"There are {count} training examples, and at least {MIN_EXAMPLES} are needed; add queries, or filter "
-            "fewer of them."
-        )

@@ -93,7 +93,8 @@ def test_held_out_queries_of_the_main_data_leave_it(
     tuner = EmbeddingFineTuner(TrainingConfig(also=(str(other),), **QUICK))
     with caplog.at_level(logging.WARNING):
         tuner.load_training_data(training_data, held_out_queries=[test])
-    (task,) = tuner._further
+    assert tuner._inputs is not None
+    (task,) = tuner._inputs.further
     assert task.left_out == {"held_out_query": 2, "held_out_answer": 1}
     assert "2 with a held-out query, 1 with a held-out answer" in caplog.text
     seen = {*task.examples.queries, *(task.dev.queries if task.dev else ())}
@@ -203,10 +204,11 @@ def test_tasks_are_trained_and_each_is_reported_by_itself(
     assert str(tmp_path) not in json.dumps(record["config"]["also"])
     # An evaluation on the further data leaves out what was trained on; the main data's dev is still unseen.
     seen = set(record["seen"]["train"]["query_hashes"])
-    assert {text_hash(text) for text in tuner._further[0].examples.queries} <= seen
-    assert tuner._dev is not None
-    assert seen.isdisjoint(text_hash(text) for text in tuner._dev.examples.queries)
-    (task,) = tuner._further
+    assert tuner._inputs is not None
+    (task,), dev = tuner._inputs.further, tuner._inputs.dev
+    assert {text_hash(text) for text in task.examples.queries} <= seen
+    assert dev is not None
+    assert seen.isdisjoint(text_hash(text) for text in dev.examples.queries)
     assert task.dev is not None
     assert set(unseen_queries(read_dataset(other), record).test) == set(task.dev.query_ids)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")

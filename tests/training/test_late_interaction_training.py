@@ -231,8 +231,8 @@ def test_projection_starts_from_principal_components_and_is_interpolated(
 ) -> None:
     tuner = tuner_of(training_data, tmp_path / "model", one_layer)
     assert tuner.encoder is not None
-    assert tuner._train is not None
-    context = TrainingContext(tuner.encoder, tuner._train, None, tuner.config)
+    assert tuner._inputs is not None
+    context = TrainingContext(tuner.encoder, tuner._inputs.train, None, tuner.config)
     late = late_interaction_of(context)
     assert late is not None
     first = late.matrix()
