@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llama_index_ace_finetune.datasets.known_queries import KnownQueries
-from llama_index_ace_finetune.datasets.oracle import upper_bound
 from llama_index_ace_finetune.datasets.splits.shipped_refit import shipped_refit
 from llama_index_ace_finetune.datasets.splits.unseen_queries import unseen_queries
-from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
@@ -27,12 +23,13 @@ from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.evaluation.corpus_windows import CorpusWindows
 from llama_index_ace_finetune.evaluation.decision.verdict import Verdict, reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import evaluate_systems
-from llama_index_ace_finetune.evaluation.report.report import ReportContext, build_report, write_report
+from llama_index_ace_finetune.evaluation.report.report import build_report, write_report
 from llama_index_ace_finetune.evaluation.report.run_files import check_run_files, write_run_files
 from llama_index_ace_finetune.evaluation.result import Evaluation
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.learning_curve import train_curve
+from llama_index_ace_finetune.pipeline.report_context import report_context
 from llama_index_ace_finetune.pipeline.sparse_encoder import load_sparse_vectors, record_sparse_encoder
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
@@ -266,19 +263,18 @@ def evaluate_model(
         learning_curve = train_curve(
             evaluation, data, curve, record=record or {}, device=device, cache=cache, seed=seed, events=events
         )
-    context = ReportContext(
-        title=title or f"{dataset.name}: does fine-tuning help?",
+    context = report_context(
+        dataset,
+        record,
         base_model=str(base_name),
-        tuned_model=str(model),
-        split=_split_facts((record or {}).get("split") or {}),
-        data=_data_facts(dataset),
-        training=_training_facts(record, refit),
+        model=model,
+        test=test,
+        refit=refit,
         learning_curve=learning_curve,
-        ceiling=upper_bound(_only(dataset, test)),
-        seen_answers=_seen_answers(dataset, record),
         warnings=queries.warnings,
+        title=title,
         command=command,
-        run=run or _run_name(model),
+        run=run,
     )
     report = {**build_report(evaluation, verdict, context), "precision": base.compute_backend}
     if sparse is not None:
@@ -290,49 +286,3 @@ def _selected_of(model: Path) -> Path | None:
     """Return the weights that a run selected on dev, if its model was then trained on the dev queries too."""
     refit, run = shipped_refit(read_provenance(model)), RunFolder.of_model(model)
     return run.selected if refit and run and run.model == model.resolve() and run.selected.is_dir() else None
-
-
-def _training_facts(record: Mapping[str, Any] | None, refit: Mapping[str, Any] | None) -> dict[str, Any]:
-    found = {name: (record or {}).get(name) for name in ("selection", "metrics", "config", "history")}
-    return {**found, "metrics": {**(found["metrics"] or {}), "refit": dict(refit)}} if refit else found
-
-
-def _run_name(model: Path) -> str:
-    run = RunFolder.of_model(model)
-    return run.path.name if run else ""
-
-
-def _only(dataset: RetrievalDataset, query_ids: Sequence[str]) -> RetrievalDataset:
-    return replace(
-        dataset,
-        queries={query_id: dataset.queries[query_id] for query_id in query_ids},
-        judgements={query_id: dataset.judgements.get(query_id, {}) for query_id in query_ids},
-    )
-
-
-def _seen_answers(dataset: RetrievalDataset, record: Mapping[str, Any] | None) -> frozenset[str] | None:
-    if record is None:
-        return None
-    hashes = frozenset(((record.get("seen") or {}).get("train") or {}).get("answer_hashes") or ())
-    return frozenset(i for i, memory in dataset.answers.items() if text_hash(memory.text) in hashes)
-
-
-def _split_facts(split: Mapping[str, Any]) -> dict[str, Any]:
-    if not split:
-        return {}
-    manifest = json.dumps(split, sort_keys=True, ensure_ascii=False)
-    return {
-        **{name: split.get(name) for name in ("counts", "settings", "notes")},
-        "sha256": hashlib.sha256(manifest.encode("utf-8")).hexdigest(),
-    }
-
-
-def _data_facts(dataset: RetrievalDataset) -> dict[str, Any]:
-    return {
-        "name": dataset.name,
-        "format": dataset.ledger.format,
-        "memories": len(dataset.memories),
-        "distinct_memories": len(dataset.answers),
-        "queries": len(dataset.queries),
-        "repairs": dict(dataset.ledger.counts),
-    }
