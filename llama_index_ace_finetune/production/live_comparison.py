@@ -119,7 +119,7 @@ def compare_live(log: QueryLog, *, name: str | None = None, alpha: float = 0.05)
         name=chosen,
         kind=found.kind,
         credit=credit,
-        wins=_wins(found.kind, queries),
+        wins=_wins(queries),
         winner=winner,
         may_stop=winner is not None,
         sentence=_sentence(found.kind, credit, winner, alpha),
@@ -173,7 +173,7 @@ def _gain(ids: Sequence[str], values: Mapping[str, float]) -> float:
     return sum(max(values.get(one, 0.0), 0.0) / float(np.log2(rank + 1)) for rank, one in enumerate(ids, 1))
 
 
-def _wins(kind: Kind, queries: Sequence[ComparedQuery]) -> dict[Team, int]:
+def _wins(queries: Sequence[ComparedQuery]) -> dict[Team, int]:
     return {"a": sum(query.credit < 0 for query in queries), "b": sum(query.credit > 0 for query in queries)}
 
 

@@ -55,7 +55,7 @@ def assign(
             chosen[number] = _best(components[number], parts, open_parts)
             parts[chosen[number]].add(components[number])
     movable = [number for number in order if number not in immovable]
-    _fill_empty(chosen, components, sorted(open_parts, key=lambda i: -fractions[i]), movable)
+    _fill_empty(chosen, sorted(open_parts, key=lambda i: -fractions[i]), movable)
     return chosen
 
 
@@ -94,7 +94,7 @@ def _best(component: Component, parts: Sequence[_Part], open_parts: Sequence[int
     return min(open_parts, key=lambda i: parts[i].size_cost(component))
 
 
-def _fill_empty(chosen: list[int], components: Sequence[Component], parts: Sequence[int], order: Sequence[int]) -> None:
+def _fill_empty(chosen: list[int], parts: Sequence[int], order: Sequence[int]) -> None:
     for part in parts:
         if part in chosen:
             continue

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.evaluation.choosing.candidate import Candidate
 from llama_index_ace_finetune.evaluation.choosing.known_queries import KnownQueryChoice
 from llama_index_ace_finetune.evaluation.stats.groups import Groups, number_groups
+from llama_index_ace_finetune.evaluation.stats.standard_error import ROUNDING
 from llama_index_ace_finetune.ranking.fusion_settings import FusionSettings
 
 MIN_QUERIES: Final = 40
 """With fewer dev queries than this, weights are not selected on them."""
 _WEIGHT_ERRORS: Final = 0.5
 _FOLDS = 5
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ def choose_on_few(candidates: Sequence[Candidate], *, groups: Groups | None = No
     if fused and count:
         gains = (fused.values[fused.structure.neutral_row] - chosen.values[chosen.structure.neutral_row])[None]
         error = _Clusters(number_groups(groups, count)).errors(gains)
-        chosen = fused if gains.mean() > error[0] + _ROUNDING else chosen
+        chosen = fused if gains.mean() > error[0] + ROUNDING else chosen
     row = chosen.structure.neutral_row
     compared = [one for one in (*map(by_legs.get, defaults), fused) if one and count]
     return Choice(
@@ -202,4 +202,4 @@ class _Clusters:
     def within(self, errors: float, values: NDArray[np.float64], best: int) -> NDArray[np.intp]:
         """Return the rows of `values` [w, n] whose mean is within some standard errors of that of row `best`."""
         behind = values[best] - values
-        return np.flatnonzero(behind.mean(axis=1) <= errors * self.errors(behind) + _ROUNDING)
+        return np.flatnonzero(behind.mean(axis=1) <= errors * self.errors(behind) + ROUNDING)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_ace_finetune.evaluation.stats.groups import Groups, number_groups
-from llama_index_ace_finetune.evaluation.stats.standard_error import standard_error
+from llama_index_ace_finetune.evaluation.stats.standard_error import ROUNDING, standard_error
 
 OFFSETS: Final = (0.5, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.0)
 """Cosine that is taken off a known query, compared on dev: the larger, the less it changes."""
@@ -18,7 +18,6 @@ WEIGHTS: Final = (1, 2, 3)
 """Weights of the terms of known queries in BM25, compared on dev."""
 ALLOWED_LOSS: Final = 0.002
 """MRR@10 that the dev queries about other memories may lose: less than one of 200 that falls from rank 1 to 2."""
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def choose_offset(
     means = {offset: float(values.mean()) if len(values) else 0.0 for offset, values in new.items()}
     gains = {offset: float(values.mean()) for offset, values in known.items()}
     allowed = [
-        offset for offset in new if offset is not None and means[offset] >= means[None] - ALLOWED_LOSS - _ROUNDING
+        offset for offset in new if offset is not None and means[offset] >= means[None] - ALLOWED_LOSS - ROUNDING
     ]
     if not allowed:
         return KnownQueryChoice(
@@ -99,7 +98,7 @@ def choose_offset(
     against = (
         f"{gain:+.3f} MRR@10 on {len(difference)} held-out queries about known memories (standard error {error:.3f})"
     )
-    if gain <= error + _ROUNDING:
+    if gain <= error + ROUNDING:
         return KnownQueryChoice(
             None,
             f"the best {noun} that loses at most {ALLOWED_LOSS:g} on dev, {abs(best):g}, has {against}",

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
+
+ROUNDING: Final = 1e-12
+"""Added to a standard error that a mean is compared with, since equal means differ by rounding."""
 
 
 def standard_error(differences: NDArray[np.float64], labels: NDArray[np.int64]) -> float:

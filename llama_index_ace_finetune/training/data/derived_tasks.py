@@ -15,7 +15,7 @@ from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.training.config import TaskName
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
 from llama_index_ace_finetune.training.data.memory_parts import memory_parts
-from llama_index_ace_finetune.training.data.task import TrainingTask
+from llama_index_ace_finetune.training.data.task import MAX_DEV_QUERIES, TrainingTask
 
 Groups: TypeAlias = Sequence[Sequence[int]]
 
@@ -25,7 +25,6 @@ _SECTIONS = ("section", "parent", "parent_id")
 _MOST_WITH_A_TITLE = 20  # "Introduction" and "Untitled" do not make memories duplicates
 _MOST_OF_A_GROUP = 200
 _FEWEST_COMPONENTS = 10
-_DEV_QUERIES = 200
 
 
 def derive_task(
@@ -94,7 +93,7 @@ def derive_task(
     train = part(np.flatnonzero(~is_dev), ~is_dev)
     if train is None:
         return None
-    chosen = np.sort(random.permutation(np.flatnonzero(is_dev))[:_DEV_QUERIES])
+    chosen = np.sort(random.permutation(np.flatnonzero(is_dev))[:MAX_DEV_QUERIES])
     return TrainingTask(
         name=name,
         examples=train,

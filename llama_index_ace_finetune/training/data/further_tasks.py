@@ -16,12 +16,11 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData, Traini
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.training.data.divide_examples import divide_examples
 from llama_index_ace_finetune.training.data.examples import IndexedExamples, index_examples
-from llama_index_ace_finetune.training.data.task import TrainingTask
+from llama_index_ace_finetune.training.data.task import MAX_DEV_QUERIES, TrainingTask
 
 logger = logging.getLogger(__name__)
 
 _FEWEST = 2
-_DEV_QUERIES = 200
 _DEV_MEMORIES = 2000
 
 
@@ -75,7 +74,7 @@ def further_tasks(
         name = _name(path, [task.name for task in tasks])
         if left_out.queries or left_out.answers:
             logger.warning("%s: left out of the training are rows that the main data hold out: %s", name, left_out)
-        fraction = 1 - min(1 - train_split, _DEV_QUERIES / max(len(data.examples), 1))
+        fraction = 1 - min(1 - train_split, MAX_DEV_QUERIES / max(len(data.examples), 1))
         train, dev = _divided(data, name, train_split=fraction, seed=seed)
         if len(train) < _FEWEST:
             raise DatasetError(
@@ -106,7 +105,7 @@ def _divided(
 def _dev_of(data: TrainingData, dev: Sequence[TrainingExample], *, seed: int) -> IndexedExamples:
     """Index dev queries over their own memories and some others."""
     random = np.random.default_rng(seed)
-    chosen = [replace(dev[row], negatives=()) for row in np.sort(random.permutation(len(dev))[:_DEV_QUERIES])]
+    chosen = [replace(dev[row], negatives=()) for row in np.sort(random.permutation(len(dev))[:MAX_DEV_QUERIES])]
     needed = {one for example in chosen for one in (*example.positive_ids, example.own_id) if one is not None}
     ids = list(data.memories)
     others = [ids[row] for row in random.permutation(len(ids)) if ids[row] not in needed]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
+
+MAX_DEV_QUERIES: Final = 200
+"""Of a further task: they are reported and decide nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

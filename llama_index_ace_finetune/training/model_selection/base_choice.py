@@ -16,7 +16,7 @@ from llama_index_ace_finetune.encoders.opening import opening
 from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.evaluation.metrics.latency import Latency
 from llama_index_ace_finetune.evaluation.stats.groups import number_groups
-from llama_index_ace_finetune.evaluation.stats.standard_error import standard_error
+from llama_index_ace_finetune.evaluation.stats.standard_error import ROUNDING, standard_error
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ RULE = (
 )
 NONE_USABLE = "None of the base models on this machine can be loaded; give --base-model the name of one."
 _TIMED = 30
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,7 @@ def cheapest_near_best(
     best = min(range(len(values)), key=lambda row: (-means[row], costs[row]))
     behind = [float((values[best] - row).mean()) for row in values]
     errors = [standard_error(values[best] - row, labels) for row in values]
-    near = [row for row in range(len(values)) if behind[row] <= errors[row] + _ROUNDING]
+    near = [row for row in range(len(values)) if behind[row] <= errors[row] + ROUNDING]
     return min(near, key=lambda row: (costs[row], -means[row])), behind, errors
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_index_ace_finetune.evaluation.stats.groups import number_groups
-from llama_index_ace_finetune.evaluation.stats.standard_error import standard_error
+from llama_index_ace_finetune.evaluation.stats.standard_error import ROUNDING, standard_error
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores
 from llama_index_ace_finetune.training.model_selection.reranked_dev_set import CANDIDATES
 
-_ROUNDING = 1e-12
 RULE = (
     "Of the candidates whose MRR@10 by single vectors is within one standard error of the best on the dev queries, the "
     f"one with the best MRR@10 after re-ranking the first {CANDIDATES} hits by MaxSim is preferred."
@@ -24,7 +23,7 @@ def is_as_good(ours: DevScores, best: DevScores, *, groups: Sequence[str]) -> bo
     The standard error is that of the paired difference, with the groups as clusters.
     """
     behind = best.mrr - ours.mrr
-    return bool(behind.mean() <= standard_error(behind, number_groups(groups, len(behind))) + _ROUNDING)
+    return bool(behind.mean() <= standard_error(behind, number_groups(groups, len(behind))) + ROUNDING)
 
 
 def rank_candidates(scores: Mapping[float, DevScores], *, groups: Sequence[str]) -> list[float]:
