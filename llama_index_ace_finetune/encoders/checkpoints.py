@@ -56,7 +56,7 @@ def resolve_checkpoint(name: str | Path, *, allow_download: bool = True) -> Path
     if path.is_file() or path.is_absolute() or text.startswith(".") or text.count("/") > 1 or not text.strip():
         what = "is a file" if path.is_file() else "does not exist"
         raise ModelError(f"The model folder {text!r} {what}; give the folder of a trained model or a hub name.")
-    if cached := _from_hub(text, local_files_only=True):
+    if cached := find_cached(text):
         return cached
     if text in _BUNDLED_NAMES and (bundled := _bundled_folder()):
         return bundled
@@ -103,6 +103,11 @@ def cached_checkpoint(name: str) -> Path:
     """
     with opening(name):
         return _hub_folder(name, local_files_only=True)
+
+
+def find_cached(name: str) -> Path | None:
+    """Return the folder of a complete model in the hub cache; None if there is none."""
+    return _from_hub(name, local_files_only=True)
 
 
 def check_model_folder(path: Path) -> None:

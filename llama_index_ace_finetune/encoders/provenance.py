@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llama_index_ace_finetune.encoders.checkpoints import find_cached
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.utils.file_errors import Refusal
@@ -36,9 +37,13 @@ def settings_of_base(record: dict[str, Any] | None, base_model: object, settings
 
 
 def read_base_provenance(model: str | Path) -> dict[str, Any] | None:
-    """Return the record of a model that a training starts from; None for one that this package did not train."""
+    """Return the record of a model that a training starts from; None for one that this package did not train.
+
+    That of a hub name is read from the hub cache; None if the model was not downloaded yet.
+    """
     folder = Path(model).expanduser()
-    return read_provenance(folder) if folder.is_dir() else None
+    found = folder if folder.is_dir() else find_cached(str(model))
+    return read_provenance(found) if found else None
 
 
 def _current(record: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 from llama_index_ace_finetune.encoders import checkpoints, local_bases
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.local_bases import UNUSABLE, find_local_bases
+from llama_index_ace_finetune.encoders.provenance import PROVENANCE, read_base_provenance
 from llama_index_ace_finetune.errors import ModelError
 
 AddModel = Callable[[str], Path]
@@ -54,6 +55,15 @@ def test_models_of_the_cache_are_found_without_the_network(
     assert found.names == (DEFAULT_BASE_MODEL, "a/second", "b/first")
     assert found.skipped == ()
     assert resolve_checkpoint("a/second", allow_download=False) == folder
+
+
+def test_the_record_of_a_tuned_model_is_found_by_its_hub_name(add_model: AddModel) -> None:
+    folder = add_model("team/tuned")
+    assert read_base_provenance("team/tuned") is None
+    record = {"format_version": 2, "base_model": DEFAULT_BASE_MODEL, "seen": {"train": {"query_hashes": ["a"]}}}
+    (folder / PROVENANCE).write_text(json.dumps(record), encoding="utf-8")
+    assert read_base_provenance("team/tuned") == read_base_provenance(folder) == record
+    assert read_base_provenance("team/not-here") is None
 
 
 def _truncated(folder: Path) -> None:
