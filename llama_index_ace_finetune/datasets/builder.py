@@ -106,8 +106,7 @@ class DatasetBuilder:
 
         Raises DatasetError for a grade that is NaN or infinite.
         """
-        if not math.isfinite(grade):
-            raise DatasetError(f"{location}: the score {grade} is not a finite number; give a grade such as 0 or 1.")
+        require_finite(grade, location)
         if query_id not in self.queries or memory_id not in self.memories:
             self._waiting.append((query_id, memory_id, grade, location))
             return
@@ -331,3 +330,9 @@ def _has_lone_surrogate(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+def require_finite(grade: float, location: AnyLocation) -> None:
+    """Raise DatasetError for a grade that is NaN or infinite."""
+    if not math.isfinite(grade):
+        raise DatasetError(f"{location}: the score {grade} is not a finite number; give a grade such as 0 or 1.")

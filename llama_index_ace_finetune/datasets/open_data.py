@@ -12,7 +12,7 @@ from llama_index_ace_finetune.datasets.readers.column_choice import ColumnChoice
 from llama_index_ace_finetune.datasets.readers.column_names import squash
 from llama_index_ace_finetune.datasets.readers.json_document import JsonDocument
 from llama_index_ace_finetune.datasets.readers.table import Row, Table
-from llama_index_ace_finetune.datasets.text_files import iterate_json_lines, json_type
+from llama_index_ace_finetune.datasets.text_files import empty_file, iterate_json_lines, json_type
 from llama_index_ace_finetune.errors import DatasetError
 
 
@@ -56,7 +56,7 @@ def _open_path(path: Path, builder: DatasetBuilder, choice: ColumnChoice) -> Ite
     elif suffix == ".jsonl":
         table = Table(iterate_json_lines(path, builder.leave_out), str(path), is_json_lines=True)
         if not table.has_rows:
-            raise builder.first_error or DatasetError(f"{path}: the file is empty; give a file with data in it.")
+            raise builder.first_error or empty_file(path)
         yield table
     else:
         yield from _open_document(JsonDocument.read(path), builder, choice)

@@ -80,7 +80,7 @@ def read_json(path: Path) -> Any:
     """Return the JSON value in a file; raises DatasetError."""
     text = read_text(path)
     if not text.strip():
-        raise DatasetError(f"{path}: the file is empty; give a file with data in it.")
+        raise empty_file(path)
     return parse_json(text, SourceLocation(str(path)))
 
 
@@ -111,6 +111,16 @@ def iterate_json_lines(
         yield location, record
 
 
+def empty_file(path: Path) -> DatasetError:
+    """Return the error of a file without data."""
+    return DatasetError(f"{path}: the file is empty; give a file with data in it.")
+
+
+def unusable_file(path: Path, error: UnusableFileError) -> DatasetError:
+    """Return the error of something that is not a regular file, or must not be read."""
+    return DatasetError(f"{path}: this {error}; give the file itself, and see that it may be read.")
+
+
 def json_type(value: object) -> str:
     """Return the JSON name of a value's type."""
     if value is None:
@@ -125,7 +135,7 @@ def _open(path: Path) -> BoundedStream:
     except UnusableFileError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise _unreadable(path, error.__cause__) from error
-        raise DatasetError(f"{path}: this {error}; give the file itself, and see that it may be read.") from error
+        raise unusable_file(path, error) from error
     except OSError as error:
         raise _unreadable(path, error) from error
 

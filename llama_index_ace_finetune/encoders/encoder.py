@@ -225,8 +225,7 @@ class Encoder:
                 np.empty((0, self.dimension), np.float32), np.empty((0, 0), np.float32), nothing, nothing
             )
         found = self._forward_tokens(texts, role)
-        if not (np.isfinite(found.vectors).all() and np.isfinite(found.states).all()):
-            raise ModelError(f"The model {self.name!r} returns NaN or infinite vectors; train or copy it again.")
+        self._require_finite(found.vectors, found.states)
         return found
 
     def _forward_tokens(self, texts: list[str], role: Role) -> TokenStates:
@@ -266,9 +265,12 @@ class Encoder:
     def _forward(self, texts: list[str], role: Role, *, padded: bool = False) -> NDArray[np.float32]:
         with self._lock:
             vectors = self._current_pass().vectors(texts, role, padded=padded)
-        if not np.isfinite(vectors).all():
-            raise ModelError(f"The model {self.name!r} returns NaN or infinite vectors; train or copy it again.")
+        self._require_finite(vectors)
         return vectors
+
+    def _require_finite(self, *vectors: NDArray[np.float32]) -> None:
+        if not all(np.isfinite(one).all() for one in vectors):
+            raise ModelError(f"The model {self.name!r} returns NaN or infinite vectors; train or copy it again.")
 
 
 def _scatter(

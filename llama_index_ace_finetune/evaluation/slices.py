@@ -13,6 +13,7 @@ from llama_index_ace_finetune.datasets.types import DIFFICULTIES
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.stats.bootstrap import bootstrap_intervals
 from llama_index_ace_finetune.evaluation.stats.groups import Groups, number_groups
+from llama_index_ace_finetune.evaluation.stats.paired import require_finite
 from llama_index_ace_finetune.evaluation.systems import EvaluationSet
 from llama_index_ace_finetune.ranking.tokenizer import Tokenizer
 
@@ -193,8 +194,7 @@ def measure_slices(
             f"The values of the slices are of {sorted(counts)} queries; give values of the same queries for each name."
         )
     table = np.stack([np.asarray(value, np.float64) for value in values.values()], axis=1)
-    if not np.isfinite(table).all():
-        raise AceFinetuneError("A per-query value is NaN or infinite; leave out the queries that have no value.")
+    require_finite(table)
     labels = number_groups(groups, len(table))
     measured = []
     for part in slices:

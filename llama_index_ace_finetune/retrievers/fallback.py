@@ -246,12 +246,7 @@ class FallbackChain:
         return _Link(name, served, None, breaker, ("mismatch", message))
 
     def _require_fitting(self, name: VectorName, vectors: NDArray[np.float32]) -> None:
-        dimension = self._store.named_vectors[name].dimension
-        if vectors.shape[1] != dimension:
-            raise StoreError(
-                f"The query vector has {vectors.shape[1]} dimensions and {name!r} in {self._store.location} has "
-                f"{dimension}; use the model that the index was built with."
-            )
+        self._store.require_dimension(name, vectors.shape[1])
         if not np.isfinite(vectors).all():
             raise ModelError(f"The {name} model returns NaN or infinite vectors; its weights are broken.")
 

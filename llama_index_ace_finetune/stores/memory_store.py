@@ -266,7 +266,7 @@ class MemoryStore:
         self, name: str, vectors: NDArray[np.float32], k: int, *, query_filter: models.Filter | None = None
     ) -> list[Hits]:
         """Return the results of `search` for each row of `vectors` [n, dimension]."""
-        self._require_dimension(name, vectors.shape[1])
+        self.require_dimension(name, vectors.shape[1])
         self._require_open()
         if not len(vectors):
             return []
@@ -286,7 +286,7 @@ class MemoryStore:
             vectors: one query per row.
             node_ids: the memories of each query.
         """
-        self._require_dimension(name, vectors.shape[1])
+        self.require_dimension(name, vectors.shape[1])
         self._require_open()
         if self.embedded:
             cosines = self._local_index(name).cosines
@@ -326,7 +326,7 @@ class MemoryStore:
         query_filter: models.Filter | None = None,
     ) -> tuple[Hits, Hits]:
         """Return the results of `search` and `search_sparse`, from a server in one round trip."""
-        self._require_dimension(name, len(vector))
+        self.require_dimension(name, len(vector))
         self._require_open()
         request = self._server_search.sparse(query, sparse_k, query_filter)
         if self.embedded or request is None:
@@ -433,7 +433,8 @@ class MemoryStore:
         if self._closed:
             raise failure(self.location, RuntimeError("it was closed"))
 
-    def _require_dimension(self, name: str, given: int) -> None:
+    def require_dimension(self, name: str, given: int) -> None:
+        """Raise StoreError if query vectors of this dimension cannot be compared with the vectors of this name."""
         if given != self.named_vectors[name].dimension:
             raise StoreError(
                 f"The query vector has {given} dimensions and {name!r} in {self.location} has "

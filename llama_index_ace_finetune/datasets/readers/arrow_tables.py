@@ -9,6 +9,7 @@ from typing import Any
 
 from llama_index_ace_finetune.datasets.readers.table import Row
 from llama_index_ace_finetune.datasets.source_location import SourceLocation
+from llama_index_ace_finetune.datasets.text_files import unusable_file
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.utils.file_errors import UnusableFileError
 from llama_index_ace_finetune.utils.open_file import open_file
@@ -33,7 +34,7 @@ def iterate_parquet(path: Path) -> Iterator[Row]:
                     number += 1
                     yield SourceLocation(str(path), 0, f"row {number}"), row
     except UnusableFileError as error:
-        raise DatasetError(f"{path}: this {error}; give the file itself, and see that it may be read.") from error
+        raise unusable_file(path, error) from error
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise DatasetError(

@@ -13,7 +13,7 @@ from llama_index_ace_finetune.datasets.builder import DatasetBuilder
 from llama_index_ace_finetune.datasets.readers.column_names import squash
 from llama_index_ace_finetune.datasets.readers.table import Row
 from llama_index_ace_finetune.datasets.source_location import SourceLocation
-from llama_index_ace_finetune.datasets.text_files import MAX_LINE_BYTES, iterate_lines
+from llama_index_ace_finetune.datasets.text_files import MAX_LINE_BYTES, empty_file, iterate_lines
 from llama_index_ace_finetune.errors import DatasetError
 
 _DELIMITERS = (",", ";", "\t", "|")
@@ -74,11 +74,11 @@ def iterate_delimited(
 def _split_off(path: Path, texts: list[str], usual: str, is_header: Callable[[Sequence[str]], bool]) -> _Lines:
     start = next((number for number, text in enumerate(texts) if text.strip()), None)
     if start is None:
-        raise DatasetError(f"{path}: the file is empty; give a file with data in it.")
+        raise empty_file(path)
     if found := re.fullmatch(r'"?sep=(.)"?', texts[start], re.IGNORECASE):
         body = texts[start + 1 :]
         if not any(text.strip() for text in body):
-            raise DatasetError(f"{path}: the file is empty; give a file with data in it.")
+            raise empty_file(path)
         skipped = next(number for number, text in enumerate(body) if text.strip())
         return _Lines(body[skipped:], start + skipped + 2, found[1])
     texts = texts[start:]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_ace_finetune.datasets.source_location import AnyLocation, JsonLocation, SourceLocation
-from llama_index_ace_finetune.datasets.text_files import json_type, parse_json, read_text
+from llama_index_ace_finetune.datasets.text_files import empty_file, json_type, parse_json, read_text
 from llama_index_ace_finetune.errors import DatasetError
 
 
@@ -24,7 +24,7 @@ class JsonDocument:
         """Read a JSON file, gzipped or not; raises DatasetError."""
         text = read_text(path)
         if not text.strip():
-            raise DatasetError(f"{path}: the file is empty; give a file with data in it.")
+            raise empty_file(path)
         return cls(path, text, parse_json(text, SourceLocation(str(path))))
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llama_index_ace_finetune.datasets.builder import DatasetBuilder
+from llama_index_ace_finetune.datasets.builder import DatasetBuilder, require_finite
 from llama_index_ace_finetune.datasets.id_texts import are_ids, share_words
 from llama_index_ace_finetune.datasets.readers import column_names as names
 from llama_index_ace_finetune.datasets.readers.column_choice import EXAMPLE, ColumnChoice, listed
@@ -281,8 +281,7 @@ def _label(value: Any, column: str, location: AnyLocation) -> float:
             f"{location}: the label {value!r:.80} is not a number; give a grade such as 0 or 1, or leave the column "
             f"{column!r:.80} out with --columns label=."
         )
-    if not math.isfinite(number):
-        raise DatasetError(f"{location}: the score {number} is not a finite number; give a grade such as 0 or 1.")
+    require_finite(number, location)
     return number
 
 

@@ -112,8 +112,7 @@ def paired_differences(
     """Return the `paired_difference` of each column of `differences` [n, m], using the same resamples for all."""
     count, columns = differences.shape
     labels = number_groups(groups, count)
-    if not np.isfinite(differences).all():
-        raise AceFinetuneError("A per-query value is NaN or infinite; leave out the queries that have no value.")
+    require_finite(differences)
     if not differences.size:
         return [PairedDifference(0.0, 0.0, 0.0, 1.0, 0, 0, 0)] * columns
     low, high = bootstrap_intervals(differences, labels, resamples=resamples, seed=seed)
@@ -130,3 +129,9 @@ def paired_differences(
         )
         for column in range(columns)
     ]
+
+
+def require_finite(values: NDArray[np.float64]) -> None:
+    """Raise AceFinetuneError for per-query values that are NaN or infinite."""
+    if not np.isfinite(values).all():
+        raise AceFinetuneError("A per-query value is NaN or infinite; leave out the queries that have no value.")

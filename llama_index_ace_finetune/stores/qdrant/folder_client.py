@@ -150,9 +150,7 @@ class FolderQdrant(QdrantLocal):
             raise StoreError(f"The index folder {self.label} cannot be used (it is a file); give a folder.")
         folder.mkdir(parents=True, exist_ok=True)
         for name in (META, _LOCK):
-            file = folder / name
-            if file.is_symlink() or (file.exists() and not file.is_file()):
-                raise StoreError(f"The file {str(file)!r} of the index is a link or not a file; restore the folder.")
+            _require_no_link(folder / name)
         lock = self._open_lock(folder / _LOCK)
         if lock is None:
             return
@@ -209,8 +207,7 @@ class FolderQdrant(QdrantLocal):
     def _points(self, name: str, collection: LocalCollection) -> FolderPoints:
         folder = Path(self._collection_path(name))
         file = folder / FILE
-        if file.is_symlink() or (file.exists() and not file.is_file()):
-            raise StoreError(f"The file {str(file)!r} of the index is a link or not a file; restore the folder.")
+        _require_no_link(file)
         points = FolderPoints(
             folder,
             label=self.label,
@@ -266,3 +263,9 @@ class FolderQdrant(QdrantLocal):
 
 def _record_of(points: FolderPoints) -> dict[str, Any]:
     return {"points": points.count, "checksum": f"{points.checksum:016x}"}
+
+
+def _require_no_link(file: Path) -> None:
+    """Raise StoreError if a file of the index is a link, or something else than a file."""
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        raise StoreError(f"The file {str(file)!r} of the index is a link or not a file; restore the folder.")
