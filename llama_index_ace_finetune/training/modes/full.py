@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 from sentence_transformers import SentenceTransformer
-from torch.utils.data import BatchSampler
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.encoders.teacher import load_teacher
-from llama_index_ace_finetune.ranking.dense import unit_rows
-from llama_index_ace_finetune.training.config import HYBRID_TEACHER, ModeName, TrainingConfig
+from llama_index_ace_finetune.training.config import ModeName, TrainingConfig
 from llama_index_ace_finetune.training.context import TrainingContext
-from llama_index_ace_finetune.training.data.batches import BatchCollator
-from llama_index_ace_finetune.training.data.clustered_batches import ClusteredBatches
-from llama_index_ace_finetune.training.data.false_negatives import FalseNegativeMask
-from llama_index_ace_finetune.training.data.hybrid_scores import hybrid_scores
-from llama_index_ace_finetune.training.data.query_weights import query_weights
-from llama_index_ace_finetune.training.data.remined_negatives import ReminedNegatives, first_documents
 from llama_index_ace_finetune.training.data.task_batches import batches_per_epoch
-from llama_index_ace_finetune.training.data.teacher_scores import teacher_scores
 from llama_index_ace_finetune.training.loop.budget import EvaluationCost, StepPlan
 from llama_index_ace_finetune.training.loop.callback import DevEvaluationCallback, StepProgress
 from llama_index_ace_finetune.training.loop.evaluation_cost import expected_interpolations
@@ -32,6 +21,13 @@ from llama_index_ace_finetune.training.model_selection.dev_set import POOL_DEPTH
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection, copy_weights, select_weights
 from llama_index_ace_finetune.training.modes.assist import divided_batches
 from llama_index_ace_finetune.training.modes.frozen_layers import frozen_layers
+from llama_index_ace_finetune.training.modes.full_batches import (
+    clustered_batches,
+    config_of,
+    main_collators,
+    packs,
+    remined_negatives,
+)
 from llama_index_ace_finetune.training.modes.late_interaction import (
     SelectionSets,
     is_preferred,
@@ -65,7 +61,7 @@ def train_full(
         steps: train exactly N steps; None trains all epochs, or as many steps as fit.
     """
     start = time.perf_counter()
-    config = _config_of(name, context.config, judged=bool(context.examples.judged))
+    config = config_of(name, context.config, judged=bool(context.examples.judged))
     encoder, dev = context.encoder, context.dev
     model, base_weights, retention = encoder.model, copy_weights(encoder), context.retention
     late = late_interaction_of(context)
@@ -81,7 +77,7 @@ def train_full(
         trained = Encoder(adapted, name=encoder.name, fingerprint=encoder.fingerprint, settings=encoder.settings)
     # Dev and re-mining evaluate merged weights, and merged weights ship.
     merge = (lambda: model.load_state_dict(merged_weights(trained.model))) if trained is not encoder else None
-    remined = _remined(context, config, name, before=merge)
+    remined = remined_negatives(context, config, name, before=merge)
     callback = DevEvaluationCallback(
         encoder,
         pool,
@@ -95,7 +91,7 @@ def train_full(
         after_step=remined.after_step if remined else None,
     )
     try:
-        packed = trained is encoder and _packs(context)
+        packed = trained is encoder and packs(context)
         with (
             frozen_layers(trained.model, 0 if trained is not encoder else config.frozen_layers),
             divided_batches(context.ranks, trained.model, packed=packed) as divided,
@@ -112,7 +108,7 @@ def train_full(
                     late_interaction=late,
                     divided=divided,
                 ),
-                collator=task_collators(context, config, _collators(context, config, name, remined), name=name),
+                collator=task_collators(context, config, main_collators(context, config, name, remined), name=name),
                 query_ids=training_ids(context),
                 config=config,
                 steps=steps,
@@ -126,7 +122,7 @@ def train_full(
                 on_plan=on_plan,
                 checkpoints=context.checkpoints_of(name),
                 remined=remined,
-                batches=task_batches(context, _batches(context)),
+                batches=task_batches(context, clustered_batches(context)),
                 least_epochs=_least_epochs(name, config, after=[result.name for result in previous]),
                 after_backward=divided.collect if divided else lambda: None,
             )
@@ -179,86 +175,9 @@ def train_full(
     )
 
 
-def _config_of(name: ModeName, config: TrainingConfig, *, judged: bool) -> TrainingConfig:
-    """The settings of a mode: "in_batch" has no mined negatives, only those that the data label as irrelevant."""
-    if name != "in_batch":
-        return config
-    return dataclasses.replace(config, hard_negatives=config.hard_negatives if judged else 0, remine=0)
-
-
-def _remined(
-    context: TrainingContext, config: TrainingConfig, name: ModeName, *, before: Callable[[], object] | None
-) -> ReminedNegatives | None:
-    if not config.remine:
-        return None
-    examples = context.examples
-    return ReminedNegatives(
-        context.encoder,
-        examples,
-        first=first_documents(context.query_vectors, context.document_vectors, examples),
-        settings=context.mining,
-        count=max(config.hard_negatives, *map(len, examples.negatives)),
-        before=before,
-        on_phase=lambda begins: context.on_phase(f"{name}: mining" if begins else name),
-    )
-
-
 def _least_epochs(name: ModeName, config: TrainingConfig, *, after: Sequence[str]) -> float:
     """Return how many epochs have to fit: after `in_batch`, fewer than half with mined negatives do not pay."""
     return config.epochs / 2 if name == "full" and "in_batch" in after else 0.0
-
-
-def _batches(context: TrainingContext) -> BatchSampler | None:
-    config, examples = context.config, context.examples
-    if config.cluster_size == 1:
-        return None
-    positives = np.array([int(rows[0]) for rows in examples.relevant])
-    return ClusteredBatches(
-        unit_rows(context.query_vectors + context.document_vectors[positives]),
-        positives,
-        batch_size=config.batch_size,
-        cluster_size=config.cluster_size,
-        seed=config.seed,
-    )
-
-
-def _packs(context: TrainingContext) -> bool:
-    examples, encoder = context.examples, context.encoder
-    return encoder.packs(examples.queries, "query") and encoder.packs(examples.corpus, "document")
-
-
-def _collators(
-    context: TrainingContext, config: TrainingConfig, name: ModeName, remined: ReminedNegatives | None
-) -> Callable[[], BatchCollator]:
-    """Return a factory of collators over the training queries, with false-negative mask and teacher if configured."""
-    examples, model = context.examples, context.encoder.model
-    if name == "in_batch" and examples.judged:
-        examples = dataclasses.replace(examples, negatives=examples.judged)
-    teacher = false_negatives = None
-    if config.teacher:
-        teacher = _teacher_scores(context, config.teacher)
-    if config.suspected_margin is not None:
-        false_negatives = FalseNegativeMask(
-            context.query_vectors, context.document_vectors, examples.relevant, config.suspected_margin
-        )
-    return lambda: BatchCollator(
-        preprocess=context.tokens,
-        examples=examples,
-        hard_negatives=config.hard_negatives,
-        query_prompt=model.prompts.get("query") or "",
-        document_prompt=model.prompts.get("document") or "",
-        false_negatives=false_negatives,
-        teacher=teacher,
-        weights=query_weights(examples, config.synthetic_weight),
-        remined=remined,
-    )
-
-
-def _teacher_scores(context: TrainingContext, name: str) -> list[Mapping[int, float]]:
-    if name == HYBRID_TEACHER:
-        return hybrid_scores(context.examples, context.query_vectors, context.document_vectors)
-    teacher = load_teacher(name, device=context.config.device)
-    return teacher_scores(teacher, context.examples, name=name, cache=context.cache)
 
 
 def estimate_full(
@@ -271,7 +190,7 @@ def estimate_full(
     name: ModeName = "full",
 ) -> ModeEstimate:
     """Return what `train_full` will do, and how long it takes."""
-    config = _config_of(name, config, judged=sizes.judged_queries > 0)
+    config = config_of(name, config, judged=sizes.judged_queries > 0)
     with_negatives = sizes.judged_queries / max(1, sizes.train_queries) if name == "in_batch" else 1.0
     batch = min(sizes.memories, config.batch_size * (1 + with_negatives * config.hard_negatives))
     main = max(1, -(-sizes.train_queries // config.batch_size))
