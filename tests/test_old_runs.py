@@ -18,7 +18,8 @@ from llama_index_ace_finetune.evaluation.report.per_query import PerQuery
 from llama_index_ace_finetune.evaluation.report.report import read_report
 from llama_index_ace_finetune.pipeline.config_file import run_settings
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
-from llama_index_ace_finetune.run_folder import RunFolder, Serving
+from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.serving import Serving
 from llama_index_ace_finetune.training.config import TrainingConfig
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "run_0_1_0.tar.gz"

@@ -17,14 +17,8 @@ from llama_index_ace_finetune.late_interaction.token_reranker import TokenRerank
 from llama_index_ace_finetune.retrievers.legs.token_leg import MAX_ENCODED
 from llama_index_ace_finetune.retrievers.load_models import load_serving_models
 from llama_index_ace_finetune.retrievers.open_sparse import load_sparse_encoder
-from llama_index_ace_finetune.run_folder import (
-    MAX_REPORT_BYTES,
-    RunFolder,
-    Serving,
-    sparse_folder,
-    token_folder,
-    window_folder,
-)
+from llama_index_ace_finetune.run_folder import MAX_REPORT_BYTES, RunFolder, sparse_folder, token_folder, window_folder
+from llama_index_ace_finetune.serving import Serving
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.read_json import read_json_object

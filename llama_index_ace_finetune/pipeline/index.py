@@ -25,7 +25,6 @@ from llama_index_ace_finetune.retrievers.open_tokens import build_tokens
 from llama_index_ace_finetune.retrievers.open_windows import build_windows
 from llama_index_ace_finetune.run_folder import (
     RunFolder,
-    Serving,
     index_beside,
     known_query_folder,
     sparse_folder,
@@ -34,6 +33,7 @@ from llama_index_ace_finetune.run_folder import (
 )
 from llama_index_ace_finetune.scale.shard_folder import ShardFolder
 from llama_index_ace_finetune.scale.use_shards import shard_memories, with_shards
+from llama_index_ace_finetune.serving import Serving
 from llama_index_ace_finetune.stores.build_index import INDEX, build_index, index_grows, memory_nodes, new_index_folder
 from llama_index_ace_finetune.stores.read_dataset import Data, Memories, read_dataset
 from llama_index_ace_finetune.utils.new_folder import place_folder, require_replaceable, tidy

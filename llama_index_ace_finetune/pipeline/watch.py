@@ -30,7 +30,8 @@ from llama_index_ace_finetune.production.query_log import QueryLog
 from llama_index_ace_finetune.production.records import RetrievalRecord
 from llama_index_ace_finetune.ranking.tokenizer import Tokenizer
 from llama_index_ace_finetune.retrievers.load_models import load_serving_models
-from llama_index_ace_finetune.run_folder import RunFolder, Serving
+from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.serving import Serving
 from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.read_json import read_json_object
 

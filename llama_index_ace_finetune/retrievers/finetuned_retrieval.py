@@ -22,7 +22,8 @@ from llama_index_ace_finetune.retrievers.open_tokens import open_server_tokens, 
 from llama_index_ace_finetune.retrievers.open_windows import open_windows
 from llama_index_ace_finetune.retrievers.retrieved_memory import RetrievedMemory
 from llama_index_ace_finetune.retrievers.retriever_options import search_settings, serving_options
-from llama_index_ace_finetune.run_folder import RunFolder, Serving, index_beside
+from llama_index_ace_finetune.run_folder import RunFolder, index_beside
+from llama_index_ace_finetune.serving import Serving
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.stores.qdrant.live_collection import DEFAULT_COLLECTION, LiveCollection

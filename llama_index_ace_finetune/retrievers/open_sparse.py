@@ -12,7 +12,8 @@ from llama_index_ace_finetune.encoders.sparse_encoder import SparseTextEncoder
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.retrievers.open_or_warn import open_or_warn
 from llama_index_ace_finetune.retrievers.retriever_options import SearchOptions
-from llama_index_ace_finetune.run_folder import RunFolder, Serving, sparse_folder
+from llama_index_ace_finetune.run_folder import RunFolder, sparse_folder
+from llama_index_ace_finetune.serving import Serving
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 
 _SKIPPED: Final = "the sparse encoder is skipped"

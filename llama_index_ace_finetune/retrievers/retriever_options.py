@@ -18,7 +18,7 @@ from llama_index_ace_finetune.retrievers.fallback import Fallback, FallbackSetti
 from llama_index_ace_finetune.retrievers.hybrid_search import Sparse, require_sparse
 from llama_index_ace_finetune.retrievers.search_event import SearchLog
 from llama_index_ace_finetune.retrievers.search_settings import Mode, SearchSettings
-from llama_index_ace_finetune.run_folder import Serving
+from llama_index_ace_finetune.serving import Serving
 from llama_index_ace_finetune.stores.qdrant.filters import Filters
 
 

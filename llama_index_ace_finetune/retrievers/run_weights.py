@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 
 from llama_index_ace_finetune.retrievers.retriever_options import RetrieverOptions, serving_options
-from llama_index_ace_finetune.run_folder import RunFolder, Serving
+from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.serving import Serving
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from llama_index_ace_finetune.evaluation.systems import EncodedSet, EvaluationSe
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.pipeline.index import write_index
 from llama_index_ace_finetune.ranking.fusion_settings import FusionSettings
-from llama_index_ace_finetune.run_folder import Serving, token_folder
+from llama_index_ace_finetune.run_folder import token_folder
+from llama_index_ace_finetune.serving import Serving
 from llama_index_ace_finetune.utils.text_key import text_key
 
 LATE = Serving(fusion=FusionSettings(kind="convex", weights={"dense": 0.5, "late": 0.5}))

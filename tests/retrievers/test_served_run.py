@@ -22,7 +22,8 @@ from llama_index_ace_finetune.pipeline.index import write_index
 from llama_index_ace_finetune.ranking.fusion_settings import FusionSettings
 from llama_index_ace_finetune.retrievers.finetuned_retrieval import FineTunedRetrieval
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
-from llama_index_ace_finetune.run_folder import RunFolder, Serving, token_folder
+from llama_index_ace_finetune.run_folder import RunFolder, token_folder
+from llama_index_ace_finetune.serving import Serving
 from llama_index_ace_finetune.stores.build_index import memory_nodes
 from llama_index_ace_finetune.utils.atomic import write_json
 

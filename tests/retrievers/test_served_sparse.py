@@ -21,7 +21,8 @@ from llama_index_ace_finetune.retrievers.finetuned_retrieval import FineTunedRet
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.retrievers.open_sparse import open_sparse_vectors
 from llama_index_ace_finetune.retrievers.retriever_options import serving_options
-from llama_index_ace_finetune.run_folder import RunFolder, SparseEncoderRecord, sparse_folder
+from llama_index_ace_finetune.run_folder import RunFolder, sparse_folder
+from llama_index_ace_finetune.serving import SparseEncoderRecord
 from llama_index_ace_finetune.stores.build_index import memory_nodes
 from llama_index_ace_finetune.utils.atomic import write_json
 from llama_index_ace_finetune.utils.text_key import text_key

@@ -14,7 +14,8 @@ from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmb
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
 from llama_index_ace_finetune.finetuned_retrieval import FineTunedRetrieval
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
-from llama_index_ace_finetune.run_folder import RunFolder, Serving
+from llama_index_ace_finetune.run_folder import RunFolder
+from llama_index_ace_finetune.serving import Serving
 from llama_index_ace_finetune.stores.memory_store import MemoryStore
 from llama_index_ace_finetune.utils.atomic import write_json
 
