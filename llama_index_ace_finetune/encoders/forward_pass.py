@@ -42,6 +42,7 @@ class ForwardPass:
         self._packed_version = -1
         self._checked: set[Role] = set()
         self._disagreeing: set[Role] = set()
+        self._pads: dict[Role, bool] = {}
 
     def vectors(self, texts: list[str], role: Role, *, padded: bool) -> NDArray[np.float32]:
         """Return unit vectors of some texts, float32 [n, d]; with `padded`, those of all lengths share a batch."""
@@ -84,12 +85,16 @@ class ForwardPass:
         threads all but its last digits. Otherwise the contents of the cache would affect close decisions, such as which
         negatives are mined.
         """
-        single = len(texts) == 1 or self._model.device.type != "cpu"
-        mask = None if single else self._features(texts, role).get("attention_mask")
-        if mask is None:
+        if len(texts) == 1 or self._model.device.type != "cpu" or not self._has_padding(texts, role):
             return [np.arange(len(texts))]
-        lengths = mask.sum(dim=1).numpy()
+        lengths = self._features(texts, role)["attention_mask"].sum(dim=1).numpy()
         return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+
+    def _has_padding(self, texts: list[str], role: Role) -> bool:
+        """Whether the model pads texts: a static model does not, and spends most of its time on tokenizing them."""
+        if role not in self._pads:
+            self._pads[role] = "attention_mask" in self._features(texts[:1], role)
+        return self._pads[role]
 
     def _model_forward(self, texts: list[str], role: Role) -> NDArray[np.float32]:
         vectors: NDArray[np.float32] = self._call_model(texts, role, normalize_embeddings=True, convert_to_numpy=True)

@@ -104,3 +104,17 @@ def test_export_is_refused(static_base: Path, tmp_path: Path) -> None:
     model = Encoder.load(static_base, settings=CPU).model
     with pytest.raises(ModelError, match="in torch"):
         write_graphs(model, tmp_path, name="static", source="", backend="onnx", int8=False)
+
+
+def test_each_text_is_tokenized_once(static_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no padding, so that texts are not grouped by their numbers of tokens first."""
+    encoder, tokenized, preprocess = Encoder.load(static_base, settings=CPU), list[str](), StaticEmbedding.preprocess
+
+    def recorded(self: StaticEmbedding, inputs: list[str], **options: str | None) -> dict[str, torch.Tensor]:
+        tokenized.extend(inputs)
+        return preprocess(self, inputs, **options)
+
+    encoder.encode_documents(TEXTS)  # looks once whether there is padding
+    monkeypatch.setattr(StaticEmbedding, "preprocess", recorded)
+    encoder.encode_documents(TEXTS)
+    assert sorted(tokenized) == sorted(TEXTS)
