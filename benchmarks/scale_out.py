@@ -3,7 +3,9 @@
     python benchmarks/scale_out.py [--check] [--only PARTS] [--size N] [--out FILE]
 
 Memories are generated, of 30 words. The size is measured with a static model, whose time is that of reading, tokenizing
-and writing; the time of MiniLM is measured with 2,000 memories. `--check` takes 200,000 memories.
+and writing, each of which is measured too; the time of MiniLM is measured with 2,000 memories. On Ray the driver plans
+the shards, and the workers read and write their files. A process by itself tokenizes on all cores, a worker on its own.
+`--check` takes 200,000 memories.
 Exits 1 if a figure misses its target.
 """
 
@@ -18,7 +20,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +35,24 @@ from findings import Findings
 from machine import machine
 from timing import quiet, seconds_of
 
+from llama_index_ace_finetune.datasets.readers.column_choice import ColumnChoice
 from llama_index_ace_finetune.datasets.types import Query, RetrievalDataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.scale.encode_memories import encode_memories
+from llama_index_ace_finetune.scale.encode_shard import encode_shard
 from llama_index_ace_finetune.scale.engine import EngineSettings
+from llama_index_ace_finetune.scale.memory_files import divide_rows, parquet_files, read_memories
 from llama_index_ace_finetune.scale.mine_corpus import mine_corpus
 from llama_index_ace_finetune.scale.shard_encoder import ShardEncoder
 from llama_index_ace_finetune.scale.shard_folder import ShardFolder
+from llama_index_ace_finetune.scale.vector_shard import shard_header, write_shard
 
 SIZE, CHECKED, COMPARED, SHARD = 1_000_000, 200_000, 20_000, 5_000
 WORKERS, KILLS, WORDS, DIMENSION, QUERIES, MINILM = 2, 5, 30, 64, 500, 2_000
+MEASURED_SHARDS = 10
 FASTER = 1.3
 GRADIENTS = 1e-6
 GRADIENT_CASES = ("plain", "gradient caching")
@@ -96,20 +105,30 @@ def workers() -> list[psutil.Process]:
 
 
 class Watch:
-    """Called after each shard: records the largest memory of a worker, and kills random workers."""
+    """Called after each shard: records time and memory of workers, and kills random ones."""
 
     def __init__(self, shards: int, kills: int) -> None:
         self.done, self.killed, self.peak = 0, 0, 0
+        self.first = 0.0
+        self._start = time.perf_counter()
+        self._seconds: dict[int, float] = {}
         self._at = set(random.Random(0).sample(range(1, max(shards - WORKERS, kills + 1)), kills))
+
+    @property
+    def worker_seconds(self) -> float:
+        """CPU seconds of the workers, up to the last shard of each."""
+        return sum(self._seconds.values())
 
     def __call__(self, rows: int) -> None:
         if not rows:
             return
         self.done += 1
+        self.first = self.first or time.perf_counter() - self._start
         alive = workers()
         for process in alive:
             try:
                 self.peak = max(self.peak, process.memory_info().rss)
+                self._seconds[process.pid] = sum(process.cpu_times()[:2])
             except psutil.Error:
                 continue
         if self.done in self._at and alive:
@@ -144,13 +163,14 @@ def measure_encoding(work: Path, size: int, findings: Findings) -> None:
     model, memories = static_model(work / "static"), generate(work / "memories", size)
     rows, figures = [], dict[str, float]()
     for name, engine, kills in (("one process", LOCAL, 0), ("Ray", RAY, 0), ("Ray, workers killed", RAY, KILLS)):
-        watch, out = Watch(-(-size // SHARD), kills), work / name
+        watch, out, before = Watch(-(-size // SHARD), kills), work / name, time.process_time()
         taken, made = encode(memories, model, out, engine, watch)
+        driver = time.process_time() - before
         peak = watch.peak or psutil.Process().memory_info().rss
         figures[name] = made.memories / taken
         rows.append(
-            f"| {name} | {made.memories:,} | {taken:.0f} | {made.memories / taken:,.0f} | {watch.killed} "
-            f"| {peak / 2**20:,.0f} |"
+            f"| {name} | {made.memories:,} | {taken:.0f} | {watch.first:.1f} | {made.memories / taken:,.0f} "
+            f"| {driver:.1f} | {watch.worker_seconds:.1f} | {watch.killed} | {peak / 2**20:,.0f} |"
         )
         ids = ids_of(ShardFolder.open(out))
         same_ids = ids == [f"m{row:09}" for row in range(size)]
@@ -168,8 +188,42 @@ def measure_encoding(work: Path, size: int, findings: Findings) -> None:
     findings.ask(f"vectors of {len(texts):,} equal those of one call", same)
     gain = figures["Ray"] / figures["one process"]
     findings.ask(f"{WORKERS} workers {gain:.2f} times one process (asked {FASTER})", gain >= FASTER)
-    header = "| | memories | seconds, start of the workers included | memories/s | killed | peak of a worker, MiB |"
+    header = (
+        "| | memories | seconds, start of the workers included | of them to the first shard | memories/s "
+        "| CPU seconds of this process | of the workers | killed | peak of a worker, MiB |"
+    )
     findings.section(f"Encoding with a static model of {DIMENSION} dimensions", header, rows)
+
+
+def measure_steps(work: Path, findings: Findings) -> None:
+    """Where the time of a shard goes, in one process: what runs on all cores there, a worker does on its own."""
+    encoder, rows = Encoder.load(work / "static", settings=CPU), []
+    parts = divide_rows(parquet_files(work / "memories"), rows=SHARD)[:MEASURED_SHARDS]
+    seconds, cpu = dict[str, float](), dict[str, float]()
+
+    @contextmanager
+    def step(name: str) -> Iterator[None]:
+        start, start_cpu = time.perf_counter(), time.process_time()
+        yield
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+        cpu[name] = cpu.get(name, 0.0) + time.process_time() - start_cpu
+
+    for number, part in enumerate(parts):
+        with step("read the rows"):
+            held, left_out = read_memories(work / "memories", part, ColumnChoice())
+        with step("encode"):
+            shard = encode_shard(held, encoder)
+        header = shard_header(number=number, fingerprint="", vectors="", source=part.digest, left_out=left_out)
+        with step("write the shard"):
+            write_shard(work / "measured.parquet", shard, header)
+    texts = [memory.text for memory in held]
+    with step("tokenize, as a part of encode"):
+        for _ in parts:
+            encoder.model.tokenizer.encode_batch(texts, add_special_tokens=False)
+    for name in seconds:
+        rows.append(f"| {name} | {seconds[name]:.2f} | {cpu[name]:.2f} | {cpu[name] / seconds[name]:.1f} |")
+    title = f"Steps of {len(parts)} shards of {SHARD:,} memories in one process, on {os.cpu_count()} cores"
+    findings.section(title, "| step | seconds | CPU seconds | cores |", rows)
 
 
 def measure_mining(work: Path, size: int, findings: Findings) -> float:
@@ -271,6 +325,7 @@ def measure_shards(size: int, findings: Findings) -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         measure_encoding(work, size, findings)
+        measure_steps(work, findings)
         mining = measure_mining(work, size, findings)
         costs(work, mining, findings)
 

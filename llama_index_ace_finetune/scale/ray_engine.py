@@ -30,13 +30,19 @@ class Worker:
     def __init__(self) -> None:
         self._run: Callable[[Any], Any] | None = None
 
-    def start(self, version: str, work: Work[Any, Any]) -> None:
-        """Prepare; raises AceFinetuneError if this package has another version here."""
+    def start(self, version: str, work: Work[Any, Any], *, one_core: bool = True) -> None:
+        """Prepare; raises AceFinetuneError if this package has another version here.
+
+        With `one_core`, texts are tokenized by one thread, not by one per core of the machine: each of its cores has a
+        worker. Ray limits the threads of torch itself.
+        """
         if version != __version__:
             raise AceFinetuneError(
                 f"The Ray worker on {platform.node()} has llama-index-ace-finetune {__version__} and not {version}; "
                 "install the same version on all machines."
             )
+        if one_core:
+            os.environ.setdefault("RAYON_NUM_THREADS", "1")
         self._run = work.start()
 
     def run(self, task: Any) -> Any:
@@ -55,7 +61,7 @@ def run_on_ray(
         gpus = int(resources.get("GPU", 0)) if use_gpus else 0
         count = settings.workers or gpus or max(1, int(resources.get("CPU", 1)))
         remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=0, max_task_retries=0)(Worker)
-        pool = _Pool(ray, remote, work)
+        pool = _Pool(ray, remote, work, one_core=not gpus)
         try:
             yield from pool.run(tasks, workers=min(count, len(tasks)))
         finally:
@@ -65,8 +71,8 @@ def run_on_ray(
 class _Pool:
     """Actors with at most one task each. A lost actor is replaced; Ray's own restarts would keep its task waiting."""
 
-    def __init__(self, ray: Any, remote: Any, work: Any) -> None:
-        self._ray, self._remote, self._work = ray, remote, ray.put(work)
+    def __init__(self, ray: Any, remote: Any, work: Any, *, one_core: bool) -> None:
+        self._ray, self._remote, self._work, self._one_core = ray, remote, ray.put(work), one_core
         self._running: dict[Any, tuple[Any, int | None]] = {}
         self._lost: Counter[int | None] = Counter()
 
@@ -109,7 +115,8 @@ class _Pool:
 
     def _start(self) -> None:
         actor = self._remote.remote()
-        self._running[actor.start.remote(__version__, self._work)] = (actor, None)
+        started = actor.start.remote(__version__, self._work, one_core=self._one_core)
+        self._running[started] = (actor, None)
 
     def _count_loss(self, number: int | None, error: Exception) -> None:
         self._lost[number] += 1

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
 from llama_index_ace_finetune.pipeline.encode import encode
 from llama_index_ace_finetune.scale.encode_shard import EncodeWork
@@ -88,6 +89,16 @@ class TestWithoutCluster:
             AceFinetuneError, match=r"has llama-index-ace-finetune .* and not 0\.0\.7; install the same"
         ):
             Worker().start("0.0.7", Fail())
+
+    def test_a_worker_on_one_core_tokenizes_by_one_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RAYON_NUM_THREADS", "4")
+        Worker().start(__version__, Fail())
+        assert os.environ["RAYON_NUM_THREADS"] == "4"  # as it was set
+        monkeypatch.delenv("RAYON_NUM_THREADS")
+        Worker().start(__version__, Fail(), one_core=False)
+        assert "RAYON_NUM_THREADS" not in os.environ
+        Worker().start(__version__, Fail())
+        assert os.environ["RAYON_NUM_THREADS"] == "1"
 
     def test_worker_with_another_model(self, tmp_path: Path) -> None:
         model = tiny_model(tmp_path / "tiny")
