@@ -19,9 +19,10 @@ def read_api_key(variable: str | None) -> str | None:
     from llama_index_ace_finetune.stores.qdrant.connection import qdrant_key
 
     if not os.environ.get(variable):
+        # Without quoting it: it may be a key, which was given in place of the variable's name.
         raise AceFinetuneError(
-            f"The environment variable of --api-key-env is not set ({variable[:40]!r}); give the name of one that "
-            "holds the API key."
+            "The environment variable of --api-key-env is not set; give the name of one that holds the API key, not "
+            "the key."
         )
     return qdrant_key(variable)
 

@@ -13,7 +13,7 @@ from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.stores.read_dataset import read_dataset
-from llama_index_ace_finetune.synthesis.endpoint import DEFAULT_KEY_VARIABLE, endpoint_llm
+from llama_index_ace_finetune.synthesis.endpoint import DEFAULT_KEY_VARIABLE, endpoint_llm, require_variable_name
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.utils.redact import without_passwords
 
@@ -85,6 +85,7 @@ class RunSettings:
     def __post_init__(self) -> None:
         """Raise AceFinetuneError for a limit that is not above 0, or settings that contradict each other."""
         self.limits()
+        require_variable_name(self.llm_key_env)
         if self.folds < 0 or self.folds == 1:
             raise AceFinetuneError(f"folds is {self.folds}; it must be 2 or more, or 0 to test the split only.")
         if self.synthesize < 0:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _MAX_WAIT: Final = 60.0
 # Prompts in a row that fail after all retries, before any succeeds, until the model counts as unreachable.
 _HOPELESS: Final = 5
+_SHORTEST_KEY: Final = 8  # shorter ones are placeholders of servers without keys
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,12 @@ class _Calls:
             except Exception as error:  # of any provider's library
                 self.failed += 1
                 if not self.called and self.failed >= _HOPELESS:
+                    reason = first_line(error)
+                    shown = self._without_key(reason)
                     raise AceFinetuneError(
                         f"The language model answered none of the first {self.failed} prompts "
-                        f"({first_line(error)}); check its address, name and key."
-                    ) from error
+                        f"({shown}); check its address, name and key."
+                    ) from (error if shown == reason else None)
             else:
                 self.called += 1
                 self.log.add(key, answer)
@@ -99,6 +102,11 @@ class _Calls:
                 wait = _retry_after(error) or self.settings.backoff * 2**attempt * (1 + random.random())
                 await asyncio.sleep(min(wait, _MAX_WAIT))
         raise AssertionError("unreachable")
+
+    def _without_key(self, text: str) -> str:
+        """Mask the API key, which some gateways send back in their errors."""
+        key = getattr(self.llm, "api_key", None)
+        return text.replace(key, "***") if isinstance(key, str) and len(key) >= _SHORTEST_KEY else text
 
     async def _wait_for_turn(self) -> None:
         if self.settings.requests_per_minute is None:

@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
 DEFAULT_KEY_VARIABLE: Final = "OPENAI_API_KEY"
+# Without quoting it: it may be a key, which was given in place of the variable's name.
+_NO_KEY: Final = (
+    "The environment variable of --llm-key-env is not set; give the name of one that holds the API key, not the key."
+)
+
+
+def require_variable_name(name: str) -> None:
+    """Raise AceFinetuneError unless an environment variable can have the name, which the settings of a run record."""
+    if not name.isidentifier():
+        raise AceFinetuneError(_NO_KEY)
 
 
 def endpoint_llm(
@@ -25,14 +35,19 @@ def endpoint_llm(
         timeout: seconds per call.
 
     Raises:
-        AceFinetuneError: if one of URL and name is given without the other, or the extra llm is not installed.
+        AceFinetuneError: if one of URL and name is given without the other, another variable than OPENAI_API_KEY is
+            unset or empty, or the extra llm is not installed.
     """
+    require_variable_name(key_variable)
+    key = (os.environ.get(key_variable) or "").strip()  # a key from a file ends with a line break
     if url is None:
         if name is not None:
             raise AceFinetuneError(f"--llm-model {name} needs the endpoint; give it as --llm-url.")
         return None
     if name is None:
         raise AceFinetuneError("--llm-url needs the name of a model; give it as --llm-model.")
+    if not key and key_variable != DEFAULT_KEY_VARIABLE:
+        raise AceFinetuneError(_NO_KEY)
     try:
         from llama_index.llms.openai_like import OpenAILike
     except ImportError as error:
@@ -41,6 +56,6 @@ def endpoint_llm(
         ) from error
     # Retries are ours, so that they are counted and wait for a rate limit.
     return OpenAILike(
-        model=name, api_base=url, api_key=os.environ.get(key_variable) or "none", is_chat_model=True, max_retries=0,
+        model=name, api_base=url, api_key=key or "none", is_chat_model=True, max_retries=0,
         timeout=timeout,
     )  # fmt: skip

@@ -103,6 +103,24 @@ def test_invalid_options(options: list[object], sentence: str, tmp_path: Path) -
     assert said.startswith("error: ")
 
 
+@pytest.mark.parametrize("key", [SECRET, "gsk_0123456789secret"])  # the second could be a variable's name
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["index", "--data", "d", "--model", "m", "--url", "http://127.0.0.1:9", "--api-key-env"],
+        ["synthesize", "--data", "d", "--llm-url", "http://127.0.0.1:9", "--llm-model", "m", "--llm-key-env"],
+    ],
+)
+def test_a_key_in_place_of_its_variable_is_not_quoted(
+    command: list[str], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = " ".join(invoke(*command, key, exit_code=2).split())
+    assert "key-env is not set; give the name of one that holds the API key, not the key." in said
+    assert key not in said
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow  # it shares the run of the other slow test
 def test_search_of_a_run_whose_collection_is_missing(run: Path, alias: str, qdrant_url: str, tmp_path: Path) -> None:
     copied = shutil.copytree(run, tmp_path / "run")

@@ -131,6 +131,7 @@ class TestSettings:
             ({"synthesize": -1}, "synthesize is -1"),
             ({"synthesize": 0, "llm_url": "http://127.0.0.1:9", "llm_model": "small"}, "set synthesize"),
             ({"data": None}, "A run needs data with queries"),
+            ({"llm_key_env": "sk-0123"}, "^The environment variable of --llm-key-env is not set"),
         ],
     )
     def test_contradictions(self, changes: dict[str, object], message: str) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,18 @@ def test_unreachable_model_stops_early(tmp_path: Path) -> None:
     with pytest.raises(AceFinetuneError, match="Connection refused"):
         call(llm, tmp_path / "answers.jsonl", CallSettings(retries=0, backoff=0, concurrency=1))
     assert len(llm.prompts) == 5
+
+
+def test_a_key_that_a_gateway_sends_back_is_masked(tmp_path: Path) -> None:
+    class WithKey(ScriptedLLM):
+        api_key: str = "sk-0123456789-secret"
+
+    def refuse(prompt: str) -> str:
+        raise ConnectionError("401: no user has the key sk-0123456789-secret")
+
+    with pytest.raises(AceFinetuneError, match=r"no user has the key \*\*\*\)") as failed:
+        call(WithKey(refuse), tmp_path / "answers.jsonl", CallSettings(retries=0, backoff=0, concurrency=1))
+    assert "secret" not in "".join(traceback.format_exception(failed.value))  # as with --verbose
 
 
 def test_wait_that_the_server_asks_for(tmp_path: Path) -> None:
