@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 ATTEMPTS: Final = 5
 """How many workers may be lost with the same task."""
 _CONNECT_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 15.0
 
 
 class Worker:
@@ -175,6 +176,11 @@ def _connected(ray: Any, settings: EngineSettings) -> Iterator[None]:
     try:
         ray.init(**options)
     except Exception as error:  # Ray raises bare exceptions too
+        if address is not None and "ersion mismatch" in str(error):
+            raise AceFinetuneError(
+                f"The Ray cluster at {address!r:.80} has another version of Ray or Python than this process "
+                f"({' '.join(str(error).split())[:240]}); install the same versions on all machines."
+            ) from error
         if address is not None:
             raise _unreachable(address, first_line(error)) from error
         raise AceFinetuneError(
@@ -188,7 +194,7 @@ def _connected(ray: Any, settings: EngineSettings) -> Iterator[None]:
 
 
 def _require_reachable(address: str) -> None:
-    """Raise AceFinetuneError if nothing answers at HOST:PORT; Ray itself would wait for minutes."""
+    """Raise AceFinetuneError if nothing, or something else, answers at HOST:PORT; Ray itself would wait for minutes."""
     if address in ("auto", "local"):
         return
     host, _, port = address.rpartition("://")[2].rpartition(":")
@@ -200,6 +206,20 @@ def _require_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise _unreachable(address, getattr(error, "strerror", None) or str(error)) from error
+    if os.environ.get("RAY_USE_TLS", "0") == "0" and not _speaks_grpc(f"{host}:{port}"):
+        raise _unreachable(address, "what answers there is not Ray")
+
+
+def _speaks_grpc(address: str) -> bool:
+    """Whether a server answers a gRPC client in time, as Ray does; HTTP servers and databases do not."""
+    import grpc  # type: ignore[import-untyped]
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_ANSWER_SECONDS)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
 
 
 def _unreachable(address: str, reason: str) -> AceFinetuneError:

@@ -6,8 +6,10 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,11 +19,13 @@ import pytest
 from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.errors import AceFinetuneError, ModelError
 from llama_index_ace_finetune.pipeline.encode import encode
+from llama_index_ace_finetune.scale import ray_engine
 from llama_index_ace_finetune.scale.encode_shard import EncodeWork
 from llama_index_ace_finetune.scale.engine import EngineSettings, run_shards
 from llama_index_ace_finetune.scale.ray_engine import ATTEMPTS, Worker
 from llama_index_ace_finetune.scale.shard_folder import ShardFolder
 from tests.encoders.tiny_model import CPU, tiny_model
+from tests.helpers.grpc_server import GrpcServer
 
 RAY = EngineSettings(engine="ray", workers=2)
 
@@ -73,6 +77,28 @@ class TestWithoutCluster:
             address = f"127.0.0.1:{unused.getsockname()[1]}"
             with pytest.raises(AceFinetuneError, match=r"no Ray cluster at '127.*\(Connection refused\)"):
                 list(run_shards(Fail(), [1], EngineSettings(engine="ray", ray_address=address)))
+
+    def test_address_of_another_server(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("ray")
+        monkeypatch.setattr(ray_engine, "_ANSWER_SECONDS", 0.3)
+        with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            address = f"127.0.0.1:{server.server_port}"
+            with pytest.raises(AceFinetuneError, match=r"no Ray cluster at '127.*\(what answers there is not Ray\)"):
+                list(run_shards(Fail(), [1], EngineSettings(engine="ray", ray_address=address)))
+            server.shutdown()
+        with GrpcServer() as other:
+            assert ray_engine._speaks_grpc(f"127.0.0.1:{other.port}")
+
+    def test_cluster_of_another_version_of_ray(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ray = pytest.importorskip("ray")
+
+        def init(**options: object) -> None:
+            raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.11.7")
+
+        monkeypatch.setattr(ray, "init", init)
+        with pytest.raises(AceFinetuneError, match=r"another version of Ray or Python .*Ray: 2\.9\.0 Python: 3\.11"):
+            list(run_shards(Fail(), [1], EngineSettings(engine="ray", ray_address="auto")))
 
     def test_ray_that_cannot_be_started(self, monkeypatch: pytest.MonkeyPatch) -> None:
         ray = pytest.importorskip("ray")

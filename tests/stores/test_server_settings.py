@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from helpers.small_stores import NAMED_VECTORS, node, unit_rows, vectors
@@ -300,6 +305,30 @@ class TestRefusals:
     def test_server_without_tls(self, qdrant_url: str) -> None:
         with pytest.raises(StoreError, match=r"no TLS connection to Qdrant .*begins with http://"):
             MemoryStore.open(url=qdrant_url.replace("http://", "https://"))
+
+    @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+    def test_server_with_an_unknown_certificate(self, tmp_path: Path) -> None:
+        openssl = shutil.which("openssl")
+        if openssl is None:
+            pytest.skip("openssl makes the certificate, and is not installed")
+        key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+        made = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        subprocess.run(
+            [*made, "-keyout", key, "-out", certificate, "-subj", "/CN=localhost"], check=True, capture_output=True
+        )
+        credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+        server = grpc.server(ThreadPoolExecutor(1))
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+        server.start()
+        by_grpc = ServerSettings(prefer_grpc=True, grpc_port=port, timeout=5)
+        try:
+            # The port answers by HTTP/2, after a TLS handshake that both clients refuse.
+            for url, settings in ((f"https://127.0.0.1:{port}", None), ("https://127.0.0.1:9", by_grpc)):
+                with pytest.raises(StoreError, match=r"no TLS connection .*CERTIFICATE_VERIFY_FAILED.*check") as failed:
+                    MemoryStore.open(url=url, api_key=SECRET, client_options=settings)
+                assert SECRET not in str(failed.value)
+        finally:
+            server.stop(None)
 
 
 class TestApiKey:

@@ -54,7 +54,8 @@ def failure(location: str, error: Exception) -> StoreError:
         )
     if code in _AWAY or _caused_by(error, httpx.TransportError):
         return StoreError(
-            f"Qdrant in {location} cannot be reached ({message}); check the address, and that the server is running."
+            f"Qdrant in {location} cannot be reached ({message}); check the address, with http:// or "
+            "https://, and that the server is running."
         )
     return StoreError(f"The index in {location} cannot be used ({message}); check that it exists and is complete.")
 
