@@ -53,6 +53,7 @@ from llama_index_ace_finetune.scale.vector_shard import shard_header, write_shar
 SIZE, CHECKED, COMPARED, SHARD = 1_000_000, 200_000, 20_000, 5_000
 WORKERS, KILLS, WORDS, DIMENSION, QUERIES, MINILM = 2, 5, 30, 64, 500, 2_000
 MEASURED_SHARDS = 10
+ALL_CORES, ONE_CORE = "one process, tokenizing on all cores", "one process on one core"
 FASTER = 1.3
 GRADIENTS = 1e-6
 GRADIENT_CASES = ("plain", "gradient caching")
@@ -145,6 +146,16 @@ def encode(memories: Path, model: Path, out: Path, engine: EngineSettings, progr
         )
 
 
+def encode_on_one_core(memories: Path, model: Path, out: Path) -> float:
+    """Return the seconds of a process that has one core for tokenizing too, as a worker has; its start is included."""
+    command = [sys.executable, "-m", "llama_index_ace_finetune", "encode", "--memories", str(memories), "--json"]
+    options = ["--model", str(model), "--out", str(out), "--shard-rows", str(SHARD), "--device", "cpu"]
+    environment = {**os.environ, "RAYON_NUM_THREADS": "1"}
+    start = time.perf_counter()
+    subprocess.run([*command, *options], env=environment, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
 def same_files(one: Path, other: Path) -> bool:
     names = sorted(file.name for file in one.glob("*.parquet"))
     return names == sorted(file.name for file in other.glob("*.parquet")) and all(
@@ -162,7 +173,7 @@ def ids_of(folder: ShardFolder) -> list[str]:
 def measure_encoding(work: Path, size: int, findings: Findings) -> None:
     model, memories = static_model(work / "static"), generate(work / "memories", size)
     rows, figures = [], dict[str, float]()
-    for name, engine, kills in (("one process", LOCAL, 0), ("Ray", RAY, 0), ("Ray, workers killed", RAY, KILLS)):
+    for name, engine, kills in ((ALL_CORES, LOCAL, 0), ("Ray", RAY, 0), ("Ray, workers killed", RAY, KILLS)):
         watch, out, before = Watch(-(-size // SHARD), kills), work / name, time.process_time()
         taken, made = encode(memories, model, out, engine, watch)
         driver = time.process_time() - before
@@ -177,17 +188,21 @@ def measure_encoding(work: Path, size: int, findings: Findings) -> None:
         findings.ask(f"{name}: {made.memories:,} of {size:,} rows, same ids", made.memories == size and same_ids)
         if kills:
             findings.ask(f"{watch.killed} workers killed (asked {KILLS})", watch.killed == KILLS)
-    for name in ("Ray", "Ray, workers killed"):
-        findings.ask(f"{name}: files equal to those of one process", same_files(work / "one process", work / name))
+    taken = encode_on_one_core(memories, model, work / ONE_CORE)
+    figures[ONE_CORE] = size / taken
+    rows.append(f"| {ONE_CORE} | {size:,} | {taken:.0f} | | {size / taken:,.0f} | | | 0 | |")
+    for name in (ONE_CORE, "Ray", "Ray, workers killed"):
+        findings.ask(f"{name}: files equal to those of one process", same_files(work / ALL_CORES, work / name))
         shutil.rmtree(work / name)
-    folder = ShardFolder.open(work / "one process")
+    folder = ShardFolder.open(work / ALL_CORES)
     shards = [folder.read(number) for number in range(-(-min(COMPARED, size) // SHARD))]
     texts = [memory.text for shard in shards for memory in shard.memories]
     at_once = Encoder.load(model, settings=CPU).encode_documents(texts)
     same = at_once.tobytes() == b"".join(shard.vectors.tobytes() for shard in shards)
     findings.ask(f"vectors of {len(texts):,} equal those of one call", same)
-    gain = figures["Ray"] / figures["one process"]
-    findings.ask(f"{WORKERS} workers {gain:.2f} times one process (asked {FASTER})", gain >= FASTER)
+    for name in (ALL_CORES, ONE_CORE):
+        gain = figures["Ray"] / figures[name]
+        findings.ask(f"{WORKERS} workers {gain:.2f} times {name} (asked {FASTER})", gain >= FASTER)
     header = (
         "| | memories | seconds, start of the workers included | of them to the first shard | memories/s "
         "| CPU seconds of this process | of the workers | killed | peak of a worker, MiB |"
@@ -228,7 +243,7 @@ def measure_steps(work: Path, findings: Findings) -> None:
 
 def measure_mining(work: Path, size: int, findings: Findings) -> float:
     """Return seconds per million memories and thousand queries."""
-    folder = ShardFolder.open(work / "one process")
+    folder = ShardFolder.open(work / ALL_CORES)
     encoder = ShardEncoder(Encoder.load(folder.model, settings=CPU), [folder])
     memories = folder.read(0).memories[:QUERIES]
     dataset = RetrievalDataset(
