@@ -69,13 +69,23 @@ def minilm() -> Encoder:
 
 @pytest.fixture(scope="session")
 def one_layer(minilm: Encoder, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The base model cut to its first layer, for tests that do not depend on the quality of the vectors."""
+    """The base model cut to its first layer and 5,000 tokens, for tests that do not depend on the vectors' quality.
+
+    The tokens are in order of frequency, so all single characters are among the first; other words are split further.
+    """
+    tokens = 5_000
     model = copy.deepcopy(minilm.model)
     transformer = model[0].auto_model
     transformer.encoder.layer = transformer.encoder.layer[:1]
     transformer.config.num_hidden_layers = 1
+    transformer.resize_token_embeddings(tokens)
     folder = tmp_path_factory.mktemp("models") / "one_layer"
     model.save_pretrained(str(folder), create_model_card=False)
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    tokenizer["model"]["vocab"] = {word: i for word, i in tokenizer["model"]["vocab"].items() if i < tokens}
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+    (folder / "vocab.txt").unlink(missing_ok=True)
     return str(folder)
 
 
@@ -116,10 +126,10 @@ def suite(write_suite: Callable[[Path, int], Path], tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="session")
-def finished_run(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one short epoch."""
+def finished_run(suite: Path, one_layer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one short epoch, on a small base model."""
     import llama_index_ace_finetune as ace
 
     out = tmp_path_factory.mktemp("runs") / "run"
-    ace.run(data=suite, out=out, training=ace.TrainingConfig(epochs=1, batch_size=32))
+    ace.run(data=suite, out=out, training=ace.TrainingConfig(base_model=one_layer, epochs=1, batch_size=32))
     return out

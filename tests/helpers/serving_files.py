@@ -60,17 +60,19 @@ def small_memories() -> list[Memory]:
     ]
 
 
-def write_tuned_model(folder: Path, *, seed: int = 1) -> Path:
-    """Write a model folder as training does, with random noise of `seed` on the base's weights."""
+def write_tuned_model(folder: Path, *, seed: int = 1, base: str = BASE) -> Path:
+    """Write a model folder as training does, with random noise of `seed` on the weights of the base's last layer."""
     examples = tuple(TrainingExample(f"q-{name}", query, (name,), split="train") for name, query in QUERIES.items())
-    tuner = EmbeddingFineTuner(TrainingConfig(output_dir=str(folder), precision="float32", device="cpu"))
+    config = TrainingConfig(base_model=base, output_dir=str(folder), precision="float32", device="cpu")
+    tuner = EmbeddingFineTuner(config)
     tuner.load_training_data(TrainingData(examples=examples, memories=TEXTS))
     tuner.initialize_model()
     assert tuner.encoder is not None
+    last = f".layer.{tuner.encoder.model[0].auto_model.config.num_hidden_layers - 1}."
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weights in tuner.encoder.model.named_parameters():
-            if ".5." in name and weights.ndim == 2:
+            if last in name and weights.ndim == 2:
                 weights += 0.3 * weights.std() * torch.randn(weights.shape, generator=generator)
     return tuner.save_model()
 

@@ -24,10 +24,10 @@ QUERY = QUERIES["migrations"]
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_run(one_layer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with dev queries, exported to onnx."""
     folder = tmp_path_factory.mktemp("export")
-    run = write_run(folder / "run", write_tuned_model(folder / "tuned"))
+    run = write_run(folder / "run", write_tuned_model(folder / "tuned", base=one_layer))
     examples = tuple(TrainingExample(f"q-{name}", query, (name,), split="dev") for name, query in QUERIES.items())
     TrainingData(examples=examples, memories=TEXTS).save(run / "training_data.json")
     done = export(run, "--backend", "onnx", "--json")

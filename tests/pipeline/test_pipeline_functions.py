@@ -33,10 +33,10 @@ class Recorder(ace.PipelineEvents):
 
 
 def test_run_of_an_unchanged_run_keeps_all_stages(
-    finished_run: Path, suite: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, suite: Path, one_layer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events = Recorder()
-    training = ace.TrainingConfig(epochs=1, batch_size=32)
+    training = ace.TrainingConfig(base_model=one_layer, epochs=1, batch_size=32)
     again = ace.run(data=suite, out=finished_run, training=training, events=events)
     assert again.stages == ()
     assert again.folder == ace.RunFolder(finished_run)
