@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shlex
 import subprocess
 import sys
@@ -116,8 +117,8 @@ eval_metrics = fine_tuner.evaluate()
 def workspace(write_suite: Callable[[Path, int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("original")
     write_suite(folder / "rag_training/test_suite/enhanced_test_suite.json", 20)
-    command(GENERATE, folder)
-    command(FINETUNE, folder)
+    for line in (GENERATE, FINETUNE):
+        run_here(line, folder)
     return folder
 
 
@@ -126,6 +127,19 @@ def command(line: str, folder: Path) -> str:
     done = subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run_here(line: str, folder: Path) -> None:
+    """Do what `python -m` does, in this process, which has imported torch already."""
+    python, option, module, *arguments = shlex.split(line.replace("\\\n", " "))
+    assert (python, option) == ("python", "-m")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [module, *arguments])
+        patch.delitem(sys.modules, module, raising=False)
+        with pytest.raises(SystemExit) as done:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    assert done.value.code == 0
 
 
 def snippet(code: str, folder: Path) -> str:
@@ -173,8 +187,9 @@ def test_evaluate_prints_the_documented_summary(workspace: Path) -> None:
     assert set(report["improvement"]) == {"recall@1", "recall@5", "mrr"}
 
 
-def test_search_prints_the_documented_lines(workspace: Path) -> None:
-    printed = command(SEARCH, workspace)
+def test_search_prints_the_documented_lines(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_here(SEARCH, workspace)
+    printed = capsys.readouterr().out
     assert printed.startswith("Found ")
     assert "1. [Score: 0." in printed
     # What the suite says of a memory is shown with it.
