@@ -1,4 +1,7 @@
-"""SIGKILL a run at each of its file operations; the next command must find one complete output."""
+"""SIGKILL a run at each of its file operations; the next command must find one complete output.
+
+The runs are children of a process of their own, since to fork one that has imported torch takes far longer.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +28,6 @@ _ENDLESS = 10**9
 _QUICK = 13  # every 13th event
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is not available")
-
-
-@pytest.fixture(autouse=True)
-def without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A killed process loses no written data without fsync; only a power cut would."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 class _Killer:
@@ -53,8 +51,7 @@ def _writes(arguments: tuple[Any, ...]) -> bool:
     return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
-_killer = _Killer()
-sys.addaudithook(_killer)
+_killer = _Killer()  # made a hook by `main`, since a hook cannot be removed
 
 
 def run_once(out: Path, version: str, *, resume: bool = False) -> None:
@@ -102,8 +99,21 @@ def is_whole(out: Path, version: str) -> bool:
     return False
 
 
-def check_every(folder: Path, *, replaces: bool, step: int, recovers: bool = False) -> int:
+def check_every(folder: Path, *, replaces: bool, step: int, exchange: bool = True) -> int:
     """Kill at every `step`-th event, check the output, repeat the command; return the number of kills."""
+    options = {"replaces": replaces, "step": step, "exchange": exchange}
+    command = [sys.executable, __file__, str(folder), json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def main(folder: Path, *, replaces: bool, step: int, exchange: bool) -> int:
+    sys.addaudithook(_killer)
+    # A killed process loses no written data without fsync; only a power cut would.
+    os.fsync = lambda fd: None
+    if not exchange:
+        module._exchange = lambda first, second: False
     out = folder / "run"
 
     def prepare() -> None:
@@ -122,7 +132,7 @@ def check_every(folder: Path, *, replaces: bool, step: int, recovers: bool = Fal
         for point in range(0, finished[1], step):
             prepare()
             kills += in_child(lambda: run_once(out, "new"), kill_at=point) is None
-            if recovers:
+            if not exchange:
                 tidy(out)
             assert not replaces or is_whole(out, "old") or is_whole(out, "new"), f"lost at {point}"
             assert not out.exists() or is_whole(out, "old") or is_whole(out, "new"), f"incomplete at {point}"
@@ -147,7 +157,10 @@ def test_kill_at_every_event(tmp_path: Path, replaces: bool) -> None:
 
 
 @pytest.mark.parametrize("step", [_QUICK, pytest.param(1, marks=pytest.mark.slow)])
-def test_kill_where_folders_cannot_be_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+def test_kill_where_folders_cannot_be_exchanged(tmp_path: Path, step: int) -> None:
     """The old output is renamed for a moment, and the next command restores it."""
-    monkeypatch.setattr(module, "_exchange", lambda first, second: False)
-    assert check_every(tmp_path / "place", replaces=True, step=step, recovers=True) > 5
+    assert check_every(tmp_path / "place", replaces=True, step=step, exchange=False) > 5
+
+
+if __name__ == "__main__":
+    print(main(Path(sys.argv[1]), **json.loads(sys.argv[2])))
