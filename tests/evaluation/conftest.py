@@ -137,6 +137,13 @@ def evaluation() -> Callable[..., Evaluation]:
 
 
 @pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without plots, which take most of their time, for tests that look at other parts."""
+    names = ("differences", "movement", "slices", "weights", "speed", "storage", "training", "learning")
+    monkeypatch.setattr("llama_index_ace_finetune.evaluation.report.html._plots", lambda *_, **__: dict.fromkeys(names))
+
+
+@pytest.fixture
 def dev_set() -> Callable[[int], EvaluationSet]:
     return evaluation_set
 

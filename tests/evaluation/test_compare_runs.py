@@ -20,7 +20,7 @@ runner = CliRunner()
 
 
 @pytest.fixture
-def write(evaluation: Make, tmp_path: Path) -> Write:
+def write(evaluation: Make, tmp_path: Path, without_plots: None) -> Write:
     """Write a report in which the served system has these ranks, and the base rank 2."""
 
     def write(name: str, ranks: Sequence[int], texts: Sequence[str] | None = None) -> Path:

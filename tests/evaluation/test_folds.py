@@ -95,6 +95,7 @@ def dev(tuned: int, base: int = 2) -> dict[str, list[int]]:
     return {BASE: [base] * 40, TUNED: [tuned] * 40, BM25: [9] * 40}
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_gain_that_one_part_cannot_show_is_shown_by_all(evaluation: Make, tmp_path: Path) -> None:
     made = evaluation({BASE: [2] * 3, TUNED: [1] * 3, BM25: [9] * 3}, dev=dev(1))
     report = report_of(made)

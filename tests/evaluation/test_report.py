@@ -37,6 +37,7 @@ from llama_index_ace_finetune.evaluation.systems import EvaluationSet, System
 
 Make = Callable[..., Evaluation]
 VOID = {"meta", "br"}
+text_only = pytest.mark.usefixtures("without_plots")
 
 
 def report_of(evaluation: Evaluation, **context: Any) -> dict[str, Any]:
@@ -185,6 +186,7 @@ def test_rank_change_matrix_counts_every_query_once(report: dict[str, Any]) -> N
     ]
 
 
+@text_only
 def test_known_memories_are_shown_beside_new_ones(
     made: Evaluation, dev_set: Callable[[int], EvaluationSet], ranked: Callable[..., np.ndarray]
 ) -> None:
@@ -221,6 +223,7 @@ def test_known_memories_are_shown_beside_new_ones(
     assert re.search(r"tuned +.*0\.575 .*0\.750  \[", screen.export_text())
 
 
+@text_only
 def test_offsets_of_known_queries_are_shown(evaluation: Make) -> None:
     ranks = {BASE: [2] * 45, TUNED: [1] * 45}
     made = evaluation(ranks, dev=ranks)
@@ -252,6 +255,7 @@ def test_slices_have_means_and_difference(evaluation: Make) -> None:
     assert {dimension for dimension, _ in by_name} == {"difficulty", "query length", "lexical overlap", "answer"}
 
 
+@text_only
 def test_warnings_of_run_and_verdict_are_joined(made: Evaluation) -> None:
     report = report_of(made, warnings=("look out",))
     assert report["verdict"]["warnings"][-1] == "look out"
@@ -260,6 +264,7 @@ def test_warnings_of_run_and_verdict_are_joined(made: Evaluation) -> None:
     assert "a note" in page.text
 
 
+@text_only
 def test_upper_bound_is_shown_if_below_1(made: Evaluation) -> None:
     low = Page(render_html(report_of(made, ceiling=UpperBound(0.85, 0.95, 0.9))))
     assert "no ranking could exceed R@1 0.850, R@5 0.950, MRR 0.900" in low.text
@@ -437,12 +442,14 @@ def test_content_security_policy_allows_only_styles_of_the_page(evaluation: Make
     assert all(f".{name} {{" in text for name in used)
 
 
+@text_only
 def test_counts_of_gains_and_losses_are_true(evaluation: Make) -> None:
     text = Page(render_html(report_of(evaluation({BASE: [2] * 25, TUNED: [1] * 13 + [3] * 11 + [2]})))).text
     assert "The 10 of 13 queries that gained" in text
     assert "The 10 of 11 queries that lost" in text
 
 
+@text_only
 @pytest.mark.parametrize(
     ("tuned", "shipped", "sentence"),
     [
@@ -466,6 +473,7 @@ def test_plain_sentence_by_hand(evaluation: Make, tuned: list[int], shipped: str
     assert sentence in " ".join(Page(render_html(report)).text.split())
 
 
+@text_only
 def test_page_shows_what_is_served_if_test_rejects_the_selection(evaluation: Make) -> None:
     report = report_of(evaluation({BASE: [1] * 20, TUNED: [2] * 20}))
     assert (report["verdict"]["system"]["name"], report["serving"]["system"]) == ("tuned", "base")
@@ -478,6 +486,7 @@ def test_page_shows_what_is_served_if_test_rejects_the_selection(evaluation: Mak
     assert '<dt>Confirmed on test</dt><dd class="down">no</dd>' in page
 
 
+@text_only
 def test_no_line_breaks_inside_arrows_intervals_and_p_values(evaluation: Make) -> None:
     page = render_html(report_of(evaluation({BASE: [2] * 20, TUNED: [1] * 20})))
     sentence = re.findall(r'<p class="sentence">(.*)</p>', page)[0]
@@ -489,6 +498,7 @@ def test_no_line_breaks_inside_arrows_intervals_and_p_values(evaluation: Make) -
     assert "<script>" not in hostile
 
 
+@text_only
 def test_terms_of_the_table_are_in_the_glossary(report: dict[str, Any]) -> None:
     page = render_html(report)
     linked = set(re.findall(r'href="#(term-[\w-]+)"', page))
@@ -497,6 +507,7 @@ def test_terms_of_the_table_are_in_the_glossary(report: dict[str, Any]) -> None:
     assert SIGNIFICANT.replace("<=", "&lt;=") in re.sub(r"</?span[^>]*>", "", page)
 
 
+@text_only
 def test_table_as_csv_and_latex(evaluation: Make) -> None:
     made = evaluation({BASE: [2] * 20, TUNED: [1] * 20, "=cmd|x_1&y": [3] * 20})
     report = report_of(made)
@@ -535,6 +546,7 @@ def test_colours_are_readable_in_light_and_dark() -> None:
                 assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, paper)
 
 
+@text_only
 def test_marks_follow_one_rule_in_page_and_terminal(evaluation: Make, capsys: pytest.CaptureFixture[str]) -> None:
     # Three queries that all gain: the interval is above zero, p = .25.
     report = report_of(evaluation({BASE: [2] * 3, TUNED: [1] * 3, HYBRID_EQUAL: [3] * 3}))
@@ -607,6 +619,7 @@ def test_browser_check_finds_faults(tmp_path: Path) -> None:
         assert {"image-alt", "html-has-lang", "color-contrast"} <= {one["id"] for one in seen.violations}
 
 
+@text_only
 def test_choice_of_the_served_system(evaluation: Make) -> None:
     dev = {BASE: [2] * 40, TUNED: [1] * 40, HYBRID_EQUAL: [3] * 40, BM25: [4] * 40}
     made = evaluation({BASE: [2] * 20, TUNED: [1] * 20}, dev=dev)
@@ -635,6 +648,7 @@ def test_choice_of_the_served_system(evaluation: Make) -> None:
     assert "The weights of the dense leg and BM25 are selected on the dev queries only." in Page(render_html(old)).text
 
 
+@text_only
 def test_hybrids_that_are_not_served_are_in_all_measures_only(evaluation: Make) -> None:
     report = report_of(evaluation({BASE: [2] * 20, TUNED: [1] * 20}, dev={BASE: [2] * 40, TUNED: [1] * 40}))
     main, folded = render_html(report).split("<summary>All measures</summary>", 1)
@@ -645,6 +659,7 @@ def test_hybrids_that_are_not_served_are_in_all_measures_only(evaluation: Make) 
         assert f"<bdi>{name}</bdi>" in folded
 
 
+@text_only
 def test_weights_in_the_page_are_those_of_the_served_fusion(evaluation: Make) -> None:
     report = report_of(evaluation({BASE: [2] * 20, TUNED: [1] * 20}))
     by_rank = render_html({**report, "serving": {**report["serving"], "fusion": None}})

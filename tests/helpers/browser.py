@@ -90,12 +90,11 @@ def look_at(page: Path, *, width: int, height: int = 900, dark: bool = False) ->
             *(["--blink-settings=preferredColorScheme=0"] if dark else []), "--virtual-time-budget=20000",
         ]  # fmt: skip
         shot = folder / "shot.png"
-        seen = _run([*command, f"--screenshot={shot}", frame.as_uri()])
-        dom = _run([*command, "--dump-dom", frame.as_uri()])
-        found = re.search(r'<pre id="seen">(.*?)</pre>', dom.stdout, re.DOTALL)
-        assert found, dom.stderr[-2000:]
+        done = _run([*command, f"--screenshot={shot}", "--dump-dom", frame.as_uri()])
+        found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
+        assert found, done.stderr[-2000:]
         result = json.loads(html.unescape(found[1]))
-        errors = [line for line in (dom.stderr + seen.stderr).splitlines() if "CONSOLE" in line]
+        errors = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
         return Seen(
             errors=errors,
             width=result["width"],
