@@ -41,6 +41,7 @@ def test_every_public_name_resolves() -> None:
     assert set(llama_index_ace_finetune.__all__) - {"__version__"} == set(llama_index_ace_finetune._HOMES)
 
 
+@pytest.mark.slow  # imports everything anew; the import contract and `test_only_the_command_line_prints` say it too
 def test_public_names_do_not_import_the_command_line() -> None:
     code = (
         "import sys, llama_index_ace_finetune as ace\n"

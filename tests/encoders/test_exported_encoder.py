@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,11 +49,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def own_model(tmp_path: Path) -> Path:
-    folder = tiny_model(tmp_path / "model")
+@pytest.fixture(scope="module")
+def onnx_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny_model(tmp_path_factory.mktemp("onnx") / "model")
     export(folder, "onnx")
     return folder
+
+
+@pytest.fixture
+def own_model(onnx_model: Path, tmp_path: Path) -> Path:
+    """A copy that the test may change."""
+    return shutil.copytree(onnx_model, tmp_path / "model")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -18,7 +18,7 @@ from llama_index_ace_finetune.datasets.readers.register import FORMATS
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.errors import MAX_MESSAGE, AceFinetuneError
 
-QUICK, ALL = 200, 1000
+QUICK, ALL = 100, 1000
 SECONDS, MEGABYTES = 10, 1000
 
 

@@ -145,7 +145,7 @@ class TestPage:
     @pytest.fixture
     def server(self, labelling: Labelling) -> Iterator[LabelServer]:
         with LabelServer(labelling) as server:
-            thread = threading.Thread(target=server.serve_forever, daemon=True)
+            thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
             thread.start()
             yield server
             server.shutdown()
@@ -157,7 +157,7 @@ class TestPage:
 
     def test_judgements_are_stored_and_the_server_ends(self, labelling: Labelling) -> None:
         with LabelServer(labelling) as server:
-            thread = threading.Thread(target=server.serve_forever, daemon=True)
+            thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
             thread.start()
             for fields in ({"judgement": "keep"}, {"judgement": "edit", "text": " what of  them "}):
                 query = labelling.next()
