@@ -10,7 +10,8 @@ demo: $(STAMP)
 	$(BIN)/ace-finetune demo --out demo-run
 
 # One thread in each of two processes: on small batches that is twice as fast as two threads in one.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Tests start Python many times, and without bytecode each would compile the package again.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test: $(STAMP) lint
 	$(PYTEST) -m "not slow"
