@@ -141,25 +141,35 @@ def prepared(small_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+@pytest.fixture(scope="session")
+def today(prepared: Path) -> VectorStoreIndex:
+    """The index behind the retriever that a reader has today."""
+    memories = memory_nodes(read_dataset(prepared / "my_suite.json").memories.values())
+    return VectorStoreIndex(memories, embed_model=FineTunedEmbedding(BASE))
+
+
+def copy_unless_weights(source: str, target: str) -> None:
+    """A link to weights, which no command changes in place."""
+    (os.link if source.endswith(".safetensors") else shutil.copy2)(source, target)
+
+
 @pytest.fixture
 def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = shutil.copytree(prepared, tmp_path / "work")
+    folder = shutil.copytree(prepared, tmp_path / "work", copy_function=copy_unless_weights)
     (folder / "examples").symlink_to(PROJECT / "examples")
     monkeypatch.chdir(folder)
     return folder
 
 
 @pytest.fixture
-def names(workspace: Path) -> dict[str, Any]:
+def names(workspace: Path, today: VectorStoreIndex) -> dict[str, Any]:
     """The variables that the snippets assume."""
-    base = FineTunedEmbedding(BASE)
-    memories = memory_nodes(read_dataset("my_suite.json").memories.values())
     return {
         "__name__": "snippet",
         "llm": MockLLM(max_tokens=8),
         "nodes": memory_nodes(small_memories()),
         "documents": [Document(text=text) for text in TEXTS.values()],
-        "today": VectorStoreIndex(memories, embed_model=base).as_retriever(similarity_top_k=5),
+        "today": today.as_retriever(similarity_top_k=5),
     }
 
 
