@@ -251,9 +251,9 @@ def test_query_encoder_is_evaluated_over_the_documents_of_the_base(
     encoder = Encoder.load(one_layer, settings=EncoderSettings(device="cpu"))
     data = index_examples(training_data, training_data.examples_of("train"))
     dev = DevSet(index_examples(training_data, training_data.examples_of("dev")))
-    config = TrainingConfig(retention=str(general), retention_loss=1.0, interpolation=(1.0,))
+    config = TrainingConfig(retention=str(general), retention_loss=1.0, interpolation=(1.0,), epochs=1)
     context = TrainingContext(encoder, data, dev, config, general=read_retention(general))
-    result = train_queries(context, minutes=0.02)
+    result = train_queries(context, minutes=None)
     assert result.selection is not None
     assert result.selection.retention is not None
     assert result.selection.retention.base_mrr == context.retention.base_mrr  # type: ignore[union-attr]
