@@ -1,6 +1,7 @@
 """Re-ranking with token vectors (MaxSim): accuracy and bytes by dimension, bits, merging and pooling; latency.
 
-    python benchmarks/late_interaction.py --data FOLDER [--check] [--sets NAMES] [--out FILE] [--kept FILE]
+    python benchmarks/late_interaction.py --data FOLDER [--check] [--only PART ...] [--sets NAME ...] [--out FILE]
+        [--kept FILE]
 
 FOLDER holds retrieval sets in BEIR layout (and `ace`, a test suite). The model is the untrained base, so that no run is
 needed. Candidates are the first 100 of its vectors and the first 100 of BM25. `--check` takes two sets and the stored
@@ -25,6 +26,7 @@ import library_first  # noqa: F401
 import numpy as np
 from findings import Findings
 from kept import Kept
+from late_interaction_served import DISTINCT_TOKENS, measure_served
 from machine import machine
 from sets import load
 from tuning import BASE
@@ -46,6 +48,7 @@ from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
 SETS = ("msvc_errors", "ace", "medquad", "nl2bash", "locomo", "cosqa", "scifact")
 CHECKED = ("msvc_errors", "ace")
+PARTS = ("latency", "accuracy")
 DIMENSIONS, BITS, POOLINGS = (384, 256, 208, 128, 96), (8, 4, 2), (2, 3)
 QUERIES, DEPTH, CUTOFF = 150, 100, 10
 MAX_LOSS, MAX_BYTES, MAX_MS = 0.005, 4096, 6.0
@@ -197,7 +200,7 @@ def default_form() -> Form:
 
 def latency(findings: Findings) -> None:
     dimension, bits, _, _ = default_form()
-    length = TOKENS  # as if none were repeated
+    length = DISTINCT_TOKENS
     rng = np.random.default_rng(0)
 
     def made_up(texts: int, tokens: int) -> TokenVectors:
@@ -233,13 +236,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the sets")
     parser.add_argument("--check", action="store_true", help=f"{' and '.join(CHECKED)} only, in the default form")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts of the table")
     parser.add_argument("--sets", nargs="*", default=SETS, help="names of sets")
     parser.add_argument("--kept", type=Path, help="file of the figures measured so far, to resume from")
     parser.add_argument("--out", type=Path, help="write the tables as markdown")
     options = parser.parse_args()
     keep_freed_memory()
     findings = Findings()
-    latency(findings)
+    if "latency" in options.only:
+        latency(findings)
+        measure_served((10_000,) if options.check else (10_000, 100_000), findings)
     # Clustering takes most of the time, so that other dimensions than the default are measured without it.
     default = default_form()
     others = [(False, 1), (True, 1), *((True, pooling) for pooling in POOLINGS)]
@@ -250,7 +256,8 @@ def main() -> int:
         for bits in BITS
     ]
     forms = [default] if options.check else forms
-    accuracy(options.data, CHECKED if options.check else tuple(options.sets), forms, findings, Kept(options.kept))
+    if "accuracy" in options.only:
+        accuracy(options.data, CHECKED if options.check else tuple(options.sets), forms, findings, Kept(options.kept))
     threads = f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', '-')}"
     return findings.close("Late interaction", f"{machine('numpy', 'scipy', 'torch')}; {threads}", options.out)
 

@@ -45,7 +45,6 @@ RRF = "tuned + BM25, dev weights"
 SUCCESS, MRR = "Success@1", "MRR@10"
 OVER_BASE, OVER_UNTUNED, OVER_EARLIER = 0.60, 0.20, 0.10
 COMPARED_QUERIES = 500
-ADDED_MS, ALL_MS = 6.0, 12.0
 
 
 @dataclass(frozen=True)

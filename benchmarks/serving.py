@@ -41,6 +41,7 @@ from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, resolve_checkpoint
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.exports.exported_encoder import ExportedEncoder
+from llama_index_ace_finetune.encoders.exports.runtime import ExportBackend
 from llama_index_ace_finetune.encoders.exports.threads import usable_threads
 from llama_index_ace_finetune.encoders.exports.token_batches import padding_share, token_batches
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
@@ -69,13 +70,13 @@ FULL = Sizes(documents=1024, queries=200, memories=10_000, searches=200, rounds=
 CHECK = Sizes(documents=128, queries=40, memories=1000, searches=30, rounds=1, concurrent=100, growth=(1000, 5000))
 
 
-def export_base(folder: Path) -> dict[str, Path]:
+def export_base(folder: Path, forms: Sequence[tuple[ExportBackend, bool]] = FORMS) -> dict[str, Path]:
     """One copy of the base model per export, since a folder holds one export per backend."""
     from llama_index_ace_finetune.encoders.exports.write_graphs import write_graphs
     from llama_index_ace_finetune.encoders.identity import identify_model
 
     models = {}
-    for backend, int8 in FORMS:
+    for backend, int8 in forms:
         name = f"{backend} int8" if int8 else backend
         model = folder / name.replace(" ", "-")
         shutil.copytree(resolve_checkpoint(DEFAULT_BASE_MODEL), model)
