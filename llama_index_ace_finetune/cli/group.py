@@ -40,6 +40,18 @@ class VerbCommand(TyperCommand):
             self.epilog = "\b\n" + Text.from_markup(self.epilog or "").plain.replace("\n\n", "\n")
         super().format_help(ctx, formatter)
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options as lines, in the groups of the table."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
+
     def _table_cuts_names(self, ctx: Any, formatter: Any) -> bool:
         with redirect_stdout(io.StringIO()) as table:
             super().format_help(ctx, formatter)

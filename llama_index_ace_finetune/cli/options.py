@@ -30,7 +30,7 @@ Shards = Annotated[
         metavar="<folder>", help="Vectors that `ace-finetune encode` wrote; repeatable, such as for the base model."
     ),
 ]
-_SCALE = "Scale"
+_MODEL, _TRAINING, _SERVED, _MINING, _SCALE = "Model", "Training", "System to serve", "Mining", "Scale"
 Engine = Annotated[
     Literal["local", "ray"],
     typer.Option(help="A loop in this process, or workers on Ray (extra scale).", rich_help_panel=_SCALE),
@@ -51,25 +51,32 @@ Device = Annotated[
     typer.Option(
         callback=lambda device: None if device == "auto" else device,
         help="cpu, cuda, mps, or auto, the default, for the best one.",
+        rich_help_panel=_MODEL,
     ),
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"] | None,
-    typer.Option(help="auto, the default, uses bfloat16 if the device supports it."),
+    typer.Option(help="auto, the default, uses bfloat16 if the device supports it.", rich_help_panel=_MODEL),
 ]
-BaseModel = Annotated[str | None, typer.Option(help="Hub name or folder (default all-MiniLM-L6-v2).")]
+BaseModel = Annotated[
+    str | None, typer.Option(help="Hub name or folder (default all-MiniLM-L6-v2).", rich_help_panel=_MODEL)
+]
 BaseModels = Annotated[
     str | None,
     typer.Option(
         "--base-model",
         help="Hub name or folder (default all-MiniLM-L6-v2); of several, separated by commas, or of those on this "
         "machine (auto), dev chooses one.",
+        rich_help_panel=_MODEL,
     ),
 ]
 QueryPrompt = Annotated[
-    str | None, typer.Option(help="Text in front of every query (default: that of the base model or its family).")
+    str | None,
+    typer.Option(
+        help="Text in front of every query (default: that of the base model or its family).", rich_help_panel=_MODEL
+    ),
 ]
-DocumentPrompt = Annotated[str | None, typer.Option(help="The same for memories.")]
+DocumentPrompt = Annotated[str | None, typer.Option(help="The same for memories.", rich_help_panel=_MODEL)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and all else on standard error.")]
 RequireGain = Annotated[
     bool, typer.Option("--require-gain", help="Exit 1 unless test confirms a gain of the tuned model.")
@@ -77,39 +84,64 @@ RequireGain = Annotated[
 
 TrainingMode = Annotated[
     Literal["auto", ModeName] | None,
-    typer.Option(help="What to train; auto, the default, keeps the best."),
+    typer.Option(help="What to train; auto, the default, keeps the best.", rich_help_panel=_TRAINING),
 ]
 KeepIndex = Annotated[
     bool | None,
-    typer.Option("--keep-index/--new-index", help="Train only the query side, so that stored vectors stay valid."),
+    typer.Option(
+        "--keep-index/--new-index",
+        help="Train only the query side, so that stored vectors stay valid.",
+        rich_help_panel=_TRAINING,
+    ),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Epochs (mode full only).")]
-Budget = Annotated[float | None, typer.Option(help="Maximum training time in minutes (default 10).")]
-BatchSize = Annotated[int | None, typer.Option(help="Queries per step (mode full only).")]
-LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate (mode full only).")]
+Epochs = Annotated[
+    int | None, typer.Option(help="Passes over the training queries, at most (default 4).", rich_help_panel=_TRAINING)
+]
+Budget = Annotated[
+    float | None, typer.Option(help="Maximum training time in minutes (default 10).", rich_help_panel=_TRAINING)
+]
+BatchSize = Annotated[int | None, typer.Option(help="Queries per step (default 64).", rich_help_panel=_TRAINING)]
+LearningRate = Annotated[
+    float | None, typer.Option(help="Peak of the learning rate (default 1e-4).", rich_help_panel=_TRAINING)
+]
 Remine = Annotated[
     int | None,
-    typer.Option(min=0, help="Mine negatives again N times with the weights so far (mode full only; default 0)."),
+    typer.Option(
+        min=0,
+        help="Mine negatives again N times with the weights so far (mode full only; default 0).",
+        rich_help_panel=_TRAINING,
+    ),
 ]
 Processes = Annotated[
     int | None,
-    typer.Option("--nproc", min=1, help="Processes of this machine that divide the batches of in_batch and full."),
+    typer.Option(
+        "--nproc",
+        min=1,
+        help="Processes of this machine that divide the batches of in_batch and full.",
+        rich_help_panel=_TRAINING,
+    ),
 ]
 RefitOn = Annotated[
     Literal["none", "dev", "all"] | None,
     typer.Option(
-        "--refit", help="Train the selected mode once more, on dev queries too (dev) or on all (all); default none."
+        "--refit",
+        help="Train the selected mode once more, on dev queries too (dev) or on all (all); default none.",
+        rich_help_panel=_TRAINING,
     ),
 ]
 LateInteractionWeight = Annotated[
     float | None,
     typer.Option(
         help="Weight of a second loss, over the MaxSim of token vectors, for re-ranking; 0, the default, trains single "
-        "vectors only (mode full only)."
+        "vectors only (modes in_batch and full).",
+        rich_help_panel=_TRAINING,
     ),
 ]
 Retention = Annotated[
-    str | None, typer.Option(help="General queries, a file or folder, whose MRR@10 may fall by .01 at most.")
+    str | None,
+    typer.Option(
+        help="General queries, a file or folder, whose MRR@10 may fall by .01 at most.", rich_help_panel=_TRAINING
+    ),
 ]
 Also = Annotated[
     list[str] | None,
@@ -117,6 +149,7 @@ Also = Annotated[
         metavar="<data>",
         help="Further datasets to train on, each with its own memories: files or folders, separated by commas; "
         "repeatable.",
+        rich_help_panel=_TRAINING,
     ),
 ]
 Tasks = Annotated[
@@ -124,14 +157,19 @@ Tasks = Annotated[
     typer.Option(
         metavar="<names>",
         help=f"Further tasks, made from the data themselves: {', '.join(get_args(TaskName))}; repeatable.",
+        rich_help_panel=_TRAINING,
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
 QueryMs = Annotated[
-    float | None, typer.Option(metavar="<ms>", help="Maximum time per query of the system to serve, in milliseconds.")
+    float | None,
+    typer.Option(
+        metavar="<ms>", help="Maximum time per query of the system to serve, in milliseconds.", rich_help_panel=_SERVED
+    ),
 ]
 BytesPerMemory = Annotated[
-    float | None, typer.Option(metavar="<bytes>", help="Maximum storage per memory of the system to serve.")
+    float | None,
+    typer.Option(metavar="<bytes>", help="Maximum storage per memory of the system to serve.", rich_help_panel=_SERVED),
 ]
 SparseEncoderName = Annotated[
     str | None,
@@ -139,6 +177,7 @@ SparseEncoderName = Annotated[
         "--sparse-encoder",
         metavar="<folder>",
         help="Sparse encoder (SPLADE), a sentence-transformers SparseEncoder, to compare systems with it too.",
+        rich_help_panel=_SERVED,
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Random seed (default 0).")]
@@ -146,10 +185,15 @@ SplitSeed = Annotated[
     int | None, typer.Option(help="Random seed of the split, apart from that of mining and training (default 0).")
 ]
 
-NumNegatives = Annotated[int | None, typer.Option(help="Hard negatives mined per query (default 5).")]
-MinDifficulty = Annotated[Literal["easy", "medium", "hard"] | None, typer.Option(help="Leave out easier queries.")]
+NumNegatives = Annotated[
+    int | None, typer.Option(help="Hard negatives mined per query (default 5).", rich_help_panel=_MINING)
+]
+MinDifficulty = Annotated[
+    Literal["easy", "medium", "hard"] | None, typer.Option(help="Leave out easier queries.", rich_help_panel=_MINING)
+]
 SkipCategories = Annotated[
-    list[str] | None, typer.Option(metavar="<name>", help="Leave out queries of this category; repeatable.")
+    list[str] | None,
+    typer.Option(metavar="<name>", help="Leave out queries of this category; repeatable.", rich_help_panel=_MINING),
 ]
 
 LLM_PANEL = "Language model"
@@ -164,7 +208,6 @@ LlmKeyEnv = Annotated[
     ),
 ]
 
-_MINING = "Mining"
 RangeMax = Annotated[int | None, typer.Option(help="Candidates per query and source.", rich_help_panel=_MINING)]
 RangeMin = Annotated[int | None, typer.Option(help="Skip the first N candidates of a source.", rich_help_panel=_MINING)]
 RelativeMargin = Annotated[

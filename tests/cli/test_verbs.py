@@ -68,6 +68,16 @@ class TestHelp:
         assert "bool" not in shown
         assert "[cyan]" not in shown
 
+    @pytest.mark.parametrize("columns", ["50", "200"])
+    def test_options_of_a_run_are_in_groups_whatever_the_width(self, columns: str) -> None:
+        shown = runner.invoke(app, ["run", "--help"], env={"COLUMNS": columns}).output
+        places = [
+            shown.index(text) for text in ("--data", "Model", "--base-model", "Mining", "--range-max", "Training")
+        ]
+        assert places == sorted(places)
+        assert shown.index("Training") < shown.index("--epochs") < shown.index("System to serve")
+        assert "Arguments" in runner.invoke(app, ["search", "--help"], env={"COLUMNS": columns}).output
+
     @pytest.mark.parametrize("verb", list(VERBS))
     def test_every_verb_prints_json(self, verb: str) -> None:
         assert "--json" in {option for parameter in VERBS[verb].params for option in parameter.opts}
