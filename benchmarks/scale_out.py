@@ -150,6 +150,7 @@ def encode_on_one_core(memories: Path, model: Path, out: Path) -> float:
     """Return the seconds of a process that has one core for tokenizing too, as a worker has; its start is included."""
     command = [sys.executable, "-m", "llama_index_ace_finetune", "encode", "--memories", str(memories), "--json"]
     options = ["--model", str(model), "--out", str(out), "--shard-rows", str(SHARD), "--device", "cpu"]
+    options += ["--precision", CPU.precision]
     environment = {**os.environ, "RAYON_NUM_THREADS": "1"}
     start = time.perf_counter()
     subprocess.run([*command, *options], env=environment, check=True, capture_output=True)
