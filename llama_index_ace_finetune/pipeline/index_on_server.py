@@ -21,8 +21,12 @@ from llama_index_ace_finetune.scale.shard_folder import ShardFolder
 from llama_index_ace_finetune.scale.use_shards import shard_memories, with_shards
 from llama_index_ace_finetune.stores.build_index import build_index, memory_nodes
 from llama_index_ace_finetune.stores.memory_store import DEFAULT_COLLECTION
-from llama_index_ace_finetune.stores.qdrant.collection_settings import CollectionOptions
-from llama_index_ace_finetune.stores.qdrant.collections import is_unfinished, resolve_alias
+from llama_index_ace_finetune.stores.qdrant.collection_settings import (
+    CollectionOptions,
+    CollectionSettings,
+    require_replicas,
+)
+from llama_index_ace_finetune.stores.qdrant.collections import is_unfinished, require_supported_server, resolve_alias
 from llama_index_ace_finetune.stores.qdrant.connection import call_qdrant, connect
 from llama_index_ace_finetune.stores.qdrant.payload_indexes import PayloadIndexes
 from llama_index_ace_finetune.stores.qdrant.server_settings import ClientOptions
@@ -100,7 +104,9 @@ def index_on_server(
     """
     client, location = connect(url=url, api_key=api_key, client_options=client_options)
     try:
+        require_supported_server(client, location)
         version, replaced = _next_version(client, collection, location, replace=replace)
+        require_replicas(client, CollectionSettings.of(collection_options), version, location)
     finally:
         client.close()
     folders = [ShardFolder.open(folder) for folder in shards]

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from qdrant_client import models
 
 from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.pipeline.index_on_server import index_on_server
 from llama_index_ace_finetune.stores.adopt import _write as write_vectors
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
 from llama_index_ace_finetune.stores.qdrant import server_client
@@ -276,6 +277,22 @@ class TestRefusals:
         with pytest.raises(StoreError, match=f"needs 3 nodes for its replicas, and the cluster in .* has {found};"):
             store_of(recorder, CollectionSettings(replication_factor=3))
         assert recorder.of("PUT", "") == []
+
+    @pytest.mark.parametrize(
+        ("version", "sentence"),
+        [("1.15.4", r"has version 1\.15\.4"), ("1.16.0", "needs 2 nodes for its replicas, .* has 1;")],
+    )
+    def test_before_the_data_are_read(self, version: str, sentence: str, tmp_path: Path) -> None:
+        def answer(request: httpx.Request) -> httpx.Response | None:
+            found = {"/collections": {"collections": []}, "/aliases": {"aliases": []}}.get(request.url.path)
+            return httpx.Response(200, json={"result": found, "status": "ok", "time": 0.0}) if found else None
+
+        settings = ServerSettings(options={"transport": Recorder(version=version, answer=answer).transport})
+        with pytest.raises(StoreError, match=sentence):
+            index_on_server(
+                tmp_path / "missing.json", tmp_path / "missing", "http://qdrant", client_options=settings,
+                collection_options=CollectionSettings(replication_factor=2),
+            )  # fmt: skip
 
     @pytest.mark.parametrize(
         ("answer", "sentence"),

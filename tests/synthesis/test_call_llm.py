@@ -73,7 +73,9 @@ def test_unreachable_model_stops_early(tmp_path: Path) -> None:
 
 def test_a_key_that_a_gateway_sends_back_is_masked(tmp_path: Path) -> None:
     class WithKey(ScriptedLLM):
-        api_key: str = "sk-0123456789-secret"
+        @property
+        def api_key(self) -> str:
+            return "sk-0123456789-secret"
 
     def refuse(prompt: str) -> str:
         raise ConnectionError("401: no user has the key sk-0123456789-secret")
