@@ -24,9 +24,10 @@ from llama_index_ace_finetune.evaluation.report.folds import without_folds
 from llama_index_ace_finetune.evaluation.report.report import read_report, write_report
 from llama_index_ace_finetune.mining.settings import MiningSettings
 from llama_index_ace_finetune.pipeline.check_run import check_run, require_models
-from llama_index_ace_finetune.pipeline.choose_base import dev_of_split, is_choice, with_one_base
+from llama_index_ace_finetune.pipeline.choose_base import is_choice, with_one_base
 from llama_index_ace_finetune.pipeline.config_file import config_text
 from llama_index_ace_finetune.pipeline.describe_data import describe_data
+from llama_index_ace_finetune.pipeline.dev_queries import dev_of_split
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.fold_splits import fold_splits
 from llama_index_ace_finetune.pipeline.settings import RunSettings

@@ -7,7 +7,7 @@ from llama_index_ace_finetune.datasets.splits.split import Split
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.datasets.types import RetrievalDataset
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.pipeline.choose_base import examples_of_split
+from llama_index_ace_finetune.pipeline.dev_queries import examples_of_split
 from llama_index_ace_finetune.pipeline.speed import cost
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.data.derived_tasks import derive_task

@@ -16,7 +16,8 @@ from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.fingerprint import fingerprint_folder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
-from llama_index_ace_finetune.pipeline.choose_base import dev_of_training_data, is_choice, with_one_base
+from llama_index_ace_finetune.pipeline.choose_base import is_choice, with_one_base
+from llama_index_ace_finetune.pipeline.dev_queries import dev_of_training_data
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.pipeline.further_content import further_content
 from llama_index_ace_finetune.pipeline.index import check_index_output, place_index, write_index

@@ -19,10 +19,10 @@ from llama_index_ace_finetune.errors import ModelError, TrainingError
 from llama_index_ace_finetune.pipeline.choose_base import (
     base_candidates,
     base_names,
-    dev_of_training_data,
     is_choice,
     with_one_base,
 )
+from llama_index_ace_finetune.pipeline.dev_queries import dev_of_training_data
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.training.config import TrainingConfig
 from tests.encoders.tiny_model import tiny_model
