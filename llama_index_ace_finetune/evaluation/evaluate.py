@@ -34,7 +34,6 @@ from llama_index_ace_finetune.evaluation.systems import (
     time_systems,
 )
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
-from llama_index_ace_finetune.ranking.further_vectors import FurtherVectors
 from llama_index_ace_finetune.ranking.sparse_index import SparseVectors
 
 if TYPE_CHECKING:
@@ -128,18 +127,15 @@ def evaluate_systems(
         chooser = shipped.with_tuned(selected, windows=bool(windows), cache=cache, progress=progress)
     latency = time_systems(data.queries[:timed_queries], index, encoders, encoded)
     found = chooser.servable.compare(on_dev, latency=latency, timed_queries=timed_queries, limits=limits)
-    known_texts: dict[int, list[str]] = {}
     if dev_known and known_queries is not None and known_queries.texts:
-        row_of = {identifier: row for row, identifier in enumerate(every.corpus_ids)}
-        known_texts = _known_texts(known_queries, row_of)
-        for one in dict.fromkeys((shipped, chooser)):
-            for name, model in one.models.items():
-                one.known[name] = _known_vectors(known_queries, row_of, model, cache=cache, progress=progress)
+        is_shipped = chooser is shipped
+        shipped = shipped.with_known_queries(known_queries, cache=cache, progress=progress)
+        chooser = shipped if is_shipped else chooser.with_known_queries(known_queries, cache=cache, progress=progress)
         choose = partial(
             with_known_queries,
             chooser.servable,
             chooser.known,
-            known_texts,
+            chooser.known_texts,
             dev=on_dev,
             dev_known=on_dev_known,
             limits=limits or ServingLimits(),
@@ -147,9 +143,9 @@ def evaluate_systems(
         found = replace(found, choice=choose(found.choice), untuned_choice=choose(found.untuned_choice))
     lexical = bm25_system(every, index=index)
     names = [model.name for model in also]
-    ours = shipped.systems(found, lexical, known_texts, also=names)
+    ours = shipped.systems(found, lexical, also=names)
     # Its rankings of test queries are not looked at.
-    ours_on_dev = ours if chooser is shipped else chooser.systems(found, lexical, known_texts, also=names)
+    ours_on_dev = ours if chooser is shipped else chooser.systems(found, lexical, also=names)
     others = [
         *(retriever_system(dataset, data, retriever, name=name) for name, retriever in (retrievers or {}).items()),
         *(run_system(dataset, data, path) for path in runs),
@@ -192,24 +188,6 @@ def evaluate_systems(
 def _slices(*counts: int) -> list[slice]:
     ends = np.cumsum(counts).tolist()
     return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
-
-
-def _known_vectors(
-    known: KnownQueries, row_of: Mapping[str, int], encoder: Encoder, *, cache: Path | None, progress: Progress | None
-) -> FurtherVectors:
-    encoded = encoder.in_float32().encode(known.texts, role="query", cache=cache, progress=progress)
-    pairs = [(place, row_of[answer]) for place, answers in enumerate(known.answers) for answer in answers]
-    places, rows = np.array(pairs, np.int64).T
-    return FurtherVectors.of(encoded[places], rows)
-
-
-def _known_texts(known: KnownQueries, row_of: Mapping[str, int]) -> dict[int, list[str]]:
-    """Return the known queries of each corpus row."""
-    found: dict[int, list[str]] = {}
-    for text, answers in zip(known.texts, known.answers, strict=True):
-        for answer in answers:
-            found.setdefault(row_of[answer], []).append(text)
-    return found
 
 
 def _require_unique_names(systems: Sequence[System]) -> None:

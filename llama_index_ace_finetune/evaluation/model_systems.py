@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
+from llama_index_ace_finetune.datasets.known_queries import KnownQueries
 from llama_index_ace_finetune.encoders.encoder import Encoder, Progress
 from llama_index_ace_finetune.evaluation.choosing.structures import Embedding
 from llama_index_ace_finetune.evaluation.corpus_windows import CorpusWindows
@@ -35,12 +38,14 @@ class ModelSystems:
         models: that can be served: "base", and "tuned" if it is another model.
         encoded: vectors of these and of further models.
         known: vectors of known queries, by model.
+        known_texts: of the known queries of each corpus row.
     """
 
     servable: ServableSystems
     models: Mapping[Embedding, Encoder]
     encoded: Mapping[str, EncodedSet]
-    known: dict[str, FurtherVectors] = field(default_factory=dict)
+    known: Mapping[str, FurtherVectors] = field(default_factory=dict)
+    known_texts: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     def with_tuned(
         self, encoder: Encoder, *, windows: bool, cache: Path | None, progress: Progress | None
@@ -57,11 +62,24 @@ class ModelSystems:
             {**self.encoded, TUNED: encoded},
         )
 
+    def with_known_queries(self, known: KnownQueries, *, cache: Path | None, progress: Progress | None) -> ModelSystems:
+        """Return them with known queries, encoded by each model, and placed at the corpus rows of their memories."""
+        row_of = {identifier: row for row, identifier in enumerate(self.servable.data.corpus_ids)}
+        pairs = [(place, row_of[answer]) for place, answers in enumerate(known.answers) for answer in answers]
+        places, rows = np.array(pairs, np.int64).T
+        vectors: dict[str, FurtherVectors] = {}
+        for name, model in self.models.items():
+            encoded = model.in_float32().encode(known.texts, role="query", cache=cache, progress=progress)
+            vectors[name] = FurtherVectors.of(encoded[places], rows)
+        texts: dict[int, list[str]] = {}
+        for place, row in pairs:
+            texts.setdefault(row, []).append(known.texts[place])
+        return replace(self, known=vectors, known_texts=texts)
+
     def systems(
         self,
         found: SystemComparison,
         lexical: System,
-        known_texts: Mapping[int, Sequence[str]],
         *,
         also: Sequence[str],
     ) -> list[System]:
@@ -97,7 +115,7 @@ class ModelSystems:
                         trained=structure.trained,
                         known=self.known[structure.embedding],
                         offset=choice.offset,
-                        known_texts=known_texts,
+                        known_texts=self.known_texts,
                         known_weight=choice.field_weight,
                     )
                 )
