@@ -3,16 +3,14 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-import numpy as np
 import pytest
 import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
+from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.evaluation.metrics.trec_run import (
     TrecRun,
-    rankings_to_run,
     read_run,
     run_to_rankings,
     write_run,
@@ -113,17 +111,11 @@ def test_invalid_run_is_not_written(tmp_path: Path, run: TrecRun, sentence: str)
 # ------------------------------------------------------------------------------------------------ rows
 
 
-def test_rankings_to_run_and_back() -> None:
-    rankings = np.array([[2, 0, -1], [-1, -1, -1], [1, -1, -1]], np.int32)
-    scores = np.array([[0.5, 0.25, 9.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]], np.float32)
-    ids = {"query_ids": ["a", "b", "c"], "corpus_ids": ["x", "y", "z"]}
-    run = rankings_to_run(rankings, scores, **ids, tag="t")
-    assert run.hits == {"a": (("z", 0.5), ("x", 0.25)), "c": (("y", -1.0),)}
-    found, found_scores = run_to_rankings(run, **ids)
+def test_run_as_rankings() -> None:
+    run = TrecRun("t", {"a": (("z", 0.5), ("x", 0.25)), "c": (("y", -1.0),)})
+    found, scores = run_to_rankings(run, query_ids=["a", "b", "c"], corpus_ids=["x", "y", "z"])
     assert found.tolist() == [[2, 0], [-1, -1], [1, -1]]
-    assert found_scores.tolist() == [[0.5, 0.25], [0.0, 0.0], [-1.0, 0.0]]
-    with pytest.raises(AceFinetuneError, match="the same row twice"):
-        rankings_to_run(rankings * 0, scores, **ids, tag="t")
+    assert scores.tolist() == [[0.5, 0.25], [0.0, 0.0], [-1.0, 0.0]]
 
 
 def test_run_with_other_ids_is_refused() -> None:

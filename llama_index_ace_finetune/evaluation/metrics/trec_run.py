@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.datasets.source_location import SourceLocation
 from llama_index_ace_finetune.datasets.text_files import iterate_lines
 from llama_index_ace_finetune.errors import DatasetError
-from llama_index_ace_finetune.ranking.validate import validate_rankings
 from llama_index_ace_finetune.utils.atomic import write_text
 
 _SPACE = re.compile(r"\s")
@@ -88,28 +87,6 @@ def write_run(path: Path, run: TrecRun) -> None:
             for rank, (document, score) in enumerate(held, start=1)
         ]
     write_text(path, "".join(lines))
-
-
-def rankings_to_run(
-    rankings: NDArray[np.int32],
-    scores: NDArray[np.floating],
-    *,
-    query_ids: Sequence[str],
-    corpus_ids: Sequence[str],
-    tag: str,
-) -> TrecRun:
-    """Return the run of rankings int [n, depth], padded with -1, and their scores float [n, depth].
-
-    Raises:
-        AceFinetuneError: as `validate_rankings`.
-    """
-    validate_rankings(rankings, scores=scores)
-    hits = {}
-    for query, rows, values in zip(query_ids, rankings.tolist(), scores.tolist(), strict=True):
-        found = tuple((corpus_ids[row], score) for row, score in zip(rows, values, strict=True) if row >= 0)
-        if found:
-            hits[query] = found
-    return TrecRun(tag, hits)
 
 
 def run_to_rankings(
