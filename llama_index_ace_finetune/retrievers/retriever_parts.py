@@ -226,20 +226,26 @@ class RetrieverParts:
         index: Path | None,
         on_server: bool,
     ) -> RetrieverParts:
-        """Open what is stored in the folder of an index, by the model that serves, for a store that exists."""
+        """Open what an index stores beside its vectors, by the model that serves; close the store if that raises."""
         serving = _serving_model(tuned, baseline, options)
-        if on_server or index is None:
-            reranker = open_server_tokens(store, serving, index, options)
-        else:
-            reranker = open_tokens(index, serving, options)
+        try:
+            if on_server or index is None:
+                reranker = open_server_tokens(store, serving, index, options)
+            else:
+                reranker = open_tokens(index, serving, options)
+            sparse = open_sparse_vectors(index, run.serving() if run else None, options)
+            windows = open_windows(index, serving, used=options.get("windows", False))
+        except BaseException:
+            store.close()
+            raise
         return cls(
             store=store,
             tuned=tuned,
             baseline=baseline,
             options=options,
             reranker=reranker,
-            sparse=open_sparse_vectors(index, run.serving() if run else None, options),
-            windows=open_windows(index, serving, used=options.get("windows", False)),
+            sparse=sparse,
+            windows=windows,
             run=run,
         )
 
