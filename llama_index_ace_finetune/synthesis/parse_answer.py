@@ -11,6 +11,11 @@ Unusable = Literal["empty", "refusal", "too_long"]
 MAX_ANSWER_CHARS: Final = 20_000
 _FENCE: Final = re.compile(r"```[A-Za-z]*\s*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _MARKER: Final = re.compile(r"^\s*(?:[-*\u2022]|\(?\d{1,3}[.):])\s*")
+_LABEL: Final = re.compile(r"^(?:search\s+)?(?:query|question|q)\s*\d{0,3}\s*:\s*", re.IGNORECASE)
+_INTRODUCED: Final = re.compile(
+    r'^[^"\u201c]{0,80}\b(?:quer(?:y|ies)|questions?|search)\b[^"\u201c]{0,40}:\s*["\u201c](.+)["\u201d][.,]?$',
+    re.IGNORECASE,
+)
 _QUOTES: Final = "\"'\u201c\u201d\u2018\u2019`\u00ab\u00bb"
 _REFUSAL: Final = re.compile(
     r"^\W*(?:i(?:'|\u2019| a)?m sorry|sorry\b|i can(?:(?:'|\u2019)?t|not)\b|i(?:'|\u2019| a)m (?:not able|unable)"
@@ -31,7 +36,8 @@ class Answer:
 def parse_answer(text: str, *, limit: int) -> Answer:
     """Return up to `limit` distinct queries of an answer: a JSON list, or one query per line.
 
-    A code fence, list markers, quotation marks and an introduction that ends with a colon are removed. The queries are
+    A code fence, list markers, labels such as "Query:", quotation marks and an introduction that ends with a colon are
+    removed. The queries are
     data: control characters become spaces, and nothing in them is interpreted.
     """
     if len(text) > MAX_ANSWER_CHARS:
@@ -74,7 +80,13 @@ def _of_object(value: Any) -> list[str]:
 
 def _from_lines(body: str) -> list[str]:
     lines = [line.strip() for line in body.splitlines()]
-    return [_MARKER.sub("", line) for line in lines if line and not line.endswith(":")]
+    return [_unlabelled(_MARKER.sub("", line)) for line in lines if line and not line.endswith(":")]
+
+
+def _unlabelled(line: str) -> str:
+    """Return `query` of a line such as 'Query: query' or 'The search query is: "query"'."""
+    introduced = _INTRODUCED.match(line)
+    return introduced[1] if introduced else _LABEL.sub("", line)
 
 
 def _cleaned(query: str) -> str:

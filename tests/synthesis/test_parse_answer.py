@@ -17,11 +17,18 @@ from llama_index_ace_finetune.synthesis.parse_answer import Answer, parse_answer
         '[{"query": "reset a lock"}, {"question": "stuck lock"}]',
         "Sure, here they are:\n1. reset a lock\n2) stuck lock",
         '- "reset a lock"\n* “stuck lock”,',
+        "Query: reset a lock\nQuestion 2: stuck lock",
+        'The search query should be: "reset a lock"\nA second query: “stuck lock”.',
         "reset  a\tlock\nstuck lock\nreset a lock",
     ],
 )
 def test_usual_forms_of_an_answer(text: str) -> None:
     assert parse_answer(text, limit=5) == Answer(queries=("reset a lock", "stuck lock"))
+
+
+@pytest.mark.parametrize("query", ['Error: "file not found"', "C: drive full", 'fatal: "origin" not a repository'])
+def test_a_colon_of_a_query_stays(query: str) -> None:
+    assert parse_answer(f"- {query}\n- other", limit=1).queries == (query.rstrip('"'),)
 
 
 def test_limit() -> None:
