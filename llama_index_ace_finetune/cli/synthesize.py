@@ -41,7 +41,10 @@ def synthesize(
     llm_key_env: LlmKeyEnv = None,
     template: Annotated[
         Path | None,
-        typer.Option(help="Prompt, a text with {memory} and {count}.", rich_help_panel=LLM_PANEL),
+        typer.Option(
+            help="Prompt, a text with {memory} and {count}; or `completion`, for small models.",
+            rich_help_panel=LLM_PANEL,
+        ),
     ] = None,
     concurrency: Annotated[int, typer.Option(help="Calls at a time.", rich_help_panel=LLM_PANEL)] = 8,
     requests_per_minute: Annotated[
@@ -77,6 +80,7 @@ def synthesize(
         from llama_index_ace_finetune.pipeline.synthesize import describe_synthesis
         from llama_index_ace_finetune.pipeline.synthesize import synthesize as write_queries
         from llama_index_ace_finetune.synthesis.endpoint import DEFAULT_KEY_VARIABLE, endpoint_llm
+        from llama_index_ace_finetune.synthesis.prompt import COMPLETION
         from llama_index_ace_finetune.synthesis.settings import CallSettings, SynthesisSettings
 
         result = write_queries(
@@ -84,7 +88,10 @@ def synthesize(
             out,
             memories=memories,
             columns=columns,
-            llm=endpoint_llm(llm_url, llm_model, key_variable=llm_key_env or DEFAULT_KEY_VARIABLE, timeout=llm_timeout),
+            llm=endpoint_llm(
+                llm_url, llm_model, key_variable=llm_key_env or DEFAULT_KEY_VARIABLE, timeout=llm_timeout,
+                chat=str(template) != COMPLETION,
+            ),
             base_model=base_model or DEFAULT_BASE_MODEL,
             settings=SynthesisSettings(
                 num_queries=num_queries, max_copied=max_copied, round_trip=round_trip or None, seed=seed or 0

@@ -74,7 +74,8 @@ def synthesize(
         base_model: embedding model for clusters and the round-trip filter; None for BM25 only.
         settings: how many queries, and the limits of the filters.
         calls: concurrency, time limit and retries.
-        template: text file with another prompt, see `PromptTemplate`.
+        template: text file with another prompt, see `PromptTemplate`; or "completion" for small models, which
+            complete a text better than they follow instructions.
         split: of the known queries, which should be that of the run.
         dry_run: plan and estimate the tokens; call nothing and write nothing.
         device: torch device.

@@ -24,7 +24,12 @@ def require_variable_name(name: str) -> None:
 
 
 def endpoint_llm(
-    url: str | None, name: str | None, *, key_variable: str = DEFAULT_KEY_VARIABLE, timeout: float = 60.0
+    url: str | None,
+    name: str | None,
+    *,
+    key_variable: str = DEFAULT_KEY_VARIABLE,
+    timeout: float = 60.0,
+    chat: bool = True,
 ) -> LLM | None:
     """Return a client of an OpenAI-compatible endpoint, such as Ollama or vLLM; None without a URL.
 
@@ -33,6 +38,7 @@ def endpoint_llm(
         name: of the model there.
         key_variable: environment variable that holds the API key.
         timeout: seconds per call.
+        chat: whether prompts are messages of a chat, or texts that the model completes.
 
     Raises:
         AceFinetuneError: if one of URL and name is given without the other, another variable than OPENAI_API_KEY is
@@ -56,6 +62,6 @@ def endpoint_llm(
         ) from error
     # Retries are ours, so that they are counted and wait for a rate limit.
     return OpenAILike(
-        model=name, api_base=url, api_key=key or "none", is_chat_model=True, max_retries=0,
+        model=name, api_base=url, api_key=key or "none", is_chat_model=chat, max_retries=0,
         timeout=timeout,
     )  # fmt: skip

@@ -14,9 +14,10 @@ from llama_index_ace_finetune.datasets.splits.near_duplicates import near_duplic
 from llama_index_ace_finetune.datasets.text import normalise
 from llama_index_ace_finetune.synthesis.settings import SynthesisSettings
 
-Reason = Literal["length", "copied", "known_query", "repeated", "round_trip"]
+Reason = Literal["length", "repetitive", "copied", "known_query", "repeated", "round_trip"]
 REASONS: Final[dict[Reason, str]] = {
     "length": "too short or too long",
+    "repetitive": "repeats its own words",
     "copied": "copied from the memory",
     "known_query": "near-duplicate of a known or held-out query",
     "repeated": "near-duplicate of another synthetic query",
@@ -24,6 +25,7 @@ REASONS: Final[dict[Reason, str]] = {
 }
 _SAMPLES: Final = 5
 _COPIED_QUANTILE: Final = 0.9
+_LOOP: Final = 8  # words from which on a query may be a loop of a small model
 
 
 class Search(Protocol):
@@ -63,6 +65,7 @@ def filter_queries(
     known: Sequence[str],
     settings: SynthesisSettings,
     max_copied: float | None = None,
+    drop_copies: bool = False,
     search: Search | None = None,
 ) -> Filtered:
     """Return which synthetic queries to keep.
@@ -74,15 +77,24 @@ def filter_queries(
         known: texts of all known queries, held-out ones included: a near-duplicate of one is always left out.
         settings: limits.
         max_copied: see `SynthesisSettings.max_copied`.
+        drop_copies: leave out near-duplicates of the memory itself, which teach nothing about queries.
         search: for the round trip; None to leave that filter out.
     """
+
+    def copied(query: str, memory: str) -> bool:
+        if drop_copies and _similarity(query, memory) >= settings.near_duplicate:
+            return True
+        return max_copied is not None and copied_fraction(query, memory) > max_copied
+
     reasons: dict[int, Reason] = {}
     for number, (query, row) in enumerate(zip(queries, rows, strict=True)):
         # A script without spaces is counted in pairs of characters.
         length = len(query.split()) if " " in query else len(words(normalise(query)))
         if not settings.min_words <= length <= settings.max_words:
             reasons[number] = "length"
-        elif max_copied is not None and copied_fraction(query, corpus[row]) > max_copied:
+        elif _is_loop(query):
+            reasons[number] = "repetitive"
+        elif copied(query, corpus[row]):
             reasons[number] = "copied"
     _mark_duplicates(reasons, queries, known, settings.near_duplicate)
     left = [number for number in range(len(queries)) if number not in reasons]
@@ -98,6 +110,18 @@ def filter_queries(
             held.append(queries[number])
     kept = tuple(number for number in range(len(queries)) if number not in reasons)
     return Filtered(kept, dict(Counter(reasons[number] for number in sorted(reasons))), samples)
+
+
+def _is_loop(query: str) -> bool:
+    """Whether at most half of the words of a longer query are distinct ones."""
+    found = normalise(query).split()
+    return len(found) >= _LOOP and len(set(found)) <= len(found) / 2
+
+
+def _similarity(query: str, memory: str) -> float:
+    """Jaccard similarity of the word sets."""
+    one, other = words(normalise(query)), words(normalise(memory))
+    return len(one & other) / len(one | other) if one else 0.0
 
 
 def _mark_duplicates(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -190,13 +190,14 @@ class Synthesizer:
                 raise DatasetError("Give a file for the answers of the language model.")
             with AnswerLog.open(log) as answers:
                 counts = _run(call_llm(self.llm, plan.prompts, answers, settings=calls, progress=progress))
-                made, unusable = _parsed(plan, answers.answers)
+                made, unusable = self._parsed(plan, answers.answers)
         rows = [self._row_of[memory_id] for memory_id, _ in made]
         texts = [text for _, text in made]
         limit = self._max_copied()
         filtered = filter_queries(
             texts, rows, self._corpus, known=[query.text for query in self.dataset.queries.values()],
-            settings=self.settings, max_copied=limit, search=self._search,
+            settings=self.settings, max_copied=limit, drop_copies=self.llm is not None,
+            search=self._search,
         )  # fmt: skip
         # Ids that do not collide with those of known queries, whose texts differ.
         kept = {id_from_text(SYNTHETIC, texts[number]): number for number in filtered.kept}
@@ -227,6 +228,18 @@ class Synthesizer:
             if progress:
                 progress(1)
         return made
+
+    def _parsed(self, plan: SynthesisPlan, answers: Mapping[str, str]) -> tuple[list[tuple[str, str]], Counter[str]]:
+        made: list[tuple[str, str]] = []
+        unusable: Counter[str] = Counter()
+        for memory_id, key in zip(plan.memory_ids, plan.keys, strict=True):
+            if key not in answers:
+                continue  # counted as a failed call
+            answer = parse_answer(self._template.answer_of(answers[key]), limit=plan.per_memory)
+            if answer.unusable:
+                unusable[answer.unusable] += 1
+            made.extend((memory_id, query) for query in answer.queries)
+        return made, unusable
 
     def _prompt(self, row: int, count: int) -> str:
         random = Random(f"{self.settings.seed} {self._memories[row].id}")
@@ -263,19 +276,6 @@ class Synthesizer:
             vectors = self._encoder.encode(list(queries), role="query")
             legs.append(dense_top_k(vectors, self._vectors, FUSION_DEPTH)[0])
         return fuse_rankings(legs, limit=k)
-
-
-def _parsed(plan: SynthesisPlan, answers: dict[str, str]) -> tuple[list[tuple[str, str]], Counter[str]]:
-    made: list[tuple[str, str]] = []
-    unusable: Counter[str] = Counter()
-    for memory_id, key in zip(plan.memory_ids, plan.keys, strict=True):
-        if key not in answers:
-            continue  # counted as a failed call
-        answer = parse_answer(answers[key], limit=plan.per_memory)
-        if answer.unusable:
-            unusable[answer.unusable] += 1
-        made.extend((memory_id, query) for query in answer.queries)
-    return made, unusable
 
 
 def _run(work: Coroutine[Any, Any, _Result]) -> _Result:

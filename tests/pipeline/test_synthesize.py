@@ -13,6 +13,7 @@ from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.datasets.read_dataset import read_dataset
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.pipeline.synthesize import synthesize
+from llama_index_ace_finetune.synthesis.endpoint import endpoint_llm
 from llama_index_ace_finetune.synthesis.settings import SynthesisSettings
 from tests.helpers.scripted_llm import ScriptedLLM
 
@@ -25,6 +26,11 @@ MEMORIES = [
         for who in ("night shift", "contractor")
     )
 ]
+
+
+def part_of_the_memory(prompt: str) -> str:
+    """The memory of a prompt without its last words: all of it would be a copy."""
+    return " ".join(prompt.split("<memory>")[-1].split("Article: ")[-1].strip().split("\n")[0].split()[:-3])
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def test_offline_output_is_a_dataset(memories: Path, tmp_path: Path) -> None:
 
 
 def test_language_model_is_not_called_again(memories: Path, tmp_path: Path) -> None:
-    llm = ScriptedLLM(lambda prompt: prompt.split("<memory>")[1].split("\n")[1])
+    llm = ScriptedLLM(part_of_the_memory)
     settings = SynthesisSettings(num_queries=12, round_trip=None)
     out = tmp_path / "synthetic.jsonl"
     first = synthesize(memories, out, llm=llm, base_model=None, settings=settings)
@@ -75,7 +81,7 @@ def test_dry_run_calls_and_writes_nothing(memories: Path, tmp_path: Path) -> Non
 
 
 class _Endpoint(BaseHTTPRequestHandler):
-    """An OpenAI-compatible endpoint: the first call is refused for its rate, the others answer with the memory."""
+    """An OpenAI-compatible endpoint: the first call is refused for its rate, the others answer by the memory."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -85,12 +91,14 @@ class _Endpoint(BaseHTTPRequestHandler):
             self.send_header("Retry-After", "0.01")
             self.end_headers()
             return
-        prompt = body["messages"][-1]["content"]
-        text = json.dumps([prompt.split("<memory>")[1].split("\n")[1]])
-        message = {"role": "assistant", "content": text}
+        if self.path == "/v1/completions":
+            kind, content = "text_completion", {"text": f" {part_of_the_memory(body['prompt'])}\n\nArticle: more"}
+        else:
+            text = json.dumps([part_of_the_memory(body["messages"][-1]["content"])])
+            kind, content = "chat.completion", {"message": {"role": "assistant", "content": text}}
         answer = json.dumps(
-            {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
-             "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+            {"id": "1", "object": kind, "created": 0, "model": body["model"],
+             "choices": [{"index": 0, "finish_reason": "stop", **content}]}
         ).encode()  # fmt: skip
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -125,12 +133,26 @@ def test_openai_compatible_endpoint(memories: Path, tmp_path: Path, endpoint: Th
     assert not any("secret-key" in file.read_text() for file in tmp_path.glob("synthetic*"))
 
 
+def test_small_model_completes_a_text(memories: Path, tmp_path: Path, endpoint: ThreadingHTTPServer) -> None:
+    pytest.importorskip("llama_index.llms.openai_like")
+    llm = endpoint_llm(f"http://127.0.0.1:{endpoint.server_port}/v1", "small", chat=False)
+    settings = SynthesisSettings(num_queries=12, round_trip=None)
+    out = tmp_path / "synthetic.jsonl"
+    result = synthesize(memories, out, llm=llm, base_model=None, settings=settings, template="completion")
+    assert result.report["calls"] == {"called": 12, "logged": 0, "failed": 0}
+    assert result.report["kept"] + result.report["left_out"].get("repeated", 0) == 12
+    queries = [query.text for query in read_dataset(out, memories).queries.values()]
+    assert queries
+    assert all(any(row["text"].startswith(query) for row in MEMORIES) for query in queries)
+
+
 @pytest.mark.slow  # loads an embedding model
-def test_command(memories: Path, tmp_path: Path, endpoint: ThreadingHTTPServer) -> None:
+@pytest.mark.parametrize("template", [[], ["--template", "completion"]])
+def test_command(memories: Path, tmp_path: Path, endpoint: ThreadingHTTPServer, template: list[str]) -> None:
     pytest.importorskip("llama_index.llms.openai_like")
     out = tmp_path / "synthetic.jsonl"
     url = f"http://127.0.0.1:{endpoint.server_port}/v1"
-    options = ["--llm-url", url, "--llm-model", "small", "--num-queries", "12"]
+    options = ["--llm-url", url, "--llm-model", "small", "--num-queries", "12", *template]
     found = CliRunner().invoke(app, ["synthesize", "--data", str(memories), "--out", str(out), *options])
     assert found.exit_code == 0, found.output
     assert "12 calls, 0 answers from an earlier run, 0 failed" in found.output

@@ -1,6 +1,7 @@
 """Synthesizer, filters and the offline generator."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +53,20 @@ class TestFilters:
         assert copied_fraction("restart the printer queue", CORPUS[0]) == 0.75
         queries = ["restart the print spooler", "my pages never come out"]
         assert self.kept(queries, max_copied=0.75) == (1,)
+
+    def test_near_duplicates_of_the_memory(self) -> None:
+        queries = [CORPUS[0].upper(), "restart the print spooler before you reinstall"]
+        settings = SynthesisSettings(near_duplicate=0.8, round_trip=None)
+        # The memory has 10 different words, and the second query 7 of them: .7.
+        found = filter_queries(queries, [0, 0], CORPUS, known=[], settings=settings, drop_copies=True)
+        assert (found.kept, found.counts) == ((1,), {"copied": 1})
+        assert filter_queries(queries, [0, 0], CORPUS, known=[], settings=settings).kept == (0, 1)
+
+    def test_loops_of_a_small_model(self) -> None:
+        loop = "the lock is stuck the lock is stuck"
+        settings = SynthesisSettings(round_trip=None)
+        found = filter_queries([loop, "is the lock stuck", f"why {loop}"], [0] * 3, CORPUS, known=[], settings=settings)
+        assert (found.kept, found.counts) == ((1, 2), {"repetitive": 1})
 
     def test_copied_limit_is_the_90th_percentile(self) -> None:
         pairs = [("a b", "a"), ("a b", "a b"), *[("a b", "c")] * 18]
@@ -128,6 +143,12 @@ class TestPrompt:
         with pytest.raises(AceFinetuneError, match=re.escape(message)):
             PromptTemplate(text)
 
+    def test_completion_ends_before_the_next_example(self) -> None:
+        template = PromptTemplate.load(Path("completion"))
+        assert template.fill("Oil the hinge.", count=1).endswith("Article: Oil the hinge.\nQuestion of a reader:")
+        assert template.answer_of("Why does it squeak?\n\nArticle: An oil") == "Why does it squeak?"
+        assert PromptTemplate().answer_of("[]\n\nDone") == "[]\n\nDone"
+
     def test_long_memory_is_shortened(self) -> None:
         assert len(PromptTemplate().fill("x" * 100_000, count=1)) < 8000
 
@@ -171,6 +192,28 @@ class TestSynthesizer:
         assert [query.text for query in made.dataset.queries.values()] == ["backup hangs"]
         assert list(made.dataset.judgements.values()) == [{"m3": 1.0}]
         assert next(iter(made.dataset.queries.values())).metadata == {"synthetic": "scripted"}
+
+    def test_completions_of_a_small_model(self, tmp_path) -> None:
+        answers = {
+            "print": " How do I get my printer back?\n\nArticle: Printers\nQuestion of a reader: what prints?",
+            "Rotate": f" {CORPUS[1]}",
+            "payment": " what what what what is is is is",
+            "stale": "\n\nArticle: none",
+        }
+
+        def answer(prompt: str) -> str:
+            memory = prompt.split("Article: ")[-1]
+            return next(text for word, text in answers.items() if word in memory)
+
+        made = Synthesizer(
+            dataset(),
+            llm=ScriptedLLM(answer),
+            settings=SynthesisSettings(num_queries=8, round_trip=None),
+            template=PromptTemplate.completion(),
+        ).generate(tmp_path / "log.jsonl")
+        assert [query.text for query in made.dataset.queries.values()] == ["How do I get my printer back?"]
+        assert made.left_out == {"copied": 1, "repetitive": 1}
+        assert sum(made.unusable.values()) + made.generated == 4
 
     def test_round_trip_drops_queries_of_other_memories(self, tmp_path) -> None:
         llm = ScriptedLLM(lambda prompt: "rotate credentials database")
