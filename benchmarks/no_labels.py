@@ -1,13 +1,16 @@
 """No labels: what synthetic queries teach, and a language model that is killed and resumed.
 
     python benchmarks/no_labels.py --data FOLDER [--check] [--only PARTS] [--sets NAMES] [--budget MINUTES]
+                                   [--llm-folder FOLDER] [--llm-answers FOLDER] [--queries N]
                                    [--out FILE] [--kept FILE]
 
 For each set, the base model and three trainings are compared on the real test queries of the split: on synthetic
 queries only (made from the memories' own words, which need no language model), with dev queries that are synthetic
-too, and with the real dev queries, as if a person had judged some; and on the real training queries. Then a mock
-language model writes queries for 2,000 memories, 64 at a time, is killed twice, and resumed. `--check` takes one set
-and half a minute per training. Exits 1 if a figure misses its target.
+too, and with the real dev queries, as if a person had judged some; and on the real training queries. `--llm-folder`
+adds a training on the queries of a small language model: a model folder of transformers; nothing is downloaded. Its
+answers are stored in `--llm-answers`, from which an interrupted generation resumes. Then a mock language model writes
+queries for 2,000 memories, 64 at a time, is killed twice, and resumed. `--check` takes one set and half a minute per
+training. Exits 1 if a figure misses its target.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from existing import existing
 from findings import Findings
 from kept import Kept
 from llama_index.core.llms import CompletionResponse, CompletionResponseGen, CustomLLM, LLMMetadata
+from local_llm import LocalLLM
 from machine import machine
 from sets import load, test_set
 from timing import quiet, seconds_of
@@ -47,7 +51,9 @@ from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.pipeline.synthesize import synthesize
 from llama_index_ace_finetune.pipeline.synthetic_queries import join_synthetic, synthesizer_of
 from llama_index_ace_finetune.synthesis.answer_log import AnswerLog, prompt_key
+from llama_index_ace_finetune.synthesis.prompt import PromptTemplate
 from llama_index_ace_finetune.synthesis.settings import CallSettings, SynthesisSettings
+from llama_index_ace_finetune.synthesis.synthesize import Synthesizer
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
@@ -59,7 +65,18 @@ QUERIES = 1000
 MEMORIES, IN_FLIGHT, LATENCY = 2000, 64, (0.1, 0.5)
 
 
-def gains(folder: Path, names: tuple[str, ...], minutes: float, kept: Kept, findings: Findings) -> None:
+@dataclass(frozen=True)
+class Writer:
+    """The folder of a small language model, how many queries it writes per set, and the folder of its answers."""
+
+    folder: Path
+    queries: int
+    answers: Path
+
+
+def gains(
+    folder: Path, names: tuple[str, ...], minutes: float, writer: Writer | None, kept: Kept, findings: Findings
+) -> None:
     rows, below = [], []
     for name in names:
         found = kept.measure(f"gains {name} {minutes:g}", lambda name=name: of_set(folder, name, minutes))
@@ -77,6 +94,68 @@ def gains(folder: Path, names: tuple[str, ...], minutes: float, kept: Kept, find
         rows,
     )
     findings.ask(f"sets below their base with a real dev part {below} (asked none)", not below)
+    if writer:
+        gains_of_llm(folder, names, minutes, writer, kept, findings)
+
+
+def gains_of_llm(
+    folder: Path, names: tuple[str, ...], minutes: float, writer: Writer, kept: Kept, findings: Findings
+) -> None:
+    rows, model = [], writer.folder.name
+    for name in names:
+        found = kept.measure(
+            f"gains {name} {minutes:g} {model} {writer.queries}",
+            lambda name=name: of_llm(folder, name, minutes, writer),
+        )
+        others = kept.figures[f"gains {name} {minutes:g}"]
+        pairs = (others["base"], others["synthetic"], found["scores"], others["real"])
+        cells = " | ".join(f"{first:.3f} / {mrr:.3f}" for first, mrr in pairs)
+        left_out = ", ".join(f"{count} {reason}" for reason, count in found["left_out"].items())
+        rows.append(
+            f"| {name} | {found['kept']:,} of {found['generated']:,} | {left_out} | {found['speed']} "
+            f"| {cells} | {found['ships']} |"
+        )
+        ours, real = (mrr - others["base"][1] for _, mrr in (found["scores"], others["real"]))
+        findings.ask(f"{name}: gain {ours:+.3f} of {real:+.3f} by real labels (asked a third)", ours >= real / 3)
+    findings.section(
+        f"Queries of {model}: test R@1 / MRR@10 on real queries, synthetic dev, {minutes:g} minutes per training",
+        "| set | queries kept | left out | tokens per second | seconds per query | base | memories' own words "
+        f"| {model} | real training queries | shipped |",
+        rows,
+    )
+
+
+def of_llm(folder: Path, name: str, minutes: float, writer: Writer) -> dict[str, Any]:
+    """Train on the queries of a language model with synthetic dev queries; evaluate on the real test queries."""
+    dataset = load(folder, name)
+    test = test_set(dataset, list(split_dataset(dataset).test))
+    alone = replace(dataset, queries={}, judgements={}, own_documents={})
+    writer.answers.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        base, cache = Encoder.load(BASE, settings=EncoderSettings(device="cpu")), Path(scratch) / "vectors"
+        llm, settings = LocalLLM(writer.folder), RunSettings(data=alone, out=Path("unused"), synthesize=writer.queries)
+        made = Synthesizer(
+            alone,
+            llm=llm,
+            encoder=base,
+            settings=SynthesisSettings(num_queries=writer.queries),
+            template=PromptTemplate.completion(),
+            cache=cache,
+        ).generate(writer.answers / f"{name}.jsonl", calls=CallSettings(concurrency=llm.batch, timeout=3600.0))
+        scores, shipped = trained(
+            *join_synthetic(settings, alone, None, None, made.dataset), Path(scratch) / "llm", cache, minutes, test
+        )
+    called = made.calls.called if made.calls else 0
+    speed = f"{llm.tokens / llm.seconds:.0f} | {llm.seconds / called:.2f}" if called else "not called | again"
+    return {
+        "scores": scores,
+        "ships": shipped,
+        "generated": made.generated,
+        "kept": len(made.dataset.queries),
+        "left_out": {**made.left_out, **{f"answers {reason}": count for reason, count in made.unusable.items()}},
+        "samples_left_out": made.samples,
+        "speed": speed,
+    }
 
 
 KINDS = ("synthetic", "judged", "real")
@@ -251,6 +330,9 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(PARTS), help="parts of the table, comma-separated")
     parser.add_argument("--sets", default=",".join(SETS), help="names, comma-separated")
     parser.add_argument("--budget", type=float, default=10.0, help="minutes per training")
+    parser.add_argument("--llm-folder", type=Path, help="model folder of transformers; needs --llm-answers")
+    parser.add_argument("--llm-answers", type=Path, help="folder of its answers")
+    parser.add_argument("--queries", type=int, default=QUERIES, help="queries that it writes for each set")
     parser.add_argument("--out", type=Path, help="write the tables as markdown")
     parser.add_argument(
         "--kept", type=Path, help="file of the figures measured so far, to resume from after an interruption"
@@ -260,6 +342,9 @@ def main() -> int:
     if options.work:
         work(options.work)
         return 0
+    if options.llm_folder and not options.llm_answers:
+        parser.error("--llm-folder needs --llm-answers")
+    writer = Writer(options.llm_folder, options.queries, options.llm_answers) if options.llm_folder else None
     keep_freed_memory()
     findings = Findings()
     parts = options.only.split(",")
@@ -268,7 +353,7 @@ def main() -> int:
     if "gains" in parts:
         names = tuple(options.sets.split(","))[: 1 if options.check else None]
         minutes = 0.5 if options.check else options.budget
-        gains(existing(options.data), names, minutes, Kept(options.kept), findings)
+        gains(existing(options.data), names, minutes, writer, Kept(options.kept), findings)
     return findings.close("No labels", machine("torch", "sentence-transformers", "llama-index-core"), options.out)
 
 
