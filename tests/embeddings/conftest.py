@@ -9,8 +9,8 @@ from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmb
 
 
 @pytest.fixture(scope="session")
-def tuned_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tuned_model(tmp_path_factory.mktemp("tuned") / "model")
+def tuned_model(one_layer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tuned_model(tmp_path_factory.mktemp("tuned") / "model", base=one_layer)
 
 
 @pytest.fixture(scope="session")

@@ -215,26 +215,26 @@ class TestRetrainedModel:
     def folder(self, tuned_model: Path, tmp_path: Path) -> Path:
         return shutil.copytree(tuned_model, tmp_path / "model")
 
-    def test_fingerprint_and_vectors_differ(self, folder: Path) -> None:
+    def test_fingerprint_and_vectors_differ(self, folder: Path, one_layer: str) -> None:
         before = FineTunedEmbedding(str(folder))
         vector = before.get_query_embedding(QUERY)
-        write_tuned_model(folder, seed=2)
+        write_tuned_model(folder, seed=2, base=one_layer)
         after = FineTunedEmbedding(str(folder))
         assert after.fingerprint != before.fingerprint
         assert not np.allclose(after.get_query_embedding(QUERY), vector, atol=1e-3)
 
-    def test_saved_embedding_of_the_old_model_is_refused(self, folder: Path) -> None:
+    def test_saved_embedding_of_the_old_model_is_refused(self, folder: Path, one_layer: str) -> None:
         before = FineTunedEmbedding(str(folder))
         saved, pickled = before.to_dict(), pickle.dumps(before)
-        write_tuned_model(folder, seed=2)
+        write_tuned_model(folder, seed=2, base=one_layer)
         with pytest.raises(ModelError, match=f"not the one that was used before.*{before.fingerprint}"):
             FineTunedEmbedding.from_dict(saved)
         with pytest.raises(ModelError, match="not the one that was used before"):
             pickle.loads(pickled)
 
-    def test_weights_are_checked_when_they_are_loaded(self, folder: Path) -> None:
+    def test_weights_are_checked_when_they_are_loaded(self, folder: Path, one_layer: str) -> None:
         waiting = FineTunedEmbedding(str(folder))
-        write_tuned_model(folder, seed=2)
+        write_tuned_model(folder, seed=2, base=one_layer)
         with pytest.raises(ModelError, match="not the one that was used before"):
             waiting.get_query_embedding(QUERY)
 
@@ -245,7 +245,7 @@ class TestRetrainedModel:
         assert embedding.get_query_embedding(QUERY) == vector
         assert copy.deepcopy(embedding).get_query_embedding(QUERY) == vector
 
-    def test_ingestion_cache_is_not_stale(self, folder: Path) -> None:
+    def test_ingestion_cache_is_not_stale(self, folder: Path, one_layer: str) -> None:
         cache = IngestionCache()
 
         def ingest() -> list[float]:
@@ -256,7 +256,7 @@ class TestRetrainedModel:
 
         before = ingest()
         assert ingest() == before
-        write_tuned_model(folder, seed=2)
+        write_tuned_model(folder, seed=2, base=one_layer)
         assert not np.allclose(ingest(), before, atol=1e-3)
 
 
