@@ -44,7 +44,6 @@ def stages_kept(output: str) -> list[str]:
     return [line.partition(":")[0] for line in output.splitlines() if "inputs have not changed" in line]
 
 
-@pytest.mark.slow
 def test_json_is_the_report_with_the_paths_of_the_run(printed: dict[str, Any], run: Path) -> None:
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     places = printed.pop("run")
