@@ -6,11 +6,14 @@
 
 For each set, the base model and three trainings are compared on the real test queries of the split: on synthetic
 queries only (made from the memories' own words, which need no language model), with dev queries that are synthetic
-too, and with the real dev queries, as if a person had judged some; and on the real training queries. `--llm-folder`
-adds a training on the queries of a small language model: a model folder of transformers; nothing is downloaded. Its
-answers are stored in `--llm-answers`, from which an interrupted generation resumes. Then a mock language model writes
-queries for 2,000 memories, 64 at a time, is killed twice, and resumed. `--check` takes one set and half a minute per
-training. Exits 1 if a figure misses its target.
+too, and with the real dev queries, as if a person had judged some; and on the real training queries. With real dev
+queries, none is written for the memories of dev and test, which are then new to the model; with synthetic ones, some
+are, so the two columns do not differ in the dev queries only.
+
+`--llm-folder` adds a training on the queries of a small language model: a model folder of transformers; nothing is
+downloaded. Its answers are stored in `--llm-answers`, from which an interrupted generation resumes. A mock language
+model writes queries for 2,000 memories, 64 at a time, is killed twice, and resumed. `--check` takes one set and half a
+minute per training. Exits 1 if a figure misses its target.
 """
 
 from __future__ import annotations
