@@ -37,8 +37,7 @@ def parse_answer(text: str, *, limit: int) -> Answer:
     """Return up to `limit` distinct queries of an answer: a JSON list, or one query per line.
 
     A code fence, list markers, labels such as "Query:", quotation marks and an introduction that ends with a colon are
-    removed. The queries are
-    data: control characters become spaces, and nothing in them is interpreted.
+    removed. The queries are data: control characters become spaces, and nothing in them is interpreted.
     """
     if len(text) > MAX_ANSWER_CHARS:
         return Answer(unusable="too_long")
