@@ -134,6 +134,10 @@ def compare_serving(folder: Path, runs: dict[str, RunFolder], findings: Findings
         result = evaluate_model(load(folder, name), made.model)
         data = result.evaluation.data
         system = result.evaluation.system(result.verdict.serving["system"])
+        if made.read_manifest()["serving"] != result.verdict.serving:
+            rows.append(f"| {name} | {system.name} | none: this version chooses other settings than the run has | |")
+            all_equal = False
+            continue
         with closing(FineTunedHybridRetriever.from_run(made.path, similarity_top_k=20)) as retriever:
             count = min(COMPARED_QUERIES, len(data.queries))
             equal, times = 0, []

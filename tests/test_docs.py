@@ -409,7 +409,8 @@ class TestTables:
         for line in lines:
             *cells, made_by = line.strip("| ").split(" | ")
             name = re.findall(r"benchmarks/(\w+)\.py", made_by)[0]
-            results = (PROJECT / "benchmarks" / "results" / f"{name}.md").read_text(encoding="utf-8")
+            file = PROJECT / "benchmarks" / "results" / f"{name.replace('_', '-')}.md"
+            results = file.read_text(encoding="utf-8")
             # Digits in names such as BM25 and MRR@10 are not figures.
             figures = re.findall(r"(?<![\w@.,])[+-]?\d+(?:[.,]\d+)*(?: (?:ms|s|GB|x)\b)?", " ".join(cells))
             assert figures
