@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from findings import Findings
 from llama_index.core.schema import TextNode
 from made_up_vectors import DIMENSION, batches
 from serving import SHIPPED, export_base, median_ms
+from tokenizers import Tokenizer
 
 from llama_index_ace_finetune import FineTunedEmbedding, FineTunedHybridRetriever
 from llama_index_ace_finetune.late_interaction.settings import TokenSettings
@@ -23,7 +25,7 @@ from llama_index_ace_finetune.stores.memory_store import FINETUNED, MemoryStore
 from llama_index_ace_finetune.stores.qdrant.collections import NamedVector
 from llama_index_ace_finetune.utils.text_key import text_key
 
-WORDS, DISTINCT_TOKENS, QUERY_WORDS, VOCABULARY, QUERIES = 100, 75, 8, 20_000, 100
+WORDS, DISTINCT_TOKENS, QUERY_TOKENS, QUERIES = 100, 75, 10, 100
 DENSE, WITH_TOKENS = "dense + BM25", "dense + BM25 + late interaction"
 MAX_MS = {10_000: 12.0, 100_000: 25.0}
 _AT_ONCE = 1000
@@ -45,14 +47,15 @@ def measure_served(sizes: tuple[int, ...], findings: Findings) -> None:
 
 def query_times(model: Path, folder: Path, size: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
-    # Words as common as in a language: the n-th has a probability of about 1 / n.
-    words = np.array([f"word{number}" for number in range(VOCABULARY)])
-    share = 1 / (np.arange(VOCABULARY) + 10)
-    drawn = rng.choice(words, (size, WORDS), p=share / share.sum())
-    texts = [" ".join(row) for row in drawn]
-    queries = [" ".join(rng.choice(row, QUERY_WORDS)) for row in drawn[rng.integers(0, size, QUERIES)]]
     embedding = FineTunedEmbedding(str(model), query_cache_size=0)
     embedding.warm_up()
+    # Words that are one token each, as common as in a language: the n-th has a probability of about 1 / n.
+    tokens = Tokenizer.from_file(str(model / "tokenizer.json")).get_vocab()
+    words = np.array(sorted(word for word in tokens if re.fullmatch("[a-z]{3,}", word)))
+    share = 1 / (rng.permutation(len(words)) + 10)
+    drawn = rng.choice(words, (size, WORDS), p=share / share.sum())
+    texts = [" ".join(row) for row in drawn]
+    queries = [" ".join(rng.choice(row, QUERY_TOKENS)) for row in drawn[rng.integers(0, size, QUERIES)]]
     store = MemoryStore.create({FINETUNED: NamedVector(DIMENSION, embedding.fingerprint)})
     start = 0
     for vectors in batches("grouped", size):
