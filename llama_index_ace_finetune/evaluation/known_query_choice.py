@@ -35,7 +35,7 @@ def with_known_queries(
 
     Args:
         servable: the systems that can be served.
-        vectors: of the known queries, by the model of a dense leg; the choice is unchanged without those of its own.
+        vectors: of the known queries, by model; without those of the choice's own model it is returned as it is.
         texts: of the known queries of each corpus row.
         choice: of the system.
         dev: dev queries in `servable.data`, which ask for memories without known queries; at most the first 2,000 are

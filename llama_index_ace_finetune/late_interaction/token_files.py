@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from llama_index_ace_finetune.errors import StoreError, quoted
 from llama_index_ace_finetune.late_interaction.quantization import Bits, packed_bytes
 from llama_index_ace_finetune.late_interaction.segment import Segment
+from llama_index_ace_finetune.late_interaction.settings import TokenSettings
 from llama_index_ace_finetune.utils.atomic import new_file, write_json
 from llama_index_ace_finetune.utils.file_errors import Refusal
 from llama_index_ace_finetune.utils.read_array import dtypes, read_array_file
@@ -64,6 +65,13 @@ class StoreMeta:
     projection: int | None = None
     segments: tuple[SegmentRecord, ...] = ()
     format_version: int = FORMAT_VERSION
+
+    @property
+    def settings(self) -> TokenSettings:
+        """How token vectors are stored."""
+        return TokenSettings(
+            dimension=self.dimension, bits=self.bits, pooling=self.pooling, merge_repeated=self.merge_repeated
+        )
 
 
 def read_meta(folder: Path) -> StoreMeta:

@@ -88,9 +88,8 @@ class TokenStore:
                 f"The token vectors in {str(folder)!r} were made by another model or projection; build them again "
                 "with this model."
             )
-        settings = TokenSettings(bits=meta.bits, pooling=meta.pooling, merge_repeated=meta.merge_repeated)
         projection = read_projection(folder, meta)
-        store = cls(meta.dimension, meta.fingerprint, settings=settings, projection=projection)
+        store = cls(meta.dimension, meta.fingerprint, settings=meta.settings, projection=projection)
         store.folder, store._meta, store._tokens = folder, meta, tokens
         return store
 
@@ -128,10 +127,7 @@ class TokenStore:
     @property
     def settings(self) -> TokenSettings:
         """How token vectors are stored."""
-        meta = self._meta
-        return TokenSettings(
-            dimension=meta.dimension, bits=meta.bits, pooling=meta.pooling, merge_repeated=meta.merge_repeated
-        )
+        return self._meta.settings
 
     @property
     def tokens(self) -> StoredTokens:

@@ -11,6 +11,7 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_ace_finetune.late_interaction.token_encoder import TokenEncoder
 from llama_index_ace_finetune.late_interaction.token_pooling import merge_repeated
+from llama_index_ace_finetune.late_interaction.token_vectors import TokenVectors
 from llama_index_ace_finetune.stores.point_ids import PointKey, key_of, point_id
 from llama_index_ace_finetune.stores.qdrant.points import read_points
 from llama_index_ace_finetune.stores.qdrant.token_vectors import (
@@ -44,12 +45,16 @@ class ServerTokens:
     ) -> Iterator[list[models.PointStruct]]:
         """Add to the point of each node the token vectors of its text; yield the points in groups of one request."""
         texts = [node.get_content(MetadataMode.EMBED) for node in nodes]
-        return point_groups(points, merge_repeated(self.encoder.encode_documents(texts)))
+        return point_groups(points, self._encode(texts))
 
     def write(self, texts: Mapping[PointKey, str]) -> None:
         """Encode the texts of existing points, and write their token vectors."""
-        encoded = merge_repeated(self.encoder.encode_documents(list(texts.values())))
+        encoded = self._encode(list(texts.values()))
         upload_token_vectors(self._client, self._collection, self._location, list(texts), encoded)
+
+    def _encode(self, texts: Sequence[str]) -> TokenVectors:
+        """Return the token vectors of memories, merged as those of an index folder are by default."""
+        return merge_repeated(self.encoder.encode_documents(texts))
 
     def scores(self, query: NDArray[np.float32], node_ids: Sequence[str]) -> NDArray[np.float64]:
         """Return the MaxSim of a query's token vectors, float32 [q, d], and some memories, float64 [n].
