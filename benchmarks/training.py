@@ -31,7 +31,7 @@ from findings import Findings
 from kept import Kept
 from machine import machine
 from timing import quiet, seconds_of
-from tuning import BASE, mined, tuner_of
+from tuning import BASE, mined, success_at_1, tuner_of
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -138,18 +138,13 @@ def train_modes(data: TrainingData, test: DevSet, scratch: Path, seed: int) -> d
     found = {"base": before, **{name: scores for name, (_, scores) in results.items()}}
     found["shipped"] = found[ships]
     return {
-        "R@1, MRR@10": {mode: (first(scores), float(scores.mrr.mean())) for mode, scores in found.items()},
+        "R@1, MRR@10": {mode: (success_at_1(scores), float(scores.mrr.mean())) for mode, scores in found.items()},
         "ships": ships,
         "seconds": [results[mode][0].seconds if mode in results else 0.0 for mode in MODES],
         "queries": len(data.examples_of("train")),
         "memories": len(data.memories),
         "words": words_of(data),
     }
-
-
-def first(scores: DevScores) -> float:
-    """Success@1: the reciprocal rank is 1."""
-    return float((scores.mrr == 1).mean())
 
 
 def scored(base: Encoder, result: Any, test: DevSet) -> DevScores:

@@ -15,7 +15,7 @@ from llama_index_ace_finetune.mining.miner import HardNegativeMiner
 from llama_index_ace_finetune.mining.training_data_generator import generate_training_data
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
+from llama_index_ace_finetune.training.model_selection.dev_set import DevScores, DevSet
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -35,3 +35,8 @@ def tuner_of(data: TrainingData, output: Path, cache: Path | None = None, **opti
     tuner.load_training_data(data)
     tuner.initialize_model()
     return tuner
+
+
+def success_at_1(scores: DevScores) -> float:
+    """The share of queries whose first hit is relevant: the reciprocal rank is 1."""
+    return float((scores.mrr == 1).mean())

@@ -83,7 +83,9 @@ def mine_corpus(
     for found in run_shards(work, tasks, engine, use_gpus=False):
         best = found if best is None else [merge_hits(*pair, depth) for pair in zip(best, found, strict=True)]
     rows = np.unique(np.concatenate([np.empty(0, np.int64), *(hits.ravel() for hits, _ in best or ())]))
-    memories = {memory.id: memory for memory in _memories(tasks, rows[rows >= 0])}
+    memories: dict[str, Memory] = {}
+    for memory in _memories(tasks, rows[rows >= 0]):
+        memories.setdefault(memory.id, memory)
     return MinedCorpus(replace(dataset, memories={**memories, **dataset.memories}), statistics)
 
 

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from llama_index_ace_finetune.datasets.types import Memory
 from llama_index_ace_finetune.encoders.encoder import Encoder
-from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.errors import StoreError, quoted
 from llama_index_ace_finetune.scale.shard_encoder import ShardEncoder
 from llama_index_ace_finetune.scale.shard_folder import ShardFolder
 
+logger = logging.getLogger(__name__)
+
 
 def shard_memories(folders: Sequence[ShardFolder]) -> list[Memory]:
-    """Return the memories of all shards, each id once: several models may have shards of the same memories."""
+    """Return the memories of all shards, each id once: several models may have shards of the same memories.
+
+    Of memories with the same id and different texts the first one counts, with a warning.
+    """
     found: dict[str, Memory] = {}
+    others: list[str] = []
     for folder in folders:
         for memory in folder.memories():
-            found.setdefault(memory.id, memory)
+            if found.setdefault(memory.id, memory).text != memory.text:
+                others.append(memory.id)
+    if others:
+        logger.warning(
+            "%d memories of the shards have the id of an earlier one with another text, such as %s; they are left out",
+            len(others), quoted(others[0]),
+        )  # fmt: skip
     return list(found.values())
 
 

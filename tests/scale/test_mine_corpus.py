@@ -26,6 +26,7 @@ from llama_index_ace_finetune.scale.mine_corpus import mine_corpus
 from llama_index_ace_finetune.scale.mine_shard import merge_hits
 from llama_index_ace_finetune.scale.shard_encoder import ShardEncoder
 from llama_index_ace_finetune.scale.shard_folder import ShardFolder
+from llama_index_ace_finetune.scale.use_shards import shard_memories
 from tests.encoders.tiny_model import CPU, tiny_model
 
 WORDS = [
@@ -103,6 +104,29 @@ def test_memories_that_only_the_dataset_has_count_too(model: Path, tmp_path: Pat
     assert found.statistics is not None
     assert found.statistics.documents == distinct
     assert mine_corpus(part, sharded, folders, settings=MiningSettings(bm25=False)).statistics is None
+
+
+def test_an_id_with_another_text_counts_once_with_a_warning(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    columns = {"id": ["one", "two", "one"], "text": ["restart the worker", "upload to disk", "query the cache"]}
+    pq.write_table(pa.table(columns), tmp_path / "memories.parquet")
+    encode(tmp_path / "memories.parquet", tmp_path / "vectors", model=model, shard_rows=2, device="cpu")
+    folders = [ShardFolder.open(tmp_path / "vectors")]
+    assert [(memory.id, memory.text) for memory in shard_memories(folders)] == [
+        ("one", "restart the worker"),
+        ("two", "upload to disk"),
+    ]
+    assert "1 memories of the shards have the id of an earlier one with another text, such as 'one'" in caplog.text
+    part = RetrievalDataset(
+        "part", {"two": Memory("two", "upload to disk")}, {"q": Query("q", "restart")}, {"q": {"two": 1.0}}
+    )
+    encoder = ShardEncoder(Encoder.load(model, settings=CPU), folders)
+    mined = mine_corpus(part, encoder, folders, settings=MiningSettings(range_max=5))
+    assert {name: memory.text for name, memory in mined.dataset.memories.items()} == {
+        "one": "restart the worker",
+        "two": "upload to disk",
+    }
 
 
 def test_generate_reads_shards(model: Path, tmp_path: Path) -> None:
