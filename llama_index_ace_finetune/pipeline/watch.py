@@ -257,10 +257,11 @@ def _watch(
 
 
 def _is_fallback(record: RetrievalRecord, serving: Serving) -> bool:
-    """Whether a fallback served; BM25 only is none if it was asked for or chosen on dev."""
+    """Whether a fallback served; BM25 only is none if it was asked for, may have been, or was chosen on dev."""
     if record.served_by == "baseline":
         return True
-    return record.served_by == "lexical" and record.mode != "sparse" and serving.weights[0] > 0
+    # In a comparison of two systems, either of which may have been asked for BM25 only, the mode is unknown.
+    return record.served_by == "lexical" and record.mode in ("hybrid", "dense") and serving.weights[0] > 0
 
 
 def _sentence(

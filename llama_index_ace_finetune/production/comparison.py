@@ -99,13 +99,15 @@ class Comparison:
         """
         log = self._log
         marked = [_marked(result, None if team is None else self.ids[team], query_id) for result, team in results]
+        served_by = [one.served_by for one in marked if isinstance(one, RetrievedMemory)]
         event = SearchEvent(
             query_id=query_id,
             log_id=None if log is None else log.log_id,
             query=query.query_str,
             results=marked,
             seconds=seconds,
-            served_by=next((one.served_by for one in marked if isinstance(one, RetrievedMemory)), None),
+            # A fallback of either system has to be seen in the log.
+            served_by="baseline" if "baseline" in served_by else next(iter(served_by), None),
             team=None if served is None else self.ids[served],
             user=user,
             extra={COMPARISON: self.facts(**facts)},

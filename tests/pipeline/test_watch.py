@@ -120,6 +120,11 @@ def test_fallbacks_are_an_alarm_of_their_own(run: Path, logged: Callable[..., Pa
     assert "A fallback served 100% of them" in " ".join(result.stdout.split())
 
 
+def test_bm25_in_a_comparison_is_no_fallback(run: Path, logged: Callable[..., Path]) -> None:
+    """Either system may have been asked for BM25 only, so that the mode is unknown."""
+    assert not watch(logged(asked(SERVERS, 40, 1), served_by="lexical", mode=None), run=run).failing
+
+
 def test_repeated_queries_count_once_and_few_are_no_drift(run: Path, logged: Callable[..., Path]) -> None:
     found = watch(logged(["one query", "another query"] * 50), run=run)
     assert (found.queries, found.drift, found.due) == (2, None, False)

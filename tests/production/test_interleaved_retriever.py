@@ -118,6 +118,15 @@ def test_results_of_our_retriever_stay_retrieved_memories(log: QueryLog) -> None
     assert [hit.team for hit in record.hits] == [one.team for one in found]  # type: ignore[attr-defined]
 
 
+def test_a_fallback_of_either_system_is_logged(log: QueryLog) -> None:
+    nodes = [node("uploads", "retry big uploads"), node("mails", "send mails by a queue")]
+    a = words_retriever(nodes, mode="sparse")
+    b = words_retriever(nodes, embed_model=None)
+    for seed in range(4):  # whoever goes first
+        InterleavedRetriever(a, b, query_log=log, seed=seed).retrieve("big uploads")
+    assert [record.served_by for record in log.records()] == ["baseline"] * 4
+
+
 def test_query_bundle_of_the_caller_is_unchanged() -> None:
     bundle = QueryBundle("a query")
     InterleavedRetriever(FixedRetriever("x"), FixedRetriever("y")).retrieve(bundle)
