@@ -122,10 +122,11 @@ Processes = Annotated[
     ),
 ]
 RefitOn = Annotated[
-    Literal["none", "dev", "all"] | None,
+    Literal["auto", "none", "dev", "all"] | None,
     typer.Option(
         "--refit",
-        help="Train the selected mode once more, on dev queries too (dev) or on all (all); default none.",
+        help="Train the selected mode once more, on dev queries too (dev) or on all (all); default auto: dev in a run "
+        "whose budget has time left for it.",
         rich_help_panel=_TRAINING,
     ),
 ]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llama_index_ace_finetune.datasets.splits.shipped_refit import shipped_refit
 from llama_index_ace_finetune.datasets.text import text_hash
 from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
@@ -77,6 +78,9 @@ def train_curve(
         raise LeakageError(
             f"The training query {leaked.query_id!r} is one of the test queries; give the model's own data."
         )
+    # As the evaluated model, which was not trained on test queries.
+    refitted = shipped_refit(record)
+    refit = "dev" if refitted and refitted["on"] == "dev" else "none"
     dev, train = data.examples_of("dev"), data.examples_of("train")
     order = random.Random(seed).sample(train, len(train))
     known = {field.name for field in dataclasses.fields(TrainingConfig)}
@@ -88,9 +92,8 @@ def train_curve(
             folder = Path(scratch) / str(size)
             # The record names further datasets and the retention set, and does not say where they are.
             absent = {"also": (), "retention": None}
-            # The evaluated model was not trained on test queries, and neither are these.
-            refit = {"refit": "none"} if settings.get("refit") == "all" else {}
-            config = TrainingConfig(**{**settings, **absent, **refit, "output_dir": str(folder), "device": device})
+            given = {**settings, **absent, "refit": refit, "output_dir": str(folder), "device": device}
+            config = TrainingConfig(**given)
             part = dataclasses.replace(data, examples=(*order[:size], *dev))
             train_model(part, config, cache=cache, events=events)
             values[size] = _tested(evaluation.data, folder, device)

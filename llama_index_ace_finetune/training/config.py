@@ -81,8 +81,9 @@ class TrainingConfig:
             weak base flags mostly the mistakes that training should fix.
         refit: "dev" trains the mode that was selected on dev once more, on train and dev queries: with its steps in
             proportion, and its alpha. That model ships, which dev cannot measure any more. "all" trains on the test
-            queries too, so that nothing can measure it; "none" ships the selected one. Only "in_batch" and "full" are
-            trained again.
+            queries too, so that nothing can measure it; "none" ships the selected one. "auto" is "dev" in a run, which
+            measures the model on test queries, if the budget has time left for it, and "none" elsewhere. Only
+            "in_batch" and "full" are trained again.
         temperature: divisor of the cosines in the softmax.
         symmetric: also compute the loss from documents to queries.
         cluster_size: in mode "full", a batch is made of clusters of this many queries about neighbouring documents, by
@@ -142,7 +143,7 @@ class TrainingConfig:
     hard_negatives: int = 1
     remine: int = 0
     suspected_margin: float | None = None
-    refit: Literal["none", "dev", "all"] = "none"
+    refit: Literal["auto", "none", "dev", "all"] = "auto"
     temperature: float = 0.05
     symmetric: bool = False
     cluster_size: int = 16
@@ -220,9 +221,9 @@ class TrainingConfig:
         for name in ("hard_negatives", "remine", "frozen_layers"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
         self._require(not self.remine or self.hard_negatives > 0, "remine", "0 where hard_negatives is 0")
-        self._require(self.refit in ("none", "dev", "all"), "refit", "none, dev or all")
-        refittable = not (self.late_interaction_weight or self.also or self.tasks)
-        self._require(self.refit == "none" or refittable, "refit", "none with late interaction or further tasks")
+        self._require(self.refit in ("auto", "none", "dev", "all"), "refit", "auto, none, dev or all")
+        asked = self.refit in ("dev", "all")
+        self._require(not asked or self.refittable, "refit", "auto or none with late interaction or further tasks")
         scored = "0 with a teacher, which scores the negatives before the training"
         self._require(not self.remine or self.teacher is None, "remine", scored)
         self._require(self.seed >= 0, "seed", "0 or more")
@@ -252,6 +253,11 @@ class TrainingConfig:
     def _require(self, holds: bool, name: str, rule: str) -> None:
         if not holds:
             raise AceFinetuneError(f"The training setting {name} is {quoted(getattr(self, name))}; it must be {rule}.")
+
+    @property
+    def refittable(self) -> bool:
+        """Whether the selected mode can be trained once more: not with late interaction or further tasks."""
+        return not (self.late_interaction_weight or self.also or self.tasks)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -28,7 +28,7 @@ from llama_index_ace_finetune.training.model_selection.base_choice import BaseCh
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
 from llama_index_ace_finetune.training.model_selection.task_results import TaskResult, task_mrr, task_results
-from llama_index_ace_finetune.training.modes.refit import Refit, config_for_selection, refit_selected
+from llama_index_ace_finetune.training.modes.refit import Refit, config_for_selection, refit_kind, refit_selected
 from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
 from llama_index_ace_finetune.training.modes.schedule import MODES, OnModeEnd, OnModeStart, run_modes
 from llama_index_ace_finetune.training.modes.synthetic_queries import SyntheticChoice, choose_synthetic
@@ -51,8 +51,8 @@ class EmbeddingFineTuner:
         checkpoints: folder for checkpoints, from which a training with the same data and settings resumes; none by
             default. It can be deleted once the training is done.
         ranks: the processes of the training, of which this is the first; only this one by default.
-        selected: folder for the weights that were selected on dev, written if a refit ships in their place; none by
-            default.
+        selected: folder for the weights that were selected on dev, written if a refit ships in their place, and without
+            which "auto" means no refit; none by default.
 
     The order of calls is the original's: `load_training_data`, `initialize_model`, `train` (which also saves the
     winner to `config.output_dir`), `evaluate`.
@@ -258,7 +258,9 @@ class EmbeddingFineTuner:
     ) -> ModeResult:
         """Return what ships: the selected result, or its refit."""
         _, inputs = self._ready()
-        if self.config.refit == "none":
+        measured = self._selected is not None and context.dev is not None
+        kind = refit_kind(self.config, shipped, measured=measured)
+        if kind == "none":
             return shipped
         if context.dev is None:
             logger.warning("refit: there are no dev queries, so all queries have been trained on already")
@@ -267,8 +269,9 @@ class EmbeddingFineTuner:
         built, self._trained_on, self.refit = refit_selected(
             context,
             shipped,
-            on=self.config.refit,
+            on=kind,
             test=inputs.test,
+            asked=self.config.refit != "auto",
             minutes=None if budget is None else max(budget - (time.perf_counter() - started) / 60, 1e-6),
             progress=progress,
             on_plan=lambda plan: on_mode_start("refit", plan) if on_mode_start else None,

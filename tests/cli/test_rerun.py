@@ -128,7 +128,7 @@ def test_dry_run_writes_nothing(suite: Path, tmp_path: Path) -> None:
     done = runner.invoke(app, [*arguments, "--json"])
     assert done.exit_code == 0, done.output
     plan = json.loads(done.stdout)
-    names = ["mine", "train: linear", "train: in_batch", "train: full", "evaluate", "index"]
+    names = ["mine", "train: linear", "train: in_batch", "train: full", "train: refit", "evaluate", "index"]
     assert [stage["stage"] for stage in plan["stages"]] == names
     assert plan["queries"] == {"train": 70, "dev": 20, "test": 30}
     assert 0 < plan["seconds"] == pytest.approx(sum(stage["seconds"] for stage in plan["stages"]), abs=0.5)

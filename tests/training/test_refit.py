@@ -27,8 +27,10 @@ from llama_index_ace_finetune.training.modes import refit as module
 from llama_index_ace_finetune.training.modes.mode import ModeEstimate
 from llama_index_ace_finetune.training.modes.refit import (
     best_step,
+    can_refit,
     config_for_selection,
     estimate_refit,
+    refit_kind,
     refit_selected,
 )
 from llama_index_ace_finetune.training.modes.result import ModeResult
@@ -98,8 +100,19 @@ def test_context_is_made_with_what_was_computed(context: TrainingContext) -> Non
 
 def test_refit_has_a_part_of_the_budget() -> None:
     assert config_for_selection(TrainingConfig(refit="dev", budget_minutes=10.0)).budget_minutes == 4.5
-    for config in (TrainingConfig(), TrainingConfig(refit="dev", budget_minutes=None)):
+    for config in (TrainingConfig(), TrainingConfig(refit="none"), TrainingConfig(refit="dev", budget_minutes=None)):
         assert config_for_selection(config) == config
+
+
+def test_auto_is_a_refit_on_dev_only_where_test_queries_measure_it() -> None:
+    assert refit_kind(TrainingConfig(), selected(), measured=True) == "dev"
+    assert refit_kind(TrainingConfig(), selected("in_batch"), measured=True) == "dev"
+    assert refit_kind(TrainingConfig(), selected(), measured=False) == "none"
+    assert refit_kind(TrainingConfig(), selected("linear"), measured=True) == "none"
+    for cannot in ({"late_interaction_weight": 1.0}, {"tasks": ("paraphrases",)}, {"also": ("more.jsonl",)}):
+        assert refit_kind(TrainingConfig(**cannot), selected(), measured=True) == "none"  # type: ignore[arg-type]
+    # What is asked for is tried in any case.
+    assert refit_kind(TrainingConfig(refit="all"), selected("linear"), measured=False) == "all"
 
 
 def test_best_step_is_the_first_of_the_best_on_dev() -> None:
@@ -237,7 +250,12 @@ def test_selected_weights_ship_if_the_refit_forgets(context: TrainingContext, mo
 
 @pytest.mark.parametrize(
     "options",
-    [{"refit": "test"}, {"refit": "dev", "late_interaction_weight": 1.0}, {"refit": "dev", "tasks": ("paraphrases",)}],
+    [
+        {"refit": "test"},
+        {"refit": True},
+        {"refit": "dev", "late_interaction_weight": 1.0},
+        {"refit": "dev", "tasks": ("paraphrases",)},
+    ],
 )
 def test_invalid_refit_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(AceFinetuneError, match="refit is "):
@@ -252,6 +270,19 @@ def test_plan_of_a_refit_has_its_part_of_the_budget() -> None:
     short = TrainingConfig(refit="dev", budget_minutes=1.0)
     assert estimate_refit(short, modes, queries=60, train=40).seconds == pytest.approx(33.0)
     assert estimate_refit(free, modes[:1], queries=60, train=40).seconds == 0.0
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [(None, 120.0), (5.0, 120.0), (4.0, 0.0)])
+def test_plan_of_an_automatic_refit_is_what_fits_into_the_rest_of_the_budget(
+    minutes: float | None, seconds: float
+) -> None:
+    modes = [("linear", ModeEstimate("", 5.0)), ("in_batch", ModeEstimate("", 80.0)), ("full", ModeEstimate("", 60.0))]
+    estimate = estimate_refit(TrainingConfig(budget_minutes=minutes), modes, queries=60, train=40)
+    assert estimate.seconds == seconds
+    assert estimate.description.startswith("the selected mode once more" if seconds else "not expected: the budget")
+    assert can_refit(TrainingConfig(), dict(modes))
+    assert not can_refit(TrainingConfig(), ["linear", "queries"])
+    assert not can_refit(TrainingConfig(tasks=("duplicates",)), dict(modes))
 
 
 # ------------------------------------------------------------------------------------------------ a training

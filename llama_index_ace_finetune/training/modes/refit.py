@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
@@ -81,6 +82,7 @@ def refit_selected(
     minutes: float | None,
     on: Literal["dev", "all"] = "dev",
     test: IndexedExamples | None = None,
+    asked: bool = True,
     progress: StepProgress | None = None,
     on_plan: OnPlan | None = None,
 ) -> tuple[ModeResult, IndexedExamples, Refit]:
@@ -96,6 +98,7 @@ def refit_selected(
         minutes: that are left of the budget; None without a limit.
         on: what it is called in `Refit`.
         test: the test queries over the same corpus, to train on as well; none by default.
+        asked: whether the settings ask for it, so that a refit that does not ship is worth a warning.
         progress: called after each step.
         on_plan: called with the planned steps before the first.
 
@@ -114,7 +117,7 @@ def refit_selected(
 
     def kept(why: str) -> tuple[ModeResult, IndexedExamples, Refit]:
         failed = replace(refit, not_shipped=why, seconds=time.perf_counter() - start)
-        logger.warning("%s", failed)
+        logger.log(logging.WARNING if asked else logging.INFO, "%s", failed)
         return selected, context.examples, failed
 
     mode = next((name for name in _REFITTED if name == selected.name), None)
@@ -157,9 +160,27 @@ def refit_selected(
     return replace(selected, build=build, weights=shipped), everything, refit
 
 
+def refit_kind(config: TrainingConfig, selected: ModeResult, *, measured: bool) -> Literal["none", "dev", "all"]:
+    """Return which refit the settings ask for.
+
+    Args:
+        config: of the training.
+        selected: the result that ships, which is not the base.
+        measured: whether test queries measure the refitted weights, without which "auto" trains nothing again.
+    """
+    if config.refit != "auto":
+        return config.refit
+    return "dev" if measured and can_refit(config, [selected.name]) else "none"
+
+
+def can_refit(config: TrainingConfig, modes: Iterable[str]) -> bool:
+    """Return whether one of the modes can be trained once more with the settings."""
+    return config.refittable and not set(modes).isdisjoint(_REFITTED)
+
+
 def config_for_selection(config: TrainingConfig) -> TrainingConfig:
-    """Return the settings for training and selection, which leave a refit its part of the budget."""
-    if config.refit == "none" or config.budget_minutes is None:
+    """Return the settings for training and selection, which leave a refit that is asked for its part of the budget."""
+    if config.refit in ("auto", "none") or config.budget_minutes is None:
         return config
     return replace(config, budget_minutes=_SELECTION_SHARE * config.budget_minutes)
 
@@ -177,8 +198,11 @@ def estimate_refit(
     """
     dearest = max((one.seconds for name, one in modes if name in _REFITTED), default=0.0)
     seconds = dearest * queries / max(train, 1)
-    if config.budget_minutes is not None:
-        seconds = min(seconds, 60 * config.budget_minutes * (1 - _SELECTION_SHARE))
+    budget = math.inf if config.budget_minutes is None else 60 * config.budget_minutes
+    if config.refit != "auto":
+        seconds = min(seconds, budget * (1 - _SELECTION_SHARE))
+    elif seconds > budget - sum(one.seconds for _, one in modes):
+        return ModeEstimate("not expected: the budget has no time left for it", 0.0)
     return ModeEstimate(f"the selected mode once more, on {queries} queries, where it can be trained so", seconds)
 
 
