@@ -131,7 +131,7 @@ def context(training_data: TrainingData, one_layer: str) -> TrainingContext:
 
 def selected(name: str = "full", alpha: float = 0.5) -> ModeResult:
     selection = Selection(alpha=alpha, difference=SURE, candidates={})
-    return ModeResult(name, selection, 0.6, 15, 3.0, 1.0, HISTORY, lambda model: model)
+    return ModeResult(name, selection, 0.6, 15, 3.0, 1.0, HISTORY, lambda model: model, scheduled=20)
 
 
 def test_refit_on_all_queries_trains_on_test_queries_last(
@@ -180,8 +180,9 @@ def test_refit_has_steps_in_proportion_and_the_alpha_of_the_selection(
     monkeypatch.setattr(module, "train_full", train)
     before = copy_weights(context.encoder)
     result, examples, refit = refit_selected(context, selected(), minutes=2.0)
-    # 40 train and 20 dev queries: half as many steps again.
+    # 40 train and 20 dev queries: half as many steps again, at learning rates that decay as slowly as before.
     assert (given["steps"], given["name"], given["minutes"]) == (15, "full", 2.0)
+    assert given["scheduled"] == 30
     assert (refit.queries, refit.steps, refit.alpha, refit.ships) == (60, 15, 0.5, True)
     everything = given["context"]
     assert everything.dev is None

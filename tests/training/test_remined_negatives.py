@@ -26,6 +26,7 @@ from llama_index_ace_finetune.training.data.remined_negatives import (
     mining_settings_of,
 )
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+from llama_index_ace_finetune.training.loop.fit import Fitted
 from llama_index_ace_finetune.training.modes.full import estimate_full, train_full
 from llama_index_ace_finetune.training.modes.mode import Speed, TrainingSizes
 
@@ -297,9 +298,9 @@ def test_in_batch_trains_with_judged_negatives_only(
 ) -> None:
     found: dict[str, BatchCollator] = {}
 
-    def fake_fit(encoder: Encoder, *, collator: Any, config: TrainingConfig, **_: Any) -> tuple[int, float]:
+    def fake_fit(encoder: Encoder, *, collator: Any, config: TrainingConfig, **_: Any) -> Fitted:
         found[config.mode] = collator()
-        return 0, 0.0
+        return Fitted(0, 0.0, 0)
 
     monkeypatch.setattr("llama_index_ace_finetune.training.modes.full.fit", fake_fit)
     data = judged(training_data, labelled)

@@ -37,6 +37,14 @@ def test_learning_rate_of_a_shortened_training_falls_to_zero_at_its_end() -> Non
     assert falling == sorted(falling, reverse=True)
 
 
+def test_learning_rate_of_a_training_that_ends_before_its_schedule() -> None:
+    whole, part = StepPlan(40, 1.0), StepPlan(14, 1.0, scheduled=40)
+    assert (whole.schedule_steps, part.schedule_steps, part.last_step) == (40, 40, 14)
+    rates = [[StepSchedule(plan, warmup_steps=4).factor(step) for step in range(15)] for plan in (whole, part)]
+    assert rates[0] == rates[1]
+    assert rates[1][14] == pytest.approx(26 / 36)
+
+
 def test_slow_machine_gets_fewer_steps_and_the_new_plan_is_passed_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

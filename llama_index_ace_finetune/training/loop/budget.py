@@ -42,6 +42,7 @@ class StepPlan:
         after: part of `seconds` for the final selection.
         limit: seconds that may be taken; None for no limit.
         shortened: corrections under way, each (after which step, new last step), ascending.
+        scheduled: at which step the learning rate would be zero, if the training ends before that; 0 for the last one.
     """
 
     steps: int
@@ -51,6 +52,12 @@ class StepPlan:
     after: float = 0.0
     limit: float | None = None
     shortened: tuple[tuple[int, int], ...] = ()
+    scheduled: int = 0
+
+    @property
+    def schedule_steps(self) -> int:
+        """The step at which the learning rate would be zero."""
+        return self.shortened[-1][1] if self.shortened else self.scheduled or self.steps
 
     @property
     def last_step(self) -> int:

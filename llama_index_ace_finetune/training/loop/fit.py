@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,14 @@ _SAVED_SECONDS = 60
 OnPlan = Callable[[StepPlan], None]
 
 
+class Fitted(NamedTuple):
+    """Steps and epochs done, and the step at which the learning rate was, or would have been, zero."""
+
+    steps: int
+    epochs: float
+    scheduled: int
+
+
 class Collator(Protocol):
     """Turns rows {"example": number} into feature tensors named `query_...` and `document_...`, and `label`."""
 
@@ -72,10 +80,11 @@ def fit(
     batches: BatchSampler | None = None,
     least_epochs: float = 0.0,
     steps: int | None = None,
+    scheduled: int | None = None,
     remined: ReminedNegatives | None = None,
     after_backward: Callable[[], object] = lambda: None,
-) -> tuple[int, float]:
-    """Train `encoder.model` in place; return steps and epochs done.
+) -> Fitted:
+    """Train `encoder.model` in place.
 
     Args:
         encoder: the model.
@@ -93,6 +102,7 @@ def fit(
         batches: which examples each batch holds; None draws them at random.
         least_epochs: raise DoesNotFitError if fewer fit.
         steps: train exactly N steps, and raise DoesNotFitError if they do not fit.
+        scheduled: with `steps`, the step at which the learning rate would be zero; None for the last one.
         remined: mines negatives again, `config.remine` times or as often as fits; the callbacks call it after a step.
         after_backward: called when the gradients of a step are computed, before they are used.
     """
@@ -117,13 +127,16 @@ def fit(
             fixed=steps,
             after_backward=after_backward,
         )
+        plan = replace(plan, scheduled=scheduled or 0)
 
     def keep(current: StepPlan) -> None:
         if checkpoints:
             write_json(checkpoints / _PLAN, asdict(current))
 
     keep(plan)
-    schedule = StepSchedule(plan, warmup_steps=min(config.warmup_steps, plan.steps // 10), on_shortened=keep)
+    schedule = StepSchedule(
+        plan, warmup_steps=min(config.warmup_steps, (plan.scheduled or plan.steps) // 10), on_shortened=keep
+    )
     last = last_checkpoint(checkpoints)
     if remined:
         remined.begin(plan.remine_after, folder=checkpoints, resumed_at=step_of(last) if last else 0)
@@ -174,7 +187,7 @@ def fit(
             raise trainer.broken("The weights have become NaN", step=trainer.state.global_step) from error
     model.eval()
     encoder.weights_changed()
-    return int(trainer.state.global_step), float(trainer.state.epoch or 0.0)
+    return Fitted(int(trainer.state.global_step), float(trainer.state.epoch or 0.0), schedule.plan.schedule_steps)
 
 
 class _SetEpoch(TrainerCallback):

@@ -19,7 +19,7 @@ _FEWEST_MEASURED = 5
 
 
 class StepSchedule(TrainerCallback):
-    """Linear warm-up, then linear decay to zero at the last step; keeps the time limit of a plan.
+    """Linear warm-up, then linear decay to zero at the end of a schedule; keeps the time limit of a plan.
 
     The time of a step is measured before a training; if the machine gets slower under way, the rest of the training
     gets fewer steps, and the learning rate decays from where it is to zero at the new last step.
@@ -47,7 +47,7 @@ class StepSchedule(TrainerCallback):
         if step < self._warmup_steps:
             return step / self._warmup_steps
         if not shortened:
-            start, end, highest = self._warmup_steps, self.plan.steps, 1.0
+            start, end, highest = self._warmup_steps, self.plan.scheduled or self.plan.steps, 1.0
         else:
             start, end = shortened[-1]
             if step <= start:

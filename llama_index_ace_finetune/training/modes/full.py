@@ -48,6 +48,7 @@ def train_full(
     on_plan: OnPlan | None = None,
     name: ModeName = "full",
     steps: int | None = None,
+    scheduled: int | None = None,
 ) -> ModeResult:
     """Train queries and documents, and choose on dev between the base, the tuned weights and interpolations of both.
 
@@ -59,6 +60,7 @@ def train_full(
         on_plan: called with the planned steps before the first.
         name: "in_batch" trains without mined negatives, but with those that the data label as irrelevant.
         steps: train exactly N steps; None trains all epochs, or as many steps as fit.
+        scheduled: with `steps`, the step at which the learning rate would be zero; None for the last one.
     """
     start = time.perf_counter()
     config = config_of(name, context.config, judged=bool(context.examples.judged))
@@ -96,7 +98,7 @@ def train_full(
             frozen_layers(trained.model, 0 if trained is not encoder else config.frozen_layers),
             divided_batches(context.ranks, trained.model, packed=packed) as divided,
         ):
-            done, epochs = fit(
+            fitted = fit(
                 trained,
                 loss=MaskedRankingLoss(
                     trained.model,
@@ -112,6 +114,7 @@ def train_full(
                 query_ids=training_ids(context),
                 config=config,
                 steps=steps,
+                scheduled=scheduled,
                 minutes=minutes and max(minutes - (time.perf_counter() - start) / 60, minutes / 2),
                 callbacks=[callback],
                 evaluation_cost=dataclasses.replace(
@@ -163,8 +166,9 @@ def train_full(
         name=name,
         selection=selection,
         dev_mrr=dev_mrr,
-        steps=done,
-        epochs=epochs,
+        steps=fitted.steps,
+        scheduled=fitted.scheduled,
+        epochs=fitted.epochs,
         seconds=time.perf_counter() - start,
         history=callback.history,
         build=build,

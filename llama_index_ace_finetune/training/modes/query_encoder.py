@@ -144,7 +144,7 @@ def train_query_encoder(
         weights=None if weights is None else torch.from_numpy(weights),
     )
     tokens = TokenCache(model, max_tokens=settings.max_seq_length)
-    return fit(
+    fitted = fit(
         encoder,
         loss=loss,
         collator=lambda: QueryCollator(tokens, examples, model.prompts.get("query") or ""),
@@ -156,6 +156,7 @@ def train_query_encoder(
         on_plan=on_plan,
         checkpoints=checkpoints,
     )
+    return fitted.steps, fitted.epochs
 
 
 @dataclass

@@ -88,9 +88,9 @@ def refit_selected(
 ) -> tuple[ModeResult, IndexedExamples, Refit]:
     """Train the selected mode again from the base, on dev queries too, and return it with the weights that ship.
 
-    It has the steps of the selected weights, in proportion to the number of queries, and their alpha. Dev cannot warn
-    any more, so the selected weights ship if the loss is NaN, infinite or diverges, the retention set loses more than
-    its bound, or not all steps fit.
+    It has the steps and the learning rates of the selected weights, in proportion to the number of queries, and their
+    alpha. Dev cannot warn any more, so the selected weights ship if the loss is NaN, infinite or diverges, the
+    retention set loses more than its bound, or not all steps fit.
 
     Args:
         context: of the modes, with dev queries.
@@ -112,7 +112,9 @@ def refit_selected(
     if test is not None:
         everything = join_examples(everything, test)
     queries = len(everything.queries)
-    steps = max(1, round(best_step(selected.history) * queries / len(context.examples.queries)))
+    best, more = best_step(selected.history), queries / len(context.examples.queries)
+    steps = max(1, round(best * more))
+    scheduled = max(steps, round((selected.scheduled or best) * more))
     refit = Refit(queries=queries, steps=steps, alpha=alpha, on=on)
 
     def kept(why: str) -> tuple[ModeResult, IndexedExamples, Refit]:
@@ -131,6 +133,7 @@ def refit_selected(
             on_plan=on_plan,
             name=mode,
             steps=steps,
+            scheduled=scheduled,
         )
     except TrainingError as error:
         # The error names queries and paths, which do not belong in a model card.

@@ -34,6 +34,7 @@ class ModeResult:
         preferred: it ships even if another mode is better by single vectors, but not by more than one standard error,
             since its token vectors re-rank better.
         remined: when its negatives were mined again.
+        scheduled: at which step its learning rate was, or would have been, zero; None if it has no such schedule.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ModeResult:
     token_projection: NDArray[np.float32] | None = None
     preferred: bool = False
     remined: Sequence[Remining] = ()
+    scheduled: int | None = None
 
     @property
     def ships(self) -> bool:
