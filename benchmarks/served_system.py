@@ -131,7 +131,9 @@ def compare_serving(folder: Path, runs: dict[str, RunFolder], findings: Findings
     """Ask a retriever the test queries, and compare its results with the evaluated ranking."""
     rows, all_equal = [], True
     for name, made in runs.items():
-        result = evaluate_model(load(folder, name), made.model)
+        # The weights before a refit choose on dev.
+        selected = made.selected if made.selected.is_dir() else None
+        result = evaluate_model(load(folder, name), made.model, selected=selected)
         data = result.evaluation.data
         system = result.evaluation.system(result.verdict.serving["system"])
         if made.read_manifest()["serving"] != result.verdict.serving:
