@@ -31,7 +31,6 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.training.config import TrainingConfig
-from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 from llama_index_ace_finetune.utils.memory import keep_freed_memory
 
@@ -82,17 +81,8 @@ def trained(data: TrainingData, scratch: Path, options: dict[str, Any]) -> dict[
 
 def refitted(data: TrainingData, test: DevSet, scratch: Path, options: dict[str, Any]) -> dict[str, float]:
     """Train with a refit; return R@1 and MRR@10 on test of the selected and the refitted weights, and its seconds."""
-    config = TrainingConfig(
-        output_dir=str(scratch / "model"),
-        device="cpu",
-        refit="dev",
-        interpolation=(1.0,),
-        budget_minutes=None,
-        **options,
-    )
-    tuner = EmbeddingFineTuner(config, cache=scratch / "vectors", selected=scratch / "selected")
-    tuner.load_training_data(data)
-    tuner.initialize_model()
+    fixed = {"refit": "dev", "interpolation": (1.0,), "budget_minutes": None}
+    tuner = tuner_of(data, scratch / "model", scratch / "vectors", selected=scratch / "selected", **fixed | options)
     with quiet():
         tuner.train()
     if tuner.refit is None or not tuner.refit.ships:

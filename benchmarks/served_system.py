@@ -30,7 +30,7 @@ from sets import load
 from llama_index_ace_finetune.datasets.splits.manifest import Split
 from llama_index_ace_finetune.evaluation.report.per_query import PerQuery, per_query_path
 from llama_index_ace_finetune.evaluation.stats.paired import paired_difference
-from llama_index_ace_finetune.pipeline.evaluate import evaluate_model
+from llama_index_ace_finetune.pipeline.evaluate import evaluate
 from llama_index_ace_finetune.pipeline.run import run
 from llama_index_ace_finetune.pipeline.settings import RunSettings
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
@@ -131,9 +131,7 @@ def compare_serving(folder: Path, runs: dict[str, RunFolder], findings: Findings
     """Ask a retriever the test queries, and compare its results with the evaluated ranking."""
     rows, all_equal = [], True
     for name, made in runs.items():
-        # The weights before a refit choose on dev.
-        selected = made.selected if made.selected.is_dir() else None
-        result = evaluate_model(load(folder, name), made.model, selected=selected)
+        result = evaluate(load(folder, name), made.model)
         data = result.evaluation.data
         system = result.evaluation.system(result.verdict.serving["system"])
         if made.read_manifest()["serving"] != result.verdict.serving:

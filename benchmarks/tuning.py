@@ -29,9 +29,12 @@ def mined(folder: Path, name: str, cache: Path) -> tuple[TrainingData, DevSet]:
     return data, test_set(dataset, list(split.test))
 
 
-def tuner_of(data: TrainingData, output: Path, cache: Path | None = None, **options: Any) -> EmbeddingFineTuner:
+def tuner_of(
+    data: TrainingData, output: Path, cache: Path | None = None, *, selected: Path | None = None, **options: Any
+) -> EmbeddingFineTuner:
     """A tuner over `data` with the base model loaded; `options` are those of `TrainingConfig`."""
-    tuner = EmbeddingFineTuner(TrainingConfig(output_dir=str(output), device="cpu", **options), cache=cache)
+    config = TrainingConfig(output_dir=str(output), device="cpu", **options)
+    tuner = EmbeddingFineTuner(config, cache=cache, selected=selected)
     tuner.load_training_data(data)
     tuner.initialize_model()
     return tuner

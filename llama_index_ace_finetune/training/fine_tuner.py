@@ -259,7 +259,7 @@ class EmbeddingFineTuner:
         """Return what ships: the selected result, or its refit."""
         _, inputs = self._ready()
         measured = self._selected is not None and context.dev is not None
-        kind = refit_kind(self.config, shipped, measured=measured)
+        kind = refit_kind(self.config, [shipped.name], measured=measured)
         if kind == "none":
             return shipped
         if context.dev is None:

@@ -27,7 +27,6 @@ from llama_index_ace_finetune.training.modes import refit as module
 from llama_index_ace_finetune.training.modes.mode import ModeEstimate
 from llama_index_ace_finetune.training.modes.refit import (
     best_step,
-    can_refit,
     config_for_selection,
     estimate_refit,
     refit_kind,
@@ -105,14 +104,14 @@ def test_refit_has_a_part_of_the_budget() -> None:
 
 
 def test_auto_is_a_refit_on_dev_only_where_test_queries_measure_it() -> None:
-    assert refit_kind(TrainingConfig(), selected(), measured=True) == "dev"
-    assert refit_kind(TrainingConfig(), selected("in_batch"), measured=True) == "dev"
-    assert refit_kind(TrainingConfig(), selected(), measured=False) == "none"
-    assert refit_kind(TrainingConfig(), selected("linear"), measured=True) == "none"
+    assert refit_kind(TrainingConfig(), ["full"], measured=True) == "dev"
+    assert refit_kind(TrainingConfig(), ["in_batch"], measured=True) == "dev"
+    assert refit_kind(TrainingConfig(), ["full"], measured=False) == "none"
+    assert refit_kind(TrainingConfig(), ["linear"], measured=True) == "none"
     for cannot in ({"late_interaction_weight": 1.0}, {"tasks": ("paraphrases",)}, {"also": ("more.jsonl",)}):
-        assert refit_kind(TrainingConfig(**cannot), selected(), measured=True) == "none"  # type: ignore[arg-type]
+        assert refit_kind(TrainingConfig(**cannot), ["full"], measured=True) == "none"  # type: ignore[arg-type]
     # What is asked for is tried in any case.
-    assert refit_kind(TrainingConfig(refit="all"), selected("linear"), measured=False) == "all"
+    assert refit_kind(TrainingConfig(refit="all"), ["linear"], measured=False) == "all"
 
 
 def test_best_step_is_the_first_of_the_best_on_dev() -> None:
@@ -281,9 +280,9 @@ def test_plan_of_an_automatic_refit_is_what_fits_into_the_rest_of_the_budget(
     estimate = estimate_refit(TrainingConfig(budget_minutes=minutes), modes, queries=60, train=40)
     assert estimate.seconds == seconds
     assert estimate.description.startswith("the selected mode once more" if seconds else "not expected: the budget")
-    assert can_refit(TrainingConfig(), dict(modes))
-    assert not can_refit(TrainingConfig(), ["linear", "queries"])
-    assert not can_refit(TrainingConfig(tasks=("duplicates",)), dict(modes))
+    assert refit_kind(TrainingConfig(), dict(modes), measured=True) == "dev"
+    assert refit_kind(TrainingConfig(), ["linear", "queries"], measured=True) == "none"
+    assert refit_kind(TrainingConfig(tasks=("duplicates",)), dict(modes), measured=True) == "none"
 
 
 # ------------------------------------------------------------------------------------------------ a training

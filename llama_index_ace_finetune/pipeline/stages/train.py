@@ -25,7 +25,7 @@ from llama_index_ace_finetune.pipeline.stages.stage import (
 from llama_index_ace_finetune.pipeline.train import train_model
 from llama_index_ace_finetune.run_folder import RunFolder
 from llama_index_ace_finetune.stores.read_dataset import read_dataset
-from llama_index_ace_finetune.training.modes.refit import can_refit, config_for_selection, estimate_refit
+from llama_index_ace_finetune.training.modes.refit import config_for_selection, estimate_refit, refit_kind
 from llama_index_ace_finetune.training.modes.schedule import estimate_modes
 
 
@@ -83,8 +83,9 @@ def _held_out(context: StageContext) -> list[str]:
 def _estimate(context: PlanContext) -> list[StageEstimate]:
     training, split = context.settings.training, context.split
     estimates = estimate_modes(config_for_selection(training), context.sizes, context.speed)
-    if training.refit in ("dev", "all") or (training.refit == "auto" and can_refit(training, dict(estimates))):
-        parts: Sequence[str] = split.held_parts if training.refit == "all" else ("train", "dev")
+    refit = refit_kind(training, dict(estimates), measured=True)
+    if refit != "none":
+        parts: Sequence[str] = split.held_parts if refit == "all" else ("train", "dev")
         queries = sum(len(split.part(part)) for part in parts)
         estimates.append(("refit", estimate_refit(training, estimates, queries=queries, train=len(split.train))))
     return [StageEstimate(f"train: {name}", one.description, one.seconds) for name, one in estimates]

@@ -55,9 +55,14 @@ class StepPlan:
     scheduled: int = 0
 
     @property
+    def planned_schedule(self) -> int:
+        """The step at which the learning rate would be zero, without the corrections."""
+        return self.scheduled or self.steps
+
+    @property
     def schedule_steps(self) -> int:
         """The step at which the learning rate would be zero."""
-        return self.shortened[-1][1] if self.shortened else self.scheduled or self.steps
+        return self.shortened[-1][1] if self.shortened else self.planned_schedule
 
     @property
     def last_step(self) -> int:

@@ -134,9 +134,7 @@ def fit(
             write_json(checkpoints / _PLAN, asdict(current))
 
     keep(plan)
-    schedule = StepSchedule(
-        plan, warmup_steps=min(config.warmup_steps, (plan.scheduled or plan.steps) // 10), on_shortened=keep
-    )
+    schedule = StepSchedule(plan, warmup_steps=min(config.warmup_steps, plan.planned_schedule // 10), on_shortened=keep)
     last = last_checkpoint(checkpoints)
     if remined:
         remined.begin(plan.remine_after, folder=checkpoints, resumed_at=step_of(last) if last else 0)

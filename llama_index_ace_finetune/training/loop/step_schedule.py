@@ -47,7 +47,7 @@ class StepSchedule(TrainerCallback):
         if step < self._warmup_steps:
             return step / self._warmup_steps
         if not shortened:
-            start, end, highest = self._warmup_steps, self.plan.scheduled or self.plan.steps, 1.0
+            start, end, highest = self._warmup_steps, self.plan.planned_schedule, 1.0
         else:
             start, end = shortened[-1]
             if step <= start:

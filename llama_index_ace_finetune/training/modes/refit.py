@@ -163,22 +163,17 @@ def refit_selected(
     return replace(selected, build=build, weights=shipped), everything, refit
 
 
-def refit_kind(config: TrainingConfig, selected: ModeResult, *, measured: bool) -> Literal["none", "dev", "all"]:
+def refit_kind(config: TrainingConfig, modes: Iterable[str], *, measured: bool) -> Literal["none", "dev", "all"]:
     """Return which refit the settings ask for.
 
     Args:
         config: of the training.
-        selected: the result that ships, which is not the base.
+        modes: the selected one, or those of which one will be.
         measured: whether test queries measure the refitted weights, without which "auto" trains nothing again.
     """
     if config.refit != "auto":
         return config.refit
-    return "dev" if measured and can_refit(config, [selected.name]) else "none"
-
-
-def can_refit(config: TrainingConfig, modes: Iterable[str]) -> bool:
-    """Return whether one of the modes can be trained once more with the settings."""
-    return config.refittable and not set(modes).isdisjoint(_REFITTED)
+    return "dev" if measured and config.refittable and not set(modes).isdisjoint(_REFITTED) else "none"
 
 
 def config_for_selection(config: TrainingConfig) -> TrainingConfig:
