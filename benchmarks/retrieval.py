@@ -22,15 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import library_first  # noqa: F401
 import numpy as np
 from llama_index.core import VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.llms import MockLLM
 from llama_index.core.schema import BaseNode, NodeWithScore, TextNode
 from machine import machine
-
-# The first entry is this folder, whose `datasets.py` would shadow the library of that name.
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 ASKED = {10_000: 1 / 3, 100_000: 1 / 8}
 SYSTEMS = ("ours", "fusion", "qdrant hybrid")
