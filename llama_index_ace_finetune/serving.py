@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from typing_extensions import NotRequired, TypedDict
 
 from llama_index_ace_finetune.errors import AceFinetuneError, quoted
+from llama_index_ace_finetune.late_interaction.settings import LARGEST_POOLING
 from llama_index_ace_finetune.ranking.further_vectors import LARGEST_OFFSET
 from llama_index_ace_finetune.ranking.fusion_settings import FusionKind, FusionSettings
 from llama_index_ace_finetune.ranking.known_field import LARGEST_WEIGHT
@@ -43,6 +44,7 @@ class Serving:
             their memories; None if they are not.
         windows: whether windows of long texts are further vectors of their memories.
         known_query_weight: of known queries in BM25; 0 if BM25 reads the texts only.
+        token_pooling: tokens per stored vector of late interaction.
     """
 
     vectors: Literal["model", "base"] = "model"
@@ -54,6 +56,7 @@ class Serving:
     known_query_offset: float | None = None
     windows: bool = False
     known_query_weight: int = 0
+    token_pooling: int = 1
 
     @property
     def uses_known_queries(self) -> bool:
@@ -83,12 +86,15 @@ def parse_serving(content: dict[str, Any], file: Path) -> Serving:
         chosen.get("known_query_offset"),
         chosen.get("windows", False),
         chosen.get("known_query_weight", 0),
+        chosen.get("token_pooling", 1),
     )
     offset = serving.known_query_offset
     if offset is not None and not 0 <= offset <= LARGEST_OFFSET:
         raise RUN_FILE.because(file, f"is corrupt (serving.known_query_offset: {quoted(offset)})")
     if not 0 <= serving.known_query_weight <= LARGEST_WEIGHT:
         raise RUN_FILE.because(file, f"is corrupt (serving.known_query_weight: {quoted(serving.known_query_weight)})")
+    if serving.token_pooling not in range(1, LARGEST_POOLING + 1):
+        raise RUN_FILE.because(file, f"is corrupt (serving.token_pooling: {quoted(serving.token_pooling)})")
     for pair in (serving.weights, serving.baseline_weights):
         if pair and not all(0 <= weight < math.inf for weight in pair):
             raise RUN_FILE.because(file, f"is corrupt (serving.weights: {quoted(pair)})")
@@ -124,6 +130,7 @@ class _Chosen(TypedDict):
     known_query_offset: NotRequired[float | None]
     windows: NotRequired[bool]
     known_query_weight: NotRequired[int]
+    token_pooling: NotRequired[int]
 
 
 class _SparseEncoder(TypedDict):

@@ -118,6 +118,7 @@ def evaluate_systems(
         late_interaction=late_interaction,
         sparse=sparse,
         windows={name: one.encode(cache=cache, progress=progress) for name, one in windows.items()},
+        limits=limits,
         kept_tokens=kept_tokens,
         progress=progress,
     )
@@ -182,6 +183,7 @@ def evaluate_systems(
         metadata={query_id: dict(dataset.queries[query_id].metadata) for query_id in test},
         windows=windows,
         known=known,
+        token_pooling=servable.token_pooling,
     )
 
 

@@ -50,6 +50,7 @@ class Evaluation:
         metadata: per query id, the query metadata of the dataset (category, difficulty).
         windows: the windows of the texts that each model truncates.
         known: our systems on held-out queries about known memories; None if the split has none.
+        token_pooling: tokens per stored vector of late interaction, by embedding model.
     """
 
     data: EvaluationSet
@@ -70,6 +71,7 @@ class Evaluation:
     metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     windows: Mapping[str, CorpusWindows] = field(default_factory=dict)
     known: KnownResults | None = None
+    token_pooling: Mapping[str, int] = field(default_factory=dict)
 
     def mean(self, system: str, measure: str) -> float:
         """Mean of a measure over all queries; a query with an empty ranking counts as 0."""

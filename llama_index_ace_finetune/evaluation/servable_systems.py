@@ -18,7 +18,8 @@ from llama_index_ace_finetune.evaluation.choosing.structures import Embedding, S
 from llama_index_ace_finetune.evaluation.metrics.latency import SystemLatency
 from llama_index_ace_finetune.evaluation.system_comparison import SystemComparison
 from llama_index_ace_finetune.evaluation.systems import DEPTH, EncodedSet, EvaluationSet, System
-from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
+from llama_index_ace_finetune.late_interaction.settings import TokenSettings
+from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker, settings_within
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.candidate_scores import CandidateScores
 from llama_index_ace_finetune.ranking.further_vectors import FurtherVectors, merge_further_vectors
@@ -56,6 +57,11 @@ class ServableSystems:
         assert isinstance(index, BM25Index)
         return index
 
+    @property
+    def token_pooling(self) -> dict[str, int]:
+        """Tokens per stored vector of late interaction, by embedding model."""
+        return {name: legs.reranker.store.settings.pooling for name, legs in self.legs.items() if legs.reranker}
+
     @classmethod
     def of(
         cls,
@@ -66,6 +72,7 @@ class ServableSystems:
         late_interaction: bool = True,
         sparse: SparseVectors | None = None,
         windows: Mapping[str, FurtherVectors | None] | None = None,
+        limits: ServingLimits | None = None,
         kept_tokens: MutableMapping[str, TokenReranker] | None = None,
         progress: Progress | None = None,
     ) -> ServableSystems:
@@ -78,6 +85,7 @@ class ServableSystems:
             late_interaction: whether to encode the tokens of the corpus.
             sparse: the sparse encoder of the leg "sparse"; that leg is left out by default.
             windows: vectors of the windows of long texts, by model; a model without any is compared without windows.
+            limits: of the system to serve: token vectors are pooled if that keeps them within its bytes per memory.
             kept_tokens: if given, the token vectors of the corpus are added to it, by the fingerprint of their model.
             progress: called with the number of texts whose tokens were encoded.
         """
@@ -93,7 +101,10 @@ class ServableSystems:
             keys = [text_key(text) for text in data.corpus]
             for name, encoder in encoders.items():
                 try:
-                    rerankers[name] = TokenReranker.build(encoder, keys, data.corpus, progress=progress)
+                    settings = _token_settings(encoder, data.corpus, limits, encoded[name])
+                    rerankers[name] = TokenReranker.build(
+                        encoder, keys, data.corpus, settings=settings, progress=progress
+                    )
                 except ModelError as error:
                     notes.append(f"Late interaction of the {name} model was left out: {error}")
         if kept_tokens is not None:
@@ -124,7 +135,8 @@ class ServableSystems:
         reranker = None
         if legs.reranker is not None:
             keys = [text_key(text) for text in self.data.corpus]
-            reranker = TokenReranker.build(encoder, keys, self.data.corpus, progress=progress)
+            settings = legs.reranker.store.settings
+            reranker = TokenReranker.build(encoder, keys, self.data.corpus, settings=settings, progress=progress)
         changed = replace(legs, dense=encoded, reranker=reranker, windows=windows)
         return replace(self, legs={**self.legs, "tuned": changed})
 
@@ -269,3 +281,13 @@ class ServableSystems:
             trained=trained,
             settings=settings,
         )
+
+
+def _token_settings(
+    encoder: Encoder, corpus: Sequence[str], limits: ServingLimits | None, encoded: EncodedSet
+) -> TokenSettings:
+    """Return how token vectors are stored; they are pooled if they and the dense vectors exceed the limit otherwise."""
+    if limits is None or limits.bytes_per_memory is None:
+        return TokenSettings()
+    dense = encoded.corpus.itemsize * encoded.corpus.shape[1]
+    return settings_within(limits.bytes_per_memory - dense, encoder, corpus)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Final, get_args
 
 from llama_index_ace_finetune.errors import StoreError, quoted
 from llama_index_ace_finetune.late_interaction.quantization import Bits
 
+LARGEST_POOLING: Final = 16
 _MANY_DIMENSIONS = 256
 
 
@@ -31,8 +32,10 @@ class TokenSettings:
     def __post_init__(self) -> None:
         if self.bits is not None and self.bits not in get_args(Bits):
             raise StoreError(f"Token vectors are stored in {quoted(self.bits)} bits; it must be 8, 4 or 2.")
-        if self.pooling not in range(1, 17):
-            raise StoreError(f"The token pooling is {quoted(self.pooling)}; it must be an integer from 1 to 16.")
+        if self.pooling not in range(1, LARGEST_POOLING + 1):
+            raise StoreError(
+                f"The token pooling is {quoted(self.pooling)}; it must be an integer from 1 to {LARGEST_POOLING}."
+            )
         if self.dimension is not None and self.dimension not in range(1, 4097):
             raise StoreError(
                 f"The dimension of token vectors is {quoted(self.dimension)}; it must be an integer from 1 to 4096."

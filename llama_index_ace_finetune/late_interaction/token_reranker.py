@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,8 @@ from llama_index_ace_finetune.late_interaction.trained_projection import read_tr
 
 _BATCH = 1024
 _SAMPLED_TEXTS = 2048
+_MEASURED_TEXTS = 256
+_LARGEST_POOLING = 4  # three tokens per vector already lose a tenth of MRR@10 on short texts
 
 
 class TokenReranker:
@@ -134,6 +136,28 @@ class TokenReranker:
         encoded = self.encoder.encode_documents([texts[place] for place in new])
         order = np.argsort(np.concatenate([known.places[taken], new]))
         return TokenVectors.concatenate([known.tokens.select(taken), encoded]).select(order)
+
+
+def settings_within(limit: float, encoder: Encoder, texts: Sequence[str]) -> TokenSettings:
+    """Return the settings with the least pooling, up to 4, with which texts need at most `limit` bytes each.
+
+    The bytes are the mean of 256 of the texts. The default settings are returned if no pooling is enough.
+
+    Raises:
+        ModelError: if the trained projection in the model's folder cannot be used.
+    """
+    default = TokenSettings()
+    places = np.linspace(0, len(texts) - 1, min(len(texts), _MEASURED_TEXTS)).astype(np.int64)
+    measured = [texts[place] for place in places]
+    tokens = TokenEncoder(encoder, choose_projection(encoder, measured, default))
+    encoded, ids = tokens.encode_documents(measured), [str(place) for place in range(len(measured))]
+    for pooling in range(1, _LARGEST_POOLING + 1):
+        settings = replace(default, pooling=pooling)
+        store = TokenStore(tokens.dimension, tokens.fingerprint, settings=settings, projection=tokens.projection)
+        store.upsert(ids, encoded)
+        if store.bytes_per_memory <= limit:
+            return settings
+    return default
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from llama_index_ace_finetune.encoders.provenance import read_provenance, settin
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.errors import DatasetError, OutputExistsError
+from llama_index_ace_finetune.late_interaction.settings import TokenSettings
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.pipeline.events import PipelineEvents
 from llama_index_ace_finetune.retrievers.open_known_queries import build_known_queries
@@ -161,7 +162,10 @@ def write_index(
         try:
             if serving is not None and late:
                 folder = token_folder(aside)
-                build_tokens(store, model, folder=folder, corpus=corpus, encoded=tokens, progress=progress)
+                settings = TokenSettings(pooling=serving.token_pooling)
+                build_tokens(
+                    store, model, folder=folder, corpus=corpus, settings=settings, encoded=tokens, progress=progress
+                )
             if sparse is not None:
                 add_memories(sparse, store, progress=progress)
                 sparse.save(sparse_folder(aside))

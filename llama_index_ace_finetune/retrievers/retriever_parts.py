@@ -14,6 +14,7 @@ from llama_index_ace_finetune.embeddings.finetuned_embedding import FineTunedEmb
 from llama_index_ace_finetune.encoders.stored_sparse_vectors import StoredSparseVectors
 from llama_index_ace_finetune.encoders.stored_windows import StoredWindows
 from llama_index_ace_finetune.errors import AceFinetuneError, StoreError
+from llama_index_ace_finetune.late_interaction.settings import TokenSettings
 from llama_index_ace_finetune.late_interaction.token_reranker import TokenReranker
 from llama_index_ace_finetune.retrievers.load_models import load_models, load_serving_models
 from llama_index_ace_finetune.retrievers.open_known_queries import open_known_queries
@@ -147,7 +148,9 @@ class RetrieverParts:
         index = None if path is None else Path(path)
         reranker = None
         if late and not by_server:
-            reranker = build_tokens(store, serving.encoder, folder=None if index is None else token_folder(index))
+            folder = None if index is None else token_folder(index)
+            settings = TokenSettings(pooling=run.serving().token_pooling if run else 1)
+            reranker = build_tokens(store, serving.encoder, folder=folder, settings=settings)
         return cls(
             store=store,
             tuned=tuned,

@@ -16,6 +16,7 @@ from llama_index_ace_finetune.datasets.types import Memory, Query, RetrievalData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.errors import AceFinetuneError, DatasetError
 from llama_index_ace_finetune.evaluation.choosing.known_queries import OFFSETS, WEIGHTS
+from llama_index_ace_finetune.evaluation.choosing.limits import ServingLimits
 from llama_index_ace_finetune.evaluation.decision.selection import select_system
 from llama_index_ace_finetune.evaluation.decision.verdict import reach_verdict
 from llama_index_ace_finetune.evaluation.evaluate import evaluate_systems
@@ -117,6 +118,21 @@ def test_weights_before_a_refit_choose_on_dev_and_those_after_it_are_tested(
     assert not np.array_equal(both.dev_values["tuned"], both.dev_values["base"])
     assert np.array_equal(both.system("tuned").rankings, both.system("base").rankings)
     assert not np.array_equal(both.system("tuned").rankings, compared.system("tuned").rankings)
+
+
+def test_verdict_says_how_token_vectors_are_pooled(small_dataset: RetrievalDataset, minilm: Encoder) -> None:
+    """With few dev queries late interaction is served by default."""
+    ids = sorted(small_dataset.queries)
+    measured = {"test": ids[:4], "dev": ids[4:8], "base": minilm, "tuned": minilm, "timed_queries": 0}
+    whole = evaluate_systems(small_dataset, **measured)
+    assert "late" in whole.choice.candidate.structure.legs
+    assert "token_pooling" not in reach_verdict(whole, None).serving
+    late = next(one for one in whole.candidates if one.structure.legs == ("dense", "late"))
+    assert late.bytes_per_memory is not None
+    limits = ServingLimits(bytes_per_memory=late.bytes_per_memory - 1)
+    pooled = reach_verdict(evaluate_systems(small_dataset, **measured, limits=limits), None).serving
+    assert "late" in pooled["fusion"]["weights"]
+    assert pooled["token_pooling"] == 2
 
 
 def test_rankings_match_the_components(compared: Evaluation, small_dataset: RetrievalDataset, minilm: Encoder) -> None:

@@ -87,6 +87,34 @@ def test_selected_system_ranks_test_as_it_was_measured_on_dev(servable: Servable
     assert "late" not in found.fallback_choice.settings.weights
 
 
+def test_token_vectors_are_pooled_to_stay_within_the_limit(servable: ServableSystems, minilm: Encoder) -> None:
+    whole = servable.legs["base"].bytes_per_memory()
+    assert servable.token_pooling == {"base": 1}
+    encoded = {"base": servable.legs["base"].dense}
+
+    def within(late: float) -> ServableSystems:
+        limits = ServingLimits(bytes_per_memory=whole["dense"] + late)
+        return ServableSystems.of(servable.data, {"base": minilm}, encoded, limits=limits)
+
+    for limit, pooling in ((whole["late"], 1), (0.7 * whole["late"], 2), (0.5 * whole["late"], 3)):
+        made = within(limit)
+        assert made.token_pooling == {"base": pooling}
+        assert made.legs["base"].bytes_per_memory()["late"] <= limit
+    # Where no pooling is enough, token vectors are as without a limit, and the limit leaves them out.
+    assert within(0.1 * whole["late"]).token_pooling == {"base": 1}
+
+
+def test_other_weights_are_pooled_alike(servable: ServableSystems, minilm: Encoder) -> None:
+    whole = servable.legs["base"].bytes_per_memory()
+    encoded = dict.fromkeys(("base", "tuned"), servable.legs["base"].dense)
+    limits = ServingLimits(bytes_per_memory=whole["dense"] + 0.7 * whole["late"])
+    other = Encoder(minilm.model, name="tuned", fingerprint="tuned", settings=minilm.settings)
+    made = ServableSystems.of(servable.data, {"base": minilm, "tuned": other}, encoded, limits=limits)
+    again = made.with_tuned(other, encoded["tuned"])
+    assert again.token_pooling == made.token_pooling == {"base": 2, "tuned": 2}
+    assert again.legs["tuned"].bytes_per_memory() == made.legs["tuned"].bytes_per_memory()
+
+
 def test_copies_of_a_text_count_as_in_the_store() -> None:
     """The evaluation has a row per distinct text, and the BM25 statistics of all memories."""
     texts = {"b": "sky over the sea", "a": "red tree", "c": "Red  tree", "d": "red"}

@@ -113,6 +113,27 @@ def test_written_token_vectors_are_kept(copied: Path) -> None:
         again.close()
 
 
+def test_token_vectors_are_pooled_as_the_run_says(copied: Path) -> None:
+    with_serving(copied, token_pooling=3)
+    run, memories = RunFolder(copied), small_memories()
+    models = Encoder.load(run.model), Encoder.load(BASE)
+    before = TokenStore.open(token_folder(run.index)).bytes_per_memory
+    write_index(memories, tuned=models[0], base=models[1], path=run.index, serving=run.serving(), replace=True)
+    stored = TokenStore.open(token_folder(run.index))
+    assert stored.settings.pooling == 3
+    assert before / 3 < stored.bytes_per_memory < before / 2
+    built = FineTunedHybridRetriever.from_nodes(memory_nodes(memories), model=run.model, baseline=None)
+    try:
+        assert built._search.late.reranker.store.settings == stored.settings
+        assert built.retrieve(QUERY)[0].skipped_legs == []
+    finally:
+        built.close()
+    for wrong in (0, 17):
+        with_serving(copied, token_pooling=wrong)
+        with pytest.raises(AceFinetuneError, match=f"serving.token_pooling: {wrong}"):
+            run.serving()
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

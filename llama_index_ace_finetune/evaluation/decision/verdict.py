@@ -128,6 +128,7 @@ def _serving(evaluation: Evaluation, served: SystemSelection, tuned: bool) -> di
     """Return the serving record; "fusion" and "baseline_fusion" are null if RRF by the weights gives the same."""
     base = selection_of(evaluation, evaluation.fallback_choice) if served.trained else served
     fusion, baseline = (None if one.serves_by_rank else serving_settings(one.fusion) for one in (served, base))
+    pooling = evaluation.token_pooling.get(served.embedding, 1) if "late" in served.fusion.weights else 1
     return {
         "system": served.name,
         # If training kept the base, the model folder contains it.
@@ -137,6 +138,7 @@ def _serving(evaluation: Evaluation, served: SystemSelection, tuned: bool) -> di
         "fusion": fusion,
         "baseline_fusion": baseline,
         **({"windows": True} if served.windows else {}),
+        **({"token_pooling": pooling} if pooling > 1 else {}),
         **({"known_query_weight": served.known_query_weight} if served.known_query_weight else {}),
         **({} if served.known_query_offset is None else {"known_query_offset": served.known_query_offset}),
     }
