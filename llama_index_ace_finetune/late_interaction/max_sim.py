@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -24,13 +25,13 @@ class GatheredTokens:
     """The tokens of some documents, one document after the other.
 
     Attributes:
-        vectors: float32 [t, d].
+        products: returns the dot products of their vectors and those of queries, float32 [q, d], as float32 [t, q].
         lengths: tokens of each document, int64 [n].
         scales: float32 [t]; a token is its vector times its scale. None if the vectors are not scaled.
         level: largest absolute coordinate if the vectors are integers, else 0.
     """
 
-    vectors: NDArray[np.float32]
+    products: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     lengths: NDArray[np.int64]
     scales: NDArray[np.float32] | None = None
     level: int = 0
@@ -67,7 +68,7 @@ def max_sim(
     if not len(present):
         return scores
     codes, query_scales = _query_codes(query, tokens.level)
-    products = tokens.vectors @ codes.T
+    products = tokens.products(codes)
     if tokens.scales is not None:
         products *= tokens.scales[:, None]
     # `reduceat` takes the element at the start of an empty segment, so documents without tokens are left out.
@@ -96,7 +97,8 @@ def max_sim_scores(
 
 def _of_vectors(documents: TokenVectors, rows: NDArray[np.int64]) -> GatheredTokens:
     lengths = documents.lengths[rows]
-    return GatheredTokens(documents.vectors[ragged_rows(documents.offsets[rows], lengths)], lengths)
+    vectors = documents.vectors[ragged_rows(documents.offsets[rows], lengths)]
+    return GatheredTokens(lambda queries: vectors @ queries.T, lengths)
 
 
 def _query_codes(query: NDArray[np.float32], level: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

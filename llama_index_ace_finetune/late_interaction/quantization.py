@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 Bits = Literal[2, 4, 8]
 LEVELS: Final[dict[int, int]] = {2: 3, 4: 7, 8: 127}
 """Largest integer code per number of bits; codes are symmetric."""
+# Multiplications per block of tokens. OpenBLAS does as many in the calling thread; several threads would wait for each
+# other longer than the work takes, on a busy machine several times as long. A block also stays in the processor's cache.
+_MULTIPLICATIONS: Final = 2**18
 
 
 def quantise_tokens(vectors: NDArray[np.float32], bits: Bits) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
@@ -39,18 +42,29 @@ def quantise_tokens(vectors: NDArray[np.float32], bits: Bits) -> tuple[NDArray[n
     return packed, scales
 
 
-def decode_tokens(packed: NDArray[np.uint8], dimension: int, bits: Bits) -> NDArray[np.float32]:
-    """Return the integer codes as float32 [t, dimension], without their scales."""
-    if bits == 8:
-        return packed.view(np.int8).astype(np.float32)
-    step, offset = _spacing(bits)
-    width = packed.shape[1]
-    codes = np.empty((len(packed), 8 // bits * width), np.float32)
-    for place in range(8 // bits):
-        codes[:, place * width : (place + 1) * width] = (packed >> np.uint8(bits * place)) & np.uint8(2**bits - 1)
-    codes *= step
-    codes -= offset
-    return codes if codes.shape[1] == dimension else np.ascontiguousarray(codes[:, :dimension])
+def packed_products(packed: NDArray[np.uint8], queries: NDArray[np.float32], bits: Bits) -> NDArray[np.float32]:
+    """Return the dot products of tokens' integer codes, without their scales, and vectors, float32 [t, q].
+
+    Args:
+        packed: of `quantise_tokens`, uint8 [t, bytes].
+        queries: float32 [q, d]; the products are exact if these are integers and no sum exceeds 2^24.
+        bits: per coordinate.
+    """
+    per_byte, width = 8 // bits, packed.shape[1]
+    padded = np.zeros((len(queries), per_byte * width), np.float32)
+    padded[:, : queries.shape[1]] = queries
+    # The coordinates of a byte follow each other when it is decoded, and so those of the queries do too.
+    arranged = padded.reshape(-1, per_byte, width).transpose(0, 2, 1).reshape(padded.shape)
+    table = _DECODED[bits]
+    products = np.empty((len(packed), len(queries)), np.float32)
+    rows = max(_MULTIPLICATIONS // max(padded.size, 1), 1)
+    block = np.empty((min(rows, len(packed)), width), table.dtype)
+    for start in range(0, len(packed), rows):
+        part = packed[start : start + rows]
+        decoded = block[: len(part)]
+        table.take(part, out=decoded, mode="clip")  # no byte is out of range, and a check would copy
+        np.matmul(decoded.view(np.float32), arranged.T, out=products[start : start + rows])
+    return products
 
 
 def packed_bytes(dimension: int, bits: Bits) -> int:
@@ -70,3 +84,17 @@ def _codes(vectors: NDArray[np.float32], bits: Bits) -> NDArray[np.float32]:
 def _spacing(bits: Bits) -> tuple[int, int]:
     """Distance of successive codes, and what is added to a code so that they start at 0."""
     return (2, 3) if bits == 2 else (1, 8)
+
+
+def _decoded_bytes(bits: Bits) -> NDArray[Any]:
+    """Return the codes in each byte, [256]: as one number as wide as these float32, which is copied at once."""
+    every = np.arange(256)
+    if bits == 8:
+        return every.astype(np.uint8).view(np.int8).astype(np.float32)
+    step, offset = _spacing(bits)
+    codes = [(every >> bits * place) % 2**bits * step - offset for place in range(8 // bits)]
+    together = np.complex64 if bits == 4 else np.complex128
+    return np.stack(codes, axis=1).astype(np.float32).view(together)[:, 0]
+
+
+_DECODED: Final = {2: _decoded_bytes(2), 4: _decoded_bytes(4), 8: _decoded_bytes(8)}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.errors import StoreError, quoted
 from llama_index_ace_finetune.late_interaction.max_sim import GatheredTokens
-from llama_index_ace_finetune.late_interaction.quantization import LEVELS, Bits, decode_tokens, packed_bytes
+from llama_index_ace_finetune.late_interaction.quantization import LEVELS, Bits, packed_bytes, packed_products
 from llama_index_ace_finetune.late_interaction.segment import Segment
 from llama_index_ace_finetune.utils.ragged import offsets_of, ragged_rows
 
@@ -82,7 +82,7 @@ class StoredTokens:
         return rows
 
     def gather(self, rows: NDArray[np.int64]) -> GatheredTokens:
-        """Return the tokens of these rows, in this order, as integers with scales.
+        """Return the tokens of these rows, in this order, as packed integers with scales.
 
         Raises:
             StoreError: if a file has been truncated since it was opened.
@@ -101,8 +101,12 @@ class StoredTokens:
                 target = ragged_rows(starts[:-1][places], lengths[places])
                 source = ragged_rows(self._start[rows[places]], lengths[places])
                 codes[target], scales[target] = self._read(int(segment), source)
-        vectors = decode_tokens(codes, self.dimension, self.bits)
-        return GatheredTokens(vectors, lengths, scales.astype(np.float32), LEVELS[self.bits])
+        return GatheredTokens(
+            lambda queries: packed_products(codes, queries, self.bits),
+            lengths,
+            scales.astype(np.float32),
+            LEVELS[self.bits],
+        )
 
     def _read(self, segment: int, tokens: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
         found = self.segments[segment]

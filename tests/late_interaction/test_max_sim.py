@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.late_interaction.max_sim import max_sim, max_sim_scores
-from llama_index_ace_finetune.late_interaction.quantization import LEVELS, Bits, decode_tokens, quantise_tokens
+from llama_index_ace_finetune.late_interaction.quantization import LEVELS, Bits, packed_products, quantise_tokens
 from llama_index_ace_finetune.late_interaction.settings import TokenSettings
 from llama_index_ace_finetune.late_interaction.token_store import TokenStore
 from llama_index_ace_finetune.late_interaction.token_vectors import TokenVectors
@@ -75,7 +75,7 @@ def test_a_score_does_not_depend_on_the_other_candidates(bits: Bits) -> None:
 def test_decoded_tokens_are_close_to_the_original(bits: Bits, cosine: float) -> None:
     vectors = tokens_of([50], dimension=33).vectors
     codes, scales = quantise_tokens(vectors, bits)
-    decoded = decode_tokens(codes, 33, bits)
+    decoded = packed_products(codes, np.eye(33, dtype=np.float32), bits)
     assert np.abs(decoded).max() == LEVELS[bits]
     assert (decoded == np.rint(decoded)).all()
     assert codes.shape == (50, {8: 33, 4: 17, 2: 9}[bits])
@@ -83,7 +83,22 @@ def test_decoded_tokens_are_close_to_the_original(bits: Bits, cosine: float) -> 
     assert np.allclose(np.linalg.norm(restored, axis=1), 1, atol=1e-3)
     assert (restored * vectors).sum(axis=1).min() > cosine
     zero_codes, zero_scales = quantise_tokens(np.zeros((1, 33), np.float32), bits)
-    assert not (decode_tokens(zero_codes, 33, bits) * zero_scales.astype(np.float32)).any()
+    assert not (packed_products(zero_codes, vectors, bits) * zero_scales.astype(np.float32)[:, None]).any()
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("count", [0, 1, 2500, 6000])
+def test_products_of_codes_are_those_of_the_coordinates_that_they_stand_for(bits: Bits, count: int) -> None:
+    rng = np.random.default_rng(count)
+    packed = rng.integers(0, 256, (count, {8: 33, 4: 17, 2: 9}[bits])).astype(np.uint8)
+    queries = rng.integers(-1000, 1000, (3, 33)).astype(np.float32)
+    expected = np.zeros((count, 3), np.int64)
+    for coordinate in range(33):
+        byte, place = coordinate % packed.shape[1], coordinate // packed.shape[1]
+        number = packed[:, byte].astype(np.int64) >> bits * place & 2**bits - 1
+        code = {8: np.where(number > 127, number - 256, number), 4: number - 8, 2: 2 * number - 3}[bits]
+        expected += code[:, None] * queries[:, coordinate].astype(np.int64)
+    assert (packed_products(packed, queries, bits) == expected).all()
 
 
 def test_4_bit_codes_by_hand() -> None:
