@@ -17,6 +17,9 @@ MEMORY_ID_FIELDS: Final = ("memory_id", "bullet_id", "original_id")
 SYNTHETIC: Final = "synthetic"
 """Metadata key of a query that no user asked; its value names what made it."""
 
+OFFLINE: Final = "offline"
+"""That value for a query made of the memory's own words, without a language model."""
+
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 

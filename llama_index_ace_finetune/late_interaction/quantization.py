@@ -11,7 +11,7 @@ Bits = Literal[2, 4, 8]
 LEVELS: Final[dict[int, int]] = {2: 3, 4: 7, 8: 127}
 """Largest integer code per number of bits; codes are symmetric."""
 # Multiplications per block of tokens. OpenBLAS does as many in the calling thread; several threads would wait for each
-# other longer than the work takes, on a busy machine several times as long. A block also stays in the processor's cache.
+# other longer than the work takes, on a busy machine several times as long. A block also stays in the CPU's cache.
 _MULTIPLICATIONS: Final = 2**18
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from llama_index_ace_finetune.datasets.splits.split import Split
 from llama_index_ace_finetune.datasets.text import id_from_text
-from llama_index_ace_finetune.datasets.types import SYNTHETIC, Memory, Query, RetrievalDataset
+from llama_index_ace_finetune.datasets.types import OFFLINE, SYNTHETIC, Memory, Query, RetrievalDataset
 from llama_index_ace_finetune.errors import DatasetError
 from llama_index_ace_finetune.ranking.bm25 import BM25Index
 from llama_index_ace_finetune.ranking.dense import dense_top_k
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from llama_index_ace_finetune.encoders.encoder import Encoder
 
-OFFLINE: Final = "offline"
 _CHARS_PER_TOKEN: Final = 4
 _TOKENS_PER_QUERY: Final = 20
 _Result = TypeVar("_Result")

@@ -27,6 +27,7 @@ from llama_index_ace_finetune.training.loop.callback import StepProgress
 from llama_index_ace_finetune.training.model_selection.base_choice import BaseChoice
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
+from llama_index_ace_finetune.training.model_selection.synthetic_dev import with_largest_alpha
 from llama_index_ace_finetune.training.model_selection.task_results import TaskResult, task_mrr, task_results
 from llama_index_ace_finetune.training.modes.refit import Refit, config_for_selection, refit_kind, refit_selected
 from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
@@ -186,7 +187,7 @@ class EmbeddingFineTuner:
             encoder,
             inputs.train,
             inputs.dev,
-            config_for_selection(self.config),
+            with_largest_alpha(config_for_selection(self.config), inputs.largest_alpha),
             self._cache,
             self._checkpoints,
             inputs.general,

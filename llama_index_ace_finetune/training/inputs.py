@@ -23,6 +23,7 @@ from llama_index_ace_finetune.training.data.remined_negatives import mining_sett
 from llama_index_ace_finetune.training.data.task import TrainingTask
 from llama_index_ace_finetune.training.model_selection.dev_set import DevSet
 from llama_index_ace_finetune.training.model_selection.retention import read_retention
+from llama_index_ace_finetune.training.model_selection.synthetic_dev import largest_alpha
 from llama_index_ace_finetune.utils.atomic import write_text
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class TrainingInputs:
         general: the queries of `config.retention`; None if it is not set.
         mining: settings with which the negatives were mined, if they are mined again; else the defaults.
         further: a task per further dataset.
+        largest_alpha: that the dev queries may select, see `model_selection.synthetic_dev`.
     """
 
     data: TrainingData
@@ -54,6 +56,7 @@ class TrainingInputs:
     general: DevSet | None = None
     mining: MiningSettings = field(default_factory=MiningSettings)
     further: tuple[TrainingTask, ...] = ()
+    largest_alpha: float = 1.0
 
     @classmethod
     def load(
@@ -83,6 +86,7 @@ class TrainingInputs:
             general=general,
             mining=mining,
             further=further_tasks(config.also, held_out, train_split=config.train_split, seed=config.seed),
+            largest_alpha=largest_alpha(dev),
         )
 
     def derived_tasks(self, config: TrainingConfig) -> list[TrainingTask]:
