@@ -66,6 +66,7 @@ class TrainingContext:
         tasks: further tasks that are trained along in modes that train all weights.
         ranks: the processes of the training, of which this is the first.
         known: what was computed before of the same encoder and texts, and is not computed again.
+        largest_alpha: share of the tuned weights that ships at most.
     """
 
     encoder: Encoder
@@ -80,6 +81,7 @@ class TrainingContext:
     tasks: tuple[TrainingTask, ...] = ()
     ranks: Ranks = ONE
     known: BaseValues = field(default_factory=BaseValues)
+    largest_alpha: float = 1.0
 
     @property
     def computed(self) -> BaseValues:

@@ -27,7 +27,6 @@ from llama_index_ace_finetune.training.loop.callback import StepProgress
 from llama_index_ace_finetune.training.model_selection.base_choice import BaseChoice
 from llama_index_ace_finetune.training.model_selection.dev_set import DevScores
 from llama_index_ace_finetune.training.model_selection.interpolation import Selection
-from llama_index_ace_finetune.training.model_selection.synthetic_dev import with_largest_alpha
 from llama_index_ace_finetune.training.model_selection.task_results import TaskResult, task_mrr, task_results
 from llama_index_ace_finetune.training.modes.refit import Refit, config_for_selection, refit_kind, refit_selected
 from llama_index_ace_finetune.training.modes.result import ModeResult, best_result
@@ -183,17 +182,24 @@ class EmbeddingFineTuner:
             inputs.require_own_checkpoints(self._checkpoints, self.config, fingerprint=encoder.fingerprint)
         if inputs.dev is None:
             logger.warning("there are no dev queries: the result of the training ships without validation")
+        if inputs.largest_alpha < 1:
+            logger.warning(
+                "the dev queries are synthetic and cannot show what queries of users lose: at most %g of the way from "
+                "the base model to the tuned one ships",
+                inputs.largest_alpha,
+            )
         context = TrainingContext(
             encoder,
             inputs.train,
             inputs.dev,
-            with_largest_alpha(config_for_selection(self.config), inputs.largest_alpha),
+            config_for_selection(self.config),
             self._cache,
             self._checkpoints,
             inputs.general,
             on_phase,
             mining=inputs.mining,
             ranks=self._ranks,
+            largest_alpha=inputs.largest_alpha,
         )
         started = time.perf_counter()
         context, self.synthetic = choose_synthetic(context, at_least=MIN_EXAMPLES)

@@ -45,7 +45,7 @@ class TrainingInputs:
         general: the queries of `config.retention`; None if it is not set.
         mining: settings with which the negatives were mined, if they are mined again; else the defaults.
         further: a task per further dataset.
-        largest_alpha: that the dev queries may select, see `model_selection.synthetic_dev`.
+        largest_alpha: that may ship after a selection on the dev queries, see `model_selection.synthetic_dev`.
     """
 
     data: TrainingData

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from quick_training import QUICK
 
 from llama_index_ace_finetune.datasets.training_data import TrainingData, TrainingExample
 from llama_index_ace_finetune.datasets.types import OFFLINE, SYNTHETIC
+from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.evaluation.stats.paired import PairedDifference
 from llama_index_ace_finetune.training.config import TrainingConfig
 from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
-from llama_index_ace_finetune.training.model_selection.synthetic_dev import largest_alpha, with_largest_alpha
+from llama_index_ace_finetune.training.model_selection.synthetic_dev import largest_alpha
 from llama_index_ace_finetune.training.modes.linear_adapter import LinearAdapterCandidate, LinearAdapterFit
 from llama_index_ace_finetune.training.modes.result import ModeResult
 
@@ -46,16 +48,6 @@ def test_largest_alpha(dev: list[TrainingExample], largest: float) -> None:
     assert largest_alpha(dev) == largest
 
 
-def test_interpolations_beyond_it_are_not_tried(caplog: pytest.LogCaptureFixture) -> None:
-    config = TrainingConfig()
-    assert with_largest_alpha(config, 1.0) is config
-    assert not caplog.records
-    with caplog.at_level(logging.WARNING):
-        assert with_largest_alpha(config, 0.5) == replace(config, interpolation=(0.25, 0.5))
-    assert "at most 0.5 of the way" in caplog.text
-    assert with_largest_alpha(replace(config, interpolation=(0.75, 1.0)), 0.5).interpolation == (0.5,)
-
-
 @pytest.fixture
 def sure(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """Every difference is a significant gain, and mode "linear" finds the matrix that is returned."""
@@ -72,11 +64,13 @@ def sure(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     return matrix
 
 
-def trained(data: TrainingData, maker: str | None, mode: str, base: str, output: Path) -> ModeResult:
+def trained(data: TrainingData, maker: str | None, mode: str, base: str, output: Path, **options: Any) -> ModeResult:
     """The result of a mode on queries that are all made by `maker`, or by users."""
     metadata = {} if maker is None else {SYNTHETIC: maker}
     data = replace(data, examples=tuple(replace(example, metadata=metadata) for example in data.examples))
-    tuner = EmbeddingFineTuner(TrainingConfig(**{**QUICK, "output_dir": str(output), "base_model": base, "mode": mode}))
+    tuner = EmbeddingFineTuner(
+        TrainingConfig(**{**QUICK, "output_dir": str(output), "base_model": base, "mode": mode, **options})
+    )
     tuner.load_training_data(data)
     tuner.initialize_model()
     tuner.train()
@@ -84,13 +78,30 @@ def trained(data: TrainingData, maker: str | None, mode: str, base: str, output:
     return tuner.shipped
 
 
+@pytest.mark.parametrize("alphas", [(1.0,), (0.25, 1.0)])
 def test_training_ships_at_most_half(
-    training_data: TrainingData, one_layer: str, tmp_path: Path, sure: np.ndarray
+    training_data: TrainingData,
+    one_layer: str,
+    tmp_path: Path,
+    sure: np.ndarray,
+    alphas: tuple[float, ...],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever dev says, half of the weights are the base's."""
-    selection = trained(training_data, OFFLINE, "full", one_layer, tmp_path / "model").selection
-    assert selection is not None
-    assert selection.alpha == max(selection.candidates) == 0.5
+    """Dev selects among all shares, and half of the weights are the base's whatever it says."""
+    result = trained(training_data, OFFLINE, "full", one_layer, tmp_path / "model", interpolation=alphas)
+    assert result.selection is not None
+    assert 1.0 in result.selection.candidates
+    assert result.selection.alpha in {0.5, *alphas} - {1.0}
+    assert result.selection.alpha in result.selection.candidates
+    assert "at most 0.5 of the way" in caplog.text
+    if alphas == (1.0,):
+        base, shipped = (Encoder.load(folder).model.state_dict() for folder in (one_layer, tmp_path / "model"))
+        whole = trained(training_data, None, "full", one_layer, tmp_path / "whole", interpolation=alphas)
+        assert whole.selection is not None
+        assert whole.selection.alpha == 1.0
+        tuned = Encoder.load(tmp_path / "whole").model.state_dict()
+        for name, weight in shipped.items():
+            assert torch.allclose(weight, torch.lerp(base[name], tuned[name], 0.5), atol=1e-6)
 
 
 @pytest.mark.parametrize(("maker", "share"), [(OFFLINE, 0.5), (None, 1.0)])

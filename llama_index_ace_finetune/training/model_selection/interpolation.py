@@ -76,7 +76,8 @@ class Selection:
 
     Attributes:
         alpha: interpolation coefficient of what ships; 0 is the base model, 1 the tuned one.
-        difference: paired difference of the best candidate to the base, in MRR@10 on dev.
+        difference: paired difference of the best candidate to the base, in MRR@10 on dev; that of a larger alpha if
+            synthetic queries selected one (`model_selection.synthetic_dev`).
         candidates: headline metrics per alpha, 0 included.
         ranked_memories: number of memories the candidates were ranked over; the difference is over all memories.
         retention: result on the retention set; None without one.
@@ -124,6 +125,7 @@ def select_weights(
     pool: DevSet | None = None,
     known: Mapping[float, DevScores] | None = None,
     retention: Retention | None = None,
+    largest: float = 1.0,
     on_load: Callable[[float], None] | None = None,
 ) -> Selection:
     """Evaluate interpolations of base and tuned weights on dev, load the best into `encoder.model`, and return it.
@@ -143,6 +145,7 @@ def select_weights(
         pool: a smaller set on which alpha is chosen; whether it ships is decided on all of `dev`.
         known: scores by alpha on `pool` (on `dev` without one) that are already known.
         retention: general queries whose MRR@10 may fall by at most a bound.
+        largest: alpha that ships; if a larger one is selected, this one ships in its place.
         on_load: called with an alpha when its weights are loaded, to load what belongs to them.
     """
 
@@ -179,6 +182,11 @@ def select_weights(
         bound=retention.bound if retention else math.inf,
         descending=base_scores.max_sim is None,
     )
+    if alpha > largest:
+        alpha = largest
+        if alpha not in scores:
+            scores[alpha] = compared.score(loaded(alpha))
+        on_dev(alpha)
     loaded(alpha)
     return Selection(
         alpha=alpha,

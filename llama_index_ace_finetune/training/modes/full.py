@@ -145,6 +145,7 @@ def train_full(
                 pool=sets.pool,
                 known=sets.known(callback.best_scores),
                 retention=retention,
+                largest=context.largest_alpha,
                 on_load=lambda alpha: (
                     late.interpolate(base_projection, callback.best_projection, alpha) if late else None
                 ),

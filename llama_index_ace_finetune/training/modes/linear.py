@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 
@@ -39,7 +38,7 @@ def train_linear(
     """
     assert context.dev is not None
     start = time.perf_counter()
-    dev, retention, largest = context.dev, context.retention, max(context.config.interpolation)
+    dev, retention = context.dev, context.retention
     fit = fit_query_adapter(
         context.query_vectors,
         context.document_vectors,
@@ -53,8 +52,9 @@ def train_linear(
     alpha = float(fit.chosen.kind != "identity")
     difference = fit.difference
     losses: dict[float, float] = {}
-    if alpha and (retention or largest < 1):
-        alpha, difference, losses = _choose_alpha(context, fit.matrix, retention, largest)
+    if alpha and retention:
+        alpha, difference, losses = _keep_general(context, fit.matrix, retention)
+    alpha = min(alpha, context.largest_alpha)
     matrix = interpolate_identity(fit.matrix, alpha)
     scores = context.base_scores
     if alpha:
@@ -87,10 +87,10 @@ def interpolate_identity(matrix: NDArray[np.float32], alpha: float) -> NDArray[n
     return np.asarray((1 - alpha) * np.eye(len(matrix)) + alpha * matrix, np.float32)
 
 
-def _choose_alpha(
-    context: TrainingContext, matrix: NDArray[np.float32], retention: Retention | None, largest: float
+def _keep_general(
+    context: TrainingContext, matrix: NDArray[np.float32], retention: Retention
 ) -> tuple[float, PairedDifference, dict[float, float]]:
-    """Choose the largest interpolation toward the adapter that the settings and the retention set allow."""
+    """Choose the largest interpolation toward the adapter that the retention set allows."""
     assert context.dev is not None
     dev = context.dev
 
@@ -101,18 +101,16 @@ def _choose_alpha(
         return dev.rank(moved(context.dev_query_vectors, alpha), context.document_vectors)
 
     def lost(alpha: float) -> float:
-        if retention is None:
-            return 0.0
         queries = moved(context.general_query_vectors, alpha)
         return retention.loss(retention.queries.rank(queries, context.general_document_vectors))
 
     return choose_alpha(
-        sorted({largest, *context.config.interpolation}, reverse=True),
+        sorted({1.0, *context.config.interpolation}, reverse=True),
         base_scores=context.base_scores,
         groups=dev.groups,
         on_dev=on_dev,
         lost=lost,
-        bound=retention.bound if retention else math.inf,
+        bound=retention.bound,
     )
 
 

@@ -124,6 +124,7 @@ def train_query_tower(
         alphas=config.interpolation,
         known={0.0: documents.start, 1.0: callback.best_scores},
         retention=retention,
+        largest=context.largest_alpha,
     )
     return ModeResult(
         name=name,
