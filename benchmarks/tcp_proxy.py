@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from types import TracebackType
 
 
 class TcpProxy:
@@ -46,12 +45,7 @@ class TcpProxy:
             one.close()
         self._sockets.clear()
 
-    def __enter__(self) -> TcpProxy:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self.cut()
 
     def _accept(self, listener: socket.socket) -> None:

@@ -22,7 +22,7 @@ from llama_index_ace_finetune.late_interaction.trained_projection import read_tr
 _BATCH = 1024
 _SAMPLED_TEXTS = 2048
 _MEASURED_TEXTS = 256
-_LARGEST_POOLING = 4  # three tokens per vector already lose a tenth of MRR@10 on short texts
+_TRIED_POOLING = (1, 2, 3, 4)  # three tokens per vector already lose a tenth of MRR@10 on short texts
 
 
 class TokenReranker:
@@ -149,9 +149,11 @@ def settings_within(limit: float, encoder: Encoder, texts: Sequence[str]) -> Tok
     default = TokenSettings()
     places = np.linspace(0, len(texts) - 1, min(len(texts), _MEASURED_TEXTS)).astype(np.int64)
     measured = [texts[place] for place in places]
-    tokens = TokenEncoder(encoder, choose_projection(encoder, measured, default))
-    encoded, ids = tokens.encode_documents(measured), [str(place) for place in range(len(measured))]
-    for pooling in range(1, _LARGEST_POOLING + 1):
+    projection, sample = _projection(encoder, measured, default)
+    tokens = TokenEncoder(encoder, projection)
+    encoded = sample.tokens if sample else tokens.encode_documents(measured)  # the sample is all of so few texts
+    ids = [str(place) for place in range(len(measured))]
+    for pooling in _TRIED_POOLING:
         settings = replace(default, pooling=pooling)
         store = TokenStore(tokens.dimension, tokens.fingerprint, settings=settings, projection=tokens.projection)
         store.upsert(ids, encoded)
