@@ -30,6 +30,8 @@ DEPTH: Final = 30
 FORMAT_VERSION = 1
 _DEVIATIONS = 6
 _ROWS_PER_HIT = 20
+# Of a float32 product of unit vectors: it depends on the row, by the kernels of the processor.
+_NOISE = np.float32(2e-6)
 _ROWS_AT_ONCE = 65_536
 _TINY = np.float32(1e-30)
 
@@ -139,9 +141,13 @@ class IVFIndex:
             return self._rerank(self._positions[rows].astype(np.int64), query, k)
         wider = max(1.0, k / DEPTH)
         unit = _unit(query)
-        lists = np.argsort(-(self._centroids @ unit), kind="stable")
+        near = self._centroids @ unit
+        lists = np.argsort(-near, kind="stable")
         wide = np.cumsum(np.diff(self._bounds)[lists])
         probes = max(math.ceil(wider * self.info.probes), int(np.searchsorted(wide, _ROWS_PER_HIT * k)) + 1)
+        # Equal vectors are divided among equal centroids, so lists that tie with the last are searched too.
+        last = near[lists[min(probes, len(lists)) - 1]]
+        probes = max(probes, int(np.count_nonzero(near >= last - _NOISE)))
         kept = max(math.ceil(wider * self.info.kept), _ROWS_PER_HIT * k)
         hits = self._rerank(self._shortlist(lists[:probes], unit, kept, deleted), query, k)
         if len(hits) < k and probes < len(lists):  # most rows of these lists are deleted
