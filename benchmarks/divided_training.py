@@ -26,6 +26,7 @@ from llama_index_ace_finetune.training.losses.masked_ranking import MaskedRankin
 from llama_index_ace_finetune.training.ranks import Ranks, join_ranks
 
 STEPS, QUERIES, COMPARED = 4, 64, 8
+PRECISIONS = ("float32", "bfloat16")
 CACHING = ChunkLimits(max_cached_tokens=0, chunk_tokens=512)
 
 
@@ -69,17 +70,19 @@ def differences(ranks: Ranks, encoder: Encoder) -> dict[str, float]:
     return found
 
 
-def seconds_per_step(ranks: Ranks, encoder: Encoder, *, packed: bool) -> float:
+def seconds_per_step(ranks: Ranks, encoder: Encoder, *, bfloat16: bool) -> float:
     """The least of some steps of the default batch, with the optimiser."""
     model = encoder.model.train()
-    divided = DividedBatch(ranks, model, packed=packed) if ranks.size > 1 else None
-    loss = MaskedRankingLoss(model, temperature=0.05, packed=packed, divided=divided)
+    divided = DividedBatch(ranks, model, packed=True) if ranks.size > 1 else None
+    loss = MaskedRankingLoss(model, temperature=0.05, packed=True, divided=divided)
     optimiser = torch.optim.AdamW(loss.parameters(), lr=1e-5)
     batch, taken = batch_of(encoder, QUERIES), []
     for _ in range(STEPS):
         start = time.perf_counter()
         optimiser.zero_grad(set_to_none=True)
-        loss(*batch).backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+            value = loss(*batch)
+        value.backward()
         if divided:
             divided.collect()
         optimiser.step()
@@ -95,12 +98,12 @@ def main() -> None:
         if not ranks.is_main:
             embed_parts(ranks, encoder.model.double(), packed=False)
             encoder.model.float()
-            for packed in (False, True):
-                embed_parts(ranks, encoder.model, packed=packed)
+            for _ in PRECISIONS:
+                embed_parts(ranks, encoder.model, packed=True)
             return
         found: dict[str, Any] = {"differences": differences(ranks, encoder)} if ranks.size > 1 else {}
-        for name, packed in (("float32", False), ("bfloat16", True)):
-            found[name] = seconds_per_step(ranks, encoder, packed=packed)
+        for name in PRECISIONS:
+            found[name] = seconds_per_step(ranks, encoder, bfloat16=name == "bfloat16")
         print(json.dumps(found))
 
 

@@ -162,7 +162,7 @@ def steps(findings: Findings, chosen: list[Place], sizes: Sizes) -> None:
         for place in chosen:
             encoder = place.encoder()
             model = encoder.model.eval()
-            packed = place.precision == "bfloat16" and PackedEncoder.supports(model)
+            packed = PackedEncoder.supports(model)
             loss, batch = make(model, examples, base, packed, sizes.batch)
             loss.to(model.device)
             step = partial(gradients, loss, batch, place)

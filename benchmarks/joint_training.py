@@ -62,7 +62,7 @@ def made_up_texts(count: int, *, seed: int) -> IndexedExamples:
 def cost_of_second_loss(*, rounds: int) -> list[tuple[str, float, float]]:
     """Return (token vectors, median seconds of a step, and their ratio to a step without) for steps that alternate."""
     encoder = Encoder.load(BASE, settings=EncoderSettings(device="cpu", precision="auto", max_seq_length=256))
-    model, packed = encoder.model, encoder.settings.precision == "bfloat16"
+    model, bfloat16 = encoder.model, encoder.settings.precision == "bfloat16"
     width = encoder.dimension
     kinds: dict[str, LateInteraction | None] = {
         "none": None,
@@ -72,7 +72,7 @@ def cost_of_second_loss(*, rounds: int) -> list[tuple[str, float, float]]:
         ),
     }
     losses = {
-        name: MaskedRankingLoss(model, temperature=0.05, packed=packed, late_interaction=late)
+        name: MaskedRankingLoss(model, temperature=0.05, packed=True, late_interaction=late)
         for name, late in kinds.items()
     }
     model.train()
@@ -86,7 +86,7 @@ def cost_of_second_loss(*, rounds: int) -> list[tuple[str, float, float]]:
         ]
         for name, loss in losses.items():
             start = time.perf_counter()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=packed):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
                 loss(blocks, batch["label"]).backward()
             if number:  # the first round warms up
                 seconds[name].append(time.perf_counter() - start)

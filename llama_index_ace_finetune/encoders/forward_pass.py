@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CHECKED_TEXTS: Final = 8
-_MIN_COSINE: Final = 0.995
+_MIN_COSINE: Final = {"bfloat16": 0.995, "float32": 0.99999}
 
 
 class ForwardPass:
@@ -71,7 +71,7 @@ class ForwardPass:
         )
 
     def packs(self, texts: list[str], role: Role) -> bool:
-        """Whether the fast pass is used, which was verified against the model on a few of the texts."""
+        """Whether the fast pass is used, which was compared with the model on a few of the texts."""
         return self._current_packed(texts, role) is not None
 
     def weights_changed(self) -> None:
@@ -155,27 +155,36 @@ class ForwardPass:
 
     def _current_packed(self, texts: list[str], role: Role) -> PackedEncoder | None:
         """The fast forward pass with the current weights; None if that of the model must be used."""
-        from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
-
-        settings = self._settings
-        if settings.precision != "bfloat16" or settings.truncate_dim:
+        if self._settings.truncate_dim:
             return None
         # Torch counts in-place changes per tensor.
         version = sum(weight._version for weight in self._model.parameters())
         if version != self._packed_version:
             self._packed, self._packed_version = {}, version
         if role not in self._packed:
-            known = PackedEncoder.supports(self._model, role=role) and role not in self._disagreeing
-            packed = PackedEncoder(self._model, role=role) if known else None
-            if packed and role not in self._checked:
-                self._checked.add(role)
-                sample = texts[:: max(1, len(texts) // _CHECKED_TEXTS)][:_CHECKED_TEXTS]
-                cosines = (self._model_forward(sample, role) * packed(*self._tokens(sample, role)).numpy()).sum(axis=1)
-                if cosines.min() <= _MIN_COSINE:
-                    logger.warning(
-                        "%s: the fast forward pass differs from that of the model and is not used", self.name
-                    )
-                    self._disagreeing.add(role)
-                    packed = None
-            self._packed[role] = packed
+            self._packed[role] = self._verified_packed(texts, role)
         return self._packed[role]
+
+    def _verified_packed(self, texts: list[str], role: Role) -> PackedEncoder | None:
+        """A fast forward pass for a role, compared with the model on some texts the first time; None if not usable."""
+        import torch
+
+        from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder
+
+        if role in self._disagreeing or not PackedEncoder.supports(self._model, role=role):
+            return None
+        precision = self._settings.precision
+        packed = next((one for one in self._packed.values() if one and one.encodes(role)), None)
+        if not packed:
+            dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+            packed = PackedEncoder(self._model, role=role, dtype=dtype)
+        if role in self._checked:
+            return packed
+        self._checked.add(role)
+        sample = texts[:: max(1, len(texts) // _CHECKED_TEXTS)][:_CHECKED_TEXTS]
+        cosines = (self._model_forward(sample, role) * packed(*self._tokens(sample, role)).numpy()).sum(axis=1)
+        if cosines.min() > _MIN_COSINE[precision]:
+            return packed
+        logger.warning("%s: the fast forward pass differs from that of the model and is not used", self.name)
+        self._disagreeing.add(role)
+        return None

@@ -17,16 +17,18 @@ _USUAL_ROWS = 4096
 
 
 class PackedLayers:
-    """Token states of a BertModel, RobertaModel or XLMRobertaModel in bfloat16, without padding.
+    """Token states of a BertModel, RobertaModel or XLMRobertaModel, without padding.
 
     Args:
         bert: the model.
+        dtype: of the products, torch.float32 or torch.bfloat16.
         frozen: copy the weights in a layout for fast products, with bias, activation and residual fused. Otherwise
             gradients flow to the model's weights, without dropout; layers that require none are copied so.
     """
 
-    def __init__(self, bert: Any, *, frozen: bool) -> None:
+    def __init__(self, bert: Any, *, frozen: bool, dtype: torch.dtype) -> None:
         embeddings = bert.embeddings
+        self._dtype = dtype
         self._heads: int = bert.config.num_attention_heads
         # RoBERTa positions start after that of the padding token.
         self._first_position = 0 if type(bert).__name__ == "BertModel" else int(embeddings.padding_idx) + 1
@@ -35,11 +37,12 @@ class PackedLayers:
         self._types = embeddings.token_type_embeddings.weight
         self._norm = embeddings.LayerNorm
         self._layers = [
-            _Layer.of(layer, heads=self._heads, frozen=frozen or not _is_trained(layer)) for layer in bert.encoder.layer
+            _Layer.of(layer, heads=self._heads, frozen=frozen or not _is_trained(layer), dtype=dtype)
+            for layer in bert.encoder.layer
         ]
 
     def __call__(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Return the last layer's states, bfloat16 [tokens, width].
+        """Return the last layer's states, [tokens, width] in `dtype`.
 
         Args:
             tokens: ids [tokens] of all texts, concatenated.
@@ -48,7 +51,7 @@ class PackedLayers:
         positions = torch.cat([torch.arange(length) for length in lengths]) + self._first_position
         words = nn.functional.embedding(tokens, self._words)
         x = words + nn.functional.embedding(positions, self._positions) + self._types[0]
-        x = self._norm(x).to(torch.bfloat16)
+        x = self._norm(x).to(self._dtype)
         for layer in self._layers:
             x = layer(x, lengths, heads=self._heads)
         return x  # type: ignore[no-any-return]
@@ -63,9 +66,9 @@ class _Linear:
     fused: bool
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor, *, frozen: bool) -> _Linear:
-        weight, bias = weight.to(torch.bfloat16), bias.to(torch.bfloat16)
-        if not (frozen and _can_fuse()):
+    def of(cls, weight: Tensor, bias: Tensor, *, frozen: bool, dtype: torch.dtype) -> _Linear:
+        weight, bias = weight.to(dtype), bias.to(dtype)
+        if not (frozen and _can_fuse(dtype)):
             return cls(weight, bias, fused=False)
         blocked = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _USUAL_ROWS)
         return cls(blocked, bias.detach(), fused=True)
@@ -93,8 +96,8 @@ class _Norm:
     eps: float
 
     @classmethod
-    def of(cls, norm: Any) -> _Norm:
-        return cls(norm.weight.to(torch.bfloat16), norm.bias.to(torch.bfloat16), norm.eps)
+    def of(cls, norm: Any, *, dtype: torch.dtype) -> _Norm:
+        return cls(norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
 
     def __call__(self, x: Tensor) -> Tensor:
         return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
@@ -110,13 +113,13 @@ class _Layer:
     norm: _Norm
 
     @classmethod
-    def of(cls, layer: Any, *, heads: int, frozen: bool) -> _Layer:
+    def of(cls, layer: Any, *, heads: int, frozen: bool, dtype: torch.dtype) -> _Layer:
         attention, output = layer.attention.self, layer.attention.output
         # The scale of the scores is folded into the query weights.
         scale = 1 / math.sqrt(attention.query.weight.shape[0] / heads)
 
         def linear(weight: Tensor, bias: Tensor) -> _Linear:
-            return _Linear.of(weight, bias, frozen=frozen)
+            return _Linear.of(weight, bias, frozen=frozen, dtype=dtype)
 
         return cls(
             projection=linear(
@@ -124,10 +127,10 @@ class _Layer:
                 torch.cat([attention.query.bias * scale, attention.key.bias, attention.value.bias]),
             ),
             attended=linear(output.dense.weight, output.dense.bias),
-            attended_norm=_Norm.of(output.LayerNorm),
+            attended_norm=_Norm.of(output.LayerNorm, dtype=dtype),
             up=linear(layer.intermediate.dense.weight, layer.intermediate.dense.bias),
             down=linear(layer.output.dense.weight, layer.output.dense.bias),
-            norm=_Norm.of(layer.output.LayerNorm),
+            norm=_Norm.of(layer.output.LayerNorm, dtype=dtype),
         )
 
     def __call__(self, x: Tensor, lengths: Sequence[int], *, heads: int) -> Tensor:
@@ -139,7 +142,9 @@ def _is_trained(layer: nn.Module) -> bool:
     return any(weight.requires_grad for weight in layer.parameters())
 
 
-def _can_fuse() -> bool:
-    """Whether this torch has oneDNN's linear layers with fused operations for bfloat16."""
+def _can_fuse(dtype: torch.dtype) -> bool:
+    """Whether this torch has oneDNN's linear layers with fused operations for the type."""
     operations = torch.ops.mkldnn
-    return hasattr(operations, "_linear_pointwise") and bool(operations._is_mkldnn_bf16_supported())
+    if not hasattr(operations, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or bool(operations._is_mkldnn_bf16_supported())

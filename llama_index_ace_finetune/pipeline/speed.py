@@ -55,7 +55,7 @@ def _per_character(run: Callable[[list[str]], object], texts: Sequence[str], enc
 def _train(encoder: Encoder, batch: list[str]) -> None:
     model = encoder.model
     bfloat16 = encoder.settings.precision == "bfloat16"
-    packed = bfloat16 and PackedEncoder.supports(model)
+    packed = PackedEncoder.supports(model)
     features = {
         name: value.to(model.device) if isinstance(value, Tensor) else value
         for name, value in model.preprocess(batch, task="query").items()
