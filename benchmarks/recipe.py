@@ -57,15 +57,19 @@ CHECKED = ("hard_negatives", "cluster_size")
 BETTER = 0.01
 
 
-def variants(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Options of `TrainingConfig` by their name in the table; the defaults first."""
+def shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else value if isinstance(value, str) else value[0]
+
+
+def variants(settings: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Options of `TrainingConfig` by their name in the table, the defaults first; a setting is NAME or NAME=VALUE."""
     default = TrainingConfig().to_dict()
     found: dict[str, dict[str, Any]] = {DEFAULTS: {}}
-    varied = [(name, value) for name in names for value in VARIED[name]]
-    for setting, value in varied:
-        if value != default[setting]:
-            shown = f"{value:g}" if isinstance(value, (int, float)) else value if isinstance(value, str) else value[0]
-            found[f"{setting} {shown}"] = {setting: value}
+    for setting in settings:
+        name, _, only = setting.partition("=")
+        for value in VARIED[name]:
+            if value != default[name] and only in ("", shown(value)):
+                found[f"{name} {shown(value)}"] = {name: value}
     return found
 
 
@@ -107,7 +111,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="some settings on one set")
     parser.add_argument("--mode", choices=MODES, default=MODES[0], help="training mode; default: %(default)s")
     parser.add_argument("--sets", default=",".join(SETS), help="names, comma-separated")
-    parser.add_argument("--settings", default=",".join(VARIED), help="settings to vary, comma-separated")
+    parser.add_argument("--settings", default=",".join(VARIED), help="NAME or NAME=VALUE, comma-separated")
     parser.add_argument("--refit", action="store_true", help="also measure a refit, on the test queries")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the table as markdown")
