@@ -1,12 +1,28 @@
-"""Out-of-memory errors and the memory allocator."""
+"""Main memory: its size, errors where it does not suffice, and the allocator."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 # The last is that of cuBLAS and cuDNN, which allocate memory of the GPU themselves.
 _MESSAGES = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
+
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def memory_bytes() -> int | None:
+    """Return the size of the main memory, or the limit of a container (cgroups v2) if lower; None if unknown."""
+    sizes = []
+    if {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= getattr(os, "sysconf_names", {}).keys():
+        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):  # no limit, or not in this file
+        sizes.append(int(_CGROUP_LIMIT.read_text(encoding="ascii")))
+    return min((size for size in sizes if size > 0), default=None)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

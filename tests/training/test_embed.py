@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from llama_index_ace_finetune.encoders.encoder import Encoder
+from llama_index_ace_finetune.training.losses import embed_batch
 from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits, embed
 
 TEXTS = [f"memory {number} " + "and more words " * (number % 5 * 3) for number in range(11)]
@@ -74,6 +75,33 @@ def test_recomputation_stores_fewer_activations(minilm: Encoder) -> None:
             embed(minilm.model, features, packed=True, memory=ChunkLimits(max_cached_tokens=max_cached_tokens))
         stored[max_cached_tokens] = sum(sizes)
     assert stored[0] < stored[10**6] / 2
+
+
+@pytest.mark.parametrize(("gigabytes", "recomputed"), [(0.001, True), (8, False), (None, False)])
+def test_activations_that_exceed_a_share_of_the_main_memory_are_recomputed(
+    minilm: Encoder, monkeypatch: pytest.MonkeyPatch, gigabytes: float | None, recomputed: bool
+) -> None:
+    size = None if gigabytes is None else int(gigabytes * 2**30)
+    monkeypatch.setattr(embed_batch, "memory_bytes", lambda: size)
+    stored: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(t.numel()) or t, lambda t: t):
+        embed(minilm.model, minilm.model.preprocess(TEXTS), packed=True)
+    whole = 6 * 4 * 384 * sum(len(row) for row in minilm.model.tokenizer(TEXTS, truncation=True)["input_ids"])
+    assert (sum(stored) < whole) == recomputed
+
+
+def test_activations_take_the_memory_that_is_counted(minilm: Encoder) -> None:
+    features = minilm.model.preprocess(["word " * 120] * 8)
+    held: dict[int, int] = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: held.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t
+    ):
+        vectors = embed(minilm.model, features, packed=True)
+    weights = {weight.untyped_storage().data_ptr() for weight in minilm.model.parameters()}
+    kept = sum(size for place, size in held.items() if place not in weights)
+    counted = embed_batch._KEPT_PER_LAYER * 6 * 384 * 4 * int(features["attention_mask"].sum())
+    assert 0.6 * counted < kept < 1.2 * counted
+    del vectors
 
 
 def test_chunks_reduce_padding() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,10 +11,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llama_index_ace_finetune.encoders.packed_encoder import PackedEncoder, parts_by_length
+from llama_index_ace_finetune.utils.memory import memory_bytes
 
 Features = dict[str, Tensor]
 
 _SMALLEST_CHUNK = 128
+_MEMORY_SHARE = 1 / 3
+# Numbers that a layer keeps of a token for its backward pass, in widths of the model.
+_KEPT_PER_LAYER = 24
 
 
 @dataclass
@@ -22,7 +27,8 @@ class ChunkLimits:
 
     Attributes:
         max_cached_tokens: up to this many tokens, all activations are kept for the backward pass: about 100 kB a token
-            in a model of 6 layers and 384 dimensions in bfloat16, and twice that in float32.
+            in a model of 6 layers and 384 dimensions in bfloat16, and twice that in float32. On a CPU fewer, if they
+            would take more than a third of the main memory.
         chunk_tokens: tokens of one chunk.
     """
 
@@ -100,16 +106,30 @@ def _in_parts(
     mask = features["attention_mask"]
     part_of = (_packed_part if packed else _padded_part)(model, features, with_states=with_states)
     order, parts = parts_by_length(mask, tokens=memory.chunk_tokens)
-    if int(mask.sum()) > memory.max_cached_tokens:
+    if int(mask.sum()) > min(memory.max_cached_tokens, _tokens_in_main_memory(model, mask.device.type)):
         return order, mask.sum(dim=1), [checkpoint(part_of, rows, use_reentrant=False) for rows in parts]
     return order, mask.sum(dim=1), [part_of(rows) for rows in parts]
+
+
+def _tokens_in_main_memory(model: nn.Module, device: str) -> float:
+    """Tokens whose activations take the share of the main memory that they may; without limit on other devices."""
+    size = memory_bytes() if device == "cpu" else None
+    configs = (getattr(module, "config", None) for module in model.modules())
+    config = next((one for one in configs if hasattr(one, "num_hidden_layers") and hasattr(one, "hidden_size")), None)
+    if size is None or config is None:
+        return math.inf
+    of_token: int = _KEPT_PER_LAYER * config.num_hidden_layers * config.hidden_size * _dtype(device).itemsize
+    return size * _MEMORY_SHARE / of_token
+
+
+def _dtype(device: str) -> torch.dtype:
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
 
 
 def _packed_part(model: nn.Module, features: Features, *, with_states: bool) -> Callable[[Tensor], tuple[Tensor, ...]]:
     ids, mask = features["input_ids"], features["attention_mask"]
     device = ids.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-    encoder = PackedEncoder(model, frozen=False, dtype=dtype)  # type: ignore[arg-type]
+    encoder = PackedEncoder(model, frozen=False, dtype=_dtype(device))  # type: ignore[arg-type]
 
     def embed_rows(rows: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(device, enabled=False):
