@@ -21,9 +21,9 @@ class PackedLayers:
 
     Args:
         bert: the model.
-        dtype: of the products, torch.float32 or torch.bfloat16.
         frozen: copy the weights in a layout for fast products, with bias, activation and residual fused. Otherwise
             gradients flow to the model's weights, without dropout; layers that require none are copied so.
+        dtype: of the products, torch.float32 or torch.bfloat16.
     """
 
     def __init__(self, bert: Any, *, frozen: bool, dtype: torch.dtype) -> None:

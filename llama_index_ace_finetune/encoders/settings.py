@@ -17,9 +17,9 @@ class EncoderSettings:
         query_prompt: overrides the prompt of the checkpoint or its family; None keeps it.
         document_prompt: the same for documents.
         truncate_dim: keep the first dimensions only (Matryoshka models); all by default.
-        precision: "float32"; "bfloat16", faster on hardware that computes in it; "auto" uses bfloat16 if the
-            device supports it natively. Vectors agree to a cosine of about .9999, so it is not part of the fingerprint;
-            mined hard negatives differ.
+        precision: "float32"; "bfloat16", faster on hardware that computes in it; "auto" uses bfloat16 if the device
+            supports it natively. Vectors agree to a cosine of about .9999, so it is not part of the fingerprint; mined
+            hard negatives differ.
         trust_remote_code: run code in the model folder; off by default.
         device: torch device; the best one by default. Not part of the fingerprint.
         batch_size: texts per forward pass. Not part of the fingerprint.

@@ -10,8 +10,6 @@ from pathlib import Path
 
 # The last is that of cuBLAS and cuDNN, which allocate memory of the GPU themselves.
 _MESSAGES = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
-
-
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 

@@ -13,7 +13,7 @@ import pytest
 from helpers.small_stores import node
 from helpers.words_embedding import DIMENSION, WordsEmbedding, words_retriever
 
-from llama_index_ace_finetune.errors import StoreError
+from llama_index_ace_finetune.errors import ModelError, StoreError
 from llama_index_ace_finetune.retrievers.hybrid_retriever import FineTunedHybridRetriever
 from llama_index_ace_finetune.stores.memory_store import BASELINE, FINETUNED, MemoryStore
 from llama_index_ace_finetune.stores.qdrant.collections import NamedVector
@@ -102,7 +102,8 @@ async def test_many_searches_at_once_all_end_in_time(server: Server) -> None:
     retriever = over(server, mode="dense")
     began = time.monotonic()
     ended = await asyncio.gather(*(retriever.aretrieve(f"red {n}") for n in range(40)), return_exceptions=True)
-    assert {type(error) for error in ended} == {StoreError}
+    # On a slow machine some wait until their time is over, and their query is not embedded.
+    assert {type(error) for error in ended} <= {StoreError, ModelError}
     assert time.monotonic() - began < TIMEOUT + 3 * SLACK
 
 
