@@ -264,8 +264,9 @@ def test_run_serves_a_collection_with_token_vectors(late_run: Path, qdrant_url: 
         assert classic._search.late is not None
         assert classic._search.store.tokens is not None
         assert served.keys() == {hit.node.metadata["source_id"] for hit in hits}
+        # The server has the token vectors in float16 and the folder in four bits, so that the last hit may differ.
         assert len(served) == len(expected)
-        # The server has the token vectors as they are, the folder has them in four bits.
+        assert len(served.keys() - expected.keys()) <= 1
         for found, others in ((served, expected), (expected, served)):
             least = min(hit["score"] for hit in others.values())
             for name, hit in found.items():
