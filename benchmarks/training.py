@@ -183,8 +183,8 @@ def peer_train(data: TrainingData, dev: DevSet, *, original: bool) -> tuple[floa
             args=SentenceTransformerTrainingArguments(
                 output_dir=scratch, num_train_epochs=3 if original else 2, use_cpu=True, seed=0, report_to="none",
                 per_device_train_batch_size=16 if original else 64, learning_rate=2e-5 if original else 5e-5,
-                warmup_steps=0.1, bf16=not original, batch_sampler=BatchSamplers.NO_DUPLICATES,
-                save_strategy="no", disable_tqdm=True,
+                warmup_steps=0.1, bf16=not original and choose_precision("cpu") == "bfloat16",
+                batch_sampler=BatchSamplers.NO_DUPLICATES, save_strategy="no", disable_tqdm=True,
             ),
             train_dataset=Dataset.from_dict(columns),
             loss=MultipleNegativesRankingLoss(encoder.model),
