@@ -22,11 +22,14 @@ class VectorCache:
     """Vectors of one model in one role, keyed by text.
 
     The folder is `root/fingerprint/role`, so two trainings in one model folder cannot collide. Each `add` writes one
-    immutable shard (keys and vectors, renamed into place), so a killed process loses at most the current shard.
+    immutable shard (keys and vectors, renamed into place), so a killed process loses at most the current shard. A
+    damaged shard, one of vectors of another dimension, and a vector with NaN or infinite values are misses: their texts
+    are encoded again.
     """
 
-    def __init__(self, root: Path, *, fingerprint: str, role: str) -> None:
+    def __init__(self, root: Path, *, fingerprint: str, role: str, dimension: int) -> None:
         self._folder = root / fingerprint / role
+        self._dimension = dimension
         self._rows: dict[bytes, tuple[int, int]] = {}
         self._shards: list[NDArray[np.float32]] = []
         for file in sorted(self._folder.glob("*.keys.npy")):
@@ -39,16 +42,14 @@ class VectorCache:
         """Return which of `texts` are cached (bool [n]) and their vectors (float32 [cached, d]; None if none is)."""
         places = [self._rows.get(_key(text)) for text in texts]
         held = np.array([place is not None for place in places], bool)
-        found = [place for place in places if place is not None]
-        if not found:
-            return held, None
-        vectors = np.empty((len(found), self._shards[found[0][0]].shape[1]), np.float32)
-        shard_of = np.array([shard for shard, _ in found])
-        row_of = np.array([row for _, row in found])
-        for shard in np.unique(shard_of):
-            mask = shard_of == shard
-            vectors[mask] = self._shards[shard][row_of[mask]]
-        return held, vectors
+        found = np.array([place for place in places if place is not None], np.int64).reshape(-1, 2)
+        vectors = np.empty((len(found), self._dimension), np.float32)
+        for shard in np.unique(found[:, 0]):
+            mask = found[:, 0] == shard
+            vectors[mask] = self._shards[shard][found[mask, 1]]
+        finite = np.isfinite(vectors).all(axis=1)
+        held[held] = finite
+        return held, vectors[finite] if finite.any() else None
 
     def add(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Store one vector [d] per text; `vectors` is float32 [n, d]."""
@@ -68,8 +69,8 @@ class VectorCache:
             keys = read_array_file(keys_file, _SHARD, dtypes=dtypes(np.uint8), dimensions=2)
             vectors = read_array_file(vectors_file, _SHARD, dtypes=dtypes(np.float32), dimensions=2, mapped=True)
         except AceFinetuneError:
-            return  # A damaged shard is only a miss: its texts are encoded again.
-        if keys.shape[1] != _KEY_BYTES or len(vectors) != len(keys):
+            return
+        if keys.shape[1] != _KEY_BYTES or vectors.shape != (len(keys), self._dimension):
             return
         shard = len(self._shards)
         self._shards.append(vectors)

@@ -238,7 +238,7 @@ class Encoder:
 
     def _open_cache(self, root: Path, texts: list[str], role: Role) -> VectorCache:
         """The vector cache of a role; that of the base if documents are embedded as by the base."""
-        store = VectorCache(root, fingerprint=self.vector_key(role), role=role)
+        store = VectorCache(root, fingerprint=self.vector_key(role), role=role, dimension=self.dimension)
         if role == "query" or self.document_fingerprint == self.fingerprint:
             return store
         # This is what the model folder claims; verify it on a few cached vectors of the base.
@@ -246,7 +246,8 @@ class Encoder:
         sample = [text for text, is_held in zip(texts, held, strict=True) if is_held][:_CHECKED_TEXTS]
         if found is not None and (self._forward(sample, role) * found[: len(sample)]).sum(axis=1).min() > _SAME_COSINE:
             return store
-        return VectorCache(root, fingerprint=f"{self.fingerprint}-{self.compute_backend}", role=role)
+        own = f"{self.fingerprint}-{self.compute_backend}"
+        return VectorCache(root, fingerprint=own, role=role, dimension=self.dimension)
 
     def weights_changed(self) -> None:
         """Mark the model's weights as changed in place; call it after optimiser steps, before encoding.

@@ -13,7 +13,7 @@ VECTORS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
 def opened(root: Path, fingerprint: str = "f" * 32, role: str = "query") -> VectorCache:
-    return VectorCache(root, fingerprint=fingerprint, role=role)
+    return VectorCache(root, fingerprint=fingerprint, role=role, dimension=4)
 
 
 def test_empty_cache(tmp_path: Path) -> None:
@@ -84,6 +84,31 @@ def test_pickled_arrays_are_never_loaded(tmp_path: Path) -> None:
     (file,) = (tmp_path / ("f" * 32) / "query").glob("*.vectors.npy")
     np.save(file, np.array([{}, {}, {}], dtype=object), allow_pickle=True)
     assert not opened(tmp_path).lookup(TEXTS)[0].any()
+
+
+def test_shard_of_another_dimension_is_a_miss(tmp_path: Path) -> None:
+    VectorCache(tmp_path, fingerprint="f" * 32, role="query", dimension=2).add(TEXTS[:2], VECTORS[:2, :2])
+    opened(tmp_path).add(TEXTS[2:], VECTORS[2:])
+    cache = opened(tmp_path)
+    assert cache.lookup(TEXTS)[0].tolist() == [False, False, True]
+    cache.add(TEXTS[:2], VECTORS[:2])
+    _, vectors = opened(tmp_path).lookup(TEXTS)
+    assert vectors is not None
+    assert np.array_equal(vectors, VECTORS)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vector_that_is_not_finite_is_a_miss(tmp_path: Path, value: float) -> None:
+    broken = VECTORS.copy()
+    broken[1, 2] = value
+    opened(tmp_path).add(TEXTS, broken)
+    held, vectors = opened(tmp_path).lookup([*TEXTS, "unknown"])
+    assert held.tolist() == [True, False, True, False]
+    assert vectors is not None
+    assert np.array_equal(vectors, VECTORS[[0, 2]])
+    held, vectors = opened(tmp_path).lookup(["two"])
+    assert vectors is None
+    assert held.tolist() == [False]
 
 
 def test_concurrent_writes_of_the_same_shard(tmp_path: Path) -> None:

@@ -180,12 +180,12 @@ def _search_bm25(folder: Path) -> None:
 
 
 def _cache(folder: Path) -> list[Path]:
-    VectorCache(folder, fingerprint="f", role="query").add(TEXTS, np.eye(3, 8, dtype=np.float32))
+    VectorCache(folder, fingerprint="f", role="query", dimension=8).add(TEXTS, np.eye(3, 8, dtype=np.float32))
     return sorted(folder.rglob("*.npy"))
 
 
 def _look_up(folder: Path) -> None:
-    held, vectors = VectorCache(folder, fingerprint="f", role="query").lookup(TEXTS)
+    held, vectors = VectorCache(folder, fingerprint="f", role="query", dimension=8).lookup(TEXTS)
     assert (vectors is None) == (not held.any())
 
 

@@ -32,6 +32,10 @@ def encoder() -> Encoder:
     return Encoder.load(BASE)
 
 
+def _cached(root: Path, documents: Path, encoder: Encoder) -> VectorCache:
+    return VectorCache(root, fingerprint=documents.parent.name, role="document", dimension=encoder.dimension)
+
+
 class TestBuildIndex:
     def test_memory_text_is_the_embed_text_of_its_node(self) -> None:
         for memory, node in zip(small_memories(), memory_nodes(small_memories()), strict=True):
@@ -58,7 +62,7 @@ class TestBuildIndex:
         assert sum(done) == 2 * len(nodes)
         text = nodes[0].get_content(MetadataMode.EMBED)
         (existing,) = tmp_path.glob(f"{encoder.fingerprint}-*/document")
-        assert VectorCache(tmp_path, fingerprint=existing.parent.name, role="document").lookup([text])[0].all()
+        assert _cached(tmp_path, existing, encoder).lookup([text])[0].all()
 
 
 class TestWriteIndex:
@@ -175,7 +179,7 @@ class TestKilledWhileBuilding:
         with build_index(nodes, finetuned=encoder, baseline=None, path=path, cache=cache) as store:
             assert len(store) == len(nodes)
         (existing,) = cache.glob("*/document")
-        assert len(VectorCache(cache, fingerprint=existing.parent.name, role="document")) == len(nodes) - 2
+        assert len(_cached(cache, existing, encoder)) == len(nodes) - 2
 
     def test_index_from_python_is_replaced_by_the_command(self, encoder: Encoder, tmp_path: Path) -> None:
         path = tmp_path / "index"

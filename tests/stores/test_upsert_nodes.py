@@ -75,7 +75,8 @@ def test_interrupted_build_is_resumed(encoder: Encoder, tmp_path: Path, monkeypa
     with build_index(NODES, finetuned=encoder, baseline=None, path=tmp_path, cache=tmp_path / "cache") as whole:
         assert len(whole) == 9
     (existing,) = (tmp_path / "cache").glob("*/document")
-    assert len(VectorCache(tmp_path / "cache", fingerprint=existing.parent.name, role="document")) == 5
+    name, cache = existing.parent.name, tmp_path / "cache"
+    assert len(VectorCache(cache, fingerprint=name, role="document", dimension=encoder.dimension)) == 5
     with pytest.raises(StoreError, match="already exists"):
         build_index(NODES, finetuned=encoder, baseline=None, path=tmp_path)
     with pytest.raises(StoreError, match="vectors of other models"):
