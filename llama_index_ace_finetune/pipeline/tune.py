@@ -114,17 +114,17 @@ def tune(
         events.on_message(f"trial {trial.number}: {score}{' (pruned)' if trial.state == 'pruned' else ''}; {shown}")
 
     study.run(trials, timeout=None if timeout_minutes is None else 60 * timeout_minutes, on_end=on_end)
+    if study.default_trial is None:
+        events.on_message("the default settings have not been tried to the end yet, so none are compared with them")
     return _finish(study, settings, folder)
 
 
 def _finish(study: Study, settings: RunSettings, folder: Path) -> TuningResult:
     trials = study.trials
-    # A default trial that another process has not finished yet cannot be compared with.
-    whole = [trial for trial in trials if trial.values is not None]
-    default = [trial for trial in whole if trial.settings == study.default][:1]
-    compared = [*default, *(trial for trial in whole if trial not in default)]
+    default = study.default_trial
     chosen, gain, error = study.default, 0.0, 0.0
     if default:
+        compared = [default, *(trial for trial in trials if trial.values is not None and trial != default)]
         choice = choose_trial(
             np.stack([trial.values for trial in compared if trial.values is not None]), groups=study.groups
         )

@@ -30,6 +30,8 @@ _INPUTS: Final = "inputs"
 _VALUES: Final = "dev_mrr_per_query"
 # ASHA: after a third of the steps two thirds of the trials are pruned. A resource is a percentage of the steps.
 _FIRST_PRUNING, _REDUCTION = 30, 3
+# Seconds; the trial of a process that is silent for twice as long has failed.
+_HEARTBEAT = 60
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,16 @@ class Study:
             )
         if held is None:
             self._study.set_user_attr(_INPUTS, inputs)
-            self._study.enqueue_trial(self.default, skip_if_exists=True)
+        self._enqueue_default()
+
+    def _enqueue_default(self) -> None:
+        """Have the default settings tried next, unless a trial with them waits, runs or is complete."""
+        from optuna.trial import TrialState
+
+        states = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        if not any(trial.system_attrs.get("fixed_params", trial.params) == self.default for trial in trials):
+            self._study.enqueue_trial(self.default)
 
     @property
     def trials(self) -> list[Trial]:
@@ -102,6 +113,11 @@ class Study:
             )
             for trial in finished
         ]  # fmt: skip
+
+    @property
+    def default_trial(self) -> Trial | None:
+        """The trial with the default settings; None while it is not finished, in another process for example."""
+        return next((one for one in self.trials if one.values is not None and one.settings == self.default), None)
 
     def importances(self) -> dict[str, float]:
         """Return how much of the spread of dev MRR@10 each setting explains; empty with few trials.
@@ -132,6 +148,8 @@ class Study:
             return
 
         def ended(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+            # Their trial may have failed, or its process may have been killed.
+            self._enqueue_default()
             if on_end:
                 on_end(Trial(trial.number, dict(trial.params), trial.value, trial.state.name.lower()))
 
@@ -159,7 +177,8 @@ class Study:
                 return
             reported = value
             trial.report(value, round(100 * step / total))
-            if step < total and trial.should_prune():
+            # The others are compared with the default settings.
+            if step < total and trial.params != self.default and trial.should_prune():
                 raise optuna.TrialPruned
 
         try:
@@ -176,18 +195,23 @@ class Study:
 def _open(path: Path, *, seed: int) -> optuna.Study:
     try:
         import optuna
+        from optuna.exceptions import ExperimentalWarning
         from sqlalchemy.exc import SQLAlchemyError
     except ImportError as error:
         raise AceFinetuneError(
             "Hyperparameter search needs the extra tune; install it with "
             "`pip install 'llama-index-ace-finetune[tune]'`."
         ) from error
-    optuna.logging.set_verbosity(logging.WARNING)
+    # Its warning about a failed trial is a traceback; the error itself is raised.
+    optuna.logging.set_verbosity(logging.ERROR)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            storage = optuna.storages.RDBStorage(f"sqlite:///{path}", heartbeat_interval=_HEARTBEAT)
         return optuna.create_study(
             study_name=_NAME,
-            storage=f"sqlite:///{path}",
+            storage=storage,
             direction="maximize",
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=6),
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=_FIRST_PRUNING, reduction_factor=_REDUCTION),

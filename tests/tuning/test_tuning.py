@@ -1,6 +1,7 @@
 """Hyperparameter search: the rule of choice, the search space, and a real study on a tiny model."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import yaml
 from llama_index_ace_finetune.errors import AceFinetuneError
 from llama_index_ace_finetune.pipeline.tune import TuningResult, tune
 from llama_index_ace_finetune.training.config import TrainingConfig
+from llama_index_ace_finetune.training.fine_tuner import EmbeddingFineTuner
+from llama_index_ace_finetune.tuning import study
 from llama_index_ace_finetune.tuning.choose_trial import choose_trial
 from llama_index_ace_finetune.tuning.search_space import SearchSpace
 from tests.encoders.tiny_model import tiny_model
@@ -90,6 +93,48 @@ def test_study_is_resumed_and_its_result_is_a_configuration(suite: Path, base: P
     assert not list(out.glob("trial-*"))
     with pytest.raises(AceFinetuneError, match="of other data or settings"):
         search(suite, base, out, 3, epochs=2)
+
+
+def test_failed_trial_is_one_sentence_and_the_default_settings_are_repeated(
+    suite: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tuning"
+    with monkeypatch.context() as broken:
+        broken.setattr(EmbeddingFineTuner, "initialize_model", _fail)
+        with pytest.raises(AceFinetuneError, match="no time"):
+            search(suite, base, out, 1)
+    assert "Traceback" not in capfd.readouterr().err
+    done = search(suite, base, out, 1)
+    assert [trial.state for trial in done.trials] == ["fail", "complete"]
+    assert done.trials[1].settings == {
+        "learning_rate": 1e-4, "temperature": 0.05, "batch_size": 8, "hard_negatives": 1,
+    }  # fmt: skip
+
+
+def _fail(*_: object) -> None:
+    raise AceFinetuneError("There is no time; raise the budget.")
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage:UserWarning")  # `ask` stands for a process that was killed
+def test_trial_of_a_killed_process_is_repeated(
+    suite: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "_HEARTBEAT", 1)
+    out = tmp_path / "tuning"
+    with monkeypatch.context() as killed:
+        killed.setattr(study.Study, "run", _begin_and_vanish)
+        search(suite, base, out, 1)
+    time.sleep(3)  # silent for longer than twice the heartbeat
+    done = search(suite, base, out, 2)
+    default = {"learning_rate": 1e-4, "temperature": 0.05, "batch_size": 8, "hard_negatives": 1}
+    assert [trial.state for trial in done.trials] == ["fail", "complete", "complete"]
+    assert default in [trial.settings for trial in done.trials[1:]]
+
+
+def _begin_and_vanish(self: study.Study, *_: object, **__: object) -> None:
+    trial = self._study.ask()
+    self.space.sample(trial, self._config)
+    self._study._storage.record_heartbeat(trial._trial_id)
 
 
 @pytest.mark.parametrize("content", [b"not a database", b"SQLite format 3\x00" + b"\xff" * 200])
