@@ -195,6 +195,8 @@ def estimate_refit(
         train: train queries.
     """
     dearest = max((one.seconds for name, one in modes if name in _REFITTED), default=0.0)
+    if not dearest:
+        return ModeEstimate(f"not expected: it needs mode {' or '.join(_REFITTED)}", 0.0)
     seconds = dearest * queries / max(train, 1)
     budget = math.inf if config.budget_minutes is None else 60 * config.budget_minutes
     if config.refit != "auto":
