@@ -11,7 +11,6 @@ selects from "speed", "gains" and "race", `--sets` some of the sets, and with `-
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import json
@@ -37,6 +36,7 @@ from llama_index_ace_finetune.datasets.training_data import TrainingData
 from llama_index_ace_finetune.encoders.encoder import Encoder
 from llama_index_ace_finetune.encoders.precision import choose_precision
 from llama_index_ace_finetune.encoders.settings import EncoderSettings
+from llama_index_ace_finetune.evaluation.metrics.measures import HEADLINE
 from llama_index_ace_finetune.training.data.batches import BatchCollator
 from llama_index_ace_finetune.training.data.examples import IndexedExamples
 from llama_index_ace_finetune.training.losses.embed_batch import ChunkLimits
@@ -50,6 +50,8 @@ SETS = ("ace", "msvc_errors", "locomo", "cosqa", "nl2bash", "medquad", "scifact"
 PARTS = ("speed", "gains", "race")
 SEVERAL_SEEDS = ("ace", "msvc_errors", "locomo", "cosqa")
 RACED = {"msvc_errors": 0.10, "medquad": 0.20}
+# Of the peer's time, where the share that is asked for does not do.
+FURTHER_SHARES = (0.4, 0.8)
 MODES = ("linear", "queries", "in_batch", "full")
 GAINS = {"full": 0.40, "queries": 0.15, "linear": 0.08}
 MINUTES_PER_THOUSAND, LINEAR_SECONDS = 5.0, 10.0
@@ -196,50 +198,64 @@ def peer_train(data: TrainingData, dev: DevSet, *, original: bool) -> tuple[floa
     return seconds, float(dev.score(fast).mrr.mean())
 
 
-class Reached(Exception):
-    """Raised when our training has reached the peer's final score."""
-
-
 class Course(DevSet):
-    """A dev set that records dev MRR@10 by seconds of training, without those of the evaluations, up to a goal."""
+    """A dev set that keeps the weights by seconds of training in place of evaluating them, which takes far longer."""
 
-    goal: float
-    seen: list[tuple[float, float]]
-    looking: float
+    kept: list[tuple[float, dict[str, torch.Tensor]]]
+    away: float
     begun: float
 
     def pooled(self, rankings: Any, *, seed: int = 0) -> Any:
         return self, np.arange(len(self.examples.queries)), np.arange(len(self.examples.corpus))
 
     def score_seconds(self, encoder: Encoder) -> float:
-        return 0.0  # dev evaluations are not counted
+        return 0.0
 
-    def begin(self, goal: float) -> None:
-        for name, value in {"goal": goal, "seen": [], "looking": 0.0, "begun": time.perf_counter()}.items():
+    def begin(self) -> None:
+        for name, value in {"kept": [], "away": 0.0, "begun": time.perf_counter()}.items():
             object.__setattr__(self, name, value)
 
     def score(self, encoder: Encoder) -> DevScores:
-        at = time.perf_counter() - self.begun - self.looking
-        seconds, scores = seconds_of(lambda: super(Course, self).score(encoder))
-        object.__setattr__(self, "looking", self.looking + seconds)
-        self.seen.append((at, float(scores.mrr.mean())))
-        if self.seen[-1][1] >= self.goal:
-            raise Reached
-        return scores
+        at = time.perf_counter() - self.begun - self.away
+        seconds, weights = seconds_of(lambda: copy_weights(encoder))
+        object.__setattr__(self, "away", self.away + seconds)
+        self.kept.append((at, weights))
+        # Each counts as better than the one before, so that none ends the training.
+        rank = len(self.kept) / 1000
+        return DevScores(
+            mrr=np.full(len(self.examples.queries), rank), means={str(measure): rank for measure in HEADLINE}
+        )
 
 
-def our_race(data: TrainingData, scratch: Path, cache: Path, goal: float) -> list[tuple[float, float]]:
-    """(seconds of training, dev MRR@10) at every tenth of an epoch of our full training, until it reaches the goal."""
+def our_race(data: TrainingData, scratch: Path, cache: Path, goal: float, minutes: float) -> list[tuple[float, float]]:
+    """(seconds of training, dev MRR@10) of our full training in so many minutes, from the first that has the goal on.
+
+    The last weights alone, if they do not have it.
+    """
     steps = -(-len(data.examples_of("train")) // 64)
-    tuner = tuner_of(data, scratch / "model", cache, mode="full", eval_steps=max(1, steps // 10), patience=None)
+    tuner = tuner_of(
+        data, scratch / "model", cache, mode="full", eval_steps=max(1, steps // 5), patience=None,
+        budget_minutes=minutes, interpolation=(1.0,),
+    )  # fmt: skip
     assert tuner._inputs is not None
     assert tuner._inputs.dev is not None
-    dev = Course(tuner._inputs.dev.examples)
-    tuner._inputs = dataclasses.replace(tuner._inputs, dev=dev)
-    dev.begin(float("inf"))
-    with quiet(), contextlib.suppress(Reached):
-        tuner.train(on_mode_start=lambda *_: dev.begin(goal))
-    return dev.seen
+    examples = tuner._inputs.dev.examples
+    course = Course(examples)
+    tuner._inputs = dataclasses.replace(tuner._inputs, dev=course)
+    course.begin()
+    with quiet():
+        tuner.train(on_mode_start=lambda *_: course.begin())
+    encoder = Encoder.load(BASE, settings=EncoderSettings(device="cpu", precision="auto"))
+    reached: list[tuple[float, float]] = []
+    for at, weights in reversed(course.kept):
+        encoder.model.load_state_dict(weights)
+        mrr = float(DevSet(examples).score(encoder).mrr.mean())
+        if reached and mrr < goal:
+            break
+        reached.insert(0, (at, mrr))
+        if mrr < goal:
+            break
+    return reached
 
 
 def race(folder: Path, names: tuple[str, ...], kept: Kept, findings: Findings) -> None:
@@ -252,21 +268,27 @@ def race(folder: Path, names: tuple[str, ...], kept: Kept, findings: Findings) -
                 return kept.measure(f"race {name} {who}", lambda: peer_train(*made(), original=who == "original"))
 
             seconds, goal = stock("peer")
-            ours = kept.measure(
-                f"race {name} ours",
-                lambda made=made, at=Path(scratch), goal=goal: our_race(made()[0], at, at / "vectors", goal),
-            )
+            ours = [(float("inf"), 0.0)]
+            for share in (RACED[name], *FURTHER_SHARES):
+                ours = kept.measure(
+                    f"race {name} ours {share:.2f}",
+                    lambda made=made, at=Path(scratch), goal=goal, minutes=share * seconds / 60: our_race(
+                        made()[0], at, at / "vectors", goal, minutes
+                    ),
+                )
+                if ours[0][1] >= goal:
+                    break
             original = stock("original")
-        reached = next((at for at, mrr in ours if mrr >= goal), float("inf"))
+        reached = ours[0][0] if ours[0][1] >= goal else float("inf")
         rows.append(
             f"| {name} | {seconds:.0f} s, {goal:.3f} | {original[0]:.0f} s, {original[1]:.3f} "
-            f"| {reached:.0f} s, {ours[-1][1]:.3f} | {reached / seconds:.2f} |"
+            f"| {share:.2f} of it: {reached:.0f} s, {ours[0][1]:.3f} | {reached / seconds:.2f} |"
         )
         findings.ask(f"{name} at the peer's dev MRR in {reached / seconds:.2f} of its time (asked {RACED[name]:.2f})",
                      reached <= RACED[name] * seconds)  # fmt: skip
     findings.section(
         "Training time to the peer's final dev MRR@10",
-        "| set | peer (2 epochs) | the original's setting (3 epochs) | ours at the peer's | share |",
+        "| set | peer (2 epochs) | the original's setting (3 epochs) | our budget: first at the peer's MRR | share |",
         rows,
     )
 
