@@ -193,9 +193,14 @@ def peer_train(data: TrainingData, dev: DevSet, *, original: bool) -> tuple[floa
         )  # fmt: skip
         with quiet():
             seconds, _ = seconds_of(trainer.train)
-    fast = Encoder.load(BASE, settings=EncoderSettings(device="cpu", precision="auto"))
-    fast.model.load_state_dict(encoder.model.state_dict())
-    return seconds, float(dev.score(fast).mrr.mean())
+    return seconds, dev_mrr(dev, encoder.model.state_dict())
+
+
+def dev_mrr(dev: DevSet, weights: dict[str, torch.Tensor]) -> float:
+    """Dev MRR@10 of the base model with other weights."""
+    encoder = Encoder.load(BASE, settings=EncoderSettings(device="cpu", precision="auto"))
+    encoder.model.load_state_dict(weights)
+    return float(dev.score(encoder).mrr.mean())
 
 
 class Course(DevSet):
@@ -245,14 +250,11 @@ def our_race(data: TrainingData, scratch: Path, cache: Path, goal: float, minute
     course.begin()
     with quiet():
         tuner.train(on_mode_start=lambda *_: course.begin())
-    encoder = Encoder.load(BASE, settings=EncoderSettings(device="cpu", precision="auto"))
     reached: list[tuple[float, float]] = []
     for at, weights in reversed(course.kept):
-        encoder.model.load_state_dict(weights)
-        mrr = float(DevSet(examples).score(encoder).mrr.mean())
-        if reached and mrr < goal:
-            break
-        reached.insert(0, (at, mrr))
+        mrr = dev_mrr(DevSet(examples), weights)
+        if mrr >= goal or not reached:
+            reached.insert(0, (at, mrr))
         if mrr < goal:
             break
     return reached
@@ -268,7 +270,6 @@ def race(folder: Path, names: tuple[str, ...], kept: Kept, findings: Findings) -
                 return kept.measure(f"race {name} {who}", lambda: peer_train(*made(), original=who == "original"))
 
             seconds, goal = stock("peer")
-            ours = [(float("inf"), 0.0)]
             for share in (RACED[name], *FURTHER_SHARES):
                 ours = kept.measure(
                     f"race {name} ours {share:.2f}",

@@ -246,8 +246,7 @@ class Encoder:
         sample = [text for text, is_held in zip(texts, held, strict=True) if is_held][:_CHECKED_TEXTS]
         if found is not None and (self._forward(sample, role) * found[: len(sample)]).sum(axis=1).min() > _SAME_COSINE:
             return store
-        own = f"{self.fingerprint}-{self.compute_backend}"
-        return VectorCache(root, fingerprint=own, role=role, dimension=self.dimension)
+        return VectorCache(root, fingerprint=self.vector_key("query"), role=role, dimension=self.dimension)
 
     def weights_changed(self) -> None:
         """Mark the model's weights as changed in place; call it after optimiser steps, before encoding.

@@ -14,7 +14,7 @@ from llama_index_ace_finetune import __version__
 from llama_index_ace_finetune.encoders.checkpoints import DEFAULT_BASE_MODEL, offline_switch, resolve_checkpoint
 from llama_index_ace_finetune.encoders.identity import identify_model
 from llama_index_ace_finetune.errors import ModelError, first_line
-from llama_index_ace_finetune.utils.memory import memory_bytes
+from llama_index_ace_finetune.utils.memory import available_memory_bytes, memory_bytes
 from llama_index_ace_finetune.utils.redact import without_passwords
 
 _PACKAGE = "llama-index-ace-finetune"
@@ -122,13 +122,8 @@ def _processor() -> dict[str, Any]:
 
 def _memory() -> dict[str, float]:
     """Gigabytes of main memory, within the limit of a container, if the system reports it."""
-    total = memory_bytes()
-    if total is None:
-        return {}
-    found = {"total": total}
-    if {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= getattr(os, "sysconf_names", {}).keys():
-        found["available"] = min(total, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return {name: round(size / 1e9, 1) for name, size in found.items()}
+    sizes = {"total": memory_bytes(), "available": available_memory_bytes()}
+    return {name: round(size / 1e9, 1) for name, size in sizes.items() if size is not None}
 
 
 def _gpu() -> dict[str, Any]:

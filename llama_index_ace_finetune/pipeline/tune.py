@@ -114,12 +114,10 @@ def tune(
         events.on_message(f"trial {trial.number}: {score}{' (pruned)' if trial.state == 'pruned' else ''}; {shown}")
 
     study.run(trials, timeout=None if timeout_minutes is None else 60 * timeout_minutes, on_end=on_end)
-    if study.default_trial is None:
-        events.on_message("the default settings have not been tried to the end yet, so none are compared with them")
-    return _finish(study, settings, folder)
+    return _finish(study, settings, folder, events)
 
 
-def _finish(study: Study, settings: RunSettings, folder: Path) -> TuningResult:
+def _finish(study: Study, settings: RunSettings, folder: Path, events: PipelineEvents) -> TuningResult:
     trials = study.trials
     default = study.default_trial
     chosen, gain, error = study.default, 0.0, 0.0
@@ -129,6 +127,8 @@ def _finish(study: Study, settings: RunSettings, folder: Path) -> TuningResult:
             np.stack([trial.values for trial in compared if trial.values is not None]), groups=study.groups
         )
         chosen, gain, error = compared[choice.chosen].settings, choice.gain, choice.error
+    else:
+        events.on_message("the default settings have not been tried to the end yet, so none are compared with them")
     training = replace(settings.training, **chosen)
     importances = study.importances()
     write_text(folder / CONFIG, config_text(replace(settings, training=training)))

@@ -15,12 +15,22 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 def memory_bytes() -> int | None:
     """Return the size of the main memory, or the limit of a container (cgroups v2) if lower; None if unknown."""
-    sizes = []
-    if {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= getattr(os, "sysconf_names", {}).keys():
-        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    sizes = [_bytes_of("SC_PHYS_PAGES")]
     with suppress(OSError, ValueError):  # no limit, or not in this file
         sizes.append(int(_CGROUP_LIMIT.read_text(encoding="ascii")))
-    return min((size for size in sizes if size > 0), default=None)
+    return min((size for size in sizes if size and size > 0), default=None)
+
+
+def available_memory_bytes() -> int | None:
+    """Return the free main memory, at most `memory_bytes`; None if unknown."""
+    total, free = memory_bytes(), _bytes_of("SC_AVPHYS_PAGES")
+    return None if total is None or free is None else min(total, free)
+
+
+def _bytes_of(pages: str) -> int | None:
+    """The bytes of a number of pages that `sysconf` knows by name; None if it does not."""
+    known = {pages, "SC_PAGE_SIZE"} <= getattr(os, "sysconf_names", {}).keys()
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") if known else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

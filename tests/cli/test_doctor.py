@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from llama_index_ace_finetune.cli import app
 from llama_index_ace_finetune.errors import ModelError
 from llama_index_ace_finetune.pipeline import doctor
+from llama_index_ace_finetune.utils import memory
 
 runner = CliRunner()
 
@@ -109,8 +110,9 @@ def test_old_package_is_a_problem_with_its_remedy(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("limit", [3 << 30, None])
 def test_memory_is_that_of_the_container(monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
-    monkeypatch.setattr(doctor, "memory_bytes", lambda: limit)
-    monkeypatch.setattr(doctor.os, "sysconf", {"SC_AVPHYS_PAGES": 1 << 20, "SC_PAGE_SIZE": 1 << 12}.__getitem__)
+    for module in (doctor, memory):
+        monkeypatch.setattr(module, "memory_bytes", lambda: limit)
+    monkeypatch.setattr(memory.os, "sysconf", {"SC_AVPHYS_PAGES": 1 << 20, "SC_PAGE_SIZE": 1 << 12}.__getitem__)
     total = round((3 << 30) / 1e9, 1)
     assert doctor.check_environment()["memory"] == ({"total": total, "available": total} if limit else {})
 

@@ -269,6 +269,7 @@ def test_plan_of_a_refit_has_its_part_of_the_budget() -> None:
     assert estimate_refit(free, modes, queries=60, train=40).seconds == 120.0
     short = TrainingConfig(refit="dev", budget_minutes=1.0)
     assert estimate_refit(short, modes, queries=60, train=40).seconds == pytest.approx(33.0)
+    assert estimate_refit(free, modes[:1], queries=60, train=40).seconds == 0.0
     without = estimate_refit(free, [*modes[:1], ("full", ModeEstimate("not started", 0.0))], queries=60, train=40)
     assert without == ModeEstimate("not expected: it needs mode in_batch or full", 0.0)
 

@@ -21,6 +21,7 @@ from tests.training.quick_training import QUICK
 pytest.importorskip("optuna")
 
 SPACE = SearchSpace(batch_size=(8, 16), hard_negatives=(0, 1), learning_rate=(1e-5, 1e-2))
+DEFAULT = {"learning_rate": 1e-4, "temperature": 0.05, "batch_size": 8, "hard_negatives": 1}
 
 
 class TestChoice:
@@ -76,9 +77,7 @@ def search(suite: Path, base: Path, out: Path, trials: int, **config: object) ->
 def test_study_is_resumed_and_its_result_is_a_configuration(suite: Path, base: Path, tmp_path: Path) -> None:
     out = tmp_path / "tuning"
     first = search(suite, base, out, 1)
-    assert [trial.settings for trial in first.trials] == [
-        {"learning_rate": 1e-4, "temperature": 0.05, "batch_size": 8, "hard_negatives": 1}
-    ]
+    assert [trial.settings for trial in first.trials] == [DEFAULT]
     assert not first.improved
     second = search(suite, base, out, 3)
     assert [trial.number for trial in second.trials] == [0, 1, 2]
@@ -106,9 +105,7 @@ def test_failed_trial_is_one_sentence_and_the_default_settings_are_repeated(
     assert "Traceback" not in capfd.readouterr().err
     done = search(suite, base, out, 1)
     assert [trial.state for trial in done.trials] == ["fail", "complete"]
-    assert done.trials[1].settings == {
-        "learning_rate": 1e-4, "temperature": 0.05, "batch_size": 8, "hard_negatives": 1,
-    }  # fmt: skip
+    assert done.trials[1].settings == DEFAULT
 
 
 def _fail(*_: object) -> None:
@@ -126,9 +123,8 @@ def test_trial_of_a_killed_process_is_repeated(
         search(suite, base, out, 1)
     time.sleep(3)  # silent for longer than twice the heartbeat
     done = search(suite, base, out, 2)
-    default = {"learning_rate": 1e-4, "temperature": 0.05, "batch_size": 8, "hard_negatives": 1}
     assert [trial.state for trial in done.trials] == ["fail", "complete", "complete"]
-    assert default in [trial.settings for trial in done.trials[1:]]
+    assert DEFAULT in [trial.settings for trial in done.trials[1:]]
 
 
 def _begin_and_vanish(self: study.Study, *_: object, **__: object) -> None:
